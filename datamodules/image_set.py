@@ -1,0 +1,141 @@
+"""The one form of every data set: images with labels, paths and stable keys."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import random
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from diffguard.errors import UserError
+
+
+class MissingDataError(UserError):
+    """The data of a set are not on this machine."""
+
+
+class ImageSet(Dataset[dict[str, Any]]):
+    """Images of one data set, as decoded: float32 `(C, H, W)` in [0, 1], C = 1 or 3, any size.
+
+    An image is known by its index in the full list; a subset keeps these indices.
+
+    Args:
+        name: The name in tables; with the key it seeds the randomness that belongs to an image.
+        labels: int64 `(N,)`, class indices of ID images, or -1 for OOD images.
+        class_names: Names of the classes, where the data set has them.
+
+    Attributes:
+        indices: Position -> index in the full list.
+    """
+
+    def __init__(self, name: str, labels: Tensor, class_names: Sequence[str] | None = None) -> None:
+        self.name = name
+        self.class_names = None if class_names is None else tuple(class_names)
+        self.indices: Sequence[int] = range(len(labels))
+        self._labels = labels
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    @property
+    def labels(self) -> Tensor:
+        """int64 `(len(self),)`; all -1 where the set is not labelled."""
+        return self._labels[torch.as_tensor(self.indices, dtype=torch.int64)]
+
+    def describe(self, position: int) -> dict[str, Any]:
+        """Everything about an item but its pixels: label, dataset, index, path and key."""
+        index = self.indices[position]
+        return {
+            "label": int(self._labels[index]),
+            "dataset": self.name,
+            "index": index,
+            "path": self.path(index),
+            "key": self.key(index),
+        }
+
+    def __getitem__(self, position: int) -> dict[str, Any]:
+        return {"image": self.image(self.indices[position]), **self.describe(position)}
+
+    def image(self, index: int) -> Tensor:
+        """Decode one image, float32 `(C, H, W)` in [0, 1].
+
+        Raises:
+            UserError: If its file is missing or cannot be read.
+        """
+        raise NotImplementedError
+
+    def content(self, index: int) -> bytes:
+        """What tells in a fingerprint that an image has changed."""
+        raise NotImplementedError
+
+    def path(self, index: int) -> str:  # noqa: ARG002 - sets in memory have no paths
+        """The image's path relative to its image folder; empty for sets in memory."""
+        return ""
+
+    def key(self, index: int) -> str:
+        """The text that seeds the image's own randomness."""
+        return str(index)
+
+    def subset(self, count: int | None) -> ImageSet:
+        """At most `count` images: a fixed choice in list order, for every run and seed the same."""
+        if count is None or count >= len(self):
+            return self
+        chosen = copy.copy(self)
+        chosen.indices = sorted(shuffled(self.indices, seed=0)[:count])
+        return chosen
+
+    def fingerprint(self) -> str:
+        """SHA-256 (hex) of name, keys, labels and contents: pixels in memory, sizes of files."""
+        digest = hashlib.sha256(self.name.encode())
+        for index in self.indices:
+            key = self.key(index).encode("utf-8", "surrogateescape")
+            digest.update(b"\n%d\0%s\0%d\0" % (index, key, int(self._labels[index])))
+            digest.update(self.path(index).encode("utf-8", "surrogateescape") + b"\0")
+            digest.update(self.content(index))
+        return digest.hexdigest()
+
+
+class TensorSet(ImageSet):
+    """A set in memory.
+
+    Args:
+        name: See `ImageSet`.
+        images: uint8 `(N, C, H, W)`.
+        labels: See `ImageSet`.
+        class_names: See `ImageSet`.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        images: Tensor,
+        labels: Tensor,
+        class_names: Sequence[str] | None = None,
+    ) -> None:
+        super().__init__(name, labels, class_names)
+        self._images = images
+
+    def image(self, index: int) -> Tensor:
+        """One image of the tensor as float32 in [0, 1]."""
+        return self._images[index].float() / 255.0
+
+    def content(self, index: int) -> bytes:
+        """The pixels."""
+        return self._images[index].numpy().tobytes()
+
+
+def shuffled(items: Sequence[int], seed: int) -> list[int]:
+    """Different numbers in an order that depends on the seed alone, for ever."""
+    rng = random.Random(seed)
+    rank = {item: rng.random() for item in items}
+    return sorted(items, key=rank.__getitem__)
+
+
+def no_labels(count: int) -> Tensor:
+    """Labels of `count` OOD images."""
+    return torch.full((count,), -1)

@@ -1,0 +1,244 @@
+"""The one DataModule of every benchmark: an ID data set and named OOD sets, near or far."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+from lightning import LightningDataModule
+
+from datamodules.datasets import is_folder, open_set
+from datamodules.file_set import folder_set
+from datamodules.image_set import ImageSet, MissingDataError
+from datamodules.sources import Group, IDSets, OODSets, Part, check_sets, part_name
+from datamodules.stream import (
+    EpochSampler,
+    EvaluationStream,
+    ImageLoader,
+    OnError,
+    TrainingStream,
+    collate,
+)
+from datamodules.transforms import Augmentation, Prepare, augmentation
+from diffguard.errors import UserError
+
+_NO_OOD = OODSets()
+
+
+class OODDataModule(LightningDataModule):
+    """ID and OOD data by name; a source is `kind:argument` or a path (see `datasets.py`).
+
+    Sets are opened when they are first asked for. `train_dataloader` and `val_dataloader` serve
+    training; the evaluation is one stream over all sets, of which every image counts once.
+
+    Args:
+        id: Sources of the ID data set.
+        ood: OOD test sets.
+        ood_validation: OOD sets for choosing settings, name -> source; never reported as a result.
+        name: The ID data set's name in tables.
+        root: Folder that `imglist:`, `folder:` and `torchvision:` sources are relative to.
+        image_size: Working size: side of the square images in pixels.
+        channels: 1 for grey, 3 for RGB.
+        class_names: Names of the classes in the order of the labels; default: as the data say.
+        batch_size: Images a batch in evaluation and validation.
+        train_batch_size: Images a batch in training.
+        num_workers: Processes that read images beside the main one.
+        augment: Augmentation of training images (see `transforms.py`).
+        limit: At most so many images of each evaluation set: a fixed choice.
+        missing: Whether an absent OOD set is an error, or is skipped and named.
+        on_error: Whether an unreadable image ends an evaluation, or is skipped and named.
+        download: Let torchvision download its sets.
+        seed: Seed of order and augmentation in training.
+
+    Attributes:
+        done: (dataset, index) pairs that `test_dataloader` leaves out because they are scored.
+        left_out: Absent OOD sets among those opened, name -> reason (`missing: skip`).
+    """
+
+    def __init__(
+        self,
+        id: IDSets,
+        ood: OODSets = _NO_OOD,
+        ood_validation: dict[str, str] | None = None,
+        name: str = "id",
+        root: str | None = None,
+        image_size: int = 28,
+        channels: int = 1,
+        class_names: list[str] | None = None,
+        batch_size: int = 64,
+        train_batch_size: int = 64,
+        num_workers: int = 0,
+        augment: Augmentation = "none",
+        limit: int | None = None,
+        missing: Literal["error", "skip"] = "error",
+        on_error: OnError = "stop",
+        download: bool = False,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.id, self.ood, self.name = id, ood, name
+        self.ood_validation = ood_validation or {}
+        self.root, self.image_size, self.channels = root, image_size, channels
+        self.batch_size, self.train_batch_size = batch_size, train_batch_size
+        self.num_workers, self.augment, self.limit = num_workers, augment, limit
+        self.missing, self.on_error, self.download, self.seed = missing, on_error, download, seed
+        self.done: set[tuple[str, int]] = set()
+        self.left_out: dict[str, str] = {}
+        self._class_names = class_names
+        self._opened: dict[str, ImageSet] = {}
+        self._check()
+        self.prepare = Prepare(image_size, channels)
+
+    def _check(self) -> None:
+        least = {"image_size": 1, "batch_size": 1, "train_batch_size": 1, "limit": 1}
+        for key, minimum in {**least, "num_workers": 0}.items():
+            value = getattr(self, key)
+            if value is not None and value < minimum:
+                raise UserError(f"data.{key} must be at least {minimum}, got {value}")
+        if self.channels not in (1, 3):
+            raise UserError(f"data.channels must be 1 (grey) or 3 (RGB), got {self.channels}")
+        check_sets(self.name, self.id, self.ood, self.ood_validation, self.root)
+
+    @cached_property
+    def class_names(self) -> tuple[str, ...]:
+        """Class names in the order of the labels: as given, else the data's own, else numbers."""
+        if self._class_names:
+            return tuple(self._class_names)
+        images = self._open_id(self._first_part() or "train")
+        return images.class_names or tuple(map(str, range(int(images.labels.max()) + 1)))
+
+    @property
+    def num_classes(self) -> int:
+        """How many ID classes there are."""
+        return len(self.class_names)
+
+    @property
+    def groups(self) -> dict[str, Group]:
+        """Test sets in the order of `evaluation_sets("test")`, each with its group."""
+        names: dict[str, Group] = {self.name: "id"}
+        names |= dict.fromkeys(self.ood.near, "near") | dict.fromkeys(self.ood.far, "far")
+        return {images.name: names[images.name] for images in self.evaluation_sets("test")}
+
+    def evaluation_sets(self, part: Part) -> list[ImageSet]:
+        """The data sets of a stage, ID first; validation and test sets have at most `limit` images.
+
+        Args:
+            part: `train`: ID training images; `validation`: ID and OOD validation sets; `test`: ID,
+                near and far test sets.
+
+        Raises:
+            MissingDataError: If a set is not there (an absent OOD set only with `missing: error`).
+            UserError: If the ID set of this part is not configured, or a source is wrong.
+        """
+        if part == "train":
+            return [self._open_id("train")]
+        ood = {**self.ood.near, **self.ood.far} if part == "test" else self.ood_validation
+        sets = [self._open_id(part)]
+        sets += [images for name in ood if (images := self._open_ood(name, ood[name])) is not None]
+        return [images.subset(self.limit) for images in sets]
+
+    def predict_set(self, folder: str | Path) -> ImageSet:
+        """Every file below a folder as one set of images, `images`; hidden files are passed over.
+
+        Raises:
+            UserError: If the folder is absent or empty.
+        """
+        try:
+            return folder_set("images", Path(folder).expanduser(), any_file=True)
+        except MissingDataError as error:
+            raise UserError(f"{error}: name a folder with image files") from None
+
+    def folder_stream(self, folder: str | Path) -> EvaluationStream:
+        """All files below a folder; those that are no images are handed on with their error."""
+        return EvaluationStream([self.predict_set(folder)], self.prepare, on_error="skip")
+
+    def stream(self, part: Part) -> EvaluationStream:
+        """One stream over `evaluation_sets(part)`."""
+        return EvaluationStream(self.evaluation_sets(part), self.prepare, on_error=self.on_error)
+
+    def id_stream(self, part: Part) -> EvaluationStream:
+        """The ID images of a part, not augmented."""
+        return EvaluationStream([self._open_id(part)], self.prepare, on_error=self.on_error)
+
+    def stream_loader(self, stream: EvaluationStream) -> ImageLoader:
+        """Batches of a stream: in order, every item once, the last batch as long as it comes.
+
+        Raises:
+            UserError: While iterating, for an unreadable image (`on_error: stop`).
+        """
+        return ImageLoader(
+            stream, batch_size=self.batch_size, num_workers=self.num_workers, collate_fn=collate
+        )
+
+    def prepare_data(self) -> None:
+        """Download what torchvision lacks. Lightning calls it, in one process a machine."""
+        parts = {"train": self.id.train, "validation": self.id.validation, "test": self.id.test}
+        sources = {**parts, **self.ood.near, **self.ood.far, **self.ood_validation}
+        for name, source in sources.items():
+            if self.download and source and source.startswith("torchvision:"):
+                open_set(name, source, root=self.root, labelled=False, download=True)
+
+    def train_dataloader(self) -> ImageLoader:
+        """Shuffled, augmented batches of the ID training set; a last, smaller batch is dropped."""
+        images = self._open_id("train")
+        augment = None if self.augment == "none" else augmentation(self.augment, self.image_size)
+        stream = TrainingStream(images, self.prepare, augment, self.seed)
+        rank, world_size = self._rank()
+        return ImageLoader(
+            stream,
+            batch_size=self.train_batch_size,
+            sampler=EpochSampler(stream, num_replicas=world_size, rank=rank, seed=self.seed),
+            num_workers=self.num_workers,
+            persistent_workers=self.num_workers > 0,
+            drop_last=len(images) >= self.train_batch_size * world_size,
+            collate_fn=collate,
+        )
+
+    def val_dataloader(self) -> ImageLoader:
+        """The ID validation set, this rank's share."""
+        stream = EvaluationStream([self._open_id("validation")], self.prepare)
+        return self.stream_loader(stream.share(*self._rank()))
+
+    def test_dataloader(self) -> ImageLoader:
+        """The test stream: this rank's share without what is `done`."""
+        return self.stream_loader(self.stream("test").share(*self._rank()).without(self.done))
+
+    def _rank(self) -> tuple[int, int]:
+        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+
+    def _first_part(self) -> Part | None:
+        """The part of the ID data whose classes are those of all."""
+        parts: tuple[Part, ...] = ("train", "validation", "test")
+        return next((part for part in parts if getattr(self.id, part)), None)
+
+    def _open_id(self, part: Part) -> ImageSet:
+        source = getattr(self.id, part)
+        if not source:
+            raise UserError(f"data.id.{part} is not set: name the source of the ID {part} images")
+        names: Sequence[str] | None = self._class_names
+        if names is None and part != self._first_part() and is_folder(source):
+            names = self.class_names  # a folder may lack a class, which must not shift the others
+        return self._open(part_name(self.name, part), source, labelled=True, class_names=names)
+
+    def _open_ood(self, name: str, source: str) -> ImageSet | None:
+        if name in self.left_out:
+            return None
+        try:
+            return self._open(name, source, labelled=False)
+        except MissingDataError as error:
+            if self.missing == "skip":
+                self.left_out[name] = str(error)
+                return None
+            hint = "or leave absent OOD sets out with --data.missing skip"
+            raise MissingDataError(f"{error}; {hint}") from error
+
+    def _open(
+        self, name: str, source: str, *, labelled: bool, class_names: Sequence[str] | None = None
+    ) -> ImageSet:
+        if name not in self._opened:
+            self._opened[name] = open_set(
+                name, source, root=self.root, labelled=labelled, class_names=class_names
+            )
+        return self._opened[name]

@@ -1,0 +1,155 @@
+"""Images as the networks take them: one evaluation stream over all sets, and the training images.
+
+An image that cannot be read becomes an item with an `error` text, because a loader's worker process
+would bury an exception in its traceback; `ImageLoader` raises it in the main process.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, DistributedSampler
+
+from datamodules.image_set import ImageSet
+from datamodules.transforms import Prepare
+from diffguard.errors import UserError
+
+OnError = Literal["stop", "skip"]
+
+
+class EvaluationStream(Dataset[dict[str, Any]]):
+    """The concatenation of data sets, or a selection of it, prepared to the working size.
+
+    Items are `{image (C, H, W), label, dataset, index, path, key, error}`; where `error` is not
+    empty, the image is black and must not be scored.
+
+    Args:
+        sets: Data sets with different names.
+        prepare: Brings an image to the working size.
+        select: The items as (number of the set, position in it); default: all, in order.
+        on_error: What `ImageLoader` does with an unreadable image: `stop` raises, `skip` hands its
+            row on with the error text.
+    """
+
+    def __init__(
+        self,
+        sets: Sequence[ImageSet],
+        prepare: Prepare,
+        select: Sequence[tuple[int, int]] | None = None,
+        on_error: OnError = "stop",
+    ) -> None:
+        self.sets, self.prepare, self.on_error = list(sets), prepare, on_error
+        if select is None:
+            select = [(which, i) for which, part in enumerate(sets) for i in range(len(part))]
+        self.select = list(select)
+
+    def __len__(self) -> int:
+        return len(self.select)
+
+    def __getitem__(self, position: int) -> dict[str, Any]:
+        which, i = self.select[position]
+        return _read(self.sets[which], i, self.prepare)
+
+    def pairs(self) -> list[tuple[str, int]]:
+        """(dataset, index) of every item, in order; unique over the stream."""
+        return [(self.sets[which].name, self.sets[which].indices[i]) for which, i in self.select]
+
+    def share(self, rank: int, world_size: int) -> EvaluationStream:
+        """Every `world_size`-th item from `rank` on: disjoint, together all, possibly empty."""
+        return self._with(self.select[rank::world_size])
+
+    def without(self, done: set[tuple[str, int]]) -> EvaluationStream:
+        """The items whose (dataset, index) is not in `done`."""
+        pairs = zip(self.select, self.pairs(), strict=True)
+        return self._with([item for item, pair in pairs if pair not in done])
+
+    def _with(self, select: Sequence[tuple[int, int]]) -> EvaluationStream:
+        return EvaluationStream(self.sets, self.prepare, select, self.on_error)
+
+
+class TrainingStream(Dataset[dict[str, Any]]):
+    """Prepared and augmented training images, picked by (index, epoch).
+
+    The augmentation of an image depends on seed, epoch and index alone, so training that resumes
+    sees what it would have seen, with any number of workers.
+
+    Args:
+        images: The ID training set.
+        prepare: Brings an image to the working size.
+        augment: Random transformation of `(C, H, W)`, drawing from torch's CPU generator; or None.
+        seed: Seed of the augmentation.
+    """
+
+    on_error: OnError = "stop"
+
+    def __init__(
+        self,
+        images: ImageSet,
+        prepare: Prepare,
+        augment: Callable[[Tensor], Tensor] | None,
+        seed: int,
+    ) -> None:
+        self.images, self.prepare, self.augment, self.seed = images, prepare, augment, seed
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, pick: tuple[int, int]) -> dict[str, Any]:
+        position, epoch = pick
+        item = _read(self.images, position, self.prepare)
+        if self.augment is not None:
+            with torch.random.fork_rng(devices=[]):
+                # Not `torch.manual_seed`, which would also set the accelerators' generators.
+                # The primes keep neighbouring seeds, epochs and positions apart.
+                mixed = (self.seed * 1_000_003 + epoch) * 10_000_019 + position
+                torch.default_generator.manual_seed(mixed % 2**63)
+                item["image"] = self.augment(item["image"])
+        return item
+
+
+class EpochSampler(DistributedSampler):
+    """Shuffled (index, epoch) picks of one rank; the order depends on seed and epoch alone.
+
+    Lightning calls `set_epoch` before each epoch, a resumed one included.
+    """
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        for index in super().__iter__():
+            yield index, self.epoch
+
+
+class ImageLoader(DataLoader):
+    """A `DataLoader` of streams that raises the error of an unreadable image as it was told."""
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        for batch in super().__iter__():
+            errors = [error for error in batch["error"] if error]
+            if errors and self.dataset.on_error == "stop":
+                raise UserError(errors[0])
+            yield batch
+
+
+def collate(items: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Items -> a batch.
+
+    Returns:
+        `image` float32 `(N, C, H, W)` in [0, 1], `label` and `index` int64 `(N,)`, and `dataset`,
+        `path`, `key` and `error` as lists of text.
+    """
+    batch: dict[str, Any] = {name: [item[name] for item in items] for name in items[0]}
+    batch["image"] = torch.stack(batch["image"])
+    batch["label"] = torch.tensor(batch["label"])
+    batch["index"] = torch.tensor(batch["index"])
+    return batch
+
+
+def _read(images: ImageSet, position: int, prepare: Prepare) -> dict[str, Any]:
+    item = images.describe(position)
+    try:
+        image, error = prepare(images.image(item["index"])), ""
+    except UserError as failure:
+        image, error = prepare.blank(), str(failure)
+    return {"image": image, **item, "error": error}

@@ -1,0 +1,92 @@
+"""Images at the public boundary: float32 `(N, C, H, W)` in [0, 1]."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torchvision.transforms.v2 import functional as tvf
+
+from diffguard.errors import UserError
+
+# ITU-R BT.601 luma, the weights that Pillow uses for mode "L".
+_LUMA = (0.299, 0.587, 0.114)
+
+
+def check_images(images: Tensor) -> Tensor:
+    """Check a batch of images and return it as float32.
+
+    Args:
+        images: `(N, C, H, W)` with C = 1 or 3, any floating dtype, values in [0, 1].
+
+    Returns:
+        The same images as float32.
+
+    Raises:
+        UserError: For another shape, dtype or value range, or values that are not finite.
+    """
+    if not isinstance(images, Tensor) or images.ndim != 4 or images.shape[1] not in (1, 3):
+        shape = tuple(getattr(images, "shape", ()))
+        raise UserError(f"images must be a tensor (N, C, H, W) with C = 1 or 3, got shape {shape}")
+    if not images.is_floating_point():
+        raise UserError(
+            f"images must be floating point in [0, 1], got {images.dtype}: divide 8-bit by 255"
+        )
+    if images.numel():
+        low, high = (float(v) for v in images.aminmax())
+        # NaN fails both comparisons, so it is caught here too.
+        if not (low >= 0.0 and high <= 1.0):
+            raise UserError(f"images must lie in [0, 1], got values in [{low:g}, {high:g}]")
+    return images.float()
+
+
+def convert_channels(images: Tensor, channels: int) -> Tensor:
+    """Convert between grey and colour.
+
+    Args:
+        images: `(..., C, H, W)` with C = 1 or 3.
+        channels: 1 for grey (BT.601 luma) or 3 for RGB.
+
+    Returns:
+        `(..., channels, H, W)`, values in the range of the input.
+    """
+    if images.shape[-3] == channels:
+        return images
+    if channels == 3:
+        return images.expand(*images.shape[:-3], 3, *images.shape[-2:])
+    weights = images.new_tensor(_LUMA).view(3, 1, 1)
+    return (images * weights).sum(-3, keepdim=True)
+
+
+def resize_and_crop(image: Tensor, size: int) -> Tensor:
+    """Resize the shorter side to `size` (antialiased bilinear) and crop the centre square.
+
+    Args:
+        image: `(..., C, H, W)` in [0, 1].
+        size: Side of the result in pixels.
+
+    Returns:
+        `(..., C, size, size)` in [0, 1].
+    """
+    if image.shape[-2:] == (size, size):
+        return image
+    image = tvf.resize(image, [size], antialias=True)
+    return tvf.center_crop(image, [size, size]).clamp(0.0, 1.0)
+
+
+def to_model_range(images: Tensor) -> Tensor:
+    """Map images from [0, 1] to the [-1, 1] of diffusion models."""
+    return images * 2.0 - 1.0
+
+
+def to_image_range(x: Tensor) -> Tensor:
+    """Map a diffusion model's [-1, 1] to images in [0, 1]; values outside are clamped."""
+    return ((x + 1.0) / 2.0).clamp(0.0, 1.0)
+
+
+def resize_to(images: Tensor, size: tuple[int, int], *, antialias: bool = True) -> Tensor:
+    """Resize to exactly `size = (H, W)` by bilinear interpolation; the same size is a no-op."""
+    if tuple(images.shape[-2:]) == tuple(size):
+        return images
+    return torch.nn.functional.interpolate(
+        images, size=size, mode="bilinear", align_corners=False, antialias=antialias
+    )

@@ -1,0 +1,171 @@
+"""Name -> data set: every kind of source, and what is said of a wrong one."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from datamodules.datasets import is_folder, open_set, same_source
+from datamodules.image_set import MissingDataError
+from diffguard.errors import UserError
+
+
+@pytest.fixture
+def root(tmp_path):
+    """Two class folders of images in OpenOOD's layout, with a list."""
+    for label, name in enumerate(("cat", "dog")):
+        folder = tmp_path / "images" / name
+        folder.mkdir(parents=True)
+        Image.new("RGB", (5, 5), (51 * label, 0, 0)).save(folder / "1.png")
+    (tmp_path / "lists").mkdir()
+    (tmp_path / "lists" / "test.txt").write_text("cat/1.png 0\ndog/1.png 1\n")
+    (tmp_path / "plain.txt").write_text("images/cat/1.png 0\nimages/dog/1.png 1\n")
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("source", "count"),
+    [
+        ("digits:6-9", 2000),
+        ("digits:0-5/test", 600),
+        ("letters:test", 600),
+        ("letters:validation", 400),
+        ("patches:test", 600),
+        ("blends:validation", 400),
+    ],
+)
+def test_embedded_sets_by_name(source, count):
+    images = open_set("mine", source, root=None, labelled=False)
+    assert len(images) == count
+    assert (images.labels == -1).all()
+    item = images[count - 1]
+    assert item["image"].shape == (1, 28, 28)
+    assert item["image"].dtype == torch.float32
+    assert 0.0 <= item["image"].min() < item["image"].max() <= 1.0
+    assert (item["dataset"], item["index"], item["path"]) == ("mine", count - 1, "")
+    assert item["key"] == str(count - 1)
+
+
+def test_digits_have_labels_and_names():
+    images = open_set("id", "digits:0-5/validation", root=None, labelled=True)
+    assert images.class_names == ("0", "1", "2", "3", "4", "5")
+    assert images.labels.unique().tolist() == [0, 1, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize(
+    "source", ["imglist:lists/test.txt@images", "folder:images", "imglist:plain.txt"]
+)
+def test_files_below_the_root(root, source):
+    images = open_set("mine", source, root=root, labelled=True)
+    assert images.labels.tolist() == [0, 1]
+    assert images[1]["image"][0].mean().item() == pytest.approx(0.2)
+    keys = [images.key(i) for i in range(2)]
+    assert keys == (["0", "1"] if "imglist" in source else ["cat/1.png", "dog/1.png"])
+
+
+def test_plain_paths_are_found_from_here_and_images_from_the_root(root, monkeypatch):
+    monkeypatch.chdir(root / "images")
+    images = open_set("mine", "dog", root="elsewhere", labelled=False)
+    assert [images.path(i) for i in range(len(images))] == ["1.png"]
+    images = open_set("mine", "../plain.txt", root=root, labelled=False)
+    assert [images.path(i) for i in range(len(images))] == ["images/cat/1.png", "images/dog/1.png"]
+    odd = root / "a@b:c"
+    (root / "images").rename(odd)
+    assert len(open_set("mine", str(odd), root=None, labelled=False)) == 2
+    (odd / "list.txt").write_text("a@b:c/dog/1.png -1\n")
+    assert len(open_set("mine", str(odd / "list.txt"), root=root, labelled=False)) == 1
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("digits:0-5/all", "expected digits:FIRST-LAST"),
+        ("digits:5-0", "expected digits:FIRST-LAST"),
+        ("letters:train", "expected letters:test or letters:validation"),
+        ("patches:", "expected patches:test"),
+        ("torchvision:ImageNet/test", "NAME one of CIFAR10, CIFAR100, SVHN, MNIST, FashionMNIST"),
+        ("torchvision:CIFAR10", "torchvision:NAME/train or torchvision:NAME/test"),
+        ("hub:mnist", "'hub:mnist' of set 'mine' is neither .* one of digits:…, letters:…"),
+    ],
+)
+def test_wrong_sources_are_named_with_what_is_known(source, message):
+    with pytest.raises(UserError, match=message) as caught:
+        open_set("mine", source, root=None, labelled=False)
+    assert "'mine'" in str(caught.value)
+    assert not isinstance(caught.value, MissingDataError)
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("imglist:lists/none.txt@images", "none.txt does not exist: put the data there.*data.root"),
+        ("imglist:lists/test.txt@nowhere", "nowhere/cat/1.png of .* does not exist: put the data"),
+        ("folder:none", "folder .*none does not exist: put the data there.*data.root"),
+        ("some/where", "'some/where' of set 'mine' is neither a folder"),
+        ("torchvision:CIFAR10/test", "found no CIFAR10 in .*--data.download true"),
+        ("torchvision:SVHN/test", "found no SVHN in"),
+    ],
+)
+def test_absent_data_are_named_with_what_to_do(root, source, message):
+    with pytest.raises(MissingDataError, match=message) as caught:
+        open_set("mine", source, root=root, labelled=False)
+    assert "'mine'" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_labels_must_fit_the_class_names(root):
+    with pytest.raises(UserError, match="label 1, but there are only 1 classes: cat"):
+        open_set("id", "imglist:plain.txt", root=root, labelled=True, class_names=["cat"])
+    images = open_set("id", "imglist:plain.txt", root=root, labelled=True, class_names=["a", "b"])
+    assert images.class_names == ("a", "b")
+    assert open_set("ood", "imglist:plain.txt", root=root, labelled=False).class_names is None
+
+
+@pytest.mark.parametrize("source", ["letters:test", "patches:test", "blends:validation"])
+def test_sets_without_labels_are_no_id_sets(source):
+    with pytest.raises(UserError, match=r"expected an ID set, and .* have no labels"):
+        open_set("id", source, root=None, labelled=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "stored", "labels"),
+    [
+        ("CIFAR10", np.zeros((3, 32, 32, 3), np.uint8), "targets"),
+        ("SVHN", np.zeros((3, 3, 32, 32), np.uint8), "labels"),
+        ("MNIST", torch.zeros(3, 28, 28, dtype=torch.uint8), "targets"),
+    ],
+)
+def test_torchvision_layouts(monkeypatch, name, stored, labels):
+    asked = {}
+
+    def load(root, download, **split):
+        asked.update(root=str(root), download=download, **split)
+        stored[1] = 255
+        return SimpleNamespace(data=stored, **{labels: [2, 0, 1]})
+
+    monkeypatch.setattr(f"torchvision.datasets.{name}", load)
+    images = open_set("mine", f"torchvision:{name}/test", root="data", labelled=True)
+    split = {"split": "test"} if name == "SVHN" else {"train": False}
+    assert asked == {"root": "data", "download": False, **split}
+    assert images.labels.tolist() == [2, 0, 1]
+    assert images[1]["image"].shape == ((1, 28, 28) if name == "MNIST" else (3, 32, 32))
+    assert [images[i]["image"].mean().item() for i in range(3)] == [0.0, 1.0, 0.0]
+    assert open_set("x", f"torchvision:{name}/test", root=None, labelled=False).labels[0] == -1
+
+
+def test_the_same_source_written_otherwise(root, monkeypatch):
+    monkeypatch.chdir(root)
+    assert same_source("letters:test", "letters:test", None)
+    assert not same_source("letters:test", "letters:validation", None)
+    assert same_source("folder:images/", "./images", root)
+    assert same_source("imglist:plain.txt", "imglist:lists/../plain.txt@", root)
+    assert not same_source("imglist:plain.txt", "imglist:lists/test.txt@images", root)
+
+
+def test_is_folder(root):
+    assert is_folder("folder:anything")
+    assert is_folder(str(root))
+    assert not is_folder("digits:0-5")
+    assert not is_folder(str(root / "plain.txt"))

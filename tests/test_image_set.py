@@ -1,0 +1,60 @@
+"""Sets in memory: items, subsets that keep their indices, fingerprints."""
+
+import pytest
+import torch
+
+from datamodules.image_set import TensorSet, no_labels, shuffled
+
+
+def _images(count=20):
+    return (torch.arange(count * 16) % 251).to(torch.uint8).reshape(count, 1, 4, 4)
+
+
+def test_items_carry_everything():
+    images = _images()
+    item = TensorSet("a", images, torch.arange(20))[3]
+    image = item.pop("image")
+    assert image.dtype == torch.float32
+    torch.testing.assert_close(image, images[3] / 255.0)
+    assert item == {"label": 3, "dataset": "a", "index": 3, "path": "", "key": "3"}
+
+
+def test_iteration_ends():
+    assert len(list(TensorSet("a", _images(), no_labels(20)))) == 20
+
+
+def test_subset_keeps_indices_labels_and_pixels():
+    full = TensorSet("a", _images(), torch.arange(20))
+    part = full.subset(5)
+    assert len(part) == len(part.labels) == 5
+    assert list(part.indices) == sorted(set(part.indices))
+    assert part.labels.tolist() == list(part.indices) != list(range(5))
+    for position, index in enumerate(part.indices):
+        assert part[position]["index"] == index
+        assert part[position]["key"] == str(index)
+        assert torch.equal(part[position]["image"], full[index]["image"])
+    assert list(full.subset(5).indices) == list(part.indices)
+    assert len(full) == 20
+    assert full.subset(None) is full.subset(20) is full
+
+
+def test_shuffled_is_fixed_for_ever():
+    assert shuffled(range(8), seed=0) == [3, 7, 5, 2, 4, 1, 6, 0]
+    assert shuffled(range(8), seed=1) != shuffled(range(8), seed=0)
+
+
+@pytest.mark.parametrize("change", ["name", "pixel", "label", "subset", "count"])
+def test_fingerprint_tells_every_change(change):
+    images, labels = _images(), torch.arange(20)
+    before = TensorSet("a", images, labels)
+    assert before.fingerprint() == TensorSet("a", images.clone(), labels.clone()).fingerprint()
+    changed = images.clone()
+    changed[7, 0, 2, 2] += 1
+    after = {
+        "name": TensorSet("b", images, labels),
+        "pixel": TensorSet("a", changed, labels),
+        "label": TensorSet("a", images, no_labels(20)),
+        "subset": before.subset(5),
+        "count": TensorSet("a", images[:19], labels[:19]),
+    }[change]
+    assert after.fingerprint() != before.fingerprint()

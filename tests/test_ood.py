@@ -1,0 +1,270 @@
+"""The DataModule: groups, parts, limits, absent sets, the command line, and Lightning."""
+
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from jsonargparse import ArgumentParser
+from lightning import LightningModule, Trainer
+from PIL import Image
+
+from datamodules.image_set import MissingDataError
+from datamodules.ood import IDSets, OODDataModule, OODSets
+from diffguard.errors import UserError
+
+CONFIG = Path(__file__).parents[1] / "configs" / "digits.yaml"
+
+
+def _draw(folder, *names, value=255):
+    for name in names:
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (10, 10), value).save(path)
+
+
+@pytest.fixture
+def root(tmp_path):
+    """An ID set of two classes, of which validation has one, and two OOD sets."""
+    _draw(tmp_path, *(f"train/{c}/{i}.png" for c in ("cat", "dog") for i in range(6)))
+    _draw(tmp_path, *(f"val/dog/{i}.png" for i in range(3)))
+    _draw(tmp_path, *(f"test/{c}/{i}.png" for c in ("cat", "dog") for i in range(2)))
+    _draw(tmp_path, *(f"sky/{i}.png" for i in range(5)))
+    _draw(tmp_path, *(f"sea/{i}.png" for i in range(3)))
+    return tmp_path
+
+
+def _module(root, **options):
+    settings = {
+        "id": IDSets("folder:train", "folder:val", "folder:test"),
+        "ood": OODSets(near={"sky": "folder:sky"}, far={"sea": "folder:sea"}),
+        "name": "pets",
+        "root": str(root),
+        "image_size": 8,
+        "batch_size": 4,
+        "train_batch_size": 4,
+    }
+    return OODDataModule(**{**settings, **options})
+
+
+def _pairs(loader):
+    return [p for b in loader for p in zip(b["dataset"], b["index"].tolist(), strict=True)]
+
+
+def test_test_sets_stand_in_order_with_their_groups(root):
+    data = _module(root, ood_validation={"other": "digits:6-9"})
+    assert data.groups == {"pets": "id", "sky": "near", "sea": "far"}
+    assert [images.name for images in data.evaluation_sets("test")] == ["pets", "sky", "sea"]
+    validation = data.evaluation_sets("validation")
+    assert [images.name for images in validation] == ["pets_validation", "other"]
+    assert [images.name for images in data.evaluation_sets("train")] == ["pets_train"]
+    batches = list(data.test_dataloader())
+    assert [len(batch["label"]) for batch in batches] == [4, 4, 4]
+    assert torch.cat([b["label"] for b in batches]).tolist() == [0, 0, 1, 1] + [-1] * 8
+    assert batches[0]["image"].shape == (4, 1, 8, 8)
+
+
+def test_a_part_without_a_class_keeps_the_labels(root):
+    data = _module(root)
+    (batch,) = data.val_dataloader()
+    assert batch["label"].tolist() == [1, 1, 1]
+    assert data.class_names == ("cat", "dog")
+    assert data.num_classes == 2
+
+
+def test_class_names_may_be_given_or_are_numbers(root):
+    data = _module(root, class_names=["dog", "cat", "cow"])
+    assert data.num_classes == 3
+    assert data.evaluation_sets("test")[0].labels.tolist() == [1, 1, 0, 0]
+    (root / "list.txt").write_text("test/cat/0.png 0\ntest/dog/0.png 4\n")
+    assert _module(root, id=IDSets(test="imglist:list.txt")).class_names == tuple("01234")
+
+
+def test_evaluation_needs_no_training_data():
+    data = OODDataModule(IDSets("imglist:none.txt@", "folder:none", "digits:0-5/test"))
+    assert len(data.stream("test")) == 600
+
+
+def test_limit_keeps_a_fixed_choice_of_each_evaluation_set(root):
+    data = _module(root, limit=2)
+    pairs = _pairs(data.test_dataloader())
+    assert [name for name, _ in pairs] == ["pets"] * 2 + ["sky"] * 2 + ["sea"] * 2
+    assert pairs == _pairs(_module(root, limit=2, seed=5).test_dataloader())
+    assert len(data.evaluation_sets("validation")[0]) == 2
+    assert len(data.evaluation_sets("train")[0]) == 12
+
+
+def test_done_rows_are_left_out(root):
+    data = _module(root)
+    everything = _pairs(data.test_dataloader())
+    data.done = set(everything[:7])
+    assert _pairs(data.test_dataloader()) == everything[7:]
+    data.done = set(everything)
+    assert len(data.test_dataloader()) == 0
+
+
+def test_an_absent_ood_set_is_an_error_or_left_out(root):
+    ood = OODSets(near={"sky": "folder:sky", "lake": "folder:lake"}, far={"pond": "my/pond"})
+    with pytest.raises(MissingDataError, match=r"'lake'.*data\.root.*--data\.missing skip"):
+        _module(root, ood=ood).evaluation_sets("test")
+    data = _module(root, ood=ood, missing="skip")
+    assert data.groups == {"pets": "id", "sky": "near"}
+    assert list(data.left_out) == ["lake", "pond"]
+    assert str(root / "lake") in data.left_out["lake"]
+
+
+def test_an_absent_id_set_and_a_wrong_source_are_never_skipped(root):
+    with pytest.raises(MissingDataError, match="'pets'"):
+        _module(root, id=IDSets(test="folder:none"), missing="skip").evaluation_sets("test")
+    with pytest.raises(UserError, match=r"data\.id\.validation is not set"):
+        _module(root, id=IDSets(test="folder:test")).val_dataloader()
+    with pytest.raises(UserError, match="expected letters:test"):
+        _module(root, ood=OODSets(far={"x": "letters:all"}), missing="skip").groups  # noqa: B018
+
+
+def test_predict_set_takes_every_file(root):
+    (root / "sky" / "notes.txt").write_text("no image")
+    data = _module(root, on_error="skip")
+    images = data.predict_set(root / "sky")
+    assert images.name == "images"
+    assert [images.key(i) for i in range(6)] == [*(f"{i}.png" for i in range(5)), "notes.txt"]
+    with pytest.raises(UserError, match="does not exist: name a folder with image files"):
+        data.predict_set(root / "nowhere")
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        ("batch_size", 0, r"data\.batch_size must be at least 1, got 0"),
+        ("train_batch_size", -4, r"data\.train_batch_size must be at least 1"),
+        ("image_size", 0, r"data\.image_size must be at least 1"),
+        ("limit", 0, r"data\.limit must be at least 1"),
+        ("num_workers", -1, r"data\.num_workers must be at least 0"),
+        ("channels", 2, r"data\.channels must be 1 \(grey\) or 3"),
+        ("name", "near", "'near' is reserved"),
+    ],
+)
+def test_wrong_settings_are_named(root, option, value, message):
+    with pytest.raises(UserError, match=message):
+        _module(root, **{option: value})
+
+
+def test_download_is_asked_for_once_and_by_prepare_data_only(root, monkeypatch):
+    asked = []
+
+    def load(folder, train, download):
+        asked.append(download)
+        raise RuntimeError("not found")
+
+    monkeypatch.setattr("torchvision.datasets.MNIST", load)
+    data = _module(root, ood=OODSets(far={"m": "torchvision:MNIST/test"}), download=True)
+    with pytest.raises(MissingDataError, match="found no MNIST"):
+        data.prepare_data()
+    with pytest.raises(MissingDataError, match="found no MNIST"):
+        data.evaluation_sets("test")
+    assert asked == [True, False]
+    _module(root, ood=OODSets(far={"m": "torchvision:MNIST/test"})).prepare_data()
+    assert asked == [True, False]
+
+
+def _parse(*argv):
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--config", action="config")
+    parser.add_class_arguments(OODDataModule, "data")
+    # jsonargparse renamed `instantiate_classes` in 4.49.
+    build = getattr(parser, "instantiate", None) or parser.instantiate_classes
+    return build(parser.parse_args(argv)).data
+
+
+def test_the_command_line_adds_one_set_and_keeps_the_rest(tmp_path):
+    config = tmp_path / "config.yaml"
+    config.write_text(CONFIG.read_text())
+    data = _parse("--config", str(config), "--data.ood.far.mine", "DIR", "--data.limit", "7")
+    assert data.ood.near == {"digits_6_9": "digits:6-9"}
+    assert data.ood.far == {"letters": "letters:test", "patches": "patches:test", "mine": "DIR"}
+    assert data.id == IDSets("digits:0-5/train", "digits:0-5/validation", "digits:0-5/test")
+    assert data.limit == 7
+    data = _parse("--config", str(config), "--data.ood_validation.mine", "DIR")
+    assert list(data.ood_validation) == ["letters_k_z", "blends", "mine"]
+    data = _parse("--data.id.test", "digits:0-5/test", "--data.ood.near.mine", "DIR")
+    assert data.ood == OODSets(near={"mine": "DIR"})
+    assert OODDataModule(IDSets()).ood == OODSets()
+
+
+def test_the_default_config_holds_the_issue_s_counts():
+    data = OODDataModule(**_arguments(yaml.safe_load(CONFIG.read_text())["data"]))
+    assert data.groups == {
+        "digits_0_5": "id", "digits_6_9": "near", "letters": "far", "patches": "far",
+    }  # fmt: skip
+    assert [len(images) for images in data.evaluation_sets("test")] == [600, 2000, 600, 600]
+    assert [len(images) for images in data.evaluation_sets("validation")] == [400, 400, 400]
+    assert data.num_classes == 6
+    assert len(data.stream("test")) == 3800
+
+
+def _arguments(section):
+    return {**section, "id": IDSets(**section["id"]), "ood": OODSets(**section["ood"])}
+
+
+class _Recorder(LightningModule):
+    """Records which images it is trained on, epoch by epoch."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(()))
+        self.seen = {}
+
+    def training_step(self, batch):
+        self.seen.setdefault(self.current_epoch, []).append((batch["index"], batch["image"]))
+        return self.weight * batch["image"].mean()
+
+    def validation_step(self, batch):
+        assert batch["dataset"][0] == "pets_validation"
+
+    def test_step(self, batch):
+        self.seen.setdefault("test", []).extend(batch["index"].tolist())
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+def _trainer(folder, epochs):
+    return Trainer(
+        default_root_dir=folder,
+        max_epochs=epochs,
+        accelerator="cpu",
+        logger=False,
+        enable_progress_bar=False,
+        enable_checkpointing=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+    )
+
+
+def test_training_that_resumes_sees_the_same_images(root):
+    data = _module(root, augment="affine")
+    whole = _Recorder()
+    _trainer(root, 3).fit(whole, datamodule=data)
+    assert [len(batches) for batches in whole.seen.values()] == [3, 3, 3]
+    assert not torch.equal(whole.seen[0][0][0], whole.seen[1][0][0])
+    first, rest = _Recorder(), _Recorder()
+    trainer = _trainer(root, 1)
+    trainer.fit(first, datamodule=_module(root, augment="affine"))
+    trainer.save_checkpoint(root / "last.ckpt")
+    resumed = _trainer(root, 3)
+    resumed.fit(
+        rest,
+        datamodule=_module(root, augment="affine"),
+        ckpt_path=root / "last.ckpt",
+    )
+    assert list(rest.seen) == [1, 2]
+    for epoch, batches in rest.seen.items():
+        for (index, image), (expected, picture) in zip(batches, whole.seen[epoch], strict=True):
+            assert torch.equal(index, expected)
+            assert torch.equal(image, picture)
+
+
+def test_the_trainer_tests_every_image_once(root):
+    model = _Recorder()
+    _trainer(root, 1).test(model, datamodule=_module(root), verbose=False)
+    assert model.seen["test"] == [*range(4), *range(5), *range(3)]

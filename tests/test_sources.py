@@ -1,0 +1,53 @@
+"""The rules for names and sources of a benchmark."""
+
+import pytest
+
+from datamodules.sources import IDSets, OODSets, check_sets, part_name
+from diffguard.errors import UserError
+
+ID = IDSets("digits:0-5/train", "digits:0-5/validation", "digits:0-5/test")
+
+
+def _check(name="mnist", id=ID, near=None, far=None, validation=None, root=None):
+    check_sets(name, id, OODSets(near or {}, far or {}), validation or {}, root)
+
+
+def test_a_sound_benchmark_passes():
+    _check(near={"a": "digits:6-9"}, far={"B_1.2-x": "letters:test"}, validation={"c": "x"})
+    _check(name="id")
+
+
+@pytest.mark.parametrize("name", ["", "a b", "a/b", "..", "-x", "ä", "a,b"])
+def test_names_must_serve_in_tables_and_paths(name):
+    with pytest.raises(UserError, match="must consist of letters"):
+        _check(far={name: "letters:test"})
+    with pytest.raises(UserError, match="must consist of letters"):
+        _check(name=name)
+
+
+@pytest.mark.parametrize("name", ["id", "near", "far", "mnist", "mnist_train", "mnist_validation"])
+def test_reserved_names(name):
+    with pytest.raises(UserError, match=f"{name!r} is reserved or used twice"):
+        _check(far={name: "letters:test"})
+
+
+@pytest.mark.parametrize("groups", [("near", "far"), ("near", "validation"), ("far", "validation")])
+def test_names_are_used_once(groups):
+    with pytest.raises(UserError, match="'same' is reserved or used twice"):
+        _check(**{group: {"same": f"{group}-images"} for group in groups})
+
+
+def test_nothing_is_chosen_on_test_data(tmp_path):
+    with pytest.raises(UserError, match=r"data\.ood_validation\.v \(letters:test\).*test set 'f'"):
+        _check(far={"f": "letters:test"}, validation={"v": "letters:test"})
+    with pytest.raises(UserError, match="nothing may be chosen on test data"):
+        _check(near={"n": "folder:x"}, validation={"v": f"{tmp_path}/y/../x/"}, root=str(tmp_path))
+    with pytest.raises(UserError, match=r"data\.id\.validation .*test set 'mnist'"):
+        _check(id=IDSets(validation="digits:0-5", test="digits:0-5"))
+    with pytest.raises(UserError, match=r"data\.id\.train .*test set 'mnist'"):
+        _check(id=IDSets(train="digits:0-5", test="digits:0-5"))
+
+
+def test_part_names():
+    assert part_name("mnist", "test") == "mnist"
+    assert part_name("mnist", "validation") == "mnist_validation"
