@@ -1,0 +1,154 @@
+"""The Denoiser protocol, and the adapter for pixel-space models of diffusers.
+
+A denoiser turns images into the states that a diffusion model works on and back, and predicts the
+noise of a state. Everything else of the method is the same for every model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal, Protocol, runtime_checkable
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from diffguard.errors import UserError
+from diffguard.guidance import resize_mask
+from diffguard.images import convert_channels, resize_to, to_image_range, to_model_range
+from diffguard.schedule import NoiseSchedule
+
+
+@runtime_checkable
+class Denoiser(Protocol):
+    """What the method needs of a diffusion model.
+
+    Attributes:
+        num_classes: Number of classes the model knows, or None for an unconditional model.
+        null_class: The label that means "no label", or None where there is none.
+        schedule: The noise levels the model was trained on.
+    """
+
+    num_classes: int | None
+    null_class: int | None
+    schedule: NoiseSchedule
+
+    def encode(self, images: Tensor) -> Tensor:
+        """Images `(N, C, H, W)` in [0, 1] to clean states `(N, …)`."""
+        ...
+
+    def decode(self, z: Tensor) -> Tensor:
+        """Clean states `(N, …)` to images `(N, C, H, W)` in [0, 1], the size of the input."""
+        ...
+
+    def preview(self, z: Tensor) -> Tensor:
+        """States at any noise level as images `(N, C, h, w)`, [0, 1] for clean ones, unclamped.
+
+        Early stop compares these; padding around the image is left out.
+        """
+        ...
+
+    def place_mask(self, mask: Tensor) -> Tensor:
+        """A mask `(N, H, W)` over the images as one over the states, `(N, h, w)` bool."""
+        ...
+
+    def predict_noise(self, z_t: Tensor, t: Tensor, y: Tensor | None) -> Tensor:
+        """Predict the noise of states.
+
+        Args:
+            z_t: `(N, …)` states.
+            t: `(N,)` int64 original training timesteps, 0-based.
+            y: `(N,)` int64 labels, `null_class` for none; never -1. None for a model without
+                classes.
+
+        Returns:
+            `(N, …)` ε.
+        """
+        ...
+
+
+class PixelDenoiser(nn.Module):
+    """A pixel-space diffusers model: `UNet2DModel` or `DiTTransformer2DModel`.
+
+    ε, v and x_0 prediction are converted to ε; a learned variance in the second half of the
+    output channels is left out, as DDIM does.
+
+    Args:
+        network: The diffusers model.
+        schedule: The noise levels it was trained on.
+        image_size: Side of the working images in pixels.
+        image_channels: Channels of the working images, 1 or 3.
+        num_classes: Number of classes; None for an unconditional model.
+        null_class: Label that means "no label"; None where the model has none.
+        fit: How images of another size reach the network's: `resize` (bilinear) or `pad` (black
+            all around).
+        antialias: Whether `resize` low-passes when it shrinks; the authors' program does not.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        schedule: NoiseSchedule,
+        image_size: int,
+        image_channels: int = 3,
+        num_classes: int | None = None,
+        null_class: int | None = None,
+        fit: Literal["resize", "pad"] = "resize",
+        antialias: bool = True,
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.schedule = schedule
+        self.num_classes = num_classes
+        self.null_class = null_class
+        self.image_size = image_size
+        self.image_channels = image_channels
+        self.fit = fit
+        self.antialias = antialias
+        config: Mapping[str, Any] = network.config  # type: ignore[assignment]
+        self.channels: int = config["in_channels"]
+        self.state_size: int = config["sample_size"]
+        if fit == "pad" and image_size > self.state_size:
+            raise UserError(
+                f"images of {image_size} pixels cannot be padded to the diffusion model's "
+                f"{self.state_size}: set diffusion.fit to resize"
+            )
+
+    def encode(self, images: Tensor) -> Tensor:
+        """Images in [0, 1] to states `(N, C, s, s)` in [-1, 1]."""
+        x = to_model_range(convert_channels(images, self.channels))
+        if self.fit == "pad":
+            return F.pad(x, self._padding(), value=-1.0)
+        return resize_to(x, (self.state_size, self.state_size), antialias=self.antialias)
+
+    def to_working_size(self, z: Tensor) -> Tensor:
+        """States `(N, C, s, s)` to the size of the images, range as it is."""
+        if self.fit == "pad":
+            return F.pad(z, tuple(-p for p in self._padding()))
+        return resize_to(z, (self.image_size, self.image_size), antialias=self.antialias)
+
+    def decode(self, z: Tensor) -> Tensor:
+        """States to images in [0, 1]; what a model leaves outside the range is clamped."""
+        images = to_image_range(self.to_working_size(z))
+        return convert_channels(images, self.image_channels)
+
+    def preview(self, z: Tensor) -> Tensor:
+        """States as images at the network's size, without padding, not clamped."""
+        if self.fit == "pad":
+            z = self.to_working_size(z)
+        return (z + 1.0) / 2.0
+
+    def place_mask(self, mask: Tensor) -> Tensor:
+        """Bring a mask over the images to the network's size (nearest neighbour) or padding."""
+        if self.fit == "pad":
+            return F.pad(mask, self._padding(), value=False)
+        return resize_mask(mask, (self.state_size, self.state_size))
+
+    def predict_noise(self, z_t: Tensor, t: Tensor, y: Tensor | None) -> Tensor:
+        """Predict ε; see `Denoiser.predict_noise`."""
+        output = self.network(z_t, t, class_labels=y).sample
+        return self.schedule.to_noise(output[:, : self.channels].to(z_t), z_t, t)
+
+    def _padding(self) -> tuple[int, int, int, int]:
+        before = (self.state_size - self.image_size) // 2
+        after = self.state_size - self.image_size - before
+        return before, after, before, after

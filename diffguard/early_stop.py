@@ -1,0 +1,90 @@
+"""Adaptive early stop: how deep to invert, decided for each image on its own.
+
+Inversion of an image stops after the first step at which any of several qualities of the state
+against the image falls below its threshold, at the latest at a cap.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from diffguard.errors import UserError
+
+
+def should_stop(qualities: Tensor, thresholds: Sequence[float | None]) -> Tensor:
+    """Apply the rule to one step.
+
+    Args:
+        qualities: `(M, N)`, M qualities of N states, higher = more like the image.
+        thresholds: M values; None switches a quality off.
+
+    Returns:
+        `(N,)` bool: any quality is strictly below its threshold.
+    """
+    stop = torch.zeros(qualities.shape[1], dtype=torch.bool, device=qualities.device)
+    for quality, threshold in zip(qualities, thresholds, strict=True):
+        if threshold is not None:
+            stop |= quality < threshold
+    return stop
+
+
+def stop_index(
+    qualities: Tensor, thresholds: Sequence[float | None], cap: int
+) -> tuple[Tensor, Tensor]:
+    """Apply the rule to whole trajectories.
+
+    Args:
+        qualities: `(S, M, N)`, the qualities after each of S inversion steps.
+        thresholds: M values; None switches a quality off.
+        cap: Most inversion steps, 1 … S.
+
+    Returns:
+        `(N,)` int64 index of the last step made, and `(N,)` bool whether the rule (not the cap)
+        ended it.
+    """
+    flags = torch.stack([should_stop(step, thresholds) for step in qualities[:cap]])
+    reached = flags.any(dim=0)
+    first = flags.to(torch.int64).argmax(dim=0)
+    return torch.where(reached, first, cap - 1), reached
+
+
+def calibrate_threshold(qualities: Tensor, mean_steps: float, cap: int) -> float:
+    """Find the threshold at which images stop, on average, after a given number of steps.
+
+    Args:
+        qualities: `(S, N)`, one quality of N ID validation images after each step.
+        mean_steps: The mean number of inversion steps wanted, 1 … cap.
+        cap: Most inversion steps, 1 … S.
+
+    Returns:
+        The threshold whose mean number of steps comes nearest to `mean_steps`.
+
+    Raises:
+        UserError: Where `mean_steps` is outside its range.
+    """
+    if not 1 <= mean_steps <= cap:
+        raise UserError(f"the mean depth must be 1 … {cap} steps, got {mean_steps:g}")
+    # A later step can only end an image if it sets a new low, so the running minimum decides.
+    lowest = torch.cummin(qualities[:cap].double(), dim=0).values
+    candidates = torch.cat([lowest.flatten(), torch.tensor([float("inf")], dtype=torch.float64)])
+    candidates = torch.unique(candidates)
+
+    def mean_depth(threshold: float) -> float:
+        # The number of steps is one more than that of the steps survived, at most the cap.
+        survived = (lowest >= threshold).sum(dim=0).double()
+        return float((survived + 1).clamp(max=cap).mean())
+
+    # The depth falls as the threshold rises: bisect for the last threshold that is deep enough.
+    low, high = 0, len(candidates) - 1
+    while low < high:
+        middle = (low + high + 1) // 2
+        if mean_depth(float(candidates[middle])) >= mean_steps:
+            low = middle
+        else:
+            high = middle - 1
+    around = candidates[low : low + 2].tolist()
+    best = min(around, key=lambda value: abs(mean_depth(value) - mean_steps))
+    return float(best)

@@ -1,0 +1,194 @@
+r"""Guidance towards a label, in DiffGuard's two forms.
+
+*Classifier-free* (Ho & Salimans, 2022) with Distinct Semantic Guidance: the guided noise
+$\epsilon_\varnothing + s\,(\epsilon_y - \epsilon_\varnothing)$ only inside a mask.
+
+*Classifier guidance* with Clean Grad: the gradient of $\log f(y \mid u)$ with respect to the
+blended image $u = \sqrt{1-\bar\alpha}\,\hat x_0 + (1 - \sqrt{1-\bar\alpha})\,x_t$, where
+$\hat x_0$ is the model's clean estimate. Nothing is propagated through the diffusion model.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from diffguard.ddim import predict_clean
+from diffguard.schedule import expand
+
+LogitsFunction = Callable[[Tensor], Tensor]
+Reduction = Literal["sum", "mean"]
+
+
+def classifier_free(
+    noise_null: Tensor, noise_label: Tensor, scale: float, mask: Tensor | None = None
+) -> Tensor:
+    """Mix the unconditional and the conditional noise.
+
+    Args:
+        noise_null: `(N, C, H, W)` ε without label.
+        noise_label: `(N, C, H, W)` ε with label.
+        scale: Guidance scale s: 0 is unguided, 1 is the conditional noise.
+        mask: `(N, h, w)` in {0, 1}, where the guidance applies (everywhere if None); another
+            size is brought to `(H, W)` by nearest neighbour.
+
+    Returns:
+        `(N, C, H, W)`.
+    """
+    # At scale 1 the formula would only add rounding to ε_y.
+    guided = noise_label if scale == 1 else noise_null + scale * (noise_label - noise_null)
+    if mask is None:
+        return guided
+    return torch.where(resize_mask(mask, noise_null.shape[-2:]).unsqueeze(1), guided, noise_null)
+
+
+def resize_mask(mask: Tensor, size: tuple[int, int] | torch.Size) -> Tensor:
+    """Bring a `(N, h, w)` mask in {0, 1} to `(N, *size)` bool by nearest neighbour."""
+    resized = F.interpolate(mask.unsqueeze(1).float(), size=tuple(size), mode="nearest")
+    return resized.squeeze(1) > 0.5
+
+
+def blend_clean(x: Tensor, noise: Tensor, alpha: Tensor, *, blend: bool = True) -> Tensor:
+    """The image that Clean Grad shows to the classifier.
+
+    Args:
+        x: `(N, C, H, W)` states in model range [-1, 1].
+        noise: `(N, C, H, W)` predicted noise, not clipped.
+        alpha: `(N,)` levels ᾱ of the states.
+        blend: False shows x itself (the ablation: a gradient at the noisy state).
+
+    Returns:
+        `(N, C, H, W)` u.
+    """
+    if not blend:
+        return x
+    weight = expand((1 - alpha).sqrt(), x)
+    return weight * predict_clean(x, noise, alpha) + (1 - weight) * x
+
+
+def classifier_gradient(
+    classify: LogitsFunction,
+    u: Tensor,
+    labels: Tensor,
+    scale: float,
+    *,
+    boxes: Tensor | None = None,
+    crop_size: int | None = None,
+    output_size: int | None = None,
+    reduction: Reduction = "sum",
+    to_image: Callable[[Tensor], Tensor] = lambda u: (u + 1.0) / 2.0,
+) -> Tensor:
+    """The scaled gradient s ∂ log f(y | u) / ∂u.
+
+    Args:
+        classify: `(N, C, H, W)` images, nominally in [0, 1], to logits `(N, K)`.
+        u: `(N, C, H, W)` blended images in model range [-1, 1].
+        labels: `(N,)` int64; rows with -1 are unconditional: they get gradient 0 and are not
+            shown to the classifier.
+        scale: Guidance scale s.
+        boxes: `(N, M, 3)` int64, crops `(size, x, y)` of each image; None shows it whole.
+        crop_size: Side to which crops are resized (nearest neighbour); needed with `boxes`.
+        output_size: Side of a second resize, where the classifier's input is another.
+        reduction: Over the crops: `sum` (the paper's: more crops guide more) or `mean`.
+        to_image: Maps u to images for the classifier, differentiably and without clamping.
+
+    Returns:
+        `(N, C, H, W)` gradient, without graph.
+    """
+    gradient = torch.zeros_like(u)
+    rows = torch.nonzero(labels >= 0).flatten()
+    if len(rows) == 0 or scale == 0:
+        return gradient
+    target = labels[rows]
+    weight = scale if boxes is None or reduction == "sum" else scale / boxes.shape[1]
+    # Lightning evaluates in inference mode: a fresh tensor outside of it can carry a graph.
+    with torch.inference_mode(False), torch.enable_grad():
+        leaf = u[rows].detach().clone().requires_grad_()
+        image = to_image(leaf)
+        for view in _views(image, None if boxes is None else boxes[rows], crop_size, output_size):
+            log_probability = F.log_softmax(classify(view), dim=-1)
+            likelihood = log_probability.gather(1, target.clone().unsqueeze(1)).sum()
+            (part,) = torch.autograd.grad(likelihood, leaf, retain_graph=True)
+            gradient[rows] += weight * part.to(gradient)
+    return gradient
+
+
+def _views(
+    image: Tensor, boxes: Tensor | None, crop_size: int | None, output_size: int | None
+) -> list[Tensor] | map[Tensor]:
+    if boxes is None or crop_size is None:
+        return [image]
+
+    def view(number: int) -> Tensor:
+        crop = crop_nearest(image, boxes[:, number], crop_size)
+        if output_size is None or output_size == crop_size:
+            return crop
+        return F.interpolate(crop, size=(output_size, output_size), mode="nearest")
+
+    return map(view, range(boxes.shape[1]))
+
+
+def crop_nearest(images: Tensor, boxes: Tensor, size: int) -> Tensor:
+    """Cut a square out of each image and resize it by nearest neighbour, differentiably.
+
+    Args:
+        images: `(N, C, H, W)`.
+        boxes: `(N, 3)` int64 `(side, x, y)`, inside the image.
+        size: Side of the result; output pixel p reads source pixel `p * side // size`.
+
+    Returns:
+        `(N, C, size, size)`.
+    """
+    side, x, y = (boxes[:, k : k + 1].to(images.device) for k in range(3))
+    offset = torch.arange(size, device=images.device) * side // size
+    # Selection by one-hot matrices is exact, and so is the order of the sums of its gradient;
+    # indexing would add up the gradients of repeated pixels in any order.
+    rows = F.one_hot(y + offset, images.shape[2]).to(images).unsqueeze(1)
+    columns = F.one_hot(x + offset, images.shape[3]).to(images).unsqueeze(1)
+    return rows @ images @ columns.transpose(2, 3)
+
+
+def draw_boxes(
+    generator: torch.Generator, crops: int, size: tuple[int, int] | torch.Size, smallest: int
+) -> Tensor:
+    """Draw random square crops, sides uniform between `smallest` and the image's shorter side.
+
+    Args:
+        generator: CPU generator; continues across calls.
+        crops: Number M of crops.
+        size: Height and width of the image.
+        smallest: Smallest side, cut at the shorter side.
+
+    Returns:
+        `(M, 3)` int64 `(side, x, y)`.
+    """
+    height, width = size
+    shorter = min(height, width)
+    low = min(shorter, smallest)
+    boxes = torch.empty(crops, 3, dtype=torch.int64)
+    for number in range(crops):
+        side = int(torch.rand([], generator=generator) * (shorter - low) + low)
+        x = torch.randint(0, width - side + 1, (), generator=generator)
+        y = torch.randint(0, height - side + 1, (), generator=generator)
+        boxes[number] = torch.tensor([side, int(x), int(y)])
+    return boxes
+
+
+def image_generator(seed: int, *parts: object) -> torch.Generator:
+    """A generator that belongs to one image (and step), whatever its neighbours.
+
+    Args:
+        seed: The run's seed.
+        parts: What names the image and the use: set, key, step, …
+
+    Returns:
+        A CPU generator seeded by a hash of all of them.
+    """
+    text = "\x1f".join(str(part) for part in (seed, *parts))
+    digest = hashlib.sha256(text.encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)

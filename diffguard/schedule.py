@@ -1,0 +1,281 @@
+r"""Noise schedules and the respaced timesteps of DDIM.
+
+A schedule is the cumulative signal $\bar\alpha_t$ of the forward process
+
+$$ x_t = \sqrt{\bar\alpha_t}\, x_0 + \sqrt{1 - \bar\alpha_t}\, \epsilon , \qquad t = 0 \dots T-1 $$
+
+(Ho et al., 2020). Timesteps are 0-based. Everything here is float64 on the CPU; samplers cast.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from diffguard.errors import UserError
+
+PredictionType = Literal["epsilon", "v_prediction", "sample"]
+Spacing = Literal["even", "stride", "shifted"]
+Pairing = Literal["current", "target"]
+FirstLevel = Literal["clean", "first"]
+
+
+def expand(values: Tensor, like: Tensor) -> Tensor:
+    """Shape per-sample values `(N,)` for arithmetic with `like` `(N, …)`, in its dtype."""
+    return values.to(like).view(-1, *[1] * (like.ndim - 1))
+
+
+class NoiseSchedule:
+    """The noise levels that a diffusion model was trained on, and what its output means.
+
+    Args:
+        betas: `(T,)` noise variances in (0, 1), float64.
+        prediction_type: What the network predicts: the noise (`epsilon`), the velocity
+            (`v_prediction`, Salimans & Ho, 2022) or the clean image (`sample`).
+
+    Attributes:
+        alphas_cumprod: `(T,)` float64, strictly decreasing in (0, 1).
+    """
+
+    def __init__(self, betas: Tensor, prediction_type: PredictionType = "epsilon") -> None:
+        if prediction_type not in ("epsilon", "v_prediction", "sample"):
+            raise UserError(
+                f"prediction type {prediction_type!r} is not known, "
+                "expected epsilon, v_prediction or sample"
+            )
+        self.betas = betas.double()
+        self.alphas_cumprod = torch.cumprod(1.0 - self.betas, dim=0)
+        self.prediction_type = prediction_type
+
+    def __len__(self) -> int:
+        return len(self.betas)
+
+    @classmethod
+    def linear(
+        cls,
+        steps: int = 1000,
+        start: float = 1e-4,
+        end: float = 0.02,
+        prediction_type: PredictionType = "epsilon",
+    ) -> NoiseSchedule:
+        """Betas linear in t (Ho et al., 2020; guided-diffusion)."""
+        return cls(torch.linspace(start, end, steps, dtype=torch.float64), prediction_type)
+
+    @classmethod
+    def scaled_linear(
+        cls,
+        steps: int = 1000,
+        start: float = 0.0015,
+        end: float = 0.0195,
+        prediction_type: PredictionType = "epsilon",
+    ) -> NoiseSchedule:
+        """Betas linear in their square root (latent diffusion, Rombach et al., 2022)."""
+        roots = torch.linspace(start**0.5, end**0.5, steps, dtype=torch.float64)
+        return cls(roots**2, prediction_type)
+
+    @classmethod
+    def cosine(
+        cls, steps: int = 1000, prediction_type: PredictionType = "epsilon", max_beta: float = 0.999
+    ) -> NoiseSchedule:
+        """Squared cosine of Nichol & Dhariwal (2021), eq. 17, betas cut at `max_beta`."""
+        t = torch.arange(steps + 1, dtype=torch.float64) / steps
+        signal = torch.cos((t + 0.008) / 1.008 * math.pi / 2) ** 2
+        return cls((1 - signal[1:] / signal[:-1]).clamp(max=max_beta), prediction_type)
+
+    @classmethod
+    def from_diffusers(cls, config: Mapping[str, Any]) -> NoiseSchedule:
+        """Read the noise levels of any diffusers scheduler's config.
+
+        Args:
+            config: The mapping in `scheduler_config.json`.
+
+        Raises:
+            UserError: For a schedule that is not known here.
+        """
+        prediction = config.get("prediction_type", "epsilon")
+        if config.get("rescale_betas_zero_snr"):
+            raise UserError(
+                "schedulers with rescale_betas_zero_snr end on pure noise, where ε is not "
+                "defined: they are not supported"
+            )
+        if config.get("trained_betas") is not None:
+            return cls(torch.tensor(config["trained_betas"], dtype=torch.float64), prediction)
+        steps = int(config.get("num_train_timesteps", 1000))
+        kind = config.get("beta_schedule", "linear")
+        start, end = config.get("beta_start", 1e-4), config.get("beta_end", 0.02)
+        if kind == "linear":
+            return cls.linear(steps, start, end, prediction)
+        if kind == "scaled_linear":
+            return cls.scaled_linear(steps, start, end, prediction)
+        if kind == "squaredcos_cap_v2":
+            return cls.cosine(steps, prediction)
+        raise UserError(
+            f"beta schedule {kind!r} is not known, expected linear, scaled_linear or "
+            "squaredcos_cap_v2 (or trained_betas in the scheduler's config)"
+        )
+
+    def add_noise(self, x0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+        """Draw x_t given x_0.
+
+        Args:
+            x0: `(N, …)` clean states.
+            noise: `(N, …)` standard normal.
+            t: `(N,)` int64 timesteps, 0-based.
+
+        Returns:
+            `(N, …)` noised states.
+        """
+        alpha = expand(self.alphas_cumprod[t.cpu()], x0)
+        return alpha.sqrt() * x0 + (1 - alpha).sqrt() * noise
+
+    def training_target(self, x0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+        """What the network shall predict at x_t, `(N, …)`: ε, v or x_0."""
+        if self.prediction_type == "epsilon":
+            return noise
+        if self.prediction_type == "sample":
+            return x0
+        alpha = expand(self.alphas_cumprod[t.cpu()], x0)
+        return alpha.sqrt() * noise - (1 - alpha).sqrt() * x0
+
+    def to_noise(self, output: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
+        """Convert a network's output to a noise prediction.
+
+        Args:
+            output: `(N, …)` what the network predicted at `x_t`.
+            x_t: `(N, …)` noised states.
+            t: `(N,)` int64 timesteps, 0-based.
+
+        Returns:
+            `(N, …)` ε.
+        """
+        if self.prediction_type == "epsilon":
+            return output
+        alpha = expand(self.alphas_cumprod[t.cpu()], x_t)
+        if self.prediction_type == "v_prediction":
+            return alpha.sqrt() * output + (1 - alpha).sqrt() * x_t
+        return (x_t - alpha.sqrt() * output) / (1 - alpha).sqrt()
+
+
+def respace(total: int, steps: int, spacing: Spacing) -> Tensor:
+    """Choose the timesteps of a DDIM run.
+
+    Args:
+        total: Timesteps T of the training schedule.
+        steps: Steps wanted.
+        spacing: `even`: exactly `steps` timesteps from 0 to T-1, rounded. `stride`
+            (guided-diffusion's `ddimN`): 0, i, 2i, … with the smallest i that gives `steps`.
+            `shifted` (latent diffusion): 1, 1+c, 1+2c, … with c = T // steps; the count can
+            differ from `steps`.
+
+    Returns:
+        `(S,)` int64 increasing timesteps.
+
+    Raises:
+        UserError: Where no such timesteps exist.
+    """
+    if not 1 <= steps <= total:
+        raise UserError(f"steps must lie in 1 … {total}, got {steps}")
+    if spacing == "even":
+        return torch.linspace(0, total - 1, steps, dtype=torch.float64).round().long()
+    if spacing == "stride":
+        for stride in range(1, total + 1):
+            if math.ceil(total / stride) == steps:
+                return torch.arange(0, total, stride)
+        raise UserError(
+            f"no integer stride gives {steps} of {total} timesteps: "
+            "take another number of steps, or spacing even"
+        )
+    if spacing == "shifted":
+        timesteps = torch.arange(0, total, total // steps) + 1
+        return timesteps[timesteps < total]
+    raise UserError(f"spacing {spacing!r} is not known, expected even, stride or shifted")
+
+
+@dataclass(frozen=True)
+class SamplingPlan:
+    """Respaced timesteps with the noise levels on both sides of each step.
+
+    Two published conventions pair timesteps with levels in *inversion* (synthesis is the same):
+
+    - `pairing="current"` (the pixel model of DiffGuard): step i goes from level ᾱ_i to ᾱ_{i+1} and
+      the network sees timestep i, that of the state it is given; the clean image counts as level
+      ᾱ_0, and a step beyond the last level ends on 0 (pure noise).
+    - `pairing="target"` (the latent model): step i goes from ᾱ_{i-1} to ᾱ_i and the network sees
+      timestep i, that of the state being made; the clean image counts as `first_level`.
+
+    Attributes:
+        timesteps: `(S,)` int64, original timesteps.
+        alphas: `(S,)` float64, ᾱ at the timesteps.
+        alphas_prev: `(S,)` the level below; starts with 1 (`first_level="clean"`) or with ᾱ of
+            timestep 0 (`"first"`).
+        alphas_next: `(S,)` the level above; ends with 0.
+        pairing: Which convention inversion follows.
+    """
+
+    timesteps: Tensor
+    alphas: Tensor
+    alphas_prev: Tensor
+    alphas_next: Tensor
+    pairing: Pairing
+
+    @classmethod
+    def build(
+        cls,
+        schedule: NoiseSchedule,
+        steps: int,
+        spacing: Spacing = "even",
+        pairing: Pairing = "target",
+        first_level: FirstLevel = "clean",
+    ) -> SamplingPlan:
+        """Respace a schedule; see `respace` and the class for the options."""
+        timesteps = respace(len(schedule), steps, spacing)
+        alphas = schedule.alphas_cumprod[timesteps]
+        lowest = schedule.alphas_cumprod[:1] if first_level == "first" else alphas.new_ones(1)
+        return cls(
+            timesteps=timesteps,
+            alphas=alphas,
+            alphas_prev=torch.cat([lowest, alphas[:-1]]),
+            alphas_next=torch.cat([alphas[1:], alphas.new_zeros(1)]),
+            pairing=pairing,
+        )
+
+    def __len__(self) -> int:
+        return len(self.timesteps)
+
+    @property
+    def betas(self) -> Tensor:
+        """`(S,)` betas of the respaced process, 1 - ᾱ_i / ᾱ_{i-1}."""
+        return 1.0 - self.alphas / self.alphas_prev
+
+    def inversion(self, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Timestep, level before and level after inversion step `index`, each `(N,)`."""
+        if self.pairing == "current":
+            return self.timesteps[index], self.alphas[index], self.alphas_next[index]
+        return self.timesteps[index], self.alphas_prev[index], self.alphas[index]
+
+    def synthesis(self, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Timestep, level before and level after synthesis step `index`, each `(N,)`."""
+        return self.timesteps[index], self.alphas[index], self.alphas_prev[index]
+
+    def start_index(self, stop_index: Tensor, extra: int = 0, skip: int | None = None) -> Tensor:
+        """The synthesis step that begins where inversion stopped.
+
+        Args:
+            stop_index: `(N,)` int64, index of the last inversion step made.
+            extra: Steps further up than the level that inversion reached. The authors' program
+                starts one step too high (its `forback_skip_diff = F` is `extra = F - 2`, and F
+                is 3); 0 is sound.
+            skip: Where given, the start lies this many steps below the top for every sample.
+
+        Returns:
+            `(N,)` int64, at most S-1.
+        """
+        if skip is not None:
+            return torch.full_like(stop_index, len(self) - 1 - skip)
+        reached = stop_index + (1 if self.pairing == "current" else 0)
+        return (reached + extra).clamp(max=len(self) - 1)

@@ -1,0 +1,120 @@
+"""Classifier guidance of a batch whose samples are at different steps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from diffguard.batching import padded
+from diffguard.denoisers import Denoiser
+from diffguard.guidance import (
+    Reduction,
+    blend_clean,
+    classifier_gradient,
+    draw_boxes,
+    image_generator,
+)
+
+# `(images, t) -> logits`; a classifier of clean images has no use for t.
+TimedClassifier = Callable[[Tensor, Tensor], Tensor]
+
+
+@dataclass
+class ClassifierSteering:
+    """Clean Grad with random crops.
+
+    Attributes:
+        classify: `(images (N, C, h, w), t (N,)) -> logits (N, K)`.
+        scale: Guidance scale.
+        blend: Show the blend with the clean estimate; otherwise the state itself.
+        crops: Crops per step; 0 shows the whole image.
+        crop_size: Smallest side of a crop, and the side to which crops are resized.
+        output_size: Side of a second resize for the classifier; None for none.
+        reduction: `sum` or `mean` over the crops.
+        shared_crops: Every image sees the same crops; otherwise they belong to image and step.
+        seed: Seed of the crops.
+    """
+
+    classify: TimedClassifier
+    scale: float
+    blend: bool = True
+    crops: int = 0
+    crop_size: int | None = None
+    output_size: int | None = None
+    reduction: Reduction = "mean"
+    shared_crops: bool = False
+    seed: int = 0
+    _stream: dict[tuple[int, ...], tuple[torch.Generator, list[Tensor]]] = field(
+        default_factory=dict, repr=False
+    )
+
+    def gradient(
+        self,
+        denoiser: Denoiser,
+        x: Tensor,
+        noise: Tensor,
+        t: Tensor,
+        alpha: Tensor,
+        *,
+        labels: Tensor,
+        keys: Sequence[tuple[str, ...]],
+        steps: Sequence[int],
+        batch_size: int,
+    ) -> Tensor:
+        """The guidance gradient of each sample at its own step.
+
+        Args:
+            denoiser: Maps states to what the classifier is shown (`preview`).
+            x: `(N, …)` states.
+            noise: `(N, …)` predicted noise, not clipped.
+            t: `(N,)` original timesteps.
+            alpha: `(N,)` levels of the states.
+            labels: `(N,)`, -1 for rows that are not guided.
+            keys: What names each image.
+            steps: Synthesis steps that each sample has made.
+            batch_size: Rows of each classifier call, at least N; the rest is padding.
+
+        Returns:
+            `(N, …)`.
+        """
+        u = blend_clean(x, noise, alpha, blend=self.blend)
+        gradient = torch.zeros_like(u)
+        rows = torch.nonzero(labels >= 0).flatten()
+        if not len(rows):
+            return gradient
+        boxes = None
+        if self.crops:
+            size = denoiser.preview(u[:1]).shape[-2:]
+            drawn = [self.boxes(size, keys[row], steps[row]) for row in rows.tolist()]
+            boxes = padded(torch.stack(drawn), batch_size)
+        times = padded(t[rows.cpu()], batch_size).to(u.device)
+        guided = classifier_gradient(
+            lambda images: self.classify(images, times),
+            padded(u[rows.to(u.device)], batch_size),
+            padded(labels[rows], batch_size).to(u.device),
+            self.scale,
+            boxes=boxes,
+            crop_size=self.crop_size,
+            output_size=self.output_size,
+            reduction=self.reduction,
+            to_image=denoiser.preview,
+        )
+        gradient[rows.to(u.device)] = guided[: len(rows)]
+        return gradient
+
+    def boxes(self, size: tuple[int, int] | torch.Size, key: tuple[str, ...], step: int) -> Tensor:
+        """The crops `(M, 3)` of an image of `size` at a synthesis step, counted from 0."""
+        smallest = self.crop_size or min(size)
+        if not self.shared_crops:
+            generator = image_generator(self.seed, *key, "crops", step)
+            return draw_boxes(generator, self.crops, size, smallest)
+        # One stream of draws for all images, as if each were the only one.
+        generator, drawn = self._stream.setdefault(
+            tuple(size), (torch.Generator().manual_seed(self.seed), [])
+        )
+        while len(drawn) <= step:
+            drawn.append(draw_boxes(generator, self.crops, size, smallest))
+        return drawn[step]
