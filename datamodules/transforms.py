@@ -19,8 +19,6 @@ from diffguard.images import convert_channels, resize_and_crop
 
 # A closed list: Pillow also knows formats that start other programs (EPS runs Ghostscript).
 _FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
-# A longer strip is cut before it is enlarged, or a 1 × 80,000,000 image would fill the memory.
-_LONGEST_STRIP = 16
 
 Augmentation = Literal["none", "affine", "crop_flip"]
 
@@ -92,7 +90,7 @@ class Prepare:
     """Bring a decoded image to the working size.
 
     Args:
-        image_size: Side in pixels: the shorter side is resized to it, the centre square is kept.
+        image_size: Side in pixels: the centre square is cut out and resized to it.
         channels: 1 for grey, 3 for RGB.
     """
 
@@ -101,10 +99,6 @@ class Prepare:
 
     def __call__(self, image: Tensor) -> Tensor:
         """Map `(C, H, W)` in [0, 1] to `(channels, image_size, image_size)` in [0, 1]."""
-        height, width = image.shape[-2:]
-        longest = _LONGEST_STRIP * min(height, width)
-        if max(height, width) > longest:
-            image = v2.functional.center_crop(image, [min(height, longest), min(width, longest)])
         return convert_channels(resize_and_crop(image, self.image_size), self.channels).contiguous()
 
     def blank(self) -> Tensor:

@@ -109,12 +109,13 @@ def classifier_gradient(
     # Lightning evaluates in inference mode: a fresh tensor outside of it can carry a graph.
     with torch.inference_mode(False), torch.enable_grad():
         leaf = u[rows].detach().clone().requires_grad_()
-        image = to_image(leaf)
+        image, total = to_image(leaf), torch.zeros_like(leaf)
         for view in _views(image, None if boxes is None else boxes[rows], crop_size, output_size):
             log_probability = F.log_softmax(classify(view), dim=-1)
             likelihood = log_probability.gather(1, target.clone().unsqueeze(1)).sum()
             (part,) = torch.autograd.grad(likelihood, leaf, retain_graph=True)
-            gradient[rows] += weight * part.to(gradient)
+            total += weight * part
+    gradient[rows] = total
     return gradient
 
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
-from torchvision.transforms.v2 import functional as tvf
+from torch.nn import functional as F
 
 from diffguard.errors import UserError
 
@@ -58,7 +57,7 @@ def convert_channels(images: Tensor, channels: int) -> Tensor:
 
 
 def resize_and_crop(image: Tensor, size: int) -> Tensor:
-    """Resize the shorter side to `size` (antialiased bilinear) and crop the centre square.
+    """Crop the centre square and resize it to `size` (antialiased bilinear).
 
     Args:
         image: `(..., C, H, W)` in [0, 1].
@@ -67,10 +66,14 @@ def resize_and_crop(image: Tensor, size: int) -> Tensor:
     Returns:
         `(..., C, size, size)` in [0, 1].
     """
-    if image.shape[-2:] == (size, size):
+    height, width = image.shape[-2:]
+    shorter = min(height, width)
+    if (height, width) == (size, size):
         return image
-    image = tvf.resize(image, [size], antialias=True)
-    return tvf.center_crop(image, [size, size]).clamp(0.0, 1.0)
+    # The longer side is cropped first, so that a long strip is not enlarged as a whole.
+    top, left = (height - shorter + 1) // 2, (width - shorter + 1) // 2
+    square = image[..., top : top + shorter, left : left + shorter]
+    return resize_to(square, (size, size)).clamp(0.0, 1.0)
 
 
 def to_model_range(images: Tensor) -> Tensor:
@@ -87,6 +90,8 @@ def resize_to(images: Tensor, size: tuple[int, int], *, antialias: bool = True) 
     """Resize to exactly `size = (H, W)` by bilinear interpolation; the same size is a no-op."""
     if tuple(images.shape[-2:]) == tuple(size):
         return images
-    return torch.nn.functional.interpolate(
-        images, size=size, mode="bilinear", align_corners=False, antialias=antialias
+    batch = images if images.ndim == 4 else images.unsqueeze(0)
+    resized = F.interpolate(
+        batch, size=size, mode="bilinear", align_corners=False, antialias=antialias
     )
+    return resized.reshape(*images.shape[:-2], *size)

@@ -1,0 +1,139 @@
+"""Stratified bootstrap of the AUROC.
+
+ID and OOD images are resampled separately with replacement. A draw is a pair of count vectors
+(c, d), how often each ID and each OOD image was drawn, and its AUROC is
+
+    A* = Σ_ij c_i d_j h_ij / (n m),    h_ij = [s_i < s_j] + ½ [s_i = s_j].
+
+All scores share the counts, and all sets share the ID counts: differences of scores are paired, and
+means over sets keep what they have in common.
+
+Up to `EXACT_ROWS` images A* is computed as it stands. Above, it is expanded to first order around
+A (Hájek projection; V and W are the placements of DeLong's variance), which is one matrix product
+per chunk of draws:
+
+    A* ≈ Σ_i c_i V_i / n + Σ_j d_j W_j / m − A,    V_i = Σ_j h_ij / m,  W_j = Σ_i h_ij / n.
+
+The neglected term is of order 1 / √(n m) where the kept ones are of order 1 / √n and 1 / √m; at
+that size it moves an interval by far less than the choice of the seed does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from zlib import crc32
+
+import numpy as np
+from numpy.typing import NDArray
+
+EXACT_ROWS = 20_000
+_CHUNK_VALUES = 4_000_000  # counts in memory at a time
+
+Floats = NDArray[np.float64]
+Counts = NDArray[np.int32]
+
+
+def auroc_draws(
+    id_scores: Sequence[Floats],
+    ood_scores: Sequence[Floats],
+    name: str,
+    *,
+    draws: int = 1000,
+    seed: int = 0,
+) -> Floats:
+    """AUROC of bootstrap draws, for all scores of one OOD set.
+
+    Args:
+        id_scores: Per score `(n,)` finite values of the ID images, higher = more OOD.
+        ood_scores: Per score `(m,)` finite values of the images of the OOD set.
+        name: Name of the OOD set; with the seed it determines which OOD images are drawn.
+        draws: How many draws.
+        seed: Seed; it alone determines which ID images are drawn.
+
+    Returns:
+        `(draws, len(id_scores))` in [0, 1]. Row b of all sets and scores is the same draw.
+    """
+    n, m = len(id_scores[0]), len(ood_scores[0])
+    kind = _Exact if n + m <= EXACT_ROWS else _FirstOrder
+    evaluate = kind(id_scores, ood_scores)
+    chunk = max(1, _CHUNK_VALUES // (n + m))
+    id_counts = _counts(np.random.default_rng([seed, 0]), n, draws, chunk)
+    ood_counts = _counts(np.random.default_rng([seed, 1, crc32(name.encode())]), m, draws, chunk)
+    chunks = [evaluate(c, d) for c, d in zip(id_counts, ood_counts, strict=True)]
+    return np.concatenate(chunks).clip(0.0, 1.0)
+
+
+def interval(values: Floats, level: float = 0.95) -> tuple[float, float]:
+    """Percentile interval of bootstrap draws.
+
+    Args:
+        values: `(draws,)` of an AUROC, of a mean of several, or of a difference of two.
+        level: Share of the draws inside, in (0, 1).
+
+    Returns:
+        Lower and upper end.
+    """
+    low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+def _counts(rng: np.random.Generator, size: int, draws: int, chunk: int) -> Iterator[Counts]:
+    """Yield how often each of `size` images is drawn, `(up to chunk, size)` at a time."""
+    for start in range(0, draws, chunk):
+        counts = np.empty((min(chunk, draws - start), size), dtype=np.int32)
+        for row in counts:
+            row[:] = np.bincount(rng.integers(size, size=size), minlength=size)
+        yield counts
+
+
+class _Exact:
+    """A* from the cumulative ID counts in the order of each score."""
+
+    def __init__(self, id_scores: Sequence[Floats], ood_scores: Sequence[Floats]) -> None:
+        self._orders = [np.argsort(values) for values in id_scores]
+        ranked = [values[order] for values, order in zip(id_scores, self._orders, strict=True)]
+        self._places = [
+            (np.searchsorted(ident, ood, "left"), np.searchsorted(ident, ood, "right"))
+            for ident, ood in zip(ranked, ood_scores, strict=True)
+        ]
+
+    def __call__(self, c: Counts, d: Counts) -> Floats:
+        pairs = c.shape[1] * d.shape[1]
+        result = np.empty((len(c), len(self._orders)))
+        cumulative = np.zeros((len(c), c.shape[1] + 1), dtype=np.int32)
+        for column, (order, (below, up_to)) in enumerate(
+            zip(self._orders, self._places, strict=True)
+        ):
+            np.cumsum(np.take(c, order, axis=1), axis=1, out=cumulative[:, 1:])
+            twice = np.take(cumulative, below, axis=1)
+            twice += np.take(cumulative, up_to, axis=1)
+            result[:, column] = np.einsum("km,km->k", twice, d, dtype=np.int64) / (2 * pairs)
+        return result
+
+
+class _FirstOrder:
+    """A* to first order, from the placements V of the ID and W of the OOD images."""
+
+    def __init__(self, id_scores: Sequence[Floats], ood_scores: Sequence[Floats]) -> None:
+        # Centred on A, float32 leaves an error near 1e-8 in a draw.
+        self._v = np.empty((len(id_scores[0]), len(id_scores)), dtype=np.float32)
+        self._w = np.empty((len(ood_scores[0]), len(id_scores)), dtype=np.float32)
+        self._auroc = np.empty(len(id_scores))
+        for column, (ident, ood) in enumerate(zip(id_scores, ood_scores, strict=True)):
+            levels, place = np.unique(np.concatenate([ident, ood]), return_inverse=True)
+            i, j = place[: len(ident)], place[len(ident) :]
+            w = _share_below(i, len(levels))[j]
+            self._auroc[column] = auroc = w.mean()
+            self._w[:, column] = w - auroc
+            self._v[:, column] = 1 - _share_below(j, len(levels))[i] - auroc
+
+    def __call__(self, c: Counts, d: Counts) -> Floats:
+        id_part = c.astype(np.float32) @ self._v / len(self._v)
+        ood_part = d.astype(np.float32) @ self._w / len(self._w)
+        return self._auroc + id_part + ood_part
+
+
+def _share_below(places: NDArray[np.intp], levels: int) -> Floats:
+    """For each of the distinct scores the share of images below it, ties counted half."""
+    counts = np.bincount(places, minlength=levels)
+    return (np.cumsum(counts) - counts / 2) / len(places)

@@ -1,0 +1,128 @@
+"""What a checkpoint's file does not say, and what its conversion gives."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from torch import nn
+
+from diffguard.errors import UserError
+
+
+@dataclass(frozen=True)
+class CheckpointOptions:
+    """Hyper-parameters that tensors do not show; those needed are asked for by name.
+
+    Attributes:
+        image_size: Side in pixels of the images that the model was trained on. For latent models
+            too this is the image, not the latent.
+        num_head_channels: Channels per attention head (guided-diffusion: 64 in the published
+            64×64, 256×256 and 512×512 models).
+        num_heads: Number of attention heads, where that is what is fixed (guided-diffusion
+            128×128: 4; latent diffusion cin256-v2: 1).
+        new_attention_order: Rows of joint projections are all queries, then all keys, then all
+            values (guided-diffusion's 64×64 model); otherwise they are grouped by head.
+        noise_schedule: guided-diffusion: `linear`, or `cosine` (its 64×64 model). The other
+            families need no such choice.
+        num_classes: Classes that the user expects, without the null class; None accepts any.
+        null_class: For a diffusers folder that does not say: the label that means "no label".
+    """
+
+    image_size: int | None = None
+    num_head_channels: int | None = None
+    num_heads: int | None = None
+    new_attention_order: bool = False
+    noise_schedule: Literal["linear", "cosine"] = "linear"
+    num_classes: int | None = None
+    null_class: int | None = None
+
+    def need_image_size(self, factor: int) -> int:
+        """The image size, which must be a multiple of `factor`.
+
+        Raises:
+            UserError: Where it was not given, or the model cannot take it.
+        """
+        if self.image_size is None:
+            raise UserError(
+                "the file does not say how large the model's images are: give image_size (in "
+                "pixels; 256 for the published ImageNet models, 32 for CIFAR-10)"
+            )
+        if self.image_size < factor or self.image_size % factor:
+            raise UserError(
+                f"image_size {self.image_size} cannot be taken by this model: expected a multiple "
+                f"of {factor}"
+            )
+        return self.image_size
+
+    def need_heads(self, channels: int, published: str) -> int:
+        """Number of attention heads at a level.
+
+        Args:
+            channels: Channels of the level.
+            published: What the published files need, for the message.
+
+        Raises:
+            UserError: Where neither option, or both, or one that does not divide, was given.
+        """
+        given = [v for v in (self.num_head_channels, self.num_heads) if v is not None]
+        if len(given) != 1:
+            raise UserError(
+                f"the file does not say how attention is split into heads: give one of "
+                f"num_head_channels and num_heads (published: {published})"
+            )
+        if given[0] < 1 or channels % given[0]:
+            name = "num_heads" if self.num_head_channels is None else "num_head_channels"
+            raise UserError(f"{name} {given[0]} does not divide the {channels} channels of a level")
+        return given[0] if self.num_head_channels is None else channels // given[0]
+
+
+@dataclass
+class Converted:
+    """A diffusion model taken out of a research program's file.
+
+    Attributes:
+        family: `adm`, `ldm` or `ddpm`, or `diffusers` for a folder.
+        network: The U-Net or transformer of diffusers, or ours where that cannot express it.
+        scheduler: Config of a diffusers scheduler: noise levels and prediction type.
+        image_size: Side in pixels of the images that it was trained on.
+        num_classes: Classes without the null class; None for an unconditional model.
+        null_class: Label that means "no label"; None where there is none.
+        autoencoder: First stage of a latent model.
+        class_embedding: Table whose row is the one-token context of cross-attention.
+    """
+
+    family: str
+    network: Any
+    scheduler: dict[str, Any]
+    image_size: int
+    num_classes: int | None = None
+    null_class: int | None = None
+    autoencoder: Any = None
+    class_embedding: nn.Embedding | None = None
+
+    def check_classes(self, expected: int | None) -> None:
+        """Compare with the number of classes that the user expects.
+
+        Raises:
+            UserError: Where they differ.
+        """
+        if expected is None or expected == self.num_classes:
+            return
+        has = "no classes" if self.num_classes is None else f"{self.num_classes} classes"
+        raise UserError(
+            f"the diffusion model knows {has}, expected {expected}: set num_classes to what it "
+            "knows, or take a model of your classes"
+        )
+
+
+def linear_schedule(**further: Any) -> dict[str, Any]:
+    """Scheduler config of 1,000 linear betas from 1e-4 to 0.02 (Ho et al., 2020)."""
+    return {
+        "num_train_timesteps": 1000,
+        "beta_schedule": "linear",
+        "beta_start": 0.0001,
+        "beta_end": 0.02,
+        "prediction_type": "epsilon",
+        **further,
+    }

@@ -1,0 +1,41 @@
+"""`python -m diffguard.convert SRC DST`: a research checkpoint becomes a folder of diffusers."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from diffguard.conversion import CheckpointOptions, load_diffusion
+from diffguard.conversion.folder import save_folder
+from diffguard.errors import UserError
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Convert; returns the exit code, 2 for a user's mistake (one line on stderr)."""
+    parser = argparse.ArgumentParser(prog="python -m diffguard.convert", description=__doc__)
+    parser.add_argument("src", metavar="SRC", help="guided-diffusion, latent diffusion or DiffOOD")
+    parser.add_argument("dst", metavar="DST", help="folder to write")
+    parser.add_argument("--image_size", type=int, help="side of the model's images in pixels")
+    parser.add_argument("--num_head_channels", type=int, help="channels per attention head")
+    parser.add_argument(
+        "--num_heads", type=int, help="attention heads, where their number is fixed"
+    )
+    parser.add_argument(
+        "--new_attention_order", action="store_true", help="guided-diffusion's 64×64 model"
+    )
+    parser.add_argument("--noise_schedule", choices=("linear", "cosine"), default="linear")
+    parser.add_argument("--num_classes", type=int, help="classes that the model must have")
+    values = vars(parser.parse_args(arguments))
+    src, dst = values.pop("src"), values.pop("dst")
+    try:
+        save_folder(load_diffusion(src, CheckpointOptions(**values)), dst)
+    except UserError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 2
+    sys.stdout.write(f"wrote {dst}\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

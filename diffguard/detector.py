@@ -1,0 +1,307 @@
+"""The detector: a classifier, a diffusion model, settings and what calibration found."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from diffguard.baselines import Baselines, Reference
+from diffguard.batching import fixed_batch_size, in_fixed_batches
+from diffguard.calibration import DIFFGUARD, FUSION, FUSION_BASELINES, Calibration
+from diffguard.classifiers import Classifier, ClassifierOutput
+from diffguard.denoisers import Denoiser
+from diffguard.errors import UserError
+from diffguard.images import check_images, convert_channels, resize_and_crop
+from diffguard.reconstruction import Recipe
+from diffguard.schedule import SamplingPlan
+from diffguard.scoring import Item, Scored, ScoreStream
+from diffguard.settings import DetectorSettings
+from diffguard.similarity import Distance, build_distance
+from diffguard.steering import ClassifierSteering
+
+
+@dataclass(frozen=True)
+class Verdicts:
+    """What the detector says of N images.
+
+    Attributes:
+        label: `(N,)` int64, the predicted class.
+        probability: `(N,)` its softmax probability, in [0, 1].
+        score: `(N,)` float64 decision score, higher = more OOD.
+        percentile: `(N,)` share of ID validation images with at most this score, 0 … 100.
+        is_ood: `(N,)` bool, the score is above the threshold.
+    """
+
+    label: Tensor
+    probability: Tensor
+    score: Tensor
+    percentile: Tensor
+    is_ood: Tensor
+
+
+class Detector(nn.Module):
+    """DiffGuard around a classifier.
+
+    Args:
+        classifier: The protected classifier.
+        denoiser: The diffusion model.
+        settings: What defines the score.
+        image_size: Side of the working images, to which all others are brought.
+        image_channels: Channels of the working images, 1 or 3.
+        reference: ID training features for the feature baselines.
+        calibration: What ID validation images told; None before calibration.
+        seed: Seed of the randomness that belongs to each image.
+
+    Raises:
+        UserError: For settings that do not fit each other or the models.
+    """
+
+    def __init__(
+        self,
+        classifier: Classifier,
+        denoiser: Denoiser,
+        settings: DetectorSettings,
+        *,
+        image_size: int,
+        image_channels: int,
+        reference: Reference | None = None,
+        calibration: Calibration | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.classifier = classifier.eval().requires_grad_(requires_grad=False)
+        self.denoiser = denoiser
+        if isinstance(denoiser, nn.Module):
+            denoiser.eval().requires_grad_(requires_grad=False)
+        self.settings = settings
+        self.image_size = image_size
+        self.image_channels = image_channels
+        self.reference = reference
+        self.calibration = calibration
+        self.seed = seed
+        _check(settings, classifier, denoiser)
+        self.baselines = Baselines(
+            settings.baselines,
+            reference,
+            classifier.head,
+            knn_k=settings.knn_k,
+            vim_dim=settings.vim_dim,
+        )
+        self._measures = nn.ModuleDict()
+        self.distances = {name: self._measure(name) for name in settings.distances}
+        self.unguided_distances = {name: self._measure(name) for name in settings.unguided}
+        # Built now, so that `to(device)` takes their networks along.
+        self.qualities = {
+            name: self._measure(name).quality for name in settings.early_stop.thresholds
+        }
+        if settings.decision not in self.score_names():
+            raise UserError(
+                f"detector.decision: there is no score {settings.decision!r}, expected one of "
+                f"{', '.join(self.score_names())}"
+            )
+        every = [*self.distances.values(), *self.unguided_distances.values()]
+        self.layers = sorted({d.layer for d in every if d.layer is not None})
+
+    @classmethod
+    def load(
+        cls, path: str | Path, *, device: str | torch.device = "cpu", trusted: Sequence[str] = ()
+    ) -> Detector:
+        """Load a `detector.ckpt`; see `diffguard.checkpoint.load_detector`."""
+        from diffguard.checkpoint import load_detector
+
+        return load_detector(path, device=device, trusted=trusted)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the classifier's weights are."""
+        return next(self.classifier.parameters()).device
+
+    @property
+    def plan(self) -> SamplingPlan:
+        """The respaced timesteps."""
+        s = self.settings.sampler
+        return SamplingPlan.build(
+            self.denoiser.schedule, s.steps, s.spacing, s.pairing, s.first_level
+        )
+
+    @property
+    def max_steps(self) -> int:
+        """Most inversion steps of an image."""
+        return max(1, round(self.settings.inversion.depth * len(self.plan)))
+
+    def recipe(self) -> Recipe:
+        """How to reconstruct, resolved from the settings."""
+        settings, guidance = self.settings, self.settings.guidance
+        thresholds = settings.early_stop.thresholds
+        return Recipe(
+            plan=self.plan,
+            max_steps=self.max_steps,
+            clip=settings.sampler.clip,
+            inversion=settings.inversion.condition,
+            inversion_scale=settings.inversion.scale,
+            qualities=[(q, thresholds[name]) for name, q in self.qualities.items()],
+            scale=guidance.scale,
+            steering=self._steering() if guidance.kind == "classifier" else None,
+            unguided=bool(settings.unguided),
+            extra_start=guidance.extra_start,
+            skip=guidance.skip,
+        )
+
+    def score_names(self, *, fused: bool = True) -> list[str]:
+        """The scores of each image, in the order of the table's columns."""
+        names = [
+            DIFFGUARD,
+            *(f"{DIFFGUARD}/{name}" for name in self.distances),
+            *(f"{DIFFGUARD}/unguided/{name}" for name in self.unguided_distances),
+            *self.settings.baselines,
+        ]
+        if fused and self.settings.fused:
+            names += [FUSION, *(f"{FUSION}/{n}" for n in self.settings.fused), FUSION_BASELINES]
+        return names
+
+    def stream(self, batch_size: int, *, fuse: bool = True, unguided: bool = False) -> ScoreStream:
+        """A stream that scores images in calls of one shape; see `ScoreStream`."""
+        return ScoreStream(self, batch_size, fuse=fuse, unguided=unguided)
+
+    @torch.no_grad()
+    def classify(self, images: Tensor, batch_size: int) -> ClassifierOutput:
+        """Logits, features and named layers of images `(N, C, H, W)` in [0, 1]."""
+        return in_fixed_batches(
+            lambda rows: self.classifier.forward_features(rows, self.layers), images, batch_size
+        )
+
+    def prepare(self, images: Tensor) -> Tensor:
+        """Bring images `(N, C, H, W)` in [0, 1] of any size to the working size.
+
+        Raises:
+            UserError: For images of another shape, dtype or range.
+        """
+        images = convert_channels(check_images(images), self.image_channels)
+        return resize_and_crop(images, self.image_size)
+
+    def score_images(self, images: Tensor, *, batch_size: int = 64) -> list[Scored]:
+        """Score images, with all scores and reconstructions, in their order.
+
+        Args:
+            images: `(N, C, H, W)` in [0, 1], C = 1 or 3, any size.
+            batch_size: Rows of every network call.
+        """
+        stream = self.stream(min(batch_size, fixed_batch_size(max(1, len(images)))))
+        items = [Item(image, index=i, key=str(i)) for i, image in enumerate(self.prepare(images))]
+        scored = stream.push(items) + stream.flush()
+        return sorted(scored, key=lambda one: one.item.index)
+
+    def score(self, images: Tensor, *, name: str | None = None, batch_size: int = 64) -> Tensor:
+        """Score images.
+
+        Args:
+            images: `(N, C, H, W)` in [0, 1], C = 1 or 3, any size.
+            name: Which score; None is `settings.decision`.
+            batch_size: Rows of every network call.
+
+        Returns:
+            `(N,)` float64 on the CPU, higher = more OOD.
+
+        Raises:
+            UserError: For images of another shape, dtype or range, or an unknown score.
+        """
+        name = name or self.settings.decision
+        if name not in self.score_names(fused=self.calibration is not None):
+            raise UserError(f"the detector has no score {name!r}: {', '.join(self.score_names())}")
+        scored = self.score_images(images, batch_size=batch_size)
+        return torch.tensor([one.row.scores[name] for one in scored], dtype=torch.float64)
+
+    def predict(
+        self, images: Tensor, *, accept: float | None = None, batch_size: int = 64
+    ) -> Verdicts:
+        """Label images, and say which of them not to trust.
+
+        Args:
+            images: `(N, C, H, W)` in [0, 1], C = 1 or 3, any size.
+            accept: Share of ID images that the threshold accepts; None is `settings.accept`.
+            batch_size: Rows of every network call.
+
+        Raises:
+            UserError: For images of another shape, dtype or range, or without calibration.
+        """
+        calibration = self.calibration
+        if calibration is None:
+            raise UserError("the detector is not calibrated: run train.py with stage calibrate")
+        name = self.settings.decision
+        threshold = calibration.threshold(name, self.settings.accept if accept is None else accept)
+        rows = [one.row for one in self.score_images(images, batch_size=batch_size)]
+        scores = [row.scores[name] for row in rows]
+        double: dict[str, Any] = {"dtype": torch.float64}
+        return Verdicts(
+            label=torch.tensor([row.prediction for row in rows], dtype=torch.int64),
+            probability=torch.tensor([row.probability for row in rows], **double),
+            score=torch.tensor(scores, **double),
+            percentile=torch.tensor([calibration.percentile(name, s) for s in scores], **double),
+            is_ood=torch.tensor([s > threshold for s in scores], dtype=torch.bool),
+        )
+
+    def _measure(self, name: str) -> Distance:
+        # Module names must not hold dots, which layer names do.
+        key = name.replace(".", "/")
+        if key not in self._measures:
+            self._measures[key] = build_distance(name, weights=self.settings.perceptual_weights)
+        found = self._measures[key]
+        if not isinstance(found, Distance):
+            raise TypeError(f"{name} is no distance")
+        return found
+
+    def null_noise(self, x: Tensor, t: Tensor) -> Tensor:
+        """Noise of states `(N, …)` at timesteps `(N,)`, without label."""
+        null = self.denoiser.null_class
+        return self.denoiser.predict_noise(x, t, None if null is None else torch.full_like(t, null))
+
+    def _steering(self) -> ClassifierSteering:
+        guidance, crops = self.settings.guidance, self.settings.guidance.crops
+        return ClassifierSteering(
+            classify=lambda images, _t: self.classifier(images),
+            scale=guidance.scale,
+            blend=guidance.blend,
+            crops=crops.number,
+            crop_size=crops.size,
+            reduction=crops.reduction,
+            shared_crops=crops.shared,
+            seed=crops.seed if crops.shared else self.seed,
+        )
+
+
+def _check(settings: DetectorSettings, classifier: Classifier, denoiser: Denoiser) -> None:
+    """All that can be wrong with settings, in one place."""
+    inversion, guidance = settings.inversion, settings.guidance
+    if not 0 < inversion.depth <= 1:
+        raise UserError(f"detector.inversion.depth must lie in (0, 1], got {inversion.depth:g}")
+    chosen = settings.distance
+    known = [*settings.distances, *(f"unguided/{name}" for name in settings.unguided)]
+    if chosen not in known:
+        raise UserError(
+            f"detector.distance is {chosen!r}, which is not computed: expected one of "
+            f"{', '.join(known)} (see detector.distances and detector.unguided)"
+        )
+    missing = [name for name in settings.fused if name not in settings.baselines]
+    if missing:
+        raise UserError(f"detector.fused names {missing[0]!r}, which detector.baselines lacks")
+    if settings.decision in (FUSION, FUSION_BASELINES) and not settings.fused:
+        raise UserError(
+            f"detector.decision is {settings.decision}, but nothing is fused: name baselines in "
+            "detector.fused, or decide by diffguard"
+        )
+    needs_classes = guidance.kind == "classifier_free" or inversion.condition != "null"
+    if needs_classes and (denoiser.num_classes is None or denoiser.null_class is None):
+        raise UserError(
+            "classifier-free guidance needs a class-conditional diffusion model with a null "
+            "class: set detector.guidance.kind to classifier, or take another model"
+        )
+    if denoiser.num_classes not in (None, classifier.num_classes):
+        raise UserError(
+            f"the classifier has {classifier.num_classes} classes but the diffusion model "
+            f"{denoiser.num_classes}: both must know the same ones"
+        )

@@ -1,0 +1,224 @@
+"""Figures for TensorBoard and for files: score histograms, ROC curves, stop depths, image panels.
+
+Each function returns a matplotlib `Figure` that no window and no global state knows of. matplotlib
+is imported on first use, so that a program that draws nothing does not wait for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
+
+from diffguard.errors import UserError
+from diffguard.ood_metrics import auroc, roc_curve
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# Okabe and Ito's palette, which colour-blind people can tell apart; ID is always the first.
+_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
+_LINES = ("-", "--", "-.", ":")
+_BINS = 40
+_POINTS = 2000  # of a curve; more cannot be seen
+
+
+@dataclass(frozen=True)
+class PanelRow:
+    """One image of a panel.
+
+    Attributes:
+        image: Input `(C, H, W)` in [0, 1], C = 1 or 3.
+        guided: Reconstruction towards the predicted label, same shape and range.
+        prediction: Predicted label, as it shall be read.
+        score: Its score, higher = more OOD.
+        dataset: Name of its set.
+        unguided: Reconstruction without guidance, same shape and range; a gap if None.
+        mask: `(H, W)` in {0, 1}, where guidance acts; drawn as an outline on the input.
+    """
+
+    image: Tensor
+    guided: Tensor
+    prediction: str
+    score: float
+    dataset: str
+    unguided: Tensor | None = None
+    mask: Tensor | None = None
+
+
+def score_histogram(id_scores: ArrayLike, ood_scores: Mapping[str, ArrayLike], name: str) -> Figure:
+    """Histogram of a score on ID images against each OOD set.
+
+    Args:
+        id_scores: `(N,)` scores of the ID images, higher = more OOD.
+        ood_scores: Set name -> `(M,)` scores of its images.
+        name: Name of the score, for the axis.
+
+    Returns:
+        A figure with one panel, densities over common bins. The outermost 0.5% of all scores share
+        the first and the last bin, so that one far outlier does not squeeze the rest.
+    """
+    figure, axes = _new_figure(f"{name}: ID against OOD")
+    parts = {"ID": np.asarray(id_scores, dtype=np.float64)}
+    parts |= {key: np.asarray(values, dtype=np.float64) for key, values in ood_scores.items()}
+    low, high = np.quantile(np.concatenate(list(parts.values())), [0.005, 0.995])
+    if low == high:
+        low, high = low - 0.5, high + 0.5
+    edges = np.linspace(low, high, _BINS + 1)
+    for (key, values), (colour, line) in zip(parts.items(), _styles(len(parts)), strict=True):
+        counts = np.histogram(values.clip(low, high), edges)[0]
+        density = counts / counts.sum() / (edges[1] - edges[0])
+        label = f"{key} ({len(values):,})"
+        axes.stairs(density, edges, fill=key == "ID", alpha=0.35 if key == "ID" else 1.0,
+                    color=colour, linestyle=line, linewidth=1.8, label=label)  # fmt: skip
+    axes.set(xlabel=f"{name} (higher = more OOD)", ylabel="density", xlim=(low, high))
+    axes.set_ylim(bottom=0)
+    _legend_below(axes, len(parts))
+    return figure
+
+
+def roc_curves(curves: Mapping[str, tuple[ArrayLike, ArrayLike]], title: str) -> Figure:
+    """ROC curves with OOD as the positive class.
+
+    Args:
+        curves: Label -> (ID scores `(N,)`, OOD scores `(M,)`), higher = more OOD: the sets of one
+            score, or several scores on one set.
+        title: Title of the figure.
+
+    Returns:
+        A figure with one panel and the AUROC of each curve in the legend.
+
+    Raises:
+        UserError: If a score is not finite or a curve has no ID or no OOD image.
+    """
+    figure, axes = _new_figure(title, width=5.6, height=5.6)
+    # The first style is that of ID, so a set looks here as it does in the histogram.
+    styles = _styles(len(curves) + 1)[1:]
+    for (key, scores), (colour, line) in zip(curves.items(), styles, strict=True):
+        ident, ood = (torch.as_tensor(np.asarray(values, dtype=np.float64)) for values in scores)
+        flagged, detected = (values.numpy() for values in roc_curve(ident, ood))
+        label = f"{key}: AUROC {100 * auroc(ident, ood):.2f} %"
+        axes.plot(_thin(flagged), _thin(detected), color=colour, linestyle=line, label=label)
+    axes.plot([0, 1], [0, 1], color="0.7", linewidth=1, zorder=0)
+    axes.axhline(0.95, color="0.7", linewidth=1, linestyle=":", zorder=0)
+    axes.set(xlabel="share of ID flagged", ylabel="share of OOD detected", aspect="equal")
+    axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01))
+    axes.legend(loc="lower right", frameon=False)
+    return figure
+
+
+def stop_depth_histogram(stop_steps: Mapping[str, ArrayLike], last_step: int) -> Figure:
+    """At which inversion step the images of each set stopped.
+
+    Args:
+        stop_steps: Set name -> `(N,)` steps, 0-based; rows without one carry −1 and are left aside.
+        last_step: The deepest step that the settings allow.
+
+    Returns:
+        A figure with one panel: per set the share of images that stopped at each step.
+    """
+    figure, axes = _new_figure("depth of the inversion")
+    edges = np.arange(last_step + 2) - 0.5
+    for (key, values), (colour, line) in zip(
+        stop_steps.items(), _styles(len(stop_steps)), strict=True
+    ):
+        steps = np.asarray(values)
+        steps = steps[steps >= 0]
+        share = np.histogram(steps, edges)[0] / max(len(steps), 1)
+        axes.stairs(share, edges, color=colour, linestyle=line, linewidth=1.8, label=key)
+    axes.set(xlabel="inversion step at which an image stopped", ylabel="share of images")
+    axes.set(xlim=(-0.5, last_step + 0.5))
+    axes.set_ylim(bottom=0)
+    _legend_below(axes, len(stop_steps))
+    return figure
+
+
+def panel(rows: Sequence[PanelRow], title: str) -> Figure:
+    """Images of a set: input | unguided | guided | difference between input and guided.
+
+    Args:
+        rows: The images, one a row; at least one.
+        title: Title of the figure.
+
+    Returns:
+        The figure. Each row tells its set, predicted label and score; the difference is the mean
+        over the channels of |input − guided|, from 0 (black) to 1.
+
+    Raises:
+        UserError: If there is no row.
+    """
+    if not rows:
+        raise UserError(f"the panel {title!r} has no image: expected at least one")
+    from matplotlib.figure import Figure
+
+    heads = ["input", "unguided", "guided", "|input − guided|"]
+    if all(row.unguided is None for row in rows):
+        heads.remove("unguided")
+    heights = [2.3, *[2.1] * (len(rows) - 1)]  # inches; the first row has the headings
+    figure = Figure(figsize=(1.9 * len(heads), sum(heights) + 0.3), layout="constrained")
+    figure.suptitle(title, fontsize=12)
+    parts = figure.subfigures(len(rows), 1, squeeze=False, height_ratios=heights)[:, 0]
+    for place, (part, row) in enumerate(zip(parts, rows, strict=True)):
+        text = f"{row.dataset} · predicted {row.prediction} · score {row.score:.4g}"
+        part.suptitle(text, fontsize=10, x=0.01, ha="left")
+        line = part.subplots(1, len(heads), squeeze=False)[0]
+        pictures: dict[str, Tensor | None] = {"input": row.image, "unguided": row.unguided}
+        pictures |= {"guided": row.guided, heads[-1]: (row.image - row.guided).abs()}
+        for axes, head in zip(line, heads, strict=True):
+            axes.set_axis_off()
+            picture = pictures[head]
+            if picture is not None:
+                _draw(axes, picture, colour_map="magma" if head == heads[-1] else "gray")
+            if not place:
+                axes.set_title(head, fontsize=9, color="0.35")
+        if row.mask is not None:
+            line[0].contour(row.mask.detach().cpu().numpy(), [0.5], colors=_COLOURS[1])
+    return figure
+
+
+def _draw(axes: Axes, image: Tensor, colour_map: str) -> None:
+    """Draw `(C, H, W)` in [0, 1]; a difference is averaged over its channels and coloured."""
+    pixels = image.detach().float().cpu().clamp(0.0, 1.0)
+    if len(pixels) == 1 or colour_map != "gray":
+        axes.imshow(pixels.mean(0).numpy(), cmap=colour_map, vmin=0.0, vmax=1.0)
+    else:
+        axes.imshow(pixels.permute(1, 2, 0).numpy())
+
+
+def _new_figure(title: str, width: float = 7.0, height: float = 4.2) -> tuple[Figure, Axes]:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    axes = figure.subplots()
+    axes.set_title(title, fontsize=12)
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure, axes
+
+
+def _styles(number: int) -> list[tuple[str, str]]:
+    """A colour and a line style each; the styles tell them apart in black and white too."""
+    return [
+        (_COLOURS[i % len(_COLOURS)], _LINES[(i + i // len(_COLOURS)) % len(_LINES)])
+        for i in range(number)
+    ]
+
+
+def _legend_below(axes: Axes, entries: int) -> None:
+    axes.legend(
+        loc="upper center",
+        bbox_to_anchor=(0.5, -0.16),
+        ncols=min(entries, 3),
+        frameon=False,
+    )
+
+
+def _thin(curve: NDArray[np.float64]) -> NDArray[np.float64]:
+    """At most `_POINTS` points of a curve, ends included."""
+    places = np.linspace(0, len(curve) - 1, min(len(curve), _POINTS)).round().astype(int)
+    return curve[places]

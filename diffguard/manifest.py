@@ -1,0 +1,99 @@
+"""What a folder of scores belongs to: `manifest.json`, compared before anything is added to it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from diffguard.errors import UserError
+from diffguard.files import replace_file
+
+_SHOWN = 40
+_MISSING = "(absent)"
+
+
+def read_manifest(folder: Path) -> dict[str, Any] | None:
+    """Read the manifest of a folder of scores.
+
+    Args:
+        folder: The evaluation folder.
+
+    Returns:
+        The manifest, or None if the folder has none.
+
+    Raises:
+        UserError: If the file is no JSON object.
+    """
+    path = Path(folder) / "manifest.json"
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        raise UserError(f"{path} is not JSON ({error}): delete the folder or restore it") from error
+    if not isinstance(manifest, dict):
+        raise UserError(f"{path} must hold a JSON object, got {type(manifest).__name__}")
+    return manifest
+
+
+def open_manifest(folder: Path, expected: Mapping[str, Any]) -> None:
+    """Write the manifest of a new run, or check that a run continues its own.
+
+    Of several processes one calls this, before any of them writes a row.
+
+    Args:
+        folder: The evaluation folder; made where it is missing.
+        expected: What the scores depend on, as plain JSON values: hashes of checkpoint, config and
+            image lists, score names, and under `"sets"` a mapping from set name to at least
+            `{"n": number of images}`, in the order in which the merged table shall list the sets.
+
+    Raises:
+        UserError: If the folder belongs to something else, naming each difference, or holds scores
+            of which nobody knows where they come from.
+    """
+    folder = Path(folder)
+    now = json.loads(json.dumps(expected, allow_nan=False))
+    stored = read_manifest(folder)
+    if stored is None:
+        if any(folder.glob("scores/rank-*.csv")):
+            raise UserError(
+                f"{folder} holds score tables but no manifest.json, so what they belong to is "
+                "unknown: choose another output folder or delete this one"
+            )
+        with replace_file(folder / "manifest.json") as path:
+            path.write_text(json.dumps(now, indent=2) + "\n", encoding="utf-8")
+        return
+    differences = _differences(stored, now)
+    if differences:
+        raise UserError(
+            f"the score tables in {folder} belong to another run: {'; '.join(differences)}; "
+            "restore these settings to continue it, or choose another output folder"
+        )
+
+
+def _differences(stored: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    stored, now = _flatten(stored), _flatten(now)
+    keys = [*stored, *(key for key in now if key not in stored)]
+    pairs = {key: (stored.get(key, _MISSING), now.get(key, _MISSING)) for key in keys}
+    texts = [f"{key} was {_show(a)}, is {_show(b)}" for key, (a, b) in pairs.items() if a != b]
+    if not texts and list(stored) != list(now):
+        texts = ["the order of the sets or settings differs"]
+    return texts
+
+
+def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Flatten nested mappings to one level with dotted keys."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping) and value:
+            flat |= _flatten(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+def _show(value: Any) -> str:
+    text = value if value is _MISSING else json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 1]}…"

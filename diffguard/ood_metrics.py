@@ -1,0 +1,220 @@
+r"""Metrics of OOD detection, exact under ties.
+
+With scores \(s\) (higher = more OOD) of ID and OOD images, an image is accepted as ID when
+\(s \le t\) and flagged as OOD when \(s \ge t\). All metrics follow from how many ID and OOD images
+there are at each distinct score, counted in integers and divided in float64:
+
+- `auroc`: P(s_ood > s_id) + ½ P(s_ood = s_id).
+- `aupr_in`, `aupr_out`: trapezoid under the points (recall, precision) of all distinct thresholds
+  and (0, 1), with ID or with OOD as the positive class. This is the area of OpenOOD and of the
+  DiffGuard paper; average precision (`ap_in`, `ap_out`) is a step-wise sum with other values.
+- `fpr95_id_positive`: share of OOD accepted when at least 95% of ID is accepted (DiffGuard paper).
+- `fpr95_ood_positive`: share of ID flagged when at least 95% of OOD is detected (OpenOOD v1.5).
+
+torchmetrics' own curves are not used here: they divide integer counts in float32.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+from torchmetrics.utilities import dim_zero_cat
+
+from diffguard.errors import UserError
+
+_LEVEL = 0.95
+
+
+def _level_counts(id_scores: Tensor, ood_scores: Tensor) -> tuple[Tensor, Tensor]:
+    """Count ID and OOD images at each distinct score, from the lowest score to the highest."""
+    scores = torch.cat([id_scores.double().flatten(), ood_scores.double().flatten()])
+    broken = int((~scores.isfinite()).sum())
+    if broken:
+        raise UserError(
+            f"{broken} of {scores.numel()} scores are NaN or infinite: a score must be finite, "
+            "so find the image and the network that made it"
+        )
+    for name, part in (("ID", id_scores), ("OOD", ood_scores)):
+        if not part.numel():
+            raise UserError(
+                f"there is no {name} image among {scores.numel()} scores: OOD metrics compare ID "
+                "(label >= 0) with OOD (label -1), so give both"
+            )
+    level = torch.unique(scores, return_inverse=True)[1]
+    levels, n_id = int(level.max()) + 1, id_scores.numel()
+    return (
+        torch.bincount(level[:n_id], minlength=levels),
+        torch.bincount(level[n_id:], minlength=levels),
+    )
+
+
+def _auroc(id_counts: Tensor, ood_counts: Tensor) -> float:
+    twice_below = 2 * id_counts.cumsum(0) - id_counts
+    pairs = int(id_counts.sum()) * int(ood_counts.sum())
+    return int((twice_below * ood_counts).sum()) / (2 * pairs)
+
+
+def _aupr(positives: Tensor, negatives: Tensor) -> float:
+    """Area under precision over recall; both counts start at the most positive score."""
+    found = positives.cumsum(0).double()
+    one, zero = found.new_ones(1), found.new_zeros(1)
+    precision = torch.cat([one, found / (found + negatives.cumsum(0))])
+    recall = torch.cat([zero, found / found[-1]])
+    return float(torch.trapezoid(precision, recall))
+
+
+def _ap(positives: Tensor, negatives: Tensor) -> float:
+    found = positives.cumsum(0).double()
+    precision = found / (found + negatives.cumsum(0))
+    return float((precision * positives).sum() / found[-1])
+
+
+def _fpr(positives: Tensor, negatives: Tensor) -> float:
+    """False-positive rate at the first threshold that finds 95% of the positives."""
+    found, alarms = positives.cumsum(0).double(), negatives.cumsum(0).double()
+    first = int((found / found[-1] >= _LEVEL).int().argmax())
+    return float(alarms[first] / alarms[-1])
+
+
+def compute_metrics(id_scores: Tensor, ood_scores: Tensor) -> dict[str, float]:
+    """All five metrics of one score, as fractions in [0, 1].
+
+    Args:
+        id_scores: `(N,)` scores of ID images, higher = more OOD.
+        ood_scores: `(M,)` scores of OOD images.
+
+    Returns:
+        `auroc`, `aupr_in`, `aupr_out` (higher is better), `fpr95_id_positive` and
+        `fpr95_ood_positive` (lower is better).
+
+    Raises:
+        UserError: If a score is NaN or infinite, or one of the two classes is empty.
+    """
+    low_id, low_ood = _level_counts(id_scores, ood_scores)
+    high_id, high_ood = low_id.flip(0), low_ood.flip(0)
+    return {
+        "auroc": _auroc(low_id, low_ood),
+        "aupr_in": _aupr(low_id, low_ood),
+        "aupr_out": _aupr(high_ood, high_id),
+        "fpr95_id_positive": _fpr(low_id, low_ood),
+        "fpr95_ood_positive": _fpr(high_ood, high_id),
+    }
+
+
+def auroc(id_scores: Tensor, ood_scores: Tensor) -> float:
+    """Area under the ROC curve; arguments and errors as in `compute_metrics`."""
+    return _auroc(*_level_counts(id_scores, ood_scores))
+
+
+def aupr_in(id_scores: Tensor, ood_scores: Tensor) -> float:
+    """Area under precision over recall with ID as positive; arguments as in `compute_metrics`."""
+    return _aupr(*_level_counts(id_scores, ood_scores))
+
+
+def aupr_out(id_scores: Tensor, ood_scores: Tensor) -> float:
+    """Area under precision over recall with OOD as positive; arguments as in `compute_metrics`."""
+    low_id, low_ood = _level_counts(id_scores, ood_scores)
+    return _aupr(low_ood.flip(0), low_id.flip(0))
+
+
+def ap_in(id_scores: Tensor, ood_scores: Tensor) -> float:
+    """Average precision with ID as positive, as scikit-learn and torchmetrics define it."""
+    return _ap(*_level_counts(id_scores, ood_scores))
+
+
+def ap_out(id_scores: Tensor, ood_scores: Tensor) -> float:
+    """Average precision with OOD as positive, as scikit-learn and torchmetrics define it."""
+    low_id, low_ood = _level_counts(id_scores, ood_scores)
+    return _ap(low_ood.flip(0), low_id.flip(0))
+
+
+def fpr95_id_positive(id_scores: Tensor, ood_scores: Tensor) -> float:
+    """Share of OOD accepted when at least 95% of ID is accepted; see `compute_metrics`."""
+    return _fpr(*_level_counts(id_scores, ood_scores))
+
+
+def fpr95_ood_positive(id_scores: Tensor, ood_scores: Tensor) -> float:
+    """Share of ID flagged when at least 95% of OOD is detected; see `compute_metrics`."""
+    low_id, low_ood = _level_counts(id_scores, ood_scores)
+    return _fpr(low_ood.flip(0), low_id.flip(0))
+
+
+def roc_curve(id_scores: Tensor, ood_scores: Tensor) -> tuple[Tensor, Tensor]:
+    """The ROC curve with OOD as the positive class, a point per distinct score.
+
+    Args:
+        id_scores: `(N,)` scores of ID images, higher = more OOD.
+        ood_scores: `(M,)` scores of OOD images.
+
+    Returns:
+        Share of ID flagged and share of OOD detected, both `(points,)` float64, from 0 to 1.
+
+    Raises:
+        UserError: As in `compute_metrics`.
+    """
+    n_id, n_ood = (n.flip(0).cumsum(0).double() for n in _level_counts(id_scores, ood_scores))
+    zero = n_id.new_zeros(1)
+    return torch.cat([zero, n_id / n_id[-1]]), torch.cat([zero, n_ood / n_ood[-1]])
+
+
+class OODMetrics(Metric):
+    """The five metrics of one score over all batches and all processes.
+
+    As input to `update`: `scores` `(N,)`, higher = more OOD, and `labels` `(N,)`, −1 for OOD and
+    >= 0 for ID. As output of `compute`: the dictionary of `compute_metrics` with float64 scalars.
+
+    Scores are checked in `compute`, after the states are synchronised: a process that raised alone
+    would leave the others waiting for it.
+
+    Args:
+        **kwargs: Arguments of `torchmetrics.Metric`, such as `sync_on_compute`.
+
+    Raises:
+        UserError: On `update`, if shapes differ; on `compute`, if a score is NaN or infinite or a
+            class is missing.
+
+    Example:
+        >>> metric = OODMetrics()
+        >>> metric.update(torch.tensor([0.1, 0.4, 0.3, 0.9]), torch.tensor([7, 2, -1, -1]))
+        >>> metric.compute()["auroc"]
+        tensor(0.7500, dtype=torch.float64)
+    """
+
+    is_differentiable = False
+    higher_is_better = None
+    full_state_update = False
+    scores: list[Tensor]
+    labels: list[Tensor]
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        # Both states are float64: for a process without data torchmetrics sends an empty tensor of
+        # the metric's dtype, and processes that disagree on the dtype cannot gather.
+        self.add_state("scores", [], dist_reduce_fx="cat")
+        self.add_state("labels", [], dist_reduce_fx="cat")
+        self.set_dtype(torch.float64)
+
+    def update(self, scores: Tensor, labels: Tensor) -> None:
+        """Add a batch: `scores` `(N,)` and `labels` `(N,)` with −1 for OOD."""
+        if scores.ndim != 1 or scores.shape != labels.shape:
+            raise UserError(
+                "scores and labels must both have shape (N,), got "
+                f"{tuple(scores.shape)} and {tuple(labels.shape)}"
+            )
+        self.scores.append(scores.detach().double())
+        self.labels.append(labels.detach().double())
+
+    def compute(self) -> dict[str, Tensor]:
+        """Compute the metrics over everything that was added, on all processes."""
+        none = torch.empty(0, dtype=torch.float64)
+        # After synchronisation a state is one tensor, before it a list.
+        scores = dim_zero_cat(self.scores) if len(self.scores) else none
+        labels = dim_zero_cat(self.labels) if len(self.labels) else none
+        metrics = compute_metrics(scores[labels >= 0], scores[labels < 0])
+        return {
+            name: torch.tensor(value, dtype=torch.float64, device=self.device)
+            for name, value in metrics.items()
+        }

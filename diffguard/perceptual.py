@@ -1,0 +1,194 @@
+"""Perceptual distances on one frozen ImageNet network: LPIPS and DISTS.
+
+LPIPS (Zhang et al., CVPR 2018, arXiv 1801.03924) sums the squared differences of unit-length
+feature vectors, weighted per channel. DISTS (Ding et al., TPAMI 2020, arXiv 2004.07728) compares
+per-channel means ("texture") and covariances ("structure") of feature maps.
+
+The small learned weights of both ship inside torchmetrics; the ImageNet network (torchvision's
+VGG-16 or AlexNet) comes from a local file, from torchvision's cache, or from the caller.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from diffguard.errors import UserError
+from diffguard.images import convert_channels
+from diffguard.perceptual_weights import TAPS, Net, Weights, load_features, shipped
+
+# The smallest image of which every pooling still leaves a pixel.
+_SMALLEST = {"vgg16": 16, "alexnet": 31}
+
+
+class LPIPS(nn.Module):
+    """Learned perceptual image patch similarity, a distance: 0 for equal images.
+
+    Images are compared at the size they have; nothing is resized.
+
+    Args:
+        weights: Weights of the ImageNet network, see `perceptual_weights.load_features`.
+        net: "vgg16" (smallest image 16 px) or "alexnet" (31 px).
+        download: Fetch torchvision's weights when they are not in its cache.
+
+    Raises:
+        UserError: If the weights are missing or do not fit.
+    """
+
+    shift: Tensor
+    scale: Tensor
+
+    def __init__(
+        self, weights: Weights = None, *, net: Net = "vgg16", download: bool = False
+    ) -> None:
+        super().__init__()
+        self.net = net
+        self.backbone = load_features(net, weights, download=download)
+        learned = shipped(f"lpips_models/{net.removesuffix('16').removesuffix('net')}.pth")
+        for stage in range(len(TAPS[net])):
+            self.register_buffer(f"head{stage}", learned[f"lin{stage}.model.1.weight"].flatten())
+        # The published constants, for images in [-1, 1].
+        self._constant("shift", (-0.030, -0.088, -0.188))
+        self._constant("scale", (0.458, 0.448, 0.450))
+        self.eval()
+
+    def _constant(self, name: str, values: Sequence[float]) -> None:
+        self.register_buffer(name, torch.tensor(values).view(1, 3, 1, 1), persistent=False)
+
+    def features(self, images: Tensor) -> list[Tensor]:
+        """Unit-length feature maps of images `(N, 1 or 3, H, W)` in [0, 1], one per stage.
+
+        Raises:
+            UserError: For images that the network is too deep for.
+        """
+        smallest = _SMALLEST[self.net]
+        if min(images.shape[-2:]) < smallest:
+            raise UserError(
+                f"LPIPS with {self.net} needs images of at least {smallest} px, got "
+                f"{tuple(images.shape[-2:])}: use dists, ssim or another distance"
+            )
+        x = convert_channels(images, 3).to(self.shift.dtype)
+        maps = _tapped(self.backbone, TAPS[self.net], (x * 2.0 - 1.0 - self.shift) / self.scale)
+        return [m / (m.square().sum(1, keepdim=True) + 1e-8).sqrt() for m in maps]
+
+    def compare(self, a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:
+        """Distance `(N,)` of two outputs of `features`."""
+        total = a[0].new_zeros(a[0].shape[0])
+        for stage, (fa, fb) in enumerate(zip(a, b, strict=True)):
+            # A 1x1 convolution and the spatial mean commute, so the mean comes first.
+            head = getattr(self, f"head{stage}")
+            total = total + (head * (fa - fb).square().mean((2, 3))).sum(1)
+        return total
+
+    def forward(self, a: Tensor, b: Tensor) -> Tensor:
+        """Distance `(N,)` of images `(N, 1 or 3, H, W)` in [0, 1]."""
+        return self.compare(self.features(a), self.features(b))
+
+
+class DISTS(nn.Module):
+    """Deep image structure and texture similarity, as a distance: 0 for equal images.
+
+    The network is VGG-16 with its max pooling replaced by L2 pooling, so that any size works.
+    Images are compared at the size they have; nothing is resized (the authors trained at 256 px).
+
+    Args:
+        weights: Weights of VGG-16, see `perceptual_weights.load_features`.
+        download: Fetch torchvision's weights when they are not in its cache.
+
+    Raises:
+        UserError: If the weights are missing or do not fit.
+    """
+
+    mean: Tensor
+    std: Tensor
+    alpha: Tensor
+    beta: Tensor
+
+    def __init__(self, weights: Weights = None, *, download: bool = False) -> None:
+        super().__init__()
+        layers = load_features("vgg16", weights, download=download)
+        self.backbone = nn.Sequential(
+            *(L2Pool() if isinstance(layer, nn.MaxPool2d) else layer for layer in layers)
+        )
+        learned = shipped("dists_models/weights.pt")
+        total = learned["alpha"].sum() + learned["beta"].sum()
+        self.register_buffer("alpha", learned["alpha"].flatten() / total)
+        self.register_buffer("beta", learned["beta"].flatten() / total)
+        for name, values in (("mean", (0.485, 0.456, 0.406)), ("std", (0.229, 0.224, 0.225))):
+            self.register_buffer(name, torch.tensor(values).view(1, 3, 1, 1), persistent=False)
+        self.eval()
+
+    def features(self, images: Tensor) -> list[Tensor]:
+        """Images `(N, 1 or 3, H, W)` in [0, 1] as RGB, followed by the feature maps of 5 stages."""
+        x = convert_channels(images, 3).to(self.mean.dtype)
+        return [x, *_tapped(self.backbone, TAPS["vgg16"], (x - self.mean) / self.std)]
+
+    def compare(self, a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:
+        """Distance `(N,)` of two outputs of `features`."""
+        channels = [m.shape[1] for m in a]
+        weights = zip(self.alpha.split(channels), self.beta.split(channels), strict=True)
+        total = a[0].new_zeros(a[0].shape[0])
+        for fa, fb, (alpha, beta) in zip(a, b, weights, strict=True):
+            total = total + texture_structure(fa, fb, alpha, beta)
+        return total
+
+    def forward(self, a: Tensor, b: Tensor) -> Tensor:
+        """Distance `(N,)` of images `(N, 1 or 3, H, W)` in [0, 1]."""
+        return self.compare(self.features(a), self.features(b))
+
+
+class L2Pool(nn.Module):
+    """Root of the Hann-weighted 3x3 mean of squares, stride 2: pooling without aliasing."""
+
+    kernel: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        window = torch.tensor([0.25, 0.5, 0.25])
+        self.register_buffer("kernel", torch.outer(window, window)[None, None], persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`(N, C, H, W)` -> `(N, C, ceil(H/2), ceil(W/2))`."""
+        kernel = self.kernel.expand(x.shape[1], -1, -1, -1)
+        pooled = F.conv2d(x.square(), kernel, stride=2, padding=1, groups=x.shape[1])
+        return (pooled + 1e-12).sqrt()
+
+
+def texture_structure(
+    a: Tensor, b: Tensor, alpha: Tensor | float, beta: Tensor | float, c: float = 1e-6
+) -> Tensor:
+    """The DISTS comparison of two feature maps, as a distance.
+
+    With per-channel spatial means m, biased variances v and covariance c_ab it is
+    `Σ_channels α (1 - (2 m_a m_b + c)/(m_a² + m_b² + c)) + β (1 - (2 c_ab + c)/(v_a + v_b + c))`,
+    written with `1 - …` worked out, so that it is exactly 0 for equal maps and never negative.
+
+    Args:
+        a: Feature maps `(N, C, H, W)`, any range.
+        b: Feature maps of the same shape.
+        alpha: Weight of the texture term, `(C,)` or one number for all channels.
+        beta: Weight of the structure term, likewise.
+        c: Constant that keeps the quotients finite.
+
+    Returns:
+        `(N,)`, higher = more different.
+    """
+    mean_a, mean_b = a.mean((2, 3)), b.mean((2, 3))
+    rest_a, rest_b = a - mean_a[..., None, None], b - mean_b[..., None, None]
+    texture = (mean_a - mean_b).square() / (mean_a.square() + mean_b.square() + c)
+    variances = rest_a.square().mean((2, 3)) + rest_b.square().mean((2, 3))
+    structure = (rest_a - rest_b).square().mean((2, 3)) / (variances + c)
+    return (alpha * texture + beta * structure).sum(1)
+
+
+def _tapped(layers: nn.Sequential, taps: Sequence[int], x: Tensor) -> list[Tensor]:
+    """The outputs of `layers` at the indices `taps`."""
+    outputs = []
+    for index, layer in enumerate(layers):
+        x = layer(x)
+        if index in taps:
+            outputs.append(x)
+    return outputs

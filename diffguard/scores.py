@@ -1,0 +1,242 @@
+"""The score table on disk: rows appended per process, resumed after a crash, merged at the end.
+
+`scores/rank-<r>.csv` holds the rows that process r has finished, in any order; `scores.csv` is the
+merge, sorted by set and index. Columns: `dataset, index, path, label, prediction, probability`,
+one per score, `stop_step, network_passes, error`. Text is always quoted, floats are written by
+`repr` and so come back bitwise equal.
+
+A process may die at any byte: a torn last row is never read, and a resumed run cuts it off.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from array import array
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+
+from diffguard.errors import UserError
+from diffguard.files import replace_file, write_error
+from diffguard.manifest import read_manifest
+from diffguard.score_files import (
+    check_header,
+    complete_records,
+    decode_row,
+    encode_rows,
+    locate_rows,
+    rank_tables,
+)
+
+HEAD_COLUMNS = ("dataset", "index", "path", "label", "prediction", "probability")
+TAIL_COLUMNS = ("stop_step", "network_passes", "error")
+
+
+@dataclass(frozen=True)
+class ScoreRow:
+    """What evaluation found out about one image; an unreadable image has its `error` only.
+
+    Attributes:
+        dataset: Name of the set.
+        index: Place of the image in its set, 0-based.
+        path: Where the image came from.
+        label: Its class, −1 for OOD.
+        prediction: Predicted class.
+        probability: Softmax probability of the prediction, in [0, 1].
+        scores: Score name -> finite value, higher = more OOD.
+        stop_step: Inversion step at which the image stopped.
+        network_passes: Passes of the diffusion network spent on the image.
+        error: Why the image could not be scored; empty when it was.
+    """
+
+    dataset: str
+    index: int
+    path: str
+    label: int
+    prediction: int | None = None
+    probability: float | None = None
+    scores: Mapping[str, float] = field(default_factory=dict)
+    stop_step: int | None = None
+    network_passes: int | None = None
+    error: str = ""
+
+
+class ScoreWriter:
+    """Append rows to the table of one process.
+
+    Opening an existing table cuts off a torn last row. Each call of `write` is one write to the
+    file and a flush to the disk, so even a lost machine loses at most the chunk being written.
+
+    Args:
+        folder: The evaluation folder.
+        rank: Number of this process.
+        score_names: The score columns, in order.
+
+    Raises:
+        UserError: If the existing table has other columns, or the disk refuses to write.
+    """
+
+    def __init__(self, folder: Path, rank: int, score_names: Sequence[str]) -> None:
+        self.path = Path(folder) / "scores" / f"rank-{rank}.csv"
+        self._score_names = tuple(score_names)
+        columns = [*HEAD_COLUMNS, *self._score_names, *TAIL_COLUMNS]
+        end = 0
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self.path.touch()
+            for offset, record in complete_records(self.path):
+                if not end:
+                    check_header(self.path, decode_row(record), columns)
+                end = offset + len(record)
+            self._file = self.path.open("ab", buffering=0)
+            self._file.truncate(end)
+        except OSError as error:
+            raise write_error(self.path, error) from error
+        # The header travels with the first rows, so that no file has half of it and no more.
+        self._pending = b"" if end else encode_rows([columns])
+
+    def write(self, rows: Iterable[ScoreRow]) -> None:
+        """Append a chunk of rows, all or none.
+
+        Args:
+            rows: Finished images, each with all the scores of the table or with an error.
+
+        Raises:
+            UserError: If a score is missing or not finite (naming the image), or the disk is full.
+        """
+        data = encode_rows(self._to_fields(row) for row in rows)
+        if not data:
+            return
+        data = self._pending + data
+        start = os.fstat(self._file.fileno()).st_size
+        try:
+            rest = memoryview(data)
+            while rest:  # a full disk accepts a part first and refuses the rest
+                rest = rest[self._file.write(rest) :]
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            self._file.truncate(start)
+            raise write_error(self.path, error) from error
+        self._pending = b""
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def __enter__(self) -> ScoreWriter:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _to_fields(self, row: ScoreRow) -> list[object]:
+        values: list[float | None] = [None] * (1 + len(self._score_names))
+        if not row.error:
+            named = {"probability": row.probability} | {
+                n: row.scores.get(n) for n in self._score_names
+            }
+            for name, value in named.items():
+                if value is None or not math.isfinite(value):
+                    raise UserError(
+                        f"{name} of {row.dataset} image {row.index} ({row.path}) is {value}, "
+                        "expected a finite number: look at the network or the image that made it"
+                    )
+            values = [float(value) for value in named.values() if value is not None]
+        head = [row.dataset, row.index, row.path, row.label, row.prediction]
+        return [*head, *values, row.stop_step, row.network_passes, row.error]
+
+
+def read_done(folder: Path) -> set[tuple[str, int]]:
+    """The images that need no further work: (dataset, index) of every complete row on disk.
+
+    All tables count, whatever the number of processes that wrote them. Shares are taken from what
+    is left, so every process must have read this before any of them writes.
+
+    Args:
+        folder: The evaluation folder.
+
+    Returns:
+        The finished (dataset, index) pairs; empty if there is no table yet.
+
+    Raises:
+        UserError: If a row is damaged in a way that a crash does not explain.
+    """
+    done: set[tuple[str, int]] = set()
+    for path in rank_tables(folder):
+        done.update(key for key, _, _ in locate_rows(path))
+    return done
+
+
+def merge(folder: Path, order: Sequence[str] | None = None) -> Path:
+    """Merge the tables of all processes into `scores.csv`, sorted by set and index.
+
+    Rows are copied as bytes, so the merge does not depend on how many processes wrote them. The
+    file appears in one step; memory is about 100 bytes per image.
+
+    Args:
+        folder: The evaluation folder.
+        order: Order of the sets; by default that of `"sets"` in the manifest.
+
+    Returns:
+        The path of `scores.csv`.
+
+    Raises:
+        UserError: If there is no table, tables differ in their columns, an image has two different
+            rows, a set is not in the order, or has fewer images than the manifest says.
+    """
+    folder = Path(folder)
+    sets = (read_manifest(folder) or {}).get("sets", {})
+    codes = {name: code for code, name in enumerate(sets if order is None else order)}
+    tables = [path for path in rank_tables(folder) if any(complete_records(path))]
+    if not tables:
+        raise UserError(f"no score tables in {folder / 'scores'}: run the evaluation first")
+    columns = [decode_row(next(complete_records(path))[1]) for path in tables]
+    where = array("q")
+    for number, path in enumerate(tables):
+        check_header(path, columns[number], columns[0])
+        for (name, index), offset, size in locate_rows(path):
+            if name not in codes:
+                raise UserError(
+                    f"{path} has rows of {name!r}, expected one of {', '.join(codes) or 'no set'}: "
+                    "name it in the order of the sets"
+                )
+            where.extend((codes[name], index, number, offset, size))
+    rows = np.frombuffer(where, dtype=np.int64).reshape(-1, 5)
+    rows = rows[np.lexsort((rows[:, 1], rows[:, 0]))]
+    first = np.ones(len(rows), dtype=bool)
+    first[1:] = (rows[1:, :2] != rows[:-1, :2]).any(axis=1)
+    for name, code in codes.items():
+        count, wanted = int(first[rows[:, 0] == code].sum()), sets.get(name, {}).get("n")
+        if wanted is not None and count != wanted:
+            raise UserError(
+                f"{folder} has rows for {count} of the {wanted} images of {name}: start the same "
+                "command again to score the rest"
+            )
+    target = folder / "scores.csv"
+    with replace_file(target) as temporary, temporary.open("wb") as output, ExitStack() as stack:
+        files = [stack.enter_context(path.open("rb")) for path in tables]
+        output.write(encode_rows([columns[0]]))
+        last = b""
+        for row, is_first in zip(rows, first, strict=True):
+            code, index, number, offset, size = row.tolist()
+            files[number].seek(offset)
+            record = files[number].read(size)
+            if is_first:
+                output.write(record)
+            elif record != last:
+                raise UserError(
+                    f"image {index} of {list(codes)[code]} has two different rows, one of them in "
+                    f"{tables[number]}: the runs differ, so delete one table and start again"
+                )
+            last = record
+    return target

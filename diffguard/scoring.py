@@ -1,0 +1,239 @@
+"""A stream of images in, a stream of scored images out: classify, reconstruct, compare.
+
+Every network call has the detector's batch size, so that a score does not depend on the order of
+the images or on what else is in flight.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from diffguard.batching import fixed_batch_size, padded
+from diffguard.calibration import DIFFGUARD
+from diffguard.cam import cam_mask, grad_cam, scale_cam
+from diffguard.classifiers import ClassifierOutput
+from diffguard.errors import UserError
+from diffguard.guidance import image_generator
+from diffguard.reconstruction import Job, Reconstruction, Reconstructor
+from diffguard.scores import ScoreRow
+from diffguard.similarity import Views
+
+if TYPE_CHECKING:
+    from diffguard.detector import Detector
+
+
+@dataclass
+class Item:
+    """An image to score.
+
+    Attributes:
+        image: `(C, H, W)` in [0, 1], of the detector's working size.
+        label: True class of an ID image, -1 for OOD or unknown.
+        dataset: Name of its set.
+        index: Place in the set, 0-based.
+        path: Where it came from.
+        key: What seeds the randomness that belongs to it.
+        error: Why it could not be read; then `image` is not looked at.
+    """
+
+    image: Tensor
+    label: int = -1
+    dataset: str = "images"
+    index: int = 0
+    path: str = ""
+    key: str = ""
+    error: str = ""
+
+
+@dataclass
+class Scored:
+    """A scored image.
+
+    Attributes:
+        item: The image.
+        row: Its row of the score table.
+        reconstruction: What the comparison was made with; None for an unreadable image.
+    """
+
+    item: Item
+    row: ScoreRow
+    reconstruction: Reconstruction | None
+
+
+@dataclass
+class _InFlight:
+    item: Item
+    logits: Tensor
+    output: ClassifierOutput
+    baselines: dict[str, float]
+
+
+class ScoreStream:
+    """Scores images that are pushed in.
+
+    Args:
+        detector: What scores them.
+        batch_size: Rows of every network call, rounded up to a multiple of 8.
+        fuse: Whether fused scores are added; calibration itself runs without.
+        unguided: Reconstruct without guidance too, even where no distance needs it.
+
+    Attributes:
+        reconstructor: The running reconstruction, with its count of calls.
+    """
+
+    def __init__(
+        self, detector: Detector, batch_size: int, *, fuse: bool = True, unguided: bool = False
+    ) -> None:
+        self.detector = detector
+        self.batch_size = fixed_batch_size(batch_size)
+        self.fuse = fuse
+        recipe = detector.recipe()
+        if unguided:
+            recipe = replace(recipe, unguided=True)
+        self.reconstructor = Reconstructor(detector.denoiser, recipe, self.batch_size)
+        self._incoming: deque[Item] = deque()
+        self._flying: dict[int, _InFlight] = {}
+        self._done: list[Reconstruction] = []
+
+    def push(self, items: Iterable[Item]) -> list[Scored]:
+        """Take images in and return those that are finished, in any order.
+
+        Raises:
+            UserError: Where a score is not finite, naming the image.
+        """
+        rows: list[Scored] = []
+        for item in items:
+            if item.error:
+                row = ScoreRow(item.dataset, item.index, item.path, item.label, error=item.error)
+                rows.append(Scored(item, row, None))
+            else:
+                self._incoming.append(item)
+        while len(self._incoming) >= self.batch_size:
+            self._done += self.reconstructor.push(self._classify())
+        while len(self._done) >= self.batch_size:
+            rows += self._compare()
+        return rows
+
+    def flush(self) -> list[Scored]:
+        """Finish everything in flight."""
+        rows: list[Scored] = []
+        if self._incoming:
+            self._done += self.reconstructor.push(self._classify())
+        self._done += self.reconstructor.flush()
+        while self._done:
+            rows += self._compare()
+        return rows
+
+    def _classify(self) -> list[Job]:
+        detector, size = self.detector, self.batch_size
+        items = [self._incoming.popleft() for _ in range(min(size, len(self._incoming)))]
+        device = detector.device
+        images = torch.stack([item.image for item in items]).to(device, torch.float32)
+        output = detector.classify(images, size)
+        labels = [
+            self._label(i, int(y)) for i, y in zip(items, output.logits.argmax(1), strict=True)
+        ]
+        masks: Sequence[Tensor | None] = [None] * len(items)
+        cut = detector.settings.guidance.cam_cut
+        if cut is not None:
+            target = torch.tensor(labels, device=device)
+            cam = grad_cam(detector.classifier, padded(images, size), padded(target, size))
+            masks = list(cam_mask(scale_cam(cam[: len(items)]), cut))
+        baselines = detector.baselines.score(output)
+        jobs = []
+        for row, item in enumerate(items):
+            job = Job(images[row], labels[row], (item.dataset, item.key), masks[row])
+            scores = {name: float(values[row]) for name, values in baselines.items()}
+            one = output.select(slice(row, row + 1))
+            self._flying[id(job)] = _InFlight(item, one.logits, one, scores)
+            jobs.append(job)
+        return jobs
+
+    def _label(self, item: Item, predicted: int) -> int:
+        if self.detector.settings.guidance.label == "prediction":
+            return predicted
+        if item.label >= 0:
+            return item.label
+        generator = image_generator(self.detector.seed, item.dataset, item.key, "oracle")
+        return int(torch.randint(self.detector.classifier.num_classes, (), generator=generator))
+
+    def _compare(self) -> list[Scored]:
+        size = self.batch_size
+        done, self._done = self._done[:size], self._done[size:]
+        flying = [self._flying.pop(id(result.job)) for result in done]
+        scores = self._distances(done, flying)
+        for name in flying[0].baselines:
+            scores[name] = np.array([one.baselines[name] for one in flying])
+        calibration = self.detector.calibration
+        if self.fuse and calibration is not None:
+            scores |= calibration.fuse(scores)
+        rows = []
+        for position, (result, one) in enumerate(zip(done, flying, strict=True)):
+            values = {name: float(column[position]) for name, column in scores.items()}
+            rows.append(Scored(one.item, self._row(one, result, values), result))
+        return rows
+
+    def _distances(
+        self, done: Sequence[Reconstruction], flying: Sequence[_InFlight]
+    ) -> dict[str, np.ndarray]:
+        detector, size = self.detector, self.batch_size
+        images = torch.stack([result.job.image for result in done])
+        known = ClassifierOutput.concatenate([one.output for one in flying])
+        source = _views(padded(images, size), _padded_output(known, size))
+        guided = self._view(torch.stack([result.guided for result in done]))
+        columns: dict[str, Tensor] = {}
+        for name, distance in detector.distances.items():
+            columns[f"{DIFFGUARD}/{name}"] = distance(source, guided)
+        if detector.unguided_distances:
+            plain = [r.unguided for r in done if r.unguided is not None]
+            unguided = self._view(torch.stack(plain))
+            for name, distance in detector.unguided_distances.items():
+                columns[f"{DIFFGUARD}/unguided/{name}"] = distance(unguided, guided)
+        arrays = {n: c[: len(done)].double().cpu().numpy() for n, c in columns.items()}
+        chosen = arrays[f"{DIFFGUARD}/{detector.settings.distance}"]
+        return {DIFFGUARD: chosen, **arrays}
+
+    @torch.no_grad()
+    def _view(self, images: Tensor) -> Views:
+        images = padded(images, self.batch_size)
+        layers = self.detector.layers
+        return _views(images, self.detector.classifier.forward_features(images, layers))
+
+    def _row(self, one: _InFlight, result: Reconstruction, scores: dict[str, float]) -> ScoreRow:
+        item = one.item
+        for name, value in scores.items():
+            if not math.isfinite(value):
+                place = item.path or f"{item.dataset}[{item.index}]"
+                raise UserError(
+                    f"score {name} of image {place} is {value}: check that the classifier and "
+                    "the diffusion model give finite outputs (bf16 instead of fp16 may help)"
+                )
+        probability = one.logits.float().softmax(-1)[0]
+        return ScoreRow(
+            dataset=item.dataset,
+            index=item.index,
+            path=item.path,
+            label=item.label,
+            prediction=int(one.logits.argmax()),
+            probability=float(probability.max()),
+            scores=scores,
+            stop_step=result.stop_index + 1,
+            network_passes=result.network_passes,
+        )
+
+
+def _views(images: Tensor, output: ClassifierOutput) -> Views:
+    return Views(images, output.logits, output.features, output.layers)
+
+
+def _padded_output(output: ClassifierOutput, size: int) -> ClassifierOutput:
+    layers = {name: padded(value, size) for name, value in output.layers.items()}
+    return ClassifierOutput(padded(output.logits, size), padded(output.features, size), layers)

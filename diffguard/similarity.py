@@ -1,0 +1,210 @@
+"""Distances by name: how different are two images? Higher = more different.
+
+Image distances take `(N, C, H, W)` in [0, 1], grey or RGB. Distances of the protected classifier
+take its logits or features, which the caller computes once for all distances and hands over in
+`Views`. Results are `(N,)`, float32, or float64 for float64 input; no row depends on another row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from diffguard.errors import UserError
+from diffguard.measures import (
+    dists_statistics,
+    feature_cosine,
+    gmsd,
+    l1,
+    l2,
+    logits_l1,
+    ms_ssim,
+    pool_features,
+    psnr_distance,
+    ssim,
+)
+from diffguard.perceptual import DISTS, LPIPS
+from diffguard.perceptual_weights import Weights
+
+
+@dataclass(frozen=True)
+class Views:
+    """One batch of images, as the distances see it.
+
+    Attributes:
+        images: `(N, C, H, W)` in [0, 1].
+        logits: `(N, K)` of the protected classifier, if a distance needs them.
+        features: `(N, D)` of its penultimate layer, likewise.
+        layers: Outputs of named layers, pooled by `pool_features` or not.
+    """
+
+    images: Tensor
+    logits: Tensor | None = None
+    features: Tensor | None = None
+    layers: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+Needs = Literal["images", "logits", "features", "layer"]
+
+
+@dataclass(frozen=True)
+class DistanceSpec:
+    """An entry of `DISTANCES`.
+
+    Attributes:
+        needs: The field of `Views` that is compared ("features" becomes "layer" with `@layer`).
+        function: The comparison, or the constructor of the module that makes it.
+        perceptual: Whether `function` constructs a module on an ImageNet network.
+        perfect: Quality of equal images, so that `perfect - distance` is the usual quality.
+    """
+
+    needs: Needs
+    function: Callable[..., Any]
+    perceptual: bool = False
+    perfect: float = 0.0
+
+
+DISTANCES: dict[str, DistanceSpec] = {
+    "l1": DistanceSpec("images", l1),
+    "l2": DistanceSpec("images", l2),
+    "psnr": DistanceSpec("images", psnr_distance),
+    "ssim": DistanceSpec("images", ssim, perfect=1.0),
+    "ms_ssim": DistanceSpec("images", ms_ssim, perfect=1.0),
+    "gmsd": DistanceSpec("images", gmsd),
+    "dists_statistics": DistanceSpec("images", dists_statistics, perfect=1.0),
+    "dists": DistanceSpec("images", DISTS, perceptual=True, perfect=1.0),
+    "lpips": DistanceSpec("images", LPIPS, perceptual=True),
+    "lpips_alex": DistanceSpec("images", partial(LPIPS, net="alexnet"), perceptual=True),
+    "logits_l1": DistanceSpec("logits", logits_l1),
+    "feature_l2": DistanceSpec("features", l2),
+    "feature_cosine": DistanceSpec("features", feature_cosine, perfect=1.0),
+}
+
+
+class Distance(nn.Module):
+    """A named distance; made by `build_distance`, holds a network only if the name needs one.
+
+    Attributes:
+        name: As the user wrote it, such as "dists" or "feature_cosine@layer2.1".
+        needs: What of `Views` it compares: "images", "logits", "features" or "layer".
+        layer: The key in `Views.layers`, if `needs` is "layer".
+    """
+
+    def __init__(
+        self, name: str, spec: DistanceSpec, layer: str | None, function: Callable[..., Tensor]
+    ) -> None:
+        super().__init__()
+        self.name = name
+        self.needs: Needs = spec.needs if layer is None else "layer"
+        self.layer = layer
+        self.perfect = spec.perfect
+        self.function = function
+
+    def forward(self, a: Views, b: Views) -> Tensor:
+        """Distance `(N,)` of two views, higher = more different."""
+        return self.compare(self._select(a), self._select(b))
+
+    def compare(self, a: Tensor, b: Tensor) -> Tensor:
+        """Distance `(N,)` of two tensors of the kind that `needs` names.
+
+        Raises:
+            UserError: If the shapes differ, or are not those of images for a distance of images,
+                or the images are too small for this distance.
+        """
+        if a.shape != b.shape:
+            raise UserError(
+                f"{self.name} compares tensors of one shape, got {tuple(a.shape)} and "
+                f"{tuple(b.shape)}: resize or convert the channels of one of them"
+            )
+        if self.needs == "images" and (a.ndim != 4 or a.shape[1] not in (1, 3)):
+            raise UserError(
+                f"{self.name} compares images (N, C, H, W) with C = 1 or 3, got {tuple(a.shape)}"
+            )
+        dtype = torch.promote_types(torch.promote_types(a.dtype, b.dtype), torch.float32)
+        # Small differences of large numbers do not survive half precision.
+        with torch.autocast(a.device.type, enabled=False):
+            return self.function(a.to(dtype), b.to(dtype)).to(dtype)
+
+    def quality(self, a: Tensor, b: Tensor) -> Tensor:
+        """The comparison as a quality `(N,)`, higher = more alike.
+
+        PSNR in dB (at most 100), SSIM, MS-SSIM, 1 - DISTS, the cosine; minus the distance else.
+        """
+        return self.perfect - self.compare(a, b)
+
+    def _select(self, view: Views) -> Tensor:
+        if self.needs == "layer":
+            found = view.layers.get(str(self.layer))
+            value = None if found is None else pool_features(found)
+        else:
+            value = getattr(view, self.needs)
+        if value is None:
+            missing = f"layer {self.layer!r}" if self.needs == "layer" else self.needs
+            raise UserError(f"distance {self.name} needs {missing}, but the views hold none")
+        return value
+
+
+def build_distance(name: str, *, weights: Weights = None, download: bool = False) -> Distance:
+    """Build one distance by name; no other distance's network is touched.
+
+    Args:
+        name: A key of `DISTANCES`; `feature_l2` and `feature_cosine` also take a layer of the
+            classifier, as in `feature_cosine@layer2.1`.
+        weights: For `lpips`, `lpips_alex` and `dists`: see `perceptual_weights.load_features`.
+        download: Fetch these weights when torchvision's cache does not hold them.
+
+    Raises:
+        UserError: For an unknown name, or missing weights.
+    """
+    base, at, layer = name.partition("@")
+    spec = DISTANCES.get(base)
+    if spec is None:
+        raise UserError(f"unknown distance {base!r}: choose from {', '.join(DISTANCES)}")
+    if at and (spec.needs != "features" or not layer):
+        raise UserError(
+            f"distance {name!r}: only feature_l2 and feature_cosine take a layer, "
+            f"as in feature_cosine@layer2.1"
+        )
+    function = spec.function(weights, download=download) if spec.perceptual else spec.function
+    return Distance(name, spec, layer or None, function).eval()
+
+
+def tandem(scores: Sequence[Tensor], bands: Sequence[tuple[float, float]]) -> Tensor:
+    """Fuse scores in tandem: the first decides clear cases, the next the rest, and so on.
+
+    With s_k the k-th score, (low_k, high_k) its band of doubt and t_k the tandem from stage k on:
+    `t_k = s_k` outside `[low_k, high_k]`; within it `t_k = low_k + (high_k - low_k) φ(t_{k+1})`
+    with φ(x) = ½ (1 + x/(1 + |x|)), which rises from 0 to 1. So clear ID cases stay below all
+    doubtful ones, clear OOD cases above, the doubtful ones are ordered by the next stage, and the
+    result never falls when any of the scores rises.
+
+    Args:
+        scores: Two or more `(N,)`, finite, higher = more OOD, the later ones calibrated (z-scores
+            or percentiles) since φ bends at 0 and at the scale of 1.
+        bands: `(low, high)` with low < high for each score but the last, in units of that score.
+
+    Returns:
+        `(N,)` in float64, since a narrow band would merge scores in float32.
+
+    Raises:
+        UserError: If the numbers of scores and bands do not match or a band is empty.
+    """
+    if len(scores) < 2 or len(bands) != len(scores) - 1:
+        raise UserError(
+            f"tandem needs two or more scores and a band for each but the last, got "
+            f"{len(scores)} scores and {len(bands)} bands"
+        )
+    if any(not low < high for low, high in bands):
+        raise UserError(f"a tandem band must be (low, high) with low < high, got {list(bands)}")
+    value = scores[-1].double()
+    for score, (low, high) in zip(reversed(scores[:-1]), reversed(bands), strict=True):
+        first = score.double()
+        doubtful = (first >= low) & (first <= high)
+        share = 0.5 * (1.0 + value / (1.0 + value.abs()))
+        value = torch.where(doubtful, low + (high - low) * share, first)
+    return value

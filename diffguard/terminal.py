@@ -1,0 +1,124 @@
+"""Results on the terminal.
+
+A row per score and a column group per OOD set, with the means over the near and the far sets at the
+end. Where the groups do not fit side by side the table is folded: as many as fit, the next below.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from diffguard.tables import LEGEND, Group, make_groups, make_notes, score_names
+
+_PIPE_WIDTH = 120
+_GAP = "   "
+_HEAD_LINES = 4
+_ASCII = str.maketrans({"─": "-", "–": "-", "−": "-", "·": ","})
+
+
+def print_table(results: Mapping[str, Any], console: Console | None = None) -> None:
+    """Print results: the table, then ID accuracy, cost, comparisons and what was left out.
+
+    Args:
+        results: What `report.summarise` returned.
+        console: Where to print, with its width; by default the standard output, folded to the
+            width of the terminal, or to 120 columns when the output is a file or a pipe.
+    """
+    console = console or Console(width=None if sys.stdout.isatty() else _PIPE_WIDTH)
+    names = score_names(results)
+    indent = max(len("score"), *map(len, names))
+    for block in _fold(make_groups(results), console.width - indent):
+        console.print()
+        for line in _block_lines(names, block, indent):
+            line.rstrip()
+            console.print(_encodable(line, console), no_wrap=True, crop=False, soft_wrap=True)
+    console.print()
+    notes = Table.grid(padding=(0, 2))
+    for label, text in make_notes(results):
+        notes.add_row(*(_encodable(part, console) for part in (Text(label, "bold"), Text(text))))
+    console.print(notes)
+    console.print(_encodable(Text(LEGEND, "dim"), console))
+
+
+def _fold(groups: Sequence[Group], width: int) -> list[list[Group]]:
+    """Lay the groups into blocks that fit; when folded, the means start a block of their own."""
+    if sum(len(_GAP) + _width(group) for group in groups) <= width:
+        return [list(groups)]
+    blocks: list[list[Group]] = []
+    room, means = 0, False
+    for group in groups:
+        for piece in [group] if len(_GAP) + _width(group) <= width else group.split():
+            needed = len(_GAP) + _width(piece)
+            if needed > room or group.is_mean != means:
+                blocks.append([])
+                room, means = width, group.is_mean
+            blocks[-1].append(piece)
+            room -= needed
+    return blocks
+
+
+def _block_lines(names: Sequence[str], block: Sequence[Group], indent: int) -> list[Text]:
+    heads = [*[""] * (_HEAD_LINES - 1), "score", *names]
+    columns = [[Text(head.ljust(indent)) for head in heads], *map(_group_lines, block)]
+    lines = [Text(_GAP).join(parts) for parts in zip(*columns, strict=True)]
+    rule = Text("─" * max(map(len, lines)), "dim")
+    families = [_family(name) for name in names]
+    for place in range(len(names) - 1, -1, -1):
+        if place == 0 or families[place] != families[place - 1]:
+            lines.insert(_HEAD_LINES + place, rule)
+    return lines
+
+
+def _group_lines(group: Group) -> list[Text]:
+    """Title, rule, headings, heads, then a line per score, all of the width of the group."""
+    titles = Text()
+    for piece in group.split():
+        titles.append(piece.kinds[0].title.center(_columns_width(piece)) + "  ", "dim")
+    widths = _widths(group)
+    heads = [kind.head.rjust(width) for kind, width in zip(group.kinds, widths, strict=True)]
+    lines = [
+        Text(group.title, "bold cyan"),
+        Text("─" * _width(group), "cyan"),
+        titles,
+        Text("  ".join(heads)),
+    ]
+    for row in group.rows:
+        line = Text()
+        for kind, width in zip(group.kinds, widths, strict=True):
+            best = kind.is_best(row, group.rows)
+            style = "bold green" if best else "" if kind.merit else "dim"
+            line.append(kind.text(row).rjust(width), style).append("  ")
+        lines.append(line)
+    for line in lines:
+        line.truncate(_width(group), pad=True)
+    return lines
+
+
+def _widths(group: Group) -> list[int]:
+    columns = ((kind.head, *map(kind.text, group.rows)) for kind in group.kinds)
+    return [max(map(len, column)) for column in columns]
+
+
+def _columns_width(group: Group) -> int:
+    return sum(_widths(group)) + 2 * (len(group.kinds) - 1)
+
+
+def _width(group: Group) -> int:
+    return max(_columns_width(group), len(group.title))
+
+
+def _family(name: str) -> str:
+    """Post-hoc baselines, DiffGuard's distances and the fusions are set apart by a line."""
+    head = name.split("/")[0].removesuffix("_baselines")
+    return head if head in ("diffguard", "fusion") else ""
+
+
+def _encodable(text: Text, console: Console) -> Text:
+    """The text in ASCII where the output cannot hold more: a week's run must not end on a dash."""
+    return Text(text.plain.translate(_ASCII)) if console.options.ascii_only else text

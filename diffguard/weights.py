@@ -1,0 +1,75 @@
+"""Reading weight files of strangers: tensors and plain data, nothing that runs code."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from diffguard.errors import UserError
+
+# Wrappers that training programs leave around the names of a network's tensors.
+_PREFIXES = ("classifier.network.", "network.", "model.", "module.", "net.")
+
+
+def load_tensors(path: Path) -> dict[str, Any]:
+    """Load a file of tensors onto the CPU.
+
+    Args:
+        path: A `.safetensors` file, or one written by `torch.save`.
+
+    Returns:
+        What the file holds: a state dict, or a dictionary around one.
+
+    Raises:
+        UserError: Where the file is missing, damaged, or holds more than tensors and plain data.
+    """
+    if not path.is_file():
+        what = "is a folder" if path.is_dir() else "does not exist"
+        raise UserError(f"{path} {what}: expected a file of weights, check the path")
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            return load_file(path)
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise UserError(
+            f"{path} was refused: it is damaged, or holds more than tensors and plain data, which "
+            "could run code when loaded; expected a checkpoint that weights_only=True accepts"
+        ) from error
+    except Exception as error:
+        # Damaged archives surface as many types (EOFError, RuntimeError, SafetensorError, …).
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(
+            f"{path} cannot be read as a file of weights ({reason}): is it complete?"
+        ) from error
+    if not isinstance(content, dict):
+        raise UserError(
+            f"{path} holds a {type(content).__name__}, expected a dictionary of tensors"
+        )
+    return content
+
+
+def state_dict_of(content: Mapping[str, Any], path: Path) -> dict[str, Tensor]:
+    """The network's tensors in a loaded file, without wrappers.
+
+    Raises:
+        UserError: Where the file holds no tensors.
+    """
+    inner = content.get("state_dict", content.get("model", content))
+    tensors = {
+        str(name): value
+        for name, value in (inner.items() if isinstance(inner, Mapping) else ())
+        if isinstance(value, Tensor)
+    }
+    if not tensors:
+        raise UserError(f"{path} holds no tensors: expected the state dict of a network")
+    for prefix in _PREFIXES:
+        if all(name.startswith(prefix) for name in tensors):
+            return {name.removeprefix(prefix): value for name, value in tensors.items()}
+    return tensors

@@ -1,0 +1,165 @@
+"""Score ID and OOD sets, or a folder of images, with a detector checkpoint.
+
+`python evaluate.py --ckpt runs/…/detector.ckpt` needs nothing but the checkpoint.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from diffguard.errors import UserError
+from lightning_modules.cli import SKIPPED_FILES, Parser, parse, run
+
+if TYPE_CHECKING:
+    from diffguard.detector import Detector
+
+# Settings that decide on new images but change no score.
+_DECISIONS = ("decision", "accept")
+
+
+def build_parser() -> Parser:
+    """The command line of evaluation."""
+    from datamodules.ood import OODDataModule
+    from diffguard.settings import DetectorSettings
+    from lightning_modules.settings import TrainerConfig
+
+    parser = Parser("Score ID and OOD sets, or a folder of images, with a detector checkpoint.")
+    parser.add_argument("--ckpt", type=str, required=True, help="the detector.ckpt of train.py")
+    parser.add_argument(
+        "--output",
+        type=str | None,
+        default=None,
+        help="folder for the results; by default `evaluation` (or `images`) beside the checkpoint",
+    )
+    parser.add_argument(
+        "--images", type=str | None, default=None, help="score the images in this folder instead"
+    )
+    parser.add_argument(
+        "--accept",
+        type=float | None,
+        default=None,
+        help="share of ID images that the threshold accepts (default: detector.accept)",
+    )
+    parser.add_argument(
+        "--trusted",
+        type=list[str],
+        default=[],
+        help="import paths of further classes that the checkpoint may name",
+    )
+    parser.add_argument("--panels", type=int, default=6, help="images per panel in TensorBoard")
+    parser.add_class_arguments(OODDataModule, "data")
+    parser.add_argument("--detector", type=DetectorSettings, default=DetectorSettings())
+    parser.add_argument("--trainer", type=TrainerConfig, default=TrainerConfig())
+    return parser
+
+
+def main(argv: Sequence[str]) -> int:
+    """Evaluate; returns the exit code."""
+    parser = build_parser()
+    if {"-h", "--help"} & set(argv):
+        parse(parser, argv)
+    known, _ = _ckpt_parser().parse_known_args(list(argv))
+    if known.ckpt is None:
+        raise UserError("--ckpt is missing: name the detector.ckpt that train.py wrote")
+
+    from diffguard.checkpoint import read_checkpoint
+
+    content = read_checkpoint(known.ckpt)
+    namespace = parse(parser, ["--config", _stored_config(content), *argv])
+    objects = parser.instantiate(namespace)
+    if objects.accept is not None and not 0 < objects.accept < 1:
+        raise UserError(f"--accept must lie between 0 and 1, got {objects.accept:g}")
+    if objects.panels < 0:
+        raise UserError(f"--panels must be at least 0, got {objects.panels}")
+    detector = _detector(content, objects)
+    folder = Path(objects.ckpt).parent
+    if objects.images is not None:
+        return _score_folder(detector, objects, Path(objects.output or folder / "images"))
+    output = Path(objects.output or folder / "evaluation")
+    return _score_sets(detector, objects, content["config"], output, folder)
+
+
+def _ckpt_parser() -> Any:
+    from argparse import ArgumentParser
+
+    parser = ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--ckpt")
+    return parser
+
+
+def _stored_config(content: dict[str, Any]) -> str:
+    """The checkpoint's own sections, as the config that the command line overrides."""
+    config = content["config"]
+    stored = {
+        "data": config["data"],
+        "trainer": config["trainer"],
+        "detector": content["settings"],
+    }
+    return yaml.safe_dump(stored)
+
+
+def _detector(content: dict[str, Any], objects: Any) -> Detector:
+    """The checkpoint's detector; calibrated anew where the command line changes its scores."""
+    from diffguard.checkpoint import detector_from
+    from diffguard.settings import to_dict
+
+    asked, stored = to_dict(objects.detector), content["settings"]
+    changed = [k for k in asked if k not in _DECISIONS and asked[k] != stored.get(k)]
+    if not changed:
+        return detector_from(content, trusted=objects.trusted, settings=asked)
+    from lightning_modules.stages import Run, calibrated
+
+    detector = detector_from(content, trusted=objects.trusted)
+    folder = Path(objects.output or Path(objects.ckpt).parent / "evaluation")
+    current = Run(folder, objects.data, objects.trainer, detector.seed, content["config"])
+    current.say(f"detector.{changed[0]} differs from the checkpoint's: calibrating again")
+    return calibrated(
+        current, objects.detector, detector.classifier, detector.denoiser, "calibrate", folder
+    )
+
+
+def _score_sets(
+    detector: Detector, objects: Any, config: dict[str, Any], output: Path, folder: Path
+) -> int:
+    from diffguard.score_table import ScoreTable
+    from lightning_modules.evaluation import ScoringRun, file_hash
+    from lightning_modules.reporting import report
+    from lightning_modules.trainers import scoring_trainer
+
+    data = objects.data
+    data.prepare_data()
+    trainer = scoring_trainer(objects.trainer, "evaluate")
+    identity = {"checkpoint": file_hash(Path(objects.ckpt)), "groups": data.groups}
+    scoring = ScoringRun(detector, data, data.stream("test"), output, identity, fuse=True)
+    path = scoring.run(trainer)
+    if trainer.is_global_zero:
+        table = ScoreTable.read(path)
+        report(scoring, table, output, folder / "tensorboard", config, panels=objects.panels)
+    return 0
+
+
+def _score_folder(detector: Detector, objects: Any, output: Path) -> int:
+    from diffguard.score_table import ScoreTable
+    from lightning_modules.evaluation import ScoringRun, file_hash
+    from lightning_modules.reporting import report_images
+    from lightning_modules.trainers import scoring_trainer
+
+    data = objects.data
+    stream = data.folder_stream(objects.images)
+    trainer = scoring_trainer(objects.trainer, "score images")
+    identity = {"checkpoint": file_hash(Path(objects.ckpt)), "images": str(Path(objects.images))}
+    scoring = ScoringRun(detector, data, stream, output, identity, fuse=True)
+    path = scoring.run(trainer)
+    if not trainer.is_global_zero:
+        return 0
+    skipped = report_images(detector, ScoreTable.read(path), output, objects.accept)
+    return SKIPPED_FILES if skipped else 0
+
+
+if __name__ == "__main__":
+    run(main, sys.argv[1:])

@@ -1,0 +1,88 @@
+"""Checkpoints of a training stage: one file, replaced in whole at the end of every epoch."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.plugins.io import TorchCheckpointIO
+
+from diffguard.errors import UserError
+from diffguard.files import replace_file
+
+_NAME = "last"
+
+
+def epoch_checkpoint(folder: Path | str) -> ModelCheckpoint:
+    """A callback that keeps the state after the newest epoch in `folder/last.ckpt`."""
+    return ModelCheckpoint(
+        dirpath=folder,
+        filename=_NAME,
+        every_n_epochs=1,
+        save_on_train_epoch_end=True,
+        enable_version_counter=False,
+    )
+
+
+def last_checkpoint(folder: Path | str) -> Path | None:
+    """The checkpoint that `epoch_checkpoint` left in a folder, or None."""
+    path = Path(folder) / f"{_NAME}.ckpt"
+    return path if path.is_file() else None
+
+
+class SafeCheckpointIO(TorchCheckpointIO):
+    """Writes a checkpoint in one step and reads it as data; a plugin of Lightning's Trainer.
+
+    Lightning itself writes to the system's temporary folder and moves the file from there, which is
+    a copy, that a crash can cut short, where that folder is on another disk.
+    """
+
+    def save_checkpoint(
+        self,
+        checkpoint: dict[str, Any],
+        path: Path | str,
+        storage_options: Any = None,  # noqa: ARG002
+    ) -> None:
+        """Write a checkpoint; at any moment the old file or the new one is there.
+
+        Raises:
+            UserError: If the system refuses to write; the old file is then as before.
+        """
+        with replace_file(Path(path)) as temporary:
+            torch.save(checkpoint, temporary)
+
+    def load_checkpoint(
+        self,
+        path: Path | str,
+        map_location: Any = "cpu",
+        weights_only: bool | None = True,  # noqa: ARG002
+    ) -> dict[str, Any]:
+        """Read a checkpoint, whatever Lightning asks for with `weights_only=True`.
+
+        Raises:
+            UserError: If it is missing, damaged, or holds anything but tensors and plain values.
+        """
+        try:
+            checkpoint = torch.load(path, map_location=map_location, weights_only=True)
+        except FileNotFoundError:
+            raise UserError(
+                f"checkpoint {path} does not exist: name one that training wrote"
+            ) from None
+        except pickle.UnpicklingError as error:
+            raise UserError(
+                f"checkpoint {path} is refused: it is damaged, or holds more than tensors and "
+                "plain values; name one that training wrote"
+            ) from error
+        except (RuntimeError, EOFError, OSError, KeyError, ValueError) as error:
+            raise UserError(
+                f"checkpoint {path} cannot be read, it is damaged or no checkpoint: delete it and "
+                "train that stage again"
+            ) from error
+        if not isinstance(checkpoint, dict) or "pytorch-lightning_version" not in checkpoint:
+            raise UserError(
+                f"{path} is no checkpoint of a training stage: name a last.ckpt that training wrote"
+            )
+        return checkpoint

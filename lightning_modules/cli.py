@@ -1,0 +1,99 @@
+"""What both scripts share: a typed parser, and one line for every mistake of the user."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import NoReturn
+
+from jsonargparse import ArgumentError, Namespace
+from lightning.pytorch.cli import LightningArgumentParser
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+
+from diffguard.errors import UserError
+
+USER_ERROR = 2
+SKIPPED_FILES = 3
+INTERRUPTED = 130
+
+
+class Parser(LightningArgumentParser):
+    """Lightning's argument parser with `--config`, `--print_config`, `--debug` and short errors."""
+
+    def __init__(self, description: str) -> None:
+        super().__init__(description=description, exit_on_error=False, allow_abbrev=False)
+        self.add_argument("--config", action="config", help="YAML file; may be given repeatedly")
+        self.add_argument(
+            "--debug", action="store_true", help="show the traceback of a user's mistake too"
+        )
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Raise instead of printing the usage."""
+        raise UserError(one_line(UserError(message))) from ex
+
+
+def parse(parser: Parser, argv: Sequence[str]) -> Namespace:
+    """Parse a command line.
+
+    Raises:
+        UserError: For an unknown key, a wrong type or an unreadable config.
+    """
+    try:
+        return parser.parse_args(list(argv))
+    except (ArgumentError, TypeError, ValueError, KeyError, OSError) as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(one_line(error)) from error
+
+
+def one_line(error: BaseException) -> str:
+    """An exception's message on one line, without the parser's ornaments."""
+    lines = [line.strip().removeprefix("- ") for line in str(error).splitlines()]
+    lines = [line for line in lines if line.strip("-")]
+    text = " ".join(lines) or type(error).__name__
+    return re.sub(r'Parser key "([^"]+)":', r"--\1:", text)
+
+
+def run(main: Callable[[Sequence[str]], int], argv: Sequence[str] | None = None) -> NoReturn:
+    """Run a script's `main` and exit with its code; a user's mistake is one line and code 2."""
+    argv = sys.argv[1:] if argv is None else list(argv)
+    quiet_libraries()
+    try:
+        code = main(argv)
+    except (UserError, MisconfigurationException, ArgumentError) as error:
+        if "--debug" in argv:
+            raise
+        print(f"error: {one_line(error)}", file=sys.stderr, flush=True)  # noqa: T201
+        code = USER_ERROR
+    except KeyboardInterrupt:
+        print("interrupted: what is finished is kept", file=sys.stderr)  # noqa: T201
+        code = INTERRUPTED
+    sys.stdout.flush()
+    if os.environ.get("LOCAL_RANK", "0") != "0" and code:
+        # Lightning's launcher waits for rank 0; another rank must not hang in a barrier.
+        os._exit(code)
+    sys.exit(code)
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Let Ctrl-C through, which Lightning's Trainer turns into an exit."""
+    try:
+        yield
+    except SystemExit as error:
+        raise KeyboardInterrupt from error
+
+
+def quiet_libraries() -> None:
+    """Silence advice of libraries that a user of this program cannot act on."""
+    for name in ("lightning.pytorch", "lightning.fabric", "lightning"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*")
+    warnings.filterwarnings("ignore", message=".*exists and is not empty.*")
+    warnings.filterwarnings("ignore", message=".*smaller than the logging interval.*")

@@ -1,0 +1,129 @@
+"""How far a stage is: a bar on a terminal, now and then a line anywhere else."""
+
+from __future__ import annotations
+
+import time
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    Progress,
+    TaskProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+_REFRESH_SECONDS = 0.5
+
+
+class StageProgress:
+    """The progress of one stage, to be used in a `with` block.
+
+    Args:
+        title: Which stage runs, such as "1/3 classifier".
+        total: Steps of the stage; None if unknown.
+        done: Steps that were made before, where a stage resumes.
+        line_seconds: Where there is no terminal: print a line at most this often. The first and the
+            last line always come.
+        console: Where to show it; by default standard error.
+    """
+
+    def __init__(
+        self,
+        title: str,
+        total: int | None,
+        *,
+        done: int = 0,
+        line_seconds: float = 15.0,
+        console: Console | None = None,
+    ) -> None:
+        self.title, self.total, self.text = title, total, ""
+        self.done = self._done_before = done
+        self.console = console or Console(stderr=True)
+        self.interval = _REFRESH_SECONDS if self.console.is_interactive else line_seconds
+        self._began = time.monotonic()
+        self._shown: float | None = None
+        self._bar: Progress | None = None
+
+    def __enter__(self) -> StageProgress:
+        if self.console.is_interactive:
+            self._bar = Progress(
+                TextColumn("{task.description}", markup=False),
+                BarColumn(bar_width=30),
+                TaskProgressColumn(),
+                TimeElapsedColumn(),
+                TimeRemainingColumn(),
+                TextColumn("{task.fields[text]}", markup=False),
+                console=self.console,
+                refresh_per_second=1 / _REFRESH_SECONDS,
+            )
+            self._task = self._bar.add_task(
+                self.title, total=self.total, completed=self.done, text=""
+            )
+            self._bar.start()
+        return self
+
+    def __exit__(
+        self,
+        exception_type: type[BaseException] | None,
+        _exception: BaseException | None,
+        _traceback: TracebackType | None,
+    ) -> None:
+        self.close(finished=exception_type is None)
+
+    @property
+    def is_due(self) -> bool:
+        """Whether it is time to show something new; what is shown may cost something to find."""
+        return self._shown is None or time.monotonic() - self._shown >= self.interval
+
+    def update(self, done: int, text: str = "") -> None:
+        """Say how far the stage is; shown if it is due.
+
+        Args:
+            done: Steps made in all.
+            text: What else to tell, such as the loss.
+        """
+        self.done, self.text = done, text
+        if self.is_due:
+            self._show()
+
+    def close(self, *, finished: bool = True) -> None:
+        """Show the last state and leave the line.
+
+        Args:
+            finished: Whether the stage came to its end, and was not interrupted.
+        """
+        if self._bar is not None:
+            self._show()
+            self._bar.stop()
+        else:
+            verdict = "done" if finished else "interrupted"
+            self._print(f"{verdict} after {_clock(time.monotonic() - self._began)}")
+
+    def _show(self) -> None:
+        self._shown = time.monotonic()
+        if self._bar is not None:
+            self._bar.update(self._task, completed=self.done, text=self.text)
+        elif self.total is None:
+            self._print(f"step {self.done}")
+        else:
+            self._print(f"{self.done / max(self.total, 1):.0%}{self._remaining()}")
+
+    def _remaining(self) -> str:
+        steps = self.done - self._done_before
+        if self.total is None or steps <= 0:
+            return ""
+        seconds = (time.monotonic() - self._began) / steps * (self.total - self.done)
+        return f", {_clock(seconds)} left"
+
+    def _print(self, state: str) -> None:
+        line = f"{self.title}: {state}" + (f", {self.text}" if self.text else "")
+        self.console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

@@ -1,0 +1,128 @@
+"""The sections of a config that describe training: classifier, diffusion model, trainer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+# Arguments of other libraries: whatever YAML can say.
+Plain = dict[str, int | float | bool | str | list | dict | None]
+
+
+@dataclass
+class ClassifierConfig:
+    """The `classifier` section.
+
+    Attributes:
+        arch: `small_cnn`, `torchvision/NAME`, `timm/NAME`, or the import path of a module class.
+        kwargs: Further arguments of its constructor.
+        pretrained: Start from the weights of torchvision or timm (downloaded where absent).
+        ckpt: File with trained weights; the stage is then skipped.
+        channels: Channels the network takes; None is `data.channels`.
+        size: `[height, width]` the network takes; None is that of the images.
+        mean: Mean per channel; None is that of the family.
+        std: Standard deviation per channel; None is that of the family.
+        feature_layer: Layer whose input is the features; None is the last linear layer.
+        cam_layer: Layer for Grad-CAM; None is the last with feature maps.
+        max_epochs: Epochs of training.
+        lr: Peak learning rate.
+        weight_decay: Weight decay.
+        optimizer: Optimiser.
+        schedule: Course of the learning rate.
+        warmup: Share of the steps in which the learning rate rises.
+        label_smoothing: Label smoothing.
+        channels_last: Train in channels-last memory format, which GPUs like.
+    """
+
+    arch: str = "small_cnn"
+    kwargs: Plain = field(default_factory=dict)
+    pretrained: bool = False
+    ckpt: str | None = None
+    channels: int | None = None
+    size: list[int] | None = None
+    mean: list[float] | None = None
+    std: list[float] | None = None
+    feature_layer: str | None = None
+    cam_layer: str | None = None
+    max_epochs: int = 20
+    lr: float = 2e-3
+    weight_decay: float = 0.05
+    optimizer: Literal["sgd", "adamw"] = "adamw"
+    schedule: Literal["one_cycle", "cosine", "constant"] = "one_cycle"
+    warmup: float = 0.25
+    label_smoothing: float = 0.0
+    channels_last: bool = False
+
+
+@dataclass
+class DiffusionConfig:
+    """The `diffusion` section.
+
+    Attributes:
+        network: Class in diffusers, `UNet2DModel` or `DiTTransformer2DModel`.
+        kwargs: Its config; channels and classes are filled in.
+        scheduler: Config of its diffusers scheduler: noise levels and prediction type.
+        ckpt: diffusers folder of a trained model; the stage is then skipped.
+        null_class: Label that means "no label"; None: K of K + 1 classes, or none.
+        fit: How images reach the network's size.
+        antialias: Whether `resize` low-passes when it shrinks.
+        max_epochs: Epochs of training.
+        lr: Peak learning rate.
+        weight_decay: Weight decay.
+        schedule: Course of the learning rate.
+        warmup: Share of the steps in which the learning rate rises.
+        ema_decay: Decay of the averaged weights.
+        label_dropout: Share of labels that are dropped in training, for classifier-free guidance.
+        loss_weighting: Weights of the noise levels in the loss.
+        min_snr_gamma: The cut of `min_snr`.
+        betas: Decay rates of AdamW's two moments.
+        channels_last: Train in channels-last memory format, which GPUs like.
+        sample_every: Epochs between sample grids; 0 for none.
+    """
+
+    network: str = "UNet2DModel"
+    kwargs: Plain = field(default_factory=dict)
+    scheduler: Plain = field(
+        default_factory=lambda: {"beta_schedule": "linear", "num_train_timesteps": 1000}
+    )
+    ckpt: str | None = None
+    null_class: int | None = None
+    fit: Literal["resize", "pad"] = "resize"
+    antialias: bool = True
+    max_epochs: int = 50
+    lr: float = 1e-3
+    weight_decay: float = 0.0
+    schedule: Literal["one_cycle", "cosine", "constant"] = "one_cycle"
+    warmup: float = 0.1
+    ema_decay: float = 0.999
+    label_dropout: float = 0.1
+    loss_weighting: Literal["none", "min_snr"] = "none"
+    min_snr_gamma: float = 5.0
+    betas: list[float] = field(default_factory=lambda: [0.9, 0.99])
+    channels_last: bool = False
+    sample_every: int = 10
+
+
+@dataclass
+class TrainerConfig:
+    """The `trainer` section: how Lightning runs every stage.
+
+    Attributes:
+        accelerator: `auto`, `cpu`, `gpu`, …
+        devices: Number of devices (processes on a CPU), or `auto`.
+        num_nodes: Number of machines.
+        strategy: Lightning's strategy, such as `ddp`.
+        precision: Lightning's precision, such as `bf16-mixed`.
+        gradient_clip_val: Largest norm of the gradient; None does not clip.
+        log_every_n_steps: Steps between logged values.
+        progress: Show a progress bar, or lines where the output is no terminal.
+    """
+
+    accelerator: str = "auto"
+    devices: int | str = "auto"
+    num_nodes: int = 1
+    strategy: str = "auto"
+    precision: str = "32-true"
+    gradient_clip_val: float | None = 1.0
+    log_every_n_steps: int = 20
+    progress: bool = True

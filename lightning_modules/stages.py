@@ -1,0 +1,291 @@
+"""The stages of training; each leaves its artefact in the run's folder."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_only
+from safetensors.torch import save_file
+
+from diffguard.checkpoint import fill, save_detector
+from diffguard.classifiers import Classifier
+from diffguard.denoisers import PixelDenoiser
+from diffguard.detector import Detector
+from diffguard.diffusers_folder import label_classes, load_diffusers, save_diffusers
+from diffguard.errors import UserError
+from diffguard.files import replace_file
+from diffguard.models import ClassifierSpec, DiffusionSpec, build_classifier, build_denoiser
+from diffguard.score_table import ScoreTable
+from diffguard.settings import DetectorSettings, from_dict, to_dict
+from diffguard.weights import load_tensors, state_dict_of
+from lightning_modules.callbacks import SampleGrid
+from lightning_modules.checkpoints import SafeCheckpointIO, epoch_checkpoint, last_checkpoint
+from lightning_modules.classifier import ClassifierModule
+from lightning_modules.cli import interruptible
+from lightning_modules.diffusion import DiffusionModule
+from lightning_modules.evaluation import (
+    ScoringRun,
+    fit_calibration,
+    fit_early_stop,
+    fit_reference,
+    needs_reference,
+)
+from lightning_modules.settings import ClassifierConfig, DiffusionConfig, TrainerConfig
+from lightning_modules.trainers import build_trainer, scoring_trainer
+
+
+@dataclass
+class Run:
+    """A training run.
+
+    Attributes:
+        folder: Where everything lies.
+        data: The DataModule.
+        trainer: How Lightning runs.
+        seed: Seed of every stage.
+        config: The whole config, plain values only.
+    """
+
+    folder: Path
+    data: Any
+    trainer: TrainerConfig
+    seed: int
+    config: Mapping[str, Any]
+
+    @property
+    def classifier_file(self) -> Path:
+        """The trained classifier."""
+        return self.folder / "classifier" / "classifier.safetensors"
+
+    @property
+    def diffusion_folder(self) -> Path:
+        """The trained diffusion model, a diffusers folder."""
+        return self.folder / "diffusion"
+
+    @property
+    def detector_file(self) -> Path:
+        """The calibrated detector."""
+        return self.folder / "detector.ckpt"
+
+    def say(self, text: str) -> None:
+        """Tell the user, on the first process."""
+        if rank_zero_only.rank == 0:
+            print(text, file=sys.stderr, flush=True)  # noqa: T201
+
+
+def classifier_spec(config: ClassifierConfig, data: Any) -> ClassifierSpec:
+    """What the classifier of a config is."""
+    return ClassifierSpec(
+        arch=config.arch,
+        num_classes=data.num_classes,
+        kwargs=dict(config.kwargs),
+        channels=config.channels or data.channels,
+        size=config.size,
+        mean=config.mean,
+        std=config.std,
+        feature_layer=config.feature_layer,
+        cam_layer=config.cam_layer,
+        class_names=list(data.class_names),
+    )
+
+
+def train_classifier(run: Run, config: ClassifierConfig, title: str) -> None:
+    """Fit the classifier and keep its weights."""
+    pl.seed_everything(run.seed, verbose=False)
+    spec = classifier_spec(config, run.data)
+    classifier = build_classifier(spec, pretrained=config.pretrained, trusted=[config.arch])
+    module = ClassifierModule(
+        classifier,
+        lr=config.lr,
+        weight_decay=config.weight_decay,
+        optimizer=config.optimizer,
+        schedule=config.schedule,
+        warmup=config.warmup,
+        channels_last=config.channels_last,
+        label_smoothing=config.label_smoothing,
+        seed=run.seed,
+    )
+    trainer = _fit(run, module, "classifier", title, config.max_epochs)
+    if trainer.is_global_zero:
+        with replace_file(run.classifier_file) as temporary:
+            save_file(_contiguous(classifier.network.state_dict()), temporary)
+    trainer.strategy.barrier("classifier kept")
+
+
+def load_classifier(run: Run, config: ClassifierConfig) -> tuple[Classifier, ClassifierSpec]:
+    """The classifier of this run, or that of `classifier.ckpt`.
+
+    Raises:
+        UserError: Where there is none, or its weights do not fit.
+    """
+    spec = classifier_spec(config, run.data)
+    if config.ckpt is None and config.pretrained and not run.classifier_file.is_file():
+        return build_classifier(spec, pretrained=True), spec
+    path = Path(config.ckpt) if config.ckpt else run.classifier_file
+    if config.ckpt is None and not path.is_file():
+        raise UserError(
+            f"{run.folder} holds no trained classifier: add classifier to stages, or give its "
+            "weights in classifier.ckpt"
+        )
+    classifier = build_classifier(spec, trusted=[config.arch])
+    fill(classifier.network, state_dict_of(load_tensors(path), path), f"classifier {config.arch}")
+    return classifier, spec
+
+
+def diffusion_spec(config: DiffusionConfig, data: Any) -> DiffusionSpec:
+    """What the diffusion model of a config is, with a null class beside the data's classes."""
+    kwargs: dict[str, Any] = {
+        "sample_size": data.image_size,
+        "in_channels": data.channels,
+        "out_channels": data.channels,
+        **config.kwargs,
+    }
+    rows = (
+        "num_embeds_ada_norm" if config.network == "DiTTransformer2DModel" else "num_class_embeds"
+    )
+    extra = 0 if config.network == "DiTTransformer2DModel" else 1
+    kwargs.setdefault(rows, data.num_classes + extra)
+    classes, null = label_classes(config.network, kwargs, data.num_classes, config.null_class)
+    return DiffusionSpec(
+        network=config.network,
+        config=kwargs,
+        scheduler=dict(config.scheduler),
+        image_size=data.image_size,
+        image_channels=data.channels,
+        num_classes=classes,
+        null_class=null,
+        fit=config.fit,
+        antialias=config.antialias,
+    )
+
+
+def train_diffusion(run: Run, config: DiffusionConfig, title: str) -> None:
+    """Fit the diffusion model and keep the moving average of its weights."""
+    pl.seed_everything(run.seed, verbose=False)
+    spec = diffusion_spec(config, run.data)
+    denoiser = build_denoiser(spec)
+    module = DiffusionModule(
+        denoiser,
+        lr=config.lr,
+        weight_decay=config.weight_decay,
+        schedule=config.schedule,
+        warmup=config.warmup,
+        ema_decay=config.ema_decay,
+        label_dropout=config.label_dropout,
+        loss_weighting=config.loss_weighting,
+        min_snr_gamma=config.min_snr_gamma,
+        betas=(config.betas[0], config.betas[1]),
+        channels_last=config.channels_last,
+        seed=run.seed,
+    )
+    extra = [SampleGrid(config.sample_every)] if config.sample_every else []
+    trainer = _fit(run, module, "diffusion", title, config.max_epochs, *extra)
+    if trainer.is_global_zero:
+        save_diffusers(run.diffusion_folder, module.ema_denoiser().network, spec.scheduler)
+    trainer.strategy.barrier("diffusion model kept")
+
+
+def load_diffusion(run: Run, config: DiffusionConfig) -> tuple[PixelDenoiser, DiffusionSpec]:
+    """The diffusion model of this run, or that of `diffusion.ckpt`.
+
+    Raises:
+        UserError: Where there is none, or it cannot be loaded.
+    """
+    folder = Path(config.ckpt) if config.ckpt else run.diffusion_folder
+    if config.ckpt is None and not folder.is_dir():
+        raise UserError(
+            f"{run.folder} holds no trained diffusion model: add diffusion to stages, or give a "
+            "diffusers folder in diffusion.ckpt"
+        )
+    return load_diffusers(
+        folder,
+        image_size=run.data.image_size,
+        image_channels=run.data.channels,
+        classifier_classes=run.data.num_classes,
+        null_class=config.null_class,
+        fit=config.fit,
+        antialias=config.antialias,
+    )
+
+
+def calibrate(
+    run: Run,
+    settings: DetectorSettings,
+    classifier: tuple[Classifier, ClassifierSpec],
+    diffusion: tuple[PixelDenoiser, DiffusionSpec],
+    title: str,
+) -> None:
+    """Score the ID validation images, and keep the detector with what they tell."""
+    pl.seed_everything(run.seed, verbose=False)
+    detector = calibrated(run, settings, classifier[0], diffusion[0], title, run.folder)
+    if rank_zero_only.rank == 0:
+        save_detector(run.detector_file, detector, classifier[1], diffusion[1], run.config)
+
+
+def calibrated(
+    run: Run,
+    settings: DetectorSettings,
+    classifier: Classifier,
+    denoiser: PixelDenoiser,
+    title: str,
+    folder: Path,
+) -> Detector:
+    """A detector calibrated on ID validation images."""
+    data, sizes = run.data, {"image_size": run.data.image_size, "image_channels": run.data.channels}
+    trainer = scoring_trainer(run.trainer, title)
+    settings = from_dict(to_dict(settings))
+    plain = from_dict({**to_dict(settings), "baselines": [], "fused": [], "decision": "diffguard"})
+    bare = Detector(classifier, denoiser, plain, seed=run.seed, **sizes)
+    bare.to(trainer.strategy.root_device)
+    reference = None
+    if needs_reference(settings):
+        loader = data.stream_loader(data.id_stream("train"))
+        reference = fit_reference(bare, loader, settings.reference_images, data.batch_size)
+    if settings.early_stop.mean_depth is not None:
+        loader = data.stream_loader(data.id_stream("validation"))
+        settings.early_stop.thresholds |= fit_early_stop(bare, loader, data.batch_size)
+    detector = Detector(classifier, denoiser, settings, reference=reference, seed=run.seed, **sizes)
+    if trainer.is_global_zero:
+        shutil.rmtree(folder / "calibration", ignore_errors=True)
+    stream = data.id_stream("validation")
+    scoring = ScoringRun(detector, data, stream, folder / "calibration", {}, fuse=False)
+    table = ScoreTable.read(scoring.run(trainer))
+    detector.calibration = fit_calibration(table, settings, run.say)
+    return detector
+
+
+def _fit(
+    run: Run, module: pl.LightningModule, stage: str, title: str, epochs: int, *extra: pl.Callback
+) -> pl.Trainer:
+    checkpoints = run.folder / "checkpoints" / stage
+    config = run.trainer
+    trainer = build_trainer(
+        config,
+        title,
+        callbacks=[epoch_checkpoint(checkpoints), *extra],
+        max_epochs=epochs,
+        gradient_clip_val=config.gradient_clip_val,
+        log_every_n_steps=config.log_every_n_steps,
+        logger=TensorBoardLogger(run.folder, name="tensorboard", version=stage),
+        plugins=[SafeCheckpointIO()],
+        num_sanity_val_steps=0,
+    )
+    with interruptible():
+        trainer.fit(
+            module,
+            datamodule=run.data,
+            ckpt_path=last_checkpoint(checkpoints),
+            weights_only=True,
+        )
+    return trainer
+
+
+def _contiguous(state: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value.detach().cpu().contiguous() for name, value in state.items()}

@@ -1,0 +1,51 @@
+"""One way to make a Trainer from the config, for fitting and for scoring."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import lightning.pytorch as pl
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+
+from diffguard.errors import UserError
+from lightning_modules.callbacks import StageProgressBar
+from lightning_modules.cli import one_line
+from lightning_modules.settings import TrainerConfig
+
+
+def build_trainer(
+    config: TrainerConfig, title: str, callbacks: list[pl.Callback] | None = None, **own: Any
+) -> pl.Trainer:
+    """Make a Trainer.
+
+    Args:
+        config: The `trainer` section.
+        title: What the progress bar calls the stage.
+        callbacks: Further callbacks.
+        own: Arguments of the stage.
+
+    Raises:
+        UserError: For values that Lightning or the machine refuses.
+    """
+    bar: list[pl.Callback] = [StageProgressBar(title)] if config.progress else []
+    try:
+        return pl.Trainer(
+            accelerator=config.accelerator,
+            devices=config.devices,
+            num_nodes=config.num_nodes,
+            strategy=config.strategy,
+            precision=config.precision,  # type: ignore[arg-type]
+            callbacks=[*bar, *(callbacks or [])],
+            enable_progress_bar=config.progress,
+            enable_model_summary=False,
+            # The streams share the images out themselves: no image is repeated.
+            use_distributed_sampler=False,
+            **own,
+        )
+    except (MisconfigurationException, TypeError, ValueError, RuntimeError) as error:
+        raise UserError(f"trainer: {one_line(error)}") from error
+
+
+def scoring_trainer(config: TrainerConfig, title: str) -> pl.Trainer:
+    """A Trainer that scores: no logger and no checkpoints."""
+    return build_trainer(config, title, logger=False, enable_checkpointing=False)

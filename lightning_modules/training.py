@@ -1,0 +1,214 @@
+"""What training the classifier and the diffusion model have in common."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import torch
+from lightning import LightningModule
+from torch import Tensor
+from torch.optim import SGD, AdamW, Optimizer
+from torch.optim.lr_scheduler import LRScheduler, OneCycleLR
+
+from diffguard.errors import UserError
+
+OptimizerName = Literal["adamw", "sgd"]
+ScheduleName = Literal["one_cycle", "cosine", "constant"]
+
+
+class TrainingModule(LightningModule):
+    """Optimiser, learning rate and reproducible randomness of a training stage.
+
+    Torch's generators are seeded from (seed, epoch, rank) at the first batch of each epoch, so that
+    training which resumes after an epoch draws the same noise as training that never stopped.
+    (Lightning restores weights, optimiser and schedule, but no generator.)
+
+    Args:
+        lr: Peak learning rate.
+        weight_decay: Decoupled weight decay of AdamW, or the L2 penalty of SGD.
+        optimizer: `adamw`, or `sgd` with Nesterov momentum 0.9.
+        betas: AdamW's decay rates of the two moments.
+        schedule: Learning rate over the optimiser's steps: `one_cycle` (cosine up, cosine down to
+            almost zero; Smith & Topin, 2019), `cosine` (linear warm-up, cosine down to zero) or
+            `constant` (after a linear warm-up).
+        warmup: Share of all steps in which the learning rate rises, in [0, 1).
+        channels_last: Train with weights in channels-last memory format, which tensor cores like.
+        seed: Seed of the run, at least 0.
+
+    Raises:
+        UserError: For a value outside its range.
+    """
+
+    stage: ClassVar[str]
+
+    def __init__(
+        self,
+        *,
+        lr: float,
+        weight_decay: float,
+        optimizer: OptimizerName,
+        schedule: ScheduleName,
+        warmup: float,
+        channels_last: bool,
+        seed: int,
+        betas: tuple[float, float] = (0.9, 0.999),
+    ) -> None:
+        super().__init__()
+        self.lr, self.weight_decay, self.betas = lr, weight_decay, betas
+        self.optimizer, self.schedule, self.warmup = optimizer, schedule, warmup
+        self.channels_last, self.seed = channels_last, seed
+        self._planned_steps: float | None = None
+        self._require(lr > 0, "lr", "positive")
+        self._require(weight_decay >= 0, "weight_decay", "at least 0")
+        self._require(all(0 <= beta < 1 for beta in betas), "betas", "two numbers in [0, 1)")
+        self._require(optimizer in ("adamw", "sgd"), "optimizer", "adamw or sgd")
+        self._require(
+            schedule in ("one_cycle", "cosine", "constant"),
+            "schedule",
+            "one_cycle, cosine or constant",
+        )
+        self._require(0 <= warmup < 1, "warmup", "a share of the steps in [0, 1)")
+        self._require(seed >= 0, "seed", "at least 0")
+
+    def _require(self, holds: bool, name: str, expected: str) -> None:
+        if not holds:
+            value = getattr(self, name)
+            raise UserError(f"{self.stage}.{name} must be {expected}, got {value!r}")
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        """Build the optimiser and a schedule that is stepped with it.
+
+        Raises:
+            UserError: If the schedule needs another length of training than there is.
+        """
+        optimizer = self._build_optimizer()
+        if self.schedule == "constant" and self.warmup == 0:
+            return {"optimizer": optimizer}
+        scheduler = self._build_schedule(optimizer, self._count_steps())
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
+        }
+
+    def _build_optimizer(self) -> Optimizer:
+        parameters = [p for p in self.parameters() if p.requires_grad]
+        # The fused kernels are several times faster, on CPUs too: no Python per parameter.
+        if self.optimizer == "sgd":
+            return SGD(
+                parameters,
+                self.lr,
+                momentum=0.9,
+                nesterov=True,
+                weight_decay=self.weight_decay,
+                fused=True,
+            )
+        return AdamW(
+            parameters, self.lr, betas=self.betas, weight_decay=self.weight_decay, fused=True
+        )
+
+    def _count_steps(self) -> int:
+        steps = self.trainer.estimated_stepping_batches
+        if math.isinf(steps):
+            raise UserError(
+                f"{self.stage}.schedule {self.schedule} needs to know how long training lasts: "
+                f"set {self.stage}.max_epochs, or take schedule constant with warmup 0"
+            )
+        if self._planned_steps not in (None, steps):
+            raise UserError(
+                f"the {self.stage} was planned for {self._planned_steps} steps, and to resume with "
+                f"{steps} would break its learning rate schedule: keep {self.stage}.max_epochs and "
+                "the batch size, or start a new run"
+            )
+        self._planned_steps = steps
+        return int(steps)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Note for how many steps the schedule was made."""
+        checkpoint["planned_steps"] = self._planned_steps
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Recall for how many steps the schedule was made; Lightning builds it after this."""
+        self._planned_steps = checkpoint.get("planned_steps")
+
+    def _build_schedule(self, optimizer: Optimizer, steps: int) -> LRScheduler:
+        from diffusers import optimization
+
+        if self.schedule == "one_cycle":
+            # OneCycleLR divides by the length of its phases, which must not be zero.
+            total = max(steps, 2)
+            return OneCycleLR(
+                optimizer,
+                self.lr,
+                total_steps=total,
+                pct_start=max(self.warmup, 2 / total),
+                cycle_momentum=False,
+            )
+        warmup_steps = round(self.warmup * steps)
+        if self.schedule == "cosine":
+            return optimization.get_cosine_schedule_with_warmup(optimizer, warmup_steps, steps)
+        return optimization.get_constant_schedule_with_warmup(optimizer, warmup_steps)
+
+    def on_fit_start(self) -> None:
+        """Bring the weights to the memory format of training."""
+        if self.channels_last:
+            self.to(memory_format=torch.channels_last)
+
+    def on_fit_end(self) -> None:
+        """Bring the weights back to the only memory format that safetensors can write."""
+        self.to(memory_format=torch.contiguous_format)
+        self._planned_steps = None
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:  # noqa: ARG002
+        """Seed torch's generators at the first batch of an epoch.
+
+        Not at the epoch's start: whether a loader's iterator is made (and draws a number) before or
+        after that differs between an epoch that resumes and one that follows another.
+        """
+        if batch_idx == 0:
+            sequence = np.random.SeedSequence([self.seed, self.current_epoch, self.global_rank])
+            torch.manual_seed(int(sequence.generate_state(1, np.uint64)[0]))
+
+    def on_train_epoch_end(self) -> None:
+        """Stop where training has diverged, before a checkpoint overwrites the last good one.
+
+        Raises:
+            UserError: If the mean loss of the epoch is not finite.
+        """
+        loss = float(self.trainer.callback_metrics[f"{self.stage}/train_loss"])
+        if not math.isfinite(loss):
+            raise UserError(
+                f"the {self.stage} diverged: its loss is {loss} in epoch {self.current_epoch + 1}; "
+                f"set a smaller {self.stage}.lr than {self.lr:g} (or clip the gradients) and "
+                "train again"
+            )
+
+    def log_mean(self, name: str, value: Any, count: int) -> None:
+        """Log the mean over an epoch as `<stage>/<name>`: one point an epoch, no cost a step."""
+        self.log(
+            f"{self.stage}/{name}",
+            value,
+            on_step=False,
+            on_epoch=True,
+            batch_size=count,
+            sync_dist=isinstance(value, Tensor),
+        )
+
+    def load_state_dict(
+        self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
+    ) -> Any:
+        """Load weights; those of another network are the user's mistake.
+
+        Raises:
+            UserError: If names or shapes differ.
+        """
+        try:
+            return super().load_state_dict(state_dict, strict=strict, assign=assign)
+        except RuntimeError as error:
+            detail = " ".join(str(error).split())
+            raise UserError(
+                f"the checkpoint of stage {self.stage} belongs to another network than the config "
+                f"describes ({detail[:160]} …): resume with the config of its run"
+            ) from error

@@ -1,0 +1,44 @@
+"""A small score table with ties, unreadable images and a set that no group names."""
+
+import numpy as np
+
+from diffguard.score_table import ScoreTable
+
+SIZES = {"digits": 50, "unused": 5, "near_a": 30, "far_a": 40, "far_b": 20}
+GROUPS = {"far_b": "far", "digits": "id", "far_a": "far", "near_a": "near"}
+NAMES = ["msp", "diffguard", "diffguard/l2", "fusion", "fusion_baselines"]
+
+
+def make_table():
+    rng = np.random.default_rng(0)
+    sizes = list(SIZES.values())
+    dataset = np.repeat(np.arange(len(sizes)), sizes).astype(np.int32)
+    index = np.concatenate([np.arange(n) for n in sizes]).astype(np.int32)
+    n = len(dataset)
+    is_ood = dataset != 0
+    scores = {
+        name: np.round(rng.normal(is_ood * (1 + 0.3 * k), 1), 1) for k, name in enumerate(NAMES)
+    }
+    label = np.where(is_ood, -1, index % 5).astype(np.int32)
+    prediction = np.where(index % 10 == 3, 0, index % 5).astype(np.int32)
+    error = np.full(n, "", dtype=object)
+    path = np.array([f"{i}.png" for i in range(n)], dtype=object)
+    passes = np.where(is_ood, 40, 60).astype(np.int32)
+    # The last images of digits, far_b and of the set that no group names are unreadable.
+    for row, text in ((49, "truncated"), (54, "not used"), (n - 1, "too large")):
+        error[row], prediction[row], passes[row] = text, -1, -1
+        for values in scores.values():
+            values[row] = np.nan
+    return ScoreTable(
+        tuple(SIZES), dataset, index, path, label, prediction, np.full(n, 0.5), scores,
+        np.full(n, 3, dtype=np.int32), passes, error,
+    )  # fmt: skip
+
+
+OPTIONS = {
+    "comparisons": [("fusion", "fusion_baselines")],
+    "cost": {"images_per_second": 12.5},
+    "settings": {"seed": 7},
+    "draws": 100,
+    "seed": 3,
+}

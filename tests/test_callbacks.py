@@ -1,0 +1,180 @@
+import io
+
+import pytest
+import tiny_training as tiny
+import torch
+from lightning import LightningModule
+from lightning.pytorch.loggers import TensorBoardLogger
+from rich.console import Console
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from diffguard.errors import UserError
+from lightning_modules.callbacks import SampleGrid, StageProgressBar, draw_samples
+from lightning_modules.diffusion import DiffusionModule
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*exists and is not empty")
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def fit_with_bar(folder, bar, *, callbacks=(), **options):
+    module = DiffusionModule(tiny.denoiser(), lr=2e-3)
+    options = {"max_epochs": 2, "enable_progress_bar": True} | options
+    trainer = tiny.trainer(folder, callbacks=[bar, *callbacks], **options)
+    trainer.fit(module, tiny.train_loader(), tiny.val_loader())
+    return trainer
+
+
+def lines_of(output):
+    text = output.getvalue()
+    assert "\r" not in text
+    assert "\x1b" not in text
+    return text.splitlines()
+
+
+def test_lines_where_there_is_no_terminal(tmp_path, capsys):
+    output = io.StringIO()
+    bar = StageProgressBar("2/3 diffusion", line_seconds=0, console=Console(file=output))
+    fit_with_bar(tmp_path, bar, num_sanity_val_steps=1)
+    lines = lines_of(output)
+    assert len(lines) == 10  # eight steps, the last state, and that it is done
+    assert all(line.startswith("2/3 diffusion: ") for line in lines)
+    assert "12%" in lines[0]
+    assert "epoch 1/2, loss " in lines[0]
+    assert "val_loss" not in lines[0]
+    assert "62%" in lines[4]
+    assert "epoch 2/2, loss " in lines[4]
+    assert "val_loss" in lines[4]
+    assert "100%" in lines[-2]
+    assert "done after" in lines[-1]
+    assert capsys.readouterr().out == ""
+
+
+def test_a_line_now_and_then(tmp_path):
+    output = io.StringIO()
+    bar = StageProgressBar("2/3 diffusion", line_seconds=1e6, console=Console(file=output))
+    fit_with_bar(tmp_path, bar)
+    first, last = lines_of(output)
+    assert "12%" in first
+    assert "done after" in last
+    assert "epoch 2/2, loss " in last
+
+
+def test_a_bar_on_a_terminal(tmp_path):
+    output = io.StringIO()
+    console = Console(file=output, force_terminal=True, width=120, legacy_windows=False)
+    fit_with_bar(tmp_path, StageProgressBar("2/3 diffusion", console=console))
+    last = output.getvalue().rsplit("2/3 diffusion", 1)[1]
+    assert "100%" in last
+    assert "epoch 2/2, loss " in last
+
+
+def test_interruption_is_told(tmp_path):
+    output = io.StringIO()
+    bar = StageProgressBar("2/3 diffusion", console=Console(file=output))
+    with pytest.raises(tiny.CrashError):
+        fit_with_bar(tmp_path, bar, callbacks=[tiny.Crash(1)])
+    assert "interrupted after" in lines_of(output)[-1]
+
+
+def test_a_disabled_bar_is_silent(tmp_path):
+    output = io.StringIO()
+    bar = StageProgressBar("2/3 diffusion", console=Console(file=output))
+    bar.disable()
+    fit_with_bar(tmp_path, bar)
+    assert output.getvalue() == ""
+
+
+def test_evaluation_counts_batches(tmp_path):
+    class Idle(LightningModule):
+        def test_step(self, batch, batch_idx, dataloader_idx):
+            pass
+
+    output = io.StringIO()
+    bar = StageProgressBar("evaluation", line_seconds=0, console=Console(file=output))
+    trainer = tiny.trainer(tmp_path, callbacks=[bar], enable_progress_bar=True)
+    trainer.test(Idle(), [tiny.val_loader(), tiny.val_loader()], verbose=False)
+    lines = lines_of(output)
+    shares = [line.split()[1].strip(",") for line in lines[:-1]]
+    assert shares == ["17%", "33%", "50%", "67%", "83%", "100%"]
+    assert "done after" in lines[-1]
+
+
+def test_sample_grids_reach_tensorboard(tmp_path):
+    logger = TensorBoardLogger(tmp_path, name="tb")
+    grid = SampleGrid(every_n_epochs=2, columns=4, steps=2)
+    fit_with_bar(tmp_path, grid, max_epochs=3, logger=logger, enable_progress_bar=False)
+    events = EventAccumulator(logger.log_dir, size_guidance={"images": 0}).Reload()
+    images = events.Images("diffusion/samples")
+    assert [image.step for image in images] == [8, 12]
+    # Three classes down, four samples across, one pixel around each.
+    assert (images[0].height, images[0].width) == (3 * 9 + 1, 4 * 9 + 1)
+    assert len(events.Scalars("diffusion/train_loss")) == 3
+    assert len(events.Scalars("diffusion/val_loss")) == 3
+
+
+def test_a_sample_grid_changes_no_training(tmp_path):
+    with_grid = fit_with_bar(
+        tmp_path / "a",
+        SampleGrid(1, columns=1, steps=1),
+        logger=TensorBoardLogger(tmp_path),
+        enable_progress_bar=False,
+    )
+    without = fit_with_bar(tmp_path / "b", tiny.Callback(), enable_progress_bar=False)
+    tiny.assert_same_training(with_grid, without)
+
+
+@pytest.mark.parametrize("name", ["every_n_epochs", "columns", "max_classes", "steps"])
+def test_sample_grid_refuses_nothing_to_show(name):
+    with pytest.raises(UserError, match="must be at least 1"):
+        SampleGrid(**{name: 0})
+
+
+class LabelDenoiser:
+    """Knows that images of class k are all k/10, and without a class says 0.5."""
+
+    def __init__(self):
+        real = tiny.denoiser()
+        self.schedule, self.decode = real.schedule, real.decode
+        self.channels, self.state_size = 1, tiny.SIDE
+        self.num_classes, self.null_class = 3, 3
+
+    def predict_noise(self, x, t, y):
+        grey = torch.tensor([0.0, 0.1, 0.2, 0.5])[y].view(-1, 1, 1, 1) * 2 - 1
+        alpha = self.schedule.alphas_cumprod[t].view(-1, 1, 1, 1).float()
+        return (x - alpha.sqrt() * grey) / (1 - alpha).sqrt()
+
+
+@pytest.mark.parametrize(
+    ("scale", "expected"), [(0.0, [0.5, 0.5]), (1.0, [0.1, 0.2]), (1.2, [0.02, 0.14])]
+)
+def test_samples_follow_label_and_scale(scale, expected):
+    labels = torch.tensor([1, 2])
+    images = draw_samples(LabelDenoiser(), labels, steps=20, scale=scale)
+    assert images.shape == (2, 1, tiny.SIDE, tiny.SIDE)
+    # Guidance is on the noise: linear in the clean image at every step, the last one included.
+    torch.testing.assert_close(images.mean((1, 2, 3)), torch.tensor(expected), atol=1e-3, rtol=0)
+
+
+def test_samples_depend_on_the_seed_alone():
+    model = tiny.denoiser().eval()
+    labels = torch.tensor([0, 1])
+    first, again, other = (
+        draw_samples(model, labels, steps=2, seed=seed).clone() for seed in (0, 0, 1)
+    )
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+@pytest.mark.parametrize("classes", [None, 3])
+def test_samples_without_null_class(classes):
+    model = tiny.denoiser(num_classes=classes).eval()
+    model.null_class = None
+    images = draw_samples(model, torch.zeros(2, dtype=torch.long), steps=2)
+    assert images.shape == (2, 1, tiny.SIDE, tiny.SIDE)

@@ -1,0 +1,125 @@
+import pytest
+import timm
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tiny_models import tiny_classifier
+from torch import nn
+from torch.nn import functional as F
+
+from diffguard.cam import cam_mask, grad_cam, scale_cam
+from diffguard.classifiers import Classifier
+from diffguard.errors import UserError
+
+
+def vision_transformer(**options):
+    torch.manual_seed(0)
+    network = timm.create_model(
+        "vit_tiny_patch16_224",
+        pretrained=False,
+        img_size=32,
+        patch_size=8,
+        depth=2,
+        num_classes=7,
+        **options,
+    )
+    return Classifier(network, 7).eval()
+
+
+def images(n=3, side=28):
+    return torch.rand(n, 3, side, side, generator=torch.Generator().manual_seed(1))
+
+
+def test_equals_the_class_activation_map_where_a_mean_and_a_linear_layer_follow():
+    # Zhou et al., 2016: there the gradient is the class's weight, divided by the area.
+    classifier, x, labels = tiny_classifier(), images(), torch.tensor([0, 4, 2])
+    caught = {}
+    classifier.network.stage3.register_forward_hook(
+        lambda module, inputs, output: caught.update(maps=output)
+    )
+    found = grad_cam(classifier, x, labels)
+    maps = caught["maps"].detach()
+    weights = classifier.network.fc.weight[labels] / maps[0, 0].numel()
+    expected = F.relu((weights[:, :, None, None] * maps).sum(1, keepdim=True))
+    expected = F.interpolate(expected, size=(28, 28), mode="bilinear")[:, 0]
+    assert found.shape == (3, 28, 28)
+    assert found.dtype == torch.float32
+    assert float(found.max()) > 0
+    torch.testing.assert_close(found, expected.detach())
+
+
+def test_weights_are_the_mean_gradient_whatever_the_head():
+    torch.manual_seed(0)
+    network = nn.Sequential(
+        nn.Conv2d(3, 4, 3, stride=4), nn.Tanh(), nn.Flatten(), nn.Linear(4 * 49, 5)
+    )
+    x, labels = images(), torch.tensor([3, 0, 1])
+    maps = network[:2](x)
+    gradient = network[3].weight[labels].view(3, 4, 7, 7)
+    weights = gradient.mean((2, 3), keepdim=True)
+    expected = F.relu((weights * maps).sum(1, keepdim=True))
+    expected = F.interpolate(expected, size=(28, 28), mode="bilinear")[:, 0]
+    found = grad_cam(Classifier(network, 5), x, labels)
+    torch.testing.assert_close(found, expected.detach())
+
+
+def test_label_decides():
+    classifier, x = tiny_classifier(), images(1)
+    first, second = (grad_cam(classifier, x, torch.tensor([k])) for k in (0, 1))
+    assert not torch.equal(first, second)
+
+
+@pytest.mark.parametrize("options", [{}, {"class_token": False, "global_pool": "avg"}])
+def test_vision_transformer(options):
+    classifier, x = vision_transformer(**options), images(2, 32)
+    found = grad_cam(classifier, x, torch.tensor([1, 6]))
+    assert classifier.cam_layer == "blocks.1.norm1"
+    assert found.shape == (2, 32, 32)
+    assert bool(found.isfinite().all())
+    assert float(found.amax()) > 0
+
+
+def test_tokens_become_a_grid_in_reading_order():
+    classifier = vision_transformer()
+    patches = torch.arange(16.0).view(1, 16, 1)
+    tokens = torch.cat([torch.full((1, 1, 1), -5.0), patches], dim=1)
+    assert torch.equal(classifier.cam_maps(tokens)[0, 0], torch.arange(16.0).view(4, 4))
+
+
+@pytest.mark.parametrize("build", [tiny_classifier, vision_transformer])
+def test_the_same_inside_inference_mode(build):
+    classifier, x, labels = build(), images(2, 32), torch.tensor([1, 2])
+    expected = grad_cam(classifier, x, labels)
+    with torch.inference_mode():
+        found = grad_cam(classifier, images(2, 32), torch.tensor([1, 2]))
+    assert torch.equal(found, expected)
+    assert all(p.grad is None for p in classifier.parameters())
+
+
+def test_a_classifier_without_maps_is_refused():
+    network = nn.Sequential(nn.Flatten(), nn.Linear(3 * 28 * 28, 5))
+    with pytest.raises(UserError, match="no layer with spatial feature maps"):
+        grad_cam(Classifier(network, 5), images(1), torch.tensor([0]))
+
+
+maps = st.lists(st.floats(-100, 100, width=32), min_size=12, max_size=12)
+
+
+@settings(max_examples=60, deadline=None)
+@given(values=maps, cut=st.floats(0.0, 1.0))
+def test_masks_of_both_signs_part_the_map(values, cut):
+    scaled = scale_cam(torch.tensor(values).view(1, 3, 4))
+    assert float(scaled.min()) == 0.0
+    assert float(scaled.max()) <= 1.0
+    above, below = cam_mask(scaled, cut), scaled < cut
+    assert not bool((above & below).any())
+    assert bool((above | below | (scaled == torch.tensor(cut))).all())
+    if cut > 0:
+        assert torch.equal(cam_mask(scaled, -cut), below)
+
+
+def test_each_map_is_scaled_by_itself():
+    pair = torch.stack([torch.eye(3), torch.eye(3) * 50 + 7])
+    scaled = scale_cam(pair)
+    torch.testing.assert_close(scaled[0], scaled[1])
+    assert torch.equal(scale_cam(torch.full((1, 2, 2), 3.0)), torch.zeros(1, 2, 2))

@@ -1,0 +1,78 @@
+"""The scripts as a person runs them: real commands, exit codes, one line on standard error."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from diffguard import Detector
+
+ROOT = Path(__file__).parent.parent
+
+
+def command(*words, **options):
+    environment = {k: v for k, v in os.environ.items() if k != "DIFFGUARD_RUN_DIR"}
+    return subprocess.run(
+        [sys.executable, *map(str, words)],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        **options,
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["evaluate.py"], "--ckpt is missing"),
+        (["evaluate.py", "--ckpt", "nowhere.ckpt"], "nowhere.ckpt does not exist"),
+        (["train.py", "--seed", "x"], "--seed"),
+        (["train.py", "--config", "nowhere.yaml"], "nowhere.yaml"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_2(words, said):
+    result = command(*words)
+    assert result.returncode == 2
+    assert result.stdout == ""
+    line = result.stderr.rstrip("\n")
+    assert "\n" not in line
+    assert line.startswith("error: ")
+    assert said in line
+
+
+def test_debug_shows_the_traceback():
+    result = command("evaluate.py", "--ckpt", "nowhere.ckpt", "--debug")
+    assert "Traceback" in result.stderr
+
+
+@pytest.mark.parametrize("script", ["train.py", "evaluate.py"])
+def test_help_names_the_sections(script):
+    result = command(script, "--help")
+    assert result.returncode == 0
+    for section in ("--data.", "--detector.", "--trainer."):
+        assert section in result.stdout
+
+
+def test_a_checkpoint_gives_the_same_scores_in_a_new_process(run_folder, tmp_path, images):
+    torch.save(images, tmp_path / "images.pt")
+    code = (
+        "import sys, torch; torch.set_num_threads(1); from diffguard import Detector;"
+        "images = torch.load(sys.argv[2], weights_only=True);"
+        "torch.save(Detector.load(sys.argv[1]).score(images), sys.argv[3])"
+    )
+    ckpt, file, scores = run_folder / "detector.ckpt", tmp_path / "images.pt", tmp_path / "s.pt"
+    result = command("-c", code, ckpt, file, scores)
+    assert result.returncode == 0, result.stderr
+    ours = Detector.load(ckpt).score(images)
+    assert torch.equal(ours, torch.load(scores, weights_only=True))
+
+
+def test_the_method_needs_no_lightning():
+    code = "import sys, diffguard; print({'lightning', 'pytorch_lightning'} & set(sys.modules))"
+    result = command("-c", code)
+    assert result.stdout.strip() == "set()", result.stdout

@@ -1,0 +1,207 @@
+"""evaluate.py through `main`, in process: results, resuming, folders of images, mistakes."""
+
+import csv
+import json
+import shutil
+
+import pytest
+import torch
+from tiny_project import write_images
+
+import evaluate
+from diffguard import Detector
+from diffguard.errors import UserError
+from diffguard.ood_metrics import auroc
+from diffguard.score_table import ScoreTable
+
+
+@pytest.fixture
+def ckpt(tmp_path, run_folder):
+    """The tiny detector in a folder of its own."""
+    return shutil.copy(run_folder / "detector.ckpt", tmp_path / "detector.ckpt")
+
+
+@pytest.fixture(scope="module")
+def evaluated(tmp_path_factory, run_folder):
+    """An evaluation of the tiny run; not to be changed."""
+    folder = tmp_path_factory.mktemp("evaluated")
+    ckpt = shutil.copy(run_folder / "detector.ckpt", folder / "detector.ckpt")
+    assert evaluate.main(["--ckpt", str(ckpt)]) == 0
+    return folder
+
+
+def start(ckpt, *arguments):
+    return evaluate.main(["--ckpt", str(ckpt), *map(str, arguments)])
+
+
+def test_every_image_has_one_row_and_the_results_follow_from_the_table(evaluated):
+    table = ScoreTable.read(evaluated / "evaluation" / "scores.csv")
+    assert table.dataset_names == ("shapes", "blank", "noise")
+    assert [len(table.rows(name)) for name in table.dataset_names] == [18, 7, 9]
+    results = json.loads((evaluated / "evaluation" / "results.json").read_text())
+    assert results["id"]["n"] == 18
+    for row in results["rows"]:
+        if row["dataset"] in ("near", "far"):
+            continue
+        ident, ood = table.rows("shapes"), table.rows(row["dataset"])
+        score = table.scores[row["score"]]
+        value = auroc(torch.from_numpy(score[ident]), torch.from_numpy(score[ood]))
+        assert row["auroc"] == pytest.approx(float(value))
+    names = {row["score"] for row in results["rows"]}
+    assert {"diffguard", "diffguard/l2", "msp", "fusion", "fusion/knn", "fusion_baselines"} <= names
+    assert results["cost"]["network_passes_per_image"] == pytest.approx(3 + 2 * 3)
+    assert {c["score"] for c in results["comparisons"]} == {"fusion"}
+    for name in ("results.csv", "results.md", "manifest.json", "timing.jsonl"):
+        assert (evaluated / "evaluation" / name).is_file()
+
+
+def test_the_evaluation_is_in_tensorboard(evaluated):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    log = EventAccumulator(str(evaluated / "tensorboard" / "evaluation")).Reload()
+    tags = log.Tags()
+    assert {"panels/shapes", "panels/blank", "scores/fusion", "roc/diffguard"} <= set(
+        tags["images"]
+    )
+    assert "auroc/fusion/near" in tags["scalars"]
+
+
+def test_the_same_command_again_scores_nothing_and_a_cut_table_is_completed(
+    evaluated, ckpt, capsys
+):
+    copy = ckpt.parent / "evaluation"
+    shutil.copytree(evaluated / "evaluation", copy)
+    whole = (copy / "scores.csv").read_bytes()
+    table = copy / "scores" / "rank-0.csv"
+    table.write_bytes(table.read_bytes()[: table.stat().st_size // 2])
+    assert start(ckpt) == 0
+    assert (copy / "scores.csv").read_bytes() == whole
+    capsys.readouterr()
+    assert start(ckpt) == 0
+    assert (copy / "scores.csv").read_bytes() == whole
+    assert "fusion" in capsys.readouterr().out
+
+
+def test_a_table_of_something_else_is_not_mixed_in(evaluated, ckpt):
+    shutil.copytree(evaluated / "evaluation", ckpt.parent / "evaluation")
+    with pytest.raises(UserError, match=r"batch_size was 8, is 16"):
+        start(ckpt, "--data.batch_size", "16")
+
+
+def test_a_further_ood_set_from_the_command_line(ckpt, tmp_path):
+    write_images(tmp_path / "mine", 5, "noise", 3)
+    assert start(ckpt, "--data.ood.far.mine", tmp_path / "mine", "--panels", 0) == 0
+    table = ScoreTable.read(tmp_path / "evaluation" / "scores.csv")
+    assert table.dataset_names == ("shapes", "blank", "noise", "mine")
+
+
+def test_other_detector_settings_are_calibrated_again(ckpt, capsys):
+    assert start(ckpt, "--detector.guidance.scale", 0, "--panels", 0) == 0
+    assert "calibrating again" in capsys.readouterr().err
+    table = ScoreTable.read(ckpt.parent / "evaluation" / "scores.csv")
+    assert set(table.network_passes.tolist()) == {6}
+
+
+def test_a_folder_of_images_gets_verdicts(ckpt, tmp_path, capsys):
+    write_images(tmp_path / "mine" / "deep", 5, "noise", 4)
+    write_images(tmp_path / "mine" / "left", 4, "left", 5)
+    assert start(ckpt, "--images", tmp_path / "mine", "--output", tmp_path / "out") == 0
+    rows = list(csv.DictReader((tmp_path / "out" / "images.csv").open()))
+    assert list(rows[0]) == ["path", "prediction", "probability", "score", "percentile", "verdict"]
+    assert [row["path"] for row in rows][:2] == ["deep/000.png", "deep/001.png"]
+    detector = Detector.load(ckpt)
+    threshold = detector.calibration.threshold("fusion", 0.95)
+    for row in rows:
+        assert row["verdict"] == ("ood" if float(row["score"]) > threshold else "id")
+        assert row["prediction"] in ("dots", "left", "right")
+    assert "9 images" in capsys.readouterr().out
+
+
+def test_files_that_are_no_images_are_skipped_and_named(ckpt, tmp_path, capsys):
+    write_images(tmp_path / "mine", 3, "noise", 4)
+    (tmp_path / "mine" / "notes.txt").write_text("no image")
+    (tmp_path / "mine" / "torn.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    assert start(ckpt, "--images", tmp_path / "mine", "--accept", 0.5) == 3
+    said = capsys.readouterr().out
+    assert "notes.txt" in said
+    assert "torn.png" in said
+    assert len(list(csv.DictReader((tmp_path / "images" / "images.csv").open()))) == 3
+
+
+def test_a_nan_in_a_score_names_the_image(ckpt, tmp_path):
+    content = torch.load(ckpt, weights_only=True)
+    for value in content["diffusion"]["state"].values():
+        value.fill_(float("nan"))
+    torch.save(content, tmp_path / "broken.ckpt")
+    with pytest.raises(UserError, match=r"score .* of image .*\.png is nan"):
+        start(tmp_path / "broken.ckpt")
+
+
+class Malicious:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return (open, (str(self.path), "w"))
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        ("missing", "does not exist"),
+        ("folder", "is a folder"),
+        ("text", "cannot be read|was refused"),
+        ("truncated", "cannot be read|was refused"),
+        ("foreign", "no detector checkpoint"),
+        ("version", "format version 99"),
+        ("damaged", "is damaged"),
+        ("malicious", "was refused"),
+        ("class", "--trusted os.path.Evil"),
+    ],
+)
+def test_bad_checkpoints_are_refused_in_one_line(kind, said, ckpt, tmp_path):
+    bad = tmp_path / "bad.ckpt"
+    content = torch.load(ckpt, weights_only=True)
+    if kind == "folder":
+        bad.mkdir()
+    elif kind == "text":
+        bad.write_text("hello")
+    elif kind == "truncated":
+        bad.write_bytes(ckpt.read_bytes()[:5000])
+    elif kind == "foreign":
+        torch.save({"state_dict": {"w": torch.zeros(2)}}, bad)
+    elif kind == "version":
+        torch.save(content | {"version": 99}, bad)
+    elif kind == "damaged":
+        torch.save({k: v for k, v in content.items() if k != "calibration"}, bad)
+    elif kind == "malicious":
+        torch.save(content | {"extra": Malicious(tmp_path / "ran")}, bad)
+    elif kind == "class":
+        content["classifier"]["spec"]["arch"] = "os.path.Evil"
+        torch.save(content, bad)
+    with pytest.raises(UserError, match=said) as caught:
+        start(bad)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--images", "nowhere"], "nowhere"),
+        (["--images", "."], "holds no"),
+        (["--accept", "2"], "--accept must lie between 0 and 1"),
+        (["--data.batch_size", "-1"], "data.batch_size must be at least 1"),
+        (["--data.root", "nowhere"], "nowhere"),
+        (["--detector.decision", "nope"], "no score 'nope'"),
+        (["--nonsense", "1"], "--nonsense"),
+        (["--trainer.devices", "[x"], "trainer: `devices`"),
+    ],
+)
+def test_mistakes_are_told_in_one_line(ckpt, tmp_path, monkeypatch, arguments, said):
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
+    with pytest.raises(UserError) as caught:
+        start(ckpt, *arguments)
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)

@@ -1,0 +1,122 @@
+import numpy as np
+import pytest
+import torch
+
+from diffguard.errors import UserError
+from diffguard.figures import PanelRow, panel, roc_curves, score_histogram, stop_depth_histogram
+from diffguard.ood_metrics import roc_curve
+
+RNG = np.random.default_rng(0)
+ID = RNG.normal(0, 1, 200)
+OOD = {"digits_6_9": RNG.normal(2, 1, 300), "letters": np.r_[RNG.normal(3, 1, 99), 1000.0]}
+
+
+def draw(figure):
+    """Render as TensorBoard does, and return the pixels."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())
+
+
+def test_histogram_has_a_density_per_set_and_is_not_squeezed_by_an_outlier():
+    figure = score_histogram(ID, OOD, "diffguard")
+    (axes,) = figure.axes
+    assert axes.get_xlim()[1] < 20
+    assert axes.get_xlabel() == "diffguard (higher = more OOD)"
+    texts = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert texts == ["ID (200)", "digits_6_9 (300)", "letters (100)"]
+    for patch in axes.patches:
+        values, edges, _ = patch.get_data()
+        assert (values * np.diff(edges)).sum() == pytest.approx(1.0)
+    assert len({patch.get_edgecolor() for patch in axes.patches}) == 3
+    assert draw(figure).std() > 0
+
+
+def test_histogram_of_a_constant_score():
+    assert draw(score_histogram(np.ones(5), {"x": np.ones(3)}, "msp")).std() > 0
+
+
+def test_roc_curves_show_the_curve_and_its_auroc():
+    figure = roc_curves({name: (ID, scores) for name, scores in OOD.items()}, "diffguard")
+    (axes,) = figure.axes
+    flagged, detected = roc_curve(torch.tensor(ID), torch.tensor(OOD["letters"]))
+    line = axes.get_lines()[1]
+    np.testing.assert_array_equal(line.get_xdata(), flagged.numpy())
+    np.testing.assert_array_equal(line.get_ydata(), detected.numpy())
+    area = 100 * float(torch.trapezoid(detected, flagged))
+    assert axes.get_legend().get_texts()[1].get_text() == f"letters: AUROC {area:.2f} %"
+    assert draw(figure).std() > 0
+
+
+def test_a_long_roc_curve_is_thinned_and_keeps_its_ends():
+    figure = roc_curves({"x": (RNG.normal(0, 1, 9000), RNG.normal(1, 1, 9000))}, "msp")
+    x, y = figure.axes[0].get_lines()[0].get_data()
+    assert len(x) == 2000
+    assert (x[0], y[0], x[-1], y[-1]) == (0, 0, 1, 1)
+
+
+def test_roc_of_a_nan_is_refused():
+    with pytest.raises(UserError, match="1 of 3 scores are NaN"):
+        roc_curves({"x": ([0.0, np.nan], [1.0])}, "msp")
+
+
+def test_stop_depths_are_shares_of_the_images_that_have_one():
+    figure = stop_depth_histogram({"ID": [3, 3, 5, -1], "letters": [0, 9]}, last_step=9)
+    shares = [patch.get_data()[0] for patch in figure.axes[0].patches]
+    np.testing.assert_allclose(shares[0], np.eye(10)[3] * 2 / 3 + np.eye(10)[5] / 3)
+    np.testing.assert_allclose(shares[1], (np.eye(10)[0] + np.eye(10)[9]) / 2)
+    assert draw(figure).std() > 0
+
+
+def make_row(channels, number, **options):
+    images = torch.rand(2, channels, 8, 8, generator=torch.Generator().manual_seed(number))
+    return PanelRow(images[0], images[1], f"class {number}", 1.25 * number, "letters", **options)
+
+
+def texts_of(figure):
+    return [part._suptitle.get_text() for part in figure.subfigs]
+
+
+def test_panel_shows_each_image_with_set_label_and_score():
+    unguided = torch.rand(1, 8, 8)
+    rows = [make_row(1, 1, unguided=unguided), make_row(1, 2, mask=torch.eye(8))]
+    figure = panel(rows, "letters (far)")
+    assert texts_of(figure) == [
+        "letters · predicted class 1 · score 1.25",
+        "letters · predicted class 2 · score 2.5",
+    ]
+    heads = [axes.get_title() for axes in figure.subfigs[0].axes]
+    assert heads == ["input", "unguided", "guided", "|input − guided|"]
+    pictures = [axes.get_images()[0].get_array() for axes in figure.subfigs[0].axes]
+    expected = [rows[0].image, unguided, rows[0].guided, (rows[0].image - rows[0].guided).abs()]
+    for picture, image in zip(pictures, expected, strict=True):
+        np.testing.assert_allclose(picture, image[0], atol=1e-6)
+    # The second row has no unguided image, so there is a gap, and an outline of its mask.
+    assert [len(axes.get_images()) for axes in figure.subfigs[1].axes] == [1, 0, 1, 1]
+    assert len(figure.subfigs[1].axes[0].collections) == 1
+    assert draw(figure).std() > 0
+
+
+def test_panel_of_colour_images_without_unguided_ones():
+    figure = panel([make_row(3, 4)], "letters")
+    heads = [axes.get_title() for axes in figure.axes]
+    assert heads == ["input", "guided", "|input − guided|"]
+    assert figure.axes[0].get_images()[0].get_array().shape == (8, 8, 3)
+    assert figure.axes[2].get_images()[0].get_array().shape == (8, 8)
+    assert draw(figure).std() > 0
+
+
+def test_an_empty_panel_is_refused():
+    with pytest.raises(UserError, match="the panel 'letters' has no image"):
+        panel([], "letters")
+
+
+def test_figures_are_not_kept_by_pyplot():
+    from matplotlib import pyplot
+
+    before = pyplot.get_fignums()
+    score_histogram(ID, OOD, "msp")
+    panel([make_row(1, 1)], "letters")
+    assert pyplot.get_fignums() == before

@@ -1,0 +1,229 @@
+import pytest
+import tiny_training as tiny
+import torch
+from lightning import Trainer
+from torch.utils.data import DataLoader
+from torchvision.transforms import v2
+
+from diffguard.errors import UserError
+from lightning_modules.checkpoints import last_checkpoint
+from lightning_modules.classifier import ClassifierModule
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*exists and is not empty")
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def fit(folder, module, loader=None, *, callbacks=(), ckpt_path=None, **options):
+    trainer = tiny.trainer(folder, callbacks=callbacks, **options)
+    trainer.fit(module, loader or tiny.train_loader(), tiny.val_loader(), ckpt_path=ckpt_path)
+    return trainer
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+@pytest.mark.parametrize("schedule", ["one_cycle", "cosine", "constant"])
+def test_learns_and_logs(tmp_path, optimizer, schedule):
+    module = ClassifierModule(
+        tiny.classifier(), lr=0.02, optimizer=optimizer, schedule=schedule, warmup=0.3
+    )
+    trainer = fit(tmp_path, module, max_epochs=8)
+    metrics = trainer.callback_metrics
+    assert metrics["classifier/train_loss"] < 0.5
+    assert metrics["classifier/val_accuracy"] > 0.95
+    assert {"classifier/train_accuracy", "classifier/val_loss"} <= metrics.keys()
+
+
+def test_validation_metrics_are_those_of_all_images(tmp_path):
+    # Batches of 8, 8 and 4 images: a mean of the batches' means would differ.
+    module = ClassifierModule(tiny.classifier())
+    trainer = tiny.trainer(tmp_path)
+    (result,) = trainer.validate(module, tiny.val_loader(), verbose=False)
+    images = tiny.images_of_three_classes(20)
+    batch = torch.stack([images.image(i) for i in range(20)])
+    with torch.no_grad():
+        logits = module.eval()(batch)
+    right = (logits.argmax(1) == images.labels).float().mean()
+    loss = torch.nn.functional.cross_entropy(logits, images.labels)
+    assert result["classifier/val_accuracy"] == pytest.approx(float(right))
+    assert result["classifier/val_loss"] == pytest.approx(float(loss))
+
+
+def test_sanity_check_leaves_no_trace(tmp_path):
+    # Before training most answers are wrong, after it none is.
+    module = ClassifierModule(tiny.classifier(), lr=0.02)
+    options = {"check_val_every_n_epoch": 8, "num_sanity_val_steps": 2}
+    trainer = fit(tmp_path, module, max_epochs=8, **options)
+    assert trainer.callback_metrics["classifier/val_accuracy"] == 1.0
+
+
+@pytest.mark.parametrize("crash_in", [1, 3])
+def test_interrupted_training_resumes_to_the_same_bits(tmp_path, crash_in):
+    # Dropout, augmentation and order are random, and all come back.
+    def run(folder, **options):
+        module = ClassifierModule(tiny.classifier(), lr=0.01, seed=3)
+        augment = v2.RandomAffine(degrees=10, translate=(0.2, 0.2))
+        return fit(tmp_path / folder, module, tiny.train_loader(augment), **options)
+
+    whole = run("whole")
+    with pytest.raises(tiny.CrashError):
+        run("parts", callbacks=[tiny.Crash(crash_in)])
+    torch.manual_seed(12345)
+    resumed = run("parts", ckpt_path=last_checkpoint(tmp_path / "parts"))
+    tiny.assert_same_training(whole, resumed)
+
+
+def test_resume_is_exact_with_a_plain_loader_too(tmp_path):
+    # A DataLoader draws a number whenever it is iterated: earlier in a resumed epoch.
+    stream = tiny.train_loader().dataset
+    items = [stream[i, 0] for i in range(len(stream))]
+
+    def run(folder, **options):
+        module = ClassifierModule(tiny.classifier(), lr=0.01)
+        return fit(tmp_path / folder, module, DataLoader(items, batch_size=12), **options)
+
+    whole = run("whole")
+    with pytest.raises(tiny.CrashError):
+        run("parts", callbacks=[tiny.Crash(2)])
+    resumed = run("parts", ckpt_path=last_checkpoint(tmp_path / "parts"))
+    tiny.assert_same_training(whole, resumed)
+
+
+def test_seed_matters(tmp_path):
+    modules = [ClassifierModule(tiny.classifier(), seed=seed) for seed in (0, 1)]
+    for module in modules:
+        fit(tmp_path, module, max_epochs=1)
+    assert tiny.bits_differ(*modules)
+
+
+def test_label_smoothing_reaches_the_training_loss_only(tmp_path):
+    module = ClassifierModule(tiny.classifier(), label_smoothing=0.5).eval()
+    batch = next(iter(tiny.val_loader()))
+    logged = {}
+    module.log_mean = lambda name, value, count: logged.__setitem__(name, value)
+    with torch.no_grad():
+        smoothed = module.training_step(batch, 0)
+        module.validation_step(batch, 0)
+        uniform = -module(batch["image"]).log_softmax(1).mean()
+    assert smoothed == pytest.approx(float(0.5 * logged["val_loss"] + 0.5 * uniform), rel=1e-5)
+
+
+def test_one_cycle_rises_in_its_warm_up(tmp_path):
+    rates = []
+
+    class Watch(tiny.Callback):
+        def on_train_batch_start(self, trainer, *_):
+            rates.append(trainer.optimizers[0].param_groups[0]["lr"])
+
+    module = ClassifierModule(tiny.classifier(), lr=0.1, warmup=0.25)
+    fit(tmp_path, module, callbacks=[Watch()])
+    assert len(rates) == 16
+    assert rates.index(max(rates)) == 3
+    assert max(rates) == pytest.approx(0.1)
+    assert rates[-1] < 1e-3
+
+
+@pytest.mark.parametrize("schedule", ["one_cycle", "cosine", "constant"])
+def test_fast_dev_run(schedule):
+    module = ClassifierModule(tiny.classifier(), schedule=schedule)
+    options = {"fast_dev_run": True, "enable_progress_bar": False, "enable_model_summary": False}
+    trainer = Trainer(accelerator="cpu", logger=False, **options)
+    trainer.fit(module, tiny.train_loader(), tiny.val_loader())
+    assert trainer.global_step == 1
+
+
+def test_channels_last_is_for_training_only(tmp_path):
+    module = ClassifierModule(tiny.classifier(), channels_last=True)
+    formats = []
+
+    class Watch(tiny.Callback):
+        def on_train_batch_start(self, *_):
+            weight = module.classifier.network[0].weight
+            formats.append(weight.is_contiguous(memory_format=torch.channels_last))
+
+    fit(tmp_path, module, callbacks=[Watch()], max_epochs=1)
+    assert all(formats)
+    assert all(p.is_contiguous() for p in module.parameters())
+
+
+def test_training_mode_whatever_the_network_came_in():
+    assert all(m.training for m in ClassifierModule(tiny.classifier().eval()).modules())
+
+
+def test_divergence_is_told_and_keeps_the_last_checkpoint(tmp_path):
+    class Poison(tiny.Callback):
+        def on_train_epoch_start(self, trainer, module):
+            if trainer.current_epoch == 2:
+                module.classifier.network[0].weight.data.fill_(float("nan"))
+
+    with pytest.raises(UserError, match=r"classifier diverged.* epoch 3.*classifier\.lr"):
+        fit(tmp_path, ClassifierModule(tiny.classifier()), callbacks=[Poison()])
+    kept = torch.load(last_checkpoint(tmp_path), weights_only=True)
+    assert kept["epoch"] == 1
+    assert all(v.isfinite().all() for v in kept["state_dict"].values())
+
+
+def test_checkpoint_of_another_network_is_one_line(tmp_path):
+    fit(tmp_path, ClassifierModule(tiny.classifier()), max_epochs=1)
+    other = tiny.classifier()
+    other.network[5] = torch.nn.Linear(128, 4)
+    with pytest.raises(UserError, match="belongs to another network") as caught:
+        fit(tmp_path, ClassifierModule(other), ckpt_path=last_checkpoint(tmp_path))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("lr", 0.0),
+        ("weight_decay", -1.0),
+        ("optimizer", "adam"),
+        ("schedule", "step"),
+        ("warmup", 1.0),
+        ("label_smoothing", 1.0),
+        ("seed", -1),
+    ],
+)
+def test_bad_values_are_named(name, value):
+    with pytest.raises(UserError, match=rf"classifier\.{name} must be .*, got {value!r}"):
+        ClassifierModule(tiny.classifier(), **{name: value})
+
+
+def test_a_schedule_needs_an_end(tmp_path):
+    with pytest.raises(UserError, match=r"set classifier\.max_epochs"):
+        fit(tmp_path, ClassifierModule(tiny.classifier()), max_epochs=-1)
+
+
+def test_a_run_resumes_at_its_planned_length_only(tmp_path):
+    fit(tmp_path, ClassifierModule(tiny.classifier()), max_epochs=2)
+    kept = last_checkpoint(tmp_path)
+    with pytest.raises(UserError, match=r"planned for 8 steps.* with 12 .*classifier\.max_epochs"):
+        fit(tmp_path, ClassifierModule(tiny.classifier()), max_epochs=3, ckpt_path=kept)
+
+
+def test_a_constant_rate_can_go_on(tmp_path):
+    def module():
+        return ClassifierModule(tiny.classifier(), schedule="constant", warmup=0.0)
+
+    fit(tmp_path, module(), max_epochs=2)
+    kept = last_checkpoint(tmp_path)
+    assert fit(tmp_path, module(), max_epochs=3, ckpt_path=kept).global_step == 12
+
+
+def test_a_finished_stage_is_loaded_and_not_trained_again(tmp_path):
+    first = fit(tmp_path, ClassifierModule(tiny.classifier()), max_epochs=2)
+    module = ClassifierModule(tiny.classifier())
+    again = fit(tmp_path, module, max_epochs=2, ckpt_path=last_checkpoint(tmp_path))
+    assert again.global_step == 8
+    tiny.assert_same_training(first, again)
+
+
+def test_a_module_can_be_fitted_again(tmp_path):
+    module = ClassifierModule(tiny.classifier())
+    fit(tmp_path / "a", module, max_epochs=1)
+    assert fit(tmp_path / "b", module, max_epochs=2).global_step == 8

@@ -1,0 +1,262 @@
+import copy
+
+import pytest
+import tiny_training as tiny
+import torch
+from diffusers import UNet2DModel
+from diffusers.models.embeddings import LabelEmbedding
+from lightning import Trainer
+from torch import nn
+from torch.nn import functional as F
+
+from diffguard.denoisers import PixelDenoiser
+from diffguard.errors import UserError
+from diffguard.schedule import NoiseSchedule
+from lightning_modules.checkpoints import last_checkpoint
+from lightning_modules.diffusion import DiffusionModule, loss_weights
+from lightning_modules.ema import EMA
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*exists and is not empty")
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def fit(folder, module, *, callbacks=(), ckpt_path=None, **options):
+    trainer = tiny.trainer(folder, callbacks=callbacks, **options)
+    trainer.fit(module, tiny.train_loader(), tiny.val_loader(), ckpt_path=ckpt_path)
+    return trainer
+
+
+class Record(tiny.Callback):
+    """Keeps a logged value of every epoch."""
+
+    def __init__(self, name):
+        self.name, self.values = name, []
+
+    def on_train_epoch_end(self, trainer, *_):
+        self.values.append(float(trainer.callback_metrics[self.name]))
+
+
+def distance(first, second):
+    pairs = zip(first.parameters(), second.parameters(), strict=True)
+    return sum(float((a - b).detach().square().sum()) for a, b in pairs)
+
+
+@pytest.mark.parametrize("kind", ["unet", "dit"])
+def test_loss_falls_and_the_average_lags_behind(tmp_path, kind):
+    module = DiffusionModule(tiny.denoiser(kind), lr=5e-3, loss_weighting="none")
+    start = copy.deepcopy(module.ema.module)
+    val = Record("diffusion/val_loss")
+    trainer = fit(tmp_path, module, max_epochs=12, callbacks=[val])
+    assert trainer.callback_metrics["diffusion/train_loss"] < 0.7
+    assert val.values[-1] < 0.7 * val.values[0]
+    assert 0 < distance(start, module.ema.module) < distance(start, module.denoiser)
+
+
+@pytest.mark.parametrize("prediction", ["v_prediction", "sample"])
+def test_other_targets_train(tmp_path, prediction):
+    model = tiny.denoiser(prediction=prediction, num_classes=None)
+    module = DiffusionModule(model, lr=5e-3, loss_weighting="min_snr")
+    loss = Record("diffusion/train_loss")
+    fit(tmp_path, module, max_epochs=10, callbacks=[loss])
+    assert loss.values[-1] < 0.7 * loss.values[0]
+
+
+@pytest.mark.parametrize(("kind", "crash_in"), [("unet", 2), ("dit", 1)])
+def test_interrupted_training_resumes_to_the_same_bits(tmp_path, kind, crash_in):
+    def run(folder, **options):
+        module = DiffusionModule(tiny.denoiser(kind), lr=2e-3, seed=7)
+        return fit(tmp_path / folder, module, **options)
+
+    whole = run("whole")
+    with pytest.raises(tiny.CrashError):
+        run("parts", callbacks=[tiny.Crash(crash_in)])
+    torch.manual_seed(12345)
+    resumed = run("parts", ckpt_path=last_checkpoint(tmp_path / "parts"))
+    tiny.assert_same_training(whole, resumed)
+    names = whole.lightning_module.state_dict().keys()
+    assert any(name.startswith("ema.") for name in names)
+    loss = "diffusion/val_loss"
+    assert whole.callback_metrics[loss] == resumed.callback_metrics[loss]
+
+
+def test_accumulated_gradients_move_the_average_once_a_step(tmp_path, monkeypatch):
+    steps = []
+    monkeypatch.setattr(EMA, "update", lambda _self, _module, step: steps.append(step))
+    fit(tmp_path, DiffusionModule(tiny.denoiser()), max_epochs=2, accumulate_grad_batches=2)
+    assert steps == [0, 1, 2, 3]
+
+
+def test_ema_is_the_recursion_with_warm_up():
+    module = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2))
+    average = EMA(module, decay=0.25)
+    expected = module[0].weight.detach().clone()
+    for step in range(5):
+        module[0].weight.data.add_(torch.randn(2, 3))
+        module[1].running_mean.add_(1.0)
+        average.update(module, step)
+        decay = min(0.25, (1 + step) / (10 + step))
+        expected = decay * expected + (1 - decay) * module[0].weight.detach()
+    torch.testing.assert_close(average.module[0].weight, expected)
+    torch.testing.assert_close(average.module[1].running_mean, module[1].running_mean)
+    assert not any(p.requires_grad for p in average.parameters())
+
+
+class Spy(nn.Module):
+    """Stands in for a network and keeps the labels it is given."""
+
+    def __init__(self, network):
+        super().__init__()
+        self.config, self.inner, self.labels = network.config, network, []
+
+    def forward(self, x, t, class_labels):
+        self.labels.append(class_labels)
+        return self.inner(x, t, class_labels=class_labels)
+
+
+def test_label_dropout_replaces_the_asked_share():
+    module = DiffusionModule(tiny.denoiser(), label_dropout=0.2)
+    torch.manual_seed(0)
+    labels = torch.arange(20_000) % 3
+    dropped = module.drop_labels(labels)
+    gone = dropped == 3
+    assert abs(float(gone.float().mean()) - 0.2) < 0.01  # 3.5 standard deviations
+    assert torch.equal(dropped[~gone], labels[~gone])
+
+
+def test_dropped_labels_reach_the_network_in_training_but_not_in_validation():
+    model = tiny.denoiser()
+    model.network = Spy(model.network)
+    module = DiffusionModule(model, label_dropout=0.9)
+    module.log_mean = lambda *_: None
+    torch.manual_seed(0)
+    batch = next(iter(tiny.val_loader()))
+    module.training_step(batch, 0)
+    assert (module.denoiser.network.labels[0] == 3).float().mean() > 0.5
+    module.validation_step(batch, 0)
+    assert torch.equal(module.ema.module.network.labels[0], batch["label"])
+
+
+def test_dit_drops_no_label_itself():
+    module = DiffusionModule(tiny.denoiser("dit"), label_dropout=0.5).train()
+    embeddings = [m for m in module.modules() if isinstance(m, LabelEmbedding)]
+    assert len(embeddings) == 4  # two blocks, and their averages
+    labels = torch.arange(300) % 3
+    for embedding in embeddings:
+        assert torch.equal(embedding(labels), embedding.embedding_table(labels))
+        assert len(embedding.embedding_table.weight) == 4
+
+
+def test_unconditional_model_gets_no_labels():
+    model = tiny.denoiser(num_classes=None)
+    model.network = Spy(model.network)
+    module = DiffusionModule(model, label_dropout=0.5)
+    module.log_mean = lambda *_: None
+    module.training_step(next(iter(tiny.val_loader())), 0)
+    assert module.denoiser.network.labels == [None]
+
+
+def test_validation_loss_is_repeatable_and_moves_no_generator():
+    module = DiffusionModule(tiny.denoiser()).eval()
+    losses = []
+    module.log_mean = lambda _name, value, _count: losses.append(float(value))
+    batches = list(tiny.val_loader())
+    state = torch.get_rng_state()
+    for _ in range(2):
+        for i, batch in enumerate(batches):
+            module.validation_step(batch, i)
+    assert losses[:3] == losses[3:]
+    assert len(set(losses)) == 3
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_training_loss_is_the_weighted_error_of_the_mean_half():
+    # Twice the output channels: the second half is a variance, which is not trained.
+    module = DiffusionModule(tiny.denoiser(out_channels=2), loss_weighting="min_snr").eval()
+    z, noise = torch.randn(2, 1, 8, 8), torch.randn(2, 1, 8, 8)
+    t, labels = torch.tensor([3, 800]), torch.tensor([0, 3])
+    loss = module._denoising_loss(module.denoiser, z, noise, t, labels)
+    expected = []
+    for i in range(2):
+        alpha = float(module.denoiser.schedule.alphas_cumprod[t[i]])
+        x = alpha**0.5 * z[i : i + 1] + (1 - alpha) ** 0.5 * noise[i : i + 1]
+        output = module.denoiser.network(x, t[i], class_labels=labels[i : i + 1]).sample[:, :1]
+        snr = alpha / (1 - alpha)
+        expected.append(min(snr, 5.0) / snr * F.mse_loss(output, noise[i : i + 1]))
+    torch.testing.assert_close(loss, torch.stack(expected).mean(), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample"])
+def test_min_snr_counts_the_error_of_the_clean_image(prediction):
+    # However it is parametrised, the same error of x_0 must count min(SNR, γ) times.
+    schedule = NoiseSchedule.linear(prediction_type=prediction)
+    weights = loss_weights(schedule, "min_snr", 5.0).double()
+    alpha = schedule.alphas_cumprod
+    x0, error = torch.zeros(1000, dtype=torch.float64), 0.1
+    noise = torch.ones_like(x0)
+    x_t = (1 - alpha).sqrt() * noise
+    wrong_noise = (x_t - alpha.sqrt() * (x0 + error)) / (1 - alpha).sqrt()
+    t = torch.arange(1000)
+    target = schedule.training_target(x0, noise, t)
+    wrong = schedule.training_target(x0 + error, wrong_noise, t)
+    counted = weights * (wrong - target) ** 2 / error**2
+    torch.testing.assert_close(counted, (alpha / (1 - alpha)).clamp(max=5.0), rtol=1e-4, atol=1e-6)
+
+
+def test_unweighted_is_all_ones():
+    assert torch.equal(loss_weights(NoiseSchedule.cosine(), "none", 5.0), torch.ones(1000))
+
+
+def test_ema_denoiser_can_be_kept_as_a_diffusers_folder(tmp_path):
+    module = DiffusionModule(tiny.denoiser(), channels_last=True)
+    fit(tmp_path, module, max_epochs=1)
+    model = module.ema_denoiser()
+    assert isinstance(model, PixelDenoiser)
+    assert not any(m.training for m in model.modules())
+    model.network.save_pretrained(tmp_path / "kept")
+    kept = UNet2DModel.from_pretrained(tmp_path / "kept")
+    assert not tiny.bits_differ(kept, module.ema.module.network)
+
+
+def test_checkpoint_holds_plain_values_and_tensors_only(tmp_path):
+    fit(tmp_path, DiffusionModule(tiny.denoiser()), max_epochs=1)
+    kept = torch.load(last_checkpoint(tmp_path), weights_only=True)
+    assert kept["epoch"] == 0
+    assert "hyper_parameters" not in kept
+
+
+def test_fast_dev_run():
+    module = DiffusionModule(tiny.denoiser())
+    options = {"fast_dev_run": True, "enable_progress_bar": False, "enable_model_summary": False}
+    trainer = Trainer(accelerator="cpu", logger=False, **options)
+    trainer.fit(module, tiny.train_loader(), tiny.val_loader())
+    assert trainer.global_step == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("ema_decay", 1.0),
+        ("label_dropout", -0.1),
+        ("loss_weighting", "p2"),
+        ("min_snr_gamma", 0.0),
+        ("betas", (0.9, 1.0)),
+    ],
+)
+def test_bad_values_are_named(name, value):
+    with pytest.raises(UserError, match=rf"diffusion\.{name} must be "):
+        DiffusionModule(tiny.denoiser(), **{name: value})
+
+
+def test_label_dropout_needs_a_null_class():
+    model = tiny.denoiser()
+    model.null_class = None
+    with pytest.raises(UserError, match=r"set diffusion\.label_dropout to 0"):
+        DiffusionModule(model)
+    DiffusionModule(model, label_dropout=0.0)

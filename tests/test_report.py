@@ -1,0 +1,141 @@
+import csv
+import json
+
+import numpy as np
+import pytest
+from sklearn.metrics import roc_auc_score
+from small_table import GROUPS, NAMES, OPTIONS, make_table
+
+from diffguard.bootstrap import auroc_draws, interval
+from diffguard.errors import UserError
+from diffguard.report import METRICS, summarise, write_results
+
+
+@pytest.fixture(scope="module")
+def results():
+    return summarise(make_table(), GROUPS, **OPTIONS)
+
+
+def find(results, score, dataset):
+    (row,) = (r for r in results["rows"] if (r["score"], r["dataset"]) == (score, dataset))
+    return row
+
+
+def scores_of(name, dataset):
+    table = make_table()
+    return table.scores[name][table.rows(dataset)]
+
+
+def test_rows_have_the_form_and_order_of_results_json(results):
+    assert list(results["rows"][0]) == [
+        "score", "dataset", "group", "auroc", "auroc_ci95", "aupr_in", "aupr_out",
+        "fpr95_id_positive", "fpr95_ood_positive", "n_id", "n_ood",
+    ]  # fmt: skip
+    columns = ["near_a", "far_b", "far_a", "near", "far"]
+    keys = [(row["score"], row["dataset"]) for row in results["rows"]]
+    assert keys == [(name, column) for name in NAMES for column in columns]
+    assert [row["group"] for row in results["rows"][:5]] == ["near", "far", "far", "near", "far"]
+    assert [row["n_ood"] for row in results["rows"][:5]] == [30, 19, 40, 30, 59]
+    assert {row["n_id"] for row in results["rows"]} == {49}
+
+
+def test_metrics_of_a_set(results):
+    ident, ood = scores_of("diffguard", "digits"), scores_of("diffguard", "far_a")
+    row = find(results, "diffguard", "far_a")
+    is_ood = np.r_[np.zeros(49), np.ones(40)]
+    assert row["auroc"] == pytest.approx(roc_auc_score(is_ood, np.r_[ident, ood]), abs=1e-12)
+    draws = auroc_draws([ident], [ood], "far_a", draws=100, seed=3)
+    assert row["auroc_ci95"] == list(interval(draws[:, 0]))
+
+
+def test_group_rows_are_unweighted_means_with_the_interval_of_the_mean(results):
+    mean, parts = (
+        find(results, "msp", "far"),
+        [find(results, "msp", name) for name in ("far_a", "far_b")],
+    )
+    for metric in METRICS:
+        assert mean[metric] == pytest.approx(np.mean([part[metric] for part in parts]), abs=1e-15)
+    draws = [
+        auroc_draws([scores_of("msp", "digits")], [scores_of("msp", name)], name, draws=100, seed=3)
+        for name in ("far_a", "far_b")
+    ]
+    assert mean["auroc_ci95"] == pytest.approx(interval(np.mean(draws, axis=0)[:, 0]), abs=1e-15)
+    # With one set the mean is the set.
+    near = find(results, "msp", "near") | {"dataset": "near_a"}
+    assert near == find(results, "msp", "near_a")
+
+
+def test_comparisons_are_paired(results):
+    assert [row["group"] for row in results["comparisons"]] == ["near", "far"]
+    row = results["comparisons"][0]
+    assert (row["score"], row["against"]) == ("fusion", "fusion_baselines")
+    a, b = (find(results, name, "near")["auroc"] for name in ("fusion", "fusion_baselines"))
+    assert row["difference"] == a - b
+    pair = ("fusion", "fusion_baselines")
+    draws = auroc_draws(
+        *([scores_of(name, part) for name in pair] for part in ("digits", "near_a")),
+        "near_a",
+        draws=100,
+        seed=3,
+    )
+    assert row["ci95"] == list(interval(draws[:, 0] - draws[:, 1]))
+
+
+def test_accuracy_cost_and_errors(results):
+    # Of the 49 readable digits those at 3, 13, 23, 33, 43 are predicted 0 instead of 3.
+    assert results["id"] == {"dataset": "digits", "n": 49, "accuracy": 44 / 49}
+    passes = (49 * 60 + 4 * 40 + 30 * 40 + 40 * 40 + 19 * 40) / 142
+    assert results["cost"] == {
+        "images_per_second": 12.5,
+        "network_passes_per_image": pytest.approx(passes),
+    }
+    assert results["errors"] == {"far_b": 1, "digits": 1, "far_a": 0, "near_a": 0}
+    assert results["left_out"] == [
+        {"dataset": "digits", "index": 49, "path": "49.png", "error": "truncated"},
+        {"dataset": "far_b", "index": 19, "path": "144.png", "error": "too large"},
+    ]
+    assert results["settings"] == {"seed": 7}
+
+
+def test_scores_may_be_chosen_and_do_not_change_each_other(results):
+    few = summarise(make_table(), GROUPS, score_names=["fusion", "msp"], draws=100, seed=3)
+    assert few["rows"][0] == find(results, "fusion", "near_a")
+    assert {row["score"] for row in few["rows"]} == {"fusion", "msp"}
+    other = summarise(make_table(), GROUPS, score_names=["fusion"], draws=100, seed=4)
+    assert other["rows"][0]["auroc_ci95"] != few["rows"][0]["auroc_ci95"]
+    assert other["rows"][0]["auroc"] == few["rows"][0]["auroc"]
+
+
+@pytest.mark.parametrize(
+    ("groups", "options", "message"),
+    [
+        ({"digits": "id"}, {}, "one ID set and at least one OOD set, got 1 and 0"),
+        ({"near_a": "near", "far_a": "far"}, {}, "got 0 and 2"),
+        ({"digits": "id", "near_a": "id", "far_a": "far"}, {}, "got 2 and 1"),
+        ({"digits": "id", "far_a": "middle"}, {}, "'far_a' has the group 'middle'"),
+        ({"digits": "id", "near": "near"}, {}, "not itself called near or far"),
+        ({"digits": "id", "svhn": "far"}, {}, "no scored image of the set 'svhn'"),
+        (GROUPS, {"score_names": ["odin"]}, "no score 'odin': expected one of msp, diffguard"),
+        (GROUPS, {"comparisons": [("fusion", "x")]}, "cannot compare the score 'x'"),
+    ],
+)
+def test_mistakes_are_named(groups, options, message):
+    with pytest.raises(UserError, match=message):
+        summarise(make_table(), groups, **options)
+
+
+def test_files_hold_the_same_results(results, tmp_path):
+    write_results(tmp_path / "evaluation", results)
+    folder = tmp_path / "evaluation"
+    assert sorted(p.name for p in folder.iterdir()) == ["results.csv", "results.json", "results.md"]
+    assert json.loads((folder / "results.json").read_text()) == results
+    with (folder / "results.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == len(results["rows"])
+    for found, row in zip(rows, results["rows"], strict=True):
+        assert [float(found["auroc_low"]), float(found["auroc_high"])] == row["auroc_ci95"]
+        assert {name: float(found[name]) for name in METRICS} == {n: row[n] for n in METRICS}
+        assert (found["score"], found["dataset"]) == (row["score"], row["dataset"])
+    markdown = (folder / "results.md").read_text()
+    assert markdown.count("\n| fusion_baselines |") == len(METRICS)
+    assert "- Left out: 2 unreadable images (far_b 1, digits 1)" in markdown

@@ -1,0 +1,76 @@
+import numpy as np
+import pytest
+from test_scores import NAMES, ROWS, write
+
+from diffguard.errors import UserError
+from diffguard.score_table import ScoreTable
+from diffguard.scores import merge
+
+
+@pytest.fixture
+def path(tmp_path):
+    write(tmp_path, 0, ROWS)
+    return merge(tmp_path, order=["digits", "letters"])
+
+
+def test_every_column_comes_back_bitwise(path):
+    table = ScoreTable.read(path)
+    assert len(table) == len(ROWS)
+    assert table.dataset_names == ("digits", "letters")
+    assert [table.dataset_names[code] for code in table.dataset] == [row.dataset for row in ROWS]
+    for column in ("index", "path", "label", "error"):
+        assert getattr(table, column).tolist() == [getattr(row, column) for row in ROWS]
+    good = [row for row in ROWS if not row.error]
+    assert table.valid.tolist() == [not row.error for row in ROWS]
+    for column in ("prediction", "probability", "stop_step", "network_passes"):
+        found = getattr(table, column)[table.valid].tolist()
+        assert found == [getattr(row, column) for row in good]
+    assert list(table.scores) == list(NAMES)
+    for name in NAMES:
+        assert table.scores[name].dtype == np.float64
+        assert table.scores[name][table.valid].tolist() == [row.scores[name] for row in good]
+        assert np.isnan(table.scores[name][5])
+    assert (table.prediction[5], table.stop_step[5], table.network_passes[5]) == (-1, -1, -1)
+
+
+def test_rows_of_a_set_leave_out_unreadable_images(path):
+    table = ScoreTable.read(path)
+    assert table.rows("digits").tolist() == [0, 1, 2, 3, 4, 6]
+    assert table.rows("letters").tolist() == [7, 8, 9, 10]
+    assert table.rows("absent").tolist() == []
+
+
+def test_a_table_without_rows(path):
+    path.write_text(path.read_text(errors="replace").splitlines()[0] + "\n")
+    table = ScoreTable.read(path)
+    assert len(table) == 0
+    assert table.scores["msp"].dtype == np.float64
+
+
+def edit(path, old, new):
+    text = path.read_text(encoding="utf-8", errors="surrogateescape")
+    assert old in text
+    path.write_text(text.replace(old, new, 1), encoding="utf-8", errors="surrogateescape")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ('"probability"', '"confidence"', "is no score table: expected the columns dataset, index"),
+        (',"letters/1.png",', ",", "is damaged before line"),
+        (repr(ROWS[1].scores["msp"]), "much", "is damaged before line 4 .*much"),
+        (repr(ROWS[1].scores["msp"]), "nan", r"msp of digits image 1 \(digits/1.png\) is nan"),
+    ],
+)
+def test_a_foreign_or_damaged_file_is_refused(path, old, new, message):
+    edit(path, old, new)
+    with pytest.raises(UserError, match=message):
+        ScoreTable.read(path)
+
+
+def test_a_missing_or_empty_file_is_refused(tmp_path):
+    with pytest.raises(UserError, match=r"cannot read .*scores.csv \(No such file"):
+        ScoreTable.read(tmp_path / "scores.csv")
+    (tmp_path / "scores.csv").write_text("")
+    with pytest.raises(UserError, match="is no score table"):
+        ScoreTable.read(tmp_path / "scores.csv")

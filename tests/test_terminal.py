@@ -1,0 +1,87 @@
+import io
+import re
+
+import pytest
+from rich.console import Console
+from small_table import GROUPS, OPTIONS, make_table
+
+from diffguard.report import summarise
+from diffguard.terminal import print_table
+
+
+@pytest.fixture(scope="module")
+def results():
+    return summarise(make_table(), GROUPS, **OPTIONS)
+
+
+def show(results, width, **options):
+    file = io.StringIO()
+    print_table(results, Console(file=file, width=width, **options))
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("width", [60, 80, 100, 120, 160, 250])
+def test_lines_fit_and_no_figure_is_lost(results, width):
+    text = show(results, width)
+    assert max(map(len, text.splitlines())) <= width
+    assert not re.search(r" +$", text.split("ID accuracy")[0], re.MULTILINE)
+    for row in results["rows"]:
+        line = [ln for ln in text.splitlines() if ln.split(" ")[0] == row["score"]]
+        figures = " ".join(line)
+        assert f"{100 * row['auroc']:.2f}" in figures
+        assert "–".join(f"{100 * v:.2f}" for v in row["auroc_ci95"]) in figures
+        for name in ("fpr95_id_positive", "fpr95_ood_positive", "aupr_in", "aupr_out"):
+            assert f"{100 * row[name]:.1f}" in figures
+    for title in ("near_a · near · 30 images", "mean of 1 near set", "mean of 2 far sets"):
+        assert title in text
+
+
+def test_one_table_when_it_fits_and_means_apart_when_it_does_not(results):
+    assert show(results, 250).count("\nscore ") == 1
+    blocks = show(results, 120).split("\nscore ")
+    assert len(blocks) == 4
+    assert "mean of 1 near set · 30 images" in blocks[2]
+    assert "mean of 2 far sets · 59 images" in blocks[2]
+
+
+def test_notes_below_the_table(results):
+    text = " ".join(show(results, 100).split())
+    assert "ID accuracy 89.80 % (digits, 49 images)" in text
+    assert "Cost 12.5 images per second, 46.9 network passes per image" in text
+    assert re.search(
+        r"fusion − fusion_baselines near AUROC [+−]\d+\.\d\d \(95% CI .* to .*\)", text
+    )
+    assert "Left out 2 unreadable images (far_b 1, digits 1)" in text
+
+
+def test_the_best_of_each_column_is_bold(results):
+    text = show(results, 250, force_terminal=True, color_system="standard")
+    bold = re.findall(r"\x1b\[1;32m *([\d.]+)", text)
+    for metric, better in (("auroc", max), ("fpr95_id_positive", min)):
+        digits = 2 if metric == "auroc" else 1
+        for dataset in ("near_a", "far_a", "near"):
+            best = better(r[metric] for r in results["rows"] if r["dataset"] == dataset)
+            assert f"{100 * best:.{digits}f}" in bold
+
+
+def test_a_pipe_gets_whole_lines(results, capsys):
+    print_table(results)
+    lines = capsys.readouterr().out.splitlines()
+    assert 80 < max(map(len, lines)) <= 120
+    assert not any("…" in line for line in lines)
+
+
+def test_an_output_without_unicode(results):
+    raw = io.BytesIO()
+    file = io.TextIOWrapper(raw, encoding="latin-1")
+    print_table(results, Console(file=file, width=100))
+    file.flush()
+    assert "fusion - fusion_baselines" in raw.getvalue().decode("latin-1")
+
+
+def test_names_that_look_like_markup_are_shown_as_they_are(results):
+    rows = [
+        row | {"dataset": row["dataset"].replace("far_a", "[red]a|b")} for row in results["rows"]
+    ]
+    odd = results | {"rows": rows}
+    assert "[red]a|b · far" in show(odd, 120)

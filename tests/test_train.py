@@ -1,0 +1,140 @@
+"""train.py through `main`, in process: the stages, resuming, skipping, mistakes."""
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+from tiny_project import write_config
+
+import train
+from diffguard import Detector
+from diffguard.errors import UserError
+
+
+@pytest.fixture
+def config(tmp_path, data_root):
+    return write_config(tmp_path / "tiny.yaml", data_root)
+
+
+def start(config, *arguments):
+    return train.main(["--config", str(config), *map(str, arguments)])
+
+
+def test_a_run_leaves_its_artefacts(run_folder):
+    stored = yaml.safe_load((run_folder / "config.yaml").read_text())
+    assert stored["classifier"]["kwargs"] == {"width": 4}
+    assert (run_folder / "classifier" / "classifier.safetensors").is_file()
+    assert (run_folder / "diffusion" / "unet" / "diffusion_pytorch_model.safetensors").is_file()
+    assert list((run_folder / "tensorboard" / "diffusion").glob("events*"))
+    detector = Detector.load(run_folder / "detector.ckpt")
+    assert detector.classifier.class_names == ["dots", "left", "right"]
+    assert len(detector.calibration.scores["fusion"]) == 24
+
+
+def test_stages_run_alone_and_give_what_one_run_gives(tmp_path, config, run_folder, monkeypatch):
+    folder = tmp_path / "steps"
+    assert start(config, "--run_dir", folder, "--stages", "[classifier]") == 0
+    assert not (folder / "detector.ckpt").exists()
+    for stage in ("diffusion", "calibrate"):
+        monkeypatch.delenv("DIFFGUARD_RUN_DIR")
+        assert train.main(["--resume", str(folder), "--stages", f"[{stage}]"]) == 0
+    for name in ("classifier/classifier", "diffusion/unet/diffusion_pytorch_model"):
+        ours, theirs = (load_file(f / f"{name}.safetensors") for f in (folder, run_folder))
+        assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
+    ours, theirs = (Detector.load(f / "detector.ckpt") for f in (folder, run_folder))
+    for name, values in theirs.calibration.scores.items():
+        assert torch.equal(ours.calibration.scores[name], values), name
+
+
+def test_given_artefacts_skip_their_stages(tmp_path, config, run_folder, capsys):
+    weights = run_folder / "classifier" / "classifier.safetensors"
+    given = ["--classifier.ckpt", weights, "--diffusion.ckpt", run_folder / "diffusion"]
+    assert start(config, "--run_dir", tmp_path / "given", *given) == 0
+    said = capsys.readouterr().err
+    assert "1/3 classifier: given, skipped" in said
+    assert "2/3 diffusion: given, skipped" in said
+    ours, theirs = (Detector.load(f / "detector.ckpt") for f in (tmp_path / "given", run_folder))
+    assert torch.equal(ours.calibration.scores["fusion"], theirs.calibration.scores["fusion"])
+
+
+def test_few_validation_images_are_warned_of(tmp_path, config, run_folder, capsys):
+    given = ["--classifier.ckpt", run_folder / "classifier" / "classifier.safetensors"]
+    given += ["--diffusion.ckpt", run_folder / "diffusion", "--stages", "[calibrate]"]
+    start(config, "--run_dir", tmp_path / "few", *given)
+    assert "only 24 ID validation images" in capsys.readouterr().err
+
+
+def test_early_stop_is_calibrated_to_a_mean_depth(tmp_path, config, run_folder):
+    given = ["--classifier.ckpt", run_folder / "classifier" / "classifier.safetensors"]
+    given += ["--diffusion.ckpt", run_folder / "diffusion"]
+    given += ["--detector.early_stop.mean_depth", "0.5", "--detector.inversion.depth", "1.0"]
+    given += ["--detector.early_stop.thresholds.psnr", "0.0", "--detector.sampler.steps", "8"]
+    assert start(config, "--run_dir", tmp_path / "stop", *given) == 0
+    detector = Detector.load(tmp_path / "stop" / "detector.ckpt")
+    assert detector.settings.early_stop.thresholds["psnr"] != 0.0
+    rows = (tmp_path / "stop" / "calibration" / "scores.csv").read_text().splitlines()
+    column = rows[0].replace('"', "").split(",").index("stop_step")
+    depths = [int(row.replace('"', "").split(",")[column]) for row in rows[1:]]
+    assert sum(depths) / len(depths) == pytest.approx(4, abs=0.75)
+
+
+def test_an_interrupted_run_loses_at_most_its_epoch(tmp_path, config, run_folder, monkeypatch):
+    from lightning_modules.diffusion import DiffusionModule
+
+    plain = DiffusionModule.training_step
+
+    def killed(self, batch, batch_idx):
+        if self.current_epoch == 1:
+            raise KeyboardInterrupt
+        return plain(self, batch, batch_idx)
+
+    monkeypatch.setattr(DiffusionModule, "training_step", killed)
+    assert start(config, "--run_dir", tmp_path / "cut") == 130
+    monkeypatch.undo()
+    monkeypatch.delenv("DIFFGUARD_RUN_DIR", raising=False)
+    assert train.main(["--resume", str(tmp_path / "cut")]) == 0
+    file = "diffusion/unet/diffusion_pytorch_model.safetensors"
+    ours, theirs = load_file(tmp_path / "cut" / file), load_file(run_folder / file)
+    assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--nonsense", "1"], "--nonsense"),
+        (["--data.batch_siz", "4"], "--data.batch_siz"),
+        (["--classifier.lr", "fast"], "--classifier.lr"),
+        (["--classifier.lr", "-1"], "classifier.lr must be positive"),
+        (["--data.batch_size", "-4"], "data.batch_size must be at least 1, got -4"),
+        (["--stages", "[fly]"], "stages"),
+        (["--classifier.arch", "timm/no_such_net"], "no_such_net"),
+        (["--classifier.arch", "os.path"], "os.path"),
+        (["--classifier.ckpt", "none.pt"], "none.pt does not exist"),
+        (["--diffusion.ckpt", "nowhere"], "nowhere is no folder"),
+        (["--diffusion.network", "UNet"], "'UNet' is not known"),
+        (["--detector.distance", "nope"], "which is not computed"),
+        (["--data.id.train", "folder:absent"], "absent"),
+        (["--stages", "[calibrate]"], "holds no trained classifier"),
+        (["--resume", "nowhere"], "nowhere is no run"),
+    ],
+)
+def test_mistakes_are_told_in_one_line(tmp_path, config, run_folder, arguments, said):
+    folder = [] if "--resume" in arguments else ["--run_dir", tmp_path / "wrong"]
+    if "detector" in arguments[0]:
+        arguments = [
+            *arguments,
+            "--classifier.ckpt",
+            run_folder / "classifier/classifier.safetensors",
+        ]
+        arguments += ["--diffusion.ckpt", run_folder / "diffusion"]
+    with pytest.raises(UserError) as caught:
+        start(config, *folder, *arguments)
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_run_is_not_overwritten_and_keeps_its_config(config, run_folder):
+    with pytest.raises(UserError, match="exists already"):
+        start(config, "--run_dir", run_folder)
+    with pytest.raises(UserError, match="keeps its config, but seed differs"):
+        train.main(["--resume", str(run_folder), "--seed", "5"])

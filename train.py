@@ -1,0 +1,171 @@
+"""Fit the classifier, fit or fine-tune the diffusion model, calibrate the detector.
+
+`python train.py` alone runs the embedded default, `configs/digits.yaml`.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from lightning_modules.cli import INTERRUPTED, Parser, parse, run
+
+DEFAULT_CONFIG = Path(__file__).parent / "configs" / "digits.yaml"
+Stage = Literal["classifier", "diffusion", "calibrate"]
+# What may change when a run is resumed; the rest has shaped what it already holds.
+_FREE = ("stages", "resume", "run_dir", "trainer", "detector", "debug", "config")
+# Other processes of the same run must not choose a folder of their own.
+_FOLDER_VARIABLE = "DIFFGUARD_RUN_DIR"
+
+
+def build_parser() -> Parser:
+    """The command line of training."""
+    from datamodules.ood import OODDataModule
+    from diffguard.settings import DetectorSettings
+    from lightning_modules.settings import ClassifierConfig, DiffusionConfig, TrainerConfig
+
+    parser = Parser("Train a DiffGuard detector: classifier, diffusion model, calibration.")
+    parser.add_argument("--seed", type=int, default=0, help="seed of everything")
+    parser.add_argument("--run_dir", type=str | None, default=None, help="folder of the new run")
+    parser.add_argument(
+        "--resume", type=str | None, default=None, help="folder of a run to go on with"
+    )
+    parser.add_argument(
+        "--stages",
+        type=list[Stage],
+        default=["classifier", "diffusion", "calibrate"],
+        help="stages to run, in order",
+    )
+    parser.add_class_arguments(OODDataModule, "data")
+    parser.add_argument("--classifier", type=ClassifierConfig, default=ClassifierConfig())
+    parser.add_argument("--diffusion", type=DiffusionConfig, default=DiffusionConfig())
+    parser.add_argument("--detector", type=DetectorSettings, default=DetectorSettings())
+    parser.add_argument("--trainer", type=TrainerConfig, default=TrainerConfig())
+    return parser
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run the stages; returns the exit code."""
+    parser = build_parser()
+    argv, name, resumed = _with_config(list(argv))
+    namespace = parse(parser, argv)
+    config = yaml.safe_load(parser.dump(namespace, skip_unset=False, skip_validation=True))
+    folder = _open_folder(config, name, resumed)
+    objects = parser.instantiate(namespace)
+
+    from lightning_modules.stages import Run
+
+    current = Run(folder, objects.data, objects.trainer, config["seed"], config)
+    try:
+        _run_stages(current, objects)
+    except KeyboardInterrupt:
+        current.say(f"interrupted; to go on: python train.py --resume {folder}")
+        return INTERRUPTED
+    return 0
+
+
+def _run_stages(current: Any, objects: Any) -> None:
+    from lightning_modules import stages as stage
+
+    wanted: list[str] = objects.stages
+    current.data.prepare_data()
+    for number, name in enumerate(wanted, 1):
+        title = f"{number}/{len(wanted)} {name}"
+        if name == "classifier":
+            if objects.classifier.ckpt or current.classifier_file.is_file():
+                current.say(f"{title}: given, skipped")
+            else:
+                stage.train_classifier(current, objects.classifier, title)
+        elif name == "diffusion":
+            if objects.diffusion.ckpt or current.diffusion_folder.is_dir():
+                current.say(f"{title}: given, skipped")
+            else:
+                stage.train_diffusion(current, objects.diffusion, title)
+        else:
+            classifier = stage.load_classifier(current, objects.classifier)
+            diffusion = stage.load_diffusion(current, objects.diffusion)
+            stage.calibrate(current, objects.detector, classifier, diffusion, title)
+    if os.environ.get("LOCAL_RANK", "0") == "0":
+        _say_what_next(current)
+
+
+def _say_what_next(current: Any) -> None:
+    folder = current.folder
+    lines = [f"\nThe run is in {folder}. What comes next:"]
+    if current.detector_file.is_file():
+        lines.append(f"  python evaluate.py --ckpt {current.detector_file}")
+    else:
+        lines.append(f"  python train.py --resume {folder}")
+    lines.append(f"  tensorboard --logdir {folder / 'tensorboard'}")
+    print("\n".join(lines), flush=True)  # noqa: T201
+
+
+def _with_config(argv: list[str]) -> tuple[list[str], str, dict[str, Any] | None]:
+    """Put the config file that applies in front, and tell its name and a resumed run's config."""
+    from diffguard.errors import UserError
+
+    resume = _option(argv, "--resume")
+    if resume is not None:
+        stored = Path(resume) / "config.yaml"
+        if not stored.is_file():
+            raise UserError(f"{resume} is no run: expected the folder of a run, with config.yaml")
+        if _option(argv, "--run_dir") is not None:
+            raise UserError("--resume names the run's folder, so --run_dir cannot be given too")
+        known = yaml.safe_load(stored.read_text(encoding="utf-8"))
+        return ["--config", str(stored), *argv], Path(resume).parent.name, known
+    given = _option(argv, "--config")
+    if given is None:
+        return ["--config", str(DEFAULT_CONFIG), *argv], DEFAULT_CONFIG.stem, None
+    return argv, Path(given).stem, None
+
+
+def _open_folder(config: dict[str, Any], name: str, resumed: Mapping[str, Any] | None) -> Path:
+    """Make the folder of a new run, or check that a resumed one is continued as it began."""
+    from diffguard.errors import UserError
+    from diffguard.files import replace_file
+
+    joined = os.environ.get(_FOLDER_VARIABLE)
+    if joined is not None:
+        return Path(joined)
+    if resumed is not None:
+        for key in config:
+            if key not in _FREE and config[key] != resumed.get(key):
+                raise UserError(
+                    f"a resumed run keeps its config, but {key} differs from the one in "
+                    f"{config['resume']}: start a new run to change it"
+                )
+        folder = Path(config["resume"])
+    else:
+        stamp = time.strftime("%Y-%m-%d_%H-%M-%S")
+        folder = Path(config["run_dir"] or Path("runs") / name / stamp)
+        if folder.exists() and any(folder.iterdir()):
+            raise UserError(
+                f"{folder} exists already: continue it with --resume {folder}, or name another "
+                "--run_dir"
+            )
+    kept = {key: value for key, value in config.items() if key not in ("debug", "config", "resume")}
+    with replace_file(folder / "config.yaml") as temporary:
+        temporary.write_text(yaml.safe_dump(kept, sort_keys=False), encoding="utf-8")
+    os.environ[_FOLDER_VARIABLE] = str(folder)
+    return folder
+
+
+def _option(argv: Sequence[str], name: str) -> str | None:
+    """The last value of an option in a command line, before it is parsed."""
+    found = None
+    for position, word in enumerate(argv):
+        if word == name and position + 1 < len(argv):
+            found = argv[position + 1]
+        elif word.startswith(f"{name}="):
+            found = word.removeprefix(f"{name}=")
+    return found
+
+
+if __name__ == "__main__":
+    run(main, sys.argv[1:])
