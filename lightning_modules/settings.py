@@ -114,6 +114,8 @@ class TrainerConfig:
         strategy: Lightning's strategy, such as `ddp`.
         precision: Lightning's precision, such as `bf16-mixed`.
         gradient_clip_val: Largest norm of the gradient; None does not clip.
+        threads: CPU threads of each process; None leaves the libraries' choice. The last bits of
+            a score depend on it.
         log_every_n_steps: Steps between logged values.
         progress: Show a progress bar, or lines where the output is no terminal.
     """
@@ -124,5 +126,6 @@ class TrainerConfig:
     strategy: str = "auto"
     precision: str = "32-true"
     gradient_clip_val: float | None = 1.0
+    threads: int | None = None
     log_every_n_steps: int = 20
     progress: bool = True

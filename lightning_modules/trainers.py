@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import lightning.pytorch as pl
+import torch
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from diffguard.errors import UserError
@@ -27,6 +28,8 @@ def build_trainer(
     Raises:
         UserError: For values that Lightning or the machine refuses.
     """
+    if config.threads is not None and config.threads < 1:
+        raise UserError(f"trainer.threads must be at least 1, got {config.threads}")
     bar: list[pl.Callback] = [StageProgressBar(title)] if config.progress else []
     try:
         return pl.Trainer(
@@ -35,7 +38,7 @@ def build_trainer(
             num_nodes=config.num_nodes,
             strategy=config.strategy,
             precision=config.precision,  # type: ignore[arg-type]
-            callbacks=[*bar, *(callbacks or [])],
+            callbacks=[_Threads(config.threads), *bar, *(callbacks or [])],
             enable_progress_bar=config.progress,
             enable_model_summary=False,
             # The streams share the images out themselves: no image is repeated.
@@ -44,6 +47,17 @@ def build_trainer(
         )
     except (MisconfigurationException, TypeError, ValueError, RuntimeError) as error:
         raise UserError(f"trainer: {one_line(error)}") from error
+
+
+class _Threads(pl.Callback):
+    """Sets the number of CPU threads, after Lightning has divided the cores by the processes."""
+
+    def __init__(self, threads: int | None) -> None:
+        self.threads = threads
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:  # noqa: ARG002
+        if self.threads is not None:
+            torch.set_num_threads(self.threads)
 
 
 def scoring_trainer(config: TrainerConfig, title: str) -> pl.Trainer:
