@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from diffguard.errors import UserError
-from lightning_modules.cli import SKIPPED_FILES, Parser, parse, run
+from lightning_modules.cli import SKIPPED_FILES, Parser, UserError, parse, run
 
 if TYPE_CHECKING:
     from diffguard.detector import Detector
@@ -112,15 +111,15 @@ def _detector(content: dict[str, Any], objects: Any) -> Detector:
     changed = [k for k in asked if k not in _DECISIONS and asked[k] != stored.get(k)]
     if not changed:
         return detector_from(content, trusted=objects.trusted, settings=asked)
-    from lightning_modules.stages import Run, calibrated
+    from lightning_modules.calibration import calibrated
+    from lightning_modules.runs import Run
 
     detector = detector_from(content, trusted=objects.trusted)
     folder = Path(objects.output or Path(objects.ckpt).parent / "evaluation")
     current = Run(folder, objects.data, objects.trainer, detector.seed, content["config"])
     current.say(f"detector.{changed[0]} differs from the checkpoint's: calibrating again")
-    return calibrated(
-        current, objects.detector, detector.classifier, detector.denoiser, "calibrate", folder
-    )
+    models = (detector.classifier, detector.denoiser, detector.noisy_classifier)
+    return calibrated(current, objects.detector, *models, "calibrate", folder)
 
 
 def _score_sets(
@@ -135,7 +134,7 @@ def _score_sets(
     data.prepare_data()
     trainer = scoring_trainer(objects.trainer, "evaluate")
     identity = {"checkpoint": file_hash(Path(objects.ckpt)), "groups": data.groups}
-    scoring = ScoringRun(detector, data, data.stream("test"), output, identity, fuse=True)
+    scoring = ScoringRun(detector, data, data.stream("test"), output, identity, derive=True)
     path = scoring.run(trainer)
     if trainer.is_global_zero:
         table = ScoreTable.read(path)
@@ -153,7 +152,7 @@ def _score_folder(detector: Detector, objects: Any, output: Path) -> int:
     stream = data.folder_stream(objects.images)
     trainer = scoring_trainer(objects.trainer, "score images")
     identity = {"checkpoint": file_hash(Path(objects.ckpt)), "images": str(Path(objects.images))}
-    scoring = ScoringRun(detector, data, stream, output, identity, fuse=True)
+    scoring = ScoringRun(detector, data, stream, output, identity, derive=True)
     path = scoring.run(trainer)
     if not trainer.is_global_zero:
         return 0

@@ -17,7 +17,7 @@ import yaml
 from lightning_modules.cli import INTERRUPTED, Parser, parse, run
 
 DEFAULT_CONFIG = Path(__file__).parent / "configs" / "digits.yaml"
-Stage = Literal["classifier", "diffusion", "calibrate"]
+Stage = Literal["classifier", "diffusion", "noisy_classifier", "calibrate"]
 # What may change when a run is resumed; the rest has shaped what it already holds.
 _FREE = ("stages", "resume", "run_dir", "trainer", "detector", "debug", "config")
 # Other processes of the same run must not choose a folder of their own.
@@ -28,7 +28,12 @@ def build_parser() -> Parser:
     """The command line of training."""
     from datamodules.ood import OODDataModule
     from diffguard.settings import DetectorSettings
-    from lightning_modules.settings import ClassifierConfig, DiffusionConfig, TrainerConfig
+    from lightning_modules.settings import (
+        ClassifierConfig,
+        DiffusionConfig,
+        NoisyClassifierConfig,
+        TrainerConfig,
+    )
 
     parser = Parser("Train a DiffGuard detector: classifier, diffusion model, calibration.")
     parser.add_argument("--seed", type=int, default=0, help="seed of everything")
@@ -40,11 +45,14 @@ def build_parser() -> Parser:
         "--stages",
         type=list[Stage],
         default=["classifier", "diffusion", "calibrate"],
-        help="stages to run, in order",
+        help="stages to run, in order; noisy_classifier is for an ablation",
     )
     parser.add_class_arguments(OODDataModule, "data")
     parser.add_argument("--classifier", type=ClassifierConfig, default=ClassifierConfig())
     parser.add_argument("--diffusion", type=DiffusionConfig, default=DiffusionConfig())
+    parser.add_argument(
+        "--noisy_classifier", type=NoisyClassifierConfig, default=NoisyClassifierConfig()
+    )
     parser.add_argument("--detector", type=DetectorSettings, default=DetectorSettings())
     parser.add_argument("--trainer", type=TrainerConfig, default=TrainerConfig())
     return parser
@@ -59,7 +67,7 @@ def main(argv: Sequence[str]) -> int:
     folder = _open_folder(config, name, resumed)
     objects = parser.instantiate(namespace)
 
-    from lightning_modules.stages import Run
+    from lightning_modules.runs import Run
 
     current = Run(folder, objects.data, objects.trainer, config["seed"], config)
     try:
@@ -72,6 +80,7 @@ def main(argv: Sequence[str]) -> int:
 
 def _run_stages(current: Any, objects: Any) -> None:
     from lightning_modules import stages as stage
+    from lightning_modules.calibration import calibrate
 
     wanted: list[str] = objects.stages
     current.data.prepare_data()
@@ -87,10 +96,16 @@ def _run_stages(current: Any, objects: Any) -> None:
                 current.say(f"{title}: given, skipped")
             else:
                 stage.train_diffusion(current, objects.diffusion, title)
+        elif name == "noisy_classifier":
+            if current.noisy_classifier_file.is_file():
+                current.say(f"{title}: given, skipped")
+            else:
+                denoiser, _ = stage.load_diffusion(current, objects.diffusion)
+                stage.train_noisy_classifier(current, objects.noisy_classifier, denoiser, title)
         else:
             classifier = stage.load_classifier(current, objects.classifier)
             diffusion = stage.load_diffusion(current, objects.diffusion)
-            stage.calibrate(current, objects.detector, classifier, diffusion, title)
+            calibrate(current, objects.detector, classifier, diffusion, title)
     if os.environ.get("LOCAL_RANK", "0") == "0":
         _say_what_next(current)
 

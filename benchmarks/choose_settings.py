@@ -21,10 +21,11 @@ import numpy as np
 import torch
 
 from datamodules.ood import IDSets, OODDataModule, OODSets
-from diffguard.calibration import DIFFGUARD, Calibration
+from diffguard.calibration import Calibration
 from diffguard.checkpoint import detector_from, read_checkpoint
 from diffguard.detector import Detector
 from diffguard.ood_metrics import auroc
+from diffguard.settings import DetectorSettings
 from lightning_modules.detector import items_of
 
 # Shares of the schedule, scales and steps that are tried.
@@ -45,7 +46,7 @@ def score_validation(
     detector: Detector, data: OODDataModule
 ) -> tuple[dict[str, dict[str, np.ndarray]], float]:
     """Scores of the validation sets, set -> score -> `(n,)`, and network passes per image."""
-    stream = detector.stream(data.batch_size, fuse=False)
+    stream = detector.stream(data.batch_size, derive=False)
     rows = []
     for batch in data.stream_loader(data.stream("validation")):
         rows += stream.push(items_of(batch))
@@ -53,7 +54,7 @@ def score_validation(
     table: dict[str, dict[str, np.ndarray]] = {}
     for one in data.evaluation_sets("validation"):
         own = sorted((r for r in rows if r.dataset == one.name), key=lambda r: r.index)
-        names = detector.score_names(fused=False)
+        names = detector.score_names(derived=False)
         table[one.name] = {name: np.array([r.scores[name] for r in own]) for name in names}
     return table, float(np.mean([r.network_passes for r in rows]))
 
@@ -64,13 +65,13 @@ def mean_auroc(table: Mapping[str, Mapping[str, np.ndarray]], score: str) -> flo
     return float(np.mean([float(auroc(ident, one)) for one in ood]))
 
 
-def add_fusion(table: Mapping[str, dict[str, np.ndarray]], fused: Sequence[str]) -> None:
-    """Add the fused scores of a calibration on the ID validation images."""
+def add_derived(table: Mapping[str, dict[str, np.ndarray]], settings: DetectorSettings) -> None:
+    """Add the scores that a calibration on the ID validation images derives."""
     ident = next(iter(table.values()))
     scores = {name: torch.from_numpy(values) for name, values in ident.items()}
-    calibration = Calibration.fit(scores, fused)
+    calibration = Calibration.fit(scores, settings)
     for values in table.values():
-        values |= calibration.fuse(values)
+        values |= calibration.derive(values)
 
 
 def settings_of(grid: argparse.Namespace) -> Iterator[tuple[int, float, float]]:
@@ -97,12 +98,12 @@ def main(argv: Sequence[str]) -> int:
         settings["inversion"] = {**settings["inversion"], "depth": depth}
         settings["guidance"] = {**settings["guidance"], "scale": scale}
         if grid.distances:
-            settings |= {"distances": grid.distances, "distance": grid.distances[0]}
+            settings |= {"distances": grid.distances, "distance": grid.distances[:1]}
         detector = detector_from(content, settings=settings)
         began = time.perf_counter()
         table, passes = score_validation(detector, data)
-        add_fusion(table, settings["fused"])
-        names = [n for n in next(iter(table.values())) if n != DIFFGUARD]
+        add_derived(table, detector.settings)
+        names = list(next(iter(table.values())))
         if head is None:
             head = ["steps", "depth", "scale", "passes", "seconds", *names]
             print("| " + " | ".join(head) + " |\n|" + " --- |" * len(head))

@@ -121,10 +121,10 @@ def augmentation(name: Augmentation, image_size: int) -> Callable[[Tensor], Tens
         return v2.Identity()
     if name == "affine":
         return v2.RandomAffine(
-            degrees=10.0,
-            translate=(0.07, 0.07),
-            scale=(0.9, 1.1),
-            shear=5.0,
+            degrees=8.0,
+            translate=(0.05, 0.05),
+            scale=(0.92, 1.08),
+            shear=4.0,
             interpolation=v2.InterpolationMode.BILINEAR,
         )
     if name == "crop_flip":

@@ -6,7 +6,7 @@ Nothing here sees an OOD image.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,11 +14,15 @@ import torch
 from torch import Tensor
 
 from diffguard.errors import UserError
+from diffguard.settings import DetectorSettings
+from diffguard.similarity import tandem
 
 DIFFGUARD = "diffguard"
 FUSION = "fusion"
 FUSION_BASELINES = "fusion_baselines"
 
+# Share of the ID validation images below which their own counts are trusted.
+_KNEE = 0.9
 # With fewer images the share that a threshold accepts is known too roughly.
 ENOUGH_IMAGES = 200
 
@@ -28,22 +32,34 @@ class Calibration:
     """Scores of the ID validation images, and what follows from them.
 
     Attributes:
-        scores: Score -> `(n,)` float64 of the n ID validation images, higher = more OOD; fused
+        scores: Score -> `(n,)` float64 of the n ID validation images, higher = more OOD; derived
             scores included.
+        distance: The distances that `diffguard` stands for.
         fused: The baselines that `fusion` combines with `diffguard`.
+        band: Where several distances work in tandem: the shares of ID validation images between
+            which a case is in doubt; None takes their mean.
     """
 
     scores: dict[str, Tensor]
+    distance: list[str]
     fused: list[str]
+    band: tuple[float, float] | None = None
 
     @classmethod
-    def fit(cls, scores: Mapping[str, Tensor], fused: Sequence[str]) -> Calibration:
-        """Calibrate from the plain scores of ID validation images; fused ones are added.
+    def of(cls, scores: dict[str, Tensor], settings: DetectorSettings) -> Calibration:
+        """A calibration with given scores, whose rules are those of the settings."""
+        low, high = settings.tandem_band
+        band = (low, high) if settings.combine == "tandem" else None
+        return cls(scores, list(settings.distance), list(settings.fused), band)
+
+    @classmethod
+    def fit(cls, scores: Mapping[str, Tensor], settings: DetectorSettings) -> Calibration:
+        """Calibrate from the plain scores of ID validation images; derived ones are added.
 
         Raises:
             UserError: Where there are fewer than two images, or a score does not vary.
         """
-        calibration = cls({}, list(fused))
+        calibration = cls.of({}, settings)
         for name, values in scores.items():
             if len(values) < 2 or float(values.std()) == 0:
                 raise UserError(
@@ -52,38 +68,69 @@ class Calibration:
                 )
             calibration.scores[name] = values.double().cpu()
         table = {name: values.numpy() for name, values in calibration.scores.items()}
-        calibration.scores |= {
-            name: torch.from_numpy(values) for name, values in calibration.fuse(table).items()
-        }
+        own = calibration.diffguard(table)
+        calibration.scores[DIFFGUARD] = torch.from_numpy(own)
+        derived = calibration.derive(table)
+        calibration.scores |= {name: torch.from_numpy(v) for name, v in derived.items()}
         return calibration
 
-    def normalize(self, name: str, values: np.ndarray) -> np.ndarray:
-        """A score in standard deviations above its mean on ID validation images."""
-        reference = self.scores[name]
-        return (values - float(reference.mean())) / float(reference.std())
+    def surprise(self, name: str, values: np.ndarray) -> np.ndarray:
+        """How unlikely a score is on ID images: -log of the share of them that score as high.
 
-    def fuse(self, scores: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Combine DiffGuard with the baselines.
-
-        `fusion` is the mean of the normalised `diffguard` and of the mean of the normalised fused
-        baselines; `fusion/<baseline>` the mean of the normalised `diffguard` and that baseline;
-        `fusion_baselines` the mean of the normalised baselines, without `diffguard`.
+        The share is counted on the ID validation images up to their 90% point. Above, where few of
+        them lie, an exponential tail with their mean excess continues it, so that two far outliers
+        are still told apart and one heavy-tailed score does not outweigh the others.
 
         Args:
-            scores: Score -> `(N,)`, at least `diffguard` and the fused baselines.
+            name: Score.
+            values: `(N,)` values of it.
 
         Returns:
-            The fused scores, `(N,)` each; none where nothing is fused.
+            `(N,)`, at least 0, rising with the score.
         """
+        ordered = np.sort(self.scores[name].numpy())
+        knee = float(np.quantile(ordered, _KNEE))
+        excess = float((ordered[ordered > knee] - knee).mean())
+        # One more image is counted on both sides, so that no share is 0.
+        above = len(ordered) - np.searchsorted(ordered, np.minimum(values, knee), side="left")
+        body = -np.log((above + 1) / (len(ordered) + 1))
+        return body + np.maximum(values - knee, 0.0) / excess
+
+    def diffguard(self, scores: Mapping[str, np.ndarray]) -> np.ndarray:
+        """The `diffguard` score `(N,)`: the chosen distance, or several as surprises, combined."""
+        names = [f"{DIFFGUARD}/{name}" for name in self.distance]
+        if len(names) == 1:
+            return scores[names[0]].copy()
+        parts = [self.surprise(name, scores[name]) for name in names]
+        if self.band is None:
+            return np.mean(parts, axis=0)
+        low, high = -np.log1p(-np.array(self.band))
+        stages = [torch.from_numpy(part) for part in parts]
+        return tandem(stages, [(float(low), float(high))] * (len(stages) - 1)).numpy()
+
+    def derive(self, scores: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """The scores that need calibration: `diffguard` and its fusion with the baselines.
+
+        With every score as its surprise, `fusion_baselines` is the mean of the fused baselines,
+        `fusion` the mean of that and `diffguard`, and `fusion/<baseline>` the mean of `diffguard`
+        and that baseline alone.
+
+        Args:
+            scores: Score -> `(N,)`, at least the chosen distances and the fused baselines.
+
+        Returns:
+            Derived score -> `(N,)`; no fusion where nothing is fused.
+        """
+        derived = {DIFFGUARD: self.diffguard(scores)}
         if not self.fused:
-            return {}
-        own = self.normalize(DIFFGUARD, scores[DIFFGUARD])
-        parts = {name: self.normalize(name, scores[name]) for name in self.fused}
+            return derived
+        own = self.surprise(DIFFGUARD, derived[DIFFGUARD])
+        parts = {name: self.surprise(name, scores[name]) for name in self.fused}
         baselines = np.mean(list(parts.values()), axis=0)
-        fused = {FUSION: (own + baselines) / 2}
-        fused |= {f"{FUSION}/{name}": (own + part) / 2 for name, part in parts.items()}
-        fused[FUSION_BASELINES] = baselines
-        return fused
+        derived[FUSION] = (own + baselines) / 2
+        derived |= {f"{FUSION}/{name}": (own + part) / 2 for name, part in parts.items()}
+        derived[FUSION_BASELINES] = baselines
+        return derived
 
     def threshold(self, name: str, accept: float) -> float:
         """The score up to which at least a share `accept` of the ID validation images lies.

@@ -29,6 +29,7 @@ from diffguard.models import (
     build_denoiser,
     spec_dict,
 )
+from diffguard.networks import TimedCNN
 from diffguard.settings import from_dict, to_dict
 from diffguard.weights import load_tensors
 
@@ -70,10 +71,13 @@ def save_detector(
             "spec": spec_dict(diffusion_spec),
             "state": _on_cpu(detector.denoiser.network),
         },
+        "noisy_classifier": None
+        if detector.noisy_classifier is None
+        else _on_cpu(detector.noisy_classifier),
         "settings": to_dict(detector.settings),
         "image": {"size": detector.image_size, "channels": detector.image_channels},
         "seed": detector.seed,
-        "calibration": {"scores": calibration.scores, "fused": calibration.fused},
+        "calibration": {"scores": calibration.scores},
         "reference": None
         if reference is None
         else {"features": reference.features.cpu(), "labels": reference.labels.cpu()},
@@ -143,17 +147,22 @@ def detector_from(
         denoiser = build_denoiser(diffusion_spec)
         fill(classifier.network, content["classifier"]["state"], "classifier")
         fill(denoiser.network, content["diffusion"]["state"], "diffusion model")
+        noisy = content["noisy_classifier"]
+        if noisy is not None:
+            noisy = timed_cnn(noisy)
         stored = content["reference"]
         reference = None if stored is None else Reference(stored["features"], stored["labels"])
         found = content["calibration"]
+        own = from_dict(content["settings"] if settings is None else settings)
         return Detector(
             classifier,
             denoiser,
-            from_dict(content["settings"] if settings is None else settings),
+            own,
             image_size=content["image"]["size"],
             image_channels=content["image"]["channels"],
             reference=reference,
-            calibration=Calibration(found["scores"], found["fused"]),
+            calibration=Calibration.of(found["scores"], own),
+            noisy_classifier=noisy,
             seed=content["seed"],
         )
     except (KeyError, TypeError, AttributeError) as error:
@@ -161,6 +170,14 @@ def detector_from(
             f"the detector checkpoint is damaged ({type(error).__name__}: {error}): "
             "write it again with train.py"
         ) from error
+
+
+def timed_cnn(state: Mapping[str, Tensor]) -> TimedCNN:
+    """The classifier of noisy images that some weights belong to."""
+    first = state["stages.0.0.weight"]
+    network = TimedCNN(len(state["fc.bias"]), first.shape[1], first.shape[0])
+    fill(network, state, "classifier of noisy images")
+    return network
 
 
 def fill(network: nn.Module, state: Mapping[str, Tensor], what: str) -> None:

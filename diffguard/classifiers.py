@@ -129,8 +129,8 @@ class Classifier(nn.Module):
         finally:
             for handle in handles:
                 handle.remove()
-        pooled = {name: _pool(caught[name]) for name in layers}
-        return ClassifierOutput(logits, _pool(caught[""]), pooled)
+        pooled = {name: _pool(_found(caught, name, name)) for name in layers}
+        return ClassifierOutput(logits, _pool(_found(caught, "", self.feature_layer)), pooled)
 
     def forward_cam(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Classify with a graph up to the CAM layer.
@@ -146,7 +146,7 @@ class Classifier(nn.Module):
             logits = self(images.requires_grad_())
         finally:
             handle.remove()
-        return logits, caught["cam"]
+        return logits, _found(caught, "cam", self.cam_layer)
 
     def cam_maps(self, activation: Tensor) -> Tensor:
         """Bring an activation of the CAM layer to `(N, D, h, w)`.
@@ -238,14 +238,20 @@ def _catch_output(
     def hook(_module: nn.Module, _inputs: object, output: object) -> Tensor | None:
         if not isinstance(output, Tensor):
             return None
+        # An in-place layer behind this one would overwrite what is read here.
         if not keep_graph:
-            caught[name] = output
+            caught[name] = output.clone()
             return None
-        # An in-place layer behind this one would overwrite what Grad-CAM reads.
         caught[name] = output
         return output.clone()
 
     return module.register_forward_hook(hook)
+
+
+def _found(caught: dict[str, Tensor], key: str, layer: str) -> Tensor:
+    if key not in caught:
+        raise UserError(f"layer {layer!r} of the classifier gives no tensor: name another")
+    return caught[key]
 
 
 def _pool(value: Tensor) -> Tensor:

@@ -21,6 +21,7 @@ from diffguard.reconstruction import Recipe
 from diffguard.schedule import SamplingPlan
 from diffguard.scoring import Item, Scored, ScoreStream
 from diffguard.settings import DetectorSettings
+from diffguard.settings_check import check_settings
 from diffguard.similarity import Distance, build_distance
 from diffguard.steering import ClassifierSteering
 
@@ -55,6 +56,8 @@ class Detector(nn.Module):
         image_channels: Channels of the working images, 1 or 3.
         reference: ID training features for the feature baselines.
         calibration: What ID validation images told; None before calibration.
+        noisy_classifier: `(images, t) -> logits`, trained on noisy images; for
+            `guidance.classifier = "noisy"`.
         seed: Seed of the randomness that belongs to each image.
 
     Raises:
@@ -71,6 +74,7 @@ class Detector(nn.Module):
         image_channels: int,
         reference: Reference | None = None,
         calibration: Calibration | None = None,
+        noisy_classifier: nn.Module | None = None,
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -83,8 +87,11 @@ class Detector(nn.Module):
         self.image_channels = image_channels
         self.reference = reference
         self.calibration = calibration
+        self.noisy_classifier = noisy_classifier
+        if noisy_classifier is not None:
+            noisy_classifier.eval().requires_grad_(requires_grad=False)
         self.seed = seed
-        _check(settings, classifier, denoiser)
+        check_settings(settings, classifier, denoiser, noisy_classifier)
         self.baselines = Baselines(
             settings.baselines,
             reference,
@@ -152,21 +159,27 @@ class Detector(nn.Module):
             skip=guidance.skip,
         )
 
-    def score_names(self, *, fused: bool = True) -> list[str]:
-        """The scores of each image, in the order of the table's columns."""
+    def score_names(self, *, derived: bool = True) -> list[str]:
+        """The scores of each image, in the order of the table's columns.
+
+        Args:
+            derived: With those that need calibration: `diffguard` and its fusion.
+        """
         names = [
-            DIFFGUARD,
+            *([DIFFGUARD] if derived else []),
             *(f"{DIFFGUARD}/{name}" for name in self.distances),
             *(f"{DIFFGUARD}/unguided/{name}" for name in self.unguided_distances),
             *self.settings.baselines,
         ]
-        if fused and self.settings.fused:
+        if derived and self.settings.fused:
             names += [FUSION, *(f"{FUSION}/{n}" for n in self.settings.fused), FUSION_BASELINES]
         return names
 
-    def stream(self, batch_size: int, *, fuse: bool = True, unguided: bool = False) -> ScoreStream:
+    def stream(
+        self, batch_size: int, *, derive: bool = True, unguided: bool = False
+    ) -> ScoreStream:
         """A stream that scores images in calls of one shape; see `ScoreStream`."""
-        return ScoreStream(self, batch_size, fuse=fuse, unguided=unguided)
+        return ScoreStream(self, batch_size, derive=derive, unguided=unguided)
 
     @torch.no_grad()
     def classify(self, images: Tensor, batch_size: int) -> ClassifierOutput:
@@ -211,7 +224,7 @@ class Detector(nn.Module):
             UserError: For images of another shape, dtype or range, or an unknown score.
         """
         name = name or self.settings.decision
-        if name not in self.score_names(fused=self.calibration is not None):
+        if name not in self.score_names(derived=self.calibration is not None):
             raise UserError(f"the detector has no score {name!r}: {', '.join(self.score_names())}")
         scored = self.score_images(images, batch_size=batch_size)
         return torch.tensor([one.row.scores[name] for one in scored], dtype=torch.float64)
@@ -262,8 +275,11 @@ class Detector(nn.Module):
 
     def _steering(self) -> ClassifierSteering:
         guidance, crops = self.settings.guidance, self.settings.guidance.crops
+        noisy = self.noisy_classifier
+        if guidance.classifier == "protected":
+            noisy = None
         return ClassifierSteering(
-            classify=lambda images, _t: self.classifier(images),
+            classify=noisy or (lambda images, _t: self.classifier(images)),
             scale=guidance.scale,
             blend=guidance.blend,
             crops=crops.number,
@@ -271,37 +287,4 @@ class Detector(nn.Module):
             reduction=crops.reduction,
             shared_crops=crops.shared,
             seed=crops.seed if crops.shared else self.seed,
-        )
-
-
-def _check(settings: DetectorSettings, classifier: Classifier, denoiser: Denoiser) -> None:
-    """All that can be wrong with settings, in one place."""
-    inversion, guidance = settings.inversion, settings.guidance
-    if not 0 < inversion.depth <= 1:
-        raise UserError(f"detector.inversion.depth must lie in (0, 1], got {inversion.depth:g}")
-    chosen = settings.distance
-    known = [*settings.distances, *(f"unguided/{name}" for name in settings.unguided)]
-    if chosen not in known:
-        raise UserError(
-            f"detector.distance is {chosen!r}, which is not computed: expected one of "
-            f"{', '.join(known)} (see detector.distances and detector.unguided)"
-        )
-    missing = [name for name in settings.fused if name not in settings.baselines]
-    if missing:
-        raise UserError(f"detector.fused names {missing[0]!r}, which detector.baselines lacks")
-    if settings.decision in (FUSION, FUSION_BASELINES) and not settings.fused:
-        raise UserError(
-            f"detector.decision is {settings.decision}, but nothing is fused: name baselines in "
-            "detector.fused, or decide by diffguard"
-        )
-    needs_classes = guidance.kind == "classifier_free" or inversion.condition != "null"
-    if needs_classes and (denoiser.num_classes is None or denoiser.null_class is None):
-        raise UserError(
-            "classifier-free guidance needs a class-conditional diffusion model with a null "
-            "class: set detector.guidance.kind to classifier, or take another model"
-        )
-    if denoiser.num_classes not in (None, classifier.num_classes):
-        raise UserError(
-            f"the classifier has {classifier.num_classes} classes but the diffusion model "
-            f"{denoiser.num_classes}: both must know the same ones"
         )

@@ -84,17 +84,29 @@ def load_diffusers(
     scheduler = _read_json(folder / "scheduler" / "scheduler_config.json")
     config = _read_json(folder / _SUBFOLDERS[name] / "config.json")
     cls = diffusion_class(name)
+    if not any((folder / _SUBFOLDERS[name]).glob("*.safetensors")):
+        raise UserError(
+            f"{folder / _SUBFOLDERS[name]} holds no .safetensors weights: other files may run code "
+            "when loaded, save the model again with diffusers' save_pretrained"
+        )
     try:
-        network = cls.from_pretrained(
+        network, loading = cls.from_pretrained(
             folder / _SUBFOLDERS[name],
             use_safetensors=True,
             local_files_only=True,
             low_cpu_mem_usage=False,
+            output_loading_info=True,
         )
     except Exception as error:
         # diffusers and safetensors raise many types for missing and damaged weights.
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(f"the weights in {folder} cannot be loaded: {reason}") from error
+    # diffusers fills what is missing with random numbers.
+    if wrong := [*loading["missing_keys"], *loading["unexpected_keys"]]:
+        raise UserError(
+            f"the weights in {folder} do not fit its config: {len(wrong)} tensors are missing or "
+            f"left over ({', '.join(wrong[:3])})"
+        )
     classes, null_class = label_classes(name, config, classifier_classes, null_class)
     spec = DiffusionSpec(
         network=name,

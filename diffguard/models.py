@@ -129,6 +129,8 @@ def _build_network(
         if library == "torchvision":
             import torchvision
 
+            if spec.channels != 3:
+                raise UserError(f"{spec.arch} takes 3 channels: set classifier.channels to 3")
             weights = "DEFAULT" if pretrained else None
             # A pre-trained head has the classes that it was trained on.
             classes = {} if pretrained else {"num_classes": spec.num_classes}

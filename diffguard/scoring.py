@@ -82,7 +82,7 @@ class ScoreStream:
     Args:
         detector: What scores them.
         batch_size: Rows of every network call, rounded up to a multiple of 8.
-        fuse: Whether fused scores are added; calibration itself runs without.
+        derive: Whether the scores that need calibration are added; calibration runs without.
         unguided: Reconstruct without guidance too, even where no distance needs it.
 
     Attributes:
@@ -90,11 +90,11 @@ class ScoreStream:
     """
 
     def __init__(
-        self, detector: Detector, batch_size: int, *, fuse: bool = True, unguided: bool = False
+        self, detector: Detector, batch_size: int, *, derive: bool = True, unguided: bool = False
     ) -> None:
         self.detector = detector
         self.batch_size = fixed_batch_size(batch_size)
-        self.fuse = fuse
+        self.derive = derive
         recipe = detector.recipe()
         if unguided:
             recipe = replace(recipe, unguided=True)
@@ -173,8 +173,8 @@ class ScoreStream:
         for name in flying[0].baselines:
             scores[name] = np.array([one.baselines[name] for one in flying])
         calibration = self.detector.calibration
-        if self.fuse and calibration is not None:
-            scores |= calibration.fuse(scores)
+        if self.derive and calibration is not None:
+            scores = calibration.derive(scores) | scores
         rows = []
         for position, (result, one) in enumerate(zip(done, flying, strict=True)):
             values = {name: float(column[position]) for name, column in scores.items()}
@@ -197,9 +197,7 @@ class ScoreStream:
             unguided = self._view(torch.stack(plain))
             for name, distance in detector.unguided_distances.items():
                 columns[f"{DIFFGUARD}/unguided/{name}"] = distance(unguided, guided)
-        arrays = {n: c[: len(done)].double().cpu().numpy() for n, c in columns.items()}
-        chosen = arrays[f"{DIFFGUARD}/{detector.settings.distance}"]
-        return {DIFFGUARD: chosen, **arrays}
+        return {n: c[: len(done)].double().cpu().numpy() for n, c in columns.items()}
 
     @torch.no_grad()
     def _view(self, images: Tensor) -> Views:

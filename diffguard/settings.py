@@ -98,6 +98,8 @@ class GuidanceSettings:
         scale: Guidance scale; 0 is no guidance.
         cam_cut: Classifier-free: guide only where the scaled Grad-CAM is above this cut (below
             its absolute value, if negative); None guides everywhere.
+        classifier: Classifier: which one guides, the `protected` one, or a `noisy` one that was
+            trained on noisy images (the paper's ablation; without blend).
         blend: Classifier: Clean Grad's blend with the clean estimate.
         crops: Classifier: random crops.
         extra_start: Synthesis starts this many steps above the level that inversion reached.
@@ -109,6 +111,7 @@ class GuidanceSettings:
     kind: Literal["classifier_free", "classifier"] = "classifier_free"
     scale: float = 3.0
     cam_cut: float | None = None
+    classifier: Literal["protected", "noisy"] = "protected"
     blend: bool = True
     crops: CropSettings = field(default_factory=CropSettings)
     extra_start: int = 0
@@ -128,7 +131,11 @@ class DetectorSettings:
         distances: Distances that are computed between each image and its guided reconstruction.
         unguided: Distances that are computed between the unguided and the guided reconstruction
             (which costs the unguided passes).
-        distance: The one that `diffguard` stands for: a name in `distances`, or `unguided/NAME`.
+        distance: What `diffguard` stands for: a name in `distances`, or `unguided/NAME`, or several
+            of them, each then normalised on ID validation images.
+        combine: How several are combined: `mean`, or in `tandem`: the first decides clear cases,
+            the next the rest.
+        tandem_band: Tandem: shares of the ID validation images between which a case is in doubt.
         baselines: Post-hoc detectors scored beside it.
         fused: The scores that `fusion` combines, a subset of the baselines, with `diffguard`.
         decision: The score that decides on new images.
@@ -145,7 +152,9 @@ class DetectorSettings:
     guidance: GuidanceSettings = field(default_factory=GuidanceSettings)
     distances: list[str] = field(default_factory=lambda: ["logits_l1", "feature_cosine", "l2"])
     unguided: list[str] = field(default_factory=list)
-    distance: str = "logits_l1"
+    distance: list[str] = field(default_factory=lambda: ["logits_l1"])
+    combine: Literal["mean", "tandem"] = "mean"
+    tandem_band: list[float] = field(default_factory=lambda: [0.5, 0.99])
     baselines: list[str] = field(default_factory=lambda: list(BASELINES))
     fused: list[str] = field(default_factory=lambda: ["knn"])
     decision: str = "fusion"

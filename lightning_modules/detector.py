@@ -24,7 +24,7 @@ class DetectorModule(pl.LightningModule):
         batch_size: Rows of every network call.
         sink: Called with each chunk of finished images, on every rank.
         open_loader: Gives the batches of this process, once the processes are connected.
-        fuse: Whether fused scores are added; calibration runs without.
+        derive: Whether the scores that need calibration are added; calibration runs without.
 
     Attributes:
         scored: Images scored by this process.
@@ -39,14 +39,14 @@ class DetectorModule(pl.LightningModule):
         sink: RowSink,
         open_loader: OpenLoader,
         *,
-        fuse: bool = True,
+        derive: bool = True,
     ) -> None:
         super().__init__()
         self.detector = detector
         self.batch_size = batch_size
         self.sink = sink
         self.open_loader = open_loader
-        self.fuse = fuse
+        self.derive = derive
         self.scored = 0
         self.seconds = 0.0
         self.fill = 0.0
@@ -59,7 +59,7 @@ class DetectorModule(pl.LightningModule):
 
     def on_test_epoch_start(self) -> None:
         """Open the stream."""
-        self._stream = self.detector.stream(self.batch_size, fuse=self.fuse)
+        self._stream = self.detector.stream(self.batch_size, derive=self.derive)
         self._began = time.perf_counter()
 
     def test_step(self, batch: Mapping[str, Any], batch_idx: int) -> None:  # noqa: ARG002

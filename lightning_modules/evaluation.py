@@ -5,27 +5,20 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
 
-from diffguard.baselines import FEATURE_BASELINES, Reference
-from diffguard.batching import fixed_batch_size, in_fixed_batches
-from diffguard.calibration import ENOUGH_IMAGES, Calibration
-from diffguard.ddim import invert
+from diffguard.batching import fixed_batch_size
 from diffguard.detector import Detector
-from diffguard.early_stop import calibrate_threshold
 from diffguard.manifest import open_manifest
-from diffguard.score_table import ScoreTable
 from diffguard.scores import ScoreWriter, merge, read_done
-from diffguard.settings import DetectorSettings, to_dict
+from diffguard.settings import to_dict
 from lightning_modules.cli import interruptible
 from lightning_modules.detector import DetectorModule
-
-Warn = Callable[[str], None]
 
 
 class ScoringRun:
@@ -37,7 +30,7 @@ class ScoringRun:
         stream: The images: what `data.stream(…)` gives, or another of its kind.
         folder: Where the tables lie.
         identity: What the scores depend on beside settings and data, for the manifest.
-        fuse: Whether fused scores are added.
+        derive: Whether the scores that need calibration are added.
     """
 
     def __init__(
@@ -48,15 +41,15 @@ class ScoringRun:
         folder: Path,
         identity: Mapping[str, Any],
         *,
-        fuse: bool,
+        derive: bool,
     ) -> None:
         self.detector = detector
         self.data = data
         self.stream = stream
         self.folder = folder
         self.batch_size = fixed_batch_size(data.batch_size)
-        self.fuse = fuse
-        self.names = detector.score_names(fused=fuse)
+        self.derive = derive
+        self.names = detector.score_names(derived=derive)
         self.identity = dict(identity)
         self._writer: ScoreWriter | None = None
 
@@ -82,7 +75,7 @@ class ScoringRun:
             The merged table, there for every process.
         """
         module = DetectorModule(
-            self.detector, self.batch_size, self._write, self._loader, fuse=self.fuse
+            self.detector, self.batch_size, self._write, self._loader, derive=self.derive
         )
         with interruptible():
             trainer.test(module, verbose=False)
@@ -120,8 +113,9 @@ def read_timing(folder: Path) -> dict[str, float]:
     """Images, wall seconds and fill of all sessions that scored into a folder."""
     path = folder / "timing.jsonl"
     lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-    # A process that was killed in the middle of a line leaves half of one.
-    whole = [json.loads(line) for line in lines if line.endswith("}")]
+    # A process that was killed in the middle of a line leaves half of one, and the next line
+    # goes on behind it.
+    whole = [json.loads(line[line.rindex("{") :]) for line in lines if line.endswith("}")]
     images = sum(line["images"] for line in whole)
     seconds: dict[str, float] = {}
     for line in whole:
@@ -149,74 +143,3 @@ def _append_timing(folder: Path, trainer: pl.Trainer, module: DetectorModule) ->
     }
     with (folder / "timing.jsonl").open("a", encoding="utf-8") as file:
         file.write(json.dumps(line) + "\n")
-
-
-@torch.no_grad()
-def fit_reference(detector: Detector, loader: Any, limit: int, batch_size: int) -> Reference:
-    """Features of ID training images for the feature baselines.
-
-    Args:
-        detector: A detector without feature baselines, on its device.
-        loader: ID training images, not shuffled and not augmented.
-        limit: Most images that are taken.
-        batch_size: Rows of each classifier call.
-    """
-    features, labels, count = [], [], 0
-    for batch in loader:
-        output = detector.classify(batch["image"].to(detector.device), batch_size)
-        features.append(output.features.float().cpu())
-        labels.append(batch["label"].cpu())
-        count += len(labels[-1])
-        if count >= limit:
-            break
-    return Reference(torch.cat(features)[:limit], torch.cat(labels)[:limit])
-
-
-@torch.no_grad()
-def fit_early_stop(detector: Detector, loader: Any, batch_size: int) -> dict[str, float]:
-    """Thresholds at which ID validation images stop, on average, at the depth asked for."""
-    settings = detector.settings
-    if settings.early_stop.mean_depth is None:
-        return {}
-    denoiser, plan, cap = detector.denoiser, detector.plan, detector.max_steps
-    measures = detector.qualities
-    columns: dict[str, list[torch.Tensor]] = {name: [] for name in measures}
-
-    def trace(images: torch.Tensor) -> torch.Tensor:
-        clean = denoiser.encode(images)
-        seen = denoiser.preview(clean)
-        states = invert(detector.null_noise, clean, plan, cap, clip=settings.sampler.clip)
-        steps = [
-            torch.stack([quality(denoiser.preview(x), seen) for quality in measures.values()], 1)
-            for x in states
-        ]
-        return torch.stack(steps, dim=2)  # (N, M, S)
-
-    for batch in loader:
-        traced = in_fixed_batches(trace, batch["image"].to(detector.device), batch_size)
-        for number, name in enumerate(measures):
-            columns[name].append(traced[:, number].T.cpu())
-    mean_steps = settings.early_stop.mean_depth * len(plan)
-    return {
-        name: calibrate_threshold(torch.cat(values, dim=1), mean_steps, cap)
-        for name, values in columns.items()
-    }
-
-
-def fit_calibration(table: ScoreTable, settings: DetectorSettings, warn: Warn) -> Calibration:
-    """Calibrate from the score table of ID validation images."""
-    scores = {name: torch.from_numpy(values) for name, values in table.scores.items()}
-    calibration = Calibration.fit(scores, settings.fused)
-    if len(table) < ENOUGH_IMAGES:
-        low, high = calibration.accept_interval(settings.accept)
-        warn(
-            f"warning: with only {len(table)} ID validation images, the threshold accepts "
-            f"{low:.0%} to {high:.0%} of new ID images (95% interval), where "
-            f"{settings.accept:.0%} was asked for; {ENOUGH_IMAGES} or more narrow it"
-        )
-    return calibration
-
-
-def needs_reference(settings: DetectorSettings) -> bool:
-    """Whether a baseline is fitted on ID training images."""
-    return any(name in FEATURE_BASELINES for name in settings.baselines)

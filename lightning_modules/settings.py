@@ -31,6 +31,7 @@ class ClassifierConfig:
         schedule: Course of the learning rate.
         warmup: Share of the steps in which the learning rate rises.
         label_smoothing: Label smoothing.
+        val_every: Epochs between validations.
         channels_last: Train in channels-last memory format, which GPUs like.
     """
 
@@ -51,6 +52,7 @@ class ClassifierConfig:
     schedule: Literal["one_cycle", "cosine", "constant"] = "one_cycle"
     warmup: float = 0.25
     label_smoothing: float = 0.0
+    val_every: int = 1
     channels_last: bool = False
 
 
@@ -77,6 +79,7 @@ class DiffusionConfig:
         min_snr_gamma: The cut of `min_snr`.
         betas: Decay rates of AdamW's two moments.
         channels_last: Train in channels-last memory format, which GPUs like.
+        val_every: Epochs between validations.
         sample_every: Epochs between sample grids; 0 for none.
     """
 
@@ -100,7 +103,27 @@ class DiffusionConfig:
     min_snr_gamma: float = 5.0
     betas: list[float] = field(default_factory=lambda: [0.9, 0.99])
     channels_last: bool = False
+    val_every: int = 5
     sample_every: int = 10
+
+
+@dataclass
+class NoisyClassifierConfig:
+    """The `noisy_classifier` section: a classifier of noisy images, for the paper's ablation.
+
+    Attributes:
+        width: Channels of its first stage.
+        max_epochs: Epochs of training.
+        lr: Peak learning rate.
+        weight_decay: Weight decay.
+        val_every: Epochs between validations.
+    """
+
+    width: int = 16
+    max_epochs: int = 30
+    lr: float = 2e-3
+    weight_decay: float = 0.01
+    val_every: int = 5
 
 
 @dataclass

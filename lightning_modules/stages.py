@@ -2,82 +2,37 @@
 
 from __future__ import annotations
 
-import shutil
-import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
 from lightning.pytorch.loggers import TensorBoardLogger
-from lightning.pytorch.utilities import rank_zero_only
 from safetensors.torch import save_file
 
-from diffguard.checkpoint import fill, save_detector
+from diffguard.checkpoint import fill
 from diffguard.classifiers import Classifier
 from diffguard.denoisers import PixelDenoiser
-from diffguard.detector import Detector
 from diffguard.diffusers_folder import label_classes, load_diffusers, save_diffusers
 from diffguard.errors import UserError
 from diffguard.files import replace_file
 from diffguard.models import ClassifierSpec, DiffusionSpec, build_classifier, build_denoiser
-from diffguard.score_table import ScoreTable
-from diffguard.settings import DetectorSettings, from_dict, to_dict
+from diffguard.networks import TimedCNN
 from diffguard.weights import load_tensors, state_dict_of
 from lightning_modules.callbacks import SampleGrid
 from lightning_modules.checkpoints import SafeCheckpointIO, epoch_checkpoint, last_checkpoint
 from lightning_modules.classifier import ClassifierModule
 from lightning_modules.cli import interruptible
 from lightning_modules.diffusion import DiffusionModule
-from lightning_modules.evaluation import (
-    ScoringRun,
-    fit_calibration,
-    fit_early_stop,
-    fit_reference,
-    needs_reference,
+from lightning_modules.noisy_classifier import NoisyClassifierModule
+from lightning_modules.runs import Run
+from lightning_modules.settings import (
+    ClassifierConfig,
+    DiffusionConfig,
+    NoisyClassifierConfig,
 )
-from lightning_modules.settings import ClassifierConfig, DiffusionConfig, TrainerConfig
-from lightning_modules.trainers import build_trainer, scoring_trainer
-
-
-@dataclass
-class Run:
-    """A training run.
-
-    Attributes:
-        folder: Where everything lies.
-        data: The DataModule.
-        trainer: How Lightning runs.
-        seed: Seed of every stage.
-        config: The whole config, plain values only.
-    """
-
-    folder: Path
-    data: Any
-    trainer: TrainerConfig
-    seed: int
-    config: Mapping[str, Any]
-
-    @property
-    def classifier_file(self) -> Path:
-        """The trained classifier."""
-        return self.folder / "classifier" / "classifier.safetensors"
-
-    @property
-    def diffusion_folder(self) -> Path:
-        """The trained diffusion model, a diffusers folder."""
-        return self.folder / "diffusion"
-
-    @property
-    def detector_file(self) -> Path:
-        """The calibrated detector."""
-        return self.folder / "detector.ckpt"
-
-    def say(self, text: str) -> None:
-        """Tell the user, on the first process."""
-        if rank_zero_only.rank == 0:
-            print(text, file=sys.stderr, flush=True)  # noqa: T201
+from lightning_modules.trainers import build_trainer
+from lightning_modules.training import TrainingModule
 
 
 def classifier_spec(config: ClassifierConfig, data: Any) -> ClassifierSpec:
@@ -112,7 +67,7 @@ def train_classifier(run: Run, config: ClassifierConfig, title: str) -> None:
         label_smoothing=config.label_smoothing,
         seed=run.seed,
     )
-    trainer = _fit(run, module, "classifier", title, config.max_epochs)
+    trainer = _fit(run, module, title, config)
     if trainer.is_global_zero:
         with replace_file(run.classifier_file) as temporary:
             save_file(_contiguous(classifier.network.state_dict()), temporary)
@@ -186,7 +141,7 @@ def train_diffusion(run: Run, config: DiffusionConfig, title: str) -> None:
         seed=run.seed,
     )
     extra = [SampleGrid(config.sample_every)] if config.sample_every else []
-    trainer = _fit(run, module, "diffusion", title, config.max_epochs, *extra)
+    trainer = _fit(run, module, title, config, *extra)
     if trainer.is_global_zero:
         save_diffusers(run.diffusion_folder, module.ema_denoiser().network, spec.scheduler)
     trainer.strategy.barrier("diffusion model kept")
@@ -215,65 +170,39 @@ def load_diffusion(run: Run, config: DiffusionConfig) -> tuple[PixelDenoiser, Di
     )
 
 
-def calibrate(
-    run: Run,
-    settings: DetectorSettings,
-    classifier: tuple[Classifier, ClassifierSpec],
-    diffusion: tuple[PixelDenoiser, DiffusionSpec],
-    title: str,
+def train_noisy_classifier(
+    run: Run, config: NoisyClassifierConfig, denoiser: PixelDenoiser, title: str
 ) -> None:
-    """Score the ID validation images, and keep the detector with what they tell."""
+    """Fit a classifier of noisy images for the diffusion model's states."""
     pl.seed_everything(run.seed, verbose=False)
-    detector = calibrated(run, settings, classifier[0], diffusion[0], title, run.folder)
-    if rank_zero_only.rank == 0:
-        save_detector(run.detector_file, detector, classifier[1], diffusion[1], run.config)
-
-
-def calibrated(
-    run: Run,
-    settings: DetectorSettings,
-    classifier: Classifier,
-    denoiser: PixelDenoiser,
-    title: str,
-    folder: Path,
-) -> Detector:
-    """A detector calibrated on ID validation images."""
-    data, sizes = run.data, {"image_size": run.data.image_size, "image_channels": run.data.channels}
-    trainer = scoring_trainer(run.trainer, title)
-    settings = from_dict(to_dict(settings))
-    plain = from_dict({**to_dict(settings), "baselines": [], "fused": [], "decision": "diffguard"})
-    bare = Detector(classifier, denoiser, plain, seed=run.seed, **sizes)
-    bare.to(trainer.strategy.root_device)
-    reference = None
-    if needs_reference(settings):
-        loader = data.stream_loader(data.id_stream("train"))
-        reference = fit_reference(bare, loader, settings.reference_images, data.batch_size)
-    if settings.early_stop.mean_depth is not None:
-        loader = data.stream_loader(data.id_stream("validation"))
-        settings.early_stop.thresholds |= fit_early_stop(bare, loader, data.batch_size)
-    detector = Detector(classifier, denoiser, settings, reference=reference, seed=run.seed, **sizes)
+    network = TimedCNN(run.data.num_classes, denoiser.channels, config.width)
+    module = NoisyClassifierModule(
+        network, denoiser, lr=config.lr, weight_decay=config.weight_decay, seed=run.seed
+    )
+    trainer = _fit(run, module, title, config)
     if trainer.is_global_zero:
-        shutil.rmtree(folder / "calibration", ignore_errors=True)
-    stream = data.id_stream("validation")
-    scoring = ScoringRun(detector, data, stream, folder / "calibration", {}, fuse=False)
-    table = ScoreTable.read(scoring.run(trainer))
-    detector.calibration = fit_calibration(table, settings, run.say)
-    return detector
+        with replace_file(run.noisy_classifier_file) as temporary:
+            save_file(_contiguous(network.state_dict()), temporary)
+    trainer.strategy.barrier("classifier of noisy images kept")
 
 
 def _fit(
-    run: Run, module: pl.LightningModule, stage: str, title: str, epochs: int, *extra: pl.Callback
+    run: Run,
+    module: TrainingModule,
+    title: str,
+    stage: ClassifierConfig | DiffusionConfig | NoisyClassifierConfig,
+    *extra: pl.Callback,
 ) -> pl.Trainer:
-    checkpoints = run.folder / "checkpoints" / stage
-    config = run.trainer
+    checkpoints = run.folder / "checkpoints" / module.stage
     trainer = build_trainer(
-        config,
+        run.trainer,
         title,
         callbacks=[epoch_checkpoint(checkpoints), *extra],
-        max_epochs=epochs,
-        gradient_clip_val=config.gradient_clip_val,
-        log_every_n_steps=config.log_every_n_steps,
-        logger=TensorBoardLogger(run.folder, name="tensorboard", version=stage),
+        max_epochs=stage.max_epochs,
+        check_val_every_n_epoch=stage.val_every,
+        gradient_clip_val=run.trainer.gradient_clip_val,
+        log_every_n_steps=run.trainer.log_every_n_steps,
+        logger=TensorBoardLogger(run.folder, name="tensorboard", version=module.stage),
         plugins=[SafeCheckpointIO()],
         num_sanity_val_steps=0,
     )

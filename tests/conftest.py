@@ -54,14 +54,14 @@ def build_detector(settings=None, *, calibrated=True, seed=0):
         classifier, denoiser, settings, image_size=8, image_channels=1, reference=reference
     )
     if calibrated:
-        stream = detector.stream(8, fuse=False)
+        stream = detector.stream(8, derive=False)
         from diffguard.scoring import Item
 
         items = [Item(image, index=i, key=str(i)) for i, image in enumerate(images)]
         rows = [one.row for one in stream.push(items) + stream.flush()]
-        names = detector.score_names(fused=False)
+        names = detector.score_names(derived=False)
         scores = {n: torch.tensor([r.scores[n] for r in rows], dtype=torch.float64) for n in names}
-        detector.calibration = Calibration.fit(scores, settings.fused)
+        detector.calibration = Calibration.fit(scores, settings)
     return detector
 
 

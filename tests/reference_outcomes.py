@@ -144,7 +144,11 @@ def _check_scores_of_sets(data, case):
     ind, ood = -data.raw("ind", case), -data.raw("ood", case)
     metric = ood_metrics.OODMetrics()
     metric.update(torch.cat([ind, ood]), torch.cat([torch.zeros(len(ind)), -torch.ones(len(ood))]))
-    for found in (ood_metrics.compute_metrics(ind, ood), metric.compute()):
+    whole = ood_metrics.compute_metrics(ind, ood)
+    single = {name: getattr(ood_metrics, name)(ind, ood) for name in whole}
+    flagged, detected = ood_metrics.roc_curve(ind, ood)
+    area = whole | {"auroc": torch.trapezoid(detected, flagged)}
+    for found in (whole, single, area, metric.compute()):
         data.step(
             case,
             fpr_nodrop=found["fpr95_id_positive"],
@@ -210,7 +214,7 @@ def _check_pixel(data, case):
         blend=not data.setting("no_x0_hat", case, default=False),
         crops=data.setting("cutn", case),
         crop_size=data.setting("cut_size", case),
-        output_size=data.setting("cut_out_size", case, default=data.setting("cut_size", case)),
+        output_size=data.setting("cut_out_size", case) if data.has("cut_out_size", case) else None,
         reduction="sum",
         shared_crops=True,
         seed=data.setting("crop_seed", case, default=100),

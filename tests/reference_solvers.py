@@ -1,5 +1,7 @@
 """Checks of the schedule, the solvers and guidance against the reference files."""
 
+from dataclasses import replace
+
 import torch
 from reference_files import parse
 from reference_networks import (
@@ -13,7 +15,7 @@ from reference_networks import (
 )
 
 from diffguard.ddim import inversion_step, invert, predict_clean, synthesis_step, synthesize
-from diffguard.guidance import classifier_free
+from diffguard.guidance import blend_clean, classifier_free, classifier_gradient
 from diffguard.images import to_image_range, to_model_range
 from diffguard.reconstruction import Recipe
 from diffguard.schedule import NoiseSchedule, expand
@@ -21,13 +23,10 @@ from diffguard.steering import ClassifierSteering
 
 
 def check_schedule(data):
-    schedules = {"gdm": NoiseSchedule.linear, "ldm": NoiseSchedule.scaled_linear}
     for name in data.shared:
-        kind, steps = parse(r"(gdm|ldm)_\w+_(\d+)", name)
-        schedule = schedules[kind](int(steps))
-        betas, levels = _cast(data, schedule.betas), _cast(data, schedule.alphas_cumprod)
-        data.step("", **{f"{kind}_betas_{steps}": betas})
-        data.step("", **{f"{kind}_alphas_cumprod_{steps}": levels})
+        kind, column, steps = parse(r"(gdm|ldm)_(\w+)_(\d+)", name)
+        for schedule in _same_schedules(kind, int(steps), data.raw(f"{kind}_betas_{steps}")):
+            data.step("", **{name: _cast(data, getattr(schedule, column))})
     for case in data.cases:
         kind, steps = parse(r"(gdm|ldm)_(ddim\d+|S\d+)", case)
         plan = pixel_plan(steps) if kind == "gdm" else latent_plan(int(steps.removeprefix("S")))
@@ -37,6 +36,19 @@ def check_schedule(data):
         data.step(case, ddim_alphas=levels, ddim_alphas_prev=below)
         data.step(case, alphas_cumprod_next=_cast(data, plan.alphas_next))
         data.step(case, betas=_cast(data, plan.betas))
+
+
+def _same_schedules(kind, steps, betas):
+    """A published schedule by name, and as diffusers' schedulers write it down."""
+    yield (NoiseSchedule.linear if kind == "gdm" else NoiseSchedule.scaled_linear)(steps)
+    config = {"num_train_timesteps": steps, "trained_betas": None}
+    if kind == "gdm":
+        yield NoiseSchedule.from_diffusers({"num_train_timesteps": steps})
+        config |= {"beta_schedule": "linear", "beta_start": 1e-4, "beta_end": 0.02}
+    else:
+        config |= {"beta_schedule": "scaled_linear", "beta_start": 0.0015, "beta_end": 0.0195}
+    yield NoiseSchedule.from_diffusers(config)
+    yield NoiseSchedule.from_diffusers(config | {"trained_betas": betas.tolist()})
 
 
 def _cast(data, levels):
@@ -103,47 +115,62 @@ def check_gdm_guidance(data):
 def _check_gradient(data, case, plan, index):
     no_blend, cut, labels = parse(r"(no)?x0hat(_cut)?_(\w+)", case)
     frames, labels = data.tensor("x_t", case), data.raw(f"y_{labels}", case)
+    count = frames.shape[1]
     # All steps in one call, each sample at its own.
-    x, rows = frames.flatten(0, 1), index.repeat_interleave(frames.shape[1])
-    t, alpha, _ = plan.synthesis(rows)
+    x, labels = frames.flatten(0, 1), labels.repeat(len(index))
+    t, alpha, _ = plan.synthesis(index.repeat_interleave(count))
+    steps = torch.arange(len(index)).repeat_interleave(count).tolist()
     denoiser = build_denoiser(data, case, NoiseSchedule.linear(), x.shape[-1])
-    classifier, shown = build_classifier(data, case), []
-    crops, scale = data.setting("cutn", case), data.setting("classifier_scale", case)
+    eps, classifier, shown = predict(denoiser)(x, t), build_classifier(data, case), []
+    scale, crops = data.setting("classifier_scale", case), data.setting("cutn", case)
+    size, output_size = data.setting("cut_size", case), data.setting("cut_out_size", case)
 
     def classify(images, t):
         shown.append(images.detach())
         return classifier(images)
 
-    def steering(scale, reduction):
-        return ClassifierSteering(
-            classify,
-            scale=scale,
-            blend=no_blend is None,
-            crops=crops if cut else 0,
-            crop_size=data.setting("cut_size", case),
-            output_size=data.setting("cut_out_size", case),
-            reduction=reduction,
-            shared_crops=True,
-            seed=data.setting("crop_seed", case),
-        )
+    steering = ClassifierSteering(
+        classify, scale, blend=no_blend is None,
+        crops=crops if cut else 0, crop_size=size, output_size=output_size,
+        reduction="sum", shared_crops=True, seed=data.setting("crop_seed", case),
+    )  # fmt: skip
 
     def gradient(steering):
         return steering.gradient(
-            denoiser, x, predict(denoiser)(x, t), t, alpha,
-            labels=labels.repeat(len(index)), keys=[()] * len(x), batch_size=len(x),
-            steps=torch.arange(len(index)).repeat_interleave(frames.shape[1]).tolist(),
+            denoiser, x, eps, t, alpha,
+            labels=labels, keys=[()] * len(x), steps=steps, batch_size=len(x),
         ).view_as(frames)  # fmt: skip
 
-    summed = steering(scale, "sum")
-    data.step(case, grad=gradient(summed))
-    if not cut:
-        selected = int((labels >= 0).sum())
-        views = shown[0][: selected * len(index)].unflatten(0, (len(index), selected))
-        data.step(case, classifier_input=views)
-        return
-    data.step(case, grad=gradient(steering(scale * crops, "mean")))
-    boxes = [summed.boxes(x.shape[-2:], (), step) for step in range(len(index))]
-    data.exact(case, boxes=torch.stack(boxes))
+    def alone(u, boxes):
+        """One sample after the other; crops see nothing of a margin around the image."""
+        u = u if boxes is None else torch.nn.functional.pad(u, (0, 3, 0, 5))
+        found = [
+            classifier_gradient(
+                classifier, u[k : k + 1], labels[k : k + 1], 1.0,
+                boxes=None if boxes is None else boxes[steps[k]][None],
+                crop_size=size, output_size=output_size,
+            )
+            for k in range(len(u))
+        ]  # fmt: skip
+        return torch.cat(found)[..., : x.shape[-2], : x.shape[-1]].view_as(frames)
+
+    data.step(case, grad=gradient(steering))
+    u, boxes = blend_clean(x, eps, alpha, blend=no_blend is None), None
+    if cut:
+        boxes = torch.stack([steering.boxes(x.shape[-2:], (), k) for k in range(len(index))])
+        data.exact(case, boxes=boxes)
+        mean = replace(steering, scale=scale * crops, reduction="mean")
+        # Crops resized to twice the side, of which the classifier takes every second pixel.
+        double = replace(
+            steering, output_size=2 * output_size,
+            classify=lambda images, t: classifier(images[:, :, ::2, ::2]),
+        )  # fmt: skip
+        data.step(case, grad=gradient(mean))
+        data.step(case, grad=gradient(double))
+    else:
+        views = shown[0][: int((labels >= 0).sum())]
+        data.step(case, classifier_input=views.unflatten(0, (len(index), -1)))
+    data.step(case, grad=scale * alone(u, boxes))
 
 
 def check_gdm_denoise(data):

@@ -4,14 +4,19 @@ import torch
 
 from diffguard.calibration import Calibration
 from diffguard.errors import UserError
+from diffguard.settings import DetectorSettings
+
+
+def fit(scores, distance, fused, **changes):
+    return Calibration.fit(scores, DetectorSettings(distance=distance, fused=fused, **changes))
 
 
 @pytest.fixture
 def calibration():
     generator = torch.Generator().manual_seed(0)
-    names = ("diffguard", "knn", "vim")
+    names = ("diffguard/l2", "knn", "vim")
     scores = {n: 3 + 2 * torch.randn(100, generator=generator, dtype=torch.float64) for n in names}
-    return Calibration.fit(scores, ["knn", "vim"])
+    return fit(scores, ["l2"], ["knn", "vim"])
 
 
 def test_threshold_accepts_the_share_asked_for(calibration):
@@ -32,37 +37,71 @@ def test_percentile_is_the_share_of_validation_images_below(calibration):
 
 def test_fusion_does_not_care_for_units(calibration):
     scores = {
-        n: v.numpy() for n, v in calibration.scores.items() if n in ("diffguard", "knn", "vim")
+        n: v.numpy() for n, v in calibration.scores.items() if n in ("diffguard/l2", "knn", "vim")
     }
     scaled = {n: torch.from_numpy(1000 * v - 7) for n, v in scores.items()}
-    other = Calibration.fit(scaled, ["knn", "vim"])
-    ours = calibration.fuse(scores)
-    theirs = other.fuse({n: v.numpy() for n, v in scaled.items()})
-    assert list(ours) == ["fusion", "fusion/knn", "fusion/vim", "fusion_baselines"]
+    other = fit(scaled, ["l2"], ["knn", "vim"])
+    ours = calibration.derive(scores)
+    theirs = other.derive({n: v.numpy() for n, v in scaled.items()})
+    assert list(ours) == ["diffguard", "fusion", "fusion/knn", "fusion/vim", "fusion_baselines"]
+    ours.pop("diffguard")  # one distance stays as it is
     for name, values in ours.items():
         np.testing.assert_allclose(values, theirs[name], atol=1e-9)
 
 
 def test_fusion_rises_with_each_part_and_the_baselines_alone_ignore_diffguard(calibration):
-    low = {"diffguard": np.array([3.0]), "knn": np.array([3.0]), "vim": np.array([3.0])}
-    base = calibration.fuse(low)
+    low = {"diffguard/l2": np.array([3.0]), "knn": np.array([3.0]), "vim": np.array([3.0])}
+    base = calibration.derive(low)
     for name in low:
-        raised = calibration.fuse({**low, name: np.array([9.0])})
+        raised = calibration.derive({**low, name: np.array([9.0])})
         assert raised["fusion"] > base["fusion"]
-    only = calibration.fuse({**low, "diffguard": np.array([99.0])})
+    only = calibration.derive({**low, "diffguard/l2": np.array([99.0])})
     assert only["fusion_baselines"] == base["fusion_baselines"]
 
 
 def test_no_fusion_without_parts():
-    scores = {"diffguard": torch.arange(5.0)}
-    calibration = Calibration.fit(scores, [])
-    assert list(calibration.scores) == ["diffguard"]
-    assert calibration.fuse({"diffguard": np.zeros(2)}) == {}
+    calibration = fit({"diffguard/l2": torch.arange(5.0)}, ["l2"], [])
+    assert list(calibration.scores) == ["diffguard/l2", "diffguard"]
+    assert list(calibration.derive({"diffguard/l2": np.zeros(2)})) == ["diffguard"]
+
+
+def test_several_distances_are_averaged_as_surprises(calibration):
+    scores = {f"diffguard/{name}": calibration.scores[name] for name in ("knn", "vim")}
+    both = fit(scores, ["knn", "vim"], [])
+    parts = [both.surprise(name, values.numpy()) for name, values in scores.items()]
+    np.testing.assert_allclose(both.scores["diffguard"], (parts[0] + parts[1]) / 2)
+
+
+def test_in_tandem_the_second_decides_what_the_first_leaves_in_doubt(calibration):
+    scores = {f"diffguard/{name}": calibration.scores[name] for name in ("knn", "vim")}
+    both = fit(scores, ["knn", "vim"], [], combine="tandem", tandem_band=[0.4, 0.9])
+    first, second = (both.surprise(name, values.numpy()) for name, values in scores.items())
+    own = both.scores["diffguard"].numpy()
+    low, high = -np.log(0.6), -np.log(0.1)
+    clear = (first < low) | (first > high)
+    np.testing.assert_allclose(own[clear], first[clear])
+    assert ((own[~clear] >= low) & (own[~clear] <= high)).all()
+    order = np.argsort(second[~clear])
+    assert (np.diff(own[~clear][order]) >= 0).all()
+
+
+def test_surprise_counts_the_images_above_and_goes_on_beyond_them(calibration):
+    ordered = calibration.scores["knn"].sort().values.numpy()
+    assert calibration.surprise("knn", ordered[:1] - 1)[0] == 0
+    half = calibration.surprise("knn", ordered[50:51])[0]
+    assert half == pytest.approx(-np.log(51 / 101))
+    far = calibration.surprise("knn", ordered[-1] + np.array([1.0, 2.0, 3.0]))
+    assert far[1] - far[0] == pytest.approx(far[2] - far[1])
+    grid = calibration.surprise("knn", np.linspace(ordered[0] - 1, ordered[-1] + 5, 500))
+    assert (np.diff(grid) >= 0).all()
+    knee = np.quantile(ordered, 0.9)
+    around = calibration.surprise("knn", np.array([knee, knee + 1e-9]))
+    assert around[1] - around[0] < 1e-6
 
 
 def test_interval_of_the_accepted_share_narrows_with_more_images():
-    few = Calibration.fit({"diffguard": torch.arange(50.0)}, [])
-    many = Calibration.fit({"diffguard": torch.arange(5000.0)}, [])
+    few = fit({"diffguard/l2": torch.arange(50.0)}, ["l2"], [])
+    many = fit({"diffguard/l2": torch.arange(5000.0)}, ["l2"], [])
     low, high = few.accept_interval(0.95)
     assert low < 0.95 < high
     assert many.accept_interval(0.95)[0] > low
@@ -71,7 +110,7 @@ def test_interval_of_the_accepted_share_narrows_with_more_images():
 
 def test_what_cannot_be_calibrated_is_refused(calibration):
     with pytest.raises(UserError, match="does not vary"):
-        Calibration.fit({"diffguard": torch.ones(10)}, [])
+        fit({"diffguard/l2": torch.ones(10)}, ["l2"], [])
     with pytest.raises(UserError, match="between 0 and 1"):
         calibration.threshold("knn", 1.0)
     with pytest.raises(UserError, match="no score 'odin'"):

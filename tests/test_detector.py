@@ -15,7 +15,7 @@ from diffguard.settings import (
 VARIANTS = {
     "classifier-free": {},
     "cam": {"guidance": GuidanceSettings(scale=2.0, cam_cut=0.3)},
-    "unguided reference": {"unguided": ["l2"], "distance": "unguided/l2"},
+    "unguided reference": {"unguided": ["l2"], "distance": ["unguided/l2", "logits_l1"]},
     "guided inversion": {"inversion": InversionSettings(depth=0.67, condition="guided", scale=2.0)},
     "early stop": {"early_stop": EarlyStopSettings(thresholds={"psnr": 9.0, "ssim": 0.2})},
     "classifier": {
@@ -91,7 +91,7 @@ def test_a_score_that_is_not_finite_names_the_image(images):
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"distance": "dists"}, "which is not computed"),
+        ({"distance": ["dists"]}, "which is not computed"),
         ({"fused": ["vim"]}, "which detector.baselines lacks"),
         ({"inversion": InversionSettings(depth=0.0)}, r"must lie in \(0, 1\]"),
         ({"distances": ["logits_l1", "nope"]}, "unknown distance"),

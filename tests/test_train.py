@@ -112,7 +112,7 @@ def test_an_interrupted_run_loses_at_most_its_epoch(tmp_path, config, run_folder
         (["--classifier.ckpt", "none.pt"], "none.pt does not exist"),
         (["--diffusion.ckpt", "nowhere"], "nowhere is no folder"),
         (["--diffusion.network", "UNet"], "'UNet' is not known"),
-        (["--detector.distance", "nope"], "which is not computed"),
+        (["--detector.distance", "[nope]"], "which is not computed"),
         (["--data.id.train", "folder:absent"], "absent"),
         (["--stages", "[calibrate]"], "holds no trained classifier"),
         (["--resume", "nowhere"], "nowhere is no run"),

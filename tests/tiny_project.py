@@ -63,7 +63,7 @@ def tiny_config(root):
         "detector": {
             "sampler": {"steps": 4},
             "distances": ["logits_l1", "l2"],
-            "distance": "l2",
+            "distance": ["l2"],
             "baselines": ["msp", "knn"],
             "fused": ["knn"],
             "knn_k": 3,

@@ -1,0 +1,159 @@
+"""The last stage: ID images tell a detector its baselines' reference, depth and threshold."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.utilities import rank_zero_only
+from torch import nn
+
+from diffguard.baselines import FEATURE_BASELINES, Reference
+from diffguard.batching import in_fixed_batches
+from diffguard.calibration import ENOUGH_IMAGES, Calibration
+from diffguard.checkpoint import save_detector, timed_cnn
+from diffguard.classifiers import Classifier
+from diffguard.ddim import invert
+from diffguard.denoisers import Denoiser, PixelDenoiser
+from diffguard.detector import Detector
+from diffguard.early_stop import calibrate_threshold
+from diffguard.models import ClassifierSpec, DiffusionSpec
+from diffguard.score_table import ScoreTable
+from diffguard.settings import DetectorSettings, from_dict, to_dict
+from diffguard.weights import load_tensors
+from lightning_modules.evaluation import ScoringRun
+from lightning_modules.runs import Run
+from lightning_modules.trainers import scoring_trainer
+
+Warn = Callable[[str], None]
+
+
+def calibrate(
+    run: Run,
+    settings: DetectorSettings,
+    classifier: tuple[Classifier, ClassifierSpec],
+    diffusion: tuple[PixelDenoiser, DiffusionSpec],
+    title: str,
+) -> None:
+    """Score the ID validation images, and keep the detector with what they tell."""
+    pl.seed_everything(run.seed, verbose=False)
+    noisy = None
+    if run.noisy_classifier_file.is_file():
+        noisy = timed_cnn(load_tensors(run.noisy_classifier_file))
+    detector = calibrated(run, settings, classifier[0], diffusion[0], noisy, title, run.folder)
+    if rank_zero_only.rank == 0:
+        save_detector(run.detector_file, detector, classifier[1], diffusion[1], run.config)
+
+
+def calibrated(
+    run: Run,
+    settings: DetectorSettings,
+    classifier: Classifier,
+    denoiser: Denoiser,
+    noisy_classifier: nn.Module | None,
+    title: str,
+    folder: Path,
+) -> Detector:
+    """A detector calibrated on ID validation images."""
+    data = run.data
+    given: dict[str, Any] = {
+        "image_size": data.image_size,
+        "image_channels": data.channels,
+        "noisy_classifier": noisy_classifier,
+        "seed": run.seed,
+    }
+    trainer = scoring_trainer(run.trainer, title)
+    settings = from_dict(to_dict(settings))
+    plain = from_dict({**to_dict(settings), "baselines": [], "fused": [], "decision": "diffguard"})
+    bare = Detector(classifier, denoiser, plain, **given)
+    bare.to(trainer.strategy.root_device)
+    reference = None
+    if needs_reference(settings):
+        loader = data.stream_loader(data.id_stream("train"))
+        reference = fit_reference(bare, loader, settings.reference_images, data.batch_size)
+    if settings.early_stop.mean_depth is not None:
+        loader = data.stream_loader(data.id_stream("validation"))
+        settings.early_stop.thresholds |= fit_early_stop(bare, loader, data.batch_size)
+    detector = Detector(classifier, denoiser, settings, reference=reference, **given)
+    if trainer.is_global_zero:
+        shutil.rmtree(folder / "calibration", ignore_errors=True)
+    stream = data.id_stream("validation")
+    scoring = ScoringRun(detector, data, stream, folder / "calibration", {}, derive=False)
+    table = ScoreTable.read(scoring.run(trainer))
+    detector.calibration = fit_calibration(table, settings, run.say)
+    return detector
+
+
+@torch.no_grad()
+def fit_reference(detector: Detector, loader: Any, limit: int, batch_size: int) -> Reference:
+    """Features of ID training images for the feature baselines.
+
+    Args:
+        detector: A detector without feature baselines, on its device.
+        loader: ID training images, not shuffled and not augmented.
+        limit: Most images that are taken.
+        batch_size: Rows of each classifier call.
+    """
+    features, labels, count = [], [], 0
+    for batch in loader:
+        output = detector.classify(batch["image"].to(detector.device), batch_size)
+        features.append(output.features.float().cpu())
+        labels.append(batch["label"].cpu())
+        count += len(labels[-1])
+        if count >= limit:
+            break
+    return Reference(torch.cat(features)[:limit], torch.cat(labels)[:limit])
+
+
+@torch.no_grad()
+def fit_early_stop(detector: Detector, loader: Any, batch_size: int) -> dict[str, float]:
+    """Thresholds at which ID validation images stop, on average, at the depth asked for."""
+    settings = detector.settings
+    if settings.early_stop.mean_depth is None:
+        return {}
+    denoiser, plan, cap = detector.denoiser, detector.plan, detector.max_steps
+    measures = detector.qualities
+    columns: dict[str, list[torch.Tensor]] = {name: [] for name in measures}
+
+    def trace(images: torch.Tensor) -> torch.Tensor:
+        clean = denoiser.encode(images)
+        seen = denoiser.preview(clean)
+        states = invert(detector.null_noise, clean, plan, cap, clip=settings.sampler.clip)
+        steps = [
+            torch.stack([quality(denoiser.preview(x), seen) for quality in measures.values()], 1)
+            for x in states
+        ]
+        return torch.stack(steps, dim=2)  # (N, M, S)
+
+    for batch in loader:
+        traced = in_fixed_batches(trace, batch["image"].to(detector.device), batch_size)
+        for number, name in enumerate(measures):
+            columns[name].append(traced[:, number].T.cpu())
+    mean_steps = settings.early_stop.mean_depth * len(plan)
+    return {
+        name: calibrate_threshold(torch.cat(values, dim=1), mean_steps, cap)
+        for name, values in columns.items()
+    }
+
+
+def fit_calibration(table: ScoreTable, settings: DetectorSettings, warn: Warn) -> Calibration:
+    """Calibrate from the score table of ID validation images."""
+    scores = {name: torch.from_numpy(values) for name, values in table.scores.items()}
+    calibration = Calibration.fit(scores, settings)
+    if len(table) < ENOUGH_IMAGES:
+        low, high = calibration.accept_interval(settings.accept)
+        warn(
+            f"warning: with only {len(table)} ID validation images, the threshold accepts "
+            f"{low:.0%} to {high:.0%} of new ID images (95% interval), where "
+            f"{settings.accept:.0%} was asked for; {ENOUGH_IMAGES} or more narrow it"
+        )
+    return calibration
+
+
+def needs_reference(settings: DetectorSettings) -> bool:
+    """Whether a baseline is fitted on ID training images."""
+    return any(name in FEATURE_BASELINES for name in settings.baselines)

@@ -1,0 +1,57 @@
+"""A training run: what belongs to it, and where its artefacts lie."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.utilities import rank_zero_only
+
+from lightning_modules.settings import TrainerConfig
+
+
+@dataclass
+class Run:
+    """A training run.
+
+    Attributes:
+        folder: Where everything lies.
+        data: The DataModule.
+        trainer: How Lightning runs.
+        seed: Seed of every stage.
+        config: The whole config, plain values only.
+    """
+
+    folder: Path
+    data: Any
+    trainer: TrainerConfig
+    seed: int
+    config: Mapping[str, Any]
+
+    @property
+    def classifier_file(self) -> Path:
+        """The trained classifier."""
+        return self.folder / "classifier" / "classifier.safetensors"
+
+    @property
+    def noisy_classifier_file(self) -> Path:
+        """The trained classifier of noisy images, where that stage has run."""
+        return self.folder / "classifier" / "noisy_classifier.safetensors"
+
+    @property
+    def diffusion_folder(self) -> Path:
+        """The trained diffusion model, a diffusers folder."""
+        return self.folder / "diffusion"
+
+    @property
+    def detector_file(self) -> Path:
+        """The calibrated detector."""
+        return self.folder / "detector.ckpt"
+
+    def say(self, text: str) -> None:
+        """Tell the user, on the first process."""
+        if rank_zero_only.rank == 0:
+            print(text, file=sys.stderr, flush=True)  # noqa: T201

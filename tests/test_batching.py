@@ -1,0 +1,53 @@
+import pytest
+import torch
+
+from diffguard.batching import fixed_batch_size, in_fixed_batches, padded
+from diffguard.classifiers import ClassifierOutput
+
+
+@pytest.mark.parametrize(("asked", "taken"), [(1, 8), (7, 8), (8, 8), (9, 16), (64, 64), (65, 72)])
+def test_batch_sizes_are_rounded_up_to_multiples_of_eight(asked, taken):
+    assert fixed_batch_size(asked) == taken
+
+
+def test_padding_repeats_the_first_row():
+    x = torch.arange(6).view(3, 2)
+    found = padded(x, 5)
+    assert torch.equal(found, torch.cat([x, x[:1], x[:1]]))
+    assert padded(x, 3) is x
+
+
+@pytest.mark.parametrize("count", [1, 3, 4, 5, 12, 13])
+def test_every_call_has_one_shape_and_no_row_is_lost(count):
+    x, shapes = torch.rand(count, 2, generator=torch.Generator().manual_seed(0)), []
+
+    def double(rows):
+        shapes.append(tuple(rows.shape))
+        return 2 * rows
+
+    assert torch.equal(in_fixed_batches(double, x, 4), 2 * x)
+    assert shapes == [(4, 2)] * -(-count // 4)
+
+
+def test_classifier_outputs_are_joined_in_order():
+    x = torch.arange(14.0).view(7, 2)
+    found = in_fixed_batches(
+        lambda rows: ClassifierOutput(rows + 1, rows + 2, {"a": rows + 3, "b": -rows}), x, 4
+    )
+    assert torch.equal(found.logits, x + 1)
+    assert torch.equal(found.features, x + 2)
+    assert list(found.layers) == ["a", "b"]
+    assert torch.equal(found.layers["a"], x + 3)
+    assert torch.equal(found.layers["b"], -x)
+
+
+def test_a_row_of_a_network_depends_neither_on_its_place_nor_on_its_neighbours():
+    torch.manual_seed(0)
+    network = torch.nn.Sequential(torch.nn.Linear(37, 29), torch.nn.Tanh(), torch.nn.Linear(29, 5))
+    x = torch.randn(21, 37)
+    with torch.no_grad():
+        together = in_fixed_batches(network, x, fixed_batch_size(5))
+        order = torch.randperm(21)
+        assert torch.equal(in_fixed_batches(network, x[order], 8), together[order])
+        for row in range(21):
+            assert torch.equal(in_fixed_batches(network, x[row : row + 1], 8)[0], together[row])
