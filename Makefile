@@ -1,6 +1,7 @@
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
+RUN    ?= runs/demo
 
 .PHONY: demo test lint format clean
 
@@ -12,8 +13,12 @@ $(VENV)/.%: pyproject.toml
 	touch $@
 
 demo: $(VENV)/.demo
-	$(BIN)/python train.py --run_dir runs/demo
-	$(BIN)/python evaluate.py --ckpt runs/demo/detector.ckpt
+	@if [ -f $(RUN)/config.yaml ]; then \
+	  $(BIN)/python train.py --resume $(RUN); \
+	else \
+	  $(BIN)/python train.py --run_dir $(RUN); \
+	fi
+	$(BIN)/python evaluate.py --ckpt $(RUN)/detector.ckpt
 
 test: lint
 	$(BIN)/python -m pytest

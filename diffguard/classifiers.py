@@ -94,7 +94,7 @@ class Classifier(nn.Module):
         self.register_buffer("std", torch.tensor(list(std)).view(1, -1, 1, 1), persistent=False)
         self.feature_layer = feature_layer or self._find_head()
         self.cam_layer = cam_layer
-        self.feature_module = self._module(self.feature_layer)
+        self._module(self.feature_layer)
 
     def normalize(self, images: Tensor) -> Tensor:
         """Bring images `(N, C, H, W)` in [0, 1] to what the network takes."""
@@ -167,6 +167,11 @@ class Classifier(nn.Module):
             f"CAM layer {self.cam_layer!r} gives {tuple(activation.shape)}, expected feature maps "
             "(N, D, h, w) or tokens (N, L, D): name another in classifier.cam_layer"
         )
+
+    @property
+    def feature_module(self) -> nn.Module:
+        """The layer whose input is the features."""
+        return self._module(self.feature_layer)
 
     @property
     def head(self) -> nn.Linear | None:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 
 class SmallCNN(nn.Module):
-    """Three stages of 3×3 convolutions, for images of about 28 pixels.
+    """Five 3×3 convolutions in three stages, for images of about 28 pixels.
 
     Args:
         num_classes: Number K of classes.
@@ -24,7 +24,7 @@ class SmallCNN(nn.Module):
         super().__init__()
         self.stage1 = _stage(in_channels, width)
         self.stage2 = _stage(width, 2 * width)
-        self.stage3 = _stage(2 * width, 4 * width)
+        self.stage3 = _stage(2 * width, 4 * width, convolutions=1)
         self.pool = nn.MaxPool2d(2)
         self.dropout = nn.Dropout(dropout)
         self.fc = nn.Linear(4 * width, num_classes)
@@ -83,11 +83,11 @@ def _embed(t: Tensor) -> Tensor:
     return torch.cat([angles.sin(), angles.cos()], dim=1)
 
 
-def _stage(inputs: int, outputs: int) -> nn.Sequential:
+def _stage(inputs: int, outputs: int, convolutions: int = 2) -> nn.Sequential:
     layers: list[nn.Module] = []
-    for channels in (inputs, outputs):
+    for number in range(convolutions):
         layers += [
-            nn.Conv2d(channels, outputs, 3, padding=1, bias=False),
+            nn.Conv2d(outputs if number else inputs, outputs, 3, padding=1, bias=False),
             nn.BatchNorm2d(outputs),
             nn.ReLU(),
         ]

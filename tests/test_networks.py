@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from diffguard.networks import SmallCNN
+from diffguard.networks import SmallCNN, TimedCNN
 
 
 def network(**options):
@@ -49,8 +49,19 @@ def test_it_learns_to_tell_two_patterns():
     images[labels == 1, :, :, :4] += 0.6
     model = network()
     optimizer = torch.optim.Adam(model.parameters(), lr=0.02)
-    for _ in range(15):
+    for _ in range(40):
         optimizer.zero_grad()
         torch.nn.functional.cross_entropy(model(images), labels).backward()
         optimizer.step()
     assert torch.equal(model.eval()(images).argmax(1), labels)
+
+
+def test_a_timed_network_sees_the_timestep_of_each_row():
+    torch.manual_seed(0)
+    model, images = TimedCNN(5, width=4).eval(), torch.rand(1, 1, 8, 8).expand(3, -1, -1, -1)
+    with torch.no_grad():
+        logits = model(images, torch.tensor([0, 1, 999]))
+        assert logits.shape == (3, 5)
+        assert not torch.equal(logits[0], logits[1])
+        torch.testing.assert_close(model(images, torch.tensor([999, 999, 0]))[0], logits[2])
+        assert model(torch.rand(2, 1, 13, 9), torch.tensor([3, 4])).shape == (2, 5)

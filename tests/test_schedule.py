@@ -49,6 +49,7 @@ def test_defaults_of_the_published_models():
     assert (float(linear.betas[0]), float(linear.betas[-1])) == pytest.approx((1e-4, 0.02))
     assert (float(latent.betas[0]), float(latent.betas[-1])) == pytest.approx((0.0015, 0.0195))
     assert len(linear) == len(latent) == 1000
+    assert torch.equal(NoiseSchedule.from_diffusers({}).betas, linear.betas)
 
 
 def test_add_noise_and_velocity_equal_diffusers():

@@ -1,0 +1,195 @@
+"""`detector.ckpt`: the same detector comes back, out of plain data alone."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from conftest import CLASSES, small_settings
+from test_models import STRANGER, UNET
+from torch import nn
+
+from diffguard import Detector
+from diffguard.baselines import Reference
+from diffguard.calibration import Calibration
+from diffguard.checkpoint import (
+    detector_from,
+    fill,
+    library_versions,
+    load_detector,
+    read_checkpoint,
+    save_detector,
+)
+from diffguard.errors import UserError
+from diffguard.models import ClassifierSpec, DiffusionSpec, build_classifier, build_denoiser
+from diffguard.networks import TimedCNN
+from diffguard.settings import GuidanceSettings
+
+CLASSIFIER = ClassifierSpec("small_cnn", CLASSES, {"width": 4}, channels=1, mean=[0.4], std=[0.3])
+DIFFUSION = DiffusionSpec(
+    "UNet2DModel", UNET, {"beta_schedule": "linear"}, 8, 1, CLASSES, CLASSES, antialias=False
+)
+CONFIG = {"data": {"name": "mine", "limit": None}, "seed": 3}
+
+
+def build(spec=CLASSIFIER, **changes):
+    """A calibrated detector of random weights, as its specs say."""
+    torch.manual_seed(0)
+    settings = small_settings(**changes)
+    width = 4 if spec.arch == STRANGER else 16
+    reference = Reference(torch.randn(12, width), torch.arange(12) % 3)
+    detector = Detector(
+        build_classifier(spec, trusted=[STRANGER]),
+        build_denoiser(DIFFUSION),
+        settings,
+        image_size=8,
+        image_channels=1,
+        reference=reference,
+        noisy_classifier=TimedCNN(CLASSES, 1, 4),
+        seed=3,
+    )
+    scores = {n: torch.rand(30, dtype=torch.float64) for n in detector.score_names(derived=False)}
+    detector.calibration = Calibration.fit(scores, settings)
+    return detector
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """A detector and its file; not to be changed."""
+    detector, path = build(), tmp_path_factory.mktemp("saved") / "detector.ckpt"
+    save_detector(path, detector, CLASSIFIER, DIFFUSION, CONFIG)
+    return detector, path
+
+
+def test_the_same_detector_comes_back(saved, images):
+    detector, path = saved
+    loaded = load_detector(path)
+    ours, theirs = (one.score_images(images) for one in (loaded, detector))
+    assert [one.row for one in ours] == [one.row for one in theirs]
+    assert set(ours[0].row.scores) == set(detector.score_names())
+    ours, theirs = loaded.predict(images), detector.predict(images)
+    assert torch.equal(ours.is_ood, theirs.is_ood)
+    assert torch.equal(ours.percentile, theirs.percentile)
+    assert loaded.settings == detector.settings
+    assert (loaded.seed, loaded.image_size, loaded.image_channels) == (3, 8, 1)
+    assert loaded.denoiser.antialias is False
+    assert not any(network.training for network in (loaded.classifier, loaded.denoiser))
+    assert not any(p.requires_grad for p in loaded.parameters())
+
+
+def test_a_classifier_of_noisy_images_comes_along(tmp_path, images):
+    guidance = GuidanceSettings(kind="classifier", scale=20.0, classifier="noisy", blend=False)
+    detector, path = build(guidance=guidance), tmp_path / "detector.ckpt"
+    save_detector(path, detector, CLASSIFIER, DIFFUSION, CONFIG)
+    found = load_detector(path).score(images, name="diffguard")
+    assert torch.equal(found, detector.score(images, name="diffguard"))
+    protected = build(guidance=replace(guidance, classifier="protected"))
+    assert not torch.equal(protected.score(images, name="diffguard"), found)
+
+
+def test_a_file_written_again_is_the_same_detector(saved, tmp_path, images):
+    detector, path = saved
+    save_detector(tmp_path / "again.ckpt", load_detector(path), CLASSIFIER, DIFFUSION, CONFIG)
+    again = load_detector(tmp_path / "again.ckpt")
+    assert torch.equal(again.score(images), detector.score(images))
+
+
+def plain(value):
+    """Whether a value is a tensor, a number, text, or a list or dictionary of these."""
+    if type(value) is dict:
+        return all(type(key) is str and plain(one) for key, one in value.items())
+    if type(value) is list:
+        return all(plain(one) for one in value)
+    return value is None or type(value) in (torch.Tensor, str, int, float, bool)
+
+
+def test_the_file_holds_nothing_but_plain_data(saved):
+    content = torch.load(saved[1], weights_only=True)
+    assert [key for key, value in content.items() if not plain(value)] == []
+    assert content["config"] == CONFIG
+    assert content["libraries"] == library_versions()
+    assert {"python", "torch", "diffusers"} <= set(content["libraries"])
+
+
+def test_a_crash_while_writing_leaves_the_old_file(saved, tmp_path, monkeypatch):
+    path = tmp_path / "detector.ckpt"
+    path.write_bytes(saved[1].read_bytes())
+
+    def half(_content, file):
+        file.write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(torch, "save", half)
+    with pytest.raises(KeyboardInterrupt):
+        save_detector(path, saved[0], CLASSIFIER, DIFFUSION, CONFIG)
+    assert path.read_bytes() == saved[1].read_bytes()
+    assert [file.name for file in tmp_path.iterdir()] == ["detector.ckpt"]
+
+
+def test_only_calibrated_detectors_are_saved(saved, tmp_path):
+    detector = load_detector(saved[1])
+    detector.calibration = None
+    with pytest.raises(UserError, match="only a calibrated detector"):
+        save_detector(tmp_path / "detector.ckpt", detector, CLASSIFIER, DIFFUSION, CONFIG)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_other_settings_may_be_put_in(saved, images):
+    content = read_checkpoint(saved[1])
+    changed = {**content["settings"], "decision": "msp", "accept": 0.5}
+    found = load_detector(saved[1], settings=changed)
+    assert torch.equal(found.score(images), saved[0].score(images, name="msp"))
+    with pytest.raises(UserError, match="'nope' is not a detector setting"):
+        load_detector(saved[1], settings={"nope": 1})
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda c: c.update(format="other"), "is no detector checkpoint"),
+        (lambda c: c.update(version=2), "format version 2, this program reads 1"),
+        (lambda c: c.pop("classifier"), "is damaged"),
+        (lambda c: c.update(reference={"features": None}), "is damaged"),
+        (lambda c: c["classifier"]["spec"].update(kwargs={"depth": 3}), "cannot be built"),
+        (lambda c: c["classifier"]["state"].pop("fc.bias"), r"classifier: 1 tensors .*\(fc.bias\)"),
+        (lambda c: c["diffusion"]["state"].clear(), "do not fit the diffusion model"),
+        (lambda c: c["diffusion"]["spec"].update(network="Pipeline"), "is not known"),
+        (lambda c: c["classifier"]["spec"].update(arch="os.path.Evil"), "--trusted os.path.Evil"),
+    ],
+)
+def test_files_that_do_not_fit_together(saved, tmp_path, change, said):
+    content = read_checkpoint(saved[1])
+    change(content)
+    torch.save(content, tmp_path / "bad.ckpt")
+    with pytest.raises(UserError, match=said) as caught:
+        load_detector(tmp_path / "bad.ckpt")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_field_that_a_later_version_adds_is_ignored(saved, images):
+    content = read_checkpoint(saved[1])
+    content["classifier"]["spec"]["later"] = 1
+    assert torch.equal(detector_from(content).score(images), saved[0].score(images))
+
+
+def test_a_class_of_the_users_must_be_trusted_again(tmp_path, images):
+    spec = replace(CLASSIFIER, arch=STRANGER, channels=3)
+    detector, path = build(spec), tmp_path / "detector.ckpt"
+    save_detector(path, detector, spec, DIFFUSION, CONFIG)
+    with pytest.raises(UserError, match=f"--trusted {STRANGER}"):
+        Detector.load(path)
+    found = Detector.load(path, trusted=[STRANGER])
+    assert torch.equal(found.score(images), detector.score(images))
+
+
+def test_weights_are_filled_in_strictly():
+    network = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 1))
+    state = {name: torch.full_like(value, 0.5) for name, value in network.state_dict().items()}
+    fill(network, state, "network")
+    assert all(bool((value == 0.5).all()) for value in network.parameters())
+    less = {name: value for name, value in state.items() if name != "1.bias"}
+    with pytest.raises(UserError, match=r"1 tensors are missing \(1.bias\), 0 are left over"):
+        fill(network, less, "network")
+    with pytest.raises(UserError, match=r"0 tensors are missing \(\), 1 are left over \(new\)"):
+        fill(network, {**state, "new": torch.zeros(1)}, "network")
+    with pytest.raises(UserError, match=r"0.bias has shape \(4,\), expected \(3,\)"):
+        fill(network, {**state, "0.bias": torch.zeros(4)}, "network")

@@ -1,0 +1,191 @@
+"""The wrapper around the protected network: what it takes, and the places it reads."""
+
+import pytest
+import timm
+import torch
+import torchvision
+from tiny_models import tiny_classifier
+from torch import nn
+
+from diffguard.classifiers import Classifier, ClassifierOutput
+from diffguard.errors import UserError
+from diffguard.networks import SmallCNN
+
+
+def _torchvision_resnet():
+    return torchvision.models.resnet18(num_classes=6)
+
+
+def _timm_resnet():
+    return timm.create_model("resnet10t", num_classes=6)
+
+
+def _vit(**options):
+    return timm.create_model(
+        "vit_tiny_patch16_224", img_size=32, patch_size=8, depth=2, num_classes=6, **options
+    )
+
+
+# Network, name of its last linear layer, and its last layer with maps or tokens.
+FAMILIES = {
+    "small cnn": (lambda: SmallCNN(6, 3, width=4), "fc", "stage3"),
+    "torchvision resnet": (_torchvision_resnet, "fc", "layer4"),
+    "timm resnet": (_timm_resnet, "fc", "layer4"),
+    "timm vit": (_vit, "head", "blocks.1.norm1"),
+    "timm vit, mean of tokens": (
+        lambda: _vit(class_token=False, global_pool="avg"),
+        "head",
+        "blocks.1.norm1",
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def built():
+    """Each family's classifier, built once."""
+    torch.manual_seed(0)
+    return {name: Classifier(make(), 6).eval() for name, (make, *_) in FAMILIES.items()}
+
+
+def images(side=32, channels=3, count=2):
+    return torch.rand(count, channels, side, side, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_features_enter_the_last_linear_layer(family, built):
+    classifier, side = built[family], 64 if "resnet" in family else 32
+    _, head, _ = FAMILIES[family]
+    with torch.no_grad():
+        output = classifier.forward_features(images(side))
+        assert classifier.feature_layer == head
+        assert classifier.head is classifier.network.get_submodule(head)
+        torch.testing.assert_close(classifier.head(output.features), output.logits)
+        assert torch.equal(output.logits, classifier(images(side)))
+    assert not classifier.feature_module._forward_pre_hooks
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_cam_layer_is_found(family, built):
+    classifier, side = built[family], 64 if "resnet" in family else 32
+    logits, activation = classifier.forward_cam(images(side))
+    assert classifier.cam_layer == FAMILIES[family][2]
+    (gradient,) = torch.autograd.grad(logits[:, 1].sum(), activation)
+    assert float(gradient.abs().max()) > 0
+    maps = classifier.cam_maps(activation)
+    assert maps.ndim == 4
+    assert maps.shape[2] == maps.shape[3] > 1
+
+
+def test_named_layers_are_what_the_layer_gave():
+    # The ReLU behind `bn1` works in place: it must not reach what was read.
+    torch.manual_seed(0)
+    classifier = Classifier(_torchvision_resnet(), 6).eval()
+    names = ["bn1", "layer1.0", "fc"]
+    with torch.no_grad():
+        output = classifier.forward_features(images(), names)
+        maps = classifier.network.bn1(classifier.network.conv1(images()))
+    assert list(output.layers) == names
+    torch.testing.assert_close(output.layers["bn1"], maps.mean((2, 3)))
+    assert output.layers["layer1.0"].shape == (2, 64)
+    assert torch.equal(output.layers["fc"], output.logits)
+
+
+def test_tokens_are_pooled(built):
+    with torch.no_grad():
+        output = built["timm vit"].forward_features(images(), ["blocks.0"])
+    assert output.layers["blocks.0"].shape == (2, 192)
+
+
+def test_layers_can_be_named_by_the_user():
+    network = SmallCNN(6, 3, width=4)
+    classifier = Classifier(network, 6, feature_layer="stage3", cam_layer="stage2").eval()
+    assert classifier.head is None
+    with torch.no_grad():
+        features = classifier.forward_features(images(16)).features
+        expected = network.pool(network.stage2(network.pool(network.stage1(images(16)))))
+    torch.testing.assert_close(features, expected.mean((2, 3)))
+    assert classifier.forward_cam(images(16))[1].shape == (2, 8, 8, 8)
+
+
+class Unused(SmallCNN):
+    """Has a layer that is never called."""
+
+    def __init__(self):
+        super().__init__(6, 3, width=4)
+        self.spare = nn.Identity()
+
+
+@pytest.mark.parametrize(
+    ("use", "said"),
+    [
+        (lambda: Classifier(SmallCNN(6), 6, feature_layer="nope"), r"'nope'; its parts are stage1"),
+        (lambda: tiny_classifier().forward_features(images(8), ["stage9"]), "no layer 'stage9'"),
+        (
+            lambda: Classifier(SmallCNN(6, 3), 6, cam_layer="stage9").forward_cam(images(8)),
+            "no layer 'stage9'",
+        ),
+        (lambda: Classifier(Unused(), 6).forward_features(images(8), ["spare"]), "'spare' of the"),
+        (
+            lambda: Classifier(Unused(), 6, cam_layer="spare").forward_cam(images(8)),
+            "'spare' of the classifier gives no tensor",
+        ),
+        (
+            lambda: Classifier(Unused(), 6, feature_layer="spare").forward_features(images(8)),
+            "'spare' of the classifier gives no tensor",
+        ),
+        (lambda: Classifier(SmallCNN(6), 7), "no linear layer with 7 outputs"),
+        (lambda: Classifier(SmallCNN(6), 6, class_names=["a"]), "1 class names were given for 6"),
+        (lambda: tiny_classifier().cam_maps(torch.zeros(2, 3)), r"gives \(2, 3\), expected"),
+    ],
+)
+def test_mistakes_are_told(use, said):
+    with pytest.raises(UserError, match=said) as caught:
+        use()
+    assert "\n" not in str(caught.value)
+
+
+def test_hooks_are_gone_after_an_error():
+    classifier = tiny_classifier()
+    with pytest.raises(RuntimeError):
+        classifier.forward_features(torch.rand(1, 3, 1, 1), ["stage1"])
+    assert not classifier.network.stage1._forward_hooks
+    assert not classifier.network.fc._forward_pre_hooks
+
+
+def test_images_are_normalised_per_channel():
+    mean, std = [0.1, 0.2, 0.3], [0.5, 2.0, 4.0]
+    classifier = Classifier(SmallCNN(6, 3), 6, mean=mean, std=std)
+    x = images(8)
+    found = classifier.normalize(x)
+    for channel in range(3):
+        expected = (x[:, channel] - mean[channel]) / std[channel]
+        torch.testing.assert_close(found[:, channel], expected)
+    assert torch.equal(tiny_classifier().normalize(x), x)
+
+
+@pytest.mark.parametrize(("channels", "given"), [(1, 3), (3, 1), (1, 1)])
+def test_images_reach_the_networks_channels_and_size(channels, given):
+    classifier = Classifier(SmallCNN(6, channels), 6, channels=channels, size=(10, 12))
+    assert classifier.normalize(images(17, given)).shape == (2, channels, 10, 12)
+    assert classifier(images(17, given)).shape == (2, 6)
+
+
+def test_normalisation_is_no_weight():
+    assert all(name.startswith("network.") for name in tiny_classifier().state_dict())
+
+
+def test_classes_are_numbered_where_they_have_no_names():
+    assert tiny_classifier(3).class_names == ["0", "1", "2"]
+    named = Classifier(SmallCNN(2), 2, class_names=("cat", "dog"))
+    assert named.class_names == ["cat", "dog"]
+
+
+def test_outputs_are_cut_and_joined():
+    x = torch.arange(10.0).view(5, 2)
+    whole = ClassifierOutput(x, x + 1, {"a": x + 2})
+    parts = [whole.select(slice(2)), whole.select(slice(2, 5))]
+    assert len(parts[0].layers["a"]) == 2
+    joined = ClassifierOutput.concatenate(parts)
+    assert torch.equal(joined.logits, x)
+    assert torch.equal(joined.features, x + 1)
+    assert torch.equal(joined.layers["a"], x + 2)

@@ -1,0 +1,178 @@
+"""The parser and the one way out for every mistake."""
+
+import os
+from dataclasses import dataclass
+from typing import Literal
+
+import pytest
+from jsonargparse import ArgumentError
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+
+import evaluate
+import train
+from diffguard.errors import UserError
+from lightning_modules.cli import Parser, interruptible, one_line, parse, run
+
+
+@dataclass
+class Section:
+    """A section of a config."""
+
+    rate: float = 0.5
+    kind: Literal["one", "two"] = "one"
+
+
+@pytest.fixture
+def parser():
+    parser = Parser("A program.")
+    parser.add_argument("--number", type=int, default=3)
+    parser.add_argument("--section", type=Section, default=Section())
+    return parser
+
+
+@pytest.fixture(autouse=True)
+def _first_process(monkeypatch):
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("plain", "plain"),
+        ("two\n  lines\n", "two lines"),
+        ("problems:\n- first\n- second", "problems: first second"),
+        ("above\n-----\nbelow", "above below"),
+        ('Parser key "data.root": not a path', "--data.root: not a path"),
+        ("", "ValueError"),
+        ("\n \n", "ValueError"),
+    ],
+)
+def test_messages_become_one_line(text, line):
+    assert one_line(ValueError(text)) == line
+
+
+def test_values_are_typed_and_later_ones_win(parser, tmp_path):
+    config = tmp_path / "c.yaml"
+    config.write_text("number: 5\nsection: {rate: 1e-2, kind: two}\n")
+    found = parse(parser, ["--config", str(config), "--section.rate", "2"])
+    assert (found.number, found.section.rate, found.section.kind) == (5, 2.0, "two")
+    assert found.debug is False
+    assert parse(parser, ["--debug"]).debug is True
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (["--number", "x"], "--number"),
+        (["--numbe", "4"], "--numbe"),
+        (["--section.rat", "4"], "--section.rat"),
+        (["--section.kind", "three"], "--section.kind"),
+        (["--section.rate", "fast"], "fast"),
+        (["stray"], "stray"),
+        (["--config", "absent.yaml"], "absent.yaml"),
+        (["--config", "c.yaml"], "speed"),
+        (["--config", "broken.yaml"], "parsing config"),
+    ],
+)
+def test_mistakes_are_one_line_without_the_usage(parser, argv, said, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "c.yaml").write_text("section: {speed: 3}\n")
+    (tmp_path / "broken.yaml").write_text("section: {rate: [\n")
+    with pytest.raises(UserError) as caught:
+        parse(parser, argv)
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert "usage" not in str(caught.value).lower()
+    assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["--se", "1"],
+        ["--stage", "[classifier]"],
+        ["--data.batch", "8"],
+        ["--detector.guidance.scal", "1"],
+        ["--trainer.nope", "1"],
+        ["--diffusion.lrs", "1"],
+    ],
+)
+def test_the_scripts_refuse_unknown_and_shortened_keys(argv):
+    with pytest.raises(UserError, match=argv[0]):
+        parse(train.build_parser(), argv)
+    with pytest.raises(UserError, match=argv[0]):
+        parse(evaluate.build_parser(), ["--ckpt", "x", *argv])
+
+
+def raising(error):
+    def main(argv):
+        raise error
+
+    return main
+
+
+def code_of(main, argv=()):
+    with pytest.raises(SystemExit) as caught:
+        run(main, argv)
+    return caught.value.code
+
+
+def test_the_exit_code_is_that_of_main():
+    seen = []
+    assert code_of(lambda argv: seen.append(argv) or 0, ["--a", "b"]) == 0
+    assert seen == [["--a", "b"]]
+    assert code_of(lambda argv: 3) == 3
+
+
+def test_the_command_line_is_the_default(monkeypatch):
+    monkeypatch.setattr("sys.argv", ["train.py", "--seed", "1"])
+    seen = []
+    with pytest.raises(SystemExit):
+        run(lambda argv: seen.append(argv) or 0)
+    assert seen == [["--seed", "1"]]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        UserError("something\n- is wrong"),
+        MisconfigurationException("something\nis wrong"),
+        ArgumentError(None, "something is wrong"),
+    ],
+)
+def test_a_mistake_is_one_line_and_code_2(error, capsys):
+    assert code_of(raising(error)) == 2
+    assert capsys.readouterr() == ("", "error: something is wrong\n")
+
+
+def test_an_interruption_is_code_130(capsys):
+    assert code_of(raising(KeyboardInterrupt())) == 130
+    assert capsys.readouterr().err == "interrupted: what is finished is kept\n"
+
+
+def test_debug_keeps_the_traceback(capsys):
+    with pytest.raises(UserError, match="wrong"):
+        run(raising(UserError("wrong")), ["--debug"])
+    assert capsys.readouterr().err == ""
+
+
+def test_a_defect_of_the_program_is_not_hidden():
+    with pytest.raises(ZeroDivisionError):
+        run(raising(ZeroDivisionError()), [])
+
+
+def test_another_process_does_not_wait_for_the_first(monkeypatch):
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    left = []
+    monkeypatch.setattr(os, "_exit", left.append)
+    code_of(raising(UserError("wrong")))
+    assert left == [2]
+    code_of(lambda argv: 0)
+    assert left == [2]
+
+
+def test_an_exit_inside_training_is_an_interruption():
+    with pytest.raises(KeyboardInterrupt), interruptible():
+        raise SystemExit(1)
+    with interruptible():
+        pass

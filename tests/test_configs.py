@@ -1,0 +1,134 @@
+"""Every shipped config: it parses, and its pipeline runs with small data and small networks."""
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+from tiny_project import tiny_config, write_images
+
+import evaluate
+import train
+from diffguard.checkpoint import read_checkpoint
+from lightning_modules.cli import parse
+
+FOLDER = Path(__file__).parent.parent / "configs"
+CONFIGS = sorted(FOLDER.rglob("*.yaml"))
+
+# Networks of ImageNet's size are not at hand; these distances need none.
+STAND_IN = {"dists": "dists_statistics", "lpips": "gmsd", "lpips_alex": "l1"}
+# What tiny networks, three classes and grey images cannot take over from a config.
+RESET = {
+    "data": {"class_names": None, "limit": None, "num_workers": 0, "on_error": "stop"},
+    "classifier": {
+        "arch": "small_cnn",
+        "pretrained": False,
+        "ckpt": None,
+        "channels": None,
+        "size": None,
+        "mean": None,
+        "std": None,
+        "feature_layer": None,
+        "cam_layer": None,
+        "max_epochs": 1,
+        "val_every": 1,
+    },
+    "diffusion": {
+        "network": "UNet2DModel",
+        "ckpt": None,
+        "null_class": None,
+        "fit": "resize",
+        "max_epochs": 1,
+        "val_every": 1,
+    },
+    "trainer": {"num_nodes": 1, "strategy": "auto", "precision": "32-true", "threads": 1},
+}
+
+
+def test_there_are_configs():
+    assert train.DEFAULT_CONFIG in CONFIGS
+    assert FOLDER / "paper_gdm.yaml" in CONFIGS
+
+
+def stand_in(name):
+    """A distance's name with no network and no layer of another classifier in it."""
+    before, _, plain = name.rpartition("/") if name.startswith("unguided/") else ("", "", name)
+    base, at, _ = plain.partition("@")
+    return "/".join(filter(None, [before, STAND_IN.get(base, base) + ("@stage2" if at else "")]))
+
+
+def shrink(settings):
+    """What a config's detector settings must change to for tiny networks and few images."""
+    small = {"sampler": {"steps": 4}, "knn_k": 3, "vim_dim": None, "perceptual_weights": None}
+    for key in ("distances", "unguided", "distance"):
+        if key in settings:
+            small[key] = [stand_in(name) for name in settings[key]]
+    thresholds = settings.get("early_stop", {}).get("thresholds")
+    if thresholds:
+        found = {stand_in(name): value for name, value in thresholds.items()}
+        small["early_stop"] = {"thresholds": found}
+    if settings.get("guidance", {}).get("crops", {}).get("number"):
+        small["guidance"] = {"crops": {"number": 2, "size": 6}}
+    return small
+
+
+def merge(below, above):
+    """Nested dictionaries, the second over the first."""
+    both = dict(below)
+    for key, value in above.items():
+        nested = isinstance(value, dict) and isinstance(both.get(key), dict)
+        both[key] = merge(both[key], value) if nested else value
+    return both
+
+
+@pytest.fixture
+def tiny(tmp_path, data_root):
+    """Arguments that put tiny data and networks below and above a shipped config."""
+
+    def arguments(shipped):
+        settings = yaml.safe_load(shipped.read_text())
+        base = tiny_config(data_root)
+        del base["detector"]
+        write_images(tmp_path / "choice", 4, "noise", 77)
+        base = merge(base, RESET)
+        base["data"]["ood_validation"] = {"choice": str(tmp_path / "choice")}
+        above = {**base, "detector": shrink(settings.get("detector", {}))}
+        for name, content in (("below", base), ("above", above)):
+            (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump(content))
+        order = (tmp_path / "below.yaml", shipped, tmp_path / "above.yaml")
+        return [word for path in order for word in ("--config", str(path))]
+
+    return arguments
+
+
+@pytest.mark.parametrize("shipped", CONFIGS, ids=lambda path: path.stem)
+def test_a_shipped_config_says_nothing_unknown(shipped, tiny):
+    # Some name settings alone and are combined with a config of data and networks.
+    argv = tiny(shipped)[:4]
+    parsed = parse(train.build_parser(), argv)
+    stored = yaml.safe_load(shipped.read_text())
+    for section, values in stored.items():
+        for key, value in values.items() if isinstance(values, dict) else ():
+            found = parsed[section][key]
+            if not isinstance(value, dict):
+                assert found == value, f"{section}.{key}"
+
+
+@pytest.mark.parametrize("shipped", CONFIGS, ids=lambda path: path.stem)
+def test_the_pipeline_of_a_shipped_config_runs(shipped, tiny, tmp_path, monkeypatch):
+    run = tmp_path / "run"
+    assert train.main([*tiny(shipped), "--run_dir", str(run)]) == 0
+    monkeypatch.delenv("DIFFGUARD_RUN_DIR")
+    wanted = yaml.safe_load(shipped.read_text()).get("detector", {})
+    small = shrink(wanted)
+    wanted.get("early_stop", {}).pop("thresholds", None)
+    content = read_checkpoint(run / "detector.ckpt")
+    used = content["settings"]
+    assert merge(used, merge(wanted, small)) == used
+    assert content["diffusion"]["spec"]["config"]["sample_size"] == 8
+    assert evaluate.main(["--ckpt", str(run / "detector.ckpt"), "--panels", "0"]) == 0
+    results = json.loads((run / "evaluation" / "results.json").read_text())
+    rows = {(row["score"], row["dataset"]): row for row in results["rows"]}
+    for dataset in ("blank", "noise"):
+        for score in ("diffguard", *(f"diffguard/{name}" for name in used["distance"])):
+            assert 0 <= rows[score, dataset]["auroc"] <= 1

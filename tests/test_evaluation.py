@@ -1,0 +1,136 @@
+"""Pieces of the evaluation: its times, and what calibration learns."""
+
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from conftest import CLASSES, build_detector, small_settings
+
+from diffguard.settings import EarlyStopSettings, InversionSettings
+from lightning_modules.calibration import (
+    fit_calibration,
+    fit_early_stop,
+    fit_reference,
+    needs_reference,
+)
+from lightning_modules.evaluation import file_hash, read_timing
+
+NAMES = ("diffguard/logits_l1", "diffguard/l2", "msp", "knn")
+
+
+def line(session, rank=0, images=10, seconds=2.0, fill=1.0):
+    values = {"session": session, "rank": rank, "images": images, "seconds": seconds, "fill": fill}
+    return json.dumps(values)
+
+
+def write(folder, *lines):
+    (folder / "timing.jsonl").write_text("".join(lines))
+
+
+def test_times_of_sessions_add_up_and_those_of_processes_overlap(tmp_path):
+    ranks = [line("a", 0, 10, 2.0, 1.0), line("a", 1, 30, 5.0, 0.5), line("b", 0, 40, 1.0, 0.25)]
+    write(tmp_path, *(f"{one}\n" for one in ranks))
+    found = read_timing(tmp_path)
+    assert (found["images"], found["seconds"]) == (80, 6.0)
+    assert found["fill"] == pytest.approx((10 + 15 + 10) / 80)
+
+
+@pytest.mark.parametrize("kept", [1, 20, -1])
+def test_a_torn_line_is_left_out(tmp_path, kept):
+    whole = line("a", images=7)
+    write(tmp_path, f"{whole}\n", line("b")[:kept])
+    assert read_timing(tmp_path) == {"images": 7, "seconds": 2.0, "fill": 1.0}
+    # The next session writes on behind it.
+    write(tmp_path, f"{whole}\n", line("b")[:kept], line("c", images=5) + "\n", whole + "\n")
+    assert read_timing(tmp_path)["images"] == 7 + 5 + 7
+
+
+def test_no_times_are_no_images(tmp_path):
+    assert read_timing(tmp_path) == {"images": 0, "seconds": 0, "fill": 1.0}
+    write(tmp_path, line("a", images=0) + "\n")
+    assert read_timing(tmp_path)["fill"] == 1.0
+
+
+def test_a_hash_tells_files_apart(tmp_path):
+    for name, content in (("a", b"one"), ("b", b"one"), ("c", b"two")):
+        (tmp_path / name).write_bytes(content)
+    one, same, other = (file_hash(tmp_path / name) for name in "abc")
+    assert one == same != other
+    assert one == "7692c3ad3540bb803c020b3aee66cd8887123234ea0c6e7143c0add73ff431ed"
+
+
+def table(count):
+    """As much of a score table as calibration reads."""
+
+    class Table(SimpleNamespace):
+        def __len__(self):
+            return count
+
+    rng = np.random.default_rng(0)
+    return Table(scores={name: rng.normal(size=count) for name in NAMES})
+
+
+def test_few_images_are_warned_of_with_what_the_threshold_is_worth():
+    said = []
+    calibration = fit_calibration(table(199), small_settings(), said.append)
+    low, high = calibration.accept_interval(0.95)
+    assert len(said) == 1
+    assert said[0].startswith("warning: with only 199 ID validation images")
+    assert f"{low:.0%} to {high:.0%}" in said[0]
+    assert "95% was asked for" in said[0]
+    assert len(calibration.scores["fusion"]) == 199
+
+
+def test_enough_images_are_not_warned_of():
+    said = []
+    fit_calibration(table(200), small_settings(), said.append)
+    assert said == []
+
+
+class Batches:
+    """Batches of grey images that are counted as they are read."""
+
+    def __init__(self, size, number):
+        self.images = torch.rand(number, size, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+        self.read = 0
+
+    def __iter__(self):
+        for number, images in enumerate(self.images):
+            self.read += 1
+            yield {"image": images, "label": torch.full((len(images),), number % CLASSES)}
+
+
+@pytest.mark.parametrize(("limit", "kept", "read"), [(7, 7, 2), (8, 8, 2), (1, 1, 1), (99, 20, 5)])
+def test_the_reference_is_the_first_images_and_no_more_are_read(detector, limit, kept, read):
+    batches = Batches(4, 5)
+    reference = fit_reference(detector, batches, limit, 8)
+    assert batches.read == read
+    assert reference.labels.tolist() == [n // 4 % CLASSES for n in range(kept)]
+    with torch.no_grad():
+        expected = detector.classifier.forward_features(batches.images.flatten(0, 1)).features
+    torch.testing.assert_close(reference.features, expected[:kept])
+
+
+@pytest.mark.parametrize(("baselines", "needed"), [([], False), (["msp"], False), (["knn"], True)])
+def test_only_feature_baselines_need_a_reference(baselines, needed):
+    assert needs_reference(small_settings(baselines=baselines, fused=[])) == needed
+
+
+def early_stop(**changes):
+    stop = EarlyStopSettings(thresholds={"psnr": 0.0, "ssim": 0.0}, **changes)
+    settings = small_settings(early_stop=stop, inversion=InversionSettings(depth=1.0))
+    return build_detector(settings, calibrated=False)
+
+
+def test_thresholds_stay_where_no_depth_is_asked_for():
+    assert fit_early_stop(early_stop(), None, 8) == {}
+
+
+def test_thresholds_fall_with_the_depth_that_is_asked_for():
+    found = [fit_early_stop(early_stop(mean_depth=d), Batches(8, 2), 8) for d in (0.3, 0.6, 0.9)]
+    assert all(list(thresholds) == ["psnr", "ssim"] for thresholds in found)
+    for name in ("psnr", "ssim"):
+        shallow, middle, deep = (thresholds[name] for thresholds in found)
+        assert shallow > middle > deep

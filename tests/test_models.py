@@ -1,0 +1,188 @@
+"""Networks built from specs, and which classes may be built at all."""
+
+import json
+
+import pytest
+import torch
+from torch import nn
+
+from diffguard.classifiers import Classifier
+from diffguard.denoisers import PixelDenoiser
+from diffguard.errors import UserError
+from diffguard.models import (
+    ClassifierSpec,
+    DiffusionSpec,
+    build_classifier,
+    build_denoiser,
+    diffusion_class,
+    import_class,
+    spec_dict,
+)
+from diffguard.networks import SmallCNN
+
+UNET = {
+    "sample_size": 8,
+    "in_channels": 1,
+    "out_channels": 1,
+    "layers_per_block": 1,
+    "block_out_channels": [8],
+    "down_block_types": ["DownBlock2D"],
+    "up_block_types": ["UpBlock2D"],
+    "norm_num_groups": 4,
+    "num_class_embeds": 4,
+}
+LINEAR = {"beta_schedule": "linear", "num_train_timesteps": 50, "prediction_type": "v_prediction"}
+
+
+class Stranger(nn.Module):
+    """A network of the user's own."""
+
+    def __init__(self, num_classes, width=4):
+        super().__init__()
+        self.stem, self.fc = nn.Conv2d(3, width, 3), nn.Linear(width, num_classes)
+
+    def forward(self, x):
+        return self.fc(self.stem(x).mean((2, 3)))
+
+
+STRANGER = f"{Stranger.__module__}.Stranger"
+
+
+def test_a_small_cnn_takes_everything_from_its_spec():
+    spec = ClassifierSpec(
+        "small_cnn",
+        3,
+        {"width": 4},
+        channels=1,
+        size=[10, 12],
+        mean=[0.5],
+        std=[0.25],
+        feature_layer="stage3",
+        cam_layer="stage1",
+        class_names=["a", "b", "c"],
+    )
+    classifier = build_classifier(spec)
+    assert isinstance(classifier.network, SmallCNN)
+    assert classifier.network.fc.weight.shape == (3, 16)
+    assert (classifier.channels, classifier.size) == (1, (10, 12))
+    assert (classifier.feature_layer, classifier.cam_layer) == ("stage3", "stage1")
+    assert classifier.class_names == ["a", "b", "c"]
+    assert classifier.normalize(torch.ones(1, 1, 4, 4)).unique().tolist() == [2.0]
+
+
+@pytest.mark.parametrize(
+    ("arch", "kwargs", "mean"),
+    [
+        ("small_cnn", {"width": 4}, [0.0]),
+        ("torchvision/shufflenet_v2_x0_5", {}, [0.485, 0.456, 0.406]),
+        ("timm/test_resnet", {}, [0.5, 0.5, 0.5]),
+        ("timm/resnet10t", {}, [0.485, 0.456, 0.406]),
+        ("diffguard.networks.SmallCNN", {"in_channels": 3, "width": 4}, [0.0]),
+    ],
+)
+def test_every_kind_of_classifier_is_built(arch, kwargs, mean):
+    classifier = build_classifier(ClassifierSpec(arch, 4, kwargs)).eval()
+    assert isinstance(classifier, Classifier)
+    assert classifier(torch.rand(2, 3, 32, 32)).shape == (2, 4)
+    torch.testing.assert_close(classifier.mean.flatten().tolist(), mean)
+    own = build_classifier(ClassifierSpec(arch, 4, kwargs, mean=[0.1], std=[0.2]))
+    assert own.mean.numel() == 1
+
+
+def test_timm_networks_take_grey_images():
+    spec = ClassifierSpec("timm/test_resnet", 4, channels=1)
+    assert build_classifier(spec).eval()(torch.rand(2, 3, 32, 32)).shape == (2, 4)
+
+
+def test_a_class_of_the_users_must_be_named():
+    spec = ClassifierSpec(STRANGER, 4, {"width": 6})
+    with pytest.raises(UserError, match=f"--trusted {STRANGER}"):
+        build_classifier(spec)
+    found = build_classifier(spec, trusted=[STRANGER]).network
+    assert found.stem.out_channels == 6
+
+
+@pytest.mark.parametrize(
+    ("spec", "said"),
+    [
+        (ClassifierSpec("small_cnn", 3, {"depth": 4}), "small_cnn cannot be built: .*depth"),
+        (ClassifierSpec("torchvision/no_such", 3), "no_such cannot be built"),
+        (ClassifierSpec("torchvision/resnet18", 3, channels=1), "set classifier.channels to 3"),
+        (ClassifierSpec("timm/no_such", 3), "no_such"),
+        (ClassifierSpec("no_such_package.Net", 3), "if you trust it"),
+        (ClassifierSpec("small_cnn", 3, mean=[0.5, 0.5]), "mean has 2 values for 3 channels"),
+        (ClassifierSpec("small_cnn", 3, std=[1.0] * 4), "std has 4 values for 3 channels"),
+        (ClassifierSpec("small_cnn", 3, size=[32]), r"must be \[height, width\], got \[32\]"),
+    ],
+)
+def test_classifiers_that_cannot_be_built(spec, said):
+    with pytest.raises(UserError, match=said) as caught:
+        build_classifier(spec)
+    assert "\n" not in str(caught.value)
+
+
+def test_only_libraries_have_pretrained_weights():
+    with pytest.raises(UserError, match=r"give its weights in classifier\.ckpt"):
+        build_classifier(ClassifierSpec("small_cnn", 3), pretrained=True)
+
+
+@pytest.mark.parametrize(
+    ("path", "said"),
+    [
+        ("os.system", "is named by a checkpoint"),
+        ("diffguardian.Net", "is named by a checkpoint"),
+        ("torch.load", "is named by a checkpoint"),
+        ("torch.nn.functional.relu", "is no torch.nn.Module class"),
+        ("torch.nn.NoSuchLayer", "cannot be imported"),
+        ("timm.no_such.Net", "cannot be imported"),
+        ("diffguard.", "cannot be imported"),
+    ],
+)
+def test_other_classes_are_refused(path, said):
+    with pytest.raises(UserError, match=said):
+        import_class(path)
+
+
+def test_a_denoiser_takes_everything_from_its_spec():
+    spec = DiffusionSpec("UNet2DModel", UNET, LINEAR, 6, 3, 3, 3, fit="pad", antialias=False)
+    denoiser = build_denoiser(spec)
+    assert isinstance(denoiser, PixelDenoiser)
+    assert (denoiser.num_classes, denoiser.null_class) == (3, 3)
+    assert (denoiser.fit, denoiser.antialias) == ("pad", False)
+    assert len(denoiser.schedule.alphas_cumprod) == 50
+    state = denoiser.encode(torch.rand(2, 3, 6, 6))
+    assert state.shape == (2, 1, 8, 8)
+    t, y = torch.tensor([3, 40]), torch.tensor([0, 3])
+    assert denoiser.predict_noise(state, t, y).shape == (2, 1, 8, 8)
+    assert denoiser.decode(state).shape == (2, 3, 6, 6)
+
+
+@pytest.mark.parametrize(
+    ("network", "changes", "said"),
+    [
+        ("UNet", {}, "'UNet' is not known, expected one of UNet2DModel"),
+        ("UNet2DModel", {"down_block_types": ["NoSuchBlock"]}, "UNet2DModel cannot be built"),
+        ("UNet2DModel", {"norm_num_groups": 3}, "UNet2DModel cannot be built"),
+    ],
+)
+def test_diffusion_models_that_cannot_be_built(network, changes, said):
+    with pytest.raises(UserError, match=said) as caught:
+        build_denoiser(DiffusionSpec(network, {**UNET, **changes}, LINEAR, 8, 1))
+    assert "\n" not in str(caught.value)
+
+
+def test_only_known_classes_of_diffusers():
+    assert diffusion_class("DiTTransformer2DModel").__name__ == "DiTTransformer2DModel"
+    with pytest.raises(UserError):
+        diffusion_class("DiffusionPipeline")
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        ClassifierSpec("small_cnn", 3, {"width": 4}, size=[8, 8], class_names=["a", "b", "c"]),
+        DiffusionSpec("UNet2DModel", UNET, LINEAR, 8, 1, 3, 3),
+    ],
+)
+def test_specs_are_plain_data(spec):
+    assert type(spec)(**json.loads(json.dumps(spec_dict(spec)))) == spec

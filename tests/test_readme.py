@@ -1,0 +1,40 @@
+"""What the README shows is what works."""
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import yaml
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_python_lines_run_as_they_stand(run_folder, tmp_path):
+    code = re.search(r"```python\n(.*?)```", README, re.DOTALL).group(1)
+    (tmp_path / "runs" / "demo").mkdir(parents=True)
+    shutil.copy(run_folder / "detector.ckpt", tmp_path / "runs" / "demo" / "detector.ckpt")
+    script = "import torch; torch.set_num_threads(1); images = torch.rand(3, 3, 30, 40)\n" + code
+    script += "import sys; assert 'lightning' not in sys.modules\n"
+    result = subprocess.run(
+        [sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.count("tensor(") == 5
+
+
+def test_the_commands_name_files_that_are_there():
+    for name in re.findall(r"python (\w+\.py)", README):
+        assert (ROOT / name).is_file(), name
+    for target in re.findall(r"^ {4}make (\w+)", README, re.MULTILINE):
+        assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), re.MULTILINE), target
+    for path in re.findall(r"\]\((?!http)([^)#]+)\)", README):
+        assert (ROOT / path).exists(), path
+
+
+def test_the_paper_configs_say_what_they_are_combined_with():
+    for path in (ROOT / "configs").glob("paper_*.yaml"):
+        assert list(yaml.safe_load(path.read_text())) == ["detector"]
+        assert f"--config configs/{path.name}" in path.read_text()

@@ -1,0 +1,166 @@
+"""The stream of scored images: what a row holds, and what reaches the reconstruction."""
+
+import math
+
+import pytest
+import torch
+from conftest import build_detector, small_settings
+from tiny_models import tiny_classifier
+
+from diffguard.cam import cam_mask, grad_cam, scale_cam
+from diffguard.errors import UserError
+from diffguard.scoring import Item
+from diffguard.settings import EarlyStopSettings, GuidanceSettings, InversionSettings
+
+
+def items_of(images, **options):
+    return [
+        Item(image, index=i, key=str(i), dataset="set", **options) for i, image in enumerate(images)
+    ]
+
+
+def score(detector, items, batch_size=8, **options):
+    """Scored images in the order of the items."""
+    stream = detector.stream(batch_size, **options)
+    scored = stream.push(items) + stream.flush()
+    place = {id(item): number for number, item in enumerate(items)}
+    return sorted(scored, key=lambda one: place[id(one.item)])
+
+
+def test_a_row_says_where_it_comes_from_and_what_the_classifier_said(detector, images):
+    items = [
+        Item(image, label=i % 3, index=10 + i, path=f"{i}.png", dataset="mine", key=f"{i}")
+        for i, image in enumerate(images)
+    ]
+    logits = detector.classifier(images).detach()
+    for one, item, own in zip(score(detector, items), items, logits, strict=True):
+        row = one.row
+        assert one.item is item
+        assert (row.dataset, row.index, row.path) == ("mine", item.index, item.path)
+        assert row.label == item.label
+        assert row.prediction == int(own.argmax())
+        assert row.probability == pytest.approx(float(own.softmax(0).max()))
+        assert sorted(row.scores) == sorted(detector.score_names())
+        assert row.error == ""
+
+
+def test_rows_carry_steps_and_passes(detector, images):
+    # 4 of 6 steps: 4 passes of inversion, 4 of synthesis with and without label.
+    for one in score(detector, items_of(images)):
+        assert (one.row.stop_step, one.row.network_passes) == (4, 4 + 2 * 4)
+        assert one.row.stop_step == one.reconstruction.stop_index + 1
+
+
+def test_early_stop_shows_in_the_rows(images):
+    stop = EarlyStopSettings(thresholds={"psnr": 8.0})
+    settings = small_settings(early_stop=stop, inversion=InversionSettings(depth=1.0))
+    rows = [one.row for one in score(build_detector(settings), items_of(images))]
+    assert len({row.stop_step for row in rows}) > 1
+    assert all(row.network_passes == 3 * row.stop_step for row in rows)
+
+
+def test_an_unreadable_image_is_a_row_with_the_error(detector, images):
+    items = items_of(images)
+    torn = Item(torch.zeros(0), label=2, dataset="set", index=99, path="t.png", error="torn file")
+    found = score(detector, [items[0], torn, *items[1:]])
+    row = found[1].row
+    assert found[1].reconstruction is None
+    assert (row.dataset, row.index, row.path, row.label) == ("set", 99, "t.png", 2)
+    assert (row.error, row.scores) == ("torn file", {})
+    # The others are scored as if it were not there.
+    plain = score(detector, items)
+    assert [one.row for one in found if not one.row.error] == [one.row for one in plain]
+
+
+def test_nothing_but_unreadable_images(detector):
+    torn = [Item(torch.zeros(0), index=i, error="torn") for i in range(20)]
+    assert len(score(detector, torn)) == 20
+    assert score(detector, []) == []
+
+
+def test_rows_come_before_the_stream_ends(detector, images):
+    stream = detector.stream(8)
+    early = [len(stream.push(items_of(images[:8]))) for _ in range(5)]
+    assert sum(early) > 0
+    assert len(stream.flush()) == 40 - sum(early)
+
+
+def test_the_calibrated_scores_are_left_out_on_demand(detector, images):
+    plain = score(detector, items_of(images), derive=False)
+    full = score(detector, items_of(images))
+    assert list(plain[0].row.scores) == detector.score_names(derived=False)
+    for one, other in zip(plain, full, strict=True):
+        assert one.row.scores.items() <= other.row.scores.items()
+
+
+def test_the_unguided_image_is_added_without_changing_a_score(detector, images):
+    plain = score(detector, items_of(images))
+    both = score(detector, items_of(images), unguided=True)
+    for one, other in zip(plain, both, strict=True):
+        assert one.reconstruction.unguided is None
+        assert other.reconstruction.unguided.shape == images[0].shape
+        assert not torch.equal(other.reconstruction.unguided, other.reconstruction.guided)
+        assert torch.equal(one.reconstruction.guided, other.reconstruction.guided)
+        assert one.row.scores == other.row.scores
+        assert other.row.network_passes > one.row.network_passes
+
+
+def oracle_labels(seed=0, keys=None, label=-1, dataset="set"):
+    """Labels to which OOD images are guided."""
+    settings = small_settings(guidance=GuidanceSettings(scale=2.0, label="oracle"))
+    detector = build_detector(settings, calibrated=False)
+    detector.seed = seed
+    keys = keys or [str(i) for i in range(40)]
+    image = torch.full((1, 8, 8), 0.5)
+    items = [Item(image, label=label, dataset=dataset, key=key) for key in keys]
+    return [one.reconstruction.job.label for one in score(detector, items, derive=False)]
+
+
+def test_oracle_labels_of_ood_images_depend_on_key_set_and_seed():
+    labels = oracle_labels()
+    assert set(labels) == {0, 1, 2}
+    assert oracle_labels() == labels
+    assert oracle_labels(keys=[str(i) for i in reversed(range(40))]) == labels[::-1]
+    assert oracle_labels(keys=["a"] * 9) == oracle_labels(keys=["a"]) * 9
+    assert oracle_labels(seed=1) != labels
+    assert oracle_labels(dataset="other") != labels
+
+
+def test_the_oracle_knows_the_label_of_id_images():
+    assert set(oracle_labels(label=2)) == {2}
+
+
+def test_the_prediction_guides_otherwise(detector, images):
+    predicted = detector.classifier(images).argmax(1).tolist()
+    scored = score(detector, items_of(images, label=2))
+    assert [one.reconstruction.job.label for one in scored] == predicted
+
+
+@pytest.mark.parametrize("cut", [0.3, -0.3])
+def test_the_cam_mask_of_the_label_reaches_the_reconstruction(images, cut):
+    settings = small_settings(guidance=GuidanceSettings(scale=2.0, cam_cut=cut))
+    detector = build_detector(settings, calibrated=False)
+    labels = detector.classifier(images).argmax(1)
+    # Another classifier object of the same weights, so that nothing is shared but the method.
+    cam = grad_cam(tiny_classifier(3, channels=1), images, labels)
+    expected = cam_mask(scale_cam(cam), cut)
+    assert expected.any()
+    assert not expected.all()
+    plain = score(build_detector(calibrated=False), items_of(images))
+    for one, mask, other in zip(score(detector, items_of(images)), expected, plain, strict=True):
+        job = one.reconstruction.job
+        assert job.mask.dtype == torch.bool
+        assert float((job.mask != mask).float().mean()) < 0.05  # batches round differently
+        assert other.reconstruction.job.mask is None
+        # A full mask guides everywhere, as none does.
+        same = torch.equal(one.reconstruction.guided, other.reconstruction.guided)
+        assert same == bool(mask.all())
+
+
+def test_a_score_that_is_not_finite_names_the_file(images):
+    detector = build_detector()
+    with torch.no_grad():
+        detector.classifier.network.fc.weight.fill_(math.inf)
+    items = [Item(images[0], path="folder/a.png", key="a")]
+    with pytest.raises(UserError, match=r"of image folder/a\.png is (nan|inf|-inf)"):
+        score(detector, items)
