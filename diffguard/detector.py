@@ -17,7 +17,7 @@ from diffguard.classifiers import Classifier, ClassifierOutput
 from diffguard.denoisers import Denoiser
 from diffguard.errors import UserError
 from diffguard.images import check_images, convert_channels, resize_and_crop
-from diffguard.reconstruction import Recipe
+from diffguard.recipe import Recipe
 from diffguard.schedule import SamplingPlan
 from diffguard.scoring import Item, Scored, ScoreStream
 from diffguard.settings import DetectorSettings

@@ -9,8 +9,7 @@ image's result does not depend on its neighbours.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable
 
 import numpy as np
 import torch
@@ -22,83 +21,7 @@ from diffguard.denoisers import Denoiser
 from diffguard.early_stop import should_stop
 from diffguard.guidance import classifier_free
 from diffguard.pool import AUX, MAIN, Finished, Phase, Pool
-from diffguard.schedule import SamplingPlan
-from diffguard.steering import ClassifierSteering
-
-Quality = Callable[[Tensor, Tensor], Tensor]
-
-
-@dataclass
-class Job:
-    """An image to reconstruct.
-
-    Attributes:
-        image: `(C, H, W)` in [0, 1].
-        label: Class to guide to; -1 is not guided.
-        key: What names the image, for randomness that belongs to it.
-        mask: `(H, W)` bool, where classifier-free guidance applies; None everywhere.
-    """
-
-    image: Tensor
-    label: int
-    key: tuple[str, ...] = ()
-    mask: Tensor | None = None
-
-
-@dataclass
-class Reconstruction:
-    """What became of a job.
-
-    Attributes:
-        job: The job.
-        guided: `(C, H, W)` in [0, 1].
-        unguided: The same from the same latent without guidance; None if not asked for.
-        stop_index: Index of the last inversion step made, 0-based.
-        network_passes: Passes of the diffusion model that this image took.
-        latent: The state at which inversion stopped.
-        guided_state: The final state behind `guided`, as the model left it.
-        unguided_state: The final state behind `unguided`.
-    """
-
-    job: Job
-    guided: Tensor
-    unguided: Tensor | None
-    stop_index: int
-    network_passes: int
-    latent: Tensor
-    guided_state: Tensor
-    unguided_state: Tensor | None
-
-
-@dataclass
-class Recipe:
-    """How a reconstructor works, resolved from the settings.
-
-    Attributes:
-        plan: Timesteps and levels.
-        max_steps: Most inversion steps, 1 … len(plan).
-        clip: Clamp the clean estimate to [-1, 1].
-        inversion: Labels seen in inversion: `null`, `label` or `guided`.
-        inversion_scale: Guidance scale of a guided inversion.
-        qualities: Early stop: pairs of a quality `(N,C,h,w) × 2 -> (N,)` and its threshold.
-        scale: Classifier-free guidance scale; unused with `steering`.
-        steering: Classifier guidance instead of classifier-free guidance.
-        unguided: Whether the unguided reconstruction is wanted too.
-        extra_start: Synthesis starts this many steps above the level reached.
-        skip: Fixed start of synthesis, steps below the top; None starts where inversion stopped.
-    """
-
-    plan: SamplingPlan
-    max_steps: int
-    clip: bool = False
-    inversion: str = "null"
-    inversion_scale: float = 1.0
-    qualities: Sequence[tuple[Quality, float | None]] = ()
-    scale: float = 1.0
-    steering: ClassifierSteering | None = None
-    unguided: bool = False
-    extra_start: int = 0
-    skip: int | None = None
+from diffguard.recipe import Job, Recipe, Reconstruction
 
 
 class Reconstructor:

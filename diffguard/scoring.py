@@ -22,7 +22,8 @@ from diffguard.cam import cam_mask, grad_cam, scale_cam
 from diffguard.classifiers import ClassifierOutput
 from diffguard.errors import UserError
 from diffguard.guidance import image_generator
-from diffguard.reconstruction import Job, Reconstruction, Reconstructor
+from diffguard.recipe import Job, Reconstruction
+from diffguard.reconstruction import Reconstructor
 from diffguard.scores import ScoreRow
 from diffguard.similarity import Views
 

@@ -10,7 +10,8 @@ from diffguard.classifiers import Classifier
 from diffguard.denoisers import PixelDenoiser
 from diffguard.images import to_model_range
 from diffguard.measures import psnr
-from diffguard.reconstruction import Job, Reconstructor
+from diffguard.recipe import Job
+from diffguard.reconstruction import Reconstructor
 from diffguard.schedule import NoiseSchedule, SamplingPlan
 from diffguard.similarity import build_distance
 

@@ -19,7 +19,7 @@ from diffguard.cam import cam_mask, grad_cam, scale_cam
 from diffguard.ddim import invert, synthesize
 from diffguard.early_stop import calibrate_threshold, should_stop, stop_index
 from diffguard.images import to_image_range, to_model_range
-from diffguard.reconstruction import Recipe
+from diffguard.recipe import Recipe
 from diffguard.schedule import NoiseSchedule
 from diffguard.similarity import build_distance
 from diffguard.steering import ClassifierSteering

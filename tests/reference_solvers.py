@@ -17,7 +17,7 @@ from reference_networks import (
 from diffguard.ddim import inversion_step, invert, predict_clean, synthesis_step, synthesize
 from diffguard.guidance import blend_clean, classifier_free, classifier_gradient
 from diffguard.images import to_image_range, to_model_range
-from diffguard.reconstruction import Recipe
+from diffguard.recipe import Recipe
 from diffguard.schedule import NoiseSchedule, expand
 from diffguard.steering import ClassifierSteering
 

@@ -19,7 +19,8 @@ from diffguard.ddim import invert, synthesize
 from diffguard.early_stop import should_stop
 from diffguard.guidance import classifier_free
 from diffguard.measures import psnr
-from diffguard.reconstruction import Job, Recipe, Reconstructor
+from diffguard.recipe import Job, Recipe
+from diffguard.reconstruction import Reconstructor
 from diffguard.schedule import NoiseSchedule, SamplingPlan
 from diffguard.steering import ClassifierSteering
 
