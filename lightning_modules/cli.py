@@ -91,6 +91,7 @@ def interruptible() -> Iterator[None]:
 
 def quiet_libraries() -> None:
     """Silence advice of libraries that a user of this program cannot act on."""
+    os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
     for name in ("lightning.pytorch", "lightning.fabric", "lightning"):
         logging.getLogger(name).setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")

@@ -1,0 +1,25 @@
+"""An evaluation on two processes gives the table of one, to the last bit."""
+
+import shutil
+
+from test_commands import command
+
+from diffguard.score_table import ScoreTable
+
+
+def test_two_processes_score_every_image_once_as_one_does(run_folder, tmp_path):
+    ckpt = shutil.copy(run_folder / "detector.ckpt", tmp_path / "detector.ckpt")
+    common = ["evaluate.py", "--ckpt", ckpt, "--trainer.threads", 1, "--panels", 0]
+    one = command(*common, "--output", tmp_path / "one")
+    assert one.returncode == 0, one.stderr
+    both = ["--trainer.devices", 2, "--trainer.strategy", "ddp"]
+    two = command(*common, *both, "--output", tmp_path / "two")
+    assert two.returncode == 0, two.stderr
+    assert sorted(p.name for p in (tmp_path / "two" / "scores").iterdir()) == [
+        "rank-0.csv",
+        "rank-1.csv",
+    ]
+    single = (tmp_path / "one" / "scores.csv").read_bytes()
+    assert (tmp_path / "two" / "scores.csv").read_bytes() == single
+    assert len(ScoreTable.read(tmp_path / "two" / "scores.csv")) == 34
+    assert two.stdout.count("ID accuracy") == 1
