@@ -35,13 +35,15 @@ class Calibration:
         scores: Score -> `(n,)` float64 of the n ID validation images, higher = more OOD; derived
             scores included.
         distance: The distances that `diffguard` stands for.
-        fused: The baselines that `fusion` combines with `diffguard`.
+        baselines: All baselines; each has a fusion of its own with `diffguard`.
+        fused: Those that `fusion` combines with `diffguard`.
         band: Where several distances work in tandem: the shares of ID validation images between
             which a case is in doubt; None takes their mean.
     """
 
     scores: dict[str, Tensor]
     distance: list[str]
+    baselines: list[str]
     fused: list[str]
     band: tuple[float, float] | None = None
 
@@ -50,7 +52,7 @@ class Calibration:
         """A calibration with given scores, whose rules are those of the settings."""
         low, high = settings.tandem_band
         band = (low, high) if settings.combine == "tandem" else None
-        return cls(scores, list(settings.distance), list(settings.fused), band)
+        return cls(scores, settings.distance, settings.baselines, settings.fused, band)
 
     @classmethod
     def fit(cls, scores: Mapping[str, Tensor], settings: DetectorSettings) -> Calibration:
@@ -125,8 +127,8 @@ class Calibration:
         if not self.fused:
             return derived
         own = self.surprise(DIFFGUARD, derived[DIFFGUARD])
-        parts = {name: self.surprise(name, scores[name]) for name in self.fused}
-        baselines = np.mean(list(parts.values()), axis=0)
+        parts = {name: self.surprise(name, scores[name]) for name in self.baselines}
+        baselines = np.mean([parts[name] for name in self.fused], axis=0)
         derived[FUSION] = (own + baselines) / 2
         derived |= {f"{FUSION}/{name}": (own + part) / 2 for name, part in parts.items()}
         derived[FUSION_BASELINES] = baselines

@@ -172,7 +172,7 @@ class Detector(nn.Module):
             *self.settings.baselines,
         ]
         if derived and self.settings.fused:
-            names += [FUSION, *(f"{FUSION}/{n}" for n in self.settings.fused), FUSION_BASELINES]
+            names += [FUSION, *(f"{FUSION}/{n}" for n in self.settings.baselines), FUSION_BASELINES]
         return names
 
     def stream(

@@ -8,7 +8,9 @@ from diffguard.settings import DetectorSettings
 
 
 def fit(scores, distance, fused, **changes):
-    return Calibration.fit(scores, DetectorSettings(distance=distance, fused=fused, **changes))
+    return Calibration.fit(
+        scores, DetectorSettings(distance=distance, baselines=fused, fused=fused, **changes)
+    )
 
 
 @pytest.fixture
