@@ -267,7 +267,8 @@ def test_the_batch_stays_full_whatever_the_depths(unguided):
     assert [made[job.key] for job in jobs] == steps.tolist()
 
 
-def test_every_call_has_one_shape_and_no_negative_label():
+@pytest.mark.parametrize("inversion", ["null", "label", "guided"])
+def test_every_call_has_one_shape_and_no_negative_label(inversion):
     network, seen = two_layers(classes=CLASSES), []
     forward = network.forward
 
@@ -276,7 +277,8 @@ def test_every_call_has_one_shape_and_no_negative_label():
         return forward(x, t, class_labels)
 
     network.forward = spy
-    run(denoiser_of(network, CLASSES), Recipe(sound_plan(6), 5, scale=3.0), jobs_of(13))
+    recipe = Recipe(sound_plan(6), 5, scale=3.0, inversion=inversion, inversion_scale=2.0)
+    run(denoiser_of(network, CLASSES), recipe, jobs_of(13))
     assert {lengths[:3] for lengths in seen} == {(8, 8, 8)}
     assert min(low for *_, low in seen) >= 0
 
