@@ -99,7 +99,7 @@ def _stored_config(content: dict[str, Any]) -> str:
         "trainer": config["trainer"],
         "detector": content["settings"],
     }
-    return yaml.safe_dump(stored)
+    return yaml.safe_dump(stored, sort_keys=False)
 
 
 def _detector(content: dict[str, Any], objects: Any) -> Detector:

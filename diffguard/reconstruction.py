@@ -19,6 +19,7 @@ from diffguard.batching import in_fixed_batches, padded
 from diffguard.ddim import inversion_step, synthesis_step
 from diffguard.denoisers import Denoiser
 from diffguard.early_stop import should_stop
+from diffguard.errors import UserError
 from diffguard.guidance import classifier_free
 from diffguard.pool import AUX, MAIN, Finished, Phase, Pool
 from diffguard.recipe import Job, Recipe, Reconstruction
@@ -153,6 +154,11 @@ class Reconstructor:
             return None
         if denoiser.null_class is not None:
             labels = np.where(wanted, labels, denoiser.null_class)
+        elif (labels < 0).any():
+            raise UserError(
+                "an image without label (-1) needs a diffusion model with a null class, but this "
+                "one has classes only: give every image a label"
+            )
         return padded(torch.from_numpy(labels), self.batch_size).to(device)
 
     def _step_inversion(self, slots: np.ndarray) -> None:

@@ -178,7 +178,8 @@ def _parse(*argv):
 
 def test_the_command_line_adds_one_set_and_keeps_the_rest(tmp_path):
     config = tmp_path / "config.yaml"
-    config.write_text(CONFIG.read_text())
+    data = yaml.safe_load(CONFIG.read_text())["data"]
+    config.write_text(yaml.safe_dump({"data": data}, sort_keys=False))
     data = _parse("--config", str(config), "--data.ood.far.mine", "DIR", "--data.limit", "7")
     assert data.ood.near == {"digits_6_9": "digits:6-9"}
     assert data.ood.far == {"letters": "letters:test", "patches": "patches:test", "mine": "DIR"}
@@ -191,7 +192,7 @@ def test_the_command_line_adds_one_set_and_keeps_the_rest(tmp_path):
     assert OODDataModule(IDSets()).ood == OODSets()
 
 
-def test_the_default_config_holds_the_issue_s_counts():
+def test_the_default_config_holds_the_promised_counts():
     data = OODDataModule(**_arguments(yaml.safe_load(CONFIG.read_text())["data"]))
     assert data.groups == {
         "digits_0_5": "id", "digits_6_9": "near", "letters": "far", "patches": "far",

@@ -17,6 +17,7 @@ from tiny_models import (
 from diffguard.batching import fixed_batch_size
 from diffguard.ddim import invert, synthesize
 from diffguard.early_stop import should_stop
+from diffguard.errors import UserError
 from diffguard.guidance import classifier_free
 from diffguard.measures import psnr
 from diffguard.recipe import Job, Recipe
@@ -307,3 +308,11 @@ def test_the_same_inside_inference_mode():
     for result, other in zip(found, expected, strict=True):
         assert torch.equal(result.guided, other.guided)
         assert not result.guided.requires_grad
+
+
+def test_an_image_without_label_needs_a_null_class():
+    denoiser = denoiser_of(two_layers(1, 8, 3), 3)
+    denoiser.null_class = None
+    recipe = Recipe(sound_plan(), 2)
+    with pytest.raises(UserError, match="null class"):
+        Reconstructor(denoiser, recipe, 8).push([Job(torch.rand(1, 8, 8), -1)] * 8)
