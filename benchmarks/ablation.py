@@ -5,7 +5,6 @@
 scores the ID and the OOD *validation* sets of the checkpoint's config with one technique changed at
 a time, prints a table of AUROC averaged over the OOD validation sets, and draws a figure per
 technique: its AUROC, and the same images reconstructed with each setting. No test set is opened.
-The table for the embedded default is in `docs/ablation.md`.
 """
 
 from __future__ import annotations
@@ -29,7 +28,6 @@ from diffguard.scoring import Scored
 _CLASSIFIER = {"guidance.kind": "classifier", "guidance.scale": 3.0}
 TECHNIQUES: dict[str, dict[str, dict[str, Any]]] = {
     "guidance": {
-        "none": {"guidance.scale": 0.0},
         "classifier-free": {},
         "classifier": _CLASSIFIER,
     },
