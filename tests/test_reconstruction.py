@@ -2,10 +2,9 @@ from functools import partial
 
 import pytest
 import torch
+from engine_runs import CLASSES, jobs_of, network_of, run, steering_of
 from reference_networks import predict
 from tiny_models import (
-    Clocked,
-    ask_for_depth,
     denoiser_of,
     sound_plan,
     stops_by_image,
@@ -14,7 +13,6 @@ from tiny_models import (
     two_layers,
 )
 
-from diffguard.batching import fixed_batch_size
 from diffguard.ddim import invert, synthesize
 from diffguard.early_stop import should_stop
 from diffguard.errors import UserError
@@ -22,46 +20,7 @@ from diffguard.guidance import classifier_free
 from diffguard.measures import psnr
 from diffguard.recipe import Job, Recipe
 from diffguard.reconstruction import Reconstructor
-from diffguard.schedule import NoiseSchedule, SamplingPlan
 from diffguard.steering import ClassifierSteering
-
-CLASSES = 5
-
-
-def jobs_of(count, plan=None, *, size=8, masks=False, dtype=torch.float32):
-    """Images that ask for different depths of a plan; every fifth has no label."""
-    plan = plan or sound_plan(6)
-    generator = torch.Generator().manual_seed(0)
-    images = torch.rand(count, 3, size, size, generator=generator, dtype=dtype)
-    steps = torch.randint(1, len(plan) + 1, (count,), generator=generator)
-    images = ask_for_depth(images, plan, steps)
-    where = torch.rand(count, size, size, generator=generator) > 0.5
-    where[1] = False
-    return [
-        Job(
-            image,
-            -1 if row % 5 == 4 else row % CLASSES,
-            ("set", str(row)),
-            where[row] if masks and row % 3 else None,
-        )
-        for row, image in enumerate(images)
-    ]
-
-
-def network_of(kind=two_layers, **options):
-    return Clocked(kind(channels=3, **options))
-
-
-def run(denoiser, recipe, jobs, batch_size=8, portion=None):
-    """Results in the order of the jobs, and the engine."""
-    engine = Reconstructor(denoiser, recipe, fixed_batch_size(batch_size))
-    done, portion = [], portion or len(jobs)
-    for begin in range(0, len(jobs), portion):
-        done += engine.push(jobs[begin : begin + portion])
-    done += engine.flush()
-    assert len(done) == len(jobs)
-    where = {result.job.key: result for result in done}
-    return [where[job.key] for job in jobs], engine
 
 
 def plainly(denoiser, recipe, job):
@@ -102,11 +61,6 @@ def plainly(denoiser, recipe, job):
     *_, found = synthesize(guided, latent, plan, start, clip=recipe.clip, guide=guide)
     *_, plain = synthesize(noise, latent, plan, start, clip=recipe.clip)
     return stop, latent[0], found[0], plain[0]
-
-
-def steering_of(**options):
-    classifier = tiny_classifier().double()
-    return ClassifierSteering(lambda images, t: classifier(images), **options)
 
 
 QUALITIES = ((stops_by_image, 0.0), (psnr, 7.0))
@@ -188,47 +142,6 @@ def test_crops_stay_with_the_image_in_any_order():
         assert torch.equal(result.guided, other.guided)
 
 
-@pytest.mark.parametrize("extra", [0, 1])
-def test_passes_of_classifier_guidance_are_the_least_needed(extra):
-    plan = SamplingPlan.build(NoiseSchedule.linear(), 25, "stride", "current")
-    denoiser = denoiser_of(network_of().double())
-    recipe = Recipe(
-        plan, 22, steering=steering_of(scale=3.0), unguided=True, extra_start=extra,
-        qualities=((stops_by_image, 0.0),),
-    )  # fmt: skip
-    results, engine = run(denoiser, recipe, jobs_of(10, plan, dtype=torch.float64))
-    for result in results:
-        s = result.stop_index
-        synthesis = int(plan.start_index(torch.tensor(s), extra)) + 1
-        if result.job.label >= 0:
-            assert result.network_passes == (s + 1) + 2 * synthesis - 1
-        else:
-            assert result.network_passes == (s + 1) + synthesis
-            assert torch.equal(result.guided, result.unguided)
-    assert engine.rows == sum(result.network_passes for result in results)
-
-
-def passes(*, scale=3.0, mask=None, label=2, **options):
-    denoiser = denoiser_of(two_layers(classes=CLASSES), CLASSES)
-    recipe = Recipe(sound_plan(25), 25, scale=scale, **options)
-    job = Job(torch.rand(3, 8, 8), label, ("a",), mask)
-    (result,), _ = run(denoiser, recipe, [job])
-    return result.network_passes
-
-
-def test_passes_of_classifier_free_guidance_are_the_least_needed():
-    nowhere, somewhere = torch.zeros(8, 8, dtype=bool), torch.eye(8, dtype=bool)
-    assert passes() == passes(mask=somewhere) == 25 + 2 * 25
-    assert passes(mask=nowhere) == passes(label=-1) == passes(scale=0.0) == 25 + 25
-    assert passes(scale=1.0) == 25 + 25
-    assert passes(scale=1.0, mask=somewhere) == 25 + 2 * 25
-    assert passes(unguided=True) == 25 + 3 * 25 - 1
-    assert passes(unguided=True, label=-1) == 25 + 25
-    assert passes(inversion="label") == 25 + 2 * 25
-    assert passes(inversion="guided", inversion_scale=2.0) == 2 * 25 + 2 * 25
-    assert passes(inversion="guided", inversion_scale=0.0) == 25 + 2 * 25
-
-
 @pytest.mark.parametrize("kind", ["scale", "mask", "label", "steered"])
 def test_without_guidance_both_reconstructions_are_one(kind):
     scale = 0.0 if kind == "scale" else 3.0
@@ -250,22 +163,6 @@ def test_a_full_mask_equals_none():
     pair = [Job(image, 1, ("a",)), Job(image, 1, ("b",), torch.ones(8, 8, dtype=bool))]
     (whole, masked), _ = run(denoiser, recipe, pair)
     assert torch.equal(whole.guided, masked.guided)
-
-
-@pytest.mark.parametrize("unguided", [False, True])
-def test_the_batch_stays_full_whatever_the_depths(unguided):
-    plan, denoiser = sound_plan(25), denoiser_of(network_of(size=4, classes=CLASSES), CLASSES)
-    generator = torch.Generator().manual_seed(0)
-    steps = torch.randint(5, 26, (120,), generator=generator)
-    images = ask_for_depth(torch.rand(120, 3, 4, 4), plan, steps)
-    jobs = [Job(image, row % CLASSES, (str(row),)) for row, image in enumerate(images)]
-    recipe = Recipe(plan, 25, scale=3.0, unguided=unguided, qualities=((stops_by_image, 0.0),))
-    engine = Reconstructor(denoiser, recipe, 8)
-    done = engine.push(jobs)
-    assert engine.rows / (engine.calls * 8) >= 0.98
-    done += engine.flush()
-    made = {result.job.key: result.stop_index + 1 for result in done}
-    assert [made[job.key] for job in jobs] == steps.tolist()
 
 
 @pytest.mark.parametrize("inversion", ["null", "label", "guided"])

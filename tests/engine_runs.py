@@ -1,0 +1,52 @@
+"""Jobs for the reconstruction engine, and its results in their order."""
+
+import torch
+from tiny_models import Clocked, ask_for_depth, sound_plan, tiny_classifier, two_layers
+
+from diffguard.batching import fixed_batch_size
+from diffguard.recipe import Job
+from diffguard.reconstruction import Reconstructor
+from diffguard.steering import ClassifierSteering
+
+CLASSES = 5
+
+
+def jobs_of(count, plan=None, *, size=8, masks=False, dtype=torch.float32):
+    """Images that ask for different depths of a plan; every fifth has no label."""
+    plan = plan or sound_plan(6)
+    generator = torch.Generator().manual_seed(0)
+    images = torch.rand(count, 3, size, size, generator=generator, dtype=dtype)
+    steps = torch.randint(1, len(plan) + 1, (count,), generator=generator)
+    images = ask_for_depth(images, plan, steps)
+    where = torch.rand(count, size, size, generator=generator) > 0.5
+    where[1] = False
+    return [
+        Job(
+            image,
+            -1 if row % 5 == 4 else row % CLASSES,
+            ("set", str(row)),
+            where[row] if masks and row % 3 else None,
+        )
+        for row, image in enumerate(images)
+    ]
+
+
+def network_of(kind=two_layers, **options):
+    return Clocked(kind(channels=3, **options))
+
+
+def run(denoiser, recipe, jobs, batch_size=8, portion=None):
+    """Results in the order of the jobs, and the engine."""
+    engine = Reconstructor(denoiser, recipe, fixed_batch_size(batch_size))
+    done, portion = [], portion or len(jobs)
+    for begin in range(0, len(jobs), portion):
+        done += engine.push(jobs[begin : begin + portion])
+    done += engine.flush()
+    assert len(done) == len(jobs)
+    where = {result.job.key: result for result in done}
+    return [where[job.key] for job in jobs], engine
+
+
+def steering_of(**options):
+    classifier = tiny_classifier().double()
+    return ClassifierSteering(lambda images, t: classifier(images), **options)

@@ -1,0 +1,121 @@
+"""The cost of a reconstruction: the least network passes, in calls that are always full."""
+
+import pytest
+import torch
+from engine_runs import CLASSES, jobs_of, network_of, run, steering_of
+from tiny_models import ask_for_depth, denoiser_of, sound_plan, stops_by_image, two_layers
+
+from diffguard.recipe import Job, Recipe
+from diffguard.reconstruction import Reconstructor
+from diffguard.schedule import NoiseSchedule, SamplingPlan
+
+STEPS = 25
+
+
+@pytest.mark.parametrize("extra", [0, 1])
+def test_passes_of_classifier_guidance_are_the_least_needed(extra):
+    # The pixel model's pairing; the authors' program starts synthesis one step further up.
+    plan = SamplingPlan.build(NoiseSchedule.linear(), STEPS, "stride", "current")
+    denoiser = denoiser_of(network_of().double())
+    recipe = Recipe(
+        plan, 22, steering=steering_of(scale=3.0), unguided=True, extra_start=extra,
+        qualities=((stops_by_image, 0.0),),
+    )  # fmt: skip
+    results, engine = run(denoiser, recipe, jobs_of(10, plan, dtype=torch.float64))
+    assert len({result.stop_index for result in results}) > 4
+    for result in results:
+        s = result.stop_index
+        synthesis = min(s + 2 + extra, STEPS)
+        if result.job.label >= 0:
+            assert result.network_passes == (s + 1) + 2 * synthesis - 1
+        else:
+            assert result.network_passes == (s + 1) + synthesis
+            assert torch.equal(result.guided, result.unguided)
+    assert engine.rows == sum(result.network_passes for result in results)
+
+
+@pytest.mark.parametrize("scale", [1.0, 0.0])
+@pytest.mark.parametrize("unguided", [False, True])
+def test_passes_of_classifier_guidance_at_other_scales(scale, unguided):
+    denoiser = denoiser_of(two_layers().double())
+    recipe = Recipe(sound_plan(STEPS), STEPS, steering=steering_of(scale=scale), unguided=unguided)
+    images = torch.rand(8, 3, 8, 8, dtype=torch.float64)
+    results, _ = run(denoiser, recipe, [Job(image, 1, (str(n),)) for n, image in enumerate(images)])
+    # The classifier's gradient costs no pass; without guidance both syntheses are one.
+    both = unguided and scale != 0
+    expected = STEPS + (2 * STEPS - 1 if both else STEPS)
+    assert {result.network_passes for result in results} == {expected}
+
+
+def passes(*, scale=3.0, mask=None, label=2, **options):
+    denoiser = denoiser_of(two_layers(classes=CLASSES), CLASSES)
+    recipe = Recipe(sound_plan(STEPS), STEPS, scale=scale, **options)
+    job = Job(torch.rand(3, 8, 8), label, ("a",), mask)
+    (result,), _ = run(denoiser, recipe, [job])
+    return result.network_passes
+
+
+def test_passes_of_classifier_free_guidance_are_the_least_needed():
+    nowhere, somewhere = torch.zeros(8, 8, dtype=bool), torch.eye(8, dtype=bool)
+    assert passes() == passes(mask=somewhere) == 25 + 2 * 25
+    assert passes(mask=nowhere) == passes(label=-1) == passes(scale=0.0) == 25 + 25
+    assert passes(scale=1.0) == 25 + 25
+    assert passes(scale=1.0, mask=somewhere) == 25 + 2 * 25
+    assert passes(unguided=True) == passes(unguided=True, mask=somewhere) == 25 + 3 * 25 - 1
+    # At scale 1 the guided synthesis has no pass without label to share.
+    assert passes(unguided=True, scale=1.0) == 25 + 2 * 25
+    assert passes(unguided=True, label=-1) == passes(unguided=True, mask=nowhere) == 25 + 25
+    assert passes(inversion="label") == 25 + 2 * 25
+    assert passes(inversion="label", label=-1) == 25 + 25
+    assert passes(inversion="guided", inversion_scale=2.0) == 2 * 25 + 2 * 25
+    assert passes(inversion="guided", inversion_scale=1.0) == 25 + 2 * 25
+    assert passes(inversion="guided", inversion_scale=0.0) == 25 + 2 * 25
+
+
+class Watched:
+    """A function of batches that counts the rows which are no copy of the first: no padding."""
+
+    def __init__(self, function):
+        self.function, self.rows = function, []
+
+    def __call__(self, x, *rest):
+        differs = (x[1:] != x[:1]).flatten(1).any(1)
+        self.rows.append(1 + int(differs.sum()))
+        return self.function(x, *rest)
+
+
+@pytest.mark.parametrize("kind", ["free", "free with reference", "steered"])
+def test_every_call_is_full_until_the_stream_ends_whatever_the_depths(kind):
+    plan, full, count = sound_plan(STEPS), 8, 120
+    steered = kind == "steered"
+    classes = None if steered else CLASSES
+    network = network_of(size=4, classes=classes)
+    generator = torch.Generator().manual_seed(0)
+    steps = torch.randint(5, STEPS + 1, (count,), generator=generator)
+    assert set(steps.tolist()) == set(range(5, STEPS + 1))
+    images = ask_for_depth(torch.rand(count, 3, 4, 4), plan, steps)
+    jobs = [Job(image, row % CLASSES, (str(row),)) for row, image in enumerate(images)]
+    quality, steering = Watched(stops_by_image), None
+    if steered:
+        steering = steering_of(scale=3.0)
+        network, steering.classify = network.double(), Watched(steering.classify)
+        for job in jobs:
+            job.image = job.image.double()
+    recipe = Recipe(
+        plan, STEPS, scale=3.0, steering=steering, unguided=kind != "free",
+        qualities=((quality, 0.0),),
+    )  # fmt: skip
+    engine = Reconstructor(denoiser_of(network, classes), recipe, full)
+    done = []
+    for begin in range(0, count, full):
+        done += engine.push(jobs[begin : begin + full])
+        assert engine.rows == engine.calls * full
+    assert engine.rows > 1000
+    assert set(quality.rows) == {full}
+    assert steering is None or set(steering.classify.rows) == {full}
+    done += engine.flush()
+    made = {result.job.key: result.stop_index + 1 for result in done}
+    assert [made[job.key] for job in jobs] == steps.tolist()
+    assert engine.rows == sum(result.network_passes for result in done)
+    # The end of so short a stream is seen in the share over the whole run.
+    assert 0.8 < engine.rows / (engine.calls * full) < 1
