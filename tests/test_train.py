@@ -78,6 +78,27 @@ def test_early_stop_is_calibrated_to_a_mean_depth(tmp_path, config, run_folder):
     assert sum(depths) / len(depths) == pytest.approx(4, abs=0.75)
 
 
+def test_a_classifier_of_noisy_images_is_trained_and_guides(tmp_path, config, run_folder, capsys):
+    given = ["--classifier.ckpt", run_folder / "classifier" / "classifier.safetensors"]
+    given += ["--diffusion.ckpt", run_folder / "diffusion"]
+    given += ["--stages", "[noisy_classifier, calibrate]", "--noisy_classifier.width", "8"]
+    given += ["--noisy_classifier.max_epochs", "3", "--detector.guidance.kind", "classifier"]
+    given += ["--detector.guidance.blend", "false"]
+    noisy = ["--detector.guidance.classifier", "noisy"]
+    assert start(config, "--run_dir", tmp_path / "noisy", *given, *noisy) == 0
+    assert list((tmp_path / "noisy" / "tensorboard" / "noisy_classifier").glob("events*"))
+    ours = Detector.load(tmp_path / "noisy" / "detector.ckpt")
+    generator = torch.Generator().manual_seed(0)
+    images = torch.rand(4, 1, 8, 8, generator=generator)
+    scored = ours.score(images, name="diffguard/l2")
+    with torch.no_grad():
+        for parameter in ours.noisy_classifier.parameters():
+            parameter.zero_()
+    assert not torch.equal(ours.score(images, name="diffguard/l2"), scored)
+    assert train.main(["--resume", str(tmp_path / "noisy")]) == 0
+    assert "1/2 noisy_classifier: given, skipped" in capsys.readouterr().err
+
+
 def test_an_interrupted_run_loses_at_most_its_epoch(tmp_path, config, run_folder, monkeypatch):
     from lightning_modules.diffusion import DiffusionModule
 
