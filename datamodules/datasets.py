@@ -9,6 +9,7 @@
 | `imglist:LIST@IMAGES` | OpenOOD's image list, of `relative/path label`; both below `data.root` |
 | `folder:DIR` | all images below a folder; for ID sets one sub-folder a class; below `data.root` |
 | `torchvision:CIFAR10/test` | torchvision's set of this name, below `data.root` |
+| `torchvision:CIFAR10/test[:1000]` | its images 0 … 999; `[1000:]` are the others |
 | `some/folder`, `list.txt` | found from where you are; the images of a list are below `data.root` |
 """
 
@@ -28,6 +29,8 @@ from datamodules.file_set import folder_set, list_set
 from datamodules.image_set import ImageSet, MissingDataError, TensorSet, no_labels
 from diffguard.errors import UserError
 
+# Images of a torchvision set: NAME/PART, NAME/PART[FIRST:END], either number may be left out.
+_SECTION = re.compile(r"torchvision:([A-Za-z0-9]+/[a-z]+)(?:\[([0-9]*):([0-9]*)\])?")
 TORCHVISION_SETS = ("CIFAR10", "CIFAR100", "SVHN", "MNIST", "FashionMNIST")
 
 
@@ -77,9 +80,10 @@ def open_set(
     try:
         images = _OPENERS[kind](request)
     except MissingDataError as error:
-        files = kind in ("imglist", "folder")
-        hint = f": put the data there, or set data.root (now {str(folder)!r})" if files else ""
-        raise MissingDataError(f"set {name!r} ({source}): {error}{hint}") from error
+        advice = error.advice
+        if kind in ("imglist", "folder"):
+            advice = f"put the data there, or set data.root (now {str(folder)!r})"
+        raise MissingDataError(f"set {name!r} ({source}): {error.absent}", advice) from error
     top = int(images.labels.max())
     if labelled and class_names is not None and top >= len(class_names):
         raise UserError(
@@ -90,7 +94,13 @@ def open_set(
 
 
 def same_source(first: str, second: str, root: Path | str | None) -> bool:
-    """Whether two sources name the same images, written alike or not."""
+    """Whether two sources name the same images, or some of them, written alike or not."""
+    sections = [_SECTION.fullmatch(source) for source in (first, second)]
+    if sections[0] and sections[1]:
+        (name, *one), (other, *two) = (section.groups() for section in sections if section)
+        begin = max(int(first or 0) for first in (one[0], two[0]))
+        ends = [int(end) for end in (one[1], two[1]) if end]
+        return name == other and (not ends or begin < min(ends))
     return _canonical(first, root) == _canonical(second, root)
 
 
@@ -176,10 +186,14 @@ def _folder(request: _Request) -> ImageSet:
 
 
 def _torchvision(request: _Request) -> ImageSet:
-    class_name, _, part = request.argument.partition("/")
-    if class_name not in TORCHVISION_SETS or part not in ("train", "test"):
+    section = _SECTION.fullmatch(request.source)
+    class_name, _, part = section[1].partition("/") if section else ("", "", "")
+    if section is None or class_name not in TORCHVISION_SETS or part not in ("train", "test"):
         known = ", ".join(TORCHVISION_SETS)
-        raise request.bad(f"torchvision:NAME/train or torchvision:NAME/test, NAME one of {known}")
+        raise request.bad(
+            "torchvision:NAME/train or torchvision:NAME/test, where wanted with the images "
+            f"[FIRST:END], NAME one of {known}"
+        )
     from torchvision import datasets
 
     split = {"split": part} if class_name == "SVHN" else {"train": part == "train"}
@@ -187,20 +201,24 @@ def _torchvision(request: _Request) -> ImageSet:
         data = getattr(datasets, class_name)(request.root, download=request.download, **split)
     except (RuntimeError, OSError) as error:
         raise MissingDataError(
-            f"torchvision found no {class_name} in {str(request.root)!r}: "
-            + " ".join(str(error).split())
-            + ("" if request.download else "; set data.root, or pass --data.download true")
+            f"torchvision found no {class_name} in {str(request.root)!r} "
+            f"({' '.join(str(error).split())})",
+            "" if request.download else "set data.root, or pass --data.download true",
         ) from error
     pixels = torch.from_numpy(np.asarray(data.data))
     if pixels.ndim == 3:  # MNIST and FashionMNIST are (N, H, W)
         pixels = pixels[:, None]
     elif pixels.shape[-1] == 3:  # CIFAR is (N, H, W, 3)
         pixels = pixels.permute(0, 3, 1, 2)
-    if not request.labelled:
-        return TensorSet(request.name, pixels, no_labels(len(pixels)))
-    labels = torch.as_tensor(data.labels if class_name == "SVHN" else data.targets).long()
-    names = request.class_names or getattr(data, "classes", None)
-    return TensorSet(request.name, pixels, labels, names)
+    labels, names = no_labels(len(pixels)), None
+    if request.labelled:
+        labels = torch.as_tensor(data.labels if class_name == "SVHN" else data.targets).long()
+        names = request.class_names or getattr(data, "classes", None)
+    images = TensorSet(request.name, pixels, labels, names)
+    images.indices = range(int(section[2] or 0), min(int(section[3] or len(pixels)), len(pixels)))
+    if not images.indices:
+        raise request.bad(f"at least one of the {len(pixels)} images of {section[1]}")
+    return images
 
 
 _OPENERS: dict[str, Callable[[_Request], ImageSet]] = {

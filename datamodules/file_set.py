@@ -147,7 +147,7 @@ def list_set(
         UserError: If a line has another form, or an ID image a negative label.
     """
     if not list_file.is_file():
-        raise MissingDataError(f"image list {list_file} does not exist")
+        raise MissingDataError(f"image list {list_file} does not exist (images in {folder})")
     paths, labels = [], []
     text = list_file.read_text(encoding="utf-8-sig", errors="surrogateescape")
     for number, line in enumerate(text.split("\n"), start=1):

@@ -16,7 +16,16 @@ from diffguard.errors import UserError
 
 
 class MissingDataError(UserError):
-    """The data of a set are not on this machine."""
+    """The data of a set are not on this machine.
+
+    Args:
+        absent: What is not there.
+        advice: What to do about it.
+    """
+
+    def __init__(self, absent: str, advice: str = "") -> None:
+        super().__init__(": ".join(filter(None, (absent, advice))))
+        self.absent, self.advice = absent, advice
 
 
 class ImageSet(Dataset[dict[str, Any]]):

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
 from lightning import LightningDataModule
+from torch import Tensor
 
 from datamodules.datasets import is_folder, open_set
 from datamodules.file_set import folder_set
 from datamodules.image_set import ImageSet, MissingDataError
+from datamodules.memory import MemoryLoader, batch_augmentation, decode
 from datamodules.sources import Group, IDSets, OODSets, Part, check_sets, part_name
 from datamodules.stream import (
     EpochSampler,
     EvaluationStream,
     ImageLoader,
     OnError,
+    TrainingLoader,
     TrainingStream,
     collate,
 )
@@ -46,10 +50,12 @@ class OODDataModule(LightningDataModule):
         train_batch_size: Images a batch in training.
         num_workers: Processes that read images beside the main one.
         augment: Augmentation of training images (see `transforms.py`).
+        in_memory: Decode the training images once and keep them on the training device.
         limit: At most so many images of each evaluation set: a fixed choice.
         missing: Whether an absent OOD set is an error, or is skipped and named.
         on_error: Whether an unreadable image ends an evaluation, or is skipped and named.
         download: Let torchvision download its sets.
+        get_from: Where the data can be had; told where a set is absent.
         seed: Seed of order and augmentation in training.
 
     Attributes:
@@ -71,10 +77,12 @@ class OODDataModule(LightningDataModule):
         train_batch_size: int = 64,
         num_workers: int = 0,
         augment: Augmentation = "none",
+        in_memory: bool = False,
         limit: int | None = None,
         missing: Literal["error", "skip"] = "error",
         on_error: OnError = "stop",
         download: bool = False,
+        get_from: str | None = None,
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -84,10 +92,12 @@ class OODDataModule(LightningDataModule):
         self.batch_size, self.train_batch_size = batch_size, train_batch_size
         self.num_workers, self.augment, self.limit = num_workers, augment, limit
         self.missing, self.on_error, self.download, self.seed = missing, on_error, download, seed
+        self.in_memory, self.get_from = in_memory, get_from
         self.done: set[tuple[str, int]] = set()
         self.left_out: dict[str, str] = {}
         self._class_names = class_names
         self._opened: dict[str, ImageSet] = {}
+        self._decoded: list[tuple[Tensor, Tensor]] = []
         self._check()
         self.prepare = Prepare(image_size, channels)
 
@@ -135,8 +145,7 @@ class OODDataModule(LightningDataModule):
         if part == "train":
             return [self._open_id("train")]
         ood = {**self.ood.near, **self.ood.far} if part == "test" else self.ood_validation
-        sets = [self._open_id(part)]
-        sets += [images for name in ood if (images := self._open_ood(name, ood[name])) is not None]
+        sets = [self._open_id(part), *self._open_ood(ood)]
         return [images.subset(self.limit) for images in sets]
 
     def predict_set(self, folder: str | Path) -> ImageSet:
@@ -180,20 +189,48 @@ class OODDataModule(LightningDataModule):
             if self.download and source and source.startswith("torchvision:"):
                 open_set(name, source, root=self.root, labelled=False, download=True)
 
-    def train_dataloader(self) -> ImageLoader:
+    def for_stage(
+        self, augment: Augmentation | None, train_batch_size: int | None
+    ) -> OODDataModule:
+        """The same data with the augmentation and batch size of one training stage.
+
+        Args:
+            augment: Augmentation; None is that of the data.
+            train_batch_size: Images a batch in training; None is that of the data.
+        """
+        own = copy.copy(self)
+        own.augment = augment or self.augment
+        own.train_batch_size = train_batch_size or self.train_batch_size
+        own._check()
+        return own
+
+    def train_dataloader(self) -> TrainingLoader | MemoryLoader:
         """Shuffled, augmented batches of the ID training set; a last, smaller batch is dropped."""
         images = self._open_id("train")
-        augment = None if self.augment == "none" else augmentation(self.augment, self.image_size)
-        stream = TrainingStream(images, self.prepare, augment, self.seed)
         rank, world_size = self._rank()
-        return ImageLoader(
-            stream,
+        sampler = EpochSampler(images, num_replicas=world_size, rank=rank, seed=self.seed)
+        if self.in_memory:
+            return self._memory_loader(images, sampler)
+        augment = None if self.augment == "none" else augmentation(self.augment, self.image_size)
+        return TrainingLoader(
+            TrainingStream(images, self.prepare, augment, self.seed),
             batch_size=self.train_batch_size,
-            sampler=EpochSampler(stream, num_replicas=world_size, rank=rank, seed=self.seed),
+            sampler=sampler,
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
             drop_last=len(images) >= self.train_batch_size * world_size,
             collate_fn=collate,
+        )
+
+    def _memory_loader(self, images: ImageSet, sampler: EpochSampler) -> MemoryLoader:
+        augment = batch_augmentation(self.augment)
+        if not self._decoded:
+            self._decoded.append(
+                decode(self.stream_loader(EvaluationStream([images], self.prepare)))
+            )
+        device = self.trainer.strategy.root_device if self.trainer else "cpu"
+        return MemoryLoader(
+            *self._decoded[0], sampler, self.train_batch_size, augment, self.seed, device
         )
 
     def val_dataloader(self) -> ImageLoader:
@@ -222,23 +259,35 @@ class OODDataModule(LightningDataModule):
             names = self.class_names  # a folder may lack a class, which must not shift the others
         return self._open(part_name(self.name, part), source, labelled=True, class_names=names)
 
-    def _open_ood(self, name: str, source: str) -> ImageSet | None:
-        if name in self.left_out:
-            return None
-        try:
-            return self._open(name, source, labelled=False)
-        except MissingDataError as error:
-            if self.missing == "skip":
-                self.left_out[name] = str(error)
-                return None
-            hint = "or leave absent OOD sets out with --data.missing skip"
-            raise MissingDataError(f"{error}; {hint}") from error
+    def _open_ood(self, sources: Mapping[str, str]) -> list[ImageSet]:
+        """The OOD sets that are there; all that are not are named at once, or left out."""
+        found, absent = [], []
+        for name, source in sources.items():
+            if name in self.left_out:
+                continue
+            try:
+                found.append(self._open(name, source, labelled=False))
+            except MissingDataError as error:
+                absent.append(error)
+                if self.missing == "skip":
+                    self.left_out[name] = error.absent
+        if absent and self.missing == "error":
+            advice = [*dict.fromkeys(error.advice for error in absent if error.advice)]
+            advice.append("leave absent OOD sets out with --data.missing skip")
+            names = "; ".join(error.absent for error in absent)
+            raise MissingDataError(names, ", or ".join(advice))
+        return found
 
     def _open(
         self, name: str, source: str, *, labelled: bool, class_names: Sequence[str] | None = None
     ) -> ImageSet:
         if name not in self._opened:
-            self._opened[name] = open_set(
-                name, source, root=self.root, labelled=labelled, class_names=class_names
-            )
+            try:
+                self._opened[name] = open_set(
+                    name, source, root=self.root, labelled=labelled, class_names=class_names
+                )
+            except MissingDataError as error:
+                origin = f"get it from {self.get_from}" if self.get_from else ""
+                advice = "; ".join(filter(None, (origin, error.advice)))
+                raise MissingDataError(error.absent, advice) from error
         return self._opened[name]

@@ -7,6 +7,7 @@ would bury an exception in its traceback; `ImageLoader` raises it in the main pr
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 from typing import Any, Literal
 
 import torch
@@ -103,21 +104,31 @@ class TrainingStream(Dataset[dict[str, Any]]):
         if self.augment is not None:
             with torch.random.fork_rng(devices=[]):
                 # Not `torch.manual_seed`, which would also set the accelerators' generators.
-                # The primes keep neighbouring seeds, epochs and positions apart.
-                mixed = (self.seed * 1_000_003 + epoch) * 10_000_019 + position
-                torch.default_generator.manual_seed(mixed % 2**63)
+                torch.default_generator.manual_seed(mixed_seed(self.seed, epoch, position))
                 item["image"] = self.augment(item["image"])
         return item
+
+
+def mixed_seed(seed: int, epoch: int, place: int) -> int:
+    """A seed for what is random at one place in one epoch."""
+    # The primes keep neighbouring seeds, epochs and places apart.
+    return ((seed * 1_000_003 + epoch) * 10_000_019 + place) % 2**63
 
 
 class EpochSampler(DistributedSampler):
     """Shuffled (index, epoch) picks of one rank; the order depends on seed and epoch alone.
 
     Lightning calls `set_epoch` before each epoch, a resumed one included.
+
+    Attributes:
+        skip: Picks that the next epoch begins after.
     """
 
+    skip = 0
+
     def __iter__(self) -> Iterator[tuple[int, int]]:
-        for index in super().__iter__():
+        first, self.skip = self.skip, 0
+        for index in islice(super().__iter__(), first, None):
             yield index, self.epoch
 
 
@@ -130,6 +141,27 @@ class ImageLoader(DataLoader):
             if errors and self.dataset.on_error == "stop":
                 raise UserError(errors[0])
             yield batch
+
+
+class TrainingLoader(ImageLoader):
+    """Loads batches of a `TrainingStream`; it can begin in the middle of an epoch."""
+
+    _given = _skip = 0
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        first, self._skip = self._skip, 0
+        self.sampler.skip = first * self.batch_size
+        for number, batch in enumerate(super().__iter__(), first + 1):
+            self._given = number
+            yield batch
+
+    def state_dict(self) -> dict[str, int]:
+        """How many batches of the epoch were given; Lightning keeps it in its checkpoints."""
+        return {"batches": self._given % len(self)}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Begin the next epoch after so many batches."""
+        self._skip = state["batches"]
 
 
 def collate(items: Sequence[dict[str, Any]]) -> dict[str, Any]:

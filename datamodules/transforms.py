@@ -20,7 +20,8 @@ from diffguard.images import convert_channels, resize_and_crop
 # A closed list: Pillow also knows formats that start other programs (EPS runs Ghostscript).
 _FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 
-Augmentation = Literal["none", "affine", "crop_flip"]
+Augmentation = Literal["none", "affine", "flip", "crop_flip"]
+CROP_PADDING = 4
 
 
 def read_image(path: str | Path) -> Tensor:
@@ -111,7 +112,8 @@ def augmentation(name: Augmentation, image_size: int) -> Callable[[Tensor], Tens
 
     Args:
         name: `none`; `affine`: slight shift, rotation, scale and slant over a black ground, for
-            digits; `crop_flip`: pad by 4, crop at random, flip half of the images, for CIFAR.
+            digits; `flip`: flip half of the images from left to right; `crop_flip`: pad by 4, crop
+            at random and flip, for CIFAR.
         image_size: Side of the images in pixels.
 
     Raises:
@@ -127,6 +129,9 @@ def augmentation(name: Augmentation, image_size: int) -> Callable[[Tensor], Tens
             shear=4.0,
             interpolation=v2.InterpolationMode.BILINEAR,
         )
+    if name == "flip":
+        return v2.RandomHorizontalFlip()
     if name == "crop_flip":
-        return v2.Compose([v2.RandomCrop(image_size, padding=4), v2.RandomHorizontalFlip()])
+        crop = v2.RandomCrop(image_size, padding=CROP_PADDING)
+        return v2.Compose([crop, v2.RandomHorizontalFlip()])
     raise UserError(f"augment must be one of {', '.join(get_args(Augmentation))}, got {name!r}")

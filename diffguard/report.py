@@ -51,6 +51,7 @@ def summarise(
     comparisons: Iterable[tuple[str, str]] = (),
     cost: Mapping[str, Any] | None = None,
     settings: Mapping[str, Any] | None = None,
+    absent: Mapping[str, str] | None = None,
     seed: int = 0,
     draws: int = 1000,
     rank: int = 0,
@@ -66,6 +67,7 @@ def summarise(
             bootstrap draws.
         cost: What the caller measured, such as `images_per_second`; kept as it is.
         settings: Configuration, versions and hashes of the run; kept as they are.
+        absent: OOD sets of the config that were not there, name -> reason; named with the table.
         seed: Seed of the bootstrap.
         draws: Number of bootstrap draws.
         rank: This process. Where there are several, all call this function, each feeds its share of
@@ -75,8 +77,9 @@ def summarise(
     Returns:
         The content of `results.json`: `rows` (per score, a row for each OOD set, then one for each
         group with unweighted means over its sets and the group's name as `dataset`), `id`,
-        `comparisons`, `cost`, `errors` (set -> images left out), `left_out` (which ones and why)
-        and `settings`. Metrics are fractions in [0, 1], a difference is one of AUROC.
+        `comparisons`, `cost`, `absent` (sets left out, with the reason), `errors` (set -> images
+        left out), `left_out` (which ones and why) and `settings`. Metrics are fractions in [0, 1],
+        a difference is one of AUROC.
 
     Raises:
         UserError: If there is not exactly one ID set and at least one OOD set, or a set, a score or
@@ -124,6 +127,7 @@ def summarise(
             for group in members
         ],
         "cost": _passes(table) | dict(cost or {}),
+        "absent": dict(absent or {}),
         "errors": {name: sum(row["dataset"] == name for row in left_out) for name in groups},
         "left_out": left_out,
         "settings": dict(settings or {}),

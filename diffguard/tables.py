@@ -99,6 +99,7 @@ def make_notes(results: Mapping[str, Any]) -> list[tuple[str, str]]:
         label = f"{row['score']} − {row['against']}"
         text = f"{row['group']} AUROC {_signed(row['difference'])} (95% CI {low} to {high})"
         notes.append((label, text))
+    notes += [("Left out", why) for why in results["absent"].values()]
     errors = {name: count for name, count in results["errors"].items() if count}
     if errors:
         counts = ", ".join(f"{name} {count:,}" for name, count in errors.items())

@@ -70,6 +70,7 @@ def report(
         comparisons=comparisons,
         cost=cost,
         settings=settings,
+        absent=scoring.data.left_out,
         seed=detector.seed,
     )
     write_results(output, results)

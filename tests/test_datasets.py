@@ -87,6 +87,7 @@ def test_plain_paths_are_found_from_here_and_images_from_the_root(root, monkeypa
         ("patches:", "expected patches:test"),
         ("torchvision:ImageNet/test", "NAME one of CIFAR10, CIFAR100, SVHN, MNIST, FashionMNIST"),
         ("torchvision:CIFAR10", "torchvision:NAME/train or torchvision:NAME/test"),
+        ("torchvision:CIFAR10/test[5]", r"with the images \[FIRST:END\]"),
         ("hub:mnist", "'hub:mnist' of set 'mine' is neither .* one of digits:…, letters:…"),
     ],
 )
@@ -100,7 +101,10 @@ def test_wrong_sources_are_named_with_what_is_known(source, message):
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        ("imglist:lists/none.txt@images", "none.txt does not exist: put the data there.*data.root"),
+        (
+            "imglist:lists/none.txt@images",
+            r"none.txt does not exist \(images in .*images\): put the data.*data.root",
+        ),
         ("imglist:lists/test.txt@nowhere", "nowhere/cat/1.png of .* does not exist: put the data"),
         ("folder:none", "folder .*none does not exist: put the data there.*data.root"),
         ("some/where", "'some/where' of set 'mine' is neither a folder"),
@@ -153,6 +157,10 @@ def test_torchvision_layouts(monkeypatch, name, stored, labels):
     assert images[1]["image"].shape == ((1, 28, 28) if name == "MNIST" else (3, 32, 32))
     assert [images[i]["image"].mean().item() for i in range(3)] == [0.0, 1.0, 0.0]
     assert open_set("x", f"torchvision:{name}/test", root=None, labelled=False).labels[0] == -1
+    some = open_set("mine", f"torchvision:{name}/test[1:9]", root=None, labelled=True)
+    assert (some.labels.tolist(), [some[i]["index"] for i in range(2)]) == ([0, 1], [1, 2])
+    with pytest.raises(UserError, match="at least one of the 3 images"):
+        open_set("mine", f"torchvision:{name}/test[3:]", root=None, labelled=True)
 
 
 def test_the_same_source_written_otherwise(root, monkeypatch):
@@ -162,6 +170,16 @@ def test_the_same_source_written_otherwise(root, monkeypatch):
     assert same_source("folder:images/", "./images", root)
     assert same_source("imglist:plain.txt", "imglist:lists/../plain.txt@", root)
     assert not same_source("imglist:plain.txt", "imglist:lists/test.txt@images", root)
+
+
+def test_sections_of_a_torchvision_set_are_the_same_source_where_they_overlap():
+    test = "torchvision:CIFAR10/test"
+    assert same_source(test, test, None)
+    assert same_source(test, f"{test}[10:20]", None)
+    assert same_source(f"{test}[:11]", f"{test}[10:]", None)
+    assert not same_source(f"{test}[:10]", f"{test}[10:]", None)
+    assert not same_source(f"{test}[10:20]", "torchvision:CIFAR100/test[10:20]", None)
+    assert not same_source(test, "torchvision:CIFAR10/train", None)
 
 
 def test_is_folder(root):

@@ -205,3 +205,17 @@ def test_mistakes_are_told_in_one_line(ckpt, tmp_path, monkeypatch, arguments, s
         start(ckpt, *arguments)
     assert said in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_an_absent_set_is_an_error_or_is_named_with_the_table(tmp_path, ckpt, capsys):
+    write_images(tmp_path / "mine", 5, "noise", 9)
+    sets = ["--data.ood.near.gone", "folder:gone", "--data.ood.far.mine", tmp_path / "mine"]
+    with pytest.raises(UserError, match=r"'gone'.*--data\.missing skip"):
+        start(ckpt, *sets, "--output", tmp_path / "out")
+    assert start(ckpt, *sets, "--output", tmp_path / "out", "--data.missing", "skip") == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "Left out set 'gone' (folder:gone): folder" in said
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert list(results["absent"]) == ["gone"]
+    assert {r["dataset"] for r in results["rows"]} == {"blank", "noise", "mine", "near", "far"}
+    assert "- Left out: set 'gone'" in (tmp_path / "out" / "results.md").read_text()

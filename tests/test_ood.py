@@ -113,6 +113,18 @@ def test_an_absent_ood_set_is_an_error_or_left_out(root):
     assert str(root / "lake") in data.left_out["lake"]
 
 
+def test_all_absent_sets_are_named_at_once_with_where_to_get_them(root):
+    ood = OODSets(near={"lake": "folder:lake"}, far={"pond": "imglist:pond.txt@images"})
+    with pytest.raises(MissingDataError) as caught:
+        _module(root, ood=ood, get_from="the archive").evaluation_sets("test")
+    said = str(caught.value)
+    for part in ("'lake'", str(root / "lake"), str(root / "pond.txt"), str(root / "images")):
+        assert part in said
+    assert said.count("get it from the archive") == 1
+    with pytest.raises(MissingDataError, match="get it from the archive"):
+        _module(root, id=IDSets(test="folder:none"), get_from="the archive").stream("test")
+
+
 def test_an_absent_id_set_and_a_wrong_source_are_never_skipped(root):
     with pytest.raises(MissingDataError, match="'pets'"):
         _module(root, id=IDSets(test="folder:none"), missing="skip").evaluation_sets("test")

@@ -150,5 +150,5 @@ def test_augmentation_changes_images_and_keeps_the_range(name):
 def test_no_augmentation_and_an_unknown_one():
     image = torch.rand(1, 28, 28)
     assert torch.equal(augmentation("none", 28)(image), image)
-    with pytest.raises(UserError, match="one of none, affine, crop_flip, got 'blur'"):
+    with pytest.raises(UserError, match="one of none, affine, flip, crop_flip, got 'blur'"):
         augmentation("blur", 28)

@@ -1,0 +1,156 @@
+"""Training images in memory: what they are, their order, their augmentation, and going on."""
+
+from itertools import islice
+
+import pytest
+import torch
+from tiny_training import images_of_three_classes
+
+from datamodules.memory import (
+    MemoryLoader,
+    batch_augmentation,
+    decode,
+    random_crop_and_flip,
+    random_flip,
+)
+from datamodules.ood import IDSets, OODDataModule
+from datamodules.stream import EpochSampler, EvaluationStream, ImageLoader, collate
+from datamodules.transforms import Prepare
+from diffguard.errors import UserError
+
+
+def loader(augment=None, *, count=20, batch_size=6, rank=0, ranks=1, seed=3):
+    images = torch.arange(count)[:, None, None, None].expand(count, 1, 4, 4).to(torch.uint8)
+    sampler = EpochSampler(range(count), num_replicas=ranks, rank=rank, seed=seed)
+    return MemoryLoader(images, torch.arange(count) % 3, sampler, batch_size, augment, seed)
+
+
+def epoch_of(loader, epoch):
+    loader.sampler.set_epoch(epoch)
+    return list(loader)
+
+
+def test_decoded_images_are_the_files_images():
+    images = images_of_three_classes(10)
+    stream = EvaluationStream([images], Prepare(8, 1))
+    pixels, labels = decode(ImageLoader(stream, batch_size=4, collate_fn=collate))
+    assert pixels.dtype == torch.uint8
+    assert torch.equal(labels, images.labels)
+    for i in range(10):
+        assert torch.equal(pixels[i].float() / 255, images.image(i))
+
+
+def test_batches_are_images_with_their_labels_in_a_new_order_each_epoch():
+    one = loader()
+    assert len(one) == 3
+    first, second = epoch_of(one, 0), epoch_of(one, 1)
+    assert [batch["image"].shape for batch in first] == [(6, 1, 4, 4)] * 3
+    for batch in first:
+        assert torch.equal((batch["image"] * 255).round()[:, 0, 0, 0].long(), batch["index"])
+        assert torch.equal(batch["label"], batch["index"] % 3)
+    index = torch.cat([batch["index"] for batch in first])
+    assert len(index.unique()) == 18
+    assert not torch.equal(index, torch.cat([batch["index"] for batch in second]))
+    again = torch.cat([batch["index"] for batch in epoch_of(loader(), 0)])
+    assert torch.equal(index, again)
+
+
+def test_the_order_is_that_of_training_from_files():
+    sampler = EpochSampler(range(20), num_replicas=1, rank=0, seed=3)
+    sampler.set_epoch(4)
+    index = torch.cat([batch["index"] for batch in epoch_of(loader(), 4)])
+    assert index.tolist() == [index for index, _ in sampler][:18]
+
+
+def test_processes_share_the_images_out():
+    index = [torch.cat([b["index"] for b in epoch_of(loader(rank=r, ranks=2), 0)]) for r in (0, 1)]
+    assert len(torch.cat(index).unique()) == 12
+
+
+def test_a_set_smaller_than_a_batch_is_one_batch():
+    (batch,) = list(loader(count=4))
+    assert len(batch["label"]) == 4
+
+
+@pytest.mark.parametrize("stop", [1, 2])
+def test_an_epoch_goes_on_where_it_stopped(stop):
+    whole = epoch_of(loader(random_crop_and_flip), 2)
+    cut = loader(random_crop_and_flip)
+    cut.sampler.set_epoch(2)
+    begun = list(islice(cut, stop))
+    rest = loader(random_crop_and_flip)
+    rest.load_state_dict(cut.state_dict())
+    for batch, expected in zip(begun + epoch_of(rest, 2), whole, strict=True):
+        assert torch.equal(batch["image"], expected["image"])
+        assert torch.equal(batch["index"], expected["index"])
+    assert len(epoch_of(rest, 3)) == 3
+    assert rest.state_dict() == {"batches": 0}
+
+
+def test_flips_half_of_the_images_each_as_a_whole():
+    images = torch.rand(400, 3, 4, 4)
+    flipped = random_flip(images, torch.Generator().manual_seed(0))
+    same = (flipped == images).flatten(1).all(1)
+    turned = (flipped == images.flip(3)).flatten(1).all(1)
+    assert torch.equal(same, ~turned)
+    assert 160 < int(same.sum()) < 240
+
+
+def test_crops_are_shifts_by_up_to_four_pixels_over_black():
+    images = torch.rand(300, 2, 8, 8) + 0.1
+    cropped = random_crop_and_flip(images, torch.Generator().manual_seed(0))
+    padded = torch.nn.functional.pad(images, [4] * 4)
+    seen = set()
+    for original, padded_one, crop in zip(images, padded, cropped, strict=True):
+        matches = [
+            (top, left, flip)
+            for top in range(9)
+            for left in range(9)
+            for flip in (False, True)
+            if torch.equal(
+                padded_one[:, top : top + 8, left : left + 8].flip(2)
+                if flip
+                else padded_one[:, top : top + 8, left : left + 8],
+                crop,
+            )
+        ]
+        assert len(matches) == 1, original
+        seen.add(matches[0])
+    assert {top for top, _, _ in seen} == {left for _, left, _ in seen} == set(range(9))
+    assert {flip for _, _, flip in seen} == {False, True}
+
+
+def test_augmentation_depends_on_the_seed_the_epoch_and_the_batch():
+    same = torch.ones(6, 1, 8, 8, dtype=torch.uint8)
+    same[:, :, :, :3] = 200
+
+    def images(seed, epoch):
+        sampler = EpochSampler(range(12), num_replicas=1, rank=0, seed=0)
+        augment = batch_augmentation("crop_flip")
+        one = MemoryLoader(same.repeat(2, 1, 1, 1), torch.zeros(12), sampler, 6, augment, seed)
+        return [batch["image"] for batch in epoch_of(one, epoch)]
+
+    first = images(0, 0)
+    assert not torch.equal(*first)
+    assert not torch.equal(first[0], images(1, 0)[0])
+    assert not torch.equal(first[0], images(0, 1)[0])
+    assert torch.equal(first[0], images(0, 0)[0])
+
+
+def test_an_augmentation_of_single_images_is_refused():
+    assert batch_augmentation("none") is None
+    with pytest.raises(UserError, match=r"affine works on single images.*data\.in_memory"):
+        batch_augmentation("affine")
+
+
+def test_the_data_module_decodes_once_for_all_stages():
+    data = OODDataModule(IDSets("digits:0-5/validation"), in_memory=True, train_batch_size=100)
+    first = data.train_dataloader()
+    assert isinstance(first, MemoryLoader)
+    assert (len(first), first.augment) == (4, None)
+    other = data.for_stage("flip", 50).train_dataloader()
+    assert (len(other), other.augment) == (8, random_flip)
+    assert other.images is first.images
+    assert data.for_stage(None, None).train_batch_size == 100
+    with pytest.raises(UserError, match=r"data\.train_batch_size must be at least 1"):
+        data.for_stage(None, -1)
