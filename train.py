@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import yaml
 
-from lightning_modules.cli import INTERRUPTED, Parser, parse, run
+from lightning_modules.cli import INTERRUPTED, TIME_IS_UP, Parser, parse, run
 
 DEFAULT_CONFIG = Path(__file__).parent / "configs" / "digits.yaml"
 Stage = Literal["classifier", "diffusion", "noisy_classifier", "calibrate"]
@@ -60,6 +60,7 @@ def build_parser() -> Parser:
 
 def main(argv: Sequence[str]) -> int:
     """Run the stages; returns the exit code."""
+    began = time.monotonic()
     parser = build_parser()
     argv, name, resumed = _with_config(list(argv))
     namespace = parse(parser, argv)
@@ -67,11 +68,16 @@ def main(argv: Sequence[str]) -> int:
     folder = _open_folder(config, name, resumed)
     objects = parser.instantiate(namespace)
 
+    from lightning_modules.legs import TimeIsUpError, deadline_of
     from lightning_modules.runs import Run
 
-    current = Run(folder, objects.data, objects.trainer, config["seed"], config)
+    deadline = deadline_of(objects.trainer, began)
+    current = Run(folder, objects.data, objects.trainer, config["seed"], config, deadline)
     try:
         _run_stages(current, objects)
+    except TimeIsUpError as stop:
+        current.say(f"{stop}; to go on: python train.py --resume {folder}")
+        return TIME_IS_UP
     except KeyboardInterrupt:
         current.say(f"interrupted; to go on: python train.py --resume {folder}")
         return INTERRUPTED

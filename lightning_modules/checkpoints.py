@@ -1,4 +1,4 @@
-"""Checkpoints of a training stage: one file, replaced in whole at the end of every epoch."""
+"""Checkpoints of a training stage: one file, replaced in whole after an epoch and on a stop."""
 
 from __future__ import annotations
 
@@ -27,9 +27,14 @@ def epoch_checkpoint(folder: Path | str) -> ModelCheckpoint:
     )
 
 
+def checkpoint_file(folder: Path | str) -> Path:
+    """Where a stage's state lies."""
+    return Path(folder) / f"{_NAME}.ckpt"
+
+
 def last_checkpoint(folder: Path | str) -> Path | None:
-    """The checkpoint that `epoch_checkpoint` left in a folder, or None."""
-    path = Path(folder) / f"{_NAME}.ckpt"
+    """The checkpoint that training left in a folder, or None."""
+    path = checkpoint_file(folder)
     return path if path.is_file() else None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor
@@ -27,6 +28,7 @@ class ClassifierModule(TrainingModule):
         warmup: See `TrainingModule`.
         label_smoothing: Probability mass in [0, 1) that is spread over all classes in training.
         channels_last: See `TrainingModule`.
+        compiled: See `TrainingModule`.
         seed: See `TrainingModule`.
     """
 
@@ -42,6 +44,7 @@ class ClassifierModule(TrainingModule):
         warmup: float = 0.25,
         label_smoothing: float = 0.0,
         channels_last: bool = False,
+        compiled: bool = False,
         seed: int = 0,
     ) -> None:
         super().__init__(
@@ -51,6 +54,7 @@ class ClassifierModule(TrainingModule):
             schedule=schedule,
             warmup=warmup,
             channels_last=channels_last,
+            compiled=compiled,
             seed=seed,
         )
         self.label_smoothing = label_smoothing
@@ -63,6 +67,14 @@ class ClassifierModule(TrainingModule):
     def forward(self, images: Tensor) -> Tensor:
         """Classify images `(N, C, H, W)` in [0, 1] to logits `(N, K)`."""
         return self.classifier(images)
+
+    def compile_networks(self) -> None:
+        """Compile the network of the classifier."""
+        self.classifier.network.compile(dynamic=False)
+
+    def run_network(self, batch: Mapping[str, Any]) -> None:
+        """Classify the images."""
+        self(batch["image"])
 
     def training_step(self, batch: dict[str, Any], _batch_idx: int) -> Tensor:
         """Cross-entropy of a batch."""

@@ -19,6 +19,7 @@ from diffguard.errors import UserError
 
 USER_ERROR = 2
 SKIPPED_FILES = 3
+TIME_IS_UP = 4
 INTERRUPTED = 130
 
 

@@ -8,7 +8,7 @@ Ho, 2022).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import torch
@@ -67,6 +67,7 @@ class DiffusionModule(TrainingModule):
         loss_weighting: See `loss_weights`.
         min_snr_gamma: See `loss_weights`.
         channels_last: See `TrainingModule`.
+        compiled: See `TrainingModule`.
         seed: See `TrainingModule`.
 
     Raises:
@@ -89,6 +90,7 @@ class DiffusionModule(TrainingModule):
         loss_weighting: LossWeighting = "none",
         min_snr_gamma: float = 5.0,
         channels_last: bool = False,
+        compiled: bool = False,
         seed: int = 0,
     ) -> None:
         super().__init__(
@@ -99,6 +101,7 @@ class DiffusionModule(TrainingModule):
             schedule=schedule,
             warmup=warmup,
             channels_last=channels_last,
+            compiled=compiled,
             seed=seed,
         )
         self.ema_decay, self.label_dropout = ema_decay, label_dropout
@@ -128,6 +131,16 @@ class DiffusionModule(TrainingModule):
         It is the average itself, not a copy: training goes on changing it.
         """
         return self.ema.module.eval()
+
+    def compile_networks(self) -> None:
+        """Compile the network in training; the average is not trained."""
+        self.denoiser.network.compile(dynamic=False)
+
+    def run_network(self, batch: Mapping[str, Any]) -> None:
+        """Denoise the images at the lowest level."""
+        z, labels = self._encode(batch)
+        t = torch.zeros(len(z), dtype=torch.int64, device=z.device)
+        self.denoiser.predict_noise(z, t, labels)
 
     def training_step(self, batch: dict[str, Any], _batch_idx: int) -> Tensor:
         """Denoising loss at random timesteps, some labels dropped."""
@@ -181,7 +194,7 @@ class DiffusionModule(TrainingModule):
         self.ema.update(self.denoiser, step)
 
     @torch.no_grad()
-    def _encode(self, batch: dict[str, Any]) -> tuple[Tensor, Tensor | None]:
+    def _encode(self, batch: Mapping[str, Any]) -> tuple[Tensor, Tensor | None]:
         labels = None if self.denoiser.num_classes is None else batch["label"]
         return self.denoiser.encode(batch["image"]), labels
 

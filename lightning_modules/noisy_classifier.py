@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -49,6 +50,14 @@ class NoisyClassifierModule(TrainingModule):
         # Not a part of this module: it is not trained and not in its checkpoints.
         self._denoiser = [denoiser]
 
+    def compile_networks(self) -> None:
+        """Compile the network."""
+        self.network.compile(dynamic=False)
+
+    def run_network(self, batch: Mapping[str, Any]) -> None:
+        """Classify the images at the lowest level of noise."""
+        self._loss(batch, torch.zeros(len(batch["label"]), dtype=torch.int64), None)
+
     def training_step(self, batch: dict[str, Any], _batch_idx: int) -> Tensor:
         """Cross-entropy at random timesteps."""
         t = torch.randint(len(self._denoiser[0].schedule), (len(batch["label"]),))
@@ -63,7 +72,9 @@ class NoisyClassifierModule(TrainingModule):
         t = torch.randint(steps, (len(batch["label"]),), generator=generator)
         self.log_mean("val_loss", self._loss(batch, t, generator), len(t))
 
-    def _loss(self, batch: dict[str, Any], t: Tensor, generator: torch.Generator | None) -> Tensor:
+    def _loss(
+        self, batch: Mapping[str, Any], t: Tensor, generator: torch.Generator | None
+    ) -> Tensor:
         denoiser = self._denoiser[0]
         with torch.no_grad():
             z = denoiser.encode(batch["image"])

@@ -23,6 +23,7 @@ class Run:
         trainer: How Lightning runs.
         seed: Seed of every stage.
         config: The whole config, plain values only.
+        deadline: When training stops, on `time.monotonic`'s clock; None: when it is done.
     """
 
     folder: Path
@@ -30,6 +31,7 @@ class Run:
     trainer: TrainerConfig
     seed: int
     config: Mapping[str, Any]
+    deadline: float | None = None
 
     @property
     def classifier_file(self) -> Path:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+# The names that `datamodules.transforms` knows, which this package does not import.
+Augmentation = Literal["none", "affine", "flip", "crop_flip"]
 # Arguments of other libraries: whatever YAML can say.
 Plain = dict[str, int | float | bool | str | list | dict | None]
 
@@ -33,6 +35,10 @@ class ClassifierConfig:
         label_smoothing: Label smoothing.
         val_every: Epochs between validations.
         channels_last: Train in channels-last memory format, which GPUs like.
+        compiled: Train a compiled network.
+        precision: Lightning's precision in training; None is that of `trainer`.
+        augment: Augmentation; None is that of `data`.
+        batch_size: Images a batch in training; None is that of `data`.
     """
 
     arch: str = "small_cnn"
@@ -54,6 +60,10 @@ class ClassifierConfig:
     label_smoothing: float = 0.0
     val_every: int = 1
     channels_last: bool = False
+    compiled: bool = False
+    precision: str | None = None
+    augment: Augmentation | None = None
+    batch_size: int | None = None
 
 
 @dataclass
@@ -79,6 +89,10 @@ class DiffusionConfig:
         min_snr_gamma: The cut of `min_snr`.
         betas: Decay rates of AdamW's two moments.
         channels_last: Train in channels-last memory format, which GPUs like.
+        compiled: Train a compiled network.
+        precision: Lightning's precision in training; None is that of `trainer`.
+        augment: Augmentation; None is that of `data`.
+        batch_size: Images a batch in training; None is that of `data`.
         val_every: Epochs between validations.
         sample_every: Epochs between sample grids; 0 for none.
     """
@@ -103,6 +117,10 @@ class DiffusionConfig:
     min_snr_gamma: float = 5.0
     betas: list[float] = field(default_factory=lambda: [0.9, 0.99])
     channels_last: bool = False
+    compiled: bool = False
+    precision: str | None = None
+    augment: Augmentation | None = None
+    batch_size: int | None = None
     val_every: int = 5
     sample_every: int = 10
 
@@ -140,6 +158,9 @@ class TrainerConfig:
         threads: CPU threads of each process; None leaves the libraries' choice. The last bits of
             a score depend on it.
         log_every_n_steps: Steps between logged values.
+        max_minutes: Training stops so many minutes after its start and keeps its state; `--resume`
+            goes on from there and ends with the weights of training that never stopped.
+        measure_rate: Tell images per second of each stage, and what share of the device that is.
         progress: Show a progress bar, or lines where the output is no terminal.
     """
 
@@ -151,4 +172,6 @@ class TrainerConfig:
     gradient_clip_val: float | None = 1.0
     threads: int | None = None
     log_every_n_steps: int = 20
+    max_minutes: float | None = None
+    measure_rate: bool = False
     progress: bool = True

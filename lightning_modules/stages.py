@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,16 @@ from diffguard.models import ClassifierSpec, DiffusionSpec, build_classifier, bu
 from diffguard.networks import TimedCNN
 from diffguard.weights import load_tensors, state_dict_of
 from lightning_modules.callbacks import SampleGrid
-from lightning_modules.checkpoints import SafeCheckpointIO, epoch_checkpoint, last_checkpoint
+from lightning_modules.checkpoints import (
+    SafeCheckpointIO,
+    checkpoint_file,
+    epoch_checkpoint,
+    last_checkpoint,
+)
 from lightning_modules.classifier import ClassifierModule
 from lightning_modules.cli import interruptible
 from lightning_modules.diffusion import DiffusionModule
+from lightning_modules.legs import TimeLimit, TrainingRate
 from lightning_modules.noisy_classifier import NoisyClassifierModule
 from lightning_modules.runs import Run
 from lightning_modules.settings import (
@@ -64,6 +71,7 @@ def train_classifier(run: Run, config: ClassifierConfig, title: str) -> None:
         schedule=config.schedule,
         warmup=config.warmup,
         channels_last=config.channels_last,
+        compiled=config.compiled,
         label_smoothing=config.label_smoothing,
         seed=run.seed,
     )
@@ -138,6 +146,7 @@ def train_diffusion(run: Run, config: DiffusionConfig, title: str) -> None:
         min_snr_gamma=config.min_snr_gamma,
         betas=(config.betas[0], config.betas[1]),
         channels_last=config.channels_last,
+        compiled=config.compiled,
         seed=run.seed,
     )
     extra = [SampleGrid(config.sample_every)] if config.sample_every else []
@@ -194,14 +203,23 @@ def _fit(
     *extra: pl.Callback,
 ) -> pl.Trainer:
     checkpoints = run.folder / "checkpoints" / module.stage
+    data, config = run.data, run.trainer
+    callbacks = [epoch_checkpoint(checkpoints), *extra]
+    if not isinstance(stage, NoisyClassifierConfig):
+        data = data.for_stage(stage.augment, stage.batch_size)
+        config = replace(config, precision=stage.precision or config.precision)
+    if config.measure_rate:
+        callbacks.append(TrainingRate(run.say))
+    if run.deadline is not None:
+        callbacks.append(TimeLimit(run.deadline, checkpoint_file(checkpoints)))
     trainer = build_trainer(
-        run.trainer,
+        config,
         title,
-        callbacks=[epoch_checkpoint(checkpoints), *extra],
+        callbacks=callbacks,
         max_epochs=stage.max_epochs,
         check_val_every_n_epoch=stage.val_every,
-        gradient_clip_val=run.trainer.gradient_clip_val,
-        log_every_n_steps=run.trainer.log_every_n_steps,
+        gradient_clip_val=config.gradient_clip_val,
+        log_every_n_steps=config.log_every_n_steps,
         logger=TensorBoardLogger(run.folder, name="tensorboard", version=module.stage),
         plugins=[SafeCheckpointIO()],
         num_sanity_val_steps=0,
@@ -209,7 +227,7 @@ def _fit(
     with interruptible():
         trainer.fit(
             module,
-            datamodule=run.data,
+            datamodule=data,
             ckpt_path=last_checkpoint(checkpoints),
             weights_only=True,
         )

@@ -22,9 +22,9 @@ ScheduleName = Literal["one_cycle", "cosine", "constant"]
 class TrainingModule(LightningModule):
     """Optimiser, learning rate and reproducible randomness of a training stage.
 
-    Torch's generators are seeded from (seed, epoch, rank) at the first batch of each epoch, so that
-    training which resumes after an epoch draws the same noise as training that never stopped.
-    (Lightning restores weights, optimiser and schedule, but no generator.)
+    Torch's generators are seeded from (seed, epoch, rank) at the first batch of each epoch, and
+    kept in checkpoints, so that training which resumes draws the same noise as training that never
+    stopped. (Lightning restores weights, optimiser and schedule, but no generator.)
 
     Args:
         lr: Peak learning rate.
@@ -36,6 +36,7 @@ class TrainingModule(LightningModule):
             `constant` (after a linear warm-up).
         warmup: Share of all steps in which the learning rate rises, in [0, 1).
         channels_last: Train with weights in channels-last memory format, which tensor cores like.
+        compiled: Train with compiled networks; validation runs them as they are.
         seed: Seed of the run, at least 0.
 
     Raises:
@@ -55,12 +56,15 @@ class TrainingModule(LightningModule):
         channels_last: bool,
         seed: int,
         betas: tuple[float, float] = (0.9, 0.999),
+        compiled: bool = False,
     ) -> None:
         super().__init__()
         self.lr, self.weight_decay, self.betas = lr, weight_decay, betas
         self.optimizer, self.schedule, self.warmup = optimizer, schedule, warmup
-        self.channels_last, self.seed = channels_last, seed
+        self.channels_last, self.compiled, self.seed = channels_last, compiled, seed
         self._planned_steps: float | None = None
+        self._generators: list[dict[str, Tensor]] | None = None
+        self._loader_state: dict[str, int] | None = None
         self._require(lr > 0, "lr", "positive")
         self._require(weight_decay >= 0, "weight_decay", "at least 0")
         self._require(all(0 <= beta < 1 for beta in betas), "betas", "two numbers in [0, 1)")
@@ -126,12 +130,18 @@ class TrainingModule(LightningModule):
         return int(steps)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Note for how many steps the schedule was made."""
+        """Note for how many steps the schedule was made, and every process's generators."""
         checkpoint["planned_steps"] = self._planned_steps
+        checkpoint["generators"] = self._gather(self._generator_states())
+        loader = self.trainer.train_dataloader
+        if hasattr(loader, "load_state_dict"):
+            checkpoint["loader"] = loader.state_dict()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Recall for how many steps the schedule was made; Lightning builds it after this."""
         self._planned_steps = checkpoint.get("planned_steps")
+        self._generators = checkpoint.get("generators")
+        self._loader_state = checkpoint.get("loader")
 
     def _build_schedule(self, optimizer: Optimizer, steps: int) -> LRScheduler:
         from diffusers import optimization
@@ -152,24 +162,98 @@ class TrainingModule(LightningModule):
         return optimization.get_constant_schedule_with_warmup(optimizer, warmup_steps)
 
     def on_fit_start(self) -> None:
-        """Bring the weights to the memory format of training."""
+        """Bring the networks to the form of training."""
         if self.channels_last:
             self.to(memory_format=torch.channels_last)
+        if self.compiled:
+            torch.compiler.set_stance("default")
+            self.compile_networks()
 
     def on_fit_end(self) -> None:
         """Bring the weights back to the only memory format that safetensors can write."""
         self.to(memory_format=torch.contiguous_format)
         self._planned_steps = None
 
+    def on_train_start(self) -> None:
+        """Let the loader begin where it stopped.
+
+        Lightning does not where a schedule asks for the number of steps: it has made the loader
+        then before it reads the loader's state.
+        """
+        loader = self.trainer.train_dataloader
+        if self._loader_state is not None and hasattr(loader, "load_state_dict"):
+            loader.load_state_dict(self._loader_state)
+        self._loader_state = None
+
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:  # noqa: ARG002
-        """Seed torch's generators at the first batch of an epoch.
+        """Seed torch's generators at the first batch of an epoch; restore them in the middle.
 
         Not at the epoch's start: whether a loader's iterator is made (and draws a number) before or
         after that differs between an epoch that resumes and one that follows another.
+
+        Raises:
+            UserError: If an epoch goes on with another number of processes than it began with.
         """
+        states, self._generators = self._generators, None
+        if batch_idx > 0 and states is not None:
+            if len(states) != self.trainer.world_size:
+                raise UserError(
+                    f"the {self.stage} stopped in the middle of an epoch on {len(states)} "
+                    f"processes: resume it on as many, not on {self.trainer.world_size}"
+                )
+            self._set_generators(states[self.global_rank])
         if batch_idx == 0:
             sequence = np.random.SeedSequence([self.seed, self.current_epoch, self.global_rank])
             torch.manual_seed(int(sequence.generate_state(1, np.uint64)[0]))
+
+    def _generator_states(self) -> dict[str, Tensor]:
+        states = {"cpu": torch.get_rng_state()}
+        if self.device.type != "cpu":
+            device_module = torch.get_device_module(self.device)
+            states[self.device.type] = device_module.get_rng_state(self.device)
+        return states
+
+    def _set_generators(self, states: Mapping[str, Tensor]) -> None:
+        torch.set_rng_state(states["cpu"])
+        if self.device.type in states and self.device.type != "cpu":
+            device_module = torch.get_device_module(self.device)
+            device_module.set_rng_state(states[self.device.type], self.device)
+
+    def _gather(self, states: dict[str, Tensor]) -> list[dict[str, Tensor]]:
+        if self.trainer.world_size == 1:
+            return [states]
+        gathered: list[Any] = [None] * self.trainer.world_size
+        torch.distributed.all_gather_object(gathered, states)
+        return gathered
+
+    def compile_networks(self) -> None:
+        """Compile what is trained, in place."""
+        raise NotImplementedError
+
+    def run_network(self, batch: Mapping[str, Any]) -> None:
+        """Run what is trained, once forward; what it costs is counted by this."""
+        raise NotImplementedError
+
+    def on_validation_start(self) -> None:
+        """Run networks as they are: batches of other sizes would compile them again."""
+        if self.compiled:
+            torch.compiler.set_stance("force_eager")
+
+    def on_validation_end(self) -> None:
+        """Go on with compiled networks."""
+        if self.compiled:
+            torch.compiler.set_stance("default")
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,  # noqa: ARG002
+    ) -> None:
+        """Clip the norm of the gradient; Lightning itself refuses to under a fused optimiser."""
+        if gradient_clip_val:
+            parameters = [p for group in optimizer.param_groups for p in group["params"]]
+            torch.nn.utils.clip_grad_norm_(parameters, gradient_clip_val)
 
     def on_train_epoch_end(self) -> None:
         """Stop where training has diverged, before a checkpoint overwrites the last good one.

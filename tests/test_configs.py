@@ -17,6 +17,7 @@ CONFIGS = sorted(FOLDER.rglob("*.yaml"))
 
 # Networks of ImageNet's size are not at hand; these distances need none.
 STAND_IN = {"dists": "dists_statistics", "lpips": "gmsd", "lpips_alex": "l1"}
+_STAGE = {"batch_size": None, "precision": None, "compiled": False}
 # What tiny networks, three classes and grey images cannot take over from a config.
 RESET = {
     "data": {"class_names": None, "limit": None, "num_workers": 0, "on_error": "stop"},
@@ -32,6 +33,7 @@ RESET = {
         "cam_layer": None,
         "max_epochs": 1,
         "val_every": 1,
+        **_STAGE,
     },
     "diffusion": {
         "network": "UNet2DModel",
@@ -40,6 +42,7 @@ RESET = {
         "fit": "resize",
         "max_epochs": 1,
         "val_every": 1,
+        **_STAGE,
     },
     "trainer": {"num_nodes": 1, "strategy": "auto", "precision": "32-true", "threads": 1},
 }

@@ -119,6 +119,44 @@ def test_an_interrupted_run_loses_at_most_its_epoch(tmp_path, config, run_folder
     assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
 
 
+def test_a_run_in_legs_ends_as_one_that_was_never_stopped(
+    tmp_path, config, run_folder, monkeypatch, capsys
+):
+    folder = tmp_path / "legs"
+    late = ["--trainer.max_minutes", "1e-6"]
+    assert start(config, "--run_dir", folder, *late) == 4
+    assert f"time is up at step 1 of 12; to go on: python train.py --resume {folder}" in (
+        capsys.readouterr().err
+    )
+    monkeypatch.delenv("DIFFGUARD_RUN_DIR")
+    assert train.main(["--resume", str(folder)]) == 4
+    monkeypatch.delenv("DIFFGUARD_RUN_DIR")
+    assert train.main(["--resume", str(folder), "--trainer.max_minutes", "null"]) == 0
+    for name in ("classifier/classifier", "diffusion/unet/diffusion_pytorch_model"):
+        ours, theirs = (load_file(f / f"{name}.safetensors") for f in (folder, run_folder))
+        assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
+
+
+def test_a_stage_has_its_own_batches_augmentation_and_precision(tmp_path, config, monkeypatch):
+    from lightning_modules.classifier import ClassifierModule
+
+    plain, seen = ClassifierModule.training_step, []
+
+    def watched(self, batch, batch_idx):
+        loss = plain(self, batch, batch_idx)
+        seen.append((len(batch["label"]), self.trainer.precision))
+        assert self.trainer.datamodule.augment == "flip"
+        return loss
+
+    monkeypatch.setattr(ClassifierModule, "training_step", watched)
+    own = ["--classifier.batch_size", "9", "--classifier.augment", "flip"]
+    own += ["--classifier.precision", "bf16-mixed", "--data.in_memory", "true"]
+    only = ["--stages", "[classifier]", "--classifier.max_epochs", "1", "--run_dir", tmp_path / "o"]
+    measured = ["--trainer.measure_rate", "true"]
+    assert start(config, *own, *only, *measured) == 0
+    assert seen == [(9, "bf16-mixed")] * 4
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -128,6 +166,8 @@ def test_an_interrupted_run_loses_at_most_its_epoch(tmp_path, config, run_folder
         (["--classifier.lr", "-1"], "classifier.lr must be positive"),
         (["--data.batch_size", "-4"], "data.batch_size must be at least 1, got -4"),
         (["--stages", "[fly]"], "stages"),
+        (["--trainer.max_minutes", "0"], "trainer.max_minutes must be positive, got 0"),
+        (["--classifier.batch_size", "-1"], "data.train_batch_size must be at least 1, got -1"),
         (["--classifier.arch", "timm/no_such_net"], "no_such_net"),
         (["--classifier.arch", "os.path"], "os.path"),
         (["--classifier.ckpt", "none.pt"], "none.pt does not exist"),

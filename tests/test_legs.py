@@ -1,0 +1,190 @@
+"""Training in legs: stopping in the middle of an epoch and going on to the same bits; its rate."""
+
+import time
+
+import pytest
+import tiny_training as tiny
+import torch
+from torchvision.transforms import v2
+
+from datamodules.memory import MemoryLoader, random_crop_and_flip
+from datamodules.stream import EpochSampler, TrainingLoader, TrainingStream, collate
+from datamodules.transforms import Prepare
+from diffguard.errors import UserError
+from lightning_modules.checkpoints import checkpoint_file, last_checkpoint
+from lightning_modules.classifier import ClassifierModule
+from lightning_modules.diffusion import DiffusionModule
+from lightning_modules.legs import (
+    TimeIsUpError,
+    TimeLimit,
+    TrainingRate,
+    deadline_of,
+    forward_flops,
+    matrix_product_rate,
+)
+from lightning_modules.settings import TrainerConfig
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*exists and is not empty")
+
+
+def from_files():
+    augment = v2.RandomAffine(degrees=10, translate=(0.2, 0.2))
+    stream = TrainingStream(tiny.images_of_three_classes(), Prepare(tiny.SIDE, 1), augment, seed=5)
+    sampler = EpochSampler(stream, num_replicas=1, rank=0, seed=5)
+    return TrainingLoader(stream, batch_size=12, sampler=sampler, collate_fn=collate)
+
+
+def from_memory():
+    images = tiny.images_of_three_classes()
+    sampler = EpochSampler(images, num_replicas=1, rank=0, seed=5)
+    return MemoryLoader(images._images, images.labels, sampler, 12, random_crop_and_flip, seed=5)
+
+
+class StopAt(TimeLimit):
+    """A time limit that runs out after so many steps of the whole training."""
+
+    def __init__(self, step, path):
+        super().__init__(float("inf"), path)
+        self.step = step
+
+    def on_train_batch_end(self, trainer, *arguments):
+        if trainer.global_step >= self.step:
+            self.deadline = 0.0
+        super().on_train_batch_end(trainer, *arguments)
+
+
+def fit(folder, module, loader, *, callbacks=(), **options):
+    trainer = tiny.trainer(folder, callbacks=callbacks, **options)
+    trainer.fit(module, loader, tiny.val_loader(), ckpt_path=last_checkpoint(folder))
+    return trainer
+
+
+# Four epochs of four steps. Step 8 ends an epoch: the leg then lasts a step longer.
+@pytest.mark.parametrize(("loader", "stops"), [(from_memory, (3, 8)), (from_files, (6, 15))])
+@pytest.mark.parametrize("kind", ["classifier", "diffusion"])
+def test_legs_end_with_the_bits_of_training_that_never_stopped(tmp_path, kind, loader, stops):
+    def module():
+        if kind == "classifier":
+            return ClassifierModule(tiny.classifier(), lr=0.01, optimizer="sgd", seed=3)
+        return DiffusionModule(tiny.denoiser(), lr=2e-3, seed=7)
+
+    whole = fit(tmp_path / "whole", module(), loader())
+    folder, steps = tmp_path / "legs", []
+    for stop in stops:
+        torch.manual_seed(stop)
+        limit = StopAt(stop, checkpoint_file(folder))
+        with pytest.raises(TimeIsUpError, match=f"at step {stop + (stop == 8)} of 16"):
+            fit(folder, module(), loader(), callbacks=[limit])
+        steps.append(torch.load(last_checkpoint(folder), weights_only=True)["global_step"])
+    assert steps == [stop + (stop == 8) for stop in stops]
+    torch.manual_seed(12345)
+    resumed = fit(folder, module(), loader())
+    tiny.assert_same_training(whole, resumed)
+
+
+def test_an_epoch_does_not_go_on_with_another_number_of_processes(tmp_path):
+    def module():
+        return DiffusionModule(tiny.denoiser(), lr=2e-3)
+
+    limit = StopAt(2, checkpoint_file(tmp_path))
+    with pytest.raises(TimeIsUpError):
+        fit(tmp_path, module(), from_memory(), callbacks=[limit])
+    path = last_checkpoint(tmp_path)
+    kept = torch.load(path, weights_only=True)
+    torch.save({**kept, "generators": kept["generators"] * 2}, path)
+    with pytest.raises(UserError, match="on 2 processes: resume it on as many, not on 1"):
+        fit(tmp_path, module(), from_memory())
+
+
+def test_a_deadline_is_minutes_from_the_start():
+    assert deadline_of(TrainerConfig(), 100.0) is None
+    assert deadline_of(TrainerConfig(max_minutes=1.5), 100.0) == 190.0
+    with pytest.raises(UserError, match=r"trainer\.max_minutes must be positive, got 0"):
+        deadline_of(TrainerConfig(max_minutes=0.0), 100.0)
+
+
+def test_the_rate_counts_steps_after_the_first_and_no_validation(tmp_path, monkeypatch):
+    clock = iter(range(1000))
+    monkeypatch.setattr("lightning_modules.legs._WARM_UP_STEPS", 5)
+    said = []
+    rate = TrainingRate(said.append)
+    monkeypatch.setattr(time, "perf_counter", lambda: float(next(clock)))
+    monkeypatch.setattr("lightning_modules.legs.matrix_product_rate", lambda *_: 1e9)
+    module = ClassifierModule(tiny.classifier())
+    fit(tmp_path, module, from_memory(), callbacks=[rate])
+    # Steps 6 to 16 in three epochs: a tick of the clock each, however many read it in between.
+    assert rate.images == 11 * 12
+    assert rate.seconds >= 3
+    (line,) = said
+    assert line.startswith(f"classifier: {rate.images / rate.seconds:,.0f} images per second")
+    # A convolution of 8 filters of 3×3 at 4×4 places, a linear layer of 128×3; twice, three times.
+    flops = 3 * 2 * (8 * 9 * 16 + 128 * 3) * rate.images / rate.seconds
+    assert f"{flops / 1e12:.4g} TFLOP/s of the 0.001 TFLOP/s" in line
+
+
+def test_flops_are_those_of_one_image_and_counting_changes_nothing():
+    module = ClassifierModule(tiny.classifier())
+    before = {name: value.clone() for name, value in module.state_dict().items()}
+    batch = {"image": torch.rand(3, 1, 8, 8), "label": torch.zeros(3)}
+    assert forward_flops(module, batch) == 2 * (8 * 9 * 16 + 128 * 3)
+    assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
+    assert module.training
+
+
+def test_the_rate_of_matrix_products_is_plausible():
+    rate = matrix_product_rate(torch.device("cpu"), torch.float32, seconds=0.02)
+    assert 1e8 < rate < 1e15
+
+
+@pytest.mark.parametrize("kind", ["classifier", "diffusion"])
+def test_compiled_training_learns_and_validates_without(tmp_path, kind, monkeypatch):
+    calls = []
+
+    def compile_with_eager(self, **options):
+        assert options == {"dynamic": False}
+
+        def backend(graph, _inputs):
+            def run(*inputs):
+                calls.append(torch.is_grad_enabled())
+                return graph.forward(*inputs)
+
+            return run
+
+        plain_compile(self, backend=backend, **options)
+
+    plain_compile = torch.nn.Module.compile
+    monkeypatch.setattr(torch.nn.Module, "compile", compile_with_eager)
+    make = {
+        "classifier": lambda **o: ClassifierModule(tiny.classifier(), lr=0.01, **o),
+        "diffusion": lambda **o: DiffusionModule(tiny.denoiser(), **o),
+    }[kind]
+    plain = fit(tmp_path / "plain", make(), from_memory(), max_epochs=2)
+    compiled = fit(tmp_path / "compiled", make(compiled=True), from_memory(), max_epochs=2)
+    assert len(calls) >= 8
+    assert all(calls)
+    for name, value in plain.lightning_module.state_dict().items():
+        torch.testing.assert_close(compiled.lightning_module.state_dict()[name], value)
+
+
+def test_bf16_trains_with_a_clipped_gradient(tmp_path):
+    # Lightning's own clipping refuses the fused optimisers under mixed precision.
+    module = DiffusionModule(tiny.denoiser(), lr=5e-3)
+    options = {"precision": "bf16-mixed", "gradient_clip_val": 1.0, "max_epochs": 8}
+    trainer = fit(tmp_path, module, from_memory(), **options)
+    assert trainer.callback_metrics["diffusion/train_loss"] < 0.8
+    assert all(p.dtype == torch.float32 for p in module.parameters())
+
+
+def test_clipping_bounds_the_norm_of_the_gradient():
+    module = ClassifierModule(tiny.classifier())
+    optimizer = module._build_optimizer()
+    (1000 * module(torch.rand(4, 1, 8, 8))).square().mean().backward()
+
+    def norm():
+        return torch.cat([p.grad.flatten() for p in module.parameters()]).norm()
+
+    before = norm()
+    module.configure_gradient_clipping(optimizer, None)
+    assert norm() == before > 1
+    module.configure_gradient_clipping(optimizer, 0.5)
+    assert float(norm()) == pytest.approx(0.5, rel=1e-3)
