@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
@@ -171,15 +171,21 @@ class OODDataModule(LightningDataModule):
         """The ID images of a part, not augmented."""
         return EvaluationStream([self._open_id(part)], self.prepare, on_error=self.on_error)
 
-    def stream_loader(self, stream: EvaluationStream) -> ImageLoader:
-        """Batches of a stream: in order, every item once, the last batch as long as it comes.
+    def stream_loader(
+        self, stream: EvaluationStream, batches: Iterable[list[int]] | None = None
+    ) -> ImageLoader:
+        """Batches of a stream.
+
+        Args:
+            stream: The images.
+            batches: Positions in the stream, a list per batch; default: in order, every item once,
+                the last batch as long as it comes.
 
         Raises:
             UserError: While iterating, for an unreadable image (`on_error: stop`).
         """
-        return ImageLoader(
-            stream, batch_size=self.batch_size, num_workers=self.num_workers, collate_fn=collate
-        )
+        given = {"batch_size": self.batch_size} if batches is None else {"batch_sampler": batches}
+        return ImageLoader(stream, num_workers=self.num_workers, collate_fn=collate, **given)
 
     def prepare_data(self) -> None:
         """Download what torchvision lacks. Lightning calls it, in one process a machine."""

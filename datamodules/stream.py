@@ -10,7 +10,9 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from typing import Any, Literal
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
@@ -30,7 +32,8 @@ class EvaluationStream(Dataset[dict[str, Any]]):
     Args:
         sets: Data sets with different names.
         prepare: Brings an image to the working size.
-        select: The items as (number of the set, position in it); default: all, in order.
+        select: `(N, 2)` int64, the items as (number of the set, position in it); default: all, in
+            order.
         on_error: What `ImageLoader` does with an unreadable image: `stop` raises, `skip` hands its
             row on with the error text.
     """
@@ -39,36 +42,42 @@ class EvaluationStream(Dataset[dict[str, Any]]):
         self,
         sets: Sequence[ImageSet],
         prepare: Prepare,
-        select: Sequence[tuple[int, int]] | None = None,
+        select: NDArray[np.int64] | None = None,
         on_error: OnError = "stop",
     ) -> None:
         self.sets, self.prepare, self.on_error = list(sets), prepare, on_error
         if select is None:
-            select = [(which, i) for which, part in enumerate(sets) for i in range(len(part))]
-        self.select = list(select)
+            sizes = [len(part) for part in sets]
+            which = np.repeat(np.arange(len(sizes)), sizes)
+            select = np.stack([which, np.concatenate([np.arange(size) for size in sizes])], 1)
+        self.select = select
 
     def __len__(self) -> int:
         return len(self.select)
 
     def __getitem__(self, position: int) -> dict[str, Any]:
-        which, i = self.select[position]
+        which, i = self.select[position].tolist()
         return _read(self.sets[which], i, self.prepare)
 
     def pairs(self) -> list[tuple[str, int]]:
         """(dataset, index) of every item, in order; unique over the stream."""
-        return [(self.sets[which].name, self.sets[which].indices[i]) for which, i in self.select]
+        return [self._pair(which, i) for which, i in self.select.tolist()]
 
     def share(self, rank: int, world_size: int) -> EvaluationStream:
         """Every `world_size`-th item from `rank` on: disjoint, together all, possibly empty."""
-        return self._with(self.select[rank::world_size])
+        return self.only(self.select[rank::world_size])
 
     def without(self, done: set[tuple[str, int]]) -> EvaluationStream:
         """The items whose (dataset, index) is not in `done`."""
-        pairs = zip(self.select, self.pairs(), strict=True)
-        return self._with([item for item, pair in pairs if pair not in done])
+        rest = (self._pair(which, i) not in done for which, i in self.select.tolist())
+        return self.only(self.select[np.fromiter(rest, dtype=bool, count=len(self))])
 
-    def _with(self, select: Sequence[tuple[int, int]]) -> EvaluationStream:
+    def only(self, select: NDArray[np.int64]) -> EvaluationStream:
+        """The stream of a part of `select`."""
         return EvaluationStream(self.sets, self.prepare, select, self.on_error)
+
+    def _pair(self, which: int, i: int) -> tuple[str, int]:
+        return self.sets[which].name, self.sets[which].indices[i]
 
 
 class TrainingStream(Dataset[dict[str, Any]]):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,14 +12,15 @@ from diffguard.errors import UserError
 
 
 @contextmanager
-def replace_file(path: Path) -> Iterator[Path]:
+def replace_file(path: Path, *, contended: bool = False) -> Iterator[Path]:
     """Give a temporary path to write to, then put it in the place of `path` in one step.
 
     Whoever reads `path`, at any moment and after any crash, finds the old content or the new one.
-    One process at a time may replace a given file.
 
     Args:
         path: The file to make or replace; its folder is made where it is missing.
+        contended: Whether several processes may replace this file at once. Otherwise the temporary
+            file has one name, so that a process that is killed leaves at most one behind.
 
     Yields:
         The path to write to, in the same folder.
@@ -26,7 +28,8 @@ def replace_file(path: Path) -> Iterator[Path]:
     Raises:
         UserError: If the system refuses to write, as on a full disk; `path` is then as before.
     """
-    temporary = path.with_name(f".{path.name}.tmp")
+    own = f".{socket.gethostname()}-{os.getpid()}" if contended else ""
+    temporary = path.with_name(f".{path.name}{own}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary

@@ -41,7 +41,8 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
 def open_manifest(folder: Path, expected: Mapping[str, Any]) -> None:
     """Write the manifest of a new run, or check that a run continues its own.
 
-    Of several processes one calls this, before any of them writes a row.
+    The first process of a run calls this, before any of them writes a row. Several runs may do so
+    at once, each for its part of the images.
 
     Args:
         folder: The evaluation folder; made where it is missing.
@@ -62,7 +63,7 @@ def open_manifest(folder: Path, expected: Mapping[str, Any]) -> None:
                 f"{folder} holds score tables but no manifest.json, so what they belong to is "
                 "unknown: choose another output folder or delete this one"
             )
-        with replace_file(folder / "manifest.json") as path:
+        with replace_file(folder / "manifest.json", contended=True) as path:
             path.write_text(json.dumps(now, indent=2) + "\n", encoding="utf-8")
         return
     differences = _differences(stored, now)

@@ -1,15 +1,18 @@
 """The score table on disk: rows appended per process, resumed after a crash, merged at the end.
 
-`scores/rank-<r>.csv` holds the rows that process r has finished, in any order; `scores.csv` is the
-merge, sorted by set and index. Columns: `dataset, index, path, label, prediction, probability`,
-one per score, `stop_step, network_passes, error`. Text is always quoted, floats are written by
-`repr` and so come back bitwise equal.
+`scores/rank-<r>.csv` holds the rows that process r has finished, in any order. A run that is
+started again adds `rank-<r>.2.csv` and so on: no two processes ever write to one file, even where
+an old one is not quite dead. `scores.csv` is the merge, sorted by set and index. Columns:
+`dataset, index, path, label, prediction, probability`, one per score,
+`stop_step, network_passes, error`. Text is always quoted, floats are written by `repr` and so come
+back bitwise equal.
 
-A process may die at any byte: a torn last row is never read, and a resumed run cuts it off.
+A process may die at any byte: a torn last row is never read, so its image is scored again.
 """
 
 from __future__ import annotations
 
+import io
 import math
 import os
 from array import array
@@ -67,38 +70,25 @@ class ScoreRow:
 
 
 class ScoreWriter:
-    """Append rows to the table of one process.
+    """Append rows to a new table of one process.
 
-    Opening an existing table cuts off a torn last row. Each call of `write` is one write to the
-    file and a flush to the disk, so even a lost machine loses at most the chunk being written.
+    The table is made with the first rows. Each call of `write` is one write to the file and a flush
+    to the disk, so even a lost machine loses at most the chunk being written.
 
     Args:
         folder: The evaluation folder.
         rank: Number of this process.
         score_names: The score columns, in order.
 
-    Raises:
-        UserError: If the existing table has other columns, or the disk refuses to write.
+    Attributes:
+        path: The table; None before the first row.
     """
 
     def __init__(self, folder: Path, rank: int, score_names: Sequence[str]) -> None:
-        self.path = Path(folder) / "scores" / f"rank-{rank}.csv"
+        self.path: Path | None = None
+        self._folder, self._rank = Path(folder) / "scores", rank
         self._score_names = tuple(score_names)
-        columns = [*HEAD_COLUMNS, *self._score_names, *TAIL_COLUMNS]
-        end = 0
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self.path.touch()
-            for offset, record in complete_records(self.path):
-                if not end:
-                    check_header(self.path, decode_row(record), columns)
-                end = offset + len(record)
-            self._file = self.path.open("ab", buffering=0)
-            self._file.truncate(end)
-        except OSError as error:
-            raise write_error(self.path, error) from error
-        # The header travels with the first rows, so that no file has half of it and no more.
-        self._pending = b"" if end else encode_rows([columns])
+        self._file: io.FileIO | None = None
 
     def write(self, rows: Iterable[ScoreRow]) -> None:
         """Append a chunk of rows, all or none.
@@ -112,21 +102,42 @@ class ScoreWriter:
         data = encode_rows(self._to_fields(row) for row in rows)
         if not data:
             return
-        data = self._pending + data
-        start = os.fstat(self._file.fileno()).st_size
+        file = self._file or self._create()
+        start = os.fstat(file.fileno()).st_size
+        if not start:
+            # The header travels with the first rows, so that no file has half of it and no more.
+            columns = [*HEAD_COLUMNS, *self._score_names, *TAIL_COLUMNS]
+            data = encode_rows([columns]) + data
         try:
             rest = memoryview(data)
             while rest:  # a full disk accepts a part first and refuses the rest
-                rest = rest[self._file.write(rest) :]
-            os.fsync(self._file.fileno())
+                rest = rest[file.write(rest) :]
+            os.fsync(file.fileno())
         except OSError as error:
-            self._file.truncate(start)
-            raise write_error(self.path, error) from error
-        self._pending = b""
+            file.truncate(start)
+            file.seek(start)
+            raise write_error(Path(str(file.name)), error) from error
 
     def close(self) -> None:
         """Close the file."""
-        self._file.close()
+        if self._file is not None:
+            self._file.close()
+
+    def _create(self) -> io.FileIO:
+        path = self._folder / f"rank-{self._rank}.csv"
+        session = 1
+        while True:
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                file = io.FileIO(path, "xb")
+            except FileExistsError:  # an earlier session's, or one that is not quite dead
+                session += 1
+                path = self._folder / f"rank-{self._rank}.{session}.csv"
+            except OSError as error:
+                raise write_error(path, error) from error
+            else:
+                self.path, self._file = path, file
+                return file
 
     def __enter__(self) -> ScoreWriter:
         return self
@@ -159,8 +170,7 @@ class ScoreWriter:
 def read_done(folder: Path) -> set[tuple[str, int]]:
     """The images that need no further work: (dataset, index) of every complete row on disk.
 
-    All tables count, whatever the number of processes that wrote them. Shares are taken from what
-    is left, so every process must have read this before any of them writes.
+    All tables count, whatever the number of processes that wrote them.
 
     Args:
         folder: The evaluation folder.

@@ -78,7 +78,8 @@ class StageProgressBar(ProgressBar):
 
     def on_test_start(self, trainer: Trainer, *_: Any) -> None:
         """Begin an evaluation, which counts its batches."""
-        self._begin(int(sum(trainer.num_test_batches)), 0)
+        batches = sum(trainer.num_test_batches)
+        self._begin(None if batches == float("inf") else int(batches), 0)
 
     def on_test_batch_end(self, *_: Any) -> None:
         """Count a batch."""

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,14 @@ import torch
 
 from diffguard.batching import fixed_batch_size
 from diffguard.detector import Detector
+from diffguard.errors import UserError
+from diffguard.files import write_error
 from diffguard.manifest import open_manifest
 from diffguard.scores import ScoreWriter, merge, read_done
 from diffguard.settings import to_dict
 from lightning_modules.cli import interruptible
 from lightning_modules.detector import DetectorModule
+from lightning_modules.sharing import SharedWork
 
 
 class ScoringRun:
@@ -51,7 +55,8 @@ class ScoringRun:
         self.derive = derive
         self.names = detector.score_names(derived=derive)
         self.identity = dict(identity)
-        self._writer: ScoreWriter | None = None
+        self._work: Any = None  # a SharedWork, once the processes are connected
+        self._writer: Any = None  # a ScoreWriter, from then on
 
     def manifest(self) -> dict[str, Any]:
         """What the table belongs to."""
@@ -73,34 +78,60 @@ class ScoringRun:
 
         Returns:
             The merged table, there for every process.
+
+        Raises:
+            UserError: If a process failed. What all have finished is on disk; the first process
+                tells it, the others exit.
         """
         module = DetectorModule(
             self.detector, self.batch_size, self._write, self._loader, derive=self.derive
         )
-        with interruptible():
-            trainer.test(module, verbose=False)
-        if self._writer is not None:
-            self._writer.close()
-        _append_timing(self.folder, trainer, module)
-        trainer.strategy.barrier("scored")
-        if trainer.is_global_zero:
-            merge(self.folder)
-        trainer.strategy.barrier("merged")
+        try:
+            with interruptible():
+                trainer.test(module, verbose=False)
+        except UserError as error:
+            if self._work is None:  # the processes are not connected, so each fails by itself
+                raise
+            self._work.fail(error)
+        try:
+            self._finish(trainer, module)
+        except UserError:
+            if trainer.is_global_zero:
+                raise
+            sys.exit(0)
         return self.folder / "scores.csv"
 
-    def _loader(self, trainer: pl.Trainer) -> Any:
-        if trainer.is_global_zero:
-            open_manifest(self.folder, self.manifest())
-        trainer.strategy.barrier("manifest")
-        rest = self.stream.without(read_done(self.folder))
-        # Whoever is late must still find what the others found.
-        trainer.strategy.barrier("shares")
+    def _finish(self, trainer: pl.Trainer, module: DetectorModule) -> None:
+        ended = time.perf_counter()
+        self._writer.close()
+        self._work.together("scored")
+        waited = time.perf_counter() - ended
+        self._work.together("timed", lambda: _append_timing(self.folder, trainer, module, waited))
+        self._work.together("merged", lambda: trainer.is_global_zero and merge(self.folder))
+
+    def _loader(self, trainer: pl.Trainer) -> Iterator[Any]:
+        self._work = SharedWork(trainer)
         self._writer = ScoreWriter(self.folder, trainer.global_rank, self.names)
-        return self.data.stream_loader(rest.share(trainer.global_rank, trainer.world_size))
+        rest = self._work.together("opened", lambda: trainer.is_global_zero and self._open())
+        # One process looks what is left, for a file may show late on another machine.
+        stream = self.stream.only(trainer.strategy.broadcast(rest))
+        # Small batches, so that all processes run out of images at about the same time.
+        batches = self._work.batches(len(stream), fixed_batch_size(-(-self.batch_size // 4)))
+        return self._until_failure(self.data.stream_loader(stream, batches))
+
+    def _open(self) -> Any:
+        open_manifest(self.folder, self.manifest())
+        return self.stream.without(read_done(self.folder)).select
+
+    def _until_failure(self, batches: Iterable[Any]) -> Iterator[Any]:
+        """End with the first image that cannot be read, so that what is in flight is finished."""
+        try:
+            yield from batches
+        except UserError as error:
+            self._work.fail(error)
 
     def _write(self, rows: Sequence[Any]) -> None:
-        if self._writer is not None:
-            self._writer.write(one.row for one in rows)
+        self._writer.write(one.row for one in rows)
 
 
 def file_hash(path: Path) -> str:
@@ -128,7 +159,9 @@ def read_timing(folder: Path) -> dict[str, float]:
     }
 
 
-def _append_timing(folder: Path, trainer: pl.Trainer, module: DetectorModule) -> None:
+def _append_timing(
+    folder: Path, trainer: pl.Trainer, module: DetectorModule, waited: float
+) -> None:
     session = trainer.strategy.broadcast(time.strftime("%Y-%m-%dT%H:%M:%S"))
     if not module.scored:
         return
@@ -137,9 +170,14 @@ def _append_timing(folder: Path, trainer: pl.Trainer, module: DetectorModule) ->
         "rank": trainer.global_rank,
         "images": module.scored,
         "seconds": module.seconds,
+        "waited": waited,
         "fill": module.fill,
         "device": str(trainer.strategy.root_device),
         "threads": torch.get_num_threads(),
     }
-    with (folder / "timing.jsonl").open("a", encoding="utf-8") as file:
-        file.write(json.dumps(line) + "\n")
+    path = folder / "timing.jsonl"
+    try:
+        with path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+    except OSError as error:
+        raise write_error(path, error) from error

@@ -150,8 +150,9 @@ class TrainerConfig:
 
     Attributes:
         accelerator: `auto`, `cpu`, `gpu`, …
-        devices: Number of devices (processes on a CPU), or `auto`.
-        num_nodes: Number of machines.
+        devices: Number of devices (processes on a CPU), or `auto`. Where torchrun, SLURM or another
+            launcher has started the processes, their number counts.
+        num_nodes: Number of machines; see `devices`.
         strategy: Lightning's strategy, such as `ddp`.
         precision: Lightning's precision, such as `bf16-mixed`.
         gradient_clip_val: Largest norm of the gradient; None does not clip.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+import threading
 from typing import Any
 
 import lightning.pytorch as pl
@@ -11,6 +13,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from diffguard.errors import UserError
 from lightning_modules.callbacks import StageProgressBar
 from lightning_modules.cli import one_line
+from lightning_modules.launchers import process_arguments
 from lightning_modules.settings import TrainerConfig
 
 
@@ -34,8 +37,7 @@ def build_trainer(
     try:
         return pl.Trainer(
             accelerator=config.accelerator,
-            devices=config.devices,
-            num_nodes=config.num_nodes,
+            **process_arguments(config),
             strategy=config.strategy,
             precision=config.precision,  # type: ignore[arg-type]
             callbacks=[_Threads(config.threads), *bar, *(callbacks or [])],
@@ -60,6 +62,17 @@ class _Threads(pl.Callback):
             torch.set_num_threads(self.threads)
 
 
+class _EndAtOnce(pl.Callback):
+    """Lets SIGTERM end a process that scores: what it has finished is on disk.
+
+    Lightning would tell the other processes first, and wait for one that may be dead.
+    """
+
+    def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
 def scoring_trainer(config: TrainerConfig, title: str) -> pl.Trainer:
     """A Trainer that scores: no logger and no checkpoints."""
-    return build_trainer(config, title, logger=False, enable_checkpointing=False)
+    return build_trainer(config, title, [_EndAtOnce()], logger=False, enable_checkpointing=False)

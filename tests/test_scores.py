@@ -116,6 +116,19 @@ def test_a_torn_row_is_not_merged(tmp_path):
         merge(tmp_path / "sized")
 
 
+def test_two_writers_of_one_rank_share_no_file(tmp_path):
+    # A run that is started again while a process of the old one is still alive.
+    with ScoreWriter(tmp_path, 0, NAMES) as old, ScoreWriter(tmp_path, 0, NAMES) as new:
+        old.write(ROWS[:2])
+        new.write(ROWS[1:5])
+        old.write(ROWS[2:4])
+        new.write(ROWS[5:])
+    assert (old.path.name, new.path.name) == ("rank-0.csv", "rank-0.2.csv")
+    write(tmp_path / "plain", 0, ROWS)
+    order = ["digits", "letters"]
+    assert merge(tmp_path, order).read_bytes() == merge(tmp_path / "plain", order).read_bytes()
+
+
 def test_nothing_is_done_in_a_new_folder(tmp_path):
     assert read_done(tmp_path / "new") == set()
     with pytest.raises(UserError, match=r"no score tables in .*scores: run the evaluation first"):
@@ -125,20 +138,23 @@ def test_nothing_is_done_in_a_new_folder(tmp_path):
 def test_a_rank_without_rows_leaves_no_trace(tmp_path):
     write(tmp_path, 0, ROWS)
     write(tmp_path, 1, [])
+    assert [path.name for path in (tmp_path / "scores").iterdir()] == ["rank-0.csv"]
     assert len(merge(tmp_path, order=["digits", "letters"]).read_bytes()) > 0
     assert len(read_done(tmp_path)) == len(ROWS)
 
 
 def test_other_columns_are_refused(tmp_path):
     write(tmp_path, 0, ROWS)
-    with pytest.raises(UserError, match=r"rank-0.csv has other columns than this run \(knn\)"):
-        ScoreWriter(tmp_path, 0, [*NAMES, "knn"])
-    with pytest.raises(UserError, match="their order"):
-        ScoreWriter(tmp_path, 0, NAMES[::-1])
-    with ScoreWriter(tmp_path, 1, ["msp"]) as writer:
+    order = ["digits", "letters"]
+    with ScoreWriter(tmp_path, 0, NAMES[::-1]) as writer:
         writer.write([make_row("digits", 50)])
-    with pytest.raises(UserError, match=r"rank-1.csv has other columns.*diffguard/logits_l1"):
-        merge(tmp_path, order=["digits", "letters"])
+    with pytest.raises(UserError, match=r"has other columns.*their order"):
+        merge(tmp_path, order=order)
+    with ScoreWriter(tmp_path, 0, ["msp"]) as writer:
+        writer.write([make_row("digits", 51)])
+    (tmp_path / "scores" / "rank-0.2.csv").unlink()
+    with pytest.raises(UserError, match=r"has other columns.*diffguard/logits_l1"):
+        merge(tmp_path, order=order)
 
 
 def test_duplicates_must_agree(tmp_path):
@@ -195,7 +211,7 @@ class FullDisk:
 
 def test_a_full_disk_keeps_whole_chunks_and_the_run_goes_on_later(tmp_path):
     with ScoreWriter(tmp_path, 0, NAMES) as writer:
-        writer._file = FullDisk(writer._file, room=600)
+        writer._file = FullDisk(writer._create(), room=600)
         writer.write(ROWS[:2])
         with pytest.raises(UserError, match=r"cannot write .*rank-0.csv: No space left on device"):
             writer.write(ROWS[2:])

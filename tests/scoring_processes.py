@@ -1,0 +1,164 @@
+"""Evaluations in miniature on real processes, some of which are killed at a chosen byte.
+
+The processes are forked from a server that has imported everything once, and are told their ranks
+by the variables that launchers set.
+"""
+
+import io
+import multiprocessing
+import os
+import signal
+import socket
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+
+import torch
+from conftest import build_detector
+
+import diffguard.files
+import diffguard.scores
+from datamodules.ood import OODDataModule
+from datamodules.sources import IDSets, OODSets
+from lightning_modules import cli
+from lightning_modules.evaluation import ScoringRun
+from lightning_modules.settings import TrainerConfig
+from lightning_modules.sharing import SharedWork
+from lightning_modules.trainers import scoring_trainer
+
+PROCESSES = multiprocessing.get_context("forkserver")
+PROCESSES.set_forkserver_preload(
+    ["datamodules.ood", "diffusers.models.unets.unet_2d", "lightning_modules.trainers", "train"]
+)
+
+
+@dataclass
+class Death:
+    """When a process kills itself.
+
+    Attributes:
+        rank: Which process.
+        place: `table`: while it writes rows; `merge`: while it writes the merged table; `replace`:
+            when that is complete but not yet in its place; `start`: when it asks for images.
+        writes: At which write to the file.
+        cut: How much of that write reaches the file, as the end of a slice; None: all.
+    """
+
+    rank: int
+    place: str
+    writes: int = 1
+    cut: int | None = None
+
+    def prepare(self):
+        """Let this process die so."""
+        if self.place == "table":
+            diffguard.scores.io = SimpleNamespace(FileIO=self._dying_file())
+        elif self.place == "merge":
+            file, plain = self._dying_file(), Path.open
+
+            def dying_open(path, mode="r", *args, **options):
+                merged = path.name == ".scores.csv.tmp" and "w" in mode
+                return file(path, mode) if merged else plain(path, mode, *args, **options)
+
+            Path.open = dying_open
+        elif self.place == "replace":
+            plain_replace = Path.replace
+
+            def dying_replace(path, target):
+                if target.name == "scores.csv":
+                    _die()
+                return plain_replace(path, target)
+
+            Path.replace = dying_replace
+        else:
+            SharedWork.batches = lambda *_: _die()
+
+    def _dying_file(self):
+        death = self
+
+        class DyingFile(io.FileIO):
+            count = 0
+
+            def write(self, data):
+                self.count += 1
+                if self.count < death.writes:
+                    return super().write(data)
+                super().write(data[: death.cut])
+                return _die()
+
+        return DyingFile
+
+
+def _die():
+    os.kill(os.getpid(), signal.SIGKILL)
+    time.sleep(60)
+
+
+def free_port():
+    """A port of this machine that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def data_module(root, **options):
+    """The data of `tiny_project`: 18 ID, 7 near and 9 far OOD images."""
+    ood = OODSets(near={"blank": "folder:near"}, far={"noise": "folder:far"})
+    given = {"name": "shapes", "root": str(root), "image_size": 8, "batch_size": 8}
+    return OODDataModule(IDSets(test="folder:test"), ood, **{**given, **options})
+
+
+def score(folder, root, checkpoint="one", **options):
+    """Score the data into a folder, in this process."""
+    data = data_module(root, **options)
+    config = TrainerConfig(accelerator="cpu", threads=1, progress=False)
+    trainer = scoring_trainer(config, "score")
+    detector = build_detector()
+    run = ScoringRun(
+        detector, data, data.stream("test"), folder, {"checkpoint": checkpoint}, derive=True
+    )
+    run.run(trainer)
+
+
+def _process(rank, world, port, death, folder, root, options):
+    torch.set_num_threads(1)
+    addresses = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    ranks = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world, "LOCAL_WORLD_SIZE": world}
+    os.environ |= {name: str(value) for name, value in {**addresses, **ranks}.items()}
+    if death is not None and death.rank == rank:
+        death.prepare()
+    folder.mkdir(parents=True, exist_ok=True)
+    sys.stderr = (folder.parent / f"{folder.name}.stderr-{rank}").open("w", buffering=1)
+    cli.run(lambda _: score(folder, root, **options) or 0, [])
+
+
+def evaluate(folder, root, world=1, death=None, limit_s=300, **options):
+    """Run an evaluation on several processes; where one fails, the others are ended.
+
+    Returns:
+        The exit code of each process.
+    """
+    port = free_port()
+    processes = [
+        PROCESSES.Process(target=_process, args=(rank, world, port, death, folder, root, options))
+        for rank in range(world)
+    ]
+    for process in processes:
+        process.start()
+    ends = time.monotonic() + limit_s
+    while any(process.is_alive() for process in processes) and time.monotonic() < ends:
+        if any(process.exitcode not in (None, 0, cli.USER_ERROR) for process in processes):
+            break
+        time.sleep(0.02)
+    codes = [process.exitcode for process in processes]
+    for process in processes:
+        process.kill()
+        process.join()
+    return codes
+
+
+def said(folder, rank=0):
+    """What a process of the last run of a folder wrote to standard error."""
+    return (folder.parent / f"{folder.name}.stderr-{rank}").read_text()

@@ -1,0 +1,132 @@
+"""Real processes that are killed, fail or disagree: in the end the table is always the same."""
+
+import shutil
+
+import pytest
+from scoring_processes import Death, evaluate, said
+
+from diffguard.score_table import ScoreTable
+from diffguard.scores import read_done
+
+SIGKILLED = -9
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory, data_root):
+    """The table of an uninterrupted run on one process."""
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    assert evaluate(folder, data_root) == [0], said(folder)
+    table = ScoreTable.read(folder / "scores.csv")
+    assert [len(table.rows(name)) for name in ("shapes", "blank", "noise")] == [18, 7, 9]
+    return (folder / "scores.csv").read_bytes()
+
+
+def test_two_processes_with_uneven_shares(tmp_path, data_root, whole):
+    folder = tmp_path / "run"
+    assert evaluate(folder, data_root, world=2) == [0, 0], said(folder)
+    assert (folder / "scores.csv").read_bytes() == whole
+    rows = sum(len(path.read_text().splitlines()) - 1 for path in (folder / "scores").iterdir())
+    assert rows == 34  # none was scored twice
+
+
+def test_more_processes_than_images_in_sets_of_one_image(tmp_path, data_root, whole):
+    one, many = tmp_path / "one", tmp_path / "many"
+    assert evaluate(one, data_root, limit=1) == [0], said(one)
+    assert evaluate(many, data_root, world=4, limit=1) == [0] * 4, said(many)
+    table = (one / "scores.csv").read_bytes()
+    assert (many / "scores.csv").read_bytes() == table
+    assert len(table.splitlines()) == 1 + 3
+    assert set(table.splitlines()) < set(whole.splitlines())
+
+
+@pytest.mark.parametrize(
+    "death",
+    [
+        Death(0, "table", writes=1, cut=0),
+        Death(0, "table", writes=1, cut=9),
+        Death(0, "table", writes=1, cut=-3),
+        Death(0, "table", writes=2),
+        Death(0, "table", writes=3, cut=-1),
+        Death(0, "merge", writes=1, cut=5),
+        Death(0, "merge", writes=20, cut=-4),
+        Death(0, "replace"),
+    ],
+    ids=str,
+)
+def test_a_run_killed_anywhere_goes_on_and_ends_with_the_same_table(
+    tmp_path, data_root, whole, death
+):
+    folder = tmp_path / "run"
+    assert evaluate(folder, data_root, death=death) == [SIGKILLED]
+    assert not (folder / "scores.csv").exists()
+    if death.place == "table":
+        assert len(read_done(folder)) < 34
+    assert evaluate(folder, data_root) == [0], said(folder)
+    assert (folder / "scores.csv").read_bytes() == whole
+    assert [path.name for path in folder.glob(".*")] == []
+
+
+@pytest.mark.parametrize(
+    "death", [Death(0, "start"), Death(1, "start"), Death(0, "merge", writes=7, cut=-2)], ids=str
+)
+def test_any_process_of_two_may_be_killed(tmp_path, data_root, whole, death):
+    folder = tmp_path / "run"
+    codes = evaluate(folder, data_root, world=2, death=death)
+    assert codes[death.rank] == SIGKILLED
+    assert not (folder / "scores.csv").exists()
+    assert evaluate(folder, data_root, world=2) == [0, 0], said(folder)
+    assert (folder / "scores.csv").read_bytes() == whole
+
+
+def test_a_killed_run_may_go_on_with_another_number_of_processes(tmp_path, data_root, whole):
+    folder = tmp_path / "run"
+    assert evaluate(folder, data_root, death=Death(0, "table", writes=2, cut=-3)) == [SIGKILLED]
+    assert evaluate(folder, data_root, world=3) == [0] * 3, said(folder)
+    assert (folder / "scores.csv").read_bytes() == whole
+
+
+@pytest.mark.parametrize(
+    ("changes", "difference"),
+    [
+        ({"checkpoint": "two"}, 'checkpoint was "one", is "two"'),
+        ({"batch_size": 16}, "batch_size was 8, is 16"),
+        ({"limit": 5}, "sets.shapes.n was 18, is 5"),
+    ],
+    ids=["checkpoint", "config", "data"],
+)
+def test_a_table_of_something_else_is_refused_by_all_processes(
+    tmp_path, data_root, changes, difference
+):
+    folder = tmp_path / "run"
+    assert evaluate(folder, data_root, death=Death(0, "table", writes=2)) == [SIGKILLED]
+    before = read_done(folder)
+    # The first process says it once; the other leaves, and none waits for ever.
+    assert evaluate(folder, data_root, world=2, **changes) == [2, 0]
+    assert said(folder).startswith("error: the score tables in")
+    assert difference in said(folder)
+    assert said(folder).count("\n") == 1
+    assert said(folder, 1) == ""
+    assert read_done(folder) == before
+
+
+def test_an_unreadable_image_ends_all_processes_and_nothing_is_lost(tmp_path, data_root, whole):
+    root = tmp_path / "data"
+    shutil.copytree(data_root, root)
+    broken = root / "near" / "003.png"
+    content = broken.read_bytes()
+    broken.write_bytes(content[:40])
+    folder = tmp_path / "run"
+    assert evaluate(folder, root, world=2) == [2, 0]
+    assert f"image {broken} cannot be read" in said(folder)
+    assert said(folder).count("\n") == 1
+    assert said(folder, 1) == ""
+    # The batches before that of the broken image are on disk.
+    done = read_done(folder)
+    assert {("shapes", index) for index in range(16)} <= done
+    assert ("blank", 3) not in done
+    assert evaluate(folder, root, world=2, on_error="skip") == [0, 0], said(folder)
+    table = ScoreTable.read(folder / "scores.csv")
+    assert int((~table.valid).sum()) == 1
+    assert f"image {broken} cannot be read" in table.error[~table.valid][0]
+    lines = set((folder / "scores.csv").read_bytes().splitlines())
+    assert len(lines & set(whole.splitlines())) == 1 + 33
