@@ -17,8 +17,8 @@ from lightning_modules.cli import SKIPPED_FILES, Parser, UserError, parse, run
 if TYPE_CHECKING:
     from diffguard.detector import Detector
 
-# Settings that decide on new images but change no score.
-_DECISIONS = ("decision", "accept")
+# Settings that decide on new images or make the networks faster, but change no score.
+_NO_SCORE = ("decision", "accept", "compile", "channels_last")
 
 
 def build_parser() -> Parser:
@@ -108,7 +108,7 @@ def _detector(content: dict[str, Any], objects: Any) -> Detector:
     from diffguard.settings import to_dict
 
     asked, stored = to_dict(objects.detector), content["settings"]
-    changed = [k for k in asked if k not in _DECISIONS and asked[k] != stored.get(k)]
+    changed = [k for k in asked if k not in _NO_SCORE and asked[k] != stored.get(k)]
     if not changed:
         return detector_from(content, trusted=objects.trusted, settings=asked)
     from lightning_modules.calibration import calibrated

@@ -29,6 +29,8 @@ from datamodules.transforms import Augmentation, Prepare, augmentation
 from diffguard.errors import UserError
 
 _NO_OOD = OODSets()
+# Images a loader reads at once where the batch size of the networks is yet to be found.
+_READ_SIZE = 64
 
 
 class OODDataModule(LightningDataModule):
@@ -46,7 +48,8 @@ class OODDataModule(LightningDataModule):
         image_size: Working size: side of the square images in pixels.
         channels: 1 for grey, 3 for RGB.
         class_names: Names of the classes in the order of the labels; default: as the data say.
-        batch_size: Images a batch in evaluation and validation.
+        batch_size: Images a network call in evaluation and validation, rounded up to a multiple of
+            8; `auto` takes the fastest that fits into memory, once for each folder of scores.
         train_batch_size: Images a batch in training.
         num_workers: Processes that read images beside the main one.
         augment: Augmentation of training images (see `transforms.py`).
@@ -73,7 +76,7 @@ class OODDataModule(LightningDataModule):
         image_size: int = 28,
         channels: int = 1,
         class_names: list[str] | None = None,
-        batch_size: int = 64,
+        batch_size: int | Literal["auto"] = 64,
         train_batch_size: int = 64,
         num_workers: int = 0,
         augment: Augmentation = "none",
@@ -105,11 +108,16 @@ class OODDataModule(LightningDataModule):
         least = {"image_size": 1, "batch_size": 1, "train_batch_size": 1, "limit": 1}
         for key, minimum in {**least, "num_workers": 0}.items():
             value = getattr(self, key)
-            if value is not None and value < minimum:
+            if isinstance(value, int) and value < minimum:
                 raise UserError(f"data.{key} must be at least {minimum}, got {value}")
         if self.channels not in (1, 3):
             raise UserError(f"data.channels must be 1 (grey) or 3 (RGB), got {self.channels}")
         check_sets(self.name, self.id, self.ood, self.ood_validation, self.root)
+
+    @property
+    def read_size(self) -> int:
+        """Images that a loader of evaluation or validation reads at once."""
+        return _READ_SIZE if isinstance(self.batch_size, str) else self.batch_size
 
     @cached_property
     def class_names(self) -> tuple[str, ...]:
@@ -184,7 +192,7 @@ class OODDataModule(LightningDataModule):
         Raises:
             UserError: While iterating, for an unreadable image (`on_error: stop`).
         """
-        given = {"batch_size": self.batch_size} if batches is None else {"batch_sampler": batches}
+        given = {"batch_size": self.read_size} if batches is None else {"batch_sampler": batches}
         return ImageLoader(stream, num_workers=self.num_workers, collate_fn=collate, **given)
 
     def prepare_data(self) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from diffguard.acceleration import accelerate
 from diffguard.baselines import Baselines, Reference
 from diffguard.batching import fixed_batch_size, in_fixed_batches
 from diffguard.calibration import DIFFGUARD, FUSION, FUSION_BASELINES, Calibration
@@ -179,6 +180,9 @@ class Detector(nn.Module):
         self, batch_size: int, *, derive: bool = True, unguided: bool = False
     ) -> ScoreStream:
         """A stream that scores images in calls of one shape; see `ScoreStream`."""
+        network, settings = getattr(self.denoiser, "network", None), self.settings
+        if isinstance(network, nn.Module):
+            accelerate(network, compile=settings.compile, channels_last=settings.channels_last)
         return ScoreStream(self, batch_size, derive=derive, unguided=unguided)
 
     @torch.no_grad()
@@ -278,12 +282,13 @@ class Detector(nn.Module):
         noisy = self.noisy_classifier
         if guidance.classifier == "protected":
             noisy = None
+        size = self.classifier.size
         return ClassifierSteering(
             classify=noisy or (lambda images, _t: self.classifier(images)),
             scale=guidance.scale,
             blend=guidance.blend,
             crops=crops.number,
-            crop_size=crops.size,
+            crop_size=crops.size or (None if size is None else min(size)),
             reduction=crops.reduction,
             shared_crops=crops.shared,
             seed=crops.seed if crops.shared else self.seed,

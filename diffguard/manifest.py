@@ -63,8 +63,7 @@ def open_manifest(folder: Path, expected: Mapping[str, Any]) -> None:
                 f"{folder} holds score tables but no manifest.json, so what they belong to is "
                 "unknown: choose another output folder or delete this one"
             )
-        with replace_file(folder / "manifest.json", contended=True) as path:
-            path.write_text(json.dumps(now, indent=2) + "\n", encoding="utf-8")
+        write_manifest(folder, now)
         return
     differences = _differences(stored, now)
     if differences:
@@ -72,6 +71,18 @@ def open_manifest(folder: Path, expected: Mapping[str, Any]) -> None:
             f"the score tables in {folder} belong to another run: {'; '.join(differences)}; "
             "restore these settings to continue it, or choose another output folder"
         )
+
+
+def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
+    """Write the manifest of a folder that holds no score yet, over an earlier one.
+
+    Args:
+        folder: The evaluation folder.
+        manifest: As `open_manifest` takes it.
+    """
+    with replace_file(Path(folder) / "manifest.json", contended=True) as path:
+        text = json.dumps(manifest, indent=2, allow_nan=False)
+        path.write_text(text + "\n", encoding="utf-8")
 
 
 def _differences(stored: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from typing import Any, Literal
 
+from diffguard.acceleration import CompileMode
 from diffguard.errors import UserError
 from diffguard.schedule import FirstLevel, Pairing, Spacing
 
@@ -144,6 +145,9 @@ class DetectorSettings:
         reference_images: Most ID training images that the feature baselines are fitted on.
         vim_dim: Principal dimensions of the ViM baseline; None takes half of the features'.
         perceptual_weights: Folder or file with the backbone weights of LPIPS and DISTS.
+        compile: Compile the diffusion network, see `diffguard.acceleration.accelerate`. Changes no
+            score beyond rounding, as does `channels_last`.
+        channels_last: Keep the diffusion network in channels-last memory format.
     """
 
     sampler: SamplerSettings = field(default_factory=SamplerSettings)
@@ -163,6 +167,8 @@ class DetectorSettings:
     reference_images: int = 10_000
     vim_dim: int | None = None
     perceptual_weights: str | None = None
+    compile: CompileMode = False
+    channels_last: bool = False
 
 
 def to_dict(settings: DetectorSettings) -> dict[str, Any]:

@@ -71,13 +71,16 @@ def calibrated(
     plain = from_dict({**to_dict(settings), "baselines": [], "fused": [], "decision": "diffguard"})
     bare = Detector(classifier, denoiser, plain, **given)
     bare.to(trainer.strategy.root_device)
+    precision = trainer.precision_plugin.test_step_context
     reference = None
     if needs_reference(settings):
         loader = data.stream_loader(data.id_stream("train"))
-        reference = fit_reference(bare, loader, settings.reference_images, data.batch_size)
+        with precision():
+            reference = fit_reference(bare, loader, settings.reference_images, data.read_size)
     if settings.early_stop.mean_depth is not None:
         loader = data.stream_loader(data.id_stream("validation"))
-        settings.early_stop.thresholds |= fit_early_stop(bare, loader, data.batch_size)
+        with precision():
+            settings.early_stop.thresholds |= fit_early_stop(bare, loader, data.read_size)
     detector = Detector(classifier, denoiser, settings, reference=reference, **given)
     if trainer.is_global_zero:
         shutil.rmtree(folder / "calibration", ignore_errors=True)

@@ -6,7 +6,8 @@ import hashlib
 import json
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,10 @@ from diffguard.batching import fixed_batch_size
 from diffguard.detector import Detector
 from diffguard.errors import UserError
 from diffguard.files import write_error
-from diffguard.manifest import open_manifest
+from diffguard.manifest import open_manifest, read_manifest, write_manifest
 from diffguard.scores import ScoreWriter, merge, read_done
 from diffguard.settings import to_dict
+from lightning_modules.batch_size import AUTO, begun_with, find_batch_size, too_large
 from lightning_modules.cli import interruptible
 from lightning_modules.detector import DetectorModule
 from lightning_modules.sharing import SharedWork
@@ -51,12 +53,15 @@ class ScoringRun:
         self.data = data
         self.stream = stream
         self.folder = folder
-        self.batch_size = fixed_batch_size(data.batch_size)
+        self.asked: int | str = data.batch_size
+        self.batch_size = 0 if self.asked == AUTO else fixed_batch_size(data.batch_size)
         self.derive = derive
         self.names = detector.score_names(derived=derive)
         self.identity = dict(identity)
         self._work: Any = None  # a SharedWork, once the processes are connected
         self._writer: Any = None  # a ScoreWriter, from then on
+        # The precision of the networks' calls, also of those made after the run.
+        self.precision: Callable[[], AbstractContextManager[None]] = nullcontext
 
     def manifest(self) -> dict[str, Any]:
         """What the table belongs to."""
@@ -66,6 +71,7 @@ class ScoringRun:
             "seed": self.detector.seed,
             # The batch shape decides on the last bits of a score.
             "batch_size": self.batch_size,
+            "batch_size_asked": self.asked,
             "scores": self.names,
             "sets": {
                 one.name: {"n": len(one), "fingerprint": one.fingerprint()}
@@ -83,8 +89,14 @@ class ScoringRun:
             UserError: If a process failed. What all have finished is on disk; the first process
                 tells it, the others exit.
         """
+        self.precision = trainer.precision_plugin.test_step_context
         module = DetectorModule(
-            self.detector, self.batch_size, self._write, self._loader, derive=self.derive
+            self.detector,
+            lambda: self.batch_size,
+            self._write,
+            self._loader,
+            derive=self.derive,
+            on_smaller=self._take_smaller,
         )
         try:
             with interruptible():
@@ -114,12 +126,14 @@ class ScoringRun:
         self._writer = ScoreWriter(self.folder, trainer.global_rank, self.names)
         rest = self._work.together("opened", lambda: trainer.is_global_zero and self._open())
         # One process looks what is left, for a file may show late on another machine.
-        stream = self.stream.only(trainer.strategy.broadcast(rest))
+        rest, self.batch_size = trainer.strategy.broadcast((rest, self.batch_size))
+        stream = self.stream.only(rest)
         # Small batches, so that all processes run out of images at about the same time.
         batches = self._work.batches(len(stream), fixed_batch_size(-(-self.batch_size // 4)))
         return self._until_failure(self.data.stream_loader(stream, batches))
 
     def _open(self) -> Any:
+        self._settle_batch_size()
         open_manifest(self.folder, self.manifest())
         return self.stream.without(read_done(self.folder)).select
 
@@ -129,6 +143,24 @@ class ScoringRun:
             yield from batches
         except UserError as error:
             self._work.fail(error)
+
+    def _settle_batch_size(self) -> None:
+        """Take what the run began with, or what was asked for; `auto` is found once."""
+        stored = read_manifest(self.folder)
+        frozen = begun_with(stored, self.asked)
+        if frozen is not None:
+            self.batch_size, self.asked = frozen, stored["batch_size_asked"]
+        elif self.asked == AUTO:
+            with self.precision():
+                self.batch_size = find_batch_size(self.detector, len(self.stream))
+            print(f"batch size: {self.batch_size}", file=sys.stderr)  # noqa: T201
+
+    def _take_smaller(self, batch_size: int) -> None:
+        """Freeze a smaller batch size, as long as there is no row, of an earlier run neither."""
+        if read_done(self.folder):
+            raise UserError(too_large(self.batch_size))
+        self.batch_size = batch_size
+        write_manifest(self.folder, self.manifest())
 
     def _write(self, rows: Sequence[Any]) -> None:
         self._writer.write(one.row for one in rows)

@@ -130,9 +130,10 @@ def reconstruct(scoring: ScoringRun, table: ScoreTable, rows: np.ndarray) -> lis
     rest = stream.without(set(stream.pairs()) - wanted)
     scores = scoring.detector.stream(scoring.batch_size, unguided=True)
     scored: list[Scored] = []
-    for batch in scoring.data.stream_loader(rest):
-        scored += scores.push(items_of(batch))
-    scored += scores.flush()
+    with scoring.precision():
+        for batch in scoring.data.stream_loader(rest):
+            scored += scores.push(items_of(batch))
+        scored += scores.flush()
     order = {
         (table.dataset_names[table.dataset[r]], int(table.index[r])): i for i, r in enumerate(rows)
     }

@@ -1,0 +1,133 @@
+"""How many rows a network call has: what a run began with, or what fits and is fastest."""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from diffguard.batching import ROW_MULTIPLE, fixed_batch_size
+from diffguard.detector import Detector
+from diffguard.errors import UserError
+from diffguard.scoring import Item, ScoreStream
+
+AUTO = "auto"
+LARGEST = 1024
+# A larger batch must be faster by this much to be worth its memory.
+_GAIN = 1.02
+# What allocators say that have no exception of their own.
+_SIGNS = ("out of memory", "can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED")
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an exception means that memory ran out, on whatever device."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in _SIGNS)
+
+
+def free_memory() -> None:
+    """Give back what nobody holds any more."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def begun_with(manifest: Mapping[str, Any] | None, asked: int | str) -> int | None:
+    """The batch size of the run that a manifest belongs to, if what is asked for allows it.
+
+    Args:
+        manifest: That of the folder of scores; None for a new one.
+        asked: `data.batch_size`.
+
+    Returns:
+        The frozen size; None where the run is new, or another size than it began with is asked for.
+    """
+    if manifest is None or "batch_size" not in manifest:
+        return None
+    frozen, before = manifest["batch_size"], manifest.get("batch_size_asked")
+    same = asked in (AUTO, before) or fixed_batch_size(int(asked)) == frozen
+    return frozen if same else None
+
+
+def fastest(rate: Callable[[int], float], limit: int) -> int:
+    """Double the batch size until memory runs out or it pays no more.
+
+    Args:
+        rate: Batch size -> speed; runs out of memory where it is too large.
+        limit: Largest size that makes sense.
+
+    Returns:
+        The fastest size that fits; of about equal ones the smallest.
+
+    Raises:
+        UserError: If not even the smallest fits.
+    """
+    best, best_rate, slower = 0, 0.0, 0
+    size = ROW_MULTIPLE
+    while size <= limit and slower < 2:
+        try:
+            found = rate(size)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            found = None
+        if found is None:
+            free_memory()
+            break
+        if found > best_rate * _GAIN:
+            best, best_rate, slower = size, found, 0
+        else:
+            slower += 1
+        size *= 2
+    if not best:
+        raise UserError(too_large(ROW_MULTIPLE))
+    return best
+
+
+def find_batch_size(detector: Detector, images: int) -> int:
+    """The fastest batch size that fits, measured on random images.
+
+    Args:
+        detector: The detector, on its device, in the precision and mode of its use.
+        images: How many images are to be scored; a batch is no larger than needed for them.
+    """
+    limit = min(LARGEST, fixed_batch_size(max(1, images)))
+    return fastest(lambda size: _passes_per_second(detector, size), limit)
+
+
+def _passes_per_second(detector: Detector, size: int) -> float:
+    """Run all that scoring does, in its shapes, but with one step of inversion."""
+    generator = torch.Generator().manual_seed(0)
+    shape = (size, detector.image_channels, detector.image_size, detector.image_size)
+    images = torch.rand(shape, generator=generator)
+    items = [Item(image, index=i, key=str(i)) for i, image in enumerate(images)]
+    began = rows = 0.0
+    # The first round also allocates the pool and chooses kernels.
+    for _ in range(2):
+        stream = ScoreStream(detector, size, derive=False)
+        engine = stream.reconstructor
+        engine.recipe = replace(engine.recipe, max_steps=1, skip=None)
+        began = time.perf_counter()
+        stream.push(items)
+        stream.flush()
+        rows = float(engine.rows)
+    return rows / (time.perf_counter() - began)
+
+
+def too_large(size: int) -> str:
+    """What to tell when memory runs out and no smaller batch can be taken."""
+    if size <= ROW_MULTIPLE:
+        return (
+            f"out of memory even with {ROW_MULTIPLE} images a batch: take a smaller diffusion "
+            "model or image size, free the memory that others use, or score on another device"
+        )
+    return (
+        f"out of memory with {size} images a batch; what is scored is kept. Free the memory that "
+        "others use and start the same command again; or begin anew with a smaller "
+        "--data.batch_size and another --output, for a score belongs to its batch size"
+    )

@@ -1,0 +1,210 @@
+"""How many rows a network call has, and what happens where memory runs out."""
+
+import json
+
+import pytest
+import torch
+from conftest import build_detector, small_settings
+from torch import nn
+
+from datamodules.ood import IDSets, OODDataModule, OODSets
+from diffguard.errors import UserError
+from diffguard.score_table import ScoreTable
+from lightning_modules import evaluation
+from lightning_modules.batch_size import begun_with, fastest, find_batch_size, is_out_of_memory
+from lightning_modules.evaluation import ScoringRun
+from lightning_modules.settings import TrainerConfig
+from lightning_modules.trainers import scoring_trainer
+
+PLAIN = {"baselines": ["msp"], "fused": [], "decision": "diffguard"}
+
+
+class Hungry(nn.Module):
+    """A network that runs out of memory: with too many rows, or after a number of calls."""
+
+    def __init__(self, network, rows=10**6, calls=10**6):
+        super().__init__()
+        self.network, self.config, self.rows, self.calls = network, network.config, rows, calls
+        self.seen = []
+
+    def forward(self, x, t, class_labels=None):
+        self.seen.append(len(x))
+        if len(x) > self.rows or len(self.seen) > self.calls:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1 GiB.")
+        return self.network(x, t, class_labels=class_labels)
+
+
+def hungry(**limits):
+    detector = build_detector(small_settings(**PLAIN), calibrated=False)
+    detector.denoiser.network = Hungry(detector.denoiser.network, **limits)
+    return detector
+
+
+def data_of(root, batch_size):
+    return OODDataModule(
+        id=IDSets(test=str(root / "test")),
+        ood=OODSets(
+            far={f"of_{name}": str(root / name) for name in ("far", "train", "validation")}
+        ),
+        image_size=8,
+        channels=1,
+        batch_size=batch_size,
+    )
+
+
+def start(detector, data, folder, **trainer):
+    config = TrainerConfig(accelerator="cpu", devices=1, progress=False, **trainer)
+    run = ScoringRun(detector, data, data.stream("test"), folder, {}, derive=False)
+    table = ScoreTable.read(run.run(scoring_trainer(config, "test")))
+    return run, table
+
+
+def frozen(folder):
+    manifest = json.loads((folder / "manifest.json").read_text())
+    return manifest["batch_size"], manifest["batch_size_asked"]
+
+
+def scores_of(folder):
+    return (folder / "scores.csv").read_bytes()
+
+
+def test_the_batch_is_halved_before_the_first_row(data_root, tmp_path, capsys):
+    detector = hungry(rows=8)
+    run, table = start(detector, data_of(data_root, 32), tmp_path / "halved")
+    assert set(detector.denoiser.network.seen) == {32, 16, 8}
+    assert run.batch_size == 8
+    assert frozen(tmp_path / "halved") == (8, 32)
+    assert "out of memory with 32 images a batch: trying 16" in capsys.readouterr().err
+    assert len(table) == 18 + 9 + 36 + 24
+    start(hungry(), data_of(data_root, 8), tmp_path / "asked")
+    assert scores_of(tmp_path / "halved") == scores_of(tmp_path / "asked")
+
+
+def test_a_resumed_run_keeps_the_halved_batch(data_root, tmp_path):
+    start(hungry(rows=8), data_of(data_root, 16), tmp_path)
+    whole, rows = scores_of(tmp_path), tmp_path / "scores" / "rank-0.csv"
+    rows.write_bytes(rows.read_bytes()[:900])
+    detector = hungry()
+    start(detector, data_of(data_root, 16), tmp_path)
+    assert set(detector.denoiser.network.seen) == {8}
+    assert scores_of(tmp_path) == whole
+    with pytest.raises(UserError, match="batch_size was 8, is 24"):
+        start(hungry(), data_of(data_root, 24), tmp_path)
+
+
+def test_after_the_first_row_it_is_an_error_with_advice_and_nothing_is_lost(data_root, tmp_path):
+    _, whole = start(detector := hungry(), data_of(data_root, 16), tmp_path / "whole")
+    calls = len(detector.denoiser.network.seen)
+    folder = tmp_path / "cut"
+    detector = hungry(calls=calls - 1)
+    data = data_of(data_root, 16)
+    with pytest.raises(UserError, match=r"16 images a batch.*what is scored is kept.*--output"):
+        start(detector, data, folder)
+    assert set(detector.denoiser.network.seen) == {16}
+    kept = (folder / "scores" / "rank-0.csv").read_text().count("\n") - 1
+    assert 0 < kept < len(whole)
+    # The rows that are there have frozen the size, also for a run that is resumed.
+    with pytest.raises(UserError, match=r"16 images a batch.*what is scored is kept"):
+        start(hungry(rows=8), data_of(data_root, 16), folder)
+    start(hungry(), data_of(data_root, 16), folder)
+    assert scores_of(folder) == scores_of(tmp_path / "whole")
+
+
+def test_the_smallest_batch_that_does_not_fit_is_an_error(data_root, tmp_path):
+    with pytest.raises(UserError, match="even with 8 images a batch"):
+        start(hungry(rows=4), data_of(data_root, 16), tmp_path)
+
+
+def test_auto_is_found_once_and_frozen(data_root, tmp_path, monkeypatch, capsys):
+    detector = hungry(rows=16)
+    run, table = start(detector, data_of(data_root, "auto"), tmp_path)
+    assert {8, 16} <= set(detector.denoiser.network.seen)
+    assert run.batch_size in (8, 16)
+    assert frozen(tmp_path) == (run.batch_size, "auto")
+    assert f"batch size: {run.batch_size}" in capsys.readouterr().err
+    rows = tmp_path / "scores" / "rank-0.csv"
+    rows.write_bytes(rows.read_bytes()[:900])
+
+    def never(*_):
+        raise AssertionError("a resumed run takes the frozen size")
+
+    monkeypatch.setattr(evaluation, "find_batch_size", never)
+    again, resumed = start(hungry(), data_of(data_root, "auto"), tmp_path)
+    assert again.batch_size == run.batch_size
+    assert len(resumed) == len(table)
+
+
+def test_the_search_takes_no_more_rows_than_there_are_images():
+    detector = hungry()
+    assert find_batch_size(detector, 20) in (8, 16)
+    assert set(detector.denoiser.network.seen) == {8, 16}
+
+
+class Rates:
+    """Speeds by batch size; where there is none, memory runs out."""
+
+    def __init__(self, **rates):
+        self.rates, self.tried = {int(key[1:]): rate for key, rate in rates.items()}, []
+
+    def __call__(self, size):
+        self.tried.append(size)
+        if size not in self.rates:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried …")
+        return self.rates[size]
+
+
+@pytest.mark.parametrize(
+    ("rates", "best", "tried"),
+    [
+        ({"b8": 1, "b16": 2, "b32": 3}, 32, [8, 16, 32, 64]),
+        ({"b8": 1, "b16": 3, "b32": 2}, 16, [8, 16, 32, 64]),
+        ({"b8": 1, "b16": 1.01, "b32": 1.5, "b64": 1.4}, 32, [8, 16, 32, 64, 128]),
+        ({"b8": 3, "b16": 2, "b32": 3.01, "b64": 9}, 8, [8, 16, 32]),
+    ],
+)
+def test_the_fastest_that_fits(rates, best, tried):
+    rate = Rates(**rates)
+    assert fastest(rate, 1000) == best
+    assert rate.tried == tried
+
+
+def test_no_size_fits_or_something_else_is_wrong():
+    with pytest.raises(UserError, match="even with 8"):
+        fastest(Rates(), 64)
+
+    def broken(_size):
+        raise RuntimeError("shapes differ")
+
+    with pytest.raises(RuntimeError, match="shapes differ"):
+        fastest(broken, 64)
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (torch.OutOfMemoryError("x"), True),
+        (MemoryError(), True),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"), True),
+        (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), False),
+        (ValueError("out of memory"), False),
+    ],
+)
+def test_which_errors_mean_that_memory_ran_out(error, expected):
+    assert is_out_of_memory(error) == expected
+
+
+@pytest.mark.parametrize(
+    ("asked", "expected"), [("auto", 16), (64, 16), (32, None), (16, 16), (10, 16)]
+)
+def test_a_run_goes_on_with_what_it_began_with(asked, expected):
+    assert begun_with({"batch_size": 16, "batch_size_asked": 64}, asked) == expected
+    assert begun_with(None, asked) is None
+
+
+def test_every_call_has_the_trainers_precision(data_root, tmp_path):
+    detector, seen = hungry(), []
+    detector.denoiser.network.network.register_forward_pre_hook(
+        lambda *_: seen.append(torch.is_autocast_enabled("cpu"))
+    )
+    start(detector, data_of(data_root, 16), tmp_path, precision="bf16-mixed")
+    assert set(seen) == {True}
