@@ -1,0 +1,107 @@
+"""Speed and AUROC of lower precision, memory format and compilation, side by side.
+
+    python benchmarks/precision.py runs/demo/detector.ckpt --limit 250
+
+scores the same test images with each variant. The calibration stays that of the checkpoint.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from datamodules.ood import IDSets, OODDataModule, OODSets
+from diffguard.checkpoint import detector_from, read_checkpoint
+from diffguard.ood_metrics import auroc
+from diffguard.score_table import ScoreTable
+from lightning_modules.cli import quiet_libraries
+from lightning_modules.evaluation import ScoringRun, read_timing
+from lightning_modules.settings import TrainerConfig
+from lightning_modules.trainers import scoring_trainer
+
+# Name -> precision of the trainer, settings of the detector.
+VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
+    "fp32": ("32-true", {}),
+    "fp32, channels-last": ("32-true", {"channels_last": True}),
+    "fp32, compiled": ("32-true", {"compile": True}),
+    "bf16-mixed": ("bf16-mixed", {}),
+    "bf16-mixed, channels-last": ("bf16-mixed", {"channels_last": True}),
+    "bf16-mixed, compiled": ("bf16-mixed", {"compile": True}),
+}
+SCORES = ("diffguard", "fusion")
+
+
+def aurocs(table: ScoreTable, groups: dict[str, str], score: str) -> dict[str, float]:
+    """AUROC of a score against each OOD set."""
+    ident, *others = list(groups)
+    values = torch.from_numpy(table.scores[score])
+    return {
+        name: float(auroc(values[table.rows(ident)], values[table.rows(name)])) for name in others
+    }
+
+
+def main(argv: Sequence[str]) -> int:
+    """Score with every variant, print the table and write it; 1 if an AUROC moves too far."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("ckpt", type=Path)
+    parser.add_argument("--limit", type=int, default=250, help="images per set")
+    parser.add_argument("--variants", nargs="+", choices=list(VARIANTS), default=list(VARIANTS))
+    parser.add_argument("--threads", type=int, default=None)
+    parser.add_argument("--accelerator", default="auto")
+    parser.add_argument("--batch_size", type=int, default=64)
+    parser.add_argument("--output", type=Path, default=Path("precision.json"))
+    arguments = parser.parse_args(argv)
+    quiet_libraries()
+    content = read_checkpoint(arguments.ckpt)
+    config = dict(content["config"]["data"])
+    config |= {"id": IDSets(**config["id"]), "ood": OODSets(**config["ood"])}
+    config |= {"limit": arguments.limit, "batch_size": arguments.batch_size}
+    data = OODDataModule(**config)
+    trainer = TrainerConfig(
+        accelerator=arguments.accelerator, devices=1, threads=arguments.threads, progress=False
+    )
+    if arguments.threads is not None:
+        torch.set_num_threads(arguments.threads)
+    print("| variant | images/s | " + " | ".join(f"{s} AUROC | moved" for s in SCORES) + " |")
+    print("| --- |" + " --- |" * (1 + 2 * len(SCORES)))
+    first: dict[str, dict[str, float]] = {}
+    rows, worst = [], 0.0
+    for name in arguments.variants:
+        precision, settings = VARIANTS[name]
+        detector = detector_from(content, settings=content["settings"] | settings)
+        with tempfile.TemporaryDirectory() as folder:
+            output = Path(folder)
+            # What is compiled at the first call belongs to the start-up.
+            few = ScoringRun(
+                detector, data, data.stream("test").share(0, 25), output / "few", {}, derive=True
+            )
+            own = replace(trainer, precision=precision)
+            few.run(scoring_trainer(own, name))
+            run = ScoringRun(detector, data, data.stream("test"), output / "all", {}, derive=True)
+            table = ScoreTable.read(run.run(scoring_trainer(own, name)))
+            timing = read_timing(output / "all")
+        found = {score: aurocs(table, data.groups, score) for score in SCORES}
+        first = first or found
+        moved = {s: max(abs(found[s][n] - first[s][n]) for n in found[s]) for s in SCORES}
+        worst = max(worst, *moved.values())
+        speed = timing["images"] / timing["seconds"]
+        row = {"variant": name, "images_per_second": speed, "auroc": found, "moved": moved}
+        rows.append(row)
+        cells = [f"{np.mean(list(found[s].values())):.4f} | {moved[s]:.4f}" for s in SCORES]
+        print(f"| {name} | {speed:.1f} | " + " | ".join(cells) + " |", flush=True)
+    arguments.output.write_text(json.dumps({"rows": rows}, indent=2) + "\n", encoding="utf-8")
+    print(f"largest move of an AUROC: {worst:.4f}, to stay below 0.003")
+    return 0 if worst < 0.003 else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
