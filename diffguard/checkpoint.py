@@ -217,7 +217,14 @@ def library_versions() -> dict[str, str]:
 
 
 def _on_cpu(module: Any) -> dict[str, Tensor]:
-    return {name: value.detach().cpu().contiguous() for name, value in module.state_dict().items()}
+    return {name: _compact(value) for name, value in module.state_dict().items()}
+
+
+def _compact(value: Tensor) -> Tensor:
+    """A tensor on the CPU, in bfloat16 where that holds it exactly, as in models kept so."""
+    value = value.detach().cpu().contiguous()
+    half = value.to(torch.bfloat16)
+    return half if value.is_floating_point() and torch.equal(half.to(value.dtype), value) else value
 
 
 def _known(cls: type[Any], values: Mapping[str, Any]) -> dict[str, Any]:

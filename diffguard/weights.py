@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,7 +21,8 @@ def load_tensors(path: Path) -> dict[str, Any]:
     """Load a file of tensors onto the CPU.
 
     Args:
-        path: A `.safetensors` file, or one written by `torch.save`.
+        path: A `.safetensors` file, the `.safetensors.index.json` of several, or a file written by
+            `torch.save`.
 
     Returns:
         What the file holds: a state dict, or a dictionary around one.
@@ -32,11 +34,15 @@ def load_tensors(path: Path) -> dict[str, Any]:
         what = "is a folder" if path.is_dir() else "does not exist"
         raise UserError(f"{path} {what}: expected a file of weights, check the path")
     try:
+        if path.name.endswith(".safetensors.index.json"):
+            return _load_shards(path)
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
 
             return load_file(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
+    except UserError:
+        raise
     except pickle.UnpicklingError as error:
         raise UserError(
             f"{path} was refused: it is damaged, or holds more than tensors and plain data, which "
@@ -53,6 +59,20 @@ def load_tensors(path: Path) -> dict[str, Any]:
             f"{path} holds a {type(content).__name__}, expected a dictionary of tensors"
         )
     return content
+
+
+def _load_shards(index: Path) -> dict[str, Tensor]:
+    """The tensors of the safetensors files that an index beside them names."""
+    weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+    tensors: dict[str, Tensor] = {}
+    for name in sorted(set(weight_map.values())):
+        if Path(name).name != name or not name.endswith(".safetensors"):
+            raise UserError(f"{index} names {name!r}, expected .safetensors files beside it")
+        tensors |= load_tensors(index.parent / name)
+    missing = sorted(set(weight_map) - set(tensors))
+    if missing:
+        raise UserError(f"the files that {index} names lack {missing[0]}: are they complete?")
+    return tensors
 
 
 def state_dict_of(content: Mapping[str, Any], path: Path) -> dict[str, Tensor]:

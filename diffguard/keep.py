@@ -1,0 +1,87 @@
+"""`python -m diffguard.keep RUN FOLDER`: a run's two models, small enough to keep beside the code.
+
+Weights become bfloat16, in safetensors files of at most 15 MiB with the usual index beside them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from diffguard.errors import UserError
+from diffguard.weights import load_tensors
+
+SHARD_BYTES = 15 * 2**20
+_MODELS = ("classifier", "diffusion")
+
+
+def keep_models(run: Path, folder: Path, shard_bytes: int = SHARD_BYTES) -> int:
+    """Write the models of a training run in bfloat16.
+
+    `classifier.ckpt` takes the classifier's file (or the index of its parts), `diffusion.ckpt` the
+    folder.
+
+    Args:
+        run: Folder of the run.
+        folder: Folder to make.
+        shard_bytes: Largest file of weights in bytes, where no single tensor is larger.
+
+    Returns:
+        Size of all that was written in bytes.
+
+    Raises:
+        UserError: If the run lacks a model, or the folder holds something.
+    """
+    for name in _MODELS:
+        if not (run / name).is_dir():
+            raise UserError(f"{run} holds no trained {name}: expected a run of train.py")
+    if folder.exists() and any(folder.iterdir()):
+        raise UserError(f"{folder} is there already: name a new folder or empty it")
+    for name in _MODELS:
+        for path in sorted((run / name).rglob("*")):
+            target = folder / path.relative_to(run)
+            if path.suffix == ".safetensors":
+                _write_shards(path, target, shard_bytes)
+            elif path.is_file():
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(path, target)
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def _write_shards(path: Path, target: Path, shard_bytes: int) -> None:
+    from huggingface_hub import save_torch_state_dict
+
+    target.parent.mkdir(parents=True, exist_ok=True)
+    save_torch_state_dict(
+        {
+            name: value.to(torch.bfloat16) if value.is_floating_point() else value
+            for name, value in load_tensors(path).items()
+        },
+        target.parent,
+        filename_pattern=f"{target.stem}{{suffix}}.safetensors",
+        max_shard_size=shard_bytes,
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Keep a run's models; returns the exit code, 2 for a user's mistake (one line on stderr)."""
+    parser = argparse.ArgumentParser(prog="python -m diffguard.keep", description=__doc__)
+    parser.add_argument("run", metavar="RUN", type=Path, help="folder of a training run")
+    parser.add_argument("folder", metavar="FOLDER", type=Path, help="folder to make")
+    asked = parser.parse_args(arguments)
+    try:
+        size = keep_models(asked.run, asked.folder)
+    except UserError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 2
+    sys.stdout.write(f"wrote {asked.folder}, {size / 1e6:.1f} MB\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

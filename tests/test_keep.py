@@ -1,0 +1,104 @@
+"""Models kept beside the code: small files, loaded as they were rounded."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from tiny_project import write_config
+
+import train
+from diffguard import Detector, keep
+from diffguard.checkpoint import read_checkpoint
+from diffguard.errors import UserError
+from diffguard.weights import load_tensors
+
+WEIGHTS = ("classifier/classifier", "diffusion/unet/diffusion_pytorch_model")
+
+
+@pytest.fixture
+def kept(tmp_path, run_folder):
+    keep.keep_models(run_folder, tmp_path / "kept", shard_bytes=2000)
+    return tmp_path / "kept"
+
+
+@pytest.mark.parametrize("name", WEIGHTS)
+def test_shards_hold_the_weights_in_bfloat16(kept, run_folder, name):
+    original = load_file(run_folder / f"{name}.safetensors")
+    files = sorted(kept.glob(f"{name}-*.safetensors"))
+    assert len(files) > 1
+    largest = max(2 * value.numel() for value in original.values())
+    assert max(sum(v.nbytes for v in load_file(f).values()) for f in files) <= max(2000, largest)
+    found = load_tensors(kept / f"{name}.safetensors.index.json")
+    assert found.keys() == original.keys()
+    for key, value in original.items():
+        wanted = value.to(torch.bfloat16) if value.is_floating_point() else value
+        assert torch.equal(found[key], wanted)
+
+
+def test_small_weights_are_one_file_and_the_command_tells_the_size(tmp_path, run_folder, capsys):
+    assert keep.main([str(run_folder), str(tmp_path / "kept")]) == 0
+    files = [p for p in (tmp_path / "kept").rglob("*") if p.is_file()]
+    size = sum(path.stat().st_size for path in files)
+    assert f"kept, {size / 1e6:.1f} MB" in capsys.readouterr().out
+    assert {p.name for p in files if p.suffix == ".safetensors"} == {
+        "classifier.safetensors", "diffusion_pytorch_model.safetensors",
+    }  # fmt: skip
+    assert keep.main([str(run_folder), str(tmp_path / "kept")]) == 2
+    assert "is there already" in capsys.readouterr().err
+
+
+def test_a_detector_of_kept_models_is_small_and_is_that_of_the_rounded_weights(
+    tmp_path, kept, data_root, run_folder
+):
+    config = write_config(tmp_path / "tiny.yaml", data_root)
+    given = ["--classifier.ckpt", kept / f"{WEIGHTS[0]}.safetensors.index.json"]
+    given += ["--diffusion.ckpt", kept / "diffusion", "--run_dir", tmp_path / "run"]
+    assert train.main(["--config", str(config), *map(str, given)]) == 0
+    path = tmp_path / "run" / "detector.ckpt"
+    stored = read_checkpoint(path)
+    for part in ("classifier", "diffusion"):
+        floats = [v for v in stored[part]["state"].values() if v.is_floating_point()]
+        assert {value.dtype for value in floats} == {torch.bfloat16}
+    detector = Detector.load(path)
+    original = load_file(run_folder / f"{WEIGHTS[1]}.safetensors")
+    for name, value in detector.denoiser.network.state_dict().items():
+        assert value.dtype == torch.float32
+        assert torch.equal(value, original[name].to(torch.bfloat16).float()), name
+
+
+def test_weights_that_bfloat16_does_not_hold_stay_as_they_are(run_folder):
+    stored = read_checkpoint(run_folder / "detector.ckpt")["classifier"]["state"]
+    original = load_file(run_folder / f"{WEIGHTS[0]}.safetensors")
+    assert all(torch.equal(stored[name].to(v), v) for name, v in original.items())
+    assert stored["fc.weight"].dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    ("index", "said"),
+    [
+        ({"weight_map": {"a": "../a.safetensors"}}, "expected .safetensors files beside it"),
+        ({"weight_map": {"a": "a.bin"}}, "expected .safetensors files beside it"),
+        ({"weight_map": {"a": "gone.safetensors"}}, "gone.safetensors does not exist"),
+        ({}, "cannot be read as a file of weights"),
+    ],
+)
+def test_a_wrong_index_is_told(tmp_path, index, said):
+    path = tmp_path / "model.safetensors.index.json"
+    path.write_text(json.dumps(index))
+    with pytest.raises(UserError, match=said):
+        load_tensors(path)
+
+
+def test_a_lacking_tensor_is_named(kept):
+    path = kept / f"{WEIGHTS[0]}.safetensors.index.json"
+    index = json.loads(path.read_text())
+    index["weight_map"]["more"] = next(iter(index["weight_map"].values()))
+    path.write_text(json.dumps(index))
+    with pytest.raises(UserError, match="lack more"):
+        load_tensors(path)
+
+
+def test_a_run_without_models_is_told(tmp_path):
+    with pytest.raises(UserError, match="holds no trained classifier"):
+        keep.keep_models(tmp_path, tmp_path / "kept")
