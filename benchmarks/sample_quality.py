@@ -149,7 +149,7 @@ def draw_sheet(real: Tensor, sampled: Tensor, names: Sequence[str], path: Path) 
     figure, axes = plt.subplots(1, 2, figsize=(11, 0.6 * len(names) + 0.5), layout="constrained")
     for axis, images, title in zip(axes, (real, sampled), ("real", "sampled"), strict=True):
         grid = make_grid(images, nrow=COLUMNS, padding=1, pad_value=1.0)
-        axis.imshow(grid.permute(1, 2, 0).clamp(0, 1), interpolation="nearest")
+        axis.imshow(grid.permute(1, 2, 0).clamp(0, 1).numpy(), interpolation="nearest")
         side = images.shape[-1] + 1
         axis.set_title(title)
         axis.set_yticks([side * (row + 0.5) for row in range(len(names))], names)

@@ -51,7 +51,7 @@ def test_the_command_writes_figures_and_a_sheet(run_folder, tmp_path, capsys):
     assert sample_quality.main([ckpt, *options, "--output", str(tmp_path)]) == 0
     found = json.loads((tmp_path / "quality.json").read_text())
     assert found["samples"]["images"] == found["training images"]["images"] == 12
-    assert found["training images"]["classified_as_labelled"] > 0.6
+    assert found["training images"]["fid"] < found["samples"]["fid"]
     assert found["how"]["steps"] == 4
     assert "| 12 samples |" in capsys.readouterr().out
     with Image.open(tmp_path / "samples.png") as sheet:

@@ -1,0 +1,86 @@
+"""What the CIFAR-10 configs promise: sets, limits, sizes of the networks."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+import train
+from diffguard.models import build_classifier
+from lightning_modules import stages
+from lightning_modules.cli import parse
+
+CONFIGS = Path(__file__).parent.parent / "configs"
+
+
+def parsed(*overlays):
+    argv = [word for name in ("cifar10", *overlays) for word in ("--config", name)]
+    argv = [word if word.startswith("--") else str(CONFIGS / f"{word}.yaml") for word in argv]
+    parser = train.build_parser()
+    return parser.instantiate(parse(parser, argv))
+
+
+def parameters(network):
+    return sum(p.numel() for p in network.parameters())
+
+
+def test_the_sets_are_openoods():
+    data = parsed().data
+    assert data.name == "cifar10"
+    lists = {"train": data.id.train, "val": data.id.validation, "test": data.id.test}
+    for part, source in lists.items():
+        assert source == f"imglist:benchmark_imglist/cifar10/{part}_cifar10.txt@images_classic"
+    assert list(data.ood.near) == ["cifar100", "tin"]
+    assert list(data.ood.far) == ["mnist", "svhn", "texture", "places365"]
+    for name, source in {**data.ood.near, **data.ood.far}.items():
+        assert source == f"imglist:benchmark_imglist/cifar10/test_{name}.txt@images_classic"
+    assert list(data.ood_validation) == ["val_tin"]
+    assert data.num_classes == 10
+
+
+@pytest.mark.parametrize(
+    ("overlay", "limit", "near"),
+    [
+        ([], 1000, "imglist"),
+        (["cifar10_full"], None, "imglist"),
+        (["cifar10_cpu"], 1000, "imglist"),
+        (["cifar10_torchvision"], 1000, "torchvision"),
+    ],
+)
+def test_overlays_change_what_they_say(overlay, limit, near):
+    data = parsed(*overlay).data
+    assert data.limit == limit
+    assert data.ood.near["cifar100"].startswith(near)
+    assert data.in_memory
+
+
+def test_the_recipes_keep_their_bounds():
+    config = parsed()
+    spec = stages.classifier_spec(config.classifier, config.data)
+    assert parameters(build_classifier(spec).network) == 11_173_962  # OpenOOD's ResNet-18
+    assert config.classifier.label_smoothing == 0
+    diffusion = stages.diffusion_spec(config.diffusion, config.data)
+    assert parameters(stages.build_denoiser(diffusion).network) < 10_000_000
+    assert 0.1 <= config.diffusion.label_dropout <= 0.2
+    for stage in (config.classifier, config.diffusion):
+        assert (stage.precision, stage.compiled, stage.channels_last) == ("bf16-mixed", True, True)
+
+
+def test_the_overlay_for_a_cpu_is_small_and_asks_for_nothing_of_a_gpu():
+    config = parsed("cifar10_cpu")
+    spec = stages.classifier_spec(config.classifier, config.data)
+    assert parameters(build_classifier(spec).network) < 400_000
+    diffusion = stages.diffusion_spec(config.diffusion, config.data)
+    assert parameters(stages.build_denoiser(diffusion).network) < 1_000_000
+    for stage in (config.classifier, config.diffusion):
+        assert (stage.precision, stage.compiled) == ("32-true", False)
+    assert config.trainer.accelerator == "cpu"
+
+
+def test_the_page_names_what_is_there():
+    page = (CONFIGS.parent / "docs" / "cifar10.md").read_text()
+    shipped = {path.name for path in CONFIGS.glob("cifar10*.yaml")}
+    assert all(f"configs/{name}" in page for name in shipped)
+    config = yaml.safe_load((CONFIGS / "cifar10.yaml").read_text())
+    for stage in ("classifier", "diffusion"):
+        assert f"{config[stage]['max_epochs']} epochs" in page
