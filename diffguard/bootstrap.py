@@ -120,12 +120,13 @@ class _FirstOrder:
         self._w = np.empty((len(ood_scores[0]), len(id_scores)), dtype=np.float32)
         self._auroc = np.empty(len(id_scores))
         for column, (ident, ood) in enumerate(zip(id_scores, ood_scores, strict=True)):
-            levels, place = np.unique(np.concatenate([ident, ood]), return_inverse=True)
-            i, j = place[: len(ident)], place[len(ident) :]
-            w = _share_below(i, len(levels))[j]
+            id_order, ood_order = np.argsort(ident), np.argsort(ood)
+            ranked_id, ranked_ood = ident[id_order], ood[ood_order]
+            w = np.empty(len(ood))
+            w[ood_order] = _share_below(ranked_id, ranked_ood)
             self._auroc[column] = auroc = w.mean()
             self._w[:, column] = w - auroc
-            self._v[:, column] = 1 - _share_below(j, len(levels))[i] - auroc
+            self._v[id_order, column] = 1 - _share_below(ranked_ood, ranked_id) - auroc
 
     def __call__(self, c: Counts, d: Counts) -> Floats:
         id_part = c.astype(np.float32) @ self._v / len(self._v)
@@ -133,7 +134,7 @@ class _FirstOrder:
         return self._auroc + id_part + ood_part
 
 
-def _share_below(places: NDArray[np.intp], levels: int) -> Floats:
-    """For each of the distinct scores the share of images below it, ties counted half."""
-    counts = np.bincount(places, minlength=levels)
-    return (np.cumsum(counts) - counts / 2) / len(places)
+def _share_below(ranked: Floats, scores: Floats) -> Floats:
+    """For each of sorted scores the share of other sorted scores below it, ties counted half."""
+    below = np.searchsorted(ranked, scores, side="left")
+    return (below + np.searchsorted(ranked, scores, side="right")) / (2 * len(ranked))

@@ -11,17 +11,15 @@ there are at each distinct score, counted in integers and divided in float64:
 - `fpr95_id_positive`: share of OOD accepted when at least 95% of ID is accepted (DiffGuard paper).
 - `fpr95_ood_positive`: share of ID flagged when at least 95% of OOD is detected (OpenOOD v1.5).
 
-torchmetrics' own curves are not used here: they divide integer counts in float32.
+torchmetrics' own curves are not used here: they divide integer counts in float32. The torchmetrics
+`Metric` over these functions is `diffguard.metric.OODMetrics`.
 """
 
 from __future__ import annotations
 
-from typing import Any
-
+import numpy as np
 import torch
 from torch import Tensor
-from torchmetrics import Metric
-from torchmetrics.utilities import dim_zero_cat
 
 from diffguard.errors import UserError
 
@@ -30,25 +28,25 @@ _LEVEL = 0.95
 
 def _level_counts(id_scores: Tensor, ood_scores: Tensor) -> tuple[Tensor, Tensor]:
     """Count ID and OOD images at each distinct score, from the lowest score to the highest."""
-    scores = torch.cat([id_scores.double().flatten(), ood_scores.double().flatten()])
-    broken = int((~scores.isfinite()).sum())
+    ident, ood = (p.detach().cpu().double().flatten().numpy() for p in (id_scores, ood_scores))
+    scores = np.concatenate([ident, ood])
+    broken = np.count_nonzero(~np.isfinite(scores))
     if broken:
         raise UserError(
-            f"{broken} of {scores.numel()} scores are NaN or infinite: a score must be finite, "
+            f"{broken} of {len(scores)} scores are NaN or infinite: a score must be finite, "
             "so find the image and the network that made it"
         )
-    for name, part in (("ID", id_scores), ("OOD", ood_scores)):
-        if not part.numel():
+    for name, part in (("ID", ident), ("OOD", ood)):
+        if not len(part):
             raise UserError(
-                f"there is no {name} image among {scores.numel()} scores: OOD metrics compare ID "
+                f"there is no {name} image among {len(scores)} scores: OOD metrics compare ID "
                 "(label >= 0) with OOD (label -1), so give both"
             )
-    level = torch.unique(scores, return_inverse=True)[1]
-    levels, n_id = int(level.max()) + 1, id_scores.numel()
-    return (
-        torch.bincount(level[:n_id], minlength=levels),
-        torch.bincount(level[n_id:], minlength=levels),
-    )
+    scores.sort()
+    levels = scores[np.append(scores[1:] != scores[:-1], True)]
+    up_to = [np.searchsorted(np.sort(part), levels, side="right") for part in (ident, ood)]
+    id_counts, ood_counts = (torch.from_numpy(np.diff(n, prepend=0)) for n in up_to)
+    return id_counts, ood_counts
 
 
 def _auroc(id_counts: Tensor, ood_counts: Tensor) -> float:
@@ -158,63 +156,3 @@ def roc_curve(id_scores: Tensor, ood_scores: Tensor) -> tuple[Tensor, Tensor]:
     n_id, n_ood = (n.flip(0).cumsum(0).double() for n in _level_counts(id_scores, ood_scores))
     zero = n_id.new_zeros(1)
     return torch.cat([zero, n_id / n_id[-1]]), torch.cat([zero, n_ood / n_ood[-1]])
-
-
-class OODMetrics(Metric):
-    """The five metrics of one score over all batches and all processes.
-
-    As input to `update`: `scores` `(N,)`, higher = more OOD, and `labels` `(N,)`, −1 for OOD and
-    >= 0 for ID. As output of `compute`: the dictionary of `compute_metrics` with float64 scalars.
-
-    Scores are checked in `compute`, after the states are synchronised: a process that raised alone
-    would leave the others waiting for it.
-
-    Args:
-        **kwargs: Arguments of `torchmetrics.Metric`, such as `sync_on_compute`.
-
-    Raises:
-        UserError: On `update`, if shapes differ; on `compute`, if a score is NaN or infinite or a
-            class is missing.
-
-    Example:
-        >>> metric = OODMetrics()
-        >>> metric.update(torch.tensor([0.1, 0.4, 0.3, 0.9]), torch.tensor([7, 2, -1, -1]))
-        >>> metric.compute()["auroc"]
-        tensor(0.7500, dtype=torch.float64)
-    """
-
-    is_differentiable = False
-    higher_is_better = None
-    full_state_update = False
-    scores: list[Tensor]
-    labels: list[Tensor]
-
-    def __init__(self, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        # Both states are float64: for a process without data torchmetrics sends an empty tensor of
-        # the metric's dtype, and processes that disagree on the dtype cannot gather.
-        self.add_state("scores", [], dist_reduce_fx="cat")
-        self.add_state("labels", [], dist_reduce_fx="cat")
-        self.set_dtype(torch.float64)
-
-    def update(self, scores: Tensor, labels: Tensor) -> None:
-        """Add a batch: `scores` `(N,)` and `labels` `(N,)` with −1 for OOD."""
-        if scores.ndim != 1 or scores.shape != labels.shape:
-            raise UserError(
-                "scores and labels must both have shape (N,), got "
-                f"{tuple(scores.shape)} and {tuple(labels.shape)}"
-            )
-        self.scores.append(scores.detach().double())
-        self.labels.append(labels.detach().double())
-
-    def compute(self) -> dict[str, Tensor]:
-        """Compute the metrics over everything that was added, on all processes."""
-        none = torch.empty(0, dtype=torch.float64)
-        # After synchronisation a state is one tensor, before it a list.
-        scores = dim_zero_cat(self.scores) if len(self.scores) else none
-        labels = dim_zero_cat(self.labels) if len(self.labels) else none
-        metrics = compute_metrics(scores[labels >= 0], scores[labels < 0])
-        return {
-            name: torch.tensor(value, dtype=torch.float64, device=self.device)
-            for name, value in metrics.items()
-        }

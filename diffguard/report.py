@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from diffguard.bootstrap import auroc_draws, interval
 from diffguard.errors import UserError
 from diffguard.files import replace_file
-from diffguard.ood_metrics import OODMetrics
+from diffguard.ood_metrics import compute_metrics
 from diffguard.score_table import ScoreTable
 from diffguard.tables import to_markdown
 from diffguard.terminal import print_table
@@ -54,8 +54,7 @@ def summarise(
     absent: Mapping[str, str] | None = None,
     seed: int = 0,
     draws: int = 1000,
-    rank: int = 0,
-    world_size: int = 1,
+    metrics: Mapping[tuple[str, str], Mapping[str, float]] | None = None,
 ) -> dict[str, Any]:
     """Compute all results of a score table.
 
@@ -70,9 +69,8 @@ def summarise(
         absent: OOD sets of the config that were not there, name -> reason; named with the table.
         seed: Seed of the bootstrap.
         draws: Number of bootstrap draws.
-        rank: This process. Where there are several, all call this function, each feeds its share of
-            the rows to the metric, and all get the results.
-        world_size: Number of processes.
+        metrics: (score, OOD set) -> its metrics, where processes have computed them together
+            (`metric.synchronised_metrics`); otherwise they are computed here.
 
     Returns:
         The content of `results.json`: `rows` (per score, a row for each OOD set, then one for each
@@ -103,8 +101,8 @@ def summarise(
             values = _values(table, rows, names)
             curves = auroc_draws(id_values, values, dataset, draws=draws, seed=seed)
             for name, ident, ood, curve in zip(names, id_values, values, curves.T, strict=True):
-                metrics = _metrics(ident, ood, rank, world_size)
-                cells[name, dataset] = _Cell(group, len(rows), metrics, curve)
+                own = _metrics(ident, ood) if metrics is None else dict(metrics[name, dataset])
+                cells[name, dataset] = _Cell(group, len(rows), own, curve)
         for name in names:
             cells[name, group] = _mean([cells[name, dataset] for dataset in sets])
 
@@ -201,13 +199,8 @@ def _values(table: ScoreTable, rows: NDArray[np.intp], names: Sequence[str]) -> 
     return [table.scores[name][where] for name in names]
 
 
-def _metrics(id_scores: Floats, ood_scores: Floats, rank: int, world_size: int) -> dict[str, float]:
-    scores = torch.from_numpy(np.concatenate([id_scores, ood_scores]))
-    labels = torch.cat([torch.zeros(len(id_scores)), torch.full((len(ood_scores),), -1.0)])
-    # In a single process the metric must not wait for others that do not call this function.
-    metric = OODMetrics(sync_on_compute=world_size > 1)
-    metric.update(scores[rank::world_size], labels[rank::world_size])
-    return {name: float(value) for name, value in metric.compute().items()}
+def _metrics(id_scores: Floats, ood_scores: Floats) -> dict[str, float]:
+    return compute_metrics(torch.from_numpy(id_scores), torch.from_numpy(ood_scores))
 
 
 def _mean(cells: Sequence[_Cell]) -> _Cell:

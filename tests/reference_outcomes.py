@@ -19,6 +19,7 @@ from diffguard.cam import cam_mask, grad_cam, scale_cam
 from diffguard.ddim import invert, synthesize
 from diffguard.early_stop import calibrate_threshold, should_stop, stop_index
 from diffguard.images import to_image_range, to_model_range
+from diffguard.metric import OODMetrics
 from diffguard.recipe import Recipe
 from diffguard.schedule import NoiseSchedule
 from diffguard.similarity import build_distance
@@ -142,7 +143,7 @@ def check_metrics(data):
 def _check_scores_of_sets(data, case):
     # The files' scores rise towards ID.
     ind, ood = -data.raw("ind", case), -data.raw("ood", case)
-    metric = ood_metrics.OODMetrics()
+    metric = OODMetrics()
     metric.update(torch.cat([ind, ood]), torch.cat([torch.zeros(len(ind)), -torch.ones(len(ood))]))
     whole = ood_metrics.compute_metrics(ind, ood)
     single = {name: getattr(ood_metrics, name)(ind, ood) for name in whole}

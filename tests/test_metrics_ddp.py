@@ -1,13 +1,17 @@
-"""The metric and the report on two real processes, started once for all cases."""
+"""The metric and a table's figures on two real processes, started once for all cases."""
 
 from pathlib import Path
 
+import numpy as np
+import pytest
 import torch
 import torch.multiprocessing as mp
-from small_table import GROUPS, make_table
+from sklearn.metrics import auc, precision_recall_curve, roc_auc_score, roc_curve
+from small_table import GROUPS, NAMES, make_table
 
 from diffguard.errors import UserError
-from diffguard.ood_metrics import OODMetrics, compute_metrics
+from diffguard.metric import OODMetrics, synchronised_metrics
+from diffguard.ood_metrics import compute_metrics
 from diffguard.report import summarise
 
 GENERATOR = torch.Generator().manual_seed(0)
@@ -44,22 +48,62 @@ def _worker(rank, folder):
         "gloo", init_method=f"file://{folder}/init", rank=rank, world_size=2
     )
     outcomes = {name: _outcome(shards[rank]) for name, shards in CASES.items()}
-    outcomes["report"] = summarise(make_table(), GROUPS, draws=20, rank=rank, world_size=2)
+    table = make_table()
+    outcomes["table"] = synchronised_metrics(table, GROUPS, NAMES, rank=rank, world_size=2)
     if rank == 0:  # alone: must not wait for the other
-        outcomes["alone"] = summarise(make_table(), GROUPS, draws=20)
+        outcomes["alone"] = synchronised_metrics(table, GROUPS, NAMES, rank=0, world_size=1)
     torch.save(outcomes, Path(folder) / f"{rank}.pt")
     torch.distributed.destroy_process_group()
 
 
-def test_two_processes(tmp_path):
-    mp.spawn(_worker, (str(tmp_path),), nprocs=2)
+def sklearn_metrics(ident, ood):
+    scores, is_ood = np.r_[ident, ood], np.r_[np.zeros(len(ident)), np.ones(len(ood))]
+
+    def aupr(positive, values):
+        precision, recall, _ = precision_recall_curve(positive, values)
+        return auc(recall, precision)
+
+    def fpr(positive, values):
+        share, found, _ = roc_curve(positive, values, drop_intermediate=False)
+        return share[np.argmax(found >= 0.95)]
+
+    return {
+        "auroc": roc_auc_score(is_ood, scores),
+        "aupr_in": aupr(1 - is_ood, -scores),
+        "aupr_out": aupr(is_ood, scores),
+        "fpr95_id_positive": fpr(1 - is_ood, -scores),
+        "fpr95_ood_positive": fpr(is_ood, scores),
+    }
+
+
+@pytest.fixture(scope="module")
+def outcomes(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("two")
+    mp.spawn(_worker, (str(folder),), nprocs=2)
+    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_batches_of_two_processes_count_once(outcomes, rank):
     metrics = compute_metrics(SCORES[LABELS >= 0], SCORES[LABELS < 0])
-    report = summarise(make_table(), GROUPS, draws=20)
-    for rank in range(2):
-        outcomes = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
-        for name in ("uneven", "second empty", "first empty"):
-            assert outcomes[name] == metrics
-        # A rank that raised alone would leave the other waiting, so both must refuse the NaN.
-        assert "1 of 192 scores are NaN or infinite" in outcomes["nan"]
-        assert outcomes["report"] == report
-        assert outcomes.get("alone", report) == report
+    for name in ("uneven", "second empty", "first empty"):
+        assert outcomes[rank][name] == metrics
+    # A rank that raised alone would leave the other waiting, so both must refuse the NaN.
+    assert "1 of 192 scores are NaN or infinite" in outcomes[rank]["nan"]
+
+
+def test_a_table_shared_out_over_processes_is_scikit_learn_on_the_whole(outcomes):
+    table = make_table()
+    assert outcomes[0]["table"] == outcomes[1]["table"] == outcomes[0]["alone"]
+    assert set(outcomes[0]["table"]) == {(n, s) for n in NAMES for s in GROUPS if s != "digits"}
+    for (name, dataset), metrics in outcomes[0]["table"].items():
+        ident, ood = (table.scores[name][table.rows(one)] for one in ("digits", dataset))
+        assert metrics == pytest.approx(sklearn_metrics(ident, ood), abs=1e-12)
+
+
+def test_the_report_takes_the_metrics_of_all_processes(outcomes):
+    report = summarise(make_table(), GROUPS, draws=20, metrics=outcomes[0]["table"])
+    assert report == summarise(make_table(), GROUPS, draws=20)
+    wrong = {key: dict.fromkeys(one, 0.25) for key, one in outcomes[0]["table"].items()}
+    rows = summarise(make_table(), GROUPS, draws=20, metrics=wrong)["rows"]
+    assert {row["auroc"] for row in rows} == {0.25}

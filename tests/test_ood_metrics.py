@@ -8,9 +8,10 @@ from hypothesis import strategies as st
 from sklearn.metrics import auc, average_precision_score, precision_recall_curve, roc_auc_score
 from sklearn.metrics import roc_curve as sklearn_roc_curve
 
-from diffguard import ood_metrics
+from diffguard import metric, ood_metrics
 from diffguard.errors import UserError
-from diffguard.ood_metrics import OODMetrics, compute_metrics, roc_curve
+from diffguard.metric import OODMetrics
+from diffguard.ood_metrics import compute_metrics, roc_curve
 
 
 def sklearn_metrics(id_scores, ood_scores):
@@ -139,4 +140,4 @@ def test_shapes_must_agree():
 
 
 def test_docstring_example():
-    assert doctest.testmod(ood_metrics).failed == 0
+    assert doctest.testmod(metric).failed == 0
