@@ -1,6 +1,7 @@
 """Score ID and OOD sets, or a folder of images, with a detector checkpoint.
 
-`python evaluate.py --ckpt runs/…/detector.ckpt` needs nothing but the checkpoint.
+`python evaluate.py --ckpt runs/…/detector.ckpt` needs nothing but the checkpoint;
+`python evaluate.py --scores runs/…/evaluation` nothing but the score tables.
 """
 
 from __future__ import annotations
@@ -29,11 +30,13 @@ def build_parser() -> Parser:
 
     parser = Parser("Score ID and OOD sets, or a folder of images, with a detector checkpoint.")
     parser.add_argument("--ckpt", type=str, required=True, help="the detector.ckpt of train.py")
+    _add_scores_arguments(parser)
     parser.add_argument(
         "--output",
         type=str | None,
         default=None,
-        help="folder for the results; by default `evaluation` (or `images`) beside the checkpoint",
+        help="folder for the results; by default `evaluation` (or `images`) beside the checkpoint, "
+        "or that of --scores",
     )
     parser.add_argument(
         "--images", type=str | None, default=None, help="score the images in this folder instead"
@@ -59,10 +62,12 @@ def build_parser() -> Parser:
 
 def main(argv: Sequence[str]) -> int:
     """Evaluate; returns the exit code."""
+    known, _ = _first_look().parse_known_args(list(argv))
+    if known.scores and not known.help:
+        return _report_tables(argv, known.ckpt)
     parser = build_parser()
-    if {"-h", "--help"} & set(argv):
+    if known.help:
         parse(parser, argv)
-    known, _ = _ckpt_parser().parse_known_args(list(argv))
     if known.ckpt is None:
         raise UserError("--ckpt is missing: name the detector.ckpt that train.py wrote")
 
@@ -71,6 +76,8 @@ def main(argv: Sequence[str]) -> int:
     content = read_checkpoint(known.ckpt)
     namespace = parse(parser, ["--config", _stored_config(content), *argv])
     objects = parser.instantiate(namespace)
+    if objects.fuse:
+        raise UserError("--fuse goes with --scores: evaluate first, then fuse the scores")
     if objects.accept is not None and not 0 < objects.accept < 1:
         raise UserError(f"--accept must lie between 0 and 1, got {objects.accept:g}")
     if objects.panels < 0:
@@ -83,12 +90,48 @@ def main(argv: Sequence[str]) -> int:
     return _score_sets(detector, objects, content["config"], output, folder)
 
 
-def _ckpt_parser() -> Any:
+def _first_look() -> Any:
     from argparse import ArgumentParser
 
     parser = ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("-h", "--help", action="store_true")
     parser.add_argument("--ckpt")
+    parser.add_argument("--scores", nargs="*")
     return parser
+
+
+def _add_scores_arguments(parser: Parser) -> None:
+    parser.add_argument(
+        "--scores",
+        type=str,
+        nargs="+",
+        default=[],
+        help="make results anew from these evaluation folders alone, without a model; several "
+        "must be runs of the same data and are joined",
+    )
+    parser.add_argument(
+        "--fuse",
+        type=dict[str, list[str]],
+        default={},
+        help="with --scores: further fusions, as in --fuse.mine '[diffguard, msp]'",
+    )
+
+
+def _report_tables(argv: Sequence[str], ckpt: str | None) -> int:
+    """Results from score tables alone; no model is built or read."""
+    if ckpt is not None:
+        raise UserError("--scores makes results from score tables alone: leave --ckpt away")
+    parser = Parser("Make results anew from evaluation folders.")
+    _add_scores_arguments(parser)
+    parser.add_argument("--output", type=str | None, default=None)
+    found = parse(parser, argv)
+    if len(found.scores) > 1 and found.output is None:
+        raise UserError("--output is missing: name the folder for the results of several runs")
+
+    from lightning_modules.reporting import report_again
+
+    report_again(list(map(Path, found.scores)), found.fuse, Path(found.output or found.scores[0]))
+    return 0
 
 
 def _stored_config(content: dict[str, Any]) -> str:
@@ -125,9 +168,13 @@ def _detector(content: dict[str, Any], objects: Any) -> Detector:
 def _score_sets(
     detector: Detector, objects: Any, config: dict[str, Any], output: Path, folder: Path
 ) -> int:
-    from diffguard.score_table import ScoreTable
+    from diffguard.checkpoint import library_versions
+    from diffguard.scored_run import keep_run, read_run
+    from diffguard.settings import to_dict
     from lightning_modules.evaluation import ScoringRun, file_hash
+    from lightning_modules.panels import panels
     from lightning_modules.reporting import report
+    from lightning_modules.shared_table import read_together
     from lightning_modules.trainers import scoring_trainer
 
     data = objects.data
@@ -135,10 +182,21 @@ def _score_sets(
     trainer = scoring_trainer(objects.trainer, "evaluate")
     identity = {"checkpoint": file_hash(Path(objects.ckpt)), "groups": data.groups}
     scoring = ScoringRun(detector, data, data.stream("test"), output, identity, derive=True)
-    path = scoring.run(trainer)
+    table, metrics = read_together(scoring.run(trainer), data.groups, trainer)
     if trainer.is_global_zero:
-        table = ScoreTable.read(path)
-        report(scoring, table, output, folder / "tensorboard", config, panels=objects.panels)
+        settings = {
+            "config": {**config, "detector": to_dict(detector.settings)},
+            "seed": detector.seed,
+            "batch_size": scoring.batch_size,
+            "libraries": library_versions(),
+            "device": str(detector.device),
+            **scoring.identity,
+        }
+        keep_run(output, detector.calibration.scores, settings, data.left_out)
+        drawn = panels(scoring, table, objects.panels)
+        report(
+            read_run(output, table), output, folder / "tensorboard", metrics=metrics, panels=drawn
+        )
     return 0
 
 

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from diffguard.errors import UserError
@@ -44,9 +45,12 @@ def _level_counts(id_scores: Tensor, ood_scores: Tensor) -> tuple[Tensor, Tensor
             )
     scores.sort()
     levels = scores[np.append(scores[1:] != scores[:-1], True)]
-    up_to = [np.searchsorted(np.sort(part), levels, side="right") for part in (ident, ood)]
-    id_counts, ood_counts = (torch.from_numpy(np.diff(n, prepend=0)) for n in up_to)
-    return id_counts, ood_counts
+    return _counts_at(levels, ident), _counts_at(levels, ood)
+
+
+def _counts_at(levels: NDArray[np.float64], scores: NDArray[np.float64]) -> Tensor:
+    up_to = np.searchsorted(np.sort(scores), levels, side="right")
+    return torch.from_numpy(np.diff(up_to, prepend=0))
 
 
 def _auroc(id_counts: Tensor, ood_counts: Tensor) -> float:

@@ -25,7 +25,14 @@ from diffguard.score_table import ScoreTable
 from diffguard.tables import to_markdown
 from diffguard.terminal import print_table
 
-__all__ = ["METRICS", "OOD_GROUPS", "print_table", "summarise", "write_results"]
+__all__ = [
+    "METRICS",
+    "OOD_GROUPS",
+    "passes_per_image",
+    "print_table",
+    "summarise",
+    "write_results",
+]
 
 OOD_GROUPS = ("near", "far")
 METRICS = ("auroc", "aupr_in", "aupr_out", "fpr95_id_positive", "fpr95_ood_positive")
@@ -124,7 +131,7 @@ def summarise(
             for name, against in pairs
             for group in members
         ],
-        "cost": _passes(table) | dict(cost or {}),
+        "cost": passes_per_image(table) | dict(cost or {}),
         "absent": dict(absent or {}),
         "errors": {name: sum(row["dataset"] == name for row in left_out) for name in groups},
         "left_out": left_out,
@@ -235,7 +242,8 @@ def _compare(name: str, against: str, cell: _Cell, other: _Cell) -> dict[str, An
     }
 
 
-def _passes(table: ScoreTable) -> dict[str, float]:
+def passes_per_image(table: ScoreTable) -> dict[str, float]:
+    """Mean `network_passes_per_image`; nothing where no row tells."""
     passes = table.network_passes[table.valid & (table.network_passes >= 0)]
     return {"network_passes_per_image": float(passes.mean())} if len(passes) else {}
 

@@ -5,14 +5,37 @@ from __future__ import annotations
 import csv
 import math
 from array import array
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from diffguard.errors import UserError
 from diffguard.scores import HEAD_COLUMNS, TAIL_COLUMNS
+
+
+class _Texts(Sequence[str]):
+    """Texts in one piece of memory: a million paths as `str` would take 80 MB beside their own."""
+
+    def __init__(self) -> None:
+        self._content, self._ends = bytearray(), array("q", [0])
+
+    def append(self, text: str) -> None:
+        self._content += text.encode("utf-8", "surrogateescape")
+        self._ends.append(len(self._content))
+
+    def __len__(self) -> int:
+        return len(self._ends) - 1
+
+    def __getitem__(self, place: Any) -> Any:
+        if isinstance(place, slice):
+            return [self[one] for one in range(len(self))[place]]
+        place = range(len(self))[place]
+        begin, end = self._ends[place], self._ends[place + 1]
+        return self._content[begin:end].decode("utf-8", "surrogateescape")
 
 
 @dataclass(frozen=True)
@@ -23,7 +46,7 @@ class ScoreTable:
         dataset_names: Names of the sets in order of appearance.
         dataset: `(N,)` int32, position in `dataset_names`.
         index: `(N,)` int32, place of the image in its set.
-        path: `(N,)` objects, str.
+        path: N texts.
         label: `(N,)` int32, −1 for OOD.
         prediction: `(N,)` int32; −1 where the row has an error.
         probability: `(N,)` float64 in [0, 1]; NaN where the row has an error.
@@ -36,7 +59,7 @@ class ScoreTable:
     dataset_names: tuple[str, ...]
     dataset: NDArray[np.int32]
     index: NDArray[np.int32]
-    path: NDArray[np.object_]
+    path: Sequence[str]
     label: NDArray[np.int32]
     prediction: NDArray[np.int32]
     probability: NDArray[np.float64]
@@ -91,7 +114,7 @@ class ScoreTable:
                 )
             names: dict[str, int] = {}
             integers, floats = array("i"), array("d")
-            paths: list[str] = []
+            paths = _Texts()
             errors: list[str] = []
             missing = [math.nan] * (tail - head + 1)
             try:
@@ -114,7 +137,7 @@ class ScoreTable:
             dataset_names=tuple(names),
             dataset=codes,
             index=indices,
-            path=_objects(paths),
+            path=paths,
             label=labels,
             prediction=predictions,
             probability=probability,

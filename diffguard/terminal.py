@@ -115,7 +115,7 @@ def _width(group: Group) -> int:
 
 def _family(name: str) -> str:
     """Post-hoc baselines, DiffGuard's distances and the fusions are set apart by a line."""
-    head = name.split("/")[0].removesuffix("_baselines")
+    head = name.partition(" (")[0].split("/")[0].removesuffix("_baselines")
     return head if head in ("diffguard", "fusion") else ""
 
 

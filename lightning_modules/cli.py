@@ -11,9 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import NoReturn
 
-from jsonargparse import ArgumentError, Namespace
-from lightning.pytorch.cli import LightningArgumentParser
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from jsonargparse import ArgumentError, ArgumentParser, Namespace
 
 from diffguard.errors import UserError
 
@@ -23,8 +21,8 @@ TIME_IS_UP = 4
 INTERRUPTED = 130
 
 
-class Parser(LightningArgumentParser):
-    """Lightning's argument parser with `--config`, `--print_config`, `--debug` and short errors."""
+class Parser(ArgumentParser):
+    """jsonargparse's parser with `--config`, `--print_config`, `--debug` and short errors."""
 
     def __init__(self, description: str) -> None:
         super().__init__(description=description, exit_on_error=False, allow_abbrev=False)
@@ -66,7 +64,7 @@ def run(main: Callable[[Sequence[str]], int], argv: Sequence[str] | None = None)
     quiet_libraries()
     try:
         code = main(argv)
-    except (UserError, MisconfigurationException, ArgumentError) as error:
+    except _mistakes() as error:
         if "--debug" in argv:
             raise
         print(f"error: {one_line(error)}", file=sys.stderr, flush=True)  # noqa: T201
@@ -79,6 +77,15 @@ def run(main: Callable[[Sequence[str]], int], argv: Sequence[str] | None = None)
         # Lightning's launcher waits for rank 0; another rank must not hang in a barrier.
         os._exit(code)
     sys.exit(code)
+
+
+def _mistakes() -> tuple[type[Exception], ...]:
+    """What a user's mistake raises; asked when something is raised, as Lightning loads slowly."""
+    if "lightning" not in sys.modules:
+        return UserError, ArgumentError
+    from lightning.pytorch.utilities.exceptions import MisconfigurationException
+
+    return UserError, ArgumentError, MisconfigurationException
 
 
 @contextmanager

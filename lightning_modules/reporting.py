@@ -1,166 +1,114 @@
-"""What an evaluation shows: tables, files, TensorBoard, verdicts on a folder of images."""
+"""What an evaluation shows: tables, files, TensorBoard, verdicts on a folder of images.
+
+Nothing here needs a model but the verdicts, which need the detector's calibration.
+"""
 
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from torch.utils.tensorboard import SummaryWriter
 
 from diffguard import figures
-from diffguard.calibration import DIFFGUARD, FUSION, FUSION_BASELINES
-from diffguard.checkpoint import library_versions
 from diffguard.detector import Detector
 from diffguard.errors import UserError
 from diffguard.files import replace_file
-from diffguard.report import summarise, write_results
+from diffguard.joined_runs import add_fusions, join_runs
+from diffguard.report import METRICS, summarise, write_results
 from diffguard.score_table import ScoreTable
-from diffguard.scoring import Scored
-from diffguard.settings import to_dict
+from diffguard.scored_run import ScoredRun, read_run
 from diffguard.terminal import print_table
-from lightning_modules.detector import items_of
-from lightning_modules.evaluation import ScoringRun, read_timing
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 def report(
-    scoring: ScoringRun,
-    table: ScoreTable,
+    run: ScoredRun,
     output: Path,
     tensorboard: Path,
-    config: Mapping[str, Any],
     *,
-    panels: int,
+    metrics: Mapping[tuple[str, str], Mapping[str, float]] | None = None,
+    panels: Iterable[tuple[str, Figure]] = (),
 ) -> dict[str, Any]:
-    """Write and print the results of an evaluation, and log them to TensorBoard.
+    """Write and print the results of a scored run, and draw its figures.
 
     Args:
-        scoring: The run that was scored.
-        table: Its merged table.
-        output: Folder for `results.json`, `results.csv` and `results.md`.
-        tensorboard: The run's TensorBoard folder; the evaluation gets its own part.
-        config: The run's config, kept in the results.
-        panels: Images per panel; 0 draws none.
+        run: What was scored.
+        output: Folder for `results.json`, `results.csv`, `results.md` and `figures/`.
+        tensorboard: TensorBoard folder; the evaluation gets its own part.
+        metrics: See `diffguard.report.summarise`.
+        panels: Further figures with their names.
 
     Returns:
         The results.
     """
-    groups = scoring.data.groups
-    timing = read_timing(output)
-    detector = scoring.detector
-    cost = {
-        "images_per_second": timing["images"] / timing["seconds"] if timing["seconds"] else None,
-        "batch_fill": timing["fill"],
-    }
-    settings = {
-        "config": {**config, "detector": to_dict(detector.settings)},
-        "seed": detector.seed,
-        "batch_size": scoring.batch_size,
-        "libraries": library_versions(),
-        "device": str(detector.device),
-        **scoring.identity,
-    }
-    comparisons = [(FUSION, FUSION_BASELINES)] if detector.settings.fused else []
     results = summarise(
-        table,
-        groups,
-        score_names=scoring.names,
-        comparisons=comparisons,
-        cost=cost,
-        settings=settings,
-        absent=scoring.data.left_out,
-        seed=detector.seed,
+        run.table,
+        run.groups,
+        comparisons=run.comparisons,
+        cost=run.cost,
+        settings=run.settings,
+        absent=run.absent,
+        seed=run.seed,
+        metrics=metrics,
     )
     write_results(output, results)
-    _log(scoring, table, results, tensorboard / "evaluation", panels)
+    with SummaryWriter(str(tensorboard / "evaluation")) as writer:
+        for row in results["rows"]:
+            for metric in METRICS:
+                tag = f"{metric}/{row['score']}/{row['dataset']}".replace(" ", "_")
+                writer.add_scalar(tag, row[metric])
+        writer.add_scalar("id/accuracy", results["id"]["accuracy"])
+        for drawn in (_figures(run), panels):
+            for name, figure in drawn:
+                with replace_file(output / "figures" / f"{name.replace('/', '_')}.png") as path:
+                    figure.savefig(path, format="png", dpi=150)
+                writer.add_figure(name.replace(" ", "_"), figure)
     print_table(results)
+    for remark in run.remarks:
+        print(f"note: {remark}", file=sys.stderr)  # noqa: T201
     print(f"\nResults: {output}\nTensorBoard: tensorboard --logdir {tensorboard}")  # noqa: T201
     return results
 
 
-def _log(
-    scoring: ScoringRun, table: ScoreTable, results: Mapping[str, Any], folder: Path, panels: int
-) -> None:
-    names = [name for name in (DIFFGUARD, FUSION) if name in scoring.names]
-    identifier, *others = list(scoring.data.groups)
-    with SummaryWriter(str(folder)) as writer:
-        for row in results["rows"]:
-            for metric in (
-                "auroc",
-                "aupr_in",
-                "aupr_out",
-                "fpr95_id_positive",
-                "fpr95_ood_positive",
-            ):
-                tag = f"{metric}/{row['score']}/{row['dataset']}".replace(" ", "_")
-                writer.add_scalar(tag, row[metric])
-        writer.add_scalar("id/accuracy", results["id"]["accuracy"])
-        for name in names:
-            ident = table.scores[name][table.rows(identifier)]
-            ood = {other: table.scores[name][table.rows(other)] for other in others}
-            writer.add_figure(f"scores/{name}", figures.score_histogram(ident, ood, name))
-            curves = {other: (ident, values) for other, values in ood.items()}
-            writer.add_figure(f"roc/{name}", figures.roc_curves(curves, name))
-        if scoring.detector.settings.early_stop.thresholds:
-            stops = {n: table.stop_step[table.rows(n)] - 1 for n in scoring.data.groups}
-            last = scoring.detector.max_steps - 1
-            writer.add_figure("depth", figures.stop_depth_histogram(stops, last))
-        for dataset in scoring.data.groups if panels else ():
-            rows = _spread(table, dataset, panels)
-            if len(rows):
-                scored = reconstruct(scoring, table, rows)
-                figure = figures.panel(panel_rows(scoring.detector, scored), dataset)
-                writer.add_figure(f"panels/{dataset}", figure)
+def report_again(
+    folders: Sequence[Path], fusions: Mapping[str, Sequence[str]], output: Path
+) -> dict[str, Any]:
+    """Make results anew from evaluation folders alone, without any model.
+
+    Args:
+        folders: Evaluation folders; several are joined, see `diffguard.joined_runs`.
+        fusions: Further fusions, name -> scores.
+        output: As in `report`; TensorBoard's files go to `tensorboard` in it.
+
+    Raises:
+        UserError: If a folder cannot be read, the runs are not of the same data, or a fusion cannot
+            be made.
+    """
+    run = add_fusions(join_runs([read_run(folder) for folder in folders]), fusions)
+    return report(run, output, output / "tensorboard")
 
 
-def _spread(table: ScoreTable, dataset: str, count: int) -> np.ndarray:
-    """Rows of a set at evenly spaced ranks of the `diffguard` score, lowest to highest."""
-    rows = table.rows(dataset)
-    ordered = rows[np.argsort(table.scores[DIFFGUARD][rows], kind="stable")]
-    places = np.linspace(0, len(ordered) - 1, min(count, len(ordered)))
-    return ordered[places.round().astype(int)]
-
-
-def reconstruct(scoring: ScoringRun, table: ScoreTable, rows: np.ndarray) -> list[Scored]:
-    """Reconstruct the images of some rows again, with the unguided reconstruction beside."""
-    wanted = {(table.dataset_names[table.dataset[r]], int(table.index[r])) for r in rows}
-    stream = scoring.stream
-    rest = stream.without(set(stream.pairs()) - wanted)
-    scores = scoring.detector.stream(scoring.batch_size, unguided=True)
-    scored: list[Scored] = []
-    with scoring.precision():
-        for batch in scoring.data.stream_loader(rest):
-            scored += scores.push(items_of(batch))
-        scored += scores.flush()
-    order = {
-        (table.dataset_names[table.dataset[r]], int(table.index[r])): i for i, r in enumerate(rows)
-    }
-    return sorted(scored, key=lambda one: order[one.row.dataset, one.row.index])
-
-
-def panel_rows(detector: Detector, scored: list[Scored]) -> list[figures.PanelRow]:
-    """What a panel shows of each image."""
-    names = detector.classifier.class_names
-    rows = []
-    for one in scored:
-        result, row = one.reconstruction, one.row
-        if result is None or row.prediction is None:
-            continue
-        mask = result.job.mask
-        rows.append(
-            figures.PanelRow(
-                image=result.job.image.cpu(),
-                guided=result.guided.cpu(),
-                unguided=None if result.unguided is None else result.unguided.cpu(),
-                mask=None if mask is None else mask.cpu(),
-                dataset=row.dataset,
-                prediction=names[row.prediction],
-                score=row.scores[DIFFGUARD],
-            )
-        )
-    return rows
+def _figures(run: ScoredRun) -> Iterator[tuple[str, Figure]]:
+    table = run.table
+    identifier = next(name for name, group in run.groups.items() if group == "id")
+    others = [name for name in run.groups if name != identifier]
+    for name in run.headline:
+        ident = table.scores[name][table.rows(identifier)]
+        ood = {other: table.scores[name][table.rows(other)] for other in others}
+        yield f"scores/{name}", figures.score_histogram(ident, ood, name)
+        curves = {other: (ident, values) for other, values in ood.items()}
+        yield f"roc/{name}", figures.roc_curves(curves, name)
+    stops = table.stop_step[table.stop_step >= 0]
+    if len(stops) and stops.min() < stops.max():
+        depths = {name: table.stop_step[table.rows(name)] - 1 for name in run.groups}
+        yield "depth", figures.stop_depth_histogram(depths, int(stops.max()) - 1)
 
 
 def report_images(detector: Detector, table: ScoreTable, output: Path, accept: float | None) -> int:

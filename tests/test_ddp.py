@@ -1,5 +1,6 @@
 """An evaluation on two processes gives the table of one, to the last bit."""
 
+import json
 import shutil
 
 from test_commands import command
@@ -23,3 +24,5 @@ def test_two_processes_score_every_image_once_as_one_does(run_folder, tmp_path):
     assert (tmp_path / "two" / "scores.csv").read_bytes() == single
     assert len(ScoreTable.read(tmp_path / "two" / "scores.csv")) == 34
     assert two.stdout.count("ID accuracy") == 1
+    results = [json.loads((tmp_path / n / "results.json").read_text()) for n in ("one", "two")]
+    assert results[0]["rows"] == results[1]["rows"]

@@ -6,6 +6,7 @@ import shutil
 
 import pytest
 import torch
+from test_commands import command
 from tiny_project import write_images
 
 import evaluate
@@ -64,6 +65,64 @@ def test_the_evaluation_is_in_tensorboard(evaluated):
         tags["images"]
     )
     assert "auroc/fusion/near" in tags["scalars"]
+
+
+def test_results_come_again_from_the_tables_alone(evaluated, tmp_path):
+    code = (
+        "import sys, evaluate; evaluate.main(sys.argv[1:]);"
+        "print({'lightning', 'torchvision', 'diffusers', 'pytorch_ood'} & set(sys.modules))"
+    )
+    words = ["--scores", evaluated / "evaluation", "--output", tmp_path / "again"]
+    again = command("-c", code, *words)
+    assert again.returncode == 0, again.stderr
+    assert again.stdout.splitlines()[-1] == "set()"
+    for name in ("results.json", "results.csv", "results.md"):
+        assert (tmp_path / "again" / name).read_bytes() == (
+            evaluated / "evaluation" / name
+        ).read_bytes()
+    drawn = {path.name for path in (tmp_path / "again" / "figures").iterdir()}
+    assert drawn == {
+        f"{kind}_{n}.png" for kind in ("roc", "scores") for n in ("diffguard", "fusion")
+    }
+    assert any((tmp_path / "again" / "tensorboard" / "evaluation").iterdir())
+
+
+def test_runs_of_the_same_data_are_joined_and_their_scores_fused(evaluated, tmp_path, capsys):
+    other = tmp_path / "other"
+    shutil.copytree(evaluated / "evaluation", other)
+    text = (other / "scores.csv").read_text()
+    (other / "scores.csv").write_text(text.replace('"knn"', '"ours"', 1))
+    held = (other / "calibration.csv").read_text()
+    (other / "calibration.csv").write_text(held.replace('"knn"', '"ours"', 1))
+    words = ["--scores", evaluated / "evaluation", other, "--fuse.both", "[diffguard, ours]"]
+    assert evaluate.main([*map(str, words), "--output", str(tmp_path / "joined")]) == 0
+    results = json.loads((tmp_path / "joined" / "results.json").read_text())
+    rows = {(row["score"], row["dataset"]): row for row in results["rows"]}
+    assert rows["ours", "blank"] == {**rows["knn", "blank"], "score": "ours"}
+    own = {key: row["auroc"] for key, row in rows.items() if key[0] == "fusion/knn"}
+    assert {("fusion/both", s): v for (_, s), v in own.items()} == {
+        key: row["auroc"] for key, row in rows.items() if key[0] == "fusion/both"
+    }
+    assert [run["name"] for run in results["settings"]["runs"]] == ["evaluation", "other"]
+    assert "fusion/both − ours" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--scores", "nowhere"], "nowhere is no evaluation"),
+        (["--scores", "a", "b"], "--output is missing"),
+        (["--scores", "a", "--ckpt", "b"], "leave --ckpt away"),
+        (["--scores", "a", "--panels", "3"], "--panels"),
+        (["--scores", "a", "--fuse.x", "msp"], "--fuse"),
+    ],
+)
+def test_mistakes_with_tables_are_told_in_one_line(tmp_path, monkeypatch, words, said):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError) as caught:
+        evaluate.main(words)
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
 def test_the_same_command_again_scores_nothing_and_a_cut_table_is_completed(
@@ -195,6 +254,7 @@ def test_bad_checkpoints_are_refused_in_one_line(kind, said, ckpt, tmp_path):
         (["--data.root", "nowhere"], "nowhere"),
         (["--detector.decision", "nope"], "no score 'nope'"),
         (["--nonsense", "1"], "--nonsense"),
+        (["--fuse.x", "[msp, knn]"], "--fuse goes with --scores"),
         (["--trainer.devices", "[x"], "trainer: `devices`"),
     ],
 )

@@ -9,13 +9,14 @@ import torch
 from conftest import CLASSES, build_detector, small_settings
 
 from diffguard.settings import EarlyStopSettings, InversionSettings
+from diffguard.timing import read_timing
 from lightning_modules.calibration import (
     fit_calibration,
     fit_early_stop,
     fit_reference,
     needs_reference,
 )
-from lightning_modules.evaluation import file_hash, read_timing
+from lightning_modules.evaluation import file_hash
 
 NAMES = ("diffguard/logits_l1", "diffguard/l2", "msp", "knn")
 

@@ -18,7 +18,9 @@ def test_every_column_comes_back_bitwise(path):
     assert len(table) == len(ROWS)
     assert table.dataset_names == ("digits", "letters")
     assert [table.dataset_names[code] for code in table.dataset] == [row.dataset for row in ROWS]
-    for column in ("index", "path", "label", "error"):
+    assert list(table.path) == [row.path for row in ROWS]
+    assert table.path[-1] == table.path[len(ROWS) - 1] == ROWS[-1].path
+    for column in ("index", "label", "error"):
         assert getattr(table, column).tolist() == [getattr(row, column) for row in ROWS]
     good = [row for row in ROWS if not row.error]
     assert table.valid.tolist() == [not row.error for row in ROWS]

@@ -1,0 +1,241 @@
+"""Several scored runs of the same data as one table, and fusions of their scores.
+
+Rows are joined on (set, index). A score that several runs have with the same values stays one
+column; where the values differ, each gets the name of its run behind it, as in `diffguard (b)`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from diffguard.calibration import FUSION, Calibration
+from diffguard.errors import UserError
+from diffguard.report import passes_per_image
+from diffguard.score_table import ScoreTable
+from diffguard.scored_run import ScoredRun
+
+Floats = NDArray[np.float64]
+
+
+def join_runs(runs: Sequence[ScoredRun]) -> ScoredRun:
+    """Join runs of the same images.
+
+    An image that one run could not read is left out for all, so that all scores are compared on the
+    same images. Predictions, labels and groups are those of the first run. Steps and network passes
+    belong to a run, not to an image: they are told in `settings["runs"]`.
+
+    Args:
+        runs: One run or more.
+
+    Returns:
+        The only run as it is, or the joined one.
+
+    Raises:
+        UserError: If the runs are not of the same data, naming the first difference.
+    """
+    first = runs[0]
+    if len(runs) == 1:
+        return first
+    tables = [first.table, *(_in_order_of(first, run) for run in runs[1:])]
+    labels = run_labels([run.folder for run in runs])
+    scores: dict[str, Floats] = {}
+    calibration: dict[str, Tensor] = {}
+    headline: dict[str, None] = {}
+    comparisons: dict[tuple[str, str], None] = {}
+    apart = _differing_names(tables)
+    for run, table, label in zip(runs, tables, labels, strict=True):
+        names = {name: f"{name} ({label})" if name in apart else name for name in table.scores}
+        for name, values in table.scores.items():
+            scores.setdefault(names[name], values)
+        for name, values in run.calibration.items():
+            if name in names:
+                calibration.setdefault(names[name], values)
+        headline |= dict.fromkeys(names[name] for name in run.headline)
+        comparisons |= dict.fromkeys((names[a], names[b]) for a, b in run.comparisons)
+    return replace(
+        first,
+        table=_joined(tables, scores),
+        calibration=calibration,
+        settings={"runs": [_about(*one) for one in zip(runs, labels, strict=True)]},
+        cost={},
+        headline=list(headline),
+        comparisons=list(comparisons),
+        remarks=_remarks(tables, labels),
+    )
+
+
+def add_fusions(run: ScoredRun, fusions: Mapping[str, Sequence[str]]) -> ScoredRun:
+    """Add fusions of scores: the mean of their surprises on the ID validation images.
+
+    Args:
+        run: What was scored, with its calibration.
+        fusions: Name -> the scores to fuse; the new score is called `fusion/<name>`, and its AUROC
+            is compared with that of each of them.
+
+    Returns:
+        The run with the new columns.
+
+    Raises:
+        UserError: If a name is taken, a score or its calibration is missing, or less than two
+            scores are named.
+    """
+    scores = dict(run.table.scores)
+    calibration = Calibration(run.calibration, distance=[], baselines=[], fused=[])
+    comparisons = list(run.comparisons)
+    for name, members in fusions.items():
+        column = f"{FUSION}/{name}"
+        if column in scores:
+            raise UserError(f"there is a score {column!r} already: choose another name than {name}")
+        if len(set(members)) < 2 or len(set(members)) < len(members):
+            raise UserError(f"fusion {name!r} needs two or more different scores, got {members}")
+        for member in members:
+            _check_fusible(run, member)
+        parts = [calibration.surprise(member, scores[member]) for member in members]
+        scores[column] = np.mean(parts, axis=0)
+        comparisons += [(column, member) for member in members]
+    return replace(
+        run,
+        table=replace(run.table, scores=scores),
+        headline=[*run.headline, *(f"{FUSION}/{name}" for name in fusions)],
+        comparisons=comparisons,
+        settings={**run.settings, "fusions": {n: list(members) for n, members in fusions.items()}}
+        if fusions
+        else run.settings,
+    )
+
+
+def run_labels(folders: Sequence[Path]) -> list[str]:
+    """A short name for each folder: the part of its path, from the end, in which all differ."""
+    parts = [folder.resolve().parts[::-1] for folder in folders]
+    for place in range(min(map(len, parts))):
+        labels = [one[place] for one in parts]
+        if len(set(labels)) == len(labels):
+            return labels
+    return [str(number) for number in range(1, len(folders) + 1)]
+
+
+def _differing_names(tables: Sequence[ScoreTable]) -> set[str]:
+    """Names of scores of which several tables have different values."""
+    differing = set()
+    for name in {name for table in tables for name in table.scores}:
+        first, *others = [table.scores[name] for table in tables if name in table.scores]
+        if not all(np.array_equal(first, other, equal_nan=True) for other in others):
+            differing.add(name)
+    return differing
+
+
+def _in_order_of(first: ScoredRun, run: ScoredRun) -> ScoreTable:
+    """The table of a run with its rows in the order of the first run's.
+
+    Raises:
+        UserError: If it is not of the same images.
+    """
+    _check_sets(first, run)
+    known, table = first.table, run.table
+    code = {name: number for number, name in enumerate(known.dataset_names)}
+    codes = np.array([code.get(name, -1) for name in table.dataset_names], dtype=np.int32)
+    dataset = codes[table.dataset]
+    order = np.lexsort((table.index, dataset))
+    expected = np.lexsort((known.index, known.dataset))
+    place = np.empty_like(order)
+    place[expected] = order
+    ordered = ScoreTable(
+        dataset_names=known.dataset_names,
+        dataset=dataset[place],
+        index=table.index[place],
+        path=[table.path[row] for row in place],
+        label=table.label[place],
+        prediction=table.prediction[place],
+        probability=table.probability[place],
+        scores={name: values[place] for name, values in table.scores.items()},
+        stop_step=table.stop_step[place],
+        network_passes=table.network_passes[place],
+        error=table.error[place],
+    )
+    for what, ours, theirs in (
+        ("set", known.dataset, ordered.dataset),
+        ("index", known.index, ordered.index),
+        ("label", known.label, ordered.label),
+        ("path", _objects(known.path), _objects(ordered.path)),
+    ):
+        differing = np.flatnonzero(ours != theirs)
+        if len(differing):
+            row = differing[0]
+            image = f"{known.dataset_names[known.dataset[row]]} image {known.index[row]}"
+            raise _other_data(first, run, f"the {what} of {image} is {ours[row]!s}", theirs[row])
+    return ordered
+
+
+def _check_sets(first: ScoredRun, run: ScoredRun) -> None:
+    if run.folder.resolve() == first.folder.resolve():
+        raise UserError(f"{run.folder} is named twice: name each run once")
+    for what, ours, theirs in (("group", first.groups, run.groups), ("set", first.sets, run.sets)):
+        for name in [*ours, *theirs]:
+            if ours.get(name) != theirs.get(name):
+                text = f"the {what} {name} is {ours.get(name, 'absent')}"
+                raise _other_data(first, run, text, theirs.get(name, "absent"))
+    if len(first.table) != len(run.table):
+        raise _other_data(first, run, f"the table has {len(first.table)} rows", len(run.table))
+
+
+def _other_data(first: ScoredRun, run: ScoredRun, here: str, there: object) -> UserError:
+    return UserError(
+        f"{run.folder} is no run of the same data as {first.folder}: {here} in the latter, {there} "
+        "in the former; join runs that scored the same images"
+    )
+
+
+def _objects(texts: Sequence[str]) -> NDArray[np.object_]:
+    return np.array(list(texts), dtype=object)
+
+
+def _joined(tables: Sequence[ScoreTable], scores: dict[str, Floats]) -> ScoreTable:
+    error = tables[0].error.copy()
+    for table in tables[1:]:
+        error = np.where(error == "", table.error, error)
+    none = np.full(len(error), -1, dtype=np.int32)
+    return replace(
+        tables[0], scores=scores, error=error, stop_step=none, network_passes=none.copy()
+    )
+
+
+def _about(run: ScoredRun, label: str) -> dict[str, Any]:
+    identifier = next(name for name, group in run.groups.items() if group == "id")
+    rows = run.table.rows(identifier)
+    accuracy = float((run.table.prediction[rows] == run.table.label[rows]).mean())
+    cost = {**passes_per_image(run.table), **run.cost}
+    return {"name": label, "folder": str(run.folder), "accuracy": accuracy, "cost": cost,
+            "settings": run.settings}  # fmt: skip
+
+
+def _remarks(tables: Sequence[ScoreTable], labels: Sequence[str]) -> list[str]:
+    remarks = []
+    for table, label in zip(tables[1:], labels[1:], strict=True):
+        both = tables[0].valid & table.valid
+        other = int((tables[0].prediction != table.prediction)[both].sum())
+        if other:
+            remarks.append(
+                f"{label} predicts another class than {labels[0]} for {other:,} images, so the "
+                f"classifiers differ; the accuracy is that of {labels[0]}"
+            )
+    return remarks
+
+
+def _check_fusible(run: ScoredRun, name: str) -> None:
+    if name not in run.table.scores:
+        raise UserError(
+            f"there is no score {name!r} to fuse: expected one of {', '.join(run.table.scores)}"
+        )
+    if name not in run.calibration:
+        raise UserError(
+            f"the scores of the ID validation images, which fusion normalises {name!r} by, are "
+            "missing: start the evaluation with its checkpoint again, which scores nothing anew "
+            "and writes calibration.csv"
+        )

@@ -1,0 +1,85 @@
+"""Panels of an evaluation: chosen images of each set, reconstructed again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from diffguard import figures
+from diffguard.calibration import DIFFGUARD
+from diffguard.detector import Detector
+from diffguard.score_table import ScoreTable
+from diffguard.scoring import Scored
+from lightning_modules.detector import items_of
+from lightning_modules.evaluation import ScoringRun
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def panels(scoring: ScoringRun, table: ScoreTable, count: int) -> Iterator[tuple[str, Figure]]:
+    """A panel per set.
+
+    Args:
+        scoring: The run that was scored.
+        table: Its merged table.
+        count: Images per panel; 0 draws none.
+
+    Yields:
+        Name and figure.
+    """
+    for dataset in scoring.data.groups if count else ():
+        rows = _spread(table, dataset, count)
+        if len(rows):
+            scored = reconstruct(scoring, table, rows)
+            yield f"panels/{dataset}", figures.panel(panel_rows(scoring.detector, scored), dataset)
+
+
+def _spread(table: ScoreTable, dataset: str, count: int) -> np.ndarray:
+    """Rows of a set at evenly spaced ranks of the `diffguard` score, lowest to highest."""
+    rows = table.rows(dataset)
+    ordered = rows[np.argsort(table.scores[DIFFGUARD][rows], kind="stable")]
+    places = np.linspace(0, len(ordered) - 1, min(count, len(ordered)))
+    return ordered[places.round().astype(int)]
+
+
+def reconstruct(scoring: ScoringRun, table: ScoreTable, rows: np.ndarray) -> list[Scored]:
+    """Reconstruct the images of some rows again, with the unguided reconstruction beside."""
+    wanted = {(table.dataset_names[table.dataset[r]], int(table.index[r])) for r in rows}
+    stream = scoring.stream
+    rest = stream.without(set(stream.pairs()) - wanted)
+    scores = scoring.detector.stream(scoring.batch_size, unguided=True)
+    scored: list[Scored] = []
+    with scoring.precision():
+        for batch in scoring.data.stream_loader(rest):
+            scored += scores.push(items_of(batch))
+        scored += scores.flush()
+    order = {
+        (table.dataset_names[table.dataset[r]], int(table.index[r])): i for i, r in enumerate(rows)
+    }
+    return sorted(scored, key=lambda one: order[one.row.dataset, one.row.index])
+
+
+def panel_rows(detector: Detector, scored: list[Scored]) -> list[figures.PanelRow]:
+    """What a panel shows of each image."""
+    names = detector.classifier.class_names
+    rows = []
+    for one in scored:
+        result, row = one.reconstruction, one.row
+        if result is None or row.prediction is None:
+            continue
+        mask = result.job.mask
+        rows.append(
+            figures.PanelRow(
+                image=result.job.image.cpu(),
+                guided=result.guided.cpu(),
+                unguided=None if result.unguided is None else result.unguided.cpu(),
+                mask=None if mask is None else mask.cpu(),
+                dataset=row.dataset,
+                prediction=names[row.prediction],
+                score=row.scores[DIFFGUARD],
+            )
+        )
+    return rows

@@ -1,0 +1,55 @@
+"""The merged score table and its metrics, on every process of an evaluation."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import lightning.pytorch as pl
+
+from diffguard.errors import UserError
+from diffguard.metric import synchronised_metrics
+from diffguard.score_table import ScoreTable
+from lightning_modules.evaluation import file_hash
+
+# A file may show late, or an old one still, on another machine.
+_PATIENCE_SECONDS = 120.0
+_Metrics = dict[tuple[str, str], dict[str, float]]
+
+
+def read_together(
+    path: Path, groups: Mapping[str, str], trainer: pl.Trainer
+) -> tuple[ScoreTable, _Metrics]:
+    """Read a merged table on every process, and compute its metrics, each process on its part.
+
+    Args:
+        path: `scores.csv`, on a disk that all processes share.
+        groups: Set name -> `id`, `near` or `far`.
+        trainer: The trainer that connects the processes.
+
+    Returns:
+        The table, and (score, OOD set) -> metrics over all processes.
+
+    Raises:
+        UserError: If a process does not find the first process's table.
+    """
+    digest = trainer.strategy.broadcast(file_hash(path) if trainer.is_global_zero else "")
+    deadline = time.monotonic() + _PATIENCE_SECONDS
+    while not path.is_file() or file_hash(path) != digest:
+        if time.monotonic() > deadline:
+            raise UserError(
+                f"process {trainer.global_rank} does not see the {path} of the first process: "
+                "the output folder must lie on a disk that all machines share"
+            )
+        time.sleep(0.5)
+    table = ScoreTable.read(path)
+    metrics = synchronised_metrics(
+        table,
+        groups,
+        list(table.scores),
+        rank=trainer.global_rank,
+        world_size=trainer.world_size,
+        device=trainer.strategy.root_device if trainer.world_size > 1 else "cpu",
+    )
+    return table, metrics

@@ -1,0 +1,202 @@
+"""Several runs of the same data as one, and fusions from calibration scores alone."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from small_table import GROUPS, NAMES, SIZES, make_table
+
+from diffguard.calibration import Calibration
+from diffguard.errors import UserError
+from diffguard.joined_runs import add_fusions, join_runs, run_labels
+from diffguard.report import summarise
+from diffguard.scored_run import ScoredRun
+
+VALIDATION = {
+    name: torch.randn(60, generator=torch.Generator().manual_seed(n)).double()
+    for n, name in enumerate(NAMES)
+}
+
+
+def make_run(folder, table=None, **changes):
+    values = {
+        "folder": folder,
+        "table": table or make_table(),
+        "groups": GROUPS,
+        "sets": {name: {"n": n, "fingerprint": name} for name, n in SIZES.items()},
+        "seed": 3,
+        "calibration": dict(VALIDATION),
+        "settings": {"seed": 3},
+        "absent": {},
+        "cost": {"images_per_second": 2.0},
+        "headline": ["diffguard", "fusion"],
+        "comparisons": [("fusion", "fusion_baselines")],
+    }
+    return ScoredRun(**{**values, **changes})
+
+
+def changed(scores=(), **columns):
+    """The small table with some scores shifted and some columns replaced."""
+    table = make_table()
+    values = {n: v + (n in scores) for n, v in table.scores.items()}
+    return replace(table, scores=values, **columns)
+
+
+def in_other_order(table, rows):
+    """The same table with its rows, and the numbers of its sets, in another order."""
+    names = tuple(reversed(table.dataset_names))
+    columns = {
+        name: getattr(table, name)[rows]
+        for name in ("index", "label", "prediction", "probability", "error", "path",
+                     "stop_step", "network_passes")
+    }  # fmt: skip
+    return replace(
+        table,
+        dataset_names=names,
+        dataset=(len(names) - 1 - table.dataset)[rows].astype(np.int32),
+        scores={name: values[rows] for name, values in table.scores.items()},
+        **columns,
+    )
+
+
+@pytest.fixture
+def folders(tmp_path):
+    return [tmp_path / name / "evaluation" for name in ("a", "b", "c")]
+
+
+def test_one_run_is_itself(folders):
+    run = make_run(folders[0])
+    assert join_runs([run]) is run
+    assert add_fusions(run, {}) == run
+
+
+def test_equal_scores_are_one_column_and_others_are_named_apart(folders):
+    table = changed(["diffguard", "fusion"])
+    extra = replace(table, scores={**table.scores, "odin": table.scores["msp"] * 2})
+    joined = join_runs([make_run(folders[0]), make_run(folders[1], extra)])
+    own = make_table().scores
+    assert set(joined.table.scores) == {
+        "msp", "diffguard (a)", "diffguard/l2", "fusion (a)", "fusion_baselines",
+        "diffguard (b)", "fusion (b)", "odin",
+    }  # fmt: skip
+    np.testing.assert_array_equal(joined.table.scores["diffguard (a)"], own["diffguard"])
+    np.testing.assert_array_equal(joined.table.scores["diffguard (b)"], own["diffguard"] + 1)
+    assert joined.headline == ["diffguard (a)", "fusion (a)", "diffguard (b)", "fusion (b)"]
+    assert joined.comparisons == [
+        ("fusion (a)", "fusion_baselines"),
+        ("fusion (b)", "fusion_baselines"),
+    ]
+    assert torch.equal(joined.calibration["fusion (b)"], VALIDATION["fusion"])
+    results = summarise(joined.table, joined.groups, comparisons=joined.comparisons, draws=20)
+    assert results["rows"][0] == summarise(make_table(), GROUPS, draws=20)["rows"][0]
+
+
+def test_rows_are_joined_by_set_and_index_whatever_their_order(folders):
+    rows = np.random.default_rng(1).permutation(len(make_table()))
+    other = in_other_order(changed(["diffguard"]), rows)
+    joined = join_runs([make_run(folders[0]), make_run(folders[1], other)]).table
+    np.testing.assert_array_equal(
+        joined.scores["diffguard (b)"], make_table().scores["diffguard"] + 1
+    )
+    assert {"msp", "fusion"} < set(joined.scores)
+
+
+def test_an_image_that_one_run_could_not_read_is_left_out_for_all(folders):
+    error = make_table().error
+    error[3] = "gone"
+    joined = join_runs([make_run(folders[0]), make_run(folders[1], changed(error=error))]).table
+    assert joined.error[3] == "gone"
+    assert joined.error[49] == "truncated"
+    assert 3 not in joined.rows("digits")
+
+
+def test_each_run_keeps_its_own_cost_and_other_classifiers_are_told(folders):
+    prediction = make_table().prediction
+    prediction[:7] = 4
+    runs = [make_run(folders[0]), make_run(folders[1], changed(prediction=prediction))]
+    joined = join_runs(runs)
+    first, second = joined.settings["runs"]
+    assert (first["name"], second["name"]) == ("a", "b")
+    assert first["accuracy"] == 44 / 49
+    assert second["accuracy"] != first["accuracy"]
+    assert first["cost"]["images_per_second"] == 2.0
+    assert first["cost"]["network_passes_per_image"] > 0
+    assert joined.cost == {}
+    assert (joined.table.network_passes == -1).all()
+    assert "b predicts another class than a for 6 images" in joined.remarks[0]
+    assert join_runs([make_run(folder) for folder in folders]).remarks == []
+
+
+def relabelled(row, column, value):
+    table = make_table()
+    values = getattr(table, column).copy()
+    values[row] = value
+    return {"table": replace(table, **{column: values})}
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        (relabelled(5, "label", 3), "the label of digits image 5 is 0 in the latter, 3 in the"),
+        (
+            relabelled(5, "path", "x.png"),
+            "the path of digits image 5 is 5.png in the latter, x.png",
+        ),
+        (relabelled(49, "index", 50), "the index of digits image 49 is 49 in the latter, 50 in"),
+        ({"groups": {**GROUPS, "far_a": "near"}}, "the group far_a is far in the latter, near in"),
+        ({"groups": {**GROUPS, "mine": "far"}}, "the group mine is absent in the latter, far in"),
+        ({"sets": {"digits": {"n": 50, "fingerprint": "z"}}}, "the set digits is"),
+    ],
+)
+def test_other_data_is_refused(folders, changes, said):
+    with pytest.raises(UserError, match="no run of the same data") as caught:
+        join_runs([make_run(folders[0]), make_run(folders[1], **changes)])
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_run_is_named_once(folders):
+    with pytest.raises(UserError, match="named twice"):
+        join_runs([make_run(folders[0]), make_run(folders[0])])
+
+
+def test_labels_are_where_the_paths_differ(tmp_path):
+    names = ["x/a/evaluation", "y/b/evaluation", "y/c/evaluation"]
+    assert run_labels([tmp_path / name for name in names]) == ["a", "b", "c"]
+    assert run_labels([tmp_path / "one", tmp_path / "two"]) == ["one", "two"]
+    assert run_labels([tmp_path / "a", tmp_path / "x/a", tmp_path / "x"]) == ["1", "2", "3"]
+
+
+def test_a_fusion_is_the_mean_of_surprises_on_validation_images(folders):
+    run = add_fusions(make_run(folders[0]), {"mine": ["diffguard", "msp"]})
+    table, rows = make_table(), make_table().valid
+    calibration = Calibration(VALIDATION, ["l2"], [], [])
+    parts = [calibration.surprise(name, table.scores[name]) for name in ("diffguard", "msp")]
+    fused = run.table.scores["fusion/mine"]
+    np.testing.assert_array_equal(fused[rows], (parts[0] + parts[1])[rows] / 2)
+    assert run.comparisons[1:] == [("fusion/mine", "diffguard"), ("fusion/mine", "msp")]
+    assert run.headline[-1] == "fusion/mine"
+    assert run.settings["fusions"] == {"mine": ["diffguard", "msp"]}
+    # Test images have no part in the normalisation: alone, an image gets the same fused score.
+    alone = replace(table, scores={name: values[:1] for name, values in table.scores.items()})
+    one = add_fusions(make_run(folders[0], alone), {"mine": ["diffguard", "msp"]})
+    assert one.table.scores["fusion/mine"][0] == fused[0]
+
+
+@pytest.mark.parametrize(
+    ("fusions", "said"),
+    [
+        ({"x": ["msp"]}, "two or more different scores"),
+        ({"x": ["msp", "msp"]}, "two or more different scores"),
+        ({"x": ["msp", "odin"]}, "no score 'odin' to fuse: expected one of msp"),
+        ({"x": ["msp", "diffguard/l2"]}, "which fusion normalises 'diffguard/l2' by, are missing"),
+        ({"l2": ["msp", "fusion"]}, "there is a score 'fusion/l2' already"),
+    ],
+)
+def test_fusions_that_cannot_be_made(folders, fusions, said):
+    table = make_table()
+    table.scores["fusion/l2"] = table.scores["msp"]
+    known = {name: values for name, values in VALIDATION.items() if name != "diffguard/l2"}
+    with pytest.raises(UserError, match=said):
+        add_fusions(make_run(folders[0], table, calibration=known), fusions)

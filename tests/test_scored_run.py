@@ -1,0 +1,77 @@
+import json
+
+import pytest
+import torch
+from test_scores import NAMES, ROWS, write
+
+from diffguard.errors import UserError
+from diffguard.scored_run import keep_run, read_run
+from diffguard.scores import merge
+
+MANIFEST = {
+    "groups": {"digits": "id", "letters": "far"},
+    "sets": {"digits": {"n": 7}, "letters": {"n": 4}},
+    "seed": 5,
+}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    write(tmp_path, 0, ROWS)
+    (tmp_path / "manifest.json").write_text(json.dumps(MANIFEST))
+    return tmp_path
+
+
+def test_what_was_kept_comes_back_bitwise(folder):
+    scores = {name: torch.randn(9).double() for name in NAMES}
+    keep_run(folder, scores, {"device": "cpu", "config": {"a": [1, 2]}}, {"gone": "no folder"})
+    line = {"session": "x", "rank": 0, "images": 11, "seconds": 2.0, "fill": 0.5}
+    (folder / "timing.jsonl").write_text(json.dumps(line) + "\n")
+    run = read_run(folder)
+    assert (folder / "scores.csv").is_file()  # whole tables are merged
+    assert len(run.table) == len(ROWS)
+    assert list(run.calibration) == list(NAMES)
+    assert all(torch.equal(run.calibration[name], scores[name]) for name in NAMES)
+    assert run.settings == {"device": "cpu", "config": {"a": [1, 2]}}
+    assert run.absent == {"gone": "no folder"}
+    assert run.cost == {"images_per_second": 5.5, "batch_fill": 0.5}
+    assert (run.groups, run.seed) == (MANIFEST["groups"], 5)
+
+
+def test_a_folder_with_no_more_than_tables_will_do(folder):
+    merge(folder)
+    run = read_run(folder)
+    assert (run.calibration, run.cost, run.comparisons) == ({}, {}, [])
+    assert run.settings == MANIFEST
+
+
+def test_a_folder_that_is_none(tmp_path):
+    with pytest.raises(UserError, match="is no evaluation of ID and OOD sets"):
+        read_run(tmp_path / "nowhere")
+    (tmp_path / "manifest.json").write_text(json.dumps({"seed": 3, "sets": {}, "images": "x"}))
+    with pytest.raises(UserError, match="is no evaluation of ID and OOD sets"):
+        read_run(tmp_path)
+
+
+def test_a_table_that_is_not_whole_is_not_reported(folder):
+    manifest = {**MANIFEST, "sets": {"digits": {"n": 8}, "letters": {"n": 4}}}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(UserError, match="rows for 7 of the 8 images of digits"):
+        read_run(folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("calibration.csv", '"msp","knn"\n1.0,much\n', "calibration.csv is damaged .*much"),
+        ("calibration.csv", '"msp","knn"\n1.0,2.0\n1.0\n', "calibration.csv is damaged"),
+        ("calibration.csv", '"msp","knn"\n1.0,nan\n', "calibration.csv is damaged"),
+        ("run.json", "{", "run.json is not JSON"),
+        ("run.json", "[]", "run.json must hold settings and absent sets"),
+        ("run.json", '{"settings": {}}', "run.json must hold settings and absent sets"),
+    ],
+)
+def test_damaged_files_are_named(folder, name, text, said):
+    (folder / name).write_text(text)
+    with pytest.raises(UserError, match=said):
+        read_run(folder)
