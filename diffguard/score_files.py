@@ -22,11 +22,17 @@ def rank_tables(folder: Path) -> list[Path]:
     return sorted((Path(folder) / "scores").glob("rank-*.csv"))
 
 
-def complete_records(path: Path) -> Iterator[tuple[int, bytes]]:
-    """Yield (offset, bytes) of each complete row, the header first; a torn last row is left out."""
-    offset, size, quoted = 0, 0, False
+def complete_records(path: Path, start: int = 0) -> Iterator[tuple[int, bytes]]:
+    """Yield (offset, bytes) of each complete row, the header first; a torn last row is left out.
+
+    Args:
+        path: The table.
+        start: Where to begin, the end of a complete row.
+    """
+    offset, size, quoted = start, 0, False
     parts: list[bytes] = []
     with path.open("rb") as file:
+        file.seek(start)
         for line in file:
             parts.append(line)
             size += len(line)

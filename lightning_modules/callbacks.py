@@ -76,20 +76,6 @@ class StageProgressBar(ProgressBar):
             self._progress.update(trainer.global_step, self._describe(trainer))
         self._finish()
 
-    def on_test_start(self, trainer: Trainer, *_: Any) -> None:
-        """Begin an evaluation, which counts its batches."""
-        batches = sum(trainer.num_test_batches)
-        self._begin(None if batches == float("inf") else int(batches), 0)
-
-    def on_test_batch_end(self, *_: Any) -> None:
-        """Count a batch."""
-        if self._progress is not None:
-            self._progress.update(self._progress.done + 1)
-
-    def on_test_end(self, *_: Any) -> None:
-        """Show the last state."""
-        self._finish()
-
     def on_exception(self, *_: Any) -> None:
         """Leave the terminal in order."""
         self._finish(finished=False)

@@ -24,6 +24,7 @@ from diffguard.settings import to_dict
 from lightning_modules.batch_size import AUTO, begun_with, find_batch_size, too_large
 from lightning_modules.cli import interruptible
 from lightning_modules.detector import DetectorModule
+from lightning_modules.scoring_progress import watch
 from lightning_modules.sharing import SharedWork
 
 
@@ -98,6 +99,7 @@ class ScoringRun:
             derive=self.derive,
             on_smaller=self._take_smaller,
         )
+        watch(trainer, self.folder, len(self.stream))
         try:
             with interruptible():
                 trainer.test(module, verbose=False)

@@ -14,11 +14,16 @@ from diffguard.errors import UserError
 from lightning_modules.callbacks import StageProgressBar
 from lightning_modules.cli import one_line
 from lightning_modules.launchers import process_arguments
+from lightning_modules.scoring_progress import ScoringProgressBar
 from lightning_modules.settings import TrainerConfig
 
 
 def build_trainer(
-    config: TrainerConfig, title: str, callbacks: list[pl.Callback] | None = None, **own: Any
+    config: TrainerConfig,
+    title: str,
+    callbacks: list[pl.Callback] | None = None,
+    bar: type[StageProgressBar] = StageProgressBar,
+    **own: Any,
 ) -> pl.Trainer:
     """Make a Trainer.
 
@@ -26,6 +31,7 @@ def build_trainer(
         config: The `trainer` section.
         title: What the progress bar calls the stage.
         callbacks: Further callbacks.
+        bar: What shows the progress.
         own: Arguments of the stage.
 
     Raises:
@@ -33,14 +39,14 @@ def build_trainer(
     """
     if config.threads is not None and config.threads < 1:
         raise UserError(f"trainer.threads must be at least 1, got {config.threads}")
-    bar: list[pl.Callback] = [StageProgressBar(title)] if config.progress else []
+    bars: list[pl.Callback] = [bar(title)] if config.progress else []
     try:
         return pl.Trainer(
             accelerator=config.accelerator,
             **process_arguments(config),
             strategy=config.strategy,
             precision=config.precision,  # type: ignore[arg-type]
-            callbacks=[_Threads(config.threads), *bar, *(callbacks or [])],
+            callbacks=[_Threads(config.threads), *bars, *(callbacks or [])],
             enable_progress_bar=config.progress,
             enable_model_summary=False,
             # The streams share the images out themselves: no image is repeated.
@@ -75,4 +81,11 @@ class _EndAtOnce(pl.Callback):
 
 def scoring_trainer(config: TrainerConfig, title: str) -> pl.Trainer:
     """A Trainer that scores: no logger and no checkpoints."""
-    return build_trainer(config, title, [_EndAtOnce()], logger=False, enable_checkpointing=False)
+    return build_trainer(
+        config,
+        title,
+        [_EndAtOnce()],
+        bar=ScoringProgressBar,
+        logger=False,
+        enable_checkpointing=False,
+    )

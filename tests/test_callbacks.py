@@ -3,7 +3,6 @@ import io
 import pytest
 import tiny_training as tiny
 import torch
-from lightning import LightningModule
 from lightning.pytorch.loggers import TensorBoardLogger
 from rich.console import Console
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -89,21 +88,6 @@ def test_a_disabled_bar_is_silent(tmp_path):
     bar.disable()
     fit_with_bar(tmp_path, bar)
     assert output.getvalue() == ""
-
-
-def test_evaluation_counts_batches(tmp_path):
-    class Idle(LightningModule):
-        def test_step(self, batch, batch_idx, dataloader_idx):
-            pass
-
-    output = io.StringIO()
-    bar = StageProgressBar("evaluation", line_seconds=0, console=Console(file=output))
-    trainer = tiny.trainer(tmp_path, callbacks=[bar], enable_progress_bar=True)
-    trainer.test(Idle(), [tiny.val_loader(), tiny.val_loader()], verbose=False)
-    lines = lines_of(output)
-    shares = [line.split()[1].strip(",") for line in lines[:-1]]
-    assert shares == ["17%", "33%", "50%", "67%", "83%", "100%"]
-    assert "done after" in lines[-1]
 
 
 def test_sample_grids_reach_tensorboard(tmp_path):

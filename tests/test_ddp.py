@@ -13,7 +13,7 @@ def test_two_processes_score_every_image_once_as_one_does(run_folder, tmp_path):
     common = ["evaluate.py", "--ckpt", ckpt, "--trainer.threads", 1, "--panels", 0]
     one = command(*common, "--output", tmp_path / "one")
     assert one.returncode == 0, one.stderr
-    both = ["--trainer.devices", 2, "--trainer.strategy", "ddp"]
+    both = ["--trainer.devices", 2, "--trainer.strategy", "ddp", "--trainer.progress", "true"]
     two = command(*common, *both, "--output", tmp_path / "two")
     assert two.returncode == 0, two.stderr
     assert sorted(p.name for p in (tmp_path / "two" / "scores").iterdir()) == [
@@ -26,3 +26,6 @@ def test_two_processes_score_every_image_once_as_one_does(run_folder, tmp_path):
     assert two.stdout.count("ID accuracy") == 1
     results = [json.loads((tmp_path / n / "results.json").read_text()) for n in ("one", "two")]
     assert results[0]["rows"] == results[1]["rows"]
+    # The first process alone tells how far both are.
+    assert two.stderr.count("evaluate: done after") == 1
+    assert " of 34 images" in two.stderr

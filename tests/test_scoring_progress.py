@@ -1,0 +1,94 @@
+"""Progress over all processes, from tables that grow as theirs do."""
+
+import io
+
+import pytest
+import tiny_training as tiny
+from lightning import LightningModule
+from rich.console import Console
+from test_scores import NAMES, ROWS
+
+from diffguard.scores import ScoreWriter
+from lightning_modules.scoring_progress import ScoringProgressBar, TableTail, watch
+
+STEPS = [row.stop_step for row in ROWS if row.stop_step is not None]
+
+
+def append(folder, rank, rows):
+    with ScoreWriter(folder, rank, NAMES) as writer:
+        writer.write(rows)
+
+
+def test_rows_of_all_processes_count_once_and_torn_ones_not_yet(tmp_path):
+    tail = TableTail(tmp_path)
+    tail.read()
+    assert (tail.rows, tail.mean_depth) == (0, None)
+    append(tmp_path, 0, ROWS[:2])
+    append(tmp_path, 1, ROWS[2:7])
+    tail.read()
+    assert tail.rows == 7
+    table = max((tmp_path / "scores").iterdir())
+    whole = table.read_bytes()
+    append(tmp_path, 2, ROWS[7:])
+    last = max((tmp_path / "scores").iterdir())
+    written = last.read_bytes()
+    last.write_bytes(written[:-3])
+    tail.read()
+    assert tail.rows == len(ROWS) - 1
+    last.write_bytes(written)
+    tail.read()
+    tail.read()
+    assert tail.rows == len(ROWS)
+    assert tail.mean_depth == pytest.approx(sum(STEPS) / len(STEPS))
+    assert table.read_bytes() == whole
+
+
+class Scoring(LightningModule):
+    """Writes two rows a batch; another process has written one before and one meanwhile."""
+
+    def __init__(self, folder):
+        super().__init__()
+        self.folder = folder
+
+    def test_step(self, batch, batch_idx):
+        if batch_idx == 0:
+            append(self.folder, 1, ROWS[3:4])
+        append(self.folder, 0, ROWS[4 + 2 * batch_idx : 6 + 2 * batch_idx])
+
+
+def progress_of(folder, line_seconds, **options):
+    append(folder, 1, ROWS[:3])
+    output = io.StringIO()
+    bar = ScoringProgressBar("evaluate", line_seconds, console=Console(file=output, **options))
+    trainer = tiny.trainer(folder, callbacks=[bar], enable_progress_bar=True)
+    watch(trainer, folder, 20)
+    trainer.test(Scoring(folder), tiny.val_loader(), verbose=False)
+    return output.getvalue()
+
+
+def test_lines_tell_images_rate_time_left_and_depth(tmp_path):
+    first, *_, last, end = progress_of(tmp_path, 0.0).splitlines()
+    assert first.startswith("evaluate: 30%, 0:0")
+    assert " left, 6 of 20 images, " in first
+    assert " images/s, mean depth " in first
+    assert "10 of 20 images" in last
+    assert "done after" in end
+
+
+def test_a_line_a_minute(tmp_path):
+    lines = progress_of(tmp_path, ScoringProgressBar("x").line_seconds).splitlines()
+    assert ScoringProgressBar("x").line_seconds == 60
+    assert len(lines) == 2  # the first state and the last
+    assert "6 of 20 images" in lines[0]
+    assert "10 of 20 images" in lines[1]
+
+
+def test_a_bar_on_a_terminal(tmp_path):
+    text = progress_of(tmp_path, 60.0, force_terminal=True, width=150, legacy_windows=False)
+    last = text.rsplit("evaluate", 1)[1]
+    assert "50%" in last
+    assert "10 of 20 images" in last
+
+
+def test_a_trainer_without_a_bar_is_left_alone(tmp_path):
+    watch(tiny.trainer(tmp_path), tmp_path, 20)
