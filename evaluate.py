@@ -65,11 +65,11 @@ def main(argv: Sequence[str]) -> int:
     known, _ = _first_look().parse_known_args(list(argv))
     if known.scores and not known.help:
         return _report_tables(argv, known.ckpt)
+    if known.ckpt is None and not known.help:
+        raise UserError("--ckpt is missing: name the detector.ckpt that train.py wrote")
     parser = build_parser()
     if known.help:
         parse(parser, argv)
-    if known.ckpt is None:
-        raise UserError("--ckpt is missing: name the detector.ckpt that train.py wrote")
 
     from diffguard.checkpoint import read_checkpoint
 

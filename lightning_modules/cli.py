@@ -9,7 +9,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from jsonargparse import ArgumentError, ArgumentParser, Namespace
 
@@ -30,6 +30,14 @@ class Parser(ArgumentParser):
         self.add_argument(
             "--debug", action="store_true", help="show the traceback of a user's mistake too"
         )
+
+    def parse_path(self, path: Any, *args: Any, **options: Any) -> Namespace:
+        """Parse a config file, and name it where it is wrong."""
+        try:
+            return super().parse_path(path, *args, **options)
+        except (UserError, ArgumentError, TypeError, ValueError, KeyError) as error:
+            text = one_line(error).replace('in "<unicode string>", line', "at line")
+            raise UserError(f"{path}: {text}") from error
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Raise instead of printing the usage."""

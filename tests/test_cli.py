@@ -71,13 +71,16 @@ def test_values_are_typed_and_later_ones_win(parser, tmp_path):
         (["stray"], "stray"),
         (["--config", "absent.yaml"], "absent.yaml"),
         (["--config", "c.yaml"], "speed"),
-        (["--config", "broken.yaml"], "parsing config"),
+        (["--config", "broken.yaml"], "broken.yaml: Problems parsing config: "),
+        (["--config", "broken.yaml"], "at line 2, column 1"),
+        (["--config", "text.yaml"], "text.yaml: Unexpected config: hello"),
     ],
 )
 def test_mistakes_are_one_line_without_the_usage(parser, argv, said, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "c.yaml").write_text("section: {speed: 3}\n")
     (tmp_path / "broken.yaml").write_text("section: {rate: [\n")
+    (tmp_path / "text.yaml").write_text("hello\n")
     with pytest.raises(UserError) as caught:
         parse(parser, argv)
     assert said in str(caught.value)
