@@ -54,9 +54,9 @@ def join_runs(runs: Sequence[ScoredRun]) -> ScoredRun:
         names = {name: f"{name} ({label})" if name in apart else name for name in table.scores}
         for name, values in table.scores.items():
             scores.setdefault(names[name], values)
-        for name, values in run.calibration.items():
+        for name, reference in run.calibration.items():
             if name in names:
-                calibration.setdefault(names[name], values)
+                calibration.setdefault(names[name], reference)
         headline |= dict.fromkeys(names[name] for name in run.headline)
         comparisons |= dict.fromkeys((names[a], names[b]) for a, b in run.comparisons)
     return replace(

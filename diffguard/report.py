@@ -253,7 +253,7 @@ def _left_out(table: ScoreTable, groups: Mapping[str, str]) -> list[dict[str, An
         {
             "dataset": table.dataset_names[table.dataset[row]],
             "index": int(table.index[row]),
-            "path": table.path[row],
+            "path": table.path[int(row)],
             "error": table.error[row],
         }
         for row in np.flatnonzero(~table.valid)
