@@ -53,6 +53,17 @@ def build_parser() -> Parser:
         default=[],
         help="import paths of further classes that the checkpoint may name",
     )
+    parser.add_argument(
+        "--diffusion",
+        type=str | None,
+        default=None,
+        help="where a diffusion model that the checkpoint refers to lies now, if it was moved",
+    )
+    parser.add_argument(
+        "--dry_run",
+        action="store_true",
+        help="print parameters, weight memory and network passes per image, and score nothing",
+    )
     parser.add_argument("--panels", type=int, default=6, help="images per panel in TensorBoard")
     parser.add_class_arguments(OODDataModule, "data")
     parser.add_argument("--detector", type=DetectorSettings, default=DetectorSettings())
@@ -82,6 +93,8 @@ def main(argv: Sequence[str]) -> int:
         raise UserError(f"--accept must lie between 0 and 1, got {objects.accept:g}")
     if objects.panels < 0:
         raise UserError(f"--panels must be at least 0, got {objects.panels}")
+    if objects.dry_run:
+        return _dry_run(content, objects)
     detector = _detector(content, objects)
     folder = Path(objects.ckpt).parent
     if objects.images is not None:
@@ -145,19 +158,43 @@ def _stored_config(content: dict[str, Any]) -> str:
     return yaml.safe_dump(stored, sort_keys=False)
 
 
+def _dry_run(content: dict[str, Any], objects: Any) -> int:
+    from diffguard.checkpoint import specs_of
+    from diffguard.dry_run import dry_run, format_cost
+    from lightning_modules.trainers import weight_dtype
+
+    cost = dry_run(
+        *specs_of(content),
+        objects.detector,
+        dtype=weight_dtype(objects.trainer),
+        trusted=tuple(objects.trusted),
+    )
+    print(format_cost(cost))  # noqa: T201
+    return 0
+
+
 def _detector(content: dict[str, Any], objects: Any) -> Detector:
     """The checkpoint's detector; calibrated anew where the command line changes its scores."""
     from diffguard.checkpoint import detector_from
     from diffguard.settings import to_dict
+    from lightning_modules.trainers import cast_weights
 
+    given = {
+        "trusted": objects.trusted,
+        "folder": Path(objects.ckpt).parent,
+        "diffusion": objects.diffusion,
+    }
     asked, stored = to_dict(objects.detector), content["settings"]
     changed = [k for k in asked if k not in _NO_SCORE and asked[k] != stored.get(k)]
     if not changed:
-        return detector_from(content, trusted=objects.trusted, settings=asked)
+        detector = detector_from(content, settings=asked, **given)
+        cast_weights(detector.denoiser, objects.trainer)
+        return detector
     from lightning_modules.calibration import calibrated
     from lightning_modules.runs import Run
 
-    detector = detector_from(content, trusted=objects.trusted)
+    detector = detector_from(content, **given)
+    cast_weights(detector.denoiser, objects.trainer)
     folder = Path(objects.output or Path(objects.ckpt).parent / "evaluation")
     current = Run(folder, objects.data, objects.trainer, detector.seed, content["config"])
     current.say(f"detector.{changed[0]} differs from the checkpoint's: calibrating again")
@@ -180,7 +217,11 @@ def _score_sets(
     data = objects.data
     data.prepare_data()
     trainer = scoring_trainer(objects.trainer, "evaluate")
-    identity = {"checkpoint": file_hash(Path(objects.ckpt)), "groups": data.groups}
+    identity = {
+        "checkpoint": file_hash(Path(objects.ckpt)),
+        "groups": data.groups,
+        "precision": objects.trainer.precision,
+    }
     scoring = ScoringRun(detector, data, data.stream("test"), output, identity, derive=True)
     table, metrics = read_together(scoring.run(trainer), data.groups, trainer)
     if trainer.is_global_zero:
@@ -209,7 +250,11 @@ def _score_folder(detector: Detector, objects: Any, output: Path) -> int:
     data = objects.data
     stream = data.folder_stream(objects.images)
     trainer = scoring_trainer(objects.trainer, "score images")
-    identity = {"checkpoint": file_hash(Path(objects.ckpt)), "images": str(Path(objects.images))}
+    identity = {
+        "checkpoint": file_hash(Path(objects.ckpt)),
+        "images": str(Path(objects.images)),
+        "precision": objects.trainer.precision,
+    }
     scoring = ScoringRun(detector, data, stream, output, identity, derive=True)
     path = scoring.run(trainer)
     if not trainer.is_global_zero:

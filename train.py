@@ -87,6 +87,7 @@ def main(argv: Sequence[str]) -> int:
 def _run_stages(current: Any, objects: Any) -> None:
     from lightning_modules import stages as stage
     from lightning_modules.calibration import calibrate
+    from lightning_modules.diffusion_models import load_trained
 
     wanted: list[str] = objects.stages
     current.data.prepare_data()
@@ -106,11 +107,11 @@ def _run_stages(current: Any, objects: Any) -> None:
             if current.noisy_classifier_file.is_file():
                 current.say(f"{title}: given, skipped")
             else:
-                denoiser, _ = stage.load_diffusion(current, objects.diffusion)
+                denoiser = load_trained(current, objects.diffusion).denoiser
                 stage.train_noisy_classifier(current, objects.noisy_classifier, denoiser, title)
         else:
             classifier = stage.load_classifier(current, objects.classifier)
-            diffusion = stage.load_diffusion(current, objects.diffusion)
+            diffusion = load_trained(current, objects.diffusion)
             calibrate(current, objects.detector, classifier, diffusion, title)
     if os.environ.get("LOCAL_RANK", "0") == "0":
         _say_what_next(current)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from dataclasses import asdict, fields
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -19,17 +19,15 @@ from torch import Tensor, nn
 
 from diffguard.baselines import Reference
 from diffguard.calibration import Calibration
+from diffguard.denoisers import DiffusersDenoiser
 from diffguard.detector import Detector
+from diffguard.diffusion import DiffusionSpec, build_denoiser, wrap_parts
 from diffguard.errors import UserError
 from diffguard.files import replace_file
-from diffguard.models import (
-    ClassifierSpec,
-    DiffusionSpec,
-    build_classifier,
-    build_denoiser,
-    spec_dict,
-)
+from diffguard.latent import ClassContext
+from diffguard.models import ClassifierSpec, build_classifier
 from diffguard.networks import TimedCNN
+from diffguard.pretrained import load_reference
 from diffguard.settings import from_dict, to_dict
 from diffguard.weights import load_tensors
 
@@ -44,6 +42,8 @@ def save_detector(
     classifier_spec: ClassifierSpec,
     diffusion_spec: DiffusionSpec,
     config: Mapping[str, Any],
+    *,
+    weights: Mapping[str, Any] | None = None,
 ) -> None:
     """Write a detector with everything that evaluation needs.
 
@@ -54,22 +54,24 @@ def save_detector(
         diffusion_spec: What its diffusion model is.
         config: The config of the run, plain values only; its `data` section is what
             `evaluate.py` evaluates on by default.
+        weights: What `diffusion_weights` gives for the diffusion model; None takes those of the
+            detector.
     """
     calibration, reference = detector.calibration, detector.reference
     if calibration is None:
         raise UserError("only a calibrated detector can be saved")
-    if not isinstance(detector.denoiser, nn.Module):
-        raise UserError("only a diffusion model that is a torch module can be saved")
+    if not isinstance(detector.denoiser, DiffusersDenoiser):
+        raise UserError("only a detector with a diffusion model of diffusers can be saved")
     content = {
         "format": FORMAT,
         "version": VERSION,
         "classifier": {
-            "spec": spec_dict(classifier_spec),
+            "spec": asdict(classifier_spec),
             "state": _on_cpu(detector.classifier.network),
         },
         "diffusion": {
-            "spec": spec_dict(diffusion_spec),
-            "state": _on_cpu(detector.denoiser.network),
+            "spec": asdict(diffusion_spec),
+            **(weights or diffusion_weights(detector.denoiser)),
         },
         "noisy_classifier": None
         if detector.noisy_classifier is None
@@ -94,6 +96,7 @@ def load_detector(
     device: str | torch.device = "cpu",
     trusted: Sequence[str] = (),
     settings: Mapping[str, Any] | None = None,
+    diffusion: str | None = None,
 ) -> Detector:
     """Load a detector.
 
@@ -102,12 +105,20 @@ def load_detector(
         device: Where to put it.
         trusted: Import paths of further classes that the file may name.
         settings: Settings instead of the stored ones, in full.
+        diffusion: Where a diffusion model that the file refers to lies now, if it was moved.
 
     Raises:
         UserError: For a file that is missing, foreign, damaged, of another version, or that holds
             anything but plain data.
     """
-    return detector_from(read_checkpoint(path), trusted=trusted, settings=settings).to(device)
+    detector = detector_from(
+        read_checkpoint(path),
+        trusted=trusted,
+        settings=settings,
+        folder=Path(path).parent,
+        diffusion=diffusion,
+    )
+    return detector.to(device)
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
@@ -134,19 +145,26 @@ def detector_from(
     *,
     trusted: Sequence[str] = (),
     settings: Mapping[str, Any] | None = None,
+    folder: Path | None = None,
+    diffusion: str | None = None,
 ) -> Detector:
     """Build the detector of a checkpoint that was read.
+
+    Args:
+        content: What `read_checkpoint` gave.
+        trusted: See `load_detector`.
+        settings: See `load_detector`.
+        folder: Folder of the file, against which a reference to a model inside it is resolved.
+        diffusion: See `load_detector`.
 
     Raises:
         UserError: Where the content does not fit together.
     """
     try:
-        classifier_spec = ClassifierSpec(**_known(ClassifierSpec, content["classifier"]["spec"]))
-        diffusion_spec = DiffusionSpec(**_known(DiffusionSpec, content["diffusion"]["spec"]))
+        classifier_spec, diffusion_spec = specs_of(content)
         classifier = build_classifier(classifier_spec, trusted=trusted)
-        denoiser = build_denoiser(diffusion_spec)
         fill(classifier.network, content["classifier"]["state"], "classifier")
-        fill(denoiser.network, content["diffusion"]["state"], "diffusion model")
+        denoiser = _denoiser_of(content["diffusion"], diffusion_spec, folder or Path(), diffusion)
         noisy = content["noisy_classifier"]
         if noisy is not None:
             noisy = timed_cnn(noisy)
@@ -170,6 +188,14 @@ def detector_from(
             f"the detector checkpoint is damaged ({type(error).__name__}: {error}): "
             "write it again with train.py"
         ) from error
+
+
+def specs_of(content: Mapping[str, Any]) -> tuple[ClassifierSpec, DiffusionSpec]:
+    """What the networks of a checkpoint are."""
+    return (
+        ClassifierSpec(**_known(ClassifierSpec, content["classifier"]["spec"])),
+        DiffusionSpec(**_known(DiffusionSpec, content["diffusion"]["spec"])),
+    )
 
 
 def timed_cnn(state: Mapping[str, Tensor]) -> TimedCNN:
@@ -214,6 +240,48 @@ def library_versions() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found
+
+
+def diffusion_weights(
+    denoiser: DiffusersDenoiser, reference: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """What a checkpoint keeps of a diffusion model's weights, as plain data.
+
+    Args:
+        denoiser: The model.
+        reference: What `diffguard.pretrained.refer` says of it: it is then named instead of
+            copied, but for the context of its labels, which may come from prompts.
+    """
+    parts = {name: _on_cpu(module) for name, module in denoiser.parts().items()}
+    if reference is not None:
+        parts = {name: state for name, state in parts.items() if name == "context"}
+        return {"state": None, "parts": parts, "reference": dict(reference)}
+    return {"state": parts.pop("network"), "parts": parts, "reference": None}
+
+
+def _denoiser_of(
+    content: Mapping[str, Any], spec: DiffusionSpec, folder: Path, instead: str | None
+) -> DiffusersDenoiser:
+    reference, states = content.get("reference"), dict(content.get("parts", {}))
+    if reference is None:
+        if instead is not None:
+            raise UserError(
+                "the detector holds its diffusion model itself: leave out --diffusion, or train "
+                "with diffusion.store reference"
+            )
+        denoiser = build_denoiser(spec)
+        states["network"] = content["state"]
+    else:
+        parts = load_reference(reference, folder, instead)
+        if "context" in states:
+            parts.context = ClassContext(torch.empty(spec.context or []))
+        parts.num_classes, parts.null_class = spec.num_classes, spec.null_class
+        denoiser = wrap_parts(parts, spec)
+    for name, module in denoiser.parts().items():
+        if name in states or reference is None:
+            what = "diffusion model" if name == "network" else f"diffusion model's {name}"
+            fill(module, states.get(name, {}), what)
+    return denoiser
 
 
 def _on_cpu(module: Any) -> dict[str, Tensor]:

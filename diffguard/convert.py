@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from diffguard.conversion import CheckpointOptions, load_diffusion
-from diffguard.conversion.folder import save_folder
+from diffguard.conversion.save import save_folder
 from diffguard.errors import UserError
 
 
@@ -29,7 +29,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     values = vars(parser.parse_args(arguments))
     src, dst = values.pop("src"), values.pop("dst")
     try:
-        save_folder(load_diffusion(src, CheckpointOptions(**values)), dst)
+        parts = load_diffusion(src, CheckpointOptions(**values))
+        parts.check_classes(values["num_classes"])
+        save_folder(parts, dst)
     except UserError as error:
         sys.stderr.write(f"error: {error}\n")
         return 2

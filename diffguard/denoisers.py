@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal, Protocol, runtime_checkable
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -66,11 +67,12 @@ class Denoiser(Protocol):
         ...
 
 
-class PixelDenoiser(nn.Module):
-    """A pixel-space diffusers model: `UNet2DModel` or `DiTTransformer2DModel`.
+class DiffusersDenoiser(nn.Module):
+    """What the adapters for models of diffusers share.
 
     ε, v and x_0 prediction are converted to ε; a learned variance in the second half of the
-    output channels is left out, as DDIM does.
+    output channels is left out, as DDIM does. States keep their dtype (float32 in the samplers)
+    whatever the weights have.
 
     Args:
         network: The diffusers model.
@@ -79,9 +81,86 @@ class PixelDenoiser(nn.Module):
         image_channels: Channels of the working images, 1 or 3.
         num_classes: Number of classes; None for an unconditional model.
         null_class: Label that means "no label"; None where the model has none.
+        antialias: Whether resizing low-passes when it shrinks; the authors' program does not.
+
+    Attributes:
+        channels: Channels of a state.
+        state_size: Side of a state.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        schedule: NoiseSchedule,
+        image_size: int,
+        image_channels: int,
+        num_classes: int | None,
+        null_class: int | None,
+        antialias: bool,
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.schedule = schedule
+        self.image_size = image_size
+        self.image_channels = image_channels
+        self.num_classes = num_classes
+        self.null_class = null_class
+        self.antialias = antialias
+        config: Mapping[str, Any] = network.config  # type: ignore[assignment]
+        self.channels: int = config["in_channels"]
+        self.state_size: int = config["sample_size"]
+
+    def encode(self, images: Tensor) -> Tensor:
+        """Images to clean states; see `Denoiser.encode`."""
+        raise NotImplementedError
+
+    def decode(self, z: Tensor) -> Tensor:
+        """Clean states to images; see `Denoiser.decode`."""
+        raise NotImplementedError
+
+    def preview(self, z: Tensor) -> Tensor:
+        """States as images; see `Denoiser.preview`."""
+        raise NotImplementedError
+
+    def place_mask(self, mask: Tensor) -> Tensor:
+        """Bring a mask `(N, H, W)` over the images to the states' size (nearest neighbour)."""
+        return resize_mask(mask, (self.state_size, self.state_size))
+
+    def predict(self, z_t: Tensor, t: Tensor, y: Tensor | None) -> Tensor:
+        """What the network was trained to predict (ε, v or x_0), `(N, …)` in the dtype of `z_t`."""
+        dtype = getattr(self.network, "dtype", z_t.dtype)
+        return self._call(z_t.to(dtype), t, y)[:, : self.channels].to(z_t)
+
+    def predict_noise(self, z_t: Tensor, t: Tensor, y: Tensor | None) -> Tensor:
+        """Predict ε; see `Denoiser.predict_noise`."""
+        return self.schedule.to_noise(self.predict(z_t, t, y), z_t, t)
+
+    def parts(self) -> dict[str, nn.Module]:
+        """The modules that hold weights, by name: `network`, and what else the family has."""
+        return {"network": self.network}
+
+    def cast(self, dtype: torch.dtype) -> None:
+        """Bring the weights to a floating dtype, such as bfloat16, which halves their memory."""
+        for part in self.parts().values():
+            part.to(dtype)
+
+    def _call(self, x: Tensor, t: Tensor, y: Tensor | None) -> Tensor:
+        return self.network(x, t, class_labels=y).sample
+
+
+class PixelDenoiser(DiffusersDenoiser):
+    """A pixel-space diffusers model: `UNet2DModel` or `DiTTransformer2DModel`.
+
+    Args:
+        network: See `DiffusersDenoiser`, as for the other arguments not named here.
+        schedule: See `DiffusersDenoiser`.
+        image_size: See `DiffusersDenoiser`.
+        image_channels: See `DiffusersDenoiser`.
+        num_classes: See `DiffusersDenoiser`.
+        null_class: See `DiffusersDenoiser`.
         fit: How images of another size reach the network's: `resize` (bilinear) or `pad` (black
             all around).
-        antialias: Whether `resize` low-passes when it shrinks; the authors' program does not.
+        antialias: See `DiffusersDenoiser`.
     """
 
     def __init__(
@@ -95,18 +174,10 @@ class PixelDenoiser(nn.Module):
         fit: Literal["resize", "pad"] = "resize",
         antialias: bool = True,
     ) -> None:
-        super().__init__()
-        self.network = network
-        self.schedule = schedule
-        self.num_classes = num_classes
-        self.null_class = null_class
-        self.image_size = image_size
-        self.image_channels = image_channels
+        super().__init__(
+            network, schedule, image_size, image_channels, num_classes, null_class, antialias
+        )
         self.fit = fit
-        self.antialias = antialias
-        config: Mapping[str, Any] = network.config  # type: ignore[assignment]
-        self.channels: int = config["in_channels"]
-        self.state_size: int = config["sample_size"]
         if fit == "pad" and image_size > self.state_size:
             raise UserError(
                 f"images of {image_size} pixels cannot be padded to the diffusion model's "
@@ -141,12 +212,7 @@ class PixelDenoiser(nn.Module):
         """Bring a mask over the images to the network's size (nearest neighbour) or padding."""
         if self.fit == "pad":
             return F.pad(mask, self._padding(), value=False)
-        return resize_mask(mask, (self.state_size, self.state_size))
-
-    def predict_noise(self, z_t: Tensor, t: Tensor, y: Tensor | None) -> Tensor:
-        """Predict ε; see `Denoiser.predict_noise`."""
-        output = self.network(z_t, t, class_labels=y).sample
-        return self.schedule.to_noise(output[:, : self.channels].to(z_t), z_t, t)
+        return super().place_mask(mask)
 
     def _padding(self) -> tuple[int, int, int, int]:
         before = (self.state_size - self.image_size) // 2

@@ -117,12 +117,17 @@ class Detector(nn.Module):
 
     @classmethod
     def load(
-        cls, path: str | Path, *, device: str | torch.device = "cpu", trusted: Sequence[str] = ()
+        cls,
+        path: str | Path,
+        *,
+        device: str | torch.device = "cpu",
+        trusted: Sequence[str] = (),
+        diffusion: str | None = None,
     ) -> Detector:
         """Load a `detector.ckpt`; see `diffguard.checkpoint.load_detector`."""
         from diffguard.checkpoint import load_detector
 
-        return load_detector(path, device=device, trusted=trusted)
+        return load_detector(path, device=device, trusted=trusted, diffusion=diffusion)
 
     @property
     def device(self) -> torch.device:

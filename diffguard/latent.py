@@ -8,30 +8,45 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from diffguard.denoisers import DiffusersDenoiser
 from diffguard.errors import UserError
-from diffguard.guidance import resize_mask
 from diffguard.images import convert_channels, resize_to, to_image_range, to_model_range
 from diffguard.schedule import NoiseSchedule
 
 
-class LatentDenoiser(nn.Module):
+class ClassContext(nn.Module):
+    """What cross-attention is shown of each label: a table of token sequences.
+
+    Args:
+        table: `(labels, tokens, width)`: an embedding of the label (one token), or the encoded
+            prompts of the classes' names; the null class has a row of its own.
+    """
+
+    def __init__(self, table: Tensor) -> None:
+        super().__init__()
+        self.table = nn.Parameter(table)
+
+    def forward(self, y: Tensor) -> Tensor:
+        """Labels `(N,)` to contexts `(N, tokens, width)`."""
+        return self.table[y]
+
+
+class LatentDenoiser(DiffusersDenoiser):
     """A diffusion model on the latents of an autoencoder; follows the `Denoiser` protocol.
 
     Encoding is deterministic: the mode of a variational autoencoder, the unquantised latent of a
-    VQ one. Decoding quantises where the autoencoder does. ε, v and x_0 prediction are converted
-    to ε; a learned variance in the second half of the output channels is left out.
+    VQ one. Decoding quantises where the autoencoder does.
 
     Args:
-        network: `UNet2DConditionModel` (labels as class embeddings, or with `class_embedding`
-            as context), `UNet2DModel` or `DiTTransformer2DModel`.
+        network: `UNet2DConditionModel` (labels as class embeddings, or with `context`),
+            `UNet2DModel` or `DiTTransformer2DModel`.
         autoencoder: `AutoencoderKL` or `VQModel`.
         schedule: The noise levels the network was trained on.
         image_size: Side of the working images in pixels.
         image_channels: Channels of the working images, 1 or 3.
         num_classes: Number of classes; None for an unconditional model.
         null_class: Label that means "no label"; None where the model has none.
-        class_embedding: Table `(labels, D)` whose row is the one-token context of
-            cross-attention; None passes labels to the network.
+        context: What cross-attention is shown of each label; None passes labels to the network.
         scale_factor: Factor from the autoencoder's latents to the network's; None is the one in
             the autoencoder's config.
         antialias: Whether resizing low-passes when it shrinks.
@@ -39,7 +54,7 @@ class LatentDenoiser(nn.Module):
 
     Raises:
         UserError: Where autoencoder and network have different latents, or the network has
-            cross-attention and no `class_embedding` is given.
+            cross-attention and no `context` is given, or one of another width.
     """
 
     def __init__(
@@ -51,38 +66,29 @@ class LatentDenoiser(nn.Module):
         image_channels: int = 3,
         num_classes: int | None = None,
         null_class: int | None = None,
-        class_embedding: nn.Module | None = None,
+        context: ClassContext | None = None,
         scale_factor: float | None = None,
         antialias: bool = True,
-        slice_size: int = 1,
+        slice_size: int = 8,
     ) -> None:
-        super().__init__()
-        self.network = network
+        super().__init__(
+            network, schedule, image_size, image_channels, num_classes, null_class, antialias
+        )
         self.autoencoder = autoencoder
-        self.class_embedding = class_embedding
-        self.schedule = schedule
-        self.image_size = image_size
-        self.image_channels = image_channels
-        self.num_classes = num_classes
-        self.null_class = null_class
-        self.antialias = antialias
+        self.context = context
         self.slice_size = slice_size
         config: Any = autoencoder.config
-        network_config: Any = network.config
-        self.channels: int = network_config["in_channels"]
-        self.state_size: int = network_config["sample_size"]
         latent = config.get("vq_embed_dim") or config["latent_channels"]
         if latent != self.channels:
             raise UserError(
                 f"the autoencoder has {latent} latent channels and the diffusion model takes "
                 f"{self.channels}: take the autoencoder that the model was trained with"
             )
-        self.takes_context = "cross_attention_dim" in network_config
-        if self.takes_context and class_embedding is None and _has_cross_attention(network_config):
-            raise UserError(
-                "the diffusion model has cross-attention and there is no table of class "
-                "embeddings: give a model with class labels, or one with a class_embedding"
-            )
+        if slice_size < 1:
+            raise UserError(f"diffusion.slice_size must be at least 1, got {slice_size}")
+        network_config: Any = network.config
+        self.is_conditional_unet = "cross_attention_dim" in network_config
+        self._check_context(network_config)
         self.pixel_channels: int = config["in_channels"]
         self.pixel_size = self.state_size * 2 ** (len(config["block_out_channels"]) - 1)
         self.scale_factor: float = (
@@ -106,32 +112,67 @@ class LatentDenoiser(nn.Module):
         """Latents at any noise level as images at the autoencoder's size, not clamped."""
         return (self._decode(z) + 1.0) / 2.0
 
-    def place_mask(self, mask: Tensor) -> Tensor:
-        """Bring a mask `(N, H, W)` over the images to the latents (nearest neighbour)."""
-        return resize_mask(mask, (self.state_size, self.state_size))
+    def parts(self) -> dict[str, nn.Module]:
+        """`network`, `autoencoder` and, with cross-attention, `context`."""
+        found = {**super().parts(), "autoencoder": self.autoencoder}
+        return found if self.context is None else {**found, "context": self.context}
 
-    def predict_noise(self, z_t: Tensor, t: Tensor, y: Tensor | None) -> Tensor:
-        """Predict ε; see `Denoiser.predict_noise`."""
-        if self.class_embedding is not None:
-            output = self.network(z_t, t, encoder_hidden_states=self.class_embedding(y)[:, None])
-        elif self.takes_context:
-            output = self.network(z_t, t, encoder_hidden_states=None, class_labels=y)
-        else:
-            output = self.network(z_t, timestep=t, class_labels=y)
-        return self.schedule.to_noise(output.sample[:, : self.channels].to(z_t), z_t, t)
+    def cast(self, dtype: torch.dtype) -> None:
+        """See `DiffusersDenoiser.cast`; an autoencoder that overflows in float16 stays as it is."""
+        config: Any = self.autoencoder.config
+        for part in self.parts().values():
+            if not (
+                dtype == torch.float16 and part is self.autoencoder and config.get("force_upcast")
+            ):
+                part.to(dtype)
+
+    def freeze_first_stage(self) -> None:
+        """Keep what is not trained with the network: the autoencoder, and encoded prompts.
+
+        A context of one token is an embedding of the labels, which is trained.
+        """
+        self.autoencoder.requires_grad_(requires_grad=False)
+        if self.context is not None and self.context.table.shape[1] > 1:
+            self.context.requires_grad_(requires_grad=False)
+
+    def _call(self, x: Tensor, t: Tensor, y: Tensor | None) -> Tensor:
+        if self.context is not None:
+            return self.network(x, t, encoder_hidden_states=self.context(y)).sample
+        if self.is_conditional_unet:
+            return self.network(x, t, encoder_hidden_states=None, class_labels=y).sample
+        return self.network(x, timestep=t, class_labels=y).sample
 
     def _encode(self, x: Tensor) -> Tensor:
         autoencoder: Any = self.autoencoder
-        encoded = autoencoder.encode(x)
+        encoded = autoencoder.encode(x.to(autoencoder.dtype))
         if hasattr(encoded, "latent_dist"):
-            return encoded.latent_dist.mode()
-        return encoded.latents
+            return encoded.latent_dist.mode().to(x)
+        return encoded.latents.to(x)
 
     def _decode(self, z: Tensor) -> Tensor:
         z = z / self.scale_factor + self.shift
         autoencoder: Any = self.autoencoder
-        parts = [autoencoder.decode(part).sample for part in z.split(self.slice_size)]
-        return torch.cat(parts)
+        inner = z.to(autoencoder.dtype)
+        parts = [autoencoder.decode(part).sample for part in inner.split(self.slice_size)]
+        return torch.cat(parts).to(z)
+
+    def _check_context(self, config: Mapping[str, Any]) -> None:
+        if not self.is_conditional_unet:
+            return
+        attends = _has_cross_attention(config)
+        if attends and self.context is None:
+            raise UserError(
+                "the diffusion model has cross-attention, and nothing says what it is shown of a "
+                "label: expected a text encoder beside it (Stable Diffusion) or a class_context"
+            )
+        if self.context is None:
+            return
+        width, wanted = self.context.table.shape[-1], config["cross_attention_dim"]
+        if not attends or width != wanted:
+            raise UserError(
+                f"the context of the labels has {width} channels and cross-attention takes "
+                f"{wanted if attends else 'none'}: the parts of the model do not fit together"
+            )
 
 
 def _has_cross_attention(config: Mapping[str, Any]) -> bool:

@@ -1,4 +1,4 @@
-"""Networks from what a config or a checkpoint says of them.
+"""Classifiers from what a config or a checkpoint says of them.
 
 A checkpoint may name classes, but only those of libraries that are trusted here are built; any
 other must be named again by the user.
@@ -8,19 +8,16 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from dataclasses import dataclass, field
+from typing import Any
 
 from torch import nn
 
 from diffguard.classifiers import Classifier
-from diffguard.denoisers import PixelDenoiser
 from diffguard.errors import UserError
 from diffguard.networks import SmallCNN
-from diffguard.schedule import NoiseSchedule
 
 _TRUSTED = ("diffguard.", "torchvision.", "timm.", "diffusers.", "torch.nn.")
-_DIFFUSION_NETWORKS = ("UNet2DModel", "DiTTransformer2DModel")
 _IMAGENET_MEAN, _IMAGENET_STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 
 
@@ -51,38 +48,6 @@ class ClassifierSpec:
     feature_layer: str | None = None
     cam_layer: str | None = None
     class_names: list[str] | None = None
-
-
-@dataclass
-class DiffusionSpec:
-    """What a diffusion model is, apart from its weights.
-
-    Attributes:
-        network: Class in diffusers: `UNet2DModel` or `DiTTransformer2DModel`.
-        config: Its diffusers config.
-        scheduler: Config of its diffusers scheduler: the noise levels and the prediction type.
-        image_size: Side of the working images.
-        image_channels: Channels of the working images.
-        num_classes: Number of classes; None for an unconditional model.
-        null_class: Label that means "no label"; None where there is none.
-        fit: How images reach the network's size: `resize` or `pad`.
-        antialias: Whether `resize` low-passes when it shrinks.
-    """
-
-    network: str
-    config: dict[str, Any]
-    scheduler: dict[str, Any]
-    image_size: int
-    image_channels: int
-    num_classes: int | None = None
-    null_class: int | None = None
-    fit: Literal["resize", "pad"] = "resize"
-    antialias: bool = True
-
-
-def spec_dict(spec: ClassifierSpec | DiffusionSpec) -> dict[str, Any]:
-    """A spec as plain nested dictionaries and lists."""
-    return asdict(spec)
 
 
 def build_classifier(
@@ -185,51 +150,3 @@ def import_class(path: str, trusted: Sequence[str] = ()) -> type[nn.Module]:
     if not (isinstance(found, type) and issubclass(found, nn.Module)):
         raise UserError(f"{path!r} is no torch.nn.Module class")
     return found
-
-
-def build_denoiser(spec: DiffusionSpec) -> PixelDenoiser:
-    """Build a diffusion model with random weights.
-
-    Raises:
-        UserError: For a network that is not known, or a config that it refuses.
-    """
-    return wrap_denoiser(_build_diffusion_network(spec), spec)
-
-
-def wrap_denoiser(network: nn.Module, spec: DiffusionSpec) -> PixelDenoiser:
-    """Put the adapter around a diffusers model."""
-    return PixelDenoiser(
-        network,
-        NoiseSchedule.from_diffusers(spec.scheduler),
-        image_size=spec.image_size,
-        image_channels=spec.image_channels,
-        num_classes=spec.num_classes,
-        null_class=spec.null_class,
-        fit=spec.fit,
-        antialias=spec.antialias,
-    )
-
-
-def diffusion_class(name: str) -> Any:
-    """A diffusers model class by name.
-
-    Raises:
-        UserError: For one that is not known here.
-    """
-    if name not in _DIFFUSION_NETWORKS:
-        raise UserError(
-            f"diffusion network {name!r} is not known, expected one of "
-            f"{', '.join(_DIFFUSION_NETWORKS)}"
-        )
-    import diffusers
-
-    return getattr(diffusers, name)
-
-
-def _build_diffusion_network(spec: DiffusionSpec) -> nn.Module:
-    cls = diffusion_class(spec.network)
-    try:
-        return cls.from_config(spec.config)
-    except (TypeError, ValueError, RuntimeError, AttributeError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"diffusion network {spec.network} cannot be built: {reason}") from error

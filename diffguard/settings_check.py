@@ -8,6 +8,7 @@ from diffguard.calibration import FUSION, FUSION_BASELINES
 from diffguard.classifiers import Classifier
 from diffguard.denoisers import Denoiser
 from diffguard.errors import UserError
+from diffguard.latent import LatentDenoiser
 from diffguard.settings import DetectorSettings
 
 
@@ -56,6 +57,11 @@ def check_settings(
         raise UserError(
             "classifier-free guidance needs a class-conditional diffusion model with a null "
             "class: set detector.guidance.kind to classifier, or take another model"
+        )
+    if settings.sampler.clip and isinstance(denoiser, LatentDenoiser):
+        raise UserError(
+            "detector.sampler.clip clamps pixels to their range, which the latents of this model "
+            "do not have: set it to false"
         )
     if denoiser.num_classes not in (None, classifier.num_classes):
         raise UserError(

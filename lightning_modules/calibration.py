@@ -15,19 +15,20 @@ from torch import nn
 from diffguard.baselines import FEATURE_BASELINES, Reference
 from diffguard.batching import in_fixed_batches
 from diffguard.calibration import ENOUGH_IMAGES, Calibration
-from diffguard.checkpoint import save_detector, timed_cnn
+from diffguard.checkpoint import diffusion_weights, save_detector, timed_cnn
 from diffguard.classifiers import Classifier
 from diffguard.ddim import invert
-from diffguard.denoisers import Denoiser, PixelDenoiser
+from diffguard.denoisers import Denoiser
 from diffguard.detector import Detector
 from diffguard.early_stop import calibrate_threshold
-from diffguard.models import ClassifierSpec, DiffusionSpec
+from diffguard.models import ClassifierSpec
 from diffguard.score_table import ScoreTable
 from diffguard.settings import DetectorSettings, from_dict, to_dict
 from diffguard.weights import load_tensors
+from lightning_modules.diffusion_models import LoadedDiffusion
 from lightning_modules.evaluation import ScoringRun
 from lightning_modules.runs import Run
-from lightning_modules.trainers import scoring_trainer
+from lightning_modules.trainers import cast_weights, scoring_trainer
 
 Warn = Callable[[str], None]
 
@@ -36,7 +37,7 @@ def calibrate(
     run: Run,
     settings: DetectorSettings,
     classifier: tuple[Classifier, ClassifierSpec],
-    diffusion: tuple[PixelDenoiser, DiffusionSpec],
+    diffusion: LoadedDiffusion,
     title: str,
 ) -> None:
     """Score the ID validation images, and keep the detector with what they tell."""
@@ -44,9 +45,21 @@ def calibrate(
     noisy = None
     if run.noisy_classifier_file.is_file():
         noisy = timed_cnn(load_tensors(run.noisy_classifier_file))
-    detector = calibrated(run, settings, classifier[0], diffusion[0], noisy, title, run.folder)
+    # Taken now: scoring may bring the weights to half precision, the file keeps them in full.
+    weights = diffusion_weights(diffusion.denoiser, diffusion.reference)
+    cast_weights(diffusion.denoiser, run.trainer)
+    detector = calibrated(
+        run, settings, classifier[0], diffusion.denoiser, noisy, title, run.folder
+    )
     if rank_zero_only.rank == 0:
-        save_detector(run.detector_file, detector, classifier[1], diffusion[1], run.config)
+        save_detector(
+            run.detector_file,
+            detector,
+            classifier[1],
+            diffusion.spec,
+            run.config,
+            weights=weights,
+        )
 
 
 def calibrated(

@@ -13,7 +13,7 @@ from torch import Tensor
 from torchvision.utils import make_grid
 
 from diffguard.ddim import synthesize
-from diffguard.denoisers import PixelDenoiser
+from diffguard.denoisers import DiffusersDenoiser
 from diffguard.errors import UserError
 from diffguard.guidance import classifier_free
 from diffguard.schedule import SamplingPlan
@@ -109,7 +109,12 @@ class StageProgressBar(ProgressBar):
 
 @torch.no_grad()
 def draw_samples(
-    denoiser: PixelDenoiser, labels: Tensor, *, steps: int = 20, scale: float = 2.0, seed: int = 0
+    denoiser: DiffusersDenoiser,
+    labels: Tensor,
+    *,
+    steps: int = 20,
+    scale: float = 2.0,
+    seed: int = 0,
 ) -> Tensor:
     """Sample images by DDIM from noise that depends on the seed alone.
 

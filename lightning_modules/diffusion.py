@@ -17,8 +17,9 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.optim import Optimizer
 
-from diffguard.denoisers import PixelDenoiser
+from diffguard.denoisers import DiffusersDenoiser
 from diffguard.errors import UserError
+from diffguard.latent import LatentDenoiser
 from diffguard.schedule import NoiseSchedule
 from lightning_modules.ema import EMA
 from lightning_modules.training import ScheduleName, TrainingModule
@@ -79,7 +80,7 @@ class DiffusionModule(TrainingModule):
 
     def __init__(
         self,
-        denoiser: PixelDenoiser,
+        denoiser: DiffusersDenoiser,
         lr: float = 1e-3,
         weight_decay: float = 0.0,
         betas: tuple[float, float] = (0.9, 0.99),
@@ -119,13 +120,31 @@ class DiffusionModule(TrainingModule):
             if isinstance(module, LabelEmbedding):
                 # DiT's blocks would drop labels again, each block others.
                 module.dropout_prob = 0.0
+        if isinstance(denoiser, LatentDenoiser):
+            denoiser.freeze_first_stage()
         self.denoiser = denoiser
         # Networks come from diffusers' `from_pretrained` in evaluation mode.
         self.train()
         self.ema = EMA(denoiser, ema_decay)
         self.weights = loss_weights(denoiser.schedule, loss_weighting, min_snr_gamma)
 
-    def ema_denoiser(self) -> PixelDenoiser:
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Leave out weights that are not trained: they come from the model that was fine-tuned."""
+        super().on_save_checkpoint(checkpoint)
+        for name in self._frozen():
+            del checkpoint["state_dict"][name]
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Put the weights that are not trained back in."""
+        super().on_load_checkpoint(checkpoint)
+        checkpoint["state_dict"] = {**self._frozen(), **checkpoint["state_dict"]}
+
+    def _frozen(self) -> dict[str, Tensor]:
+        untrained = {id(p) for p in self.denoiser.parameters() if not p.requires_grad}
+        named = self.named_parameters(remove_duplicate=False)
+        return {name: value.data for name, value in named if id(value) in untrained}
+
+    def ema_denoiser(self) -> DiffusersDenoiser:
         """The model with averaged weights, in evaluation mode: to sample from and to keep.
 
         It is the average itself, not a copy: training goes on changing it.
@@ -199,12 +218,15 @@ class DiffusionModule(TrainingModule):
         return self.denoiser.encode(batch["image"]), labels
 
     def _denoising_loss(
-        self, denoiser: PixelDenoiser, z: Tensor, noise: Tensor, t: Tensor, labels: Tensor | None
+        self,
+        denoiser: DiffusersDenoiser,
+        z: Tensor,
+        noise: Tensor,
+        t: Tensor,
+        labels: Tensor | None,
     ) -> Tensor:
         noised = denoiser.schedule.add_noise(z, noise, t)
-        output = denoiser.network(noised, t.to(z.device), class_labels=labels).sample
-        # A learned variance behind the prediction stays as it is: DDIM does not use it.
-        prediction = output[:, : denoiser.channels].float()
+        prediction = denoiser.predict(noised, t.to(z.device), labels).float()
         target = denoiser.schedule.training_target(z, noise, t)
         error = F.mse_loss(prediction, target, reduction="none").flatten(1).mean(1)
         return (self.weights[t].to(error) * error).mean()

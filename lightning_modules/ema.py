@@ -18,7 +18,8 @@ class EMA(nn.Module):
     with $\gamma = 8$, for which they find widths of this order best.
 
     Args:
-        module: The module to average; it is copied.
+        module: The module to average; it is copied, but for weights that are not trained, which
+            both share.
         decay: The largest decay d, in [0, 1): 0.999 is reached after 9,000 steps, 0.9999 after
             90,000.
 
@@ -28,7 +29,8 @@ class EMA(nn.Module):
 
     def __init__(self, module: nn.Module, decay: float) -> None:
         super().__init__()
-        self.module = copy.deepcopy(module).requires_grad_(False)
+        shared = {id(p): p for p in module.parameters() if not p.requires_grad}
+        self.module = copy.deepcopy(module, shared).requires_grad_(False)
         self.decay = decay
 
     @torch.no_grad()
@@ -41,7 +43,9 @@ class EMA(nn.Module):
         """
         decay = min(self.decay, (1 + step) / (10 + step))
         average = get_ema_multi_avg_fn(decay)
-        average(list(self.module.parameters()), list(module.parameters()), step)
+        pairs = zip(self.module.parameters(), module.parameters(), strict=True)
+        trained = [(kept, current) for kept, current in pairs if current.requires_grad]
+        average([kept for kept, _ in trained], [current for _, current in trained], step)
         # Buffers (running statistics, constant embeddings) have no gradient noise to average out.
         for kept, current in zip(self.module.buffers(), module.buffers(), strict=True):
             kept.copy_(current)

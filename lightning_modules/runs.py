@@ -49,6 +49,11 @@ class Run:
         return self.folder / "diffusion"
 
     @property
+    def lora_folder(self) -> Path:
+        """The adapters of a diffusion model that was fine-tuned by LoRA."""
+        return self.folder / "diffusion_lora"
+
+    @property
     def detector_file(self) -> Path:
         """The calibrated detector."""
         return self.folder / "detector.ckpt"

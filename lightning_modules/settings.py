@@ -67,17 +67,46 @@ class ClassifierConfig:
 
 
 @dataclass
+class ModelConfig:
+    """The `diffusion.model` section: what a file of weights does not say of its model.
+
+    Attributes:
+        image_size: Side in pixels of the images that it was trained on (of the image, for latent
+            models too).
+        num_head_channels: Channels per attention head.
+        num_heads: Number of attention heads, where that is what is fixed.
+        new_attention_order: Order of guided-diffusion's 64×64 model in joint projections.
+        noise_schedule: Noise levels of guided-diffusion: `cosine` for its 64×64 model.
+    """
+
+    image_size: int | None = None
+    num_head_channels: int | None = None
+    num_heads: int | None = None
+    new_attention_order: bool = False
+    noise_schedule: Literal["linear", "cosine"] = "linear"
+
+
+@dataclass
 class DiffusionConfig:
     """The `diffusion` section.
 
     Attributes:
-        network: Class in diffusers, `UNet2DModel` or `DiTTransformer2DModel`.
+        network: Class in diffusers of a model to train from scratch, `UNet2DModel` or
+            `DiTTransformer2DModel`.
         kwargs: Its config; channels and classes are filled in.
         scheduler: Config of its diffusers scheduler: noise levels and prediction type.
-        ckpt: diffusers folder of a trained model; the stage is then skipped.
+        ckpt: A trained model; the stage is then skipped. A folder of diffusers, a hub id, or an
+            original file of guided-diffusion, latent diffusion or DiffOOD.
+        finetune: A model to start training from, named as `ckpt` is; `network`, `kwargs` and
+            `scheduler` are then its own.
+        model: What such a file or folder does not say of its model.
+        store: What the detector checkpoint holds of it: its `weights`, or a `reference` with a
+            hash; `auto` refers to models of more than 100 million weights.
         null_class: Label that means "no label"; None: K of K + 1 classes, or none.
+        prompt: What a model with a text encoder is told of a class, with `{name}` in it.
         fit: How images reach the network's size.
         antialias: Whether `resize` low-passes when it shrinks.
+        slice_size: Images that pass a latent model's autoencoder at once, 1 or a multiple of 8.
         max_epochs: Epochs of training.
         lr: Peak learning rate.
         weight_decay: Weight decay.
@@ -95,6 +124,10 @@ class DiffusionConfig:
         batch_size: Images a batch in training; None is that of `data`.
         val_every: Epochs between validations.
         sample_every: Epochs between sample grids; 0 for none.
+        lora_rank: Fine-tuning: rank of low-rank adapters that are trained instead of the weights;
+            0 trains all weights.
+        lora_alpha: Scale of the adapters; None is the rank.
+        lora_targets: Ends of the names of the layers that get an adapter.
     """
 
     network: str = "UNet2DModel"
@@ -103,9 +136,14 @@ class DiffusionConfig:
         default_factory=lambda: {"beta_schedule": "linear", "num_train_timesteps": 1000}
     )
     ckpt: str | None = None
+    finetune: str | None = None
+    model: ModelConfig = field(default_factory=ModelConfig)
+    store: Literal["auto", "weights", "reference"] = "auto"
     null_class: int | None = None
+    prompt: str = "a photo of a {name}"
     fit: Literal["resize", "pad"] = "resize"
     antialias: bool = True
+    slice_size: int = 8
     max_epochs: int = 50
     lr: float = 1e-3
     weight_decay: float = 0.0
@@ -123,6 +161,9 @@ class DiffusionConfig:
     batch_size: int | None = None
     val_every: int = 5
     sample_every: int = 10
+    lora_rank: int = 0
+    lora_alpha: float | None = None
+    lora_targets: list[str] = field(default_factory=lambda: ["to_q", "to_k", "to_v", "to_out.0"])
 
 
 @dataclass
@@ -156,6 +197,7 @@ class TrainerConfig:
         strategy: Lightning's strategy, such as `ddp`.
         precision: Lightning's precision, such as `bf16-mixed`.
         gradient_clip_val: Largest norm of the gradient; None does not clip.
+        accumulate_grad_batches: Training batches whose gradients make one step.
         threads: CPU threads of each process; None leaves the libraries' choice. The last bits of
             a score depend on it.
         log_every_n_steps: Steps between logged values.
@@ -171,6 +213,7 @@ class TrainerConfig:
     strategy: str = "auto"
     precision: str = "32-true"
     gradient_clip_val: float | None = 1.0
+    accumulate_grad_batches: int = 1
     threads: int | None = None
     log_every_n_steps: int = 20
     max_minutes: float | None = None

@@ -13,11 +13,10 @@ from safetensors.torch import save_file
 
 from diffguard.checkpoint import fill
 from diffguard.classifiers import Classifier
-from diffguard.denoisers import PixelDenoiser
-from diffguard.diffusers_folder import label_classes, load_diffusers, save_diffusers
+from diffguard.denoisers import DiffusersDenoiser
 from diffguard.errors import UserError
 from diffguard.files import replace_file
-from diffguard.models import ClassifierSpec, DiffusionSpec, build_classifier, build_denoiser
+from diffguard.models import ClassifierSpec, build_classifier
 from diffguard.networks import TimedCNN
 from diffguard.weights import load_tensors, state_dict_of
 from lightning_modules.callbacks import SampleGrid
@@ -30,6 +29,7 @@ from lightning_modules.checkpoints import (
 from lightning_modules.classifier import ClassifierModule
 from lightning_modules.cli import interruptible
 from lightning_modules.diffusion import DiffusionModule
+from lightning_modules.diffusion_models import keep_trained, to_train
 from lightning_modules.legs import TimeLimit, TrainingRate
 from lightning_modules.noisy_classifier import NoisyClassifierModule
 from lightning_modules.runs import Run
@@ -102,38 +102,10 @@ def load_classifier(run: Run, config: ClassifierConfig) -> tuple[Classifier, Cla
     return classifier, spec
 
 
-def diffusion_spec(config: DiffusionConfig, data: Any) -> DiffusionSpec:
-    """What the diffusion model of a config is, with a null class beside the data's classes."""
-    kwargs: dict[str, Any] = {
-        "sample_size": data.image_size,
-        "in_channels": data.channels,
-        "out_channels": data.channels,
-        **config.kwargs,
-    }
-    rows = (
-        "num_embeds_ada_norm" if config.network == "DiTTransformer2DModel" else "num_class_embeds"
-    )
-    extra = 0 if config.network == "DiTTransformer2DModel" else 1
-    kwargs.setdefault(rows, data.num_classes + extra)
-    classes, null = label_classes(config.network, kwargs, data.num_classes, config.null_class)
-    return DiffusionSpec(
-        network=config.network,
-        config=kwargs,
-        scheduler=dict(config.scheduler),
-        image_size=data.image_size,
-        image_channels=data.channels,
-        num_classes=classes,
-        null_class=null,
-        fit=config.fit,
-        antialias=config.antialias,
-    )
-
-
 def train_diffusion(run: Run, config: DiffusionConfig, title: str) -> None:
-    """Fit the diffusion model and keep the moving average of its weights."""
+    """Fit or fine-tune the diffusion model and keep the moving average of its weights."""
     pl.seed_everything(run.seed, verbose=False)
-    spec = diffusion_spec(config, run.data)
-    denoiser = build_denoiser(spec)
+    denoiser, spec = to_train(run, config)
     module = DiffusionModule(
         denoiser,
         lr=config.lr,
@@ -152,35 +124,12 @@ def train_diffusion(run: Run, config: DiffusionConfig, title: str) -> None:
     extra = [SampleGrid(config.sample_every)] if config.sample_every else []
     trainer = _fit(run, module, title, config, *extra)
     if trainer.is_global_zero:
-        save_diffusers(run.diffusion_folder, module.ema_denoiser().network, spec.scheduler)
+        keep_trained(run, config, module.ema_denoiser(), spec)
     trainer.strategy.barrier("diffusion model kept")
 
 
-def load_diffusion(run: Run, config: DiffusionConfig) -> tuple[PixelDenoiser, DiffusionSpec]:
-    """The diffusion model of this run, or that of `diffusion.ckpt`.
-
-    Raises:
-        UserError: Where there is none, or it cannot be loaded.
-    """
-    folder = Path(config.ckpt) if config.ckpt else run.diffusion_folder
-    if config.ckpt is None and not folder.is_dir():
-        raise UserError(
-            f"{run.folder} holds no trained diffusion model: add diffusion to stages, or give a "
-            "diffusers folder in diffusion.ckpt"
-        )
-    return load_diffusers(
-        folder,
-        image_size=run.data.image_size,
-        image_channels=run.data.channels,
-        classifier_classes=run.data.num_classes,
-        null_class=config.null_class,
-        fit=config.fit,
-        antialias=config.antialias,
-    )
-
-
 def train_noisy_classifier(
-    run: Run, config: NoisyClassifierConfig, denoiser: PixelDenoiser, title: str
+    run: Run, config: NoisyClassifierConfig, denoiser: DiffusersDenoiser, title: str
 ) -> None:
     """Fit a classifier of noisy images for the diffusion model's states."""
     pl.seed_everything(run.seed, verbose=False)
@@ -219,6 +168,7 @@ def _fit(
         max_epochs=stage.max_epochs,
         check_val_every_n_epoch=stage.val_every,
         gradient_clip_val=config.gradient_clip_val,
+        accumulate_grad_batches=config.accumulate_grad_batches,
         log_every_n_steps=config.log_every_n_steps,
         logger=TensorBoardLogger(run.folder, name="tensorboard", version=module.stage),
         plugins=[SafeCheckpointIO()],

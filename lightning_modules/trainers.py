@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
+from dataclasses import replace
 from typing import Any
 
 import lightning.pytorch as pl
@@ -80,7 +81,13 @@ class _EndAtOnce(pl.Callback):
 
 
 def scoring_trainer(config: TrainerConfig, title: str) -> pl.Trainer:
-    """A Trainer that scores: no logger and no checkpoints."""
+    """A Trainer that scores: no logger and no checkpoints.
+
+    With weights in half precision (`bf16-true`) images, states and scores stay float32: only the
+    diffusion model has such weights, see `weight_dtype`.
+    """
+    if weight_dtype(config) != torch.float32:
+        config = replace(config, precision="32-true")
     return build_trainer(
         config,
         title,
@@ -89,3 +96,16 @@ def scoring_trainer(config: TrainerConfig, title: str) -> pl.Trainer:
         logger=False,
         enable_checkpointing=False,
     )
+
+
+def weight_dtype(config: TrainerConfig) -> torch.dtype:
+    """Dtype of the diffusion model's weights when it scores, by the trainer's precision."""
+    halves = {"bf16-true": torch.bfloat16, "16-true": torch.float16}
+    return halves.get(str(config.precision), torch.float32)
+
+
+def cast_weights(denoiser: Any, config: TrainerConfig) -> None:
+    """Bring a diffusion model's weights to the trainer's precision; see `weight_dtype`."""
+    dtype = weight_dtype(config)
+    if dtype != torch.float32:
+        denoiser.cast(dtype)

@@ -5,7 +5,8 @@ from dataclasses import replace
 import pytest
 import torch
 from conftest import CLASSES, small_settings
-from test_models import STRANGER, UNET
+from test_models import STRANGER
+from tiny_models import UNET
 from torch import nn
 
 from diffguard import Detector
@@ -19,8 +20,9 @@ from diffguard.checkpoint import (
     read_checkpoint,
     save_detector,
 )
+from diffguard.diffusion import DiffusionSpec, build_denoiser
 from diffguard.errors import UserError
-from diffguard.models import ClassifierSpec, DiffusionSpec, build_classifier, build_denoiser
+from diffguard.models import ClassifierSpec, build_classifier
 from diffguard.networks import TimedCNN
 from diffguard.settings import GuidanceSettings
 

@@ -6,8 +6,9 @@ import pytest
 import torch
 from checkpoint_files import SUFFIXES, Case, cases, cases_in, folders, full_size, options_of
 
-from diffguard.conversion import convert_tensors, detect_family, wrap_converted
+from diffguard.conversion import convert_tensors, detect_family
 from diffguard.conversion import resnet as openood
+from diffguard.diffusion import wrap_parts
 from diffguard.schedule import NoiseSchedule
 
 CASES = cases()
@@ -55,7 +56,7 @@ def outputs(case: Case, dtype):
             null = torch.full_like(t, converted.null_class)
             found["out_null"] = network(x, t, class_labels=null).sample
         return found
-    denoiser = wrap_converted(converted).to(dtype)
+    denoiser = wrap_parts(converted, converted.spec()).to(dtype)
     z, codes, context = (arrays[key].to(dtype) for key in ("z", "z_dec", "context4"))
     null = torch.full_like(t, converted.null_class)
     eps, eps_null = denoiser.predict_noise(z, t, y), denoiser.predict_noise(z, t, null)
@@ -103,7 +104,7 @@ def test_every_value_is_used_once(case):
         networks = [openood.convert(tensors)]
     else:
         converted = convert_tensors(tensors, case.options())
-        networks = [converted.network, converted.autoencoder, converted.class_embedding]
+        networks = [converted.network, converted.autoencoder, converted.context]
     arrived = [v for n in networks if n is not None for v in n.state_dict().values()]
     buffers = {n for n, v in tensors.items() if v.ndim == 1 and "." not in n}
     given = [v for n, v in tensors.items() if n not in buffers]
@@ -137,7 +138,7 @@ def test_full_size_names(title, entry):
         networks, elsewhere = [openood.convert(tensors, settings["num_classes"])], 0
     else:
         converted = convert_tensors(tensors, options_of(settings))
-        networks = [converted.network, converted.autoencoder, converted.class_embedding]
+        networks = [converted.network, converted.autoencoder, converted.context]
         elsewhere = sum(v.numel() for n, v in tensors.items() if "." not in n)
     values = [v for n in networks if n is not None for v in n.state_dict().values()]
     assert all(v.is_meta for v in values)

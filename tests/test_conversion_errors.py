@@ -89,8 +89,16 @@ def test_truncated_files_are_refused(case, tmp_path):
         refuse(path, case.options(), "refused|cannot be read")
 
 
-def test_wrong_number_of_classes(case):
-    refuse(case.file, CheckpointOptions(**{**vars(case.options()), "num_classes": 77}), "77")
+def test_wrong_number_of_classes(case, tmp_path, capsys):
+    options = CheckpointOptions(**{**vars(case.options()), "num_classes": 77})
+    if case.name == "adm_uncond":
+        # Any classifier can be protected by it, but a conversion was asked for classes.
+        assert load_diffusion(case.file, options).num_classes is None
+        sizes = ["--image_size=32", "--num_head_channels=16", "--num_classes=77"]
+        assert main([str(case.file), str(tmp_path / "out"), *sizes]) == 2
+        assert "knows no classes, expected 77" in capsys.readouterr().err
+    else:
+        refuse(case.file, options, "expected 77")
 
 
 def test_an_image_size_that_the_model_cannot_take(case):
@@ -227,7 +235,7 @@ def test_command_line(case, tmp_path, capsys):
     again, before = load_diffusion(folder), load_diffusion(case.file, given)
     assert (again.num_classes, again.null_class) == (before.num_classes, before.null_class)
     assert again.image_size == before.image_size
-    for part in ("network", "autoencoder", "class_embedding"):
+    for part in ("network", "autoencoder", "context"):
         old, new = getattr(before, part), getattr(again, part)
         assert (old is None) == (new is None)
         if old is not None:

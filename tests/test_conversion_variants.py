@@ -9,8 +9,9 @@ from torch.nn import functional as F
 
 from diffguard.conversion import CheckpointOptions, convert_tensors
 from diffguard.conversion.adm_unet import ADMUNet2DModel
-from diffguard.conversion.folder import load_folder, save_folder
+from diffguard.conversion.folder import load_folder
 from diffguard.conversion.openai_names import OpenAILayout
+from diffguard.conversion.save import save_folder
 from diffguard.errors import UserError
 from diffguard.schedule import NoiseSchedule
 

@@ -1,6 +1,7 @@
 """Diffusion models as diffusers folders, out and in again."""
 
 import json
+import os
 
 import pytest
 import torch
@@ -8,7 +9,10 @@ from diffusers import DDPMPipeline, DiTTransformer2DModel
 from safetensors.torch import load_file, save_file
 from tiny_models import tiny_unet
 
-from diffguard.diffusers_folder import label_classes, load_diffusers, save_diffusers
+from diffguard.conversion import CheckpointOptions, load_diffusion
+from diffguard.conversion.folder import label_rows
+from diffguard.conversion.save import save_folder
+from diffguard.diffusion import DiffusionParts, wrap_parts
 from diffguard.errors import UserError
 
 SCHEDULER = {
@@ -40,15 +44,22 @@ NETWORKS = {
 }
 
 
-def load(folder, **options):
-    sizes = {"image_size": 8, "image_channels": 1, "classifier_classes": 3}
-    return load_diffusers(folder, **{**sizes, **options})
+def save(folder, network, scheduler=SCHEDULER, **options):
+    labels = network.config.get("num_class_embeds") or network.config.get("num_embeds_ada_norm")
+    classes = None if labels is None else 3
+    save_folder(DiffusionParts("ddpm", network, scheduler, 8, classes, classes), folder, **options)
+
+
+def load(folder, null_class=None, **use):
+    parts = load_diffusion(folder, CheckpointOptions(num_classes=3, null_class=null_class))
+    spec = parts.spec(**{"image_channels": 1, **use})
+    return wrap_parts(parts, spec).eval(), spec
 
 
 @pytest.fixture
 def folder(tmp_path):
     """A saved U-Net of three classes, and its weights file."""
-    save_diffusers(tmp_path / "model", tiny_unet(1, 8, 3), SCHEDULER)
+    save(tmp_path / "model", tiny_unet(1, 8, 3))
     return tmp_path / "model"
 
 
@@ -60,7 +71,7 @@ def weights(folder):
 @pytest.mark.parametrize("kind", NETWORKS)
 def test_a_saved_model_gives_the_same_outputs(tmp_path, kind):
     network = NETWORKS[kind]()
-    save_diffusers(tmp_path / "model", network, SCHEDULER)
+    save(tmp_path / "model", network)
     denoiser, spec = load(tmp_path / "model")
     denoiser.eval()
     x = torch.randn(3, 1, 8, 8, generator=torch.Generator().manual_seed(1))
@@ -85,11 +96,13 @@ def test_a_unet_is_a_pipeline_that_diffusers_runs(folder):
     pipeline = DDPMPipeline.from_pretrained(folder, local_files_only=True)
     assert pipeline.scheduler.config.num_train_timesteps == 50
     assert not list(folder.rglob("*.bin"))
+    with pytest.raises(UserError, match="is there already"):
+        save(folder, tiny_unet(1, 8, 3))
 
 
 def test_an_older_folder_is_replaced_in_whole(folder):
     (folder / "old.txt").write_text("old")
-    save_diffusers(folder, tiny_unet(1, 8, 3, seed=5), SCHEDULER)
+    save(folder, tiny_unet(1, 8, 3, seed=5), replace=True)
     assert [path.name for path in folder.parent.iterdir()] == ["model"]
     assert not (folder / "old.txt").exists()
     fresh = tiny_unet(1, 8, 3, seed=5).state_dict()
@@ -101,7 +114,7 @@ def test_a_crash_while_writing_leaves_the_old_folder(folder, monkeypatch):
     before = load(folder)[0].network.state_dict()
     monkeypatch.setattr(DDPMPipeline, "save_pretrained", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        save_diffusers(folder, tiny_unet(1, 8, 3, seed=5), SCHEDULER)
+        save(folder, tiny_unet(1, 8, 3, seed=5), replace=True)
     after = load(folder)[0].network.state_dict()
     assert all(torch.equal(after[name], value) for name, value in before.items())
 
@@ -113,22 +126,36 @@ def test_options_reach_the_denoiser(folder):
 
 
 @pytest.mark.parametrize(
-    ("network", "config", "classifier", "null", "expected"),
+    ("rows", "classes", "null", "expected"),
     [
         # A row more than the classifier's classes is that of no label.
-        ("UNet2DModel", {"num_class_embeds": 4}, 3, None, (3, 3)),
+        (4, 3, None, (3, 3)),
         # As many rows as classes: no label cannot be said.
-        ("UNet2DModel", {"num_class_embeds": 3}, 3, None, (3, None)),
-        ("UNet2DModel", {"num_class_embeds": 4}, 3, 0, (3, 0)),
-        ("UNet2DModel", {"num_class_embeds": 9}, 3, None, (9, None)),
-        ("UNet2DModel", {"num_class_embeds": None}, 3, None, (None, None)),
-        ("UNet2DModel", {}, 3, None, (None, None)),
-        ("DiTTransformer2DModel", {"num_embeds_ada_norm": 3}, 3, None, (3, 3)),
-        ("DiTTransformer2DModel", {"num_embeds_ada_norm": 1000}, 3, None, (1000, 1000)),
+        (3, 3, None, (3, None)),
+        (4, 3, 0, (3, 0)),
     ],
 )
-def test_which_label_means_none(network, config, classifier, null, expected):
-    assert label_classes(network, config, classifier, null) == expected
+def test_which_label_means_none(rows, classes, null, expected):
+    options = CheckpointOptions(num_classes=classes, null_class=null)
+    assert label_rows(rows, options) == expected
+
+
+@pytest.mark.parametrize(
+    ("rows", "classes", "null", "said"),
+    [
+        (9, 3, None, "has 9 class embeddings, expected num_classes 9 or 8, got 3"),
+        (4, None, None, "has 4 class embeddings: give num_classes"),
+        (4, 3, 7, "null_class must be one of the 4 class embeddings, got 7"),
+    ],
+)
+def test_labels_that_do_not_fit(rows, classes, null, said):
+    with pytest.raises(UserError, match=said):
+        label_rows(rows, CheckpointOptions(num_classes=classes, null_class=null))
+
+
+def test_a_null_class_against_the_folders_own_is_refused(folder):
+    with pytest.raises(UserError, match=r"diffguard\.json says null_class 3, but 0 was given"):
+        load(folder, null_class=0)
 
 
 def _changed(change):
@@ -145,35 +172,63 @@ def _as_bin(folder, weights):
     weights.unlink()
 
 
+class Evil:
+    """Makes a file when it is unpickled."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.path),)
+
+
+def _evil(folder, weights):
+    torch.save({"conv_in.bias": Evil(folder / "made")}, weights.with_suffix(".bin"))
+    weights.unlink()
+
+
+def _config(name, **changes):
+    def spoil(folder, weights):
+        path = folder / name / "config.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+    return spoil
+
+
 SPOILED = {
-    "no weights": (lambda f, w: w.unlink(), "holds no .safetensors weights"),
-    ".bin alone": (_as_bin, "holds no .safetensors weights"),
+    "no weights": (lambda f, w: w.unlink(), "unet cannot be loaded"),
+    "a pickle that runs": (_evil, "unet cannot be loaded"),
     "text": (lambda f, w: w.write_text("hello"), "cannot be loaded"),
     "truncated": (lambda f, w: w.write_bytes(w.read_bytes()[:-50]), "cannot be loaded"),
-    "a tensor less": (_changed(lambda t: t.pop("conv_in.bias")), r"1 tensors .* \(conv_in.bias\)"),
-    "a tensor more": (_changed(lambda t: t.update(x=torch.zeros(1))), r"1 tensors .* \(x\)"),
+    "a tensor less": (
+        _changed(lambda t: t.pop("conv_in.bias")),
+        r"has missing tensors \(conv_in.bias\)",
+    ),
+    "a tensor more": (_changed(lambda t: t.update(x=torch.zeros(1))), r"unexpected tensors \(x\)"),
     "a shape": (
         _changed(lambda t: t.update({"conv_in.bias": torch.zeros(3)})),
         "cannot be loaded.*conv_in.bias",
     ),
     "no scheduler": (
         lambda f, w: (f / "scheduler" / "scheduler_config.json").unlink(),
-        "scheduler_config.json cannot be read",
+        "scheduler_config.json is missing",
     ),
     "no JSON": (
         lambda f, w: (f / "unet" / "config.json").write_text("{"),
         "config.json cannot be read",
     ),
-    "another pipeline": (
-        lambda f, w: (f / "unet").rename(f / "vae"),
-        "neither unet/config.json nor transformer/config.json",
+    "no network": (lambda f, w: (f / "unet").rename(f / "other"), "config.json cannot be read"),
+    "another class": (
+        _config("unet", _class_name="UNet3DConditionModel"),
+        "names the class 'UNet3DConditionModel', expected UNet2DModel",
     ),
-    "another network": (
-        lambda f, w: (f / "unet" / "config.json").write_text(
-            json.dumps({"_class_name": "UNet2DConditionModel"})
-        ),
-        "cannot be loaded",
+    "another network": (_config("unet", _class_name="VQModel"), "names the class 'VQModel'"),
+    "another family": (
+        _config("unet", _class_name="UNet2DConditionModel"),
+        "unet has unexpected tensors",
     ),
+    "no size": (_config("unet", sample_size=None), "give image_size"),
+    "more conditions": (_config("unet", class_embed_type="projection"), "more than a timestep"),
 }
 
 
@@ -185,8 +240,49 @@ def test_spoiled_folders_are_refused_in_one_line(folder, weights, kind):
         load(folder)
     assert "\n" not in str(caught.value)
     assert str(folder) in str(caught.value)
+    assert not (folder / "made").exists()
+
+
+def test_weights_as_bin_are_read_as_tensors(folder, weights):
+    before = load(folder)[0].network.state_dict()
+    _as_bin(folder, weights)
+    after = load(folder)[0].network.state_dict()
+    assert all(torch.equal(after[name], value) for name, value in before.items())
+
+
+def test_half_precision_weights_are_taken_where_there_are_no_others(folder, weights):
+    network = tiny_unet(1, 8, 3, seed=5).half()
+    network.save_pretrained(folder / "unet", variant="fp16")
+    plain = load(folder)[0].network.state_dict()
+    assert torch.equal(plain["conv_in.weight"], tiny_unet(1, 8, 3).conv_in.weight)
+    weights.unlink()
+    half = load(folder)[0].network.state_dict()
+    assert torch.equal(half["conv_in.weight"], network.conv_in.weight.float())
+
+
+def test_sizes_that_a_model_takes(tmp_path):
+    save(tmp_path / "unet", tiny_unet(1, 8, 3))
+    save(tmp_path / "dit", dit())
+    larger = load_diffusion(tmp_path / "unet", CheckpointOptions(image_size=12, num_classes=3))
+    assert larger.network.config["sample_size"] == larger.image_size == 12
+    assert load_diffusion(tmp_path / "dit", CheckpointOptions(image_size=8)).image_size == 8
+    with pytest.raises(UserError, match="image_size 16 cannot be taken by this model: expected 8"):
+        load_diffusion(tmp_path / "dit", CheckpointOptions(image_size=16))
+
+
+def test_a_dit_as_older_folders_name_it(tmp_path):
+    save(tmp_path / "dit", dit())
+    _config("transformer", _class_name="Transformer2DModel", use_linear_projection=False)(
+        tmp_path / "dit", None
+    )
+    found, spec = load(tmp_path / "dit")
+    assert spec.network == "DiTTransformer2DModel"
+    before = dit().state_dict()
+    assert all(torch.equal(v, before[n]) for n, v in found.network.state_dict().items())
 
 
 def test_an_absent_folder_is_refused(tmp_path):
-    with pytest.raises(UserError, match="is no folder: expected a diffusers folder"):
+    with pytest.raises(
+        UserError, match="absent does not exist: expected a checkpoint file, a folder"
+    ):
         load(tmp_path / "absent")

@@ -1,14 +1,14 @@
 import diffusers
 import pytest
 import torch
-from torch import nn
 
-from diffguard.conversion import CheckpointOptions, Converted, load_denoiser, load_diffusion
-from diffguard.conversion.folder import save_folder
+from diffguard.conversion import CheckpointOptions, load_denoiser, load_diffusion
 from diffguard.conversion.options import linear_schedule
+from diffguard.conversion.save import save_folder
 from diffguard.denoisers import Denoiser
+from diffguard.diffusion import DiffusionParts
 from diffguard.errors import UserError
-from diffguard.latent import LatentDenoiser
+from diffguard.latent import ClassContext, LatentDenoiser
 from diffguard.schedule import NoiseSchedule
 
 CLASSES = 4
@@ -117,7 +117,7 @@ def test_slices_do_not_change_the_result():
 
 
 @torch.no_grad()
-def test_label_is_the_one_token_of_the_context():
+def test_a_label_is_a_row_of_the_context():
     cross = {
         "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
         "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
@@ -126,13 +126,17 @@ def test_label_is_the_one_token_of_the_context():
         "attention_head_dim": 2,
         "num_class_embeds": None,
     }
-    table = nn.Embedding(CLASSES + 1, 6)
-    denoiser = wrap(unet(**cross), class_embedding=table)
+    table = torch.randn(CLASSES + 1, 2, 6)
+    denoiser = wrap(unet(**cross), context=ClassContext(table))
     z, t, y = torch.randn(2, 4, 8, 8), torch.tensor([3, 4]), torch.tensor([0, CLASSES])
-    expected = denoiser.network(z, t, encoder_hidden_states=table.weight[y][:, None]).sample
+    expected = denoiser.network(z, t, encoder_hidden_states=table[y]).sample
     assert torch.equal(denoiser.predict_noise(z, t, y), expected)
-    with pytest.raises(UserError, match="no table of class embeddings"):
+    with pytest.raises(UserError, match="nothing says what it is shown of a label"):
         wrap(unet(**cross))
+    with pytest.raises(UserError, match="has 5 channels and cross-attention takes 6"):
+        wrap(unet(**cross), context=ClassContext(table[..., :5]))
+    with pytest.raises(UserError, match="cross-attention takes none"):
+        wrap(unet(), context=ClassContext(table))
 
 
 @torch.no_grad()
@@ -220,7 +224,7 @@ def test_a_bare_model_folder(tmp_path):
     diffusers.DDPMScheduler().save_pretrained(tmp_path)
     with pytest.raises(UserError, match="give image_size"):
         load_denoiser(tmp_path)
-    denoiser = load_denoiser(tmp_path, CheckpointOptions(image_size=8), working_size=28)
+    denoiser = load_denoiser(tmp_path, CheckpointOptions(image_size=8), image_size=28)
     assert denoiser.num_classes is None
     assert denoiser.encode(torch.zeros(1, 3, 28, 28)).shape == (1, 3, 8, 8)
 
@@ -233,7 +237,7 @@ def test_saved_folder_is_read_by_diffusers(tmp_path):
         up_block_types=("UpBlock2D",) * 2,
         norm_num_groups=8,
     )
-    converted = Converted("ddpm", network, linear_schedule(variance_type="fixed_large"), 8)
+    converted = DiffusionParts("ddpm", network, linear_schedule(variance_type="fixed_large"), 8)
     save_folder(converted, tmp_path / "model")
     pipeline = diffusers.DDPMPipeline.from_pretrained(tmp_path / "model")
     assert pipeline.scheduler.config["variance_type"] == "fixed_large"

@@ -171,7 +171,7 @@ def test_a_stage_has_its_own_batches_augmentation_and_precision(tmp_path, config
         (["--classifier.arch", "timm/no_such_net"], "no_such_net"),
         (["--classifier.arch", "os.path"], "os.path"),
         (["--classifier.ckpt", "none.pt"], "none.pt does not exist"),
-        (["--diffusion.ckpt", "nowhere"], "nowhere is no folder"),
+        (["--diffusion.ckpt", "nowhere"], "nowhere does not exist"),
         (["--diffusion.network", "UNet"], "'UNet' is not known"),
         (["--detector.distance", "[nope]"], "which is not computed"),
         (["--data.id.train", "folder:absent"], "absent"),

@@ -10,6 +10,18 @@ from diffguard.denoisers import PixelDenoiser
 from diffguard.networks import SmallCNN
 from diffguard.schedule import NoiseSchedule, SamplingPlan
 
+UNET = {
+    "sample_size": 8,
+    "in_channels": 1,
+    "out_channels": 1,
+    "layers_per_block": 1,
+    "block_out_channels": [8],
+    "down_block_types": ["DownBlock2D"],
+    "up_block_types": ["UpBlock2D"],
+    "norm_num_groups": 4,
+    "num_class_embeds": 4,
+}
+
 
 def tiny_unet(channels=1, size=8, classes=None, seed=0):
     """A diffusers U-Net in eval mode; with classes, the last label means none."""

@@ -7,30 +7,27 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
 from torch import Tensor
 
 from diffguard.conversion import adm, ddpm, ldm
 from diffguard.conversion.folder import load_folder
-from diffguard.conversion.options import CheckpointOptions, Converted
+from diffguard.conversion.options import CheckpointOptions
 from diffguard.conversion.resnet import load_openood_classifier
 from diffguard.conversion.safe_load import read_checkpoint_tensors
 from diffguard.conversion.tensors import has
-from diffguard.denoisers import PixelDenoiser
+from diffguard.denoisers import DiffusersDenoiser
+from diffguard.diffusion import DiffusionParts, wrap_parts
 from diffguard.errors import UserError
-from diffguard.latent import LatentDenoiser
-from diffguard.schedule import NoiseSchedule
 
 __all__ = [
     "CheckpointOptions",
-    "Converted",
     "convert_tensors",
     "detect_family",
     "load_denoiser",
     "load_diffusion",
     "load_openood_classifier",
-    "wrap_converted",
 ]
 
 _PLAIN = CheckpointOptions()
@@ -60,7 +57,7 @@ def detect_family(tensors: Mapping[str, Tensor]) -> str:
 
 def convert_tensors(
     tensors: Mapping[str, Tensor], options: CheckpointOptions = _PLAIN
-) -> Converted:
+) -> DiffusionParts:
     """Convert the state dict of a diffusion model of any known family.
 
     Args:
@@ -75,99 +72,46 @@ def convert_tensors(
         raise UserError(
             "this is a classifier, expected a diffusion model: give the file in classifier.ckpt"
         )
-    converted = _CONVERTERS[family](tensors, options)
-    converted.check_classes(options.num_classes)
-    return converted
+    return _CONVERTERS[family](tensors, options)
 
 
-def load_diffusion(path: str | Path, options: CheckpointOptions = _PLAIN) -> Converted:
+def load_diffusion(path: str | Path, options: CheckpointOptions = _PLAIN) -> DiffusionParts:
     """Load a diffusion model from a file of a known family, a diffusers folder or a hub id.
 
     Args:
         path: What to load.
-        options: What the file or folder does not say.
+        options: What the file or folder does not say. A class-conditional model must know
+            `num_classes` classes, where that is given.
 
     Raises:
         UserError: Where it cannot be loaded; one line that starts with the path.
     """
     try:
         if Path(path).is_file():
-            return convert_tensors(read_checkpoint_tensors(path), options)
-        converted = load_folder(path, options)
-        converted.check_classes(options.num_classes)
+            parts = convert_tensors(read_checkpoint_tensors(path), options)
+        else:
+            parts = load_folder(path, options)
+        if parts.num_classes is not None:
+            parts.check_classes(options.num_classes)
     except UserError as error:
         if str(error).startswith(str(path)):
             raise
         raise UserError(f"{path}: {error}") from error
-    return converted
-
-
-def wrap_converted(
-    converted: Converted,
-    *,
-    working_size: int | None = None,
-    image_channels: int = 3,
-    fit: Literal["resize", "pad"] = "resize",
-    antialias: bool = True,
-) -> PixelDenoiser | LatentDenoiser:
-    """Put the adapter around a diffusion model.
-
-    Args:
-        converted: The model.
-        working_size: Side of the working images; None is that of the model's images.
-        image_channels: Channels of the working images, 1 or 3.
-        fit: How images of another size reach a pixel model: `resize` or `pad`.
-        antialias: Whether resizing low-passes when it shrinks.
-
-    Raises:
-        UserError: For `pad` with a latent model or a larger image.
-    """
-    schedule = NoiseSchedule.from_diffusers(converted.scheduler)
-    size = converted.image_size if working_size is None else working_size
-    if converted.autoencoder is None:
-        return PixelDenoiser(
-            converted.network,
-            schedule,
-            image_size=size,
-            image_channels=image_channels,
-            num_classes=converted.num_classes,
-            null_class=converted.null_class,
-            fit=fit,
-            antialias=antialias,
-        )
-    if fit == "pad":
-        raise UserError("images cannot be padded for a latent model: set diffusion.fit to resize")
-    return LatentDenoiser(
-        converted.network,
-        converted.autoencoder,
-        schedule,
-        image_size=size,
-        image_channels=image_channels,
-        num_classes=converted.num_classes,
-        null_class=converted.null_class,
-        class_embedding=converted.class_embedding,
-        antialias=antialias,
-    )
+    return parts
 
 
 def load_denoiser(
-    path: str | Path,
-    options: CheckpointOptions = _PLAIN,
-    *,
-    working_size: int | None = None,
-    image_channels: int = 3,
-    fit: Literal["resize", "pad"] = "resize",
-    antialias: bool = True,
-) -> PixelDenoiser | LatentDenoiser:
-    """Load a diffusion model and put its adapter around; see the two functions above.
+    path: str | Path, options: CheckpointOptions = _PLAIN, **use: Any
+) -> DiffusersDenoiser:
+    """Load a diffusion model and put its adapter around.
+
+    Args:
+        path: See `load_diffusion`.
+        options: See `load_diffusion`.
+        **use: How images reach the model, see `DiffusionParts.spec`.
 
     Raises:
         UserError: One line that says what is wrong with the file, or which option is needed.
     """
-    return wrap_converted(
-        load_diffusion(path, options),
-        working_size=working_size,
-        image_channels=image_channels,
-        fit=fit,
-        antialias=antialias,
-    )
+    parts = load_diffusion(path, options)
+    return wrap_parts(parts, parts.spec(**use)).eval()

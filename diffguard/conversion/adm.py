@@ -11,14 +11,15 @@ from typing import Any
 from torch import Tensor
 
 from diffguard.conversion.openai_names import OpenAILayout
-from diffguard.conversion.options import CheckpointOptions, Converted, linear_schedule
+from diffguard.conversion.options import CheckpointOptions, linear_schedule
 from diffguard.conversion.tensors import build_empty, fill
+from diffguard.diffusion import DiffusionParts
 from diffguard.errors import UserError
 
 _PUBLISHED = "num_head_channels 64 at 64, 256 and 512 pixels, num_heads 4 at 128"
 
 
-def convert(tensors: Mapping[str, Tensor], options: CheckpointOptions) -> Converted:
+def convert(tensors: Mapping[str, Tensor], options: CheckpointOptions) -> DiffusionParts:
     """Convert a guided-diffusion U-Net.
 
     Args:
@@ -46,7 +47,7 @@ def convert(tensors: Mapping[str, Tensor], options: CheckpointOptions) -> Conver
         raise UserError(
             f"noise_schedule {options.noise_schedule!r} is not known, expected linear or cosine"
         )
-    return Converted(
+    return DiffusionParts(
         family="adm",
         network=network,
         scheduler=linear_schedule(**kind),

@@ -7,11 +7,12 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from diffguard.conversion.ddpm_names import DDPMLayout
-from diffguard.conversion.options import CheckpointOptions, Converted, linear_schedule
+from diffguard.conversion.options import CheckpointOptions, linear_schedule
 from diffguard.conversion.tensors import build_empty, fill, has, shape_of
+from diffguard.diffusion import DiffusionParts
 
 
-def convert(tensors: Mapping[str, Tensor], options: CheckpointOptions) -> Converted:
+def convert(tensors: Mapping[str, Tensor], options: CheckpointOptions) -> DiffusionParts:
     """Convert a DDPM U-Net; with `label_emb`, its last row is the null class.
 
     Args:
@@ -44,7 +45,7 @@ def convert(tensors: Mapping[str, Tensor], options: CheckpointOptions) -> Conver
         num_class_embeds=rows,
     )
     fill(network, tensors, layout.locate)
-    return Converted(
+    return DiffusionParts(
         family="ddpm",
         network=network,
         scheduler=linear_schedule(variance_type="fixed_large"),

@@ -1,107 +1,61 @@
-"""Folders of diffusers: written from converted models, and read from anyone.
+"""Folders of diffusers, from anyone.
 
-A folder has `unet` or `transformer`, `scheduler`, and for latent models `vae` or `vqvae`. Two
-things diffusers has no place for are ours: `class_embedding` (the table whose row is the context
-of cross-attention) and `diffguard.json` (classes, null class, image size).
+A folder has `unet` or `transformer`, `scheduler`, for latent models `vae` or `vqvae`, and for
+Stable Diffusion `text_encoder` and `tokenizer`. Two things diffusers has no place for are ours:
+`class_context` (what cross-attention is shown of each label) and `diffguard.json` (classes, null
+class, image size).
 """
 
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+import torch
 
-from diffguard.conversion.options import CheckpointOptions, Converted
-from diffguard.conversion.tensors import build_empty, fill, identity
+from diffguard.conversion.hub import local_folder
+from diffguard.conversion.options import CheckpointOptions
+from diffguard.conversion.prompts import TEXT_ENCODER, encode_prompts
+from diffguard.diffusion import AUTOENCODERS, NETWORKS, DiffusionParts, module_class
 from diffguard.errors import UserError
+from diffguard.latent import ClassContext
 from diffguard.weights import load_tensors
 
 NOTE = "diffguard.json"
-_NETWORKS = ("UNet2DModel", "ADMUNet2DModel", "UNet2DConditionModel", "DiTTransformer2DModel")
-_AUTOENCODERS = ("AutoencoderKL", "VQModel")
-_EMBEDDING = "class_embedding/model.safetensors"
-_FILES = (".ckpt", ".pt", ".pth", ".bin", ".safetensors")
-_PARTS = ("unet", "transformer", "vae", "vqvae", "scheduler", "class_embedding")
+CONTEXT = "class_context/model.safetensors"
+NETWORK_FOLDERS = ("unet", "transformer")
+AUTOENCODER_FOLDERS = ("vae", "vqvae")
+_WEIGHTS = "diffusion_pytorch_model"
 
 
-def save_folder(converted: Converted, folder: str | Path) -> None:
-    """Write a diffusion model as a folder of diffusers.
-
-    Args:
-        converted: The model.
-        folder: Where to; it may not exist, or be empty.
-
-    Raises:
-        UserError: For a folder with something in it, or one that cannot be written.
-    """
-    import diffusers
-    from safetensors.torch import save_file
-
-    folder = Path(folder)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError(f"{folder} is there already: name a new folder or empty it")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        latent = converted.autoencoder is not None
-        kind = diffusers.DDIMScheduler if latent else diffusers.DDPMScheduler
-        scheduler = kind.from_config(converted.scheduler)
-        if not latent and type(converted.network) is diffusers.UNet2DModel:
-            pipeline: Any = diffusers.DDPMPipeline(converted.network, scheduler)
-            pipeline.save_pretrained(folder)
-        else:
-            is_dit = isinstance(converted.network, diffusers.DiTTransformer2DModel)
-            converted.network.save_pretrained(folder / ("transformer" if is_dit else "unet"))
-            scheduler.save_pretrained(folder / "scheduler")
-        if converted.autoencoder is not None:
-            is_vq = isinstance(converted.autoencoder, diffusers.VQModel)
-            converted.autoencoder.save_pretrained(folder / ("vqvae" if is_vq else "vae"))
-        if converted.class_embedding is not None:
-            (folder / _EMBEDDING).parent.mkdir()
-            save_file(dict(converted.class_embedding.state_dict()), folder / _EMBEDDING)
-        note = {
-            "num_classes": converted.num_classes,
-            "null_class": converted.null_class,
-            "image_size": converted.image_size,
-        }
-        (folder / NOTE).write_text(json.dumps(note, indent=2) + "\n")
-    except OSError as error:
-        raise UserError(f"cannot write {folder}: {error.strerror or error}") from error
-
-
-def load_folder(path: str | Path, options: CheckpointOptions) -> Converted:
+def load_folder(path: str | Path, options: CheckpointOptions) -> DiffusionParts:
     """Load a folder of diffusers, or fetch it from the hub.
 
     Args:
         path: A folder, or a hub id `owner/name` where there is no such folder.
-        options: `num_classes` and `null_class` where the folder does not say.
+        options: What the folder does not say: `num_classes` and `null_class` of a model with
+            labels, `class_names` of one with prompts, `image_size` of one that takes any.
 
     Raises:
         UserError: For a folder that lacks a part, is damaged or of a class that is not known.
     """
-    folder = Path(path)
-    if not folder.is_dir():
-        folder = _fetch(str(path))
+    folder = local_folder(path)
     note = _read_json(folder / NOTE) if (folder / NOTE).is_file() else {}
-    parts = [name for name in ("unet", "transformer") if (folder / name).is_dir()]
-    network = _load_model(folder / parts[0] if parts else folder, _NETWORKS)
-    stages = [name for name in ("vae", "vqvae") if (folder / name).is_dir()]
-    autoencoder = _load_model(folder / stages[0], _AUTOENCODERS) if stages else None
+    network = _load_model(_part(folder, NETWORK_FOLDERS) or folder, NETWORKS)
+    stage = _part(folder, AUTOENCODER_FOLDERS)
+    autoencoder = None if stage is None else _load_model(stage, AUTOENCODERS)
     scheduler = next(
         (p for p in (folder / "scheduler", folder) if (p / "scheduler_config.json").is_file()), None
     )
     if scheduler is None:
         raise UserError("scheduler/scheduler_config.json is missing: expected a diffusers pipeline")
-    embedding = _load_embedding(folder / _EMBEDDING) if (folder / _EMBEDDING).is_file() else None
-    num_classes, null_class = _classes(network, embedding, note, options)
+    context = _load_context(folder, options)
+    num_classes, null_class = _classes(network.config, context, note, options)
     factor = 1 if autoencoder is None else 2 ** (len(autoencoder.config["block_out_channels"]) - 1)
-    size = network.config["sample_size"] or (options.image_size or 0) // factor
-    if not isinstance(size, int) or size < 1:
-        raise UserError("the folder does not say how large the model's images are: give image_size")
+    size = _state_size(network, options.image_size, factor)
     network.register_to_config(sample_size=size)
-    return Converted(
+    return DiffusionParts(
         family="diffusers",
         network=network,
         scheduler=_read_json(scheduler / "scheduler_config.json"),
@@ -109,60 +63,131 @@ def load_folder(path: str | Path, options: CheckpointOptions) -> Converted:
         num_classes=num_classes,
         null_class=null_class,
         autoencoder=autoencoder,
-        class_embedding=embedding,
+        context=context,
     )
 
 
+def _part(folder: Path, names: tuple[str, ...]) -> Path | None:
+    return next((folder / name for name in names if (folder / name).is_dir()), None)
+
+
+def _state_size(network: Any, image_size: int | None, factor: int) -> int:
+    """Side of the network's states; U-Nets take any multiple of their downsampling."""
+    own = network.config["sample_size"]
+    if image_size is None:
+        if not isinstance(own, int) or own < 1:
+            raise UserError(
+                "the folder does not say how large the model's images are: give image_size"
+            )
+        return own
+    levels = len(network.config.get("block_out_channels", ()))
+    multiple = factor * 2 ** (levels - 1) if levels else factor * own
+    if image_size < 1 or image_size % multiple or (not levels and image_size != multiple):
+        raise UserError(
+            f"image_size {image_size} cannot be taken by this model: expected "
+            f"{'a multiple of ' if levels else ''}{multiple}"
+        )
+    return image_size // factor
+
+
+def _check_conditions(config: Any) -> None:
+    kind = config.get("class_embed_type") or config.get("addition_embed_type")
+    if kind not in (None, "timestep") or config.get("encoder_hid_dim_type"):
+        raise UserError(
+            f"the network is told more than a timestep and a label ({kind or 'image features'}, "
+            "as Stable Diffusion XL): expected class labels or one text encoder"
+        )
+
+
+def _load_context(folder: Path, options: CheckpointOptions) -> ClassContext | None:
+    """The stored table, or the encoded prompts of the classes' names."""
+    path = folder / CONTEXT
+    if path.is_file():
+        tensors = load_tensors(path)
+        if set(tensors) != {"table"} or tensors["table"].ndim != 3:
+            raise UserError(
+                f"{CONTEXT} must hold one tensor table (labels, tokens, width), got "
+                f"{', '.join(tensors)}"
+            )
+        return ClassContext(tensors["table"])
+    if (folder / TEXT_ENCODER).is_dir() and options.class_names is not None:
+        return ClassContext(encode_prompts(folder, options.class_names, options.prompt))
+    return None
+
+
 def _classes(
-    network: Any, embedding: nn.Embedding | None, note: dict[str, Any], options: CheckpointOptions
+    config: Any, context: ClassContext | None, note: dict[str, Any], options: CheckpointOptions
 ) -> tuple[int | None, int | None]:
     """Number of classes and null class, from what the folder says and the user adds."""
     if "num_classes" in note:
-        return note["num_classes"], note.get("null_class")
-    config = network.config
-    if "num_embeds_ada_norm" in config:
+        null = note.get("null_class")
+        if options.null_class not in (None, null):
+            raise UserError(f"{NOTE} says null_class {null}, but {options.null_class} was given")
+        return note["num_classes"], null
+    if config.get("num_embeds_ada_norm") is not None:
         # A DiT has one more row than classes, for dropped labels.
         return config["num_embeds_ada_norm"], config["num_embeds_ada_norm"]
+    if context is not None:
+        return len(context.table) - 1, len(context.table) - 1
     rows = config.get("num_class_embeds")
-    if embedding is not None:
-        rows = embedding.num_embeddings
     if rows is None:
         return None, None
-    if options.num_classes is None:
+    return label_rows(rows, options)
+
+
+def label_rows(rows: int, options: CheckpointOptions) -> tuple[int, int | None]:
+    """Number of classes and null class of a table of class embeddings.
+
+    Args:
+        rows: Rows of the table.
+        options: `num_classes`, and `null_class` where it is not the last of one row more.
+
+    Raises:
+        UserError: Where the number of classes is not given, or does not fit the rows.
+    """
+    classes, null = options.num_classes, options.null_class
+    if classes is None:
         raise UserError(
             f"the model has {rows} class embeddings: give num_classes ({rows - 1} where the last "
             f"is the null class, {rows} where there is none)"
         )
-    if options.num_classes not in (rows, rows - 1):
+    if classes not in (rows, rows - 1):
         raise UserError(
             f"the model has {rows} class embeddings, expected num_classes {rows} or {rows - 1}, "
-            f"got {options.num_classes}"
+            f"got {classes}"
         )
-    null = options.null_class
-    if null is None and options.num_classes == rows - 1:
+    if null is None and classes == rows - 1:
         null = rows - 1
-    return options.num_classes, null
+    if null is not None and not 0 <= null < rows:
+        raise UserError(f"null_class must be one of the {rows} class embeddings, got {null}")
+    return (rows if null is None else rows - 1), null
 
 
 def _load_model(folder: Path, known: tuple[str, ...]) -> Any:
-    import diffusers
-
-    from diffguard.conversion.adm_unet import ADMUNet2DModel
-
-    name = _read_json(folder / "config.json").get("_class_name")
+    config = _read_json(folder / "config.json")
+    name = config.get("_class_name")
+    if name == "Transformer2DModel" and config.get("norm_type") == "ada_norm_zero":
+        # How folders name the class that were written before DiT had one of its own.
+        name = "DiTTransformer2DModel"
     if name not in known:
         raise UserError(
             f"{folder.name}/config.json names the class {name!r}, expected {', '.join(known)}"
         )
-    cls = ADMUNet2DModel if name == "ADMUNet2DModel" else getattr(diffusers, name)
+    _check_conditions(config)
     try:
-        model, report = cls.from_pretrained(
-            folder, local_files_only=True, low_cpu_mem_usage=False, output_loading_info=True
+        model, report = module_class(name, known).from_pretrained(
+            folder,
+            variant=_variant(folder),
+            torch_dtype=torch.float32,
+            local_files_only=True,
+            low_cpu_mem_usage=False,
+            output_loading_info=True,
         )
     except Exception as error:
         # Damaged weights and configs surface as many types.
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise UserError(f"{folder.name} cannot be loaded ({reason}): is it complete?") from error
+    # diffusers fills what is missing with random numbers.
     for what in ("missing_keys", "unexpected_keys", "mismatched_keys"):
         if report[what]:
             first = sorted(str(key) for key in report[what])[0]
@@ -171,19 +196,16 @@ def _load_model(folder: Path, known: tuple[str, ...]) -> Any:
     return model.eval()
 
 
-def _load_embedding(path: Path) -> nn.Embedding:
-    tensors = load_tensors(path)
-    if set(tensors) != {"weight"} or tensors["weight"].ndim != 2:
-        raise UserError(f"{path} must hold one table named weight, got {', '.join(tensors)}")
-    rows, width = tensors["weight"].shape
-    embedding = build_empty(nn.Embedding, num_embeddings=rows, embedding_dim=width)
-    fill(embedding, tensors, identity)
-    return embedding
+def _variant(folder: Path) -> str | None:
+    """The copy of the weights to read: half precision where there is no other."""
+    names = [path.name for path in folder.glob(f"{_WEIGHTS}*")]
+    full = [name for name in names if ".fp16" not in name and ".non_ema" not in name]
+    return "fp16" if names and not full else None
 
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text())
+        content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(
             f"{path} cannot be read ({error}): expected a complete folder of diffusers"
@@ -191,23 +213,3 @@ def _read_json(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise UserError(f"{path} holds no settings: expected a complete folder of diffusers")
     return content
-
-
-def _fetch(name: str) -> Path:
-    """Fetch a model from the hub; only what is needed, and no pickles."""
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", name) or Path(name).suffix in _FILES:
-        raise UserError(
-            f"{name} does not exist: expected a checkpoint file, a folder of diffusers or a hub id"
-        )
-    from huggingface_hub import snapshot_download
-
-    kinds = ("json", "safetensors")
-    patterns = [f"{part}/*.{kind}" for part in _PARTS for kind in kinds]
-    try:
-        return Path(snapshot_download(name, allow_patterns=[*patterns, "*.json", "*.safetensors"]))
-    except Exception as error:
-        # The hub's client raises its own types, and those of its network library.
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UserError(
-            f"{name} is no file or folder here, and the hub did not give it ({reason})"
-        ) from error

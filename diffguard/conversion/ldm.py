@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from diffguard.conversion.ddpm_names import DDPMLayout
 from diffguard.conversion.openai_names import OpenAILayout
-from diffguard.conversion.options import CheckpointOptions, Converted
+from diffguard.conversion.options import CheckpointOptions
 from diffguard.conversion.tensors import (
     Part,
     Source,
@@ -25,7 +25,9 @@ from diffguard.conversion.tensors import (
     identity,
     shape_of,
 )
+from diffguard.diffusion import DiffusionParts
 from diffguard.errors import UserError
+from diffguard.latent import ClassContext
 from diffguard.schedule import NoiseSchedule
 
 UNET = "model.diffusion_model."
@@ -49,7 +51,7 @@ _DERIVED = {
 _PUBLISHED = "num_heads 1 in cin256-v2"
 
 
-def convert(tensors: Mapping[str, Tensor], options: CheckpointOptions) -> Converted:
+def convert(tensors: Mapping[str, Tensor], options: CheckpointOptions) -> DiffusionParts:
     """Convert a class-conditional latent diffusion model.
 
     Args:
@@ -78,7 +80,7 @@ def convert(tensors: Mapping[str, Tensor], options: CheckpointOptions) -> Conver
             f"class embeddings have {width} channels and cross-attention takes "
             f"{network.config['cross_attention_dim']}: the parts of the file do not fit together"
         )
-    return Converted(
+    return DiffusionParts(
         family="ldm",
         network=network,
         scheduler=scheduler_config(tensors["betas"]),
@@ -86,7 +88,7 @@ def convert(tensors: Mapping[str, Tensor], options: CheckpointOptions) -> Conver
         num_classes=rows - 1,
         null_class=rows - 1,
         autoencoder=autoencoder,
-        class_embedding=embedding,
+        context=ClassContext(embedding.weight.data[:, None]),
     )
 
 

@@ -1,11 +1,9 @@
-"""What a checkpoint's file does not say, and what its conversion gives."""
+"""What a checkpoint's file does not say."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any, Literal
-
-from torch import nn
 
 from diffguard.errors import UserError
 
@@ -27,6 +25,8 @@ class CheckpointOptions:
             families need no such choice.
         num_classes: Classes that the user expects, without the null class; None accepts any.
         null_class: For a diffusers folder that does not say: the label that means "no label".
+        class_names: Names of the classes, for a model with a text encoder.
+        prompt: What such a model is told of a class, with `{name}` in it.
     """
 
     image_size: int | None = None
@@ -36,6 +36,8 @@ class CheckpointOptions:
     noise_schedule: Literal["linear", "cosine"] = "linear"
     num_classes: int | None = None
     null_class: int | None = None
+    class_names: tuple[str, ...] | None = None
+    prompt: str = "a photo of a {name}"
 
     def need_image_size(self, factor: int) -> int:
         """The image size, which must be a multiple of `factor`.
@@ -75,45 +77,6 @@ class CheckpointOptions:
             name = "num_heads" if self.num_head_channels is None else "num_head_channels"
             raise UserError(f"{name} {given[0]} does not divide the {channels} channels of a level")
         return given[0] if self.num_head_channels is None else channels // given[0]
-
-
-@dataclass
-class Converted:
-    """A diffusion model taken out of a research program's file.
-
-    Attributes:
-        family: `adm`, `ldm` or `ddpm`, or `diffusers` for a folder.
-        network: The U-Net or transformer of diffusers, or ours where that cannot express it.
-        scheduler: Config of a diffusers scheduler: noise levels and prediction type.
-        image_size: Side in pixels of the images that it was trained on.
-        num_classes: Classes without the null class; None for an unconditional model.
-        null_class: Label that means "no label"; None where there is none.
-        autoencoder: First stage of a latent model.
-        class_embedding: Table whose row is the one-token context of cross-attention.
-    """
-
-    family: str
-    network: Any
-    scheduler: dict[str, Any]
-    image_size: int
-    num_classes: int | None = None
-    null_class: int | None = None
-    autoencoder: Any = None
-    class_embedding: nn.Embedding | None = None
-
-    def check_classes(self, expected: int | None) -> None:
-        """Compare with the number of classes that the user expects.
-
-        Raises:
-            UserError: Where they differ.
-        """
-        if expected is None or expected == self.num_classes:
-            return
-        has = "no classes" if self.num_classes is None else f"{self.num_classes} classes"
-        raise UserError(
-            f"the diffusion model knows {has}, expected {expected}: set num_classes to what it "
-            "knows, or take a model of your classes"
-        )
 
 
 def linear_schedule(**further: Any) -> dict[str, Any]:

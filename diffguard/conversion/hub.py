@@ -1,0 +1,71 @@
+"""Fetching a model from the Hugging Face hub, where a config names one."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from diffguard.errors import UserError
+
+_PARTS = ("unet", "transformer", "vae", "vqvae", "scheduler", "class_context", "text_encoder")
+_ID = re.compile(r"([\w.-]+/[\w.-]+?)(?:@([\w./-]+))?")
+_FILES = (".ckpt", ".pt", ".pth", ".bin", ".safetensors")
+# Copies of the same weights in half precision, and those before averaging.
+_COPIES = ["*.fp16.*", "*.non_ema.*"]
+
+
+def fetch(name: str) -> Path:
+    """Fetch what this project reads of a model, from the cache where it is there.
+
+    Args:
+        name: `owner/name`, or `owner/name@revision`.
+
+    Returns:
+        The folder that it lies in.
+
+    Raises:
+        UserError: For a name that is no hub id, or where the hub does not give it.
+    """
+    match = _ID.fullmatch(name)
+    if match is None or Path(name).suffix in _FILES:
+        raise UserError(
+            f"{name} does not exist: expected a checkpoint file, a folder of diffusers or a hub id"
+        )
+    wanted = ["*.json", "*.safetensors", "tokenizer/*"]
+    wanted += [f"{part}/*.{kind}" for part in _PARTS for kind in ("json", "safetensors")]
+    try:
+        folder = _download(match, wanted)
+        lacking = [part for part in _PARTS if _lacks_weights(folder / part)]
+        if lacking:
+            # Older models are there as `.bin` only, which is read as tensors and nothing else.
+            folder = _download(match, [*wanted, *(f"{part}/*.bin" for part in lacking)])
+    except Exception as error:
+        # The hub's client raises its own types, and those of its network library.
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(
+            f"{name} is no file or folder here, and the hub did not give it ({reason}): check the "
+            "name and the connection, or give a local folder"
+        ) from error
+    return folder
+
+
+def local_folder(path: str | Path) -> Path:
+    """A folder of diffusers: the local one, or what the hub has under that name."""
+    return Path(path) if Path(path).is_dir() else fetch(str(path))
+
+
+def _download(match: re.Match[str], wanted: list[str]) -> Path:
+    from huggingface_hub import snapshot_download
+
+    return Path(
+        snapshot_download(
+            match.group(1),
+            revision=match.group(2),
+            allow_patterns=wanted,
+            ignore_patterns=_COPIES,
+        )
+    )
+
+
+def _lacks_weights(folder: Path) -> bool:
+    return (folder / "config.json").is_file() and not any(folder.glob("*.safetensors"))

@@ -1,0 +1,117 @@
+"""Writing a diffusion model as a folder of diffusers."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from diffguard.conversion.folder import CONTEXT, NOTE
+from diffguard.conversion.prompts import TEXT_ENCODER, TOKENIZER
+from diffguard.diffusion import DiffusionParts
+from diffguard.errors import UserError
+from diffguard.files import write_error
+
+
+def save_folder(
+    parts: DiffusionParts,
+    folder: str | Path,
+    *,
+    replace: bool = False,
+    text_from: str | Path | None = None,
+) -> None:
+    """Write a diffusion model as a folder of diffusers, in whole or not at all.
+
+    Args:
+        parts: The model.
+        folder: Where to; it may not exist, or be empty.
+        replace: Put the new folder in the place of an older one.
+        text_from: Folder whose text encoder and tokenizer, where it has them, are copied.
+
+    Raises:
+        UserError: For a folder with something in it, or one that cannot be written.
+    """
+    folder = Path(folder)
+    if not replace and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f"{folder} is there already: name a new folder or empty it")
+    temporary = folder.with_name(f".{folder.name}.tmp")
+    try:
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+        _write(parts, temporary)
+        for name in (TEXT_ENCODER, TOKENIZER):
+            if text_from is not None and (Path(text_from) / name).is_dir():
+                shutil.copytree(Path(text_from) / name, temporary / name)
+        _write_index(parts, temporary)
+        shutil.rmtree(folder, ignore_errors=True)
+        temporary.rename(folder)
+    except OSError as error:
+        raise write_error(folder, error) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _write(parts: DiffusionParts, folder: Path) -> None:
+    import diffusers
+    from safetensors.torch import save_file
+
+    latent = parts.autoencoder is not None
+    kind = diffusers.DDIMScheduler if latent else diffusers.DDPMScheduler
+    scheduler = kind.from_config(parts.scheduler)
+    if not latent and type(parts.network) is diffusers.UNet2DModel:
+        pipeline: Any = diffusers.DDPMPipeline(parts.network, scheduler)
+        pipeline.save_pretrained(folder)
+    else:
+        parts.network.save_pretrained(folder / _network_folder(parts))
+        scheduler.save_pretrained(folder / "scheduler")
+    if parts.autoencoder is not None:
+        parts.autoencoder.save_pretrained(folder / _autoencoder_folder(parts))
+    if parts.context is not None:
+        (folder / CONTEXT).parent.mkdir()
+        save_file({"table": parts.context.table.detach().cpu().contiguous()}, folder / CONTEXT)
+    note = {
+        "num_classes": parts.num_classes,
+        "null_class": parts.null_class,
+        "image_size": parts.image_size,
+    }
+    (folder / NOTE).write_text(json.dumps(note, indent=2) + "\n", encoding="utf-8")
+
+
+# Pipelines of latent models, by network and autoencoder; with prompts it is Stable Diffusion.
+_PIPELINES = {
+    ("DiTTransformer2DModel", "AutoencoderKL"): "DiTPipeline",
+    ("UNet2DModel", "VQModel"): "LDMPipeline",
+}
+
+
+def _write_index(parts: DiffusionParts, folder: Path) -> None:
+    """Name the parts, so that diffusers finds its pipeline for them, where it has one."""
+    import diffusers
+
+    kinds = (type(parts.network).__name__, type(parts.autoencoder).__name__)
+    named: dict[str, Any] = {"scheduler": ["diffusers", "DDIMScheduler"]}
+    named[_network_folder(parts)] = ["diffusers", kinds[0]]
+    named[_autoencoder_folder(parts)] = ["diffusers", kinds[1]]
+    pipeline = _PIPELINES.get(kinds)
+    if (folder / TEXT_ENCODER).is_dir() and (folder / TOKENIZER).is_dir():
+        pipeline = "StableDiffusionPipeline"
+        named |= {
+            TEXT_ENCODER: ["transformers", "CLIPTextModel"],
+            TOKENIZER: ["transformers", "CLIPTokenizer"],
+            "safety_checker": [None, None],
+            "feature_extractor": [None, None],
+            "requires_safety_checker": False,
+        }
+    if parts.autoencoder is None or pipeline is None:
+        return
+    index = {"_class_name": pipeline, "_diffusers_version": diffusers.__version__, **named}
+    (folder / "model_index.json").write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+
+
+def _network_folder(parts: DiffusionParts) -> str:
+    return "transformer" if type(parts.network).__name__ == "DiTTransformer2DModel" else "unet"
+
+
+def _autoencoder_folder(parts: DiffusionParts) -> str:
+    return "vqvae" if type(parts.autoencoder).__name__ == "VQModel" else "vae"

@@ -1,0 +1,224 @@
+"""Diffusion models: what a config or a checkpoint says of them, their parts, their adapters.
+
+A model is a network and the noise levels that it was trained on; a latent one has an autoencoder
+too, and one with cross-attention a context for each label. All of them are modules of diffusers,
+or ours where diffusers cannot express a published one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from diffguard.batching import ROW_MULTIPLE
+from diffguard.denoisers import DiffusersDenoiser, PixelDenoiser
+from diffguard.errors import UserError
+from diffguard.latent import ClassContext, LatentDenoiser
+from diffguard.schedule import NoiseSchedule
+
+NETWORKS = ("UNet2DModel", "ADMUNet2DModel", "UNet2DConditionModel", "DiTTransformer2DModel")
+AUTOENCODERS = ("AutoencoderKL", "VQModel")
+Fit = Literal["resize", "pad"]
+
+
+@dataclass
+class DiffusionSpec:
+    """What a diffusion model is, apart from its weights.
+
+    Attributes:
+        network: Class of the network, one of `NETWORKS`.
+        config: Its diffusers config.
+        scheduler: Config of its diffusers scheduler: the noise levels and the prediction type.
+        image_size: Side of the working images.
+        image_channels: Channels of the working images.
+        num_classes: Number of classes; None for an unconditional model.
+        null_class: Label that means "no label"; None where there is none.
+        fit: How images reach a pixel model's size: `resize` or `pad`.
+        antialias: Whether `resize` low-passes when it shrinks.
+        autoencoder: Class of a latent model's autoencoder, one of `AUTOENCODERS`.
+        autoencoder_config: Its diffusers config.
+        context: Shape `[labels, tokens, width]` of what cross-attention is shown of each label.
+        slice_size: Images that pass the autoencoder at once: 1 or a multiple of 8.
+    """
+
+    network: str
+    config: dict[str, Any]
+    scheduler: dict[str, Any]
+    image_size: int
+    image_channels: int
+    num_classes: int | None = None
+    null_class: int | None = None
+    fit: Fit = "resize"
+    antialias: bool = True
+    autoencoder: str | None = None
+    autoencoder_config: dict[str, Any] = field(default_factory=dict)
+    context: list[int] | None = None
+    slice_size: int = ROW_MULTIPLE
+
+
+@dataclass
+class DiffusionParts:
+    """The modules of a diffusion model and what must be known of them.
+
+    Attributes:
+        family: `adm`, `ldm` or `ddpm` for the files of these programs, otherwise `diffusers`.
+        network: The U-Net or transformer of diffusers, or ours where that cannot express it.
+        scheduler: Config of a diffusers scheduler: noise levels and prediction type.
+        image_size: Side in pixels of the images that it was trained on.
+        num_classes: Classes without the null class; None for an unconditional model.
+        null_class: Label that means "no label"; None where there is none.
+        autoencoder: First stage of a latent model.
+        context: What cross-attention is shown of each label.
+    """
+
+    family: str
+    network: Any
+    scheduler: dict[str, Any]
+    image_size: int
+    num_classes: int | None = None
+    null_class: int | None = None
+    autoencoder: Any = None
+    context: ClassContext | None = None
+
+    def check_classes(self, expected: int | None) -> None:
+        """Compare with the number of classes that the user expects.
+
+        Raises:
+            UserError: Where they differ.
+        """
+        if expected is None or expected == self.num_classes:
+            return
+        has = "no classes" if self.num_classes is None else f"{self.num_classes} classes"
+        raise UserError(
+            f"the diffusion model knows {has}, expected {expected}: set num_classes to what it "
+            "knows, or take a model of your classes"
+        )
+
+    def spec(
+        self,
+        *,
+        image_size: int | None = None,
+        image_channels: int = 3,
+        fit: Fit = "resize",
+        antialias: bool = True,
+        slice_size: int = ROW_MULTIPLE,
+    ) -> DiffusionSpec:
+        """What the model is, used on images of a size; None is the model's own."""
+        autoencoder, context = self.autoencoder, self.context
+        return DiffusionSpec(
+            network=type(self.network).__name__,
+            config=_public(self.network.config),
+            scheduler=_public(self.scheduler),
+            image_size=self.image_size if image_size is None else image_size,
+            image_channels=image_channels,
+            num_classes=self.num_classes,
+            null_class=self.null_class,
+            fit=fit,
+            antialias=antialias,
+            autoencoder=None if autoencoder is None else type(autoencoder).__name__,
+            autoencoder_config={} if autoencoder is None else _public(autoencoder.config),
+            context=None if context is None else list(context.table.shape),
+            slice_size=slice_size,
+        )
+
+
+def build_denoiser(spec: DiffusionSpec) -> DiffusersDenoiser:
+    """Build a diffusion model with random weights, on the default device.
+
+    Raises:
+        UserError: For a network that is not known, or a config that it refuses.
+    """
+    autoencoder = context = None
+    if spec.autoencoder is not None:
+        autoencoder = _build(spec.autoencoder, AUTOENCODERS, spec.autoencoder_config)
+    if spec.context is not None:
+        context = ClassContext(torch.zeros(spec.context))
+    parts = DiffusionParts(
+        family="diffusers",
+        network=_build(spec.network, NETWORKS, spec.config),
+        scheduler=spec.scheduler,
+        image_size=spec.image_size,
+        num_classes=spec.num_classes,
+        null_class=spec.null_class,
+        autoencoder=autoencoder,
+        context=context,
+    )
+    return wrap_parts(parts, spec)
+
+
+def wrap_parts(parts: DiffusionParts, spec: DiffusionSpec) -> DiffusersDenoiser:
+    """Put the adapter around a model's parts, as a spec says.
+
+    Raises:
+        UserError: For parts that do not fit each other, or images that the model cannot take.
+    """
+    given: dict[str, Any] = {
+        "image_size": spec.image_size,
+        "image_channels": spec.image_channels,
+        "num_classes": parts.num_classes,
+        "null_class": parts.null_class,
+        "antialias": spec.antialias,
+    }
+    schedule = NoiseSchedule.from_diffusers(parts.scheduler)
+    if parts.autoencoder is None:
+        if "cross_attention_dim" in parts.network.config:
+            raise UserError(
+                "a UNet2DConditionModel works on latents, and there is no autoencoder beside it: "
+                "expected a folder with vae/ or vqvae/"
+            )
+        return PixelDenoiser(parts.network, schedule, fit=spec.fit, **given)
+    if spec.fit == "pad":
+        raise UserError("images cannot be padded for a latent model: set diffusion.fit to resize")
+    if spec.slice_size != 1 and (spec.slice_size < 1 or spec.slice_size % ROW_MULTIPLE):
+        raise UserError(
+            f"diffusion.slice_size must be 1 or a multiple of {ROW_MULTIPLE}, with which a score "
+            f"does not depend on an image's place; got {spec.slice_size}"
+        )
+    return LatentDenoiser(
+        parts.network,
+        parts.autoencoder,
+        schedule,
+        context=parts.context,
+        slice_size=spec.slice_size,
+        **given,
+    )
+
+
+def module_class(name: str, known: tuple[str, ...]) -> Any:
+    """A network's or autoencoder's class by name.
+
+    Raises:
+        UserError: For one that is not known here.
+    """
+    if name not in known:
+        raise UserError(
+            f"diffusion network {name!r} is not known, expected one of {', '.join(known)}"
+        )
+    if name == "ADMUNet2DModel":
+        from diffguard.conversion.adm_unet import ADMUNet2DModel
+
+        return ADMUNet2DModel
+    import diffusers
+
+    return getattr(diffusers, name)
+
+
+def _build(name: str, known: tuple[str, ...], config: dict[str, Any]) -> nn.Module:
+    cls = module_class(name, known)
+    try:
+        return cls.from_config(config)
+    except (TypeError, ValueError, RuntimeError, AttributeError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"diffusion network {name} cannot be built: {reason}") from error
+
+
+def _public(config: Any) -> dict[str, Any]:
+    """A config as plain data, without diffusers' notes to itself."""
+    return {
+        name: list(value) if isinstance(value, tuple) else value
+        for name, value in config.items()
+        if not name.startswith("_")
+    }

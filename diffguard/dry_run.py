@@ -1,0 +1,174 @@
+"""What a detector would cost: weights and network passes, without weights and without images."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from diffguard.batching import ROW_MULTIPLE
+from diffguard.classifiers import Classifier
+from diffguard.detector import Detector
+from diffguard.diffusion import DiffusionSpec, build_denoiser
+from diffguard.models import ClassifierSpec, build_classifier
+from diffguard.recipe import Job
+from diffguard.reconstruction import Reconstructor
+from diffguard.schedule import NoiseSchedule
+from diffguard.settings import DetectorSettings, EarlyStopSettings, from_dict, to_dict
+
+
+@dataclass(frozen=True)
+class Part:
+    """A network of a detector.
+
+    Attributes:
+        name: `classifier`, `network`, `autoencoder` or `context`.
+        kind: Its class or architecture.
+        parameters: Number of weights, buffers included.
+        bytes: Memory of the weights.
+    """
+
+    name: str
+    kind: str
+    parameters: int
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a detector would cost.
+
+    Attributes:
+        parts: Its networks.
+        fewest_passes: Network passes of the diffusion model for an image that stops at once and
+            is guided nowhere.
+        most_passes: The same for one that goes to the full depth and is guided everywhere.
+    """
+
+    parts: list[Part]
+    fewest_passes: int
+    most_passes: int
+
+
+def dry_run(
+    classifier: ClassifierSpec,
+    diffusion: DiffusionSpec,
+    settings: DetectorSettings,
+    *,
+    dtype: torch.dtype = torch.float32,
+    trusted: tuple[str, ...] = (),
+) -> Cost:
+    """Build the networks on the meta device and count.
+
+    Args:
+        classifier: What the classifier is; its weights are float32.
+        diffusion: What the diffusion model is.
+        settings: The detector's settings.
+        dtype: Dtype of the diffusion model's weights.
+        trusted: Import paths of further classes that the user has named.
+
+    Raises:
+        UserError: For networks that cannot be built, or settings that do not fit them.
+    """
+    with torch.device("meta"):
+        protected = build_classifier(classifier, trusted=trusted)
+        denoiser = build_denoiser(diffusion)
+    denoiser.cast(dtype)
+    parts = [_part("classifier", classifier.arch, protected.network)]
+    for name, module in denoiser.parts().items():
+        parts.append(_part(name, type(module).__name__, module))
+    schedule = NoiseSchedule.from_diffusers(diffusion.scheduler)
+    stand_in = _StandIn(schedule, diffusion.num_classes, diffusion.null_class)
+    fewest, most = _count_passes(protected, stand_in, settings)
+    return Cost(parts, fewest, most)
+
+
+def format_cost(cost: Cost) -> str:
+    """A cost as a table and a sentence, for the terminal."""
+    rows = [*cost.parts]
+    total = Part("total", "", sum(p.parameters for p in rows), sum(p.bytes for p in rows))
+    width = max(len(f"{p.name} {p.kind}") for p in rows)
+    lines = [f"{'':{width}}  {'parameters':>14}  {'weights':>12}"]
+    lines += [
+        f"{f'{p.name} {p.kind}':{width}}  {p.parameters:>14,}  {p.bytes / 2**20:>8,.1f} MiB"
+        for p in [*rows, total]
+    ]
+    few, most = cost.fewest_passes, cost.most_passes
+    passes = f"{most}" if few == most else f"{few} to {most}"
+    return "\n".join([*lines, f"network passes per image: {passes}"])
+
+
+def _part(name: str, kind: str, module: nn.Module) -> Part:
+    tensors = [*module.parameters(), *module.buffers()]
+    return Part(
+        name,
+        kind,
+        sum(t.numel() for t in tensors),
+        sum(t.numel() * t.element_size() for t in tensors),
+    )
+
+
+class _StandIn:
+    """A denoiser that costs nothing: it takes the passes of the real one."""
+
+    def __init__(
+        self, schedule: NoiseSchedule, num_classes: int | None, null_class: int | None
+    ) -> None:
+        self.schedule, self.num_classes, self.null_class = schedule, num_classes, null_class
+
+    def encode(self, images: Tensor) -> Tensor:
+        return images
+
+    def decode(self, z: Tensor) -> Tensor:
+        return z
+
+    def preview(self, z: Tensor) -> Tensor:
+        return z
+
+    def place_mask(self, mask: Tensor) -> Tensor:
+        return mask
+
+    def predict_noise(self, z_t: Tensor, t: Tensor, y: Tensor | None) -> Tensor:  # noqa: ARG002
+        return torch.zeros_like(z_t)
+
+
+def _count_passes(
+    classifier: Classifier, denoiser: _StandIn, settings: DetectorSettings
+) -> tuple[int, int]:
+    """Run the very loop that reconstructs images, on images of one pixel."""
+    # Measures do not change the number of passes, and may want weights of their own.
+    plain: Mapping[str, Any] = {
+        **to_dict(settings),
+        "distances": ["l2"],
+        "unguided": ["l2"] if settings.unguided else [],
+        "distance": ["l2"],
+        "baselines": [],
+        "fused": [],
+        "decision": "diffguard",
+    }
+    bare = replace(from_dict(plain), early_stop=EarlyStopSettings())
+    noisy = nn.Identity() if settings.guidance.classifier == "noisy" else None
+    detector = Detector(
+        classifier, denoiser, bare, image_size=1, image_channels=1, noisy_classifier=noisy
+    )
+    recipe = detector.recipe()
+    if recipe.steering is not None:
+        recipe = replace(recipe, steering=replace(recipe.steering, classify=_two_classes, crops=0))
+    stops_early = bool(settings.early_stop.thresholds)
+    masked = settings.guidance.cam_cut is not None
+    lowest = replace(recipe, max_steps=1) if stops_early else recipe
+
+    def passes(mask: bool, recipe: Any) -> int:
+        job = Job(torch.zeros(1, 1, 1), 0, ("",), torch.full((1, 1), mask) if masked else None)
+        reconstructor = Reconstructor(denoiser, recipe, ROW_MULTIPLE)
+        return (reconstructor.push([job]) + reconstructor.flush())[0].network_passes
+
+    return passes(False, lowest), passes(True, recipe)
+
+
+def _two_classes(images: Tensor, t: Tensor) -> Tensor:  # noqa: ARG001
+    value = images.flatten(1).sum(1)
+    return torch.stack([value, -value], dim=1)

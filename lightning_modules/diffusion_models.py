@@ -1,0 +1,162 @@
+"""The diffusion model that a config describes or names."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from diffguard.conversion import CheckpointOptions, load_diffusion
+from diffguard.conversion.folder import label_rows
+from diffguard.conversion.hub import local_folder
+from diffguard.conversion.save import save_folder
+from diffguard.denoisers import DiffusersDenoiser
+from diffguard.diffusion import DiffusionParts, DiffusionSpec, build_denoiser, wrap_parts
+from diffguard.errors import UserError
+from diffguard.lora import add_lora, merge_lora, save_lora
+from diffguard.pretrained import LARGE, count_weights, refer
+from lightning_modules.runs import Run
+from lightning_modules.settings import DiffusionConfig
+
+
+@dataclass
+class LoadedDiffusion:
+    """A trained diffusion model.
+
+    Attributes:
+        denoiser: The model.
+        spec: What it is.
+        reference: What a detector checkpoint keeps instead of its weights; None for the weights.
+    """
+
+    denoiser: DiffusersDenoiser
+    spec: DiffusionSpec
+    reference: dict[str, Any] | None
+
+
+def diffusion_spec(config: DiffusionConfig, data: Any) -> DiffusionSpec:
+    """What the model to train from scratch is, with a null class beside the data's classes.
+
+    Raises:
+        UserError: For another network than these two, or classes that do not fit the data's.
+    """
+    is_dit = config.network == "DiTTransformer2DModel"
+    if not is_dit and config.network != "UNet2DModel":
+        raise UserError(
+            f"diffusion.network {config.network!r} is not known, expected UNet2DModel or "
+            "DiTTransformer2DModel; others can be named in diffusion.ckpt"
+        )
+    kwargs: dict[str, Any] = {
+        "sample_size": data.image_size,
+        "in_channels": data.channels,
+        "out_channels": data.channels,
+        **config.kwargs,
+    }
+    classes: int | None = data.num_classes
+    null: int | None = classes
+    if is_dit:
+        kwargs.setdefault("num_embeds_ada_norm", classes)
+        classes = null = kwargs["num_embeds_ada_norm"]
+    else:
+        kwargs.setdefault("num_class_embeds", data.num_classes + 1)
+        rows = kwargs["num_class_embeds"]
+        classes, null = (None, None) if rows is None else label_rows(rows, _options(config, data))
+    return DiffusionSpec(
+        network=config.network,
+        config=kwargs,
+        scheduler=dict(config.scheduler),
+        image_size=data.image_size,
+        image_channels=data.channels,
+        num_classes=classes,
+        null_class=null,
+        fit=config.fit,
+        antialias=config.antialias,
+    )
+
+
+def load_trained(run: Run, config: DiffusionConfig) -> LoadedDiffusion:
+    """The diffusion model of this run, or that of `diffusion.ckpt`.
+
+    Raises:
+        UserError: Where there is none, or it cannot be loaded.
+    """
+    path = config.ckpt or str(run.diffusion_folder)
+    if config.ckpt is None and not run.diffusion_folder.is_dir():
+        raise UserError(
+            f"{run.folder} holds no trained diffusion model: add diffusion to stages, or name a "
+            "trained one in diffusion.ckpt"
+        )
+    denoiser, spec = _load(path, config, run.data)
+    large = config.store == "auto" and count_weights(denoiser) > LARGE
+    reference = None
+    if large or config.store == "reference":
+        reference = refer(path, _options(config, run.data), run.folder)
+    return LoadedDiffusion(denoiser, spec, reference)
+
+
+def to_train(run: Run, config: DiffusionConfig) -> tuple[DiffusersDenoiser, DiffusionSpec]:
+    """The model to train: from scratch, or one to fine-tune, with adapters where asked for.
+
+    Raises:
+        UserError: Where it cannot be built or loaded.
+    """
+    if config.finetune is None:
+        if config.lora_rank:
+            raise UserError(
+                "diffusion.lora_rank adapts a trained model: name it in diffusion.finetune"
+            )
+        spec = diffusion_spec(config, run.data)
+        return build_denoiser(spec), spec
+    denoiser, spec = _load(config.finetune, config, run.data)
+    if config.lora_rank:
+        alpha = config.lora_rank if config.lora_alpha is None else config.lora_alpha
+        add_lora(denoiser, config.lora_rank, alpha, config.lora_targets)
+    return denoiser, spec
+
+
+def keep_trained(
+    run: Run, config: DiffusionConfig, denoiser: DiffusersDenoiser, spec: DiffusionSpec
+) -> None:
+    """Write a trained model as a folder of diffusers; adapters also by themselves."""
+    if config.lora_rank:
+        save_lora(denoiser, run.lora_folder)
+        merge_lora(denoiser)
+    source = config.finetune
+    text = None if source is None or Path(source).is_file() else local_folder(source)
+    save_folder(parts_of(denoiser, spec), run.diffusion_folder, replace=True, text_from=text)
+
+
+def _load(path: str, config: DiffusionConfig, data: Any) -> tuple[DiffusersDenoiser, DiffusionSpec]:
+    parts = load_diffusion(path, _options(config, data))
+    spec = parts.spec(
+        image_size=data.image_size,
+        image_channels=data.channels,
+        fit=config.fit,
+        antialias=config.antialias,
+        slice_size=config.slice_size,
+    )
+    return wrap_parts(parts, spec), spec
+
+
+def parts_of(denoiser: DiffusersDenoiser, spec: DiffusionSpec) -> DiffusionParts:
+    """The parts of a trained model, to be written as a folder."""
+    modules: dict[str, Any] = denoiser.parts()
+    factor = 2 ** (len(spec.autoencoder_config.get("block_out_channels", [0])) - 1)
+    return DiffusionParts(
+        family="diffusers",
+        scheduler=spec.scheduler,
+        image_size=denoiser.state_size * factor,
+        num_classes=spec.num_classes,
+        null_class=spec.null_class,
+        **modules,
+    )
+
+
+def _options(config: DiffusionConfig, data: Any) -> CheckpointOptions:
+    return CheckpointOptions(
+        **asdict(config.model),
+        num_classes=data.num_classes,
+        null_class=config.null_class,
+        class_names=tuple(str(name) for name in data.class_names),
+        prompt=config.prompt,
+    )

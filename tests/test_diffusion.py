@@ -1,0 +1,46 @@
+"""Diffusion models built from specs: which may be built, and what must fit together."""
+
+import pytest
+import torch
+from tiny_models import UNET
+
+from diffguard.denoisers import PixelDenoiser
+from diffguard.diffusion import DiffusionSpec, build_denoiser, module_class
+from diffguard.errors import UserError
+
+LINEAR = {"beta_schedule": "linear", "num_train_timesteps": 50, "prediction_type": "v_prediction"}
+
+
+def test_a_denoiser_takes_everything_from_its_spec():
+    spec = DiffusionSpec("UNet2DModel", UNET, LINEAR, 6, 3, 3, 3, fit="pad", antialias=False)
+    denoiser = build_denoiser(spec)
+    assert isinstance(denoiser, PixelDenoiser)
+    assert (denoiser.num_classes, denoiser.null_class) == (3, 3)
+    assert (denoiser.fit, denoiser.antialias) == ("pad", False)
+    assert len(denoiser.schedule.alphas_cumprod) == 50
+    state = denoiser.encode(torch.rand(2, 3, 6, 6))
+    assert state.shape == (2, 1, 8, 8)
+    t, y = torch.tensor([3, 40]), torch.tensor([0, 3])
+    assert denoiser.predict_noise(state, t, y).shape == (2, 1, 8, 8)
+    assert denoiser.decode(state).shape == (2, 3, 6, 6)
+
+
+@pytest.mark.parametrize(
+    ("network", "changes", "said"),
+    [
+        ("UNet", {}, "'UNet' is not known, expected one of UNet2DModel"),
+        ("UNet2DModel", {"down_block_types": ["NoSuchBlock"]}, "UNet2DModel cannot be built"),
+        ("UNet2DModel", {"norm_num_groups": 3}, "UNet2DModel cannot be built"),
+    ],
+)
+def test_diffusion_models_that_cannot_be_built(network, changes, said):
+    with pytest.raises(UserError, match=said) as caught:
+        build_denoiser(DiffusionSpec(network, {**UNET, **changes}, LINEAR, 8, 1))
+    assert "\n" not in str(caught.value)
+
+
+def test_only_known_classes_of_diffusers():
+    known = ("DiTTransformer2DModel",)
+    assert module_class(*known, known).__name__ == "DiTTransformer2DModel"
+    with pytest.raises(UserError, match="'DiffusionPipeline' is not known"):
+        module_class("DiffusionPipeline", known)

@@ -1,0 +1,123 @@
+"""What a detector would cost, counted without weights and without images."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from conftest import small_settings
+from tiny_families import CLASSES, dit, kl
+from tiny_models import tiny_classifier
+
+import evaluate
+from diffguard.detector import Detector
+from diffguard.diffusion import DiffusionParts, DiffusionSpec, build_denoiser
+from diffguard.dry_run import dry_run, format_cost
+from diffguard.errors import UserError
+from diffguard.models import ClassifierSpec
+from diffguard.settings import EarlyStopSettings, GuidanceSettings
+
+CLASSIFIER = ClassifierSpec("small_cnn", CLASSES, {"width": 4}, channels=3)
+SCHEDULER = {"beta_schedule": "linear", "num_train_timesteps": 100}
+
+
+def spec():
+    parts = DiffusionParts("ldm", dit(), SCHEDULER, 16, CLASSES, CLASSES, kl())
+    return parts.spec(image_size=16)
+
+
+def scored(settings, diffusion):
+    torch.manual_seed(0)
+    plain = replace(settings, baselines=[], fused=[], decision="diffguard")
+    detector = Detector(
+        tiny_classifier(CLASSES), build_denoiser(diffusion), plain, image_size=16, image_channels=3
+    )
+    images = torch.rand(2, 3, 16, 16)
+    return {one.row.network_passes for one in detector.score_images(images, batch_size=8)}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"unguided": ["l2"]},
+        {"guidance": GuidanceSettings(scale=1.0)},
+        {"guidance": GuidanceSettings(kind="classifier", scale=2.0), "unguided": ["l2"]},
+        {"guidance": GuidanceSettings(scale=2.0, skip=0)},
+    ],
+)
+def test_passes_are_those_of_a_scored_image(changes):
+    settings, diffusion = small_settings(**changes), spec()
+    cost = dry_run(CLASSIFIER, diffusion, settings)
+    assert cost.fewest_passes == cost.most_passes
+    assert scored(settings, diffusion) == {cost.most_passes}
+
+
+def test_a_mask_and_an_early_stop_save_passes():
+    diffusion, plain = spec(), dry_run(CLASSIFIER, spec(), small_settings())
+    masked = dry_run(CLASSIFIER, diffusion, small_settings(guidance=GuidanceSettings(cam_cut=0.3)))
+    # The same six steps, each without the guided pass.
+    assert masked.most_passes == plain.most_passes == 12
+    assert masked.fewest_passes == 8
+    stop = small_settings(early_stop=EarlyStopSettings(thresholds={"dists": 0.3}))
+    stopped = dry_run(CLASSIFIER, diffusion, stop)
+    assert (stopped.fewest_passes, stopped.most_passes) == (3, 12)
+    assert "network passes per image: 3 to 12" in format_cost(stopped)
+
+
+def test_weights_are_counted_in_the_trainers_precision():
+    full, half = (
+        dry_run(CLASSIFIER, spec(), small_settings(), dtype=dtype)
+        for dtype in (torch.float32, torch.bfloat16)
+    )
+    wanted = [tiny_classifier(CLASSES).network, dit(), kl()]
+    for part, module in zip(full.parts, wanted, strict=True):
+        assert part.parameters >= sum(p.numel() for p in module.parameters())
+    network = sum(p.numel() for p in dit().parameters())
+    assert [p.name for p in full.parts] == ["classifier", "network", "autoencoder"]
+    assert full.parts[1].bytes >= 4 * network
+    assert half.parts[1].bytes * 2 == full.parts[1].bytes
+    assert half.parts[0].bytes == full.parts[0].bytes
+
+
+def test_dit_xl_2_needs_no_memory_to_be_counted():
+    dit_xl = {
+        "num_attention_heads": 16,
+        "attention_head_dim": 72,
+        "in_channels": 4,
+        "out_channels": 8,
+        "num_layers": 28,
+        "sample_size": 32,
+        "patch_size": 2,
+        "num_embeds_ada_norm": 1000,
+    }
+    autoencoder = {
+        "block_out_channels": [128, 256, 512, 512],
+        "down_block_types": ["DownEncoderBlock2D"] * 4,
+        "up_block_types": ["UpDecoderBlock2D"] * 4,
+        "layers_per_block": 2,
+        "latent_channels": 4,
+    }
+    diffusion = DiffusionSpec(
+        "DiTTransformer2DModel", dit_xl, SCHEDULER, 256, 3, 1000, 1000,
+        autoencoder="AutoencoderKL", autoencoder_config=autoencoder,
+    )  # fmt: skip
+    classifier = replace(CLASSIFIER, num_classes=1000)
+    cost = dry_run(classifier, diffusion, small_settings(), dtype=torch.bfloat16)
+    _, network, autoencoder = cost.parts
+    # 675M in the paper's table 1, where all 28 blocks share the embeddings of timestep and label;
+    # in diffusers each has its own. The published autoencoder has 83.65M weights.
+    embeddings = (256 + 1) * 1152 + (1152 + 1) * 1152 + 1001 * 1152
+    assert 674.5e6 < network.parameters - 27 * embeddings < 675.5e6
+    assert 83.6e6 < autoencoder.parameters < 83.7e6
+    assert network.bytes == 2 * network.parameters
+
+
+def test_evaluate_prints_it_and_scores_nothing(run_folder, tmp_path, capsys):
+    given = ["--ckpt", str(run_folder / "detector.ckpt"), "--output", str(tmp_path / "out")]
+    assert evaluate.main([*given, "--dry_run", "--trainer.precision", "bf16-true"]) == 0
+    said = capsys.readouterr().out
+    assert "network UNet2DModel" in said
+    assert "network passes per image: 9" in said
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(UserError, match=r"detector\.inversion\.depth"):
+        evaluate.main([*given, "--dry_run", "--detector.inversion.depth", "7"])

@@ -1,0 +1,348 @@
+"""A model of every family, the whole way: inversion, guidance, score; named in a config."""
+
+import shutil
+from dataclasses import replace
+
+import pytest
+import torch
+import yaml
+from conftest import small_settings
+from tiny_families import (
+    CLASSES,
+    FAMILIES,
+    FILES,
+    FOLDERS,
+    write_folder,
+    write_stable_diffusion,
+)
+from tiny_models import tiny_classifier
+from tiny_project import write_config
+
+import evaluate
+import train
+from diffguard import Detector
+from diffguard.checkpoint import read_checkpoint
+from diffguard.conversion import CheckpointOptions, load_denoiser, load_diffusion
+from diffguard.conversion.save import save_folder
+from diffguard.errors import UserError
+from diffguard.settings import GuidanceSettings, InversionSettings, SamplerSettings
+
+NAMES = ("cat", "golden_retriever", "ox")
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    """Where each family lies, written when it is first asked for."""
+    root = tmp_path_factory.mktemp("models")
+    made = {}
+
+    def path(name):
+        if name not in made:
+            if name in FILES:
+                made[name] = FILES[name].file
+            elif name == "stable_diffusion":
+                made[name] = write_stable_diffusion(root / name)
+            else:
+                made[name] = write_folder(name, root / name)
+        return made[name]
+
+    return path
+
+
+def options_of(name):
+    if name in FILES:
+        return FILES[name].options()
+    return CheckpointOptions(num_classes=CLASSES, class_names=NAMES)
+
+
+def settings_for(denoiser, **changes):
+    kind = "classifier" if denoiser.null_class is None else "classifier_free"
+    return small_settings(
+        sampler=SamplerSettings(steps=3),
+        inversion=InversionSettings(depth=0.67),
+        guidance=GuidanceSettings(kind=kind, scale=3.0, **changes),
+        distances=["l2"],
+        distance=["l2"],
+        unguided=["l2"],
+        baselines=["msp"],
+        fused=[],
+        decision="diffguard",
+    )
+
+
+def detector_of(denoiser, **changes):
+    classifier = tiny_classifier(denoiser.num_classes or CLASSES)
+    return Detector(
+        classifier, denoiser, settings_for(denoiser, **changes), image_size=16, image_channels=3
+    )
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_every_family_runs_the_whole_detector(models, name):
+    denoiser = load_denoiser(models(name), options_of(name), image_size=16)
+    detector = detector_of(denoiser)
+    images = torch.rand(3, 3, 16, 16, generator=torch.Generator().manual_seed(1))
+    found = detector.score_images(images, batch_size=8)
+    for one in found:
+        assert one.row.scores["diffguard/l2"] > 0
+        # Guidance moved the image away from what inversion alone gives back.
+        assert one.row.scores["diffguard/unguided/l2"] > 0
+        # Guided and unguided, each two steps beyond the first shared pass, after two to invert.
+        assert one.row.network_passes >= 4
+    alone = detector.score_images(images[1:2], batch_size=8)[0]
+    assert alone.row.scores == found[1].row.scores
+    if denoiser.null_class is not None:
+        masked = detector_of(denoiser, cam_cut=2.0).score_images(images, batch_size=8)
+        assert all(one.row.scores["diffguard/unguided/l2"] == 0 for one in masked)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_attention_is_torchs_fused_one(models, name):
+    denoiser = load_denoiser(models(name), options_of(name))
+    processors = [
+        type(module.processor).__name__
+        for part in denoiser.parts().values()
+        for module in part.modules()
+        if hasattr(module, "processor")
+    ]
+    assert set(processors) <= {"AttnProcessor2_0"}
+    assert processors or name in ("unet", "unet_classes")
+
+
+@pytest.mark.parametrize("name", ["latent_dit_kl", "stable_diffusion", "adm_uncond"])
+def test_weights_in_half_precision_score_alike(models, name):
+    images = torch.rand(3, 3, 16, 16, generator=torch.Generator().manual_seed(1))
+    scores = []
+    for dtype in (torch.float32, torch.bfloat16):
+        denoiser = load_denoiser(models(name), options_of(name), image_size=16)
+        denoiser.cast(dtype)
+        assert {p.dtype for p in denoiser.parameters()} == {dtype}
+        scores.append(detector_of(denoiser).score(images, name="diffguard/l2", batch_size=8))
+    assert not torch.equal(*scores)
+    torch.testing.assert_close(*scores, rtol=0.2, atol=0.0)
+
+
+def test_an_autoencoder_that_overflows_keeps_its_precision(models):
+    denoiser = load_denoiser(models("stable_diffusion"), options_of("stable_diffusion"))
+    assert denoiser.autoencoder.config["force_upcast"]
+    denoiser.cast(torch.float16)
+    assert next(denoiser.network.parameters()).dtype == torch.float16
+    assert next(denoiser.autoencoder.parameters()).dtype == torch.float32
+
+
+@torch.no_grad()
+def test_labels_of_stable_diffusion_are_prompts(models):
+    from transformers import CLIPTextModel, CLIPTokenizer
+
+    folder = models("stable_diffusion")
+    denoiser = load_denoiser(folder, options_of("stable_diffusion"))
+    assert (denoiser.num_classes, denoiser.null_class) == (CLASSES, CLASSES)
+    tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer")
+    encoder = CLIPTextModel.from_pretrained(folder / "text_encoder").eval()
+    texts = ["a photo of a cat", "a photo of a golden retriever", "a photo of a ox", ""]
+    for row, text in zip(denoiser.context.table, texts, strict=True):
+        tokens = tokenizer(text, padding="max_length", max_length=32, return_tensors="pt")
+        torch.testing.assert_close(row, encoder(tokens.input_ids).last_hidden_state[0])
+    other = replace(options_of("stable_diffusion"), prompt="{name}")
+    assert not torch.equal(load_denoiser(folder, other).context.table, denoiser.context.table)
+    with pytest.raises(UserError, match=r"does not hold \{name\}"):
+        load_denoiser(folder, replace(other, prompt="a cat"))
+    with pytest.raises(UserError, match="expected a text encoder"):
+        load_denoiser(folder)
+
+
+def test_a_text_encoder_that_is_damaged(models, tmp_path):
+    folder = shutil.copytree(models("stable_diffusion"), tmp_path / "sd")
+    (folder / "text_encoder" / "model.safetensors").write_bytes(b"none")
+    with pytest.raises(UserError, match="text encoder cannot be loaded") as caught:
+        load_denoiser(folder, options_of("stable_diffusion"))
+    assert "\n" not in str(caught.value)
+
+
+def test_autoencoders_work_in_slices(models):
+    path, options = models("latent_dit_kl"), options_of("latent_dit_kl")
+    images = torch.rand(16, 3, 16, 16)
+    scores = []
+    for slice_size in (1, 8, 16):
+        denoiser = load_denoiser(path, options, image_size=16, slice_size=slice_size)
+        sizes = set()
+        denoiser.autoencoder.decoder.register_forward_pre_hook(
+            lambda _module, inputs, sizes=sizes: sizes.add(len(inputs[0]))
+        )
+        scores.append(detector_of(denoiser).score(images, name="diffguard/l2", batch_size=16))
+        assert sizes == {slice_size}
+    for other in scores[1:]:
+        torch.testing.assert_close(scores[0], other, rtol=1e-3, atol=1e-5)
+    with pytest.raises(UserError, match="slice_size must be 1 or a multiple of 8"):
+        load_denoiser(path, options, slice_size=3)
+
+
+@pytest.mark.parametrize("name", ["unet", "latent_unet_vq", "latent_dit_kl", "stable_diffusion"])
+def test_a_written_folder_is_a_pipeline_of_diffusers(models, tmp_path, name):
+    from diffusers import DiffusionPipeline
+
+    parts = load_diffusion(models(name), options_of(name))
+    save_folder(parts, tmp_path / "again", text_from=models(name))
+    pipeline = DiffusionPipeline.from_pretrained(tmp_path / "again", local_files_only=True)
+    network = pipeline.components.get("unet") or pipeline.components["transformer"]
+    ours = parts.network.state_dict()
+    assert all(torch.equal(ours[n], value) for n, value in network.state_dict().items())
+
+
+# --- named in a config ----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def start(tmp_path, data_root, run_folder, monkeypatch):
+    """Calibrate with a diffusion model, as a config names it."""
+
+    def run(name, path, *, detector=None, **diffusion):
+        monkeypatch.delenv("DIFFGUARD_RUN_DIR", raising=False)
+        config = write_config(
+            tmp_path / f"{name}.yaml",
+            data_root,
+            diffusion={"ckpt": str(path), **diffusion},
+            detector={"distance": ["l2"], "sampler": {"steps": 3}, **(detector or {})},
+            classifier={"ckpt": str(run_folder / "classifier" / "classifier.safetensors")},
+        )
+        folder = tmp_path / name
+        assert train.main(["--config", str(config), "--run_dir", str(folder)]) == 0
+        return folder / "detector.ckpt"
+
+    return run
+
+
+CLASSIFIER_GUIDED = {"guidance": {"kind": "classifier", "scale": 3.0}}
+WHOLE_WAY = {
+    "adm_uncond": {
+        "model": {"image_size": 32, "num_head_channels": 16},
+        "detector": CLASSIFIER_GUIDED,
+        "store": "reference",
+    },
+    "latent_classes_kl": {},
+}
+
+
+def evaluated(ckpt, output, *arguments):
+    given = ["--ckpt", str(ckpt), "--output", str(output), "--panels", "0", *arguments]
+    assert evaluate.main(given) == 0
+    return (output / "scores.csv").read_bytes()
+
+
+@pytest.mark.parametrize("name", WHOLE_WAY)
+def test_a_config_names_it_and_its_scores_come_out(models, start, tmp_path, name):
+    ckpt = start("run", models(name), **WHOLE_WAY[name])
+    assert evaluated(ckpt, tmp_path / "out").count(b"\n") == 1 + 18 + 7 + 9
+
+
+def test_a_referenced_model_scores_as_a_stored_one(models, start, tmp_path):
+    """With prompts, whose embeddings are in the checkpoint in either case."""
+    path = models("stable_diffusion")
+    held = start("held", path, prompt="a drawing of {name}")
+    named = start("named", path, prompt="a drawing of {name}", store="reference")
+    content = read_checkpoint(named)["diffusion"]
+    assert content["state"] is None
+    assert content["reference"]["path"] == str(path)
+    assert named.stat().st_size < held.stat().st_size / 2
+    first = evaluated(held, tmp_path / "first")
+    assert evaluated(named, tmp_path / "second") == first
+
+
+def test_a_reference_is_to_this_model_and_no_other(models, start, tmp_path):
+    path = shutil.copytree(models("latent_dit_kl"), tmp_path / "model")
+    ckpt = start("named", path, store="reference")
+    first = Detector.load(ckpt)
+    moved = path.rename(tmp_path / "moved")
+    with pytest.raises(UserError, match=r"does not exist.* with --diffusion"):
+        Detector.load(ckpt)
+    images = torch.rand(2, 1, 8, 8)
+    again = Detector.load(ckpt, diffusion=str(moved))
+    assert torch.equal(again.score(images), first.score(images))
+    config = moved / "scheduler" / "scheduler_config.json"
+    config.write_text(config.read_text().replace("0.02", "0.03"))
+    with pytest.raises(UserError, match="is not the diffusion model that the detector was calib"):
+        Detector.load(ckpt, diffusion=str(moved))
+    held = start("held", models("latent_dit_kl"))
+    with pytest.raises(UserError, match="holds its diffusion model itself"):
+        Detector.load(held, diffusion=str(moved))
+
+
+def test_a_reference_into_the_runs_folder_moves_with_it(run_folder, tmp_path):
+    """Calibrated from its own diffusion model, a run can be moved as a whole."""
+    folder = shutil.copytree(run_folder, tmp_path / "run")
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    config["diffusion"]["store"] = "reference"
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    assert train.main(["--resume", str(folder), "--stages", "[calibrate]"]) == 0
+    moved = folder.rename(tmp_path / "elsewhere")
+    images = torch.rand(2, 1, 8, 8)
+    expected = Detector.load(run_folder / "detector.ckpt").score(images)
+    assert torch.equal(Detector.load(moved / "detector.ckpt").score(images), expected)
+
+
+MISTAKES = {
+    "another number of classes": ("ldm_cin", {}, "give image_size"),
+    "classes": (
+        "ldm_cin",
+        {"model": {"image_size": 32, "num_heads": 1}},
+        "knows 10 classes, expected 3",
+    ),
+    "an unconditional model": (
+        "adm_uncond",
+        {"model": {"image_size": 32, "num_head_channels": 16}},
+        "classifier-free guidance needs a class-conditional diffusion model",
+    ),
+    "a size": (
+        "adm_uncond",
+        {"model": {"image_size": 30, "num_head_channels": 16}},
+        "image_size 30 cannot be taken by this model: expected a multiple of 4",
+    ),
+    "a fit": ("latent_dit_kl", {"fit": "pad"}, "cannot be padded for a latent model"),
+    "a slice": ("latent_dit_kl", {"slice_size": 5}, "slice_size must be 1 or a multiple of 8"),
+    "clipped latents": (
+        "latent_dit_kl",
+        {"detector": {"sampler": {"steps": 3, "clip": True}}},
+        "detector.sampler.clip",
+    ),
+    "a classifier": ("openood", {}, "is a classifier, expected a diffusion model"),
+}
+
+
+@pytest.mark.parametrize("kind", MISTAKES)
+def test_mistakes_are_told_in_one_line(models, start, kind):
+    name, given, said = MISTAKES[kind]
+    path = FILES["adm_uncond"].folder / "openood_resnet18_32x32.ckpt"
+    if name != "openood":
+        path = models(name)
+    with pytest.raises(UserError, match=said) as caught:
+        start("wrong", path, **given)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_hub_that_cannot_be_reached(start, monkeypatch):
+    def fail(*_args, **_kwargs):
+        raise ConnectionError("no route\nto the hub")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", fail)
+    with pytest.raises(UserError, match="the hub did not give it") as caught:
+        start("hub", "owner/name")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_model_of_the_hub(models, start, monkeypatch, tmp_path):
+    asked = []
+
+    def download(name, revision, allow_patterns, ignore_patterns):
+        asked.append((name, revision))
+        return str(models("latent_dit_kl"))
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    ckpt = start("hub", "owner/name@v1", store="reference")
+    assert read_checkpoint(ckpt)["diffusion"]["reference"]["path"] == "owner/name@v1"
+    assert Detector.load(ckpt).denoiser.num_classes == CLASSES
+    assert set(asked) == {("owner/name", "v1")}
+
+
+def test_all_folders_are_tried():
+    assert set(FOLDERS) < set(FAMILIES)
+    assert {"adm_uncond", "adm_cond", "ldm_cin", "ddpm_cifar_cond"} < set(FAMILIES)
