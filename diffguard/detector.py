@@ -278,8 +278,18 @@ class Detector(nn.Module):
         return found
 
     def null_noise(self, x: Tensor, t: Tensor) -> Tensor:
-        """Noise of states `(N, …)` at timesteps `(N,)`, without label."""
+        """Noise of states `(N, …)` at timesteps `(N,)`, without label.
+
+        Raises:
+            UserError: If the model knows classes, but none that means "no label".
+        """
         null = self.denoiser.null_class
+        if null is None and self.denoiser.num_classes is not None:
+            raise UserError(
+                "the depth at which images stop cannot be found without labels, and this diffusion "
+                "model has no class that means 'no label': give detector.early_stop.thresholds "
+                "and leave out mean_depth"
+            )
         return self.denoiser.predict_noise(x, t, None if null is None else torch.full_like(t, null))
 
     def _steering(self) -> ClassifierSteering:

@@ -96,6 +96,13 @@ def test_every_family_runs_the_whole_detector(models, name):
         assert all(one.row.scores["diffguard/unguided/l2"] == 0 for one in masked)
 
 
+def test_without_a_null_class_there_is_no_noise_without_label(models):
+    """guided-diffusion's class-conditional models sample with labels only."""
+    detector = detector_of(load_denoiser(models("adm_cond"), options_of("adm_cond"), image_size=16))
+    with pytest.raises(UserError, match="no class that means 'no label'"):
+        detector.null_noise(torch.zeros(1, 3, 32, 32), torch.tensor([3]))
+
+
 @pytest.mark.parametrize("name", FAMILIES)
 def test_attention_is_torchs_fused_one(models, name):
     denoiser = load_denoiser(models(name), options_of(name))
