@@ -19,6 +19,10 @@ USER_ERROR = 2
 SKIPPED_FILES = 3
 TIME_IS_UP = 4
 INTERRUPTED = 130
+_OUT_OF_MEMORY = (
+    "out of memory: take a smaller --data.train_batch_size (training) or --data.batch_size "
+    "(calibration and scoring), and start again; what is finished is kept"
+)
 
 
 class Parser(ArgumentParser):
@@ -76,6 +80,13 @@ def run(main: Callable[[Sequence[str]], int], argv: Sequence[str] | None = None)
         if "--debug" in argv:
             raise
         print(f"error: {one_line(error)}", file=sys.stderr, flush=True)  # noqa: T201
+        code = USER_ERROR
+    except (RuntimeError, MemoryError) as error:
+        from lightning_modules.batch_size import is_out_of_memory
+
+        if "--debug" in argv or not is_out_of_memory(error):
+            raise
+        print(f"error: {_OUT_OF_MEMORY}", file=sys.stderr, flush=True)  # noqa: T201
         code = USER_ERROR
     except KeyboardInterrupt:
         print("interrupted: what is finished is kept", file=sys.stderr)  # noqa: T201

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import pytest
+import torch
 from jsonargparse import ArgumentError
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
@@ -146,6 +147,16 @@ def test_the_command_line_is_the_default(monkeypatch):
 def test_a_mistake_is_one_line_and_code_2(error, capsys):
     assert code_of(raising(error)) == 2
     assert capsys.readouterr() == ("", "error: something is wrong\n")
+
+
+@pytest.mark.parametrize(
+    "error", [MemoryError(), torch.OutOfMemoryError("CUDA out of memory. Tried …")]
+)
+def test_memory_that_ran_out_is_one_line_with_advice(error, capsys):
+    assert code_of(raising(error)) == 2
+    assert capsys.readouterr().err.startswith("error: out of memory: take a smaller --data.")
+    with pytest.raises(type(error)):
+        run(raising(error), ["--debug"])
 
 
 def test_an_interruption_is_code_130(capsys):
