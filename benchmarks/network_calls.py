@@ -1,4 +1,9 @@
-"""The network calls of a run: noted as they come, and made once more with nothing in between."""
+"""The network calls of a run: noted as they come, and made once more on their own.
+
+On a CPU each call is made again right after it was made, so that whatever else slows the machine
+slows both alike; the time of that is known and can be taken off. On a GPU this would stop the queue
+of kernels, so there the whole sequence is made again after the run.
+"""
 
 from __future__ import annotations
 
@@ -35,23 +40,30 @@ class NetworkCalls:
 
     Args:
         networks: Name -> network.
+        paired: Make each call again at once.
 
     Attributes:
         sequence: The calls in their order.
+        paired_seconds: Time of the calls that were made again at once.
     """
 
-    def __init__(self, networks: Mapping[str, nn.Module]) -> None:
+    def __init__(self, networks: Mapping[str, nn.Module], *, paired: bool = False) -> None:
         self.networks = dict(networks)
+        self.paired = paired
+        self.paired_seconds = 0.0
+        self._again = False
         self.sequence: list[Call] = []
         self._inputs: dict[Call, tuple[Any, Any]] = {}
 
     @contextmanager
     def noted(self) -> Iterator[None]:
         """Note every call in this block."""
-        handles = [
-            network.register_forward_pre_hook(self._note(name), with_kwargs=True)
-            for name, network in self.networks.items()
-        ]
+        handles = []
+        for name, network in self.networks.items():
+            note = self._note(name)
+            handles.append(network.register_forward_pre_hook(note, with_kwargs=True))
+            if self.paired:
+                handles.append(network.register_forward_hook(self._make_again))
         try:
             yield
         finally:
@@ -60,6 +72,8 @@ class NetworkCalls:
 
     def _note(self, name: str) -> Any:
         def note(_module: nn.Module, args: Any, kwargs: Any) -> None:
+            if self._again:
+                return
             first = args[0]
             call = (name, tuple(first.shape), torch.is_grad_enabled() and first.requires_grad)
             self.sequence.append(call)
@@ -73,9 +87,14 @@ class NetworkCalls:
 
         return note
 
-    def rows(self, name: str) -> int:
-        """Rows that a network was given in all."""
-        return sum(shape[0] for network, shape, _ in self.sequence if network == name)
+    def _make_again(self, _module: nn.Module, _args: Any, _output: Any) -> None:
+        if self._again:
+            return
+        self._again = True
+        began = time.perf_counter()
+        self._repeat(self.sequence[-1])
+        self.paired_seconds += time.perf_counter() - began
+        self._again = False
 
     def bare_seconds(self) -> float:
         """Make the same calls in the same shapes and order, and nothing else."""

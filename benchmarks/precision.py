@@ -65,7 +65,7 @@ def main(argv: Sequence[str]) -> int:
     config = dict(content["config"]["data"])
     config |= {"id": IDSets(**config["id"]), "ood": OODSets(**config["ood"])}
     config |= {"limit": arguments.limit, "batch_size": arguments.batch_size}
-    data = OODDataModule(**config)
+    data, few = OODDataModule(**config), OODDataModule(**config | {"limit": 4})
     trainer = TrainerConfig(
         accelerator=arguments.accelerator, devices=1, threads=arguments.threads, progress=False
     )
@@ -80,12 +80,12 @@ def main(argv: Sequence[str]) -> int:
         detector = detector_from(content, settings=content["settings"] | settings)
         with tempfile.TemporaryDirectory() as folder:
             output = Path(folder)
-            # What is compiled at the first call belongs to the start-up.
-            few = ScoringRun(
-                detector, data, data.stream("test").share(0, 25), output / "few", {}, derive=True
-            )
             own = replace(trainer, precision=precision)
-            few.run(scoring_trainer(own, name))
+            # What is compiled at the first call belongs to the start-up.
+            first_call = ScoringRun(
+                detector, few, few.stream("test"), output / "few", {}, derive=True
+            )
+            first_call.run(scoring_trainer(own, name))
             run = ScoringRun(detector, data, data.stream("test"), output / "all", {}, derive=True)
             table = ScoreTable.read(run.run(scoring_trainer(own, name)))
             timing = read_timing(output / "all")
