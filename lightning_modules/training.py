@@ -14,6 +14,11 @@ from torch.optim import SGD, AdamW, Optimizer
 from torch.optim.lr_scheduler import LRScheduler, OneCycleLR
 
 from diffguard.errors import UserError
+from lightning_modules.generators import (
+    GeneratorStates,
+    generator_states,
+    restore_generators,
+)
 
 OptimizerName = Literal["adamw", "sgd"]
 ScheduleName = Literal["one_cycle", "cosine", "constant"]
@@ -63,7 +68,7 @@ class TrainingModule(LightningModule):
         self.optimizer, self.schedule, self.warmup = optimizer, schedule, warmup
         self.channels_last, self.compiled, self.seed = channels_last, compiled, seed
         self._planned_steps: float | None = None
-        self._generators: list[dict[str, Tensor]] | None = None
+        self._generators: list[GeneratorStates] | None = None
         self._loader_state: dict[str, int] | None = None
         self._require(lr > 0, "lr", "positive")
         self._require(weight_decay >= 0, "weight_decay", "at least 0")
@@ -132,7 +137,7 @@ class TrainingModule(LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Note for how many steps the schedule was made, and every process's generators."""
         checkpoint["planned_steps"] = self._planned_steps
-        checkpoint["generators"] = self._gather(self._generator_states())
+        checkpoint["generators"] = generator_states(self.device, self.trainer.world_size)
         loader = self.trainer.train_dataloader
         if hasattr(loader, "load_state_dict"):
             checkpoint["loader"] = loader.state_dict()
@@ -201,30 +206,10 @@ class TrainingModule(LightningModule):
                     f"the {self.stage} stopped in the middle of an epoch on {len(states)} "
                     f"processes: resume it on as many, not on {self.trainer.world_size}"
                 )
-            self._set_generators(states[self.global_rank])
+            restore_generators(states[self.global_rank], self.device)
         if batch_idx == 0:
             sequence = np.random.SeedSequence([self.seed, self.current_epoch, self.global_rank])
             torch.manual_seed(int(sequence.generate_state(1, np.uint64)[0]))
-
-    def _generator_states(self) -> dict[str, Tensor]:
-        states = {"cpu": torch.get_rng_state()}
-        if self.device.type != "cpu":
-            device_module = torch.get_device_module(self.device)
-            states[self.device.type] = device_module.get_rng_state(self.device)
-        return states
-
-    def _set_generators(self, states: Mapping[str, Tensor]) -> None:
-        torch.set_rng_state(states["cpu"])
-        if self.device.type in states and self.device.type != "cpu":
-            device_module = torch.get_device_module(self.device)
-            device_module.set_rng_state(states[self.device.type], self.device)
-
-    def _gather(self, states: dict[str, Tensor]) -> list[dict[str, Tensor]]:
-        if self.trainer.world_size == 1:
-            return [states]
-        gathered: list[Any] = [None] * self.trainer.world_size
-        torch.distributed.all_gather_object(gathered, states)
-        return gathered
 
     def compile_networks(self) -> None:
         """Compile what is trained, in place."""
