@@ -6,9 +6,11 @@ import pytest
 import yaml
 
 import train
+from diffguard.diffusion import build_denoiser
 from diffguard.models import build_classifier
 from lightning_modules import stages
 from lightning_modules.cli import parse
+from lightning_modules.diffusion_models import diffusion_spec
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 
@@ -59,8 +61,8 @@ def test_the_recipes_keep_their_bounds():
     spec = stages.classifier_spec(config.classifier, config.data)
     assert parameters(build_classifier(spec).network) == 11_173_962  # OpenOOD's ResNet-18
     assert config.classifier.label_smoothing == 0
-    diffusion = stages.diffusion_spec(config.diffusion, config.data)
-    assert parameters(stages.build_denoiser(diffusion).network) < 10_000_000
+    diffusion = diffusion_spec(config.diffusion, config.data)
+    assert parameters(build_denoiser(diffusion).network) < 10_000_000
     assert 0.1 <= config.diffusion.label_dropout <= 0.2
     for stage in (config.classifier, config.diffusion):
         assert (stage.precision, stage.compiled, stage.channels_last) == ("bf16-mixed", True, True)
@@ -70,8 +72,8 @@ def test_the_overlay_for_a_cpu_is_small_and_asks_for_nothing_of_a_gpu():
     config = parsed("cifar10_cpu")
     spec = stages.classifier_spec(config.classifier, config.data)
     assert parameters(build_classifier(spec).network) < 400_000
-    diffusion = stages.diffusion_spec(config.diffusion, config.data)
-    assert parameters(stages.build_denoiser(diffusion).network) < 1_000_000
+    diffusion = diffusion_spec(config.diffusion, config.data)
+    assert parameters(build_denoiser(diffusion).network) < 1_000_000
     for stage in (config.classifier, config.diffusion):
         assert (stage.precision, stage.compiled) == ("32-true", False)
     assert config.trainer.accelerator == "cpu"
