@@ -216,6 +216,11 @@ def _score_sets(
 
     data = objects.data
     data.prepare_data()
+    if len(data.groups) < 2:
+        raise UserError(
+            "there is no OOD set to compare the ID test images with: name one with "
+            "--data.ood.far.NAME FOLDER, or score a folder of images with --images FOLDER"
+        )
     trainer = scoring_trainer(objects.trainer, "evaluate")
     identity = {
         "checkpoint": file_hash(Path(objects.ckpt)),

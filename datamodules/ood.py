@@ -16,6 +16,7 @@ from datamodules.file_set import folder_set
 from datamodules.image_set import ImageSet, MissingDataError
 from datamodules.memory import MemoryLoader, batch_augmentation, decode
 from datamodules.sources import Group, IDSets, OODSets, Part, check_sets, part_name
+from datamodules.split import cut_part
 from datamodules.stream import (
     EpochSampler,
     EvaluationStream,
@@ -175,9 +176,10 @@ class OODDataModule(LightningDataModule):
         """One stream over `evaluation_sets(part)`."""
         return EvaluationStream(self.evaluation_sets(part), self.prepare, on_error=self.on_error)
 
-    def id_stream(self, part: Part) -> EvaluationStream:
-        """The ID images of a part, not augmented."""
-        return EvaluationStream([self._open_id(part)], self.prepare, on_error=self.on_error)
+    def id_stream(self, part: Part, limit: int | None = None) -> EvaluationStream:
+        """The ID images of a part, not augmented; at most `limit` of them, a fixed choice."""
+        images = self._open_id(part).subset(limit)
+        return EvaluationStream([images], self.prepare, on_error=self.on_error)
 
     def stream_loader(
         self, stream: EvaluationStream, batches: Iterable[list[int]] | None = None
@@ -197,7 +199,7 @@ class OODDataModule(LightningDataModule):
 
     def prepare_data(self) -> None:
         """Download what torchvision lacks. Lightning calls it, in one process a machine."""
-        parts = {"train": self.id.train, "validation": self.id.validation, "test": self.id.test}
+        parts = {part: self.id.source(part) for part in ("train", "validation", "test")}
         sources = {**parts, **self.ood.near, **self.ood.far, **self.ood_validation}
         for name, source in sources.items():
             if self.download and source and source.startswith("torchvision:"):
@@ -262,16 +264,23 @@ class OODDataModule(LightningDataModule):
     def _first_part(self) -> Part | None:
         """The part of the ID data whose classes are those of all."""
         parts: tuple[Part, ...] = ("train", "validation", "test")
-        return next((part for part in parts if getattr(self.id, part)), None)
+        return next((part for part in parts if self.id.source(part)), None)
 
     def _open_id(self, part: Part) -> ImageSet:
-        source = getattr(self.id, part)
+        source = self.id.source(part)
         if not source:
-            raise UserError(f"data.id.{part} is not set: name the source of the ID {part} images")
+            instead = ", or score a folder with --images" if part == "test" else ""
+            raise UserError(
+                f"data.id.{part} is not set: name the source of the ID {part} images{instead}"
+            )
         names: Sequence[str] | None = self._class_names
-        if names is None and part != self._first_part() and is_folder(source):
+        if names is None and not self.id.all and part != self._first_part() and is_folder(source):
             names = self.class_names  # a folder may lack a class, which must not shift the others
-        return self._open(part_name(self.name, part), source, labelled=True, class_names=names)
+        name = part_name(self.name, part)
+        if self.id.all:
+            whole = self._open(f"{self.name}_all", source, labelled=True, class_names=names)
+            return cut_part(whole, part, self.id.shares, name)
+        return self._open(name, source, labelled=True, class_names=names)
 
     def _open_ood(self, sources: Mapping[str, str]) -> list[ImageSet]:
         """The OOD sets that are there; all that are not are named at once, or left out."""

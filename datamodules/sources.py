@@ -23,11 +23,20 @@ class IDSets:
         train: Fits the networks; its features serve the baselines.
         validation: Calibrates: normalisation, fusion, threshold.
         test: Is scored against the OOD sets.
+        all: One source of all ID images instead, which is cut into the three parts; cut the same
+            way every time.
+        shares: `all`: shares of training, validation and test images.
     """
 
     train: str | None = None
     validation: str | None = None
     test: str | None = None
+    all: str | None = None
+    shares: list[float] = field(default_factory=lambda: [0.6, 0.2, 0.2])
+
+    def source(self, part: Part) -> str | None:
+        """The source that holds a part."""
+        return self.all or getattr(self, part)
 
 
 @dataclass
@@ -54,9 +63,18 @@ def check_sets(
     """Check that names can serve in tables and paths, and that nothing is chosen on test data.
 
     Raises:
-        UserError: For a name of other signs, a name that is reserved or used twice, or a test
-            source that is also used for training, calibration or choice.
+        UserError: For a name of other signs, a name that is reserved or used twice, a test source
+            that is also used for training, calibration or choice, or shares that are none.
     """
+    if id.all and (id.train or id.validation or id.test):
+        raise UserError(
+            "data.id.all is cut into all three parts: leave data.id.train, validation and test out"
+        )
+    if len(id.shares) != 3 or min(id.shares) < 0 or abs(sum(id.shares) - 1) > 1e-6:
+        raise UserError(
+            "data.id.shares must be three shares (train, validation, test) with sum 1, got "
+            f"{id.shares}"
+        )
     taken = {"near", "far", part_name(name, "train"), part_name(name, "validation")}
     for set_name in (name, *ood.near, *ood.far, *ood_validation):
         if not _NAME.fullmatch(set_name):
@@ -67,7 +85,7 @@ def check_sets(
         if set_name in taken:
             raise UserError(f"data set name {set_name!r} is reserved or used twice: rename the set")
         taken |= {set_name, "id"}
-    tests = {name: id.test, **ood.near, **ood.far}
+    tests = {name: id.source("test"), **ood.near, **ood.far}
     others = {"id.train": id.train, "id.validation": id.validation}
     others |= {f"ood_validation.{key}": source for key, source in ood_validation.items()}
     for key, source in others.items():

@@ -18,6 +18,9 @@ from diffguard.errors import UserError
 LOGIT_BASELINES = ("msp", "mls", "energy", "entropy", "gen")
 FEATURE_BASELINES = ("knn", "vim", "mahalanobis", "rmd", "she", "nnguide")
 
+# Those that compute with the weights of the classifier's last layer.
+HEAD_BASELINES = ("vim", "she", "nnguide")
+
 
 @dataclass
 class Reference:
@@ -83,7 +86,7 @@ class Baselines:
         features, labels = reference.features.float().cpu(), reference.labels.cpu()
         head = None if head is None else _cpu_copy(head)
         for name in wanted:
-            if name in ("vim", "she", "nnguide") and head is None:
+            if name in HEAD_BASELINES and head is None:
                 raise UserError(
                     f"baseline {name} needs the classifier's last linear layer: name it in "
                     f"classifier.feature_layer, or leave {name} out of detector.baselines"

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from diffguard.classifiers import Classifier
 
@@ -22,7 +21,8 @@ def grad_cam(classifier: Classifier, images: Tensor, labels: Tensor) -> Tensor:
         labels: `(N,)` int64 in 0 … K-1.
 
     Returns:
-        `(N, H, W)` float32, at least 0, at the size of the images (bilinear).
+        `(N, H, W)` float32, at least 0, at the size of the images (bilinear); 0 where the
+        classifier's centre crop leaves them out.
 
     Raises:
         UserError: Where the classifier has no CAM layer.
@@ -35,8 +35,8 @@ def grad_cam(classifier: Classifier, images: Tensor, labels: Tensor) -> Tensor:
     activation, gradient = classifier.cam_maps(activation), classifier.cam_maps(gradient)
     weights = gradient.mean(dim=(2, 3), keepdim=True)
     cam = (weights * activation).sum(1, keepdim=True).relu()
-    resized = F.interpolate(cam, size=images.shape[-2:], mode="bilinear", align_corners=False)
-    return resized.squeeze(1).detach().float()
+    placed = classifier.place_maps(cam, (images.shape[-2], images.shape[-1]))
+    return placed.squeeze(1).detach().float()
 
 
 def scale_cam(cam: Tensor) -> Tensor:

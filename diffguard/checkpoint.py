@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from diffguard.baselines import Reference
 from diffguard.calibration import Calibration
@@ -29,7 +29,7 @@ from diffguard.models import ClassifierSpec, build_classifier
 from diffguard.networks import TimedCNN
 from diffguard.pretrained import load_reference
 from diffguard.settings import from_dict, to_dict
-from diffguard.weights import load_tensors
+from diffguard.weights import fill, load_tensors
 
 FORMAT = "diffguard-detector"
 VERSION = 1
@@ -204,31 +204,6 @@ def timed_cnn(state: Mapping[str, Tensor]) -> TimedCNN:
     network = TimedCNN(len(state["fc.bias"]), first.shape[1], first.shape[0])
     fill(network, state, "classifier of noisy images")
     return network
-
-
-def fill(network: nn.Module, state: Mapping[str, Tensor], what: str) -> None:
-    """Load weights strictly.
-
-    Raises:
-        UserError: Naming the first tensors that are missing, left over or of another shape.
-    """
-    own = network.state_dict()
-    missing = sorted(set(own) - set(state))
-    extra = sorted(set(state) - set(own))
-    shapes = [n for n in own if n in state and own[n].shape != state[n].shape]
-    if missing or extra:
-        raise UserError(
-            f"the weights do not fit the {what}: "
-            f"{len(missing)} tensors are missing ({', '.join(missing[:3])}), "
-            f"{len(extra)} are left over ({', '.join(extra[:3])})"
-        )
-    if shapes:
-        name = shapes[0]
-        raise UserError(
-            f"the weights do not fit the {what}: {name} has shape {tuple(state[name].shape)}, "
-            f"expected {tuple(own[name].shape)}"
-        )
-    network.load_state_dict(state)
 
 
 def library_versions() -> dict[str, str]:

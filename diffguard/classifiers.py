@@ -1,21 +1,23 @@
 """The protected classifier: any network, wrapped so that it takes images in [0, 1].
 
-The wrapper owns what the network expects (channels, size, normalisation) and finds the places
-that DiffGuard and the baselines read: the features (input of the last linear layer), the layer
-for Grad-CAM, and further layers by name.
+The wrapper owns what the network expects (channels, size, normalisation) and reads what DiffGuard
+and the baselines need: the features (input of the last layer), the layer for Grad-CAM, and further
+layers by name.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.utils.hooks import RemovableHandle
 
+from diffguard.classifier_layers import as_linear, find_cam_layer, find_head, to_maps
 from diffguard.errors import UserError
-from diffguard.images import convert_channels, resize_to
+from diffguard.images import Interpolation, convert_channels, resize_to
 
 
 @dataclass
@@ -24,7 +26,7 @@ class ClassifierOutput:
 
     Attributes:
         logits: `(N, K)`.
-        features: `(N, D)`, the input of the last linear layer (or of `feature_layer`).
+        features: `(N, D)`, the input of the last layer (or of `feature_layer`).
         layers: Further named layers, each pooled to `(N, D)`.
     """
 
@@ -54,17 +56,20 @@ class Classifier(nn.Module):
         network: Any module that maps normalised images to logits.
         num_classes: Number K of classes.
         channels: Channels that the network takes, 1 or 3; grey and colour are converted.
-        size: `(height, width)` to which images are resized; None leaves them as they are.
+        size: `(height, width)` that the network takes; None leaves images as they are.
+        resize: Side to which images are resized before `size` is cut out of their centre; None
+            resizes to `size` without a crop.
+        interpolation: How images are resized, always low-passed where they shrink.
         mean: Mean per channel that is subtracted.
         std: Standard deviation per channel, by which is divided.
-        feature_layer: Module whose *input* is the features; by default the last linear layer
-            with K outputs.
-        cam_layer: Module whose *output* Grad-CAM reads; by default the last module with a
-            spatial output, or the first norm of the last block of a vision transformer.
+        feature_layer: Module whose *input* is the features; by default the last layer, see
+            `find_head`.
+        cam_layer: Module whose *output* Grad-CAM reads; by default see `find_cam_layer`.
         class_names: Names of the classes.
 
     Raises:
-        UserError: For a layer that the network lacks, or where no feature layer is found.
+        UserError: For a layer that the network lacks, where no feature layer is found, or for a
+            crop that is larger than the image.
     """
 
     def __init__(
@@ -74,6 +79,8 @@ class Classifier(nn.Module):
         *,
         channels: int = 3,
         size: tuple[int, int] | None = None,
+        resize: int | None = None,
+        interpolation: Interpolation = "bilinear",
         mean: Sequence[float] = (0.0,),
         std: Sequence[float] = (1.0,),
         feature_layer: str | None = None,
@@ -85,6 +92,13 @@ class Classifier(nn.Module):
         self.num_classes = num_classes
         self.channels = channels
         self.size = size
+        self.resize = resize
+        self.interpolation: Interpolation = interpolation
+        if resize is not None and (size is None or max(size) > resize):
+            raise UserError(
+                f"classifier.resize is {resize}, but classifier.size, which is cut out of it, is "
+                f"{size}: name a size of at most {resize}"
+            )
         self.class_names = list(class_names or (str(k) for k in range(num_classes)))
         if len(self.class_names) != num_classes:
             raise UserError(
@@ -92,20 +106,41 @@ class Classifier(nn.Module):
             )
         self.register_buffer("mean", torch.tensor(list(mean)).view(1, -1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(list(std)).view(1, -1, 1, 1), persistent=False)
-        self.feature_layer = feature_layer or self._find_head()
+        self.feature_layer = feature_layer or find_head(network, num_classes)
         self.cam_layer = cam_layer
         self._module(self.feature_layer)
 
-    def normalize(self, images: Tensor) -> Tensor:
-        """Bring images `(N, C, H, W)` in [0, 1] to what the network takes."""
+    def normalize(self, images: Tensor, *, crop: bool = True) -> Tensor:
+        """Bring images `(N, C, H, W)` in [0, 1] to what the network takes.
+
+        Args:
+            images: The images.
+            crop: Cut the centre out, where the network has a `resize`; otherwise images are shown
+                whole.
+        """
         images = convert_channels(images, self.channels)
         if self.size is not None:
-            images = resize_to(images, self.size)
+            full = (self.resize, self.resize) if self.resize and crop else self.size
+            images = resize_to(images, full, interpolation=self.interpolation)
+            top, left = self._corner(full)
+            images = images[..., top : top + self.size[0], left : left + self.size[1]]
         return (images - self.mean.to(images)) / self.std.to(images)  # type: ignore[operator]
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Classify images `(N, C, H, W)` in [0, 1] to logits `(N, K)`."""
-        return self.network(self.normalize(images))
+    def forward(self, images: Tensor, *, crop: bool = True) -> Tensor:
+        """Classify images `(N, C, H, W)` in [0, 1] to logits `(N, K)`; `crop` as in `normalize`.
+
+        Raises:
+            UserError: Where the network gives anything else.
+        """
+        logits = self.network(self.normalize(images, crop=crop))
+        if not isinstance(logits, Tensor) or logits.shape != (len(images), self.num_classes):
+            found = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+            raise UserError(
+                f"the classifier gives {found} for {len(images)} images, expected logits "
+                f"{(len(images), self.num_classes)}: check the number of classes, or wrap it in a "
+                "module that returns the logits alone"
+            )
+        return logits
 
     def forward_features(self, images: Tensor, layers: Sequence[str] = ()) -> ClassifierOutput:
         """Classify and read the features in the same pass.
@@ -140,7 +175,7 @@ class Classifier(nn.Module):
         """
         caught: dict[str, Tensor] = {}
         if self.cam_layer is None:
-            self.cam_layer = self._find_cam_layer(images)
+            self.cam_layer = find_cam_layer(self.network, self._output_shapes(images))
         handle = _catch_output(self._module(self.cam_layer), caught, "cam", keep_graph=True)
         try:
             logits = self(images.requires_grad_())
@@ -149,24 +184,37 @@ class Classifier(nn.Module):
         return logits, _found(caught, "cam", self.cam_layer)
 
     def cam_maps(self, activation: Tensor) -> Tensor:
-        """Bring an activation of the CAM layer to `(N, D, h, w)`.
-
-        Tokens `(N, L, D)` of a vision transformer become a square grid, without the class and
-        register tokens in front.
+        """Bring an activation of the CAM layer to `(N, D, h, w)`; see `to_maps`.
 
         Raises:
-            UserError: For a shape that is neither.
+            UserError: For a shape that holds no places.
         """
-        if activation.ndim == 4:
-            return activation
-        if activation.ndim == 3:
-            side = int(activation.shape[1] ** 0.5)
-            grid = activation[:, activation.shape[1] - side * side :]
-            return grid.transpose(1, 2).reshape(len(grid), -1, side, side)
-        raise UserError(
-            f"CAM layer {self.cam_layer!r} gives {tuple(activation.shape)}, expected feature maps "
-            "(N, D, h, w) or tokens (N, L, D): name another in classifier.cam_layer"
-        )
+        maps = to_maps(activation, getattr(self.network, "num_prefix_tokens", None))
+        if maps is None:
+            raise UserError(
+                f"CAM layer {self.cam_layer!r} gives {tuple(activation.shape)}, expected feature "
+                "maps (N, D, h, w) or tokens (N, L, D) of a square: name another in "
+                "classifier.cam_layer"
+            )
+        return maps
+
+    def place_maps(self, maps: Tensor, size: tuple[int, int]) -> Tensor:
+        """Lay maps of what the network saw over whole images.
+
+        Args:
+            maps: `(N, D, h, w)`.
+            size: `(H, W)` of the images.
+
+        Returns:
+            `(N, D, H, W)`, bilinear; 0 at the margin that a centre crop leaves out.
+        """
+        if self.resize is not None and self.size is not None:
+            full = (self.resize, self.resize)
+            top, left = self._corner(full)
+            inner = F.interpolate(maps, size=self.size, mode="bilinear", align_corners=False)
+            bottom, right = full[0] - top - self.size[0], full[1] - left - self.size[1]
+            maps = F.pad(inner, (left, right, top, bottom))
+        return F.interpolate(maps, size=size, mode="bilinear", align_corners=False)
 
     @property
     def feature_module(self) -> nn.Module:
@@ -175,9 +223,14 @@ class Classifier(nn.Module):
 
     @property
     def head(self) -> nn.Linear | None:
-        """The last linear layer, where the features enter it; needed by ViM."""
-        module = self.feature_module
-        return module if isinstance(module, nn.Linear) else None
+        """The last layer, where the features enter it; needed by ViM."""
+        return as_linear(self.feature_module)
+
+    def _corner(self, full: tuple[int, int]) -> tuple[int, int]:
+        """Top and left of the centre crop, rounded as torchvision does."""
+        if self.size is None:
+            return 0, 0
+        return round((full[0] - self.size[0]) / 2), round((full[1] - self.size[1]) / 2)
 
     def _module(self, name: str) -> nn.Module:
         try:
@@ -188,53 +241,26 @@ class Classifier(nn.Module):
                 f"the classifier has no layer {name!r}; its parts are {', '.join(known)}"
             ) from error
 
-    def _find_head(self) -> str:
-        linear = [
-            name
-            for name, module in self.network.named_modules()
-            if isinstance(module, nn.Linear) and module.out_features == self.num_classes
-        ]
-        if not linear:
-            raise UserError(
-                f"no linear layer with {self.num_classes} outputs was found in the classifier: "
-                "name the layer whose input is the features in classifier.feature_layer"
-            )
-        return linear[-1]
-
-    def _find_cam_layer(self, images: Tensor) -> str:
-        blocks = getattr(self.network, "blocks", None)
-        if isinstance(blocks, nn.Sequential | nn.ModuleList) and hasattr(blocks[-1], "norm1"):
-            shape = self._output_shapes(images, lambda name: name == f"blocks.{len(blocks) - 1}")
-            if all(len(s) == 3 for s in shape.values()):
-                return f"blocks.{len(blocks) - 1}.norm1"
-        spatial = [
-            name
-            for name, shape in self._output_shapes(images, lambda name: name != "").items()
-            if len(shape) == 4 and min(shape[2:]) > 1
-        ]
-        if not spatial:
-            raise UserError(
-                "no layer with spatial feature maps was found: name one in classifier.cam_layer"
-            )
-        return spatial[-1]
-
     @torch.no_grad()
-    def _output_shapes(
-        self, images: Tensor, wanted: Callable[[str], bool]
-    ) -> dict[str, tuple[int, ...]]:
+    def _output_shapes(self, images: Tensor) -> dict[str, tuple[int, ...]]:
         """Shapes of the modules' outputs, in the order in which they are computed."""
-        caught: dict[str, Tensor] = {}
+        caught: dict[str, tuple[int, ...]] = {}
+
+        def note(name: str, output: object) -> None:
+            if isinstance(output, Tensor):
+                caught[name] = tuple(output.shape)
+
         handles = [
-            _catch_output(module, caught, name)
+            module.register_forward_hook(lambda _m, _i, output, name=name: note(name, output))
             for name, module in self.network.named_modules()
-            if wanted(name)
+            if name
         ]
         try:
             self(images[:1].detach())
         finally:
             for handle in handles:
                 handle.remove()
-        return {name: tuple(value.shape) for name, value in caught.items()}
+        return caught
 
 
 def _catch_output(

@@ -299,7 +299,8 @@ class Detector(nn.Module):
             noisy = None
         size = self.classifier.size
         return ClassifierSteering(
-            classify=noisy or (lambda images, _t: self.classifier(images)),
+            # Random crops are seen whole, without the classifier's own centre crop.
+            classify=noisy or (lambda images, _t: self.classifier(images, crop=not crops.number)),
             scale=guidance.scale,
             blend=guidance.blend,
             crops=crops.number,

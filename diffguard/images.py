@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from torch import Tensor
 from torch.nn import functional as F
 
 from diffguard.errors import UserError
+
+Interpolation = Literal["bilinear", "bicubic"]
 
 # ITU-R BT.601 luma, the weights that Pillow uses for mode "L".
 _LUMA = (0.299, 0.587, 0.114)
@@ -86,12 +90,18 @@ def to_image_range(x: Tensor) -> Tensor:
     return ((x + 1.0) / 2.0).clamp(0.0, 1.0)
 
 
-def resize_to(images: Tensor, size: tuple[int, int], *, antialias: bool = True) -> Tensor:
-    """Resize to exactly `size = (H, W)` by bilinear interpolation; the same size is a no-op."""
+def resize_to(
+    images: Tensor,
+    size: tuple[int, int],
+    *,
+    antialias: bool = True,
+    interpolation: Interpolation = "bilinear",
+) -> Tensor:
+    """Resize to exactly `size = (H, W)`; the same size is a no-op."""
     if tuple(images.shape[-2:]) == tuple(size):
         return images
     batch = images if images.ndim == 4 else images.unsqueeze(0)
     resized = F.interpolate(
-        batch, size=size, mode="bilinear", align_corners=False, antialias=antialias
+        batch, size=size, mode=interpolation, align_corners=False, antialias=antialias
     )
     return resized.reshape(*images.shape[:-2], *size)

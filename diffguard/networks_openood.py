@@ -1,11 +1,14 @@
-"""OpenOOD's ResNet-18 for images of 32 pixels."""
+"""OpenOOD's classifiers: its ResNet-18 for images of 32 pixels, and torchvision's ResNet-50."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from diffguard.errors import UserError
 
 
 class BasicBlock(nn.Module):
@@ -65,3 +68,21 @@ class ResNet18_32x32(nn.Module):  # noqa: N801
 def _layer(inputs: int, outputs: int, blocks: int, stride: int) -> nn.Sequential:
     first = BasicBlock(inputs, outputs, stride)
     return nn.Sequential(first, *(BasicBlock(outputs, outputs, 1) for _ in range(blocks - 1)))
+
+
+def openood_network(name: str, **kwargs: Any) -> nn.Module:
+    """A classifier by OpenOOD's name, with random weights.
+
+    Raises:
+        UserError: For another name.
+    """
+    if name == "ResNet18_32x32":
+        return ResNet18_32x32(**kwargs)
+    if name == "ResNet50":
+        import torchvision
+
+        return torchvision.models.resnet50(**kwargs)
+    raise UserError(
+        f"classifier openood/{name} is not known, expected openood/ResNet18_32x32 or "
+        "openood/ResNet50"
+    )

@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from diffguard.errors import UserError
 
-# Wrappers that training programs leave around the names of a network's tensors.
+# What training programs call the state dict beside the rest that they keep.
+_WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "network")
+# What they leave in front of the names of a network's tensors.
 _PREFIXES = ("classifier.network.", "network.", "model.", "module.", "net.")
 
 
@@ -75,13 +77,18 @@ def _load_shards(index: Path) -> dict[str, Tensor]:
     return tensors
 
 
-def state_dict_of(content: Mapping[str, Any], path: Path) -> dict[str, Tensor]:
-    """The network's tensors in a loaded file, without wrappers.
+def tensors_of(content: Mapping[str, Any], path: Path) -> dict[str, Tensor]:
+    """The state dict in a loaded file, under the names that it has there.
 
     Raises:
         UserError: Where the file holds no tensors.
     """
-    inner = content.get("state_dict", content.get("model", content))
+    inner: Any = content
+    while isinstance(inner, Mapping):
+        wrapped = next((key for key in _WRAPPERS if isinstance(inner.get(key), Mapping)), None)
+        if wrapped is None:
+            break
+        inner = inner[wrapped]
     tensors = {
         str(name): value
         for name, value in (inner.items() if isinstance(inner, Mapping) else ())
@@ -89,7 +96,42 @@ def state_dict_of(content: Mapping[str, Any], path: Path) -> dict[str, Tensor]:
     }
     if not tensors:
         raise UserError(f"{path} holds no tensors: expected the state dict of a network")
+    return tensors
+
+
+def state_dict_of(content: Mapping[str, Any], path: Path) -> dict[str, Tensor]:
+    """The network's tensors in a loaded file, without wrappers and a prefix that all names share.
+
+    Raises:
+        UserError: Where the file holds no tensors.
+    """
+    tensors = tensors_of(content, path)
     for prefix in _PREFIXES:
         if all(name.startswith(prefix) for name in tensors):
             return {name.removeprefix(prefix): value for name, value in tensors.items()}
     return tensors
+
+
+def fill(network: nn.Module, state: Mapping[str, Tensor], what: str) -> None:
+    """Load weights strictly.
+
+    Raises:
+        UserError: Naming the first tensors that are missing, left over or of another shape.
+    """
+    own = network.state_dict()
+    missing = sorted(set(own) - set(state))
+    extra = sorted(set(state) - set(own))
+    shapes = [n for n in own if n in state and own[n].shape != state[n].shape]
+    if missing or extra:
+        raise UserError(
+            f"the weights do not fit the {what}: "
+            f"{len(missing)} tensors are missing ({', '.join(missing[:3])}), "
+            f"{len(extra)} are left over ({', '.join(extra[:3])})"
+        )
+    if shapes:
+        name = shapes[0]
+        raise UserError(
+            f"the weights do not fit the {what}: {name} has shape {tuple(state[name].shape)}, "
+            f"expected {tuple(own[name].shape)}"
+        )
+    network.load_state_dict(state)

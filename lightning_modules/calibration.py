@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +12,12 @@ import torch
 from lightning.pytorch.utilities import rank_zero_only
 from torch import nn
 
-from diffguard.baselines import FEATURE_BASELINES, Reference
+from diffguard.baselines import FEATURE_BASELINES, HEAD_BASELINES, Reference
 from diffguard.batching import in_fixed_batches
 from diffguard.calibration import ENOUGH_IMAGES, Calibration
 from diffguard.checkpoint import diffusion_weights, save_detector, timed_cnn
-from diffguard.classifiers import Classifier
+from diffguard.classifier_check import check_head, check_labels
+from diffguard.classifiers import Classifier, ClassifierOutput
 from diffguard.ddim import invert
 from diffguard.denoisers import Denoiser
 from diffguard.detector import Detector
@@ -85,11 +86,14 @@ def calibrated(
     bare = Detector(classifier, denoiser, plain, **given)
     bare.to(trainer.strategy.root_device)
     precision = trainer.precision_plugin.test_step_context
+    loader = data.stream_loader(data.id_stream("validation"))
+    check_classifier(bare, loader, settings, data.read_size, run.say)
     reference = None
     if needs_reference(settings):
-        loader = data.stream_loader(data.id_stream("train"))
+        # Lists are often sorted by class: the first images would be of a few classes only.
+        loader = data.stream_loader(data.id_stream("train", settings.reference_images))
         with precision():
-            reference = fit_reference(bare, loader, settings.reference_images, data.read_size)
+            reference = fit_reference(bare, loader, data.read_size)
     if settings.early_stop.mean_depth is not None:
         loader = data.stream_loader(data.id_stream("validation"))
         with precision():
@@ -105,24 +109,51 @@ def calibrated(
 
 
 @torch.no_grad()
-def fit_reference(detector: Detector, loader: Any, limit: int, batch_size: int) -> Reference:
+def fit_reference(detector: Detector, loader: Any, batch_size: int) -> Reference:
     """Features of ID training images for the feature baselines.
 
     Args:
         detector: A detector without feature baselines, on its device.
         loader: ID training images, not shuffled and not augmented.
-        limit: Most images that are taken.
         batch_size: Rows of each classifier call.
     """
-    features, labels, count = [], [], 0
-    for batch in loader:
-        output = detector.classify(batch["image"].to(detector.device), batch_size)
+    features, labels = [], []
+    for output, true in _classified(detector, loader, batch_size):
         features.append(output.features.float().cpu())
-        labels.append(batch["label"].cpu())
-        count += len(labels[-1])
-        if count >= limit:
-            break
-    return Reference(torch.cat(features)[:limit], torch.cat(labels)[:limit])
+        labels.append(true)
+    return Reference(torch.cat(features), torch.cat(labels))
+
+
+@torch.no_grad()
+def check_classifier(
+    detector: Detector, loader: Any, settings: DetectorSettings, batch_size: int, warn: Warn
+) -> None:
+    """Make sure that the classifier knows the ID validation images, before they are scored.
+
+    Raises:
+        UserError: Where its classes are in another order, or its last layer is not linear and a
+            baseline needs that.
+    """
+    needs_head = [name for name in settings.baselines if name in HEAD_BASELINES]
+    labels, predictions = [], []
+    for output, true in _classified(detector, loader, batch_size):
+        check_head(detector.classifier.head, output, needs_head)
+        labels.append(true)
+        predictions.append(output.logits.argmax(1).cpu())
+    names = detector.classifier.class_names
+    if warning := check_labels(torch.cat(labels), torch.cat(predictions), names):
+        warn(warning)
+
+
+def _classified(
+    detector: Detector, loader: Any, batch_size: int
+) -> Iterator[tuple[ClassifierOutput, torch.Tensor]]:
+    """What the classifier makes of each batch, with the labels; unreadable images are left out."""
+    for batch in loader:
+        readable = torch.tensor([not error for error in batch["error"]])
+        if readable.any():
+            images = batch["image"][readable].to(detector.device)
+            yield detector.classify(images, batch_size), batch["label"][readable].cpu()
 
 
 @torch.no_grad()

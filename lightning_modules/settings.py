@@ -16,16 +16,23 @@ class ClassifierConfig:
     """The `classifier` section.
 
     Attributes:
-        arch: `small_cnn`, `torchvision/NAME`, `timm/NAME`, or the import path of a module class.
+        arch: `small_cnn`, `torchvision/NAME`, `timm/NAME`, `openood/NAME` (`ResNet18_32x32` or
+            `ResNet50`), or the import path of a module class.
         kwargs: Further arguments of its constructor.
-        pretrained: Start from the weights of torchvision or timm (downloaded where absent).
+        pretrained: Take the weights of torchvision or timm (downloaded where absent); the stage
+            `classifier` trains them further.
         ckpt: File with trained weights; the stage is then skipped.
         channels: Channels the network takes; None is `data.channels`.
-        size: `[height, width]` the network takes; None is that of the images.
-        mean: Mean per channel; None is that of the family.
-        std: Standard deviation per channel; None is that of the family.
-        feature_layer: Layer whose input is the features; None is the last linear layer.
-        cam_layer: Layer for Grad-CAM; None is the last with feature maps.
+        size: `[height, width]` the network takes; None is what torchvision, timm or OpenOOD
+            publish of it, with `resize`, and that of the images for other networks.
+        resize: Side to which images are resized before `size` is cut out of their centre; None
+            beside a given `size` resizes to that without a crop.
+        interpolation: How images are resized; None is as published, or bilinear.
+        mean: Mean per channel; None is as published, or 0.
+        std: Standard deviation per channel; None is as published, or 1.
+        feature_layer: Layer whose input is the features; None is the last layer.
+        cam_layer: Layer for Grad-CAM; None is the last with feature maps, or the first norm of
+            the last block where a network ends on tokens.
         max_epochs: Epochs of training.
         lr: Peak learning rate.
         weight_decay: Weight decay.
@@ -47,6 +54,8 @@ class ClassifierConfig:
     ckpt: str | None = None
     channels: int | None = None
     size: list[int] | None = None
+    resize: int | None = None
+    interpolation: Literal["bilinear", "bicubic"] | None = None
     mean: list[float] | None = None
     std: list[float] | None = None
     feature_layer: str | None = None

@@ -11,14 +11,13 @@ import lightning.pytorch as pl
 from lightning.pytorch.loggers import TensorBoardLogger
 from safetensors.torch import save_file
 
-from diffguard.checkpoint import fill
+from diffguard.classifier_weights import load_weights
 from diffguard.classifiers import Classifier
 from diffguard.denoisers import DiffusersDenoiser
 from diffguard.errors import UserError
 from diffguard.files import replace_file
-from diffguard.models import ClassifierSpec, build_classifier
+from diffguard.models import ClassifierSpec, build_classifier, resolve_spec
 from diffguard.networks import TimedCNN
-from diffguard.weights import load_tensors, state_dict_of
 from lightning_modules.callbacks import SampleGrid
 from lightning_modules.checkpoints import (
     SafeCheckpointIO,
@@ -43,26 +42,31 @@ from lightning_modules.training import TrainingModule
 
 
 def classifier_spec(config: ClassifierConfig, data: Any) -> ClassifierSpec:
-    """What the classifier of a config is."""
-    return ClassifierSpec(
+    """What the classifier of a config is, in full: libraries may publish other things later."""
+    spec = ClassifierSpec(
         arch=config.arch,
         num_classes=data.num_classes,
         kwargs=dict(config.kwargs),
         channels=config.channels or data.channels,
         size=config.size,
+        resize=config.resize,
+        interpolation=config.interpolation,
         mean=config.mean,
         std=config.std,
         feature_layer=config.feature_layer,
         cam_layer=config.cam_layer,
         class_names=list(data.class_names),
     )
+    return resolve_spec(spec)
 
 
 def train_classifier(run: Run, config: ClassifierConfig, title: str) -> None:
     """Fit the classifier and keep its weights."""
     pl.seed_everything(run.seed, verbose=False)
     spec = classifier_spec(config, run.data)
-    classifier = build_classifier(spec, pretrained=config.pretrained, trusted=[config.arch])
+    classifier = build_classifier(
+        spec, pretrained=config.pretrained, new_head=True, trusted=[config.arch]
+    )
     module = ClassifierModule(
         classifier,
         lr=config.lr,
@@ -98,7 +102,7 @@ def load_classifier(run: Run, config: ClassifierConfig) -> tuple[Classifier, Cla
             "weights in classifier.ckpt"
         )
     classifier = build_classifier(spec, trusted=[config.arch])
-    fill(classifier.network, state_dict_of(load_tensors(path), path), f"classifier {config.arch}")
+    load_weights(classifier, path, config.arch)
     return classifier, spec
 
 

@@ -87,6 +87,9 @@ def data_root(tmp_path_factory):
 def _own_run_folder(monkeypatch):
     # A script tells its other processes the run's folder by this variable; tests are no such.
     monkeypatch.delenv("DIFFGUARD_RUN_DIR", raising=False)
+    yield
+    # Nor must a run that a test began be joined by what the next one prepares.
+    os.environ.pop("DIFFGUARD_RUN_DIR", None)
 
 
 @pytest.fixture(scope="session")

@@ -123,3 +123,22 @@ def test_each_map_is_scaled_by_itself():
     scaled = scale_cam(pair)
     torch.testing.assert_close(scaled[0], scaled[1])
     assert torch.equal(scale_cam(torch.full((1, 2, 2), 3.0)), torch.zeros(1, 2, 2))
+
+
+def test_a_centre_crop_leaves_a_margin_without_cam():
+    torch.manual_seed(0)
+    network = nn.Sequential(
+        nn.Conv2d(3, 4, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2)
+    )
+    with torch.no_grad():
+        network[0].weight.zero_()
+        network[0].bias.fill_(1.0)
+        network[3].weight.fill_(1.0)
+    x, label = images(1, 32), torch.tensor([1])
+    inner = grad_cam(Classifier(network, 2, size=(12, 12), resize=16), x, label)[0]
+    # 12 of 16 pixels are seen: 24 of the image's 32, with a margin of 4.
+    assert torch.all(inner[6:26, 6:26] > 0)
+    assert not inner[:3].any()
+    assert not inner[:, 29:].any()
+    whole = grad_cam(Classifier(network, 2, size=(12, 12)), x, label)[0]
+    assert torch.all(whole > 0)

@@ -115,6 +115,16 @@ class Unused(SmallCNN):
         self.spare = nn.Identity()
 
 
+class Pair(SmallCNN):
+    """Gives its logits with something beside them."""
+
+    def __init__(self):
+        super().__init__(6, 3, width=4)
+
+    def forward(self, x):
+        return super().forward(x), x
+
+
 @pytest.mark.parametrize(
     ("use", "said"),
     [
@@ -133,7 +143,16 @@ class Unused(SmallCNN):
             lambda: Classifier(Unused(), 6, feature_layer="spare").forward_features(images(8)),
             "'spare' of the classifier gives no tensor",
         ),
-        (lambda: Classifier(SmallCNN(6), 7), "no linear layer with 7 outputs"),
+        (lambda: Classifier(SmallCNN(6), 7), "no last layer with 7 outputs"),
+        (
+            lambda: Classifier(SmallCNN(6, 3), 6, size=(9, 9), resize=8),
+            r"resize is 8, but classifier\.size, .* \(9, 9\)",
+        ),
+        (lambda: Classifier(Pair(), 6)(images(8)), "gives tuple for 2 images, expected logits"),
+        (
+            lambda: Classifier(SmallCNN(6, 3), 7, feature_layer="fc")(images(8)),
+            r"gives \(2, 6\) for 2 images, expected logits \(2, 7\)",
+        ),
         (lambda: Classifier(SmallCNN(6), 6, class_names=["a"]), "1 class names were given for 6"),
         (lambda: tiny_classifier().cam_maps(torch.zeros(2, 3)), r"gives \(2, 3\), expected"),
     ],
@@ -168,6 +187,16 @@ def test_images_reach_the_networks_channels_and_size(channels, given):
     classifier = Classifier(SmallCNN(6, channels), 6, channels=channels, size=(10, 12))
     assert classifier.normalize(images(17, given)).shape == (2, channels, 10, 12)
     assert classifier(images(17, given)).shape == (2, 6)
+
+
+def test_the_centre_is_cut_out_unless_images_are_shown_whole():
+    classifier = Classifier(SmallCNN(6, 3), 6, size=(8, 6), resize=12)
+    x = images(12)
+    assert torch.equal(classifier.normalize(x), x[:, :, 2:10, 3:9])
+    assert classifier.normalize(images(30)).shape == (2, 3, 8, 6)
+    whole = Classifier(SmallCNN(6, 3), 6, size=(8, 6)).normalize(x)
+    assert torch.equal(classifier.normalize(x, crop=False), whole)
+    assert torch.equal(classifier(x, crop=False), classifier.network(whole))
 
 
 def test_normalisation_is_no_weight():

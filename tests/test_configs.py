@@ -20,6 +20,7 @@ STAND_IN = {"dists": "dists_statistics", "lpips": "gmsd", "lpips_alex": "l1"}
 _STAGE = {"batch_size": None, "precision": None, "compiled": False}
 # What tiny networks, three classes and grey images cannot take over from a config.
 RESET = {
+    "stages": ["classifier", "diffusion", "calibrate"],
     "data": {"class_names": None, "limit": None, "num_workers": 0, "on_error": "stop"},
     "classifier": {
         "arch": "small_cnn",
@@ -27,6 +28,8 @@ RESET = {
         "ckpt": None,
         "channels": None,
         "size": None,
+        "resize": None,
+        "interpolation": None,
         "mean": None,
         "std": None,
         "feature_layer": None,

@@ -279,3 +279,9 @@ def test_an_absent_set_is_an_error_or_is_named_with_the_table(tmp_path, ckpt, ca
     assert list(results["absent"]) == ["gone"]
     assert {r["dataset"] for r in results["rows"]} == {"blank", "noise", "mine", "near", "far"}
     assert "- Left out: set 'gone'" in (tmp_path / "out" / "results.md").read_text()
+
+
+def test_without_ood_sets_nothing_is_scored_and_what_to_do_is_told(ckpt):
+    with pytest.raises(UserError, match=r"no OOD set .* --data\.ood\.far\.NAME .* --images"):
+        start(ckpt, "--data.ood.near", "{}", "--data.ood.far", "{}")
+    assert not (ckpt.parent / "evaluation").exists()

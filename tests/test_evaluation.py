@@ -11,6 +11,7 @@ from conftest import CLASSES, build_detector, small_settings
 from diffguard.settings import EarlyStopSettings, InversionSettings
 from diffguard.timing import read_timing
 from lightning_modules.calibration import (
+    check_classifier,
     fit_calibration,
     fit_early_stop,
     fit_reference,
@@ -90,28 +91,34 @@ def test_enough_images_are_not_warned_of():
     assert said == []
 
 
-class Batches:
-    """Batches of grey images that are counted as they are read."""
+def batches(count=20, size=4, torn=()):
+    """Batches of grey images; a torn one comes as black image with an error."""
+    images = torch.rand(count, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    images[list(torn)] = 0
+    for begin in range(0, count, size):
+        rows = range(begin, min(begin + size, count))
+        yield {
+            "image": images[begin : begin + size],
+            "label": torch.tensor([row % CLASSES for row in rows]),
+            "error": ["torn" if row in torn else "" for row in rows],
+        }
 
-    def __init__(self, size, number):
-        self.images = torch.rand(number, size, 1, 8, 8, generator=torch.Generator().manual_seed(0))
-        self.read = 0
 
-    def __iter__(self):
-        for number, images in enumerate(self.images):
-            self.read += 1
-            yield {"image": images, "label": torch.full((len(images),), number % CLASSES)}
-
-
-@pytest.mark.parametrize(("limit", "kept", "read"), [(7, 7, 2), (8, 8, 2), (1, 1, 1), (99, 20, 5)])
-def test_the_reference_is_the_first_images_and_no_more_are_read(detector, limit, kept, read):
-    batches = Batches(4, 5)
-    reference = fit_reference(detector, batches, limit, 8)
-    assert batches.read == read
-    assert reference.labels.tolist() == [n // 4 % CLASSES for n in range(kept)]
+def test_the_reference_is_of_all_images_that_can_be_read(detector):
+    torn = (4, 5, 6, 7, 9)
+    reference = fit_reference(detector, batches(torn=torn), 8)
+    whole = [row for row in range(20) if row not in torn]
+    assert reference.labels.tolist() == [row % CLASSES for row in whole]
+    images = torch.cat([batch["image"] for batch in batches()])[whole]
     with torch.no_grad():
-        expected = detector.classifier.forward_features(batches.images.flatten(0, 1)).features
-    torch.testing.assert_close(reference.features, expected[:kept])
+        expected = detector.classifier.forward_features(images).features
+    torch.testing.assert_close(reference.features, expected)
+
+
+def test_the_classifier_is_checked_on_images_that_can_be_read(detector):
+    said = []
+    check_classifier(detector, batches(torn=(3,)), small_settings(), 8, said.append)
+    assert not said or "of 19 ID validation images" in said[0]
 
 
 @pytest.mark.parametrize(("baselines", "needed"), [([], False), (["msp"], False), (["knn"], True)])
@@ -130,7 +137,7 @@ def test_thresholds_stay_where_no_depth_is_asked_for():
 
 
 def test_thresholds_fall_with_the_depth_that_is_asked_for():
-    found = [fit_early_stop(early_stop(mean_depth=d), Batches(8, 2), 8) for d in (0.3, 0.6, 0.9)]
+    found = [fit_early_stop(early_stop(mean_depth=d), batches(16, 8), 8) for d in (0.3, 0.6, 0.9)]
     assert all(list(thresholds) == ["psnr", "ssim"] for thresholds in found)
     for name in ("psnr", "ssim"):
         shallow, middle, deep = (thresholds[name] for thresholds in found)

@@ -60,6 +60,7 @@ def test_a_small_cnn_takes_everything_from_its_spec():
         ("torchvision/shufflenet_v2_x0_5", {}, [0.485, 0.456, 0.406]),
         ("timm/test_resnet", {}, [0.5, 0.5, 0.5]),
         ("timm/resnet10t", {}, [0.485, 0.456, 0.406]),
+        ("openood/ResNet18_32x32", {"widths": [3] * 5}, [0.0]),
         ("diffguard.networks.SmallCNN", {"in_channels": 3, "width": 4}, [0.0]),
     ],
 )
@@ -104,9 +105,24 @@ def test_classifiers_that_cannot_be_built(spec, said):
     assert "\n" not in str(caught.value)
 
 
-def test_only_libraries_have_pretrained_weights():
-    with pytest.raises(UserError, match=r"give its weights in classifier\.ckpt"):
-        build_classifier(ClassifierSpec("small_cnn", 3), pretrained=True)
+class Fixed(nn.Module):
+    """A network that takes no number of classes."""
+
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(3, 4)
+
+    def forward(self, x):
+        return self.fc(x.mean((2, 3)))
+
+
+def test_a_class_of_the_users_may_fix_its_classes():
+    path = f"{Fixed.__module__}.Fixed"
+    assert build_classifier(ClassifierSpec(path, 4), trusted=[path])(
+        torch.rand(2, 3, 8, 8)
+    ).shape == (2, 4)
+    with pytest.raises(UserError, match="no last layer with 5 outputs"):
+        build_classifier(ClassifierSpec(path, 5), trusted=[path])
 
 
 @pytest.mark.parametrize(

@@ -281,3 +281,12 @@ def test_the_trainer_tests_every_image_once(root):
     model = _Recorder()
     _trainer(root, 1).test(model, datamodule=_module(root), verbose=False)
     assert model.seen["test"] == [*range(4), *range(5), *range(3)]
+
+
+def test_a_limited_stream_holds_images_of_every_class(data_root):
+    """Lists are sorted by class, so the first images would not do."""
+    data = OODDataModule(IDSets(train="folder:train"), root=str(data_root), image_size=8)
+    stream = data.id_stream("train", 12)
+    assert len(stream) == 12
+    assert set(stream.sets[0].labels.tolist()) == {0, 1, 2}
+    assert len(data.id_stream("train")) == 36

@@ -31,14 +31,23 @@ class InertCallback:
 
 
 def read_checkpoint_tensors(path: str | Path) -> dict[str, Tensor]:
-    """Read the state dict in a file without running anything of it.
+    """Read the state dict in a file; see `read_foreign`.
+
+    Returns:
+        Name -> tensor on the CPU, without a prefix that all names share (`module.`).
+    """
+    return state_dict_of(read_foreign(path), Path(path))
+
+
+def read_foreign(path: str | Path) -> dict[str, Any]:
+    """Read a file of weights without running anything of it.
 
     Args:
         path: A `.safetensors` file or one written by `torch.save`: a state dict, or a dictionary
             with one under `state_dict`.
 
     Returns:
-        Name -> tensor on the CPU, without a prefix that all names share (`module.`).
+        What the file holds, tensors on the CPU.
 
     Raises:
         UserError: For a file that is missing, cut short, or that names any class or function
@@ -50,11 +59,11 @@ def read_checkpoint_tensors(path: str | Path) -> dict[str, Tensor]:
         if not _CALLBACK.fullmatch(name):
             raise UserError(
                 f"{path} was refused: it asks for {name}, which could run code when loaded; "
-                "expected a file of tensors only"
+                "expected tensors only, such as torch.save(model.state_dict(), path) writes"
             )
         stubs.append((InertCallback, name))
     with torch.serialization.safe_globals(stubs):
-        return state_dict_of(load_tensors(path), path)
+        return load_tensors(path)
 
 
 def _foreign_names(path: Path) -> list[str]:

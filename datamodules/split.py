@@ -1,0 +1,48 @@
+"""One folder of ID images cut into training, validation and test parts, the same every time."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+from collections.abc import Sequence
+
+from datamodules.image_set import ImageSet
+from datamodules.sources import Part
+from diffguard.errors import UserError
+
+_PARTS: tuple[Part, ...] = ("train", "validation", "test")
+
+
+def cut_part(images: ImageSet, part: Part, shares: Sequence[float], name: str) -> ImageSet:
+    """One of the three parts of a labelled set.
+
+    Each class is cut for itself. The order in it comes from a hash of the images' keys, so it is
+    the same on every machine and has nothing to do with how files are named or sorted.
+
+    Args:
+        images: The whole set.
+        part: Which part.
+        shares: Shares of training, validation and test images; their sum is 1.
+        name: The part's name.
+
+    Raises:
+        UserError: For a part that holds no image.
+    """
+    of_class: dict[int, list[tuple[bytes, int]]] = {}
+    for index, label in zip(images.indices, images.labels.tolist(), strict=True):
+        digest = hashlib.sha256(images.key(index).encode("utf-8", "surrogateescape")).digest()
+        of_class.setdefault(label, []).append((digest, index))
+    place = _PARTS.index(part)
+    chosen: list[int] = []
+    for members in of_class.values():
+        members.sort()
+        begin, end = (round(sum(shares[:p]) * len(members)) for p in (place, place + 1))
+        chosen += [index for _, index in members[begin:end]]
+    if not chosen:
+        raise UserError(
+            f"the {part} part of data.id.all holds none of its {len(images)} images: check "
+            "data.id.shares"
+        )
+    cut = copy.copy(images)
+    cut.name, cut.indices = name, sorted(chosen)
+    return cut

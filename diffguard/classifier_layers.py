@@ -1,0 +1,140 @@
+"""The places in a classifier that DiffGuard and the baselines read, found for the known families.
+
+Two are looked for: the *head*, the last layer, whose input is the features; and the *CAM layer*,
+whose output Grad-CAM reads. Both are told by what a network computes, not by its name.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from diffguard.errors import UserError
+
+# Pooling may repeat a single position, so its output says nothing of places.
+_NO_MAPS = (nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d)
+# Class, distillation and register tokens that stand in front of the patches.
+_MOST_PREFIX_TOKENS = 8
+
+
+def find_head(network: nn.Module, num_classes: int) -> str:
+    """The last linear layer, or 1×1 convolution, with an output per class.
+
+    Raises:
+        UserError: Where there is none.
+    """
+    heads = [
+        name
+        for name, module in network.named_modules()
+        if (isinstance(module, nn.Linear) and module.out_features == num_classes)
+        or (isinstance(module, nn.Conv2d) and _is_pointwise(module, num_classes))
+    ]
+    if not heads:
+        raise UserError(
+            f"no last layer with {num_classes} outputs was found in the classifier: check the "
+            "number of classes, or name the layer whose input is the features in "
+            "classifier.feature_layer"
+        )
+    return heads[-1]
+
+
+def as_linear(module: nn.Module) -> nn.Linear | None:
+    """A head as a linear layer; None for a module that is none."""
+    if isinstance(module, nn.Linear):
+        return module
+    if not isinstance(module, nn.Conv2d) or not _is_pointwise(module, module.out_channels):
+        return None
+    weight = module.weight.detach().flatten(1)
+    head = nn.Linear(weight.shape[1], weight.shape[0], device=weight.device, dtype=weight.dtype)
+    with torch.no_grad():
+        head.weight.copy_(weight)
+        head.bias.zero_() if module.bias is None else head.bias.copy_(module.bias)
+    return head.requires_grad_(requires_grad=False)
+
+
+def find_cam_layer(network: nn.Module, shapes: Mapping[str, Sequence[int]]) -> str:
+    """The layer that Grad-CAM reads.
+
+    In a network that ends on feature maps it is the last module that gives any. In one that ends
+    on tokens it is the first norm of the last block: behind its attention, where only the class
+    token goes on, the patches would have no gradient.
+
+    Args:
+        network: The classifier's network.
+        shapes: Shapes of the modules' outputs for one image, in the order of computation.
+
+    Raises:
+        UserError: Where there are neither maps nor tokens.
+    """
+    order = list(shapes)
+    maps = [n for n in order if _is_map(shapes[n]) and not isinstance(_at(network, n), _NO_MAPS)]
+    tokens = [n for n in order if _is_tokens(shapes[n])]
+    if maps and (not tokens or order.index(maps[-1]) > order.index(tokens[-1])):
+        return maps[-1]
+    blocks = [n.rpartition(".")[0] for n in tokens if _is_norm(_at(network, n))]
+    blocks = [name for name in blocks if _is_one_of_many(network, name)]
+    if blocks:
+        return next(
+            n for n in tokens if n.startswith(f"{blocks[-1]}.") and _is_norm(_at(network, n))
+        )
+    if not tokens:
+        raise UserError(
+            "no layer with spatial feature maps was found: name one in classifier.cam_layer"
+        )
+    return tokens[-1]
+
+
+def to_maps(activation: Tensor, prefix_tokens: int | None = None) -> Tensor | None:
+    """Bring an activation to maps `(N, D, h, w)`; None for a shape that holds no places.
+
+    Args:
+        activation: `(N, D, h, w)`; `(N, h, w, D)` with h = w; or tokens `(N, L, D)`, which become
+            a square grid.
+        prefix_tokens: Tokens in front of the patches that belong to no place; None counts what
+            the largest square leaves over.
+    """
+    if activation.ndim == 4:
+        _, first, second, third = activation.shape
+        channels_last = first == second and second != third
+        return activation.permute(0, 3, 1, 2) if channels_last else activation
+    if activation.ndim != 3:
+        return None
+    length = activation.shape[1]
+    side = math.isqrt(length - (prefix_tokens or 0))
+    prefix = length - side * side
+    if prefix_tokens is not None and prefix != prefix_tokens:
+        return None
+    grid = activation[:, prefix:]
+    return grid.transpose(1, 2).reshape(len(grid), -1, side, side)
+
+
+def _is_pointwise(module: nn.Conv2d, outputs: int) -> bool:
+    return module.kernel_size == (1, 1) and module.groups == 1 and module.out_channels == outputs
+
+
+def _is_map(shape: Sequence[int]) -> bool:
+    if len(shape) != 4:
+        return False
+    return min(shape[2:]) > 1 or (shape[1] == shape[2] > 1)
+
+
+def _is_tokens(shape: Sequence[int]) -> bool:
+    if len(shape) != 3 or shape[1] < 4:
+        return False
+    return shape[1] - math.isqrt(shape[1]) ** 2 <= _MOST_PREFIX_TOKENS
+
+
+def _is_norm(module: nn.Module) -> bool:
+    return "norm" in type(module).__name__.lower()
+
+
+def _is_one_of_many(network: nn.Module, name: str) -> bool:
+    parent = _at(network, name.rpartition(".")[0])
+    return bool(name) and isinstance(parent, nn.ModuleList | nn.Sequential)
+
+
+def _at(network: nn.Module, name: str) -> nn.Module:
+    return network.get_submodule(name)

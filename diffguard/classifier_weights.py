@@ -1,0 +1,79 @@
+"""A classifier's weights from the files that training programs leave."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from torch import Tensor
+
+from diffguard.classifiers import Classifier
+from diffguard.conversion.safe_load import read_foreign
+from diffguard.errors import UserError
+from diffguard.weights import fill, tensors_of
+
+
+def load_weights(classifier: Classifier, path: str | Path, arch: str) -> None:
+    """Load a state dict into a classifier's network, strictly.
+
+    Whatever stands in front of the network's names is taken off (`module.`, Lightning's `model.`),
+    and what lies beside the network in the file (a loss, metrics) is left there.
+
+    Args:
+        classifier: Where the weights go.
+        path: A `.pt`, `.pth`, `.ckpt` or `.safetensors` file.
+        arch: What the network is, for error lines.
+
+    Raises:
+        UserError: For a file that cannot be read safely, or holds other tensors than the network.
+    """
+    path = Path(path)
+    found = tensors_of(read_foreign(path), path)
+    own = classifier.network.state_dict()
+    state = _without_prefix(found, own, path)
+    # Old files lack these counters, which nothing reads in evaluation.
+    counters = [name for name in own if name.endswith("num_batches_tracked")]
+    state = {**{name: own[name] for name in counters if name not in state}, **state}
+    _check_classes(classifier, own, state, path)
+    try:
+        fill(classifier.network, state, f"classifier {arch}")
+    except UserError as error:
+        raise UserError(f"{path}: {error}; is classifier.arch what was trained?") from error
+
+
+def _without_prefix(
+    found: Mapping[str, Tensor], own: Mapping[str, Tensor], path: Path
+) -> Mapping[str, Tensor]:
+    """The tensors below the prefix under which all the network's names are found."""
+    needed = [name for name in own if not name.endswith("num_batches_tracked")]
+    probe = needed[0] if needed else ""
+    prefixes = [
+        name.removesuffix(probe) for name in found if name == probe or name.endswith(f".{probe}")
+    ]
+    whole = [p for p in prefixes if all(p + name in found for name in needed)]
+    if len(whole) > 1:
+        raise UserError(
+            f"{path} holds the network more than once, below {' and '.join(map(repr, whole))}: "
+            "keep one of them in the file"
+        )
+    prefix = whole[0] if whole else _shared_prefix(found, prefixes)
+    return {name.removeprefix(prefix): found[name] for name in found if name.startswith(prefix)}
+
+
+def _shared_prefix(found: Mapping[str, Tensor], prefixes: list[str]) -> str:
+    """Where the network is not complete: the prefix that an error line need not repeat."""
+    return max(prefixes, key=lambda p: sum(name.startswith(p) for name in found), default="")
+
+
+def _check_classes(
+    classifier: Classifier, own: Mapping[str, Tensor], state: Mapping[str, Tensor], path: Path
+) -> None:
+    weight = f"{classifier.feature_layer}.weight"
+    if weight not in own or weight not in state or own[weight].shape == state[weight].shape:
+        return
+    classes = len(state[weight])
+    if classes != classifier.num_classes and own[weight].shape[1:] == state[weight].shape[1:]:
+        raise UserError(
+            f"{path} has {classes} classes, but the data {classifier.num_classes}: name all "
+            f"{classes} of the classifier in data.class_names, in its order, or take another file"
+        )

@@ -1,0 +1,91 @@
+"""Pre-trained networks of torchvision and timm; used where a config says `pretrained: true`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from torch import nn
+
+from diffguard.classifier_layers import find_head
+from diffguard.errors import UserError
+from diffguard.preprocessing import torchvision_weights
+
+if TYPE_CHECKING:
+    from diffguard.models import ClassifierSpec
+
+
+def pretrained_network(spec: ClassifierSpec, *, new_head: bool) -> nn.Module:
+    """A network with the weights that its library publishes, fetched where they are not at hand.
+
+    Args:
+        spec: What to build, `torchvision/…` or `timm/…`.
+        new_head: Whether a network of another number of classes gets a new, random last layer.
+
+    Raises:
+        UserError: Where there are none, they cannot be fetched, or they have other classes.
+    """
+    library, _, name = spec.arch.partition("/")
+    if library not in ("torchvision", "timm"):
+        raise UserError(
+            f"classifier.pretrained needs a torchvision/ or timm/ model, not {spec.arch}: "
+            "give its weights in classifier.ckpt"
+        )
+    classes = _published_classes(library, name)
+    if classes != spec.num_classes and not new_head:
+        raise UserError(
+            f"the pre-trained {spec.arch} has {classes} classes, but the data {spec.num_classes}: "
+            f"name its {classes} classes in data.class_names, add classifier to stages, which "
+            "trains a new last layer, or give your own weights in classifier.ckpt"
+        )
+    try:
+        if library == "torchvision":
+            return _from_torchvision(spec, name, classes)
+        import timm
+
+        return timm.create_model(
+            name,
+            pretrained=True,
+            num_classes=spec.num_classes,
+            in_chans=spec.channels,
+            **spec.kwargs,
+        )
+    except UserError:
+        raise
+    except Exception as error:
+        # Downloads fail in as many types as there are libraries below.
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(
+            f"the pre-trained weights of {spec.arch} cannot be had ({reason[:200]}): connect to "
+            "the network, or give a file with them in classifier.ckpt"
+        ) from error
+
+
+def _published_classes(library: str, name: str) -> int:
+    if library == "torchvision":
+        return len(torchvision_weights(name).meta["categories"])
+    import timm
+
+    published = timm.get_pretrained_cfg(name)
+    if published is None or not published.has_weights:
+        raise UserError(f"timm publishes no weights of {name}: give yours in classifier.ckpt")
+    return published.num_classes
+
+
+def _from_torchvision(spec: ClassifierSpec, name: str, classes: int) -> nn.Module:
+    import torchvision
+
+    model = name.partition(".")[0]
+    network = torchvision.models.get_model(model, weights=torchvision_weights(name), **spec.kwargs)
+    if classes != spec.num_classes:
+        _replace_head(network, classes, spec.num_classes)
+    return network
+
+
+def _replace_head(network: nn.Module, classes: int, num_classes: int) -> None:
+    name = find_head(network, classes)
+    old = network.get_submodule(name)
+    if isinstance(old, nn.Conv2d):
+        new: nn.Module = nn.Conv2d(old.in_channels, num_classes, 1, bias=old.bias is not None)
+    else:
+        new = nn.Linear(old.in_features, num_classes, bias=old.bias is not None)  # type: ignore[arg-type]
+    network.set_submodule(name, new)

@@ -1,0 +1,72 @@
+"""Pre-trained networks: fetched only when asked for; the hub is replaced here."""
+
+import urllib.error
+
+import pytest
+import timm
+import torch
+import torchvision
+
+from diffguard.errors import UserError
+from diffguard.models import ClassifierSpec, build_classifier
+
+NAME = "torchvision/shufflenet_v2_x0_5"
+
+
+@pytest.fixture(scope="module")
+def published():
+    """What the hub would give."""
+    torch.manual_seed(0)
+    return torchvision.models.get_model("shufflenet_v2_x0_5").state_dict()
+
+
+@pytest.fixture
+def hub(monkeypatch, published):
+    from torchvision.models import WeightsEnum
+
+    monkeypatch.setattr(WeightsEnum, "get_state_dict", lambda *_args, **_kwargs: published)
+
+
+@pytest.fixture
+def no_hub(monkeypatch):
+    def refuse(*_args, **_kwargs):
+        raise urllib.error.URLError("name\nnot known")
+
+    monkeypatch.setattr(torch.hub, "load_state_dict_from_url", refuse)
+    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", refuse)
+    monkeypatch.setattr(timm.models._builder, "load_state_dict_from_hf", refuse)
+    monkeypatch.setattr(timm.models._builder, "load_state_dict_from_url", refuse)
+
+
+def test_the_published_weights_are_taken(hub, published):
+    found = build_classifier(ClassifierSpec(NAME, 1000), pretrained=True).network.state_dict()
+    assert all(torch.equal(found[name], value) for name, value in published.items())
+
+
+def test_other_classes_get_a_new_last_layer_only_where_it_is_trained(hub, published):
+    with pytest.raises(UserError, match=r"has 1000 classes, but the data 4: .* add classifier to"):
+        build_classifier(ClassifierSpec(NAME, 4), pretrained=True)
+    classifier = build_classifier(ClassifierSpec(NAME, 4), pretrained=True, new_head=True).eval()
+    assert classifier(torch.rand(2, 3, 64, 64)).shape == (2, 4)
+    found = classifier.network.state_dict()
+    assert torch.equal(found["conv5.0.weight"], published["conv5.0.weight"])
+
+
+@pytest.mark.parametrize("arch", [NAME, "timm/test_resnet"])
+def test_a_hub_that_cannot_be_reached_is_one_line(no_hub, arch):
+    with pytest.raises(
+        UserError, match=f"weights of {arch} cannot be had .*name not known"
+    ) as caught:
+        build_classifier(ClassifierSpec(arch, 1000), pretrained=True)
+    assert "\n" not in str(caught.value)
+
+
+def test_nothing_is_fetched_unless_asked_for(no_hub):
+    assert build_classifier(ClassifierSpec(NAME, 4)).num_classes == 4
+    assert build_classifier(ClassifierSpec("timm/test_resnet", 4)).num_classes == 4
+
+
+@pytest.mark.parametrize("arch", ["small_cnn", "openood/ResNet50", "my.Net"])
+def test_only_libraries_have_pretrained_weights(arch):
+    with pytest.raises(UserError, match=r"give its weights in classifier\.ckpt"):
+        build_classifier(ClassifierSpec(arch, 3), pretrained=True)
