@@ -17,7 +17,8 @@ from datamodules.stream import EvaluationStream
 from diffguard.detector import Detector
 from diffguard.score_table import ScoreTable
 from diffguard.scoring import ScoreStream
-from lightning_modules.evaluation import ScoringRun, read_timing
+from diffguard.timing import read_timing
+from lightning_modules.evaluation import ScoringRun
 from lightning_modules.settings import TrainerConfig
 from lightning_modules.trainers import scoring_trainer
 

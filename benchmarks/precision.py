@@ -23,8 +23,9 @@ from datamodules.ood import IDSets, OODDataModule, OODSets
 from diffguard.checkpoint import detector_from, read_checkpoint
 from diffguard.ood_metrics import auroc
 from diffguard.score_table import ScoreTable
+from diffguard.timing import read_timing
 from lightning_modules.cli import quiet_libraries
-from lightning_modules.evaluation import ScoringRun, read_timing
+from lightning_modules.evaluation import ScoringRun
 from lightning_modules.settings import TrainerConfig
 from lightning_modules.trainers import scoring_trainer
 
