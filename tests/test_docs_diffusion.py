@@ -6,6 +6,12 @@ import sys
 from dataclasses import fields
 from pathlib import Path
 
+import torch
+from checkpoint_files import full_size, options_of
+from test_dry_run import DIT_XL_2
+
+from diffguard.conversion import convert_tensors
+from diffguard.diffusion import module_class
 from lightning_modules.settings import DiffusionConfig, ModelConfig, TrainerConfig
 
 PAGE = (Path(__file__).parent.parent / "docs" / "diffusion-models.md").read_text(encoding="utf-8")
@@ -31,3 +37,28 @@ def test_the_options_are_there():
     named = set(re.findall(r"--((?:diffusion|trainer)\.[\w.]+)", PAGE))
     assert named
     assert named <= known
+
+
+def test_the_sizes_are_those_of_the_published_configurations():
+    networks = {}
+    for title, entry in full_size():
+        if "classifier" in title or "OpenOOD" in title or "resnet" in title:
+            continue
+        tensors = {n: torch.empty(s, device="meta") for n, s in entry["tensors"].items()}
+        parts = convert_tensors(tensors, options_of(entry["hyper_parameters"]))
+        networks[title.split()[0].removesuffix(".pt")] = parts.network
+        if title == "DiffOOD ddim_cifar10_cond":
+            networks["DiffOOD CIFAR-10"] = parts.network
+    with torch.device("meta"):
+        name = "DiTTransformer2DModel"
+        networks["DiT-XL/2"] = module_class(name, (name,)).from_config(DIT_XL_2)
+    rows = {
+        "guided-diffusion, 256×256, class-conditional": "256x256_diffusion",
+        "latent diffusion `cin256-v2`": "cin256-v2",
+        "DiT-XL/2, 256×256, in diffusers' layout": "DiT-XL/2",
+        "DiffOOD CIFAR-10, conditional": "DiffOOD CIFAR-10",
+    }
+    for label, key in rows.items():
+        network = networks[key]
+        count = sum(t.numel() for t in [*network.parameters(), *network.buffers()])
+        assert f"| {label} | {count:,} | {round(2 * count / 2**20):,} MiB |" in PAGE

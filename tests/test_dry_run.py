@@ -20,6 +20,18 @@ CLASSIFIER = ClassifierSpec("small_cnn", CLASSES, {"width": 4}, channels=3)
 SCHEDULER = {"beta_schedule": "linear", "num_train_timesteps": 100}
 
 
+DIT_XL_2 = {
+    "num_attention_heads": 16,
+    "attention_head_dim": 72,
+    "in_channels": 4,
+    "out_channels": 8,
+    "num_layers": 28,
+    "sample_size": 32,
+    "patch_size": 2,
+    "num_embeds_ada_norm": 1000,
+}
+
+
 def spec():
     parts = DiffusionParts("ldm", dit(), SCHEDULER, 16, CLASSES, CLASSES, kl())
     return parts.spec(image_size=16)
@@ -80,16 +92,6 @@ def test_weights_are_counted_in_the_trainers_precision():
 
 
 def test_dit_xl_2_needs_no_memory_to_be_counted():
-    dit_xl = {
-        "num_attention_heads": 16,
-        "attention_head_dim": 72,
-        "in_channels": 4,
-        "out_channels": 8,
-        "num_layers": 28,
-        "sample_size": 32,
-        "patch_size": 2,
-        "num_embeds_ada_norm": 1000,
-    }
     autoencoder = {
         "block_out_channels": [128, 256, 512, 512],
         "down_block_types": ["DownEncoderBlock2D"] * 4,
@@ -98,7 +100,7 @@ def test_dit_xl_2_needs_no_memory_to_be_counted():
         "latent_channels": 4,
     }
     diffusion = DiffusionSpec(
-        "DiTTransformer2DModel", dit_xl, SCHEDULER, 256, 3, 1000, 1000,
+        "DiTTransformer2DModel", DIT_XL_2, SCHEDULER, 256, 3, 1000, 1000,
         autoencoder="AutoencoderKL", autoencoder_config=autoencoder,
     )  # fmt: skip
     classifier = replace(CLASSIFIER, num_classes=1000)
