@@ -149,11 +149,8 @@ def _classified(
     detector: Detector, loader: Any, batch_size: int
 ) -> Iterator[tuple[ClassifierOutput, torch.Tensor]]:
     """What the classifier makes of each batch, with the labels; unreadable images are left out."""
-    for batch in loader:
-        readable = torch.tensor([not error for error in batch["error"]])
-        if readable.any():
-            images = batch["image"][readable].to(detector.device)
-            yield detector.classify(images, batch_size), batch["label"][readable].cpu()
+    for images, labels in _readable(loader):
+        yield detector.classify(images.to(detector.device), batch_size), labels.cpu()
 
 
 @torch.no_grad()
@@ -176,8 +173,8 @@ def fit_early_stop(detector: Detector, loader: Any, batch_size: int) -> dict[str
         ]
         return torch.stack(steps, dim=2)  # (N, M, S)
 
-    for batch in loader:
-        traced = in_fixed_batches(trace, batch["image"].to(detector.device), batch_size)
+    for images, _ in _readable(loader):
+        traced = in_fixed_batches(trace, images.to(detector.device), batch_size)
         for number, name in enumerate(measures):
             columns[name].append(traced[:, number].T.cpu())
     mean_steps = settings.early_stop.mean_depth * len(plan)
@@ -187,14 +184,23 @@ def fit_early_stop(detector: Detector, loader: Any, batch_size: int) -> dict[str
     }
 
 
+def _readable(loader: Any) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Images and labels of the batches, without the images that could not be read."""
+    for batch in loader:
+        kept = torch.tensor([not error for error in batch["error"]])
+        if kept.any():
+            yield batch["image"][kept], batch["label"][kept]
+
+
 def fit_calibration(table: ScoreTable, settings: DetectorSettings, warn: Warn) -> Calibration:
-    """Calibrate from the score table of ID validation images."""
-    scores = {name: torch.from_numpy(values) for name, values in table.scores.items()}
+    """Calibrate from the score table of ID validation images, those that could be read."""
+    scores = {name: torch.from_numpy(values[table.valid]) for name, values in table.scores.items()}
     calibration = Calibration.fit(scores, settings)
-    if len(table) < ENOUGH_IMAGES:
+    count = int(table.valid.sum())
+    if count < ENOUGH_IMAGES:
         low, high = calibration.accept_interval(settings.accept)
         warn(
-            f"warning: with only {len(table)} ID validation images, the threshold accepts "
+            f"warning: with only {count} ID validation images, the threshold accepts "
             f"{low:.0%} to {high:.0%} of new ID images (95% interval), where "
             f"{settings.accept:.0%} was asked for; {ENOUGH_IMAGES} or more narrow it"
         )

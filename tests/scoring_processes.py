@@ -134,12 +134,8 @@ def _process(rank, world, port, death, folder, root, options):
     cli.run(lambda _: score(folder, root, **options) or 0, [])
 
 
-def evaluate(folder, root, world=1, death=None, limit_s=300, **options):
-    """Run an evaluation on several processes; where one fails, the others are ended.
-
-    Returns:
-        The exit code of each process.
-    """
+def start(folder, root, world=1, death=None, **options):
+    """Start an evaluation on several processes."""
     port = free_port()
     processes = [
         PROCESSES.Process(target=_process, args=(rank, world, port, death, folder, root, options))
@@ -147,6 +143,16 @@ def evaluate(folder, root, world=1, death=None, limit_s=300, **options):
     ]
     for process in processes:
         process.start()
+    return processes
+
+
+def evaluate(folder, root, world=1, death=None, limit_s=300, **options):
+    """Run an evaluation on several processes; where one fails, the others are ended.
+
+    Returns:
+        The exit code of each process.
+    """
+    processes = start(folder, root, world, death, **options)
     ends = time.monotonic() + limit_s
     while any(process.is_alive() for process in processes) and time.monotonic() < ends:
         if any(process.exitcode not in (None, 0, cli.USER_ERROR) for process in processes):

@@ -3,6 +3,8 @@
 import csv
 import json
 import shutil
+import struct
+import zlib
 
 import pytest
 import torch
@@ -185,6 +187,49 @@ def test_files_that_are_no_images_are_skipped_and_named(ckpt, tmp_path, capsys):
     assert "notes.txt" in said
     assert "torn.png" in said
     assert len(list(csv.DictReader((tmp_path / "images" / "images.csv").open()))) == 3
+
+
+def png_that_claims(side):
+    """A PNG of a few bytes whose header names a huge size."""
+
+    def chunk(kind, content):
+        check = zlib.crc32(kind + content)
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", check)
+
+    header = struct.pack(">IIBBBBB", side, side, 8, 0, 0, 0, 0)
+    pixels = zlib.compress(bytes(100))
+    return b"".join(
+        [b"\x89PNG\r\n\x1a\n", chunk(b"IHDR", header), chunk(b"IDAT", pixels), chunk(b"IEND", b"")]
+    )
+
+
+def test_broken_images_are_rows_with_their_error_and_are_left_out(
+    ckpt, tmp_path, data_root, capsys
+):
+    root = shutil.copytree(data_root, tmp_path / "data")
+    truncated = root / "near" / "001.png"
+    truncated.write_bytes(truncated.read_bytes()[:60])
+    (root / "near" / "002.png").write_text("no image")
+    (root / "far" / "004.png").write_bytes(png_that_claims(20_000))
+    given = ["--data.root", root, "--panels", 0]
+    with pytest.raises(UserError, match=rf"image {truncated} cannot be read"):
+        start(ckpt, *given)
+    output = ckpt.parent / "evaluation"
+    before = sum(len(p.read_text().splitlines()) for p in (output / "scores").iterdir())
+    assert before >= 1 + 16  # what was read before it
+    assert start(ckpt, *given, "--data.on_error", "skip") == 0
+    table = ScoreTable.read(output / "scores.csv")
+    assert len(table) == 34
+    errors = dict(zip(table.path[~table.valid], table.error[~table.valid], strict=True))
+    assert sorted(errors) == ["001.png", "002.png", "004.png"]
+    assert "400000000 pixels" in errors["004.png"]
+    results = json.loads((output / "results.json").read_text())
+    assert results["errors"] == {"shapes": 0, "blank": 2, "noise": 1}
+    assert [row["path"] for row in results["left_out"]] == ["001.png", "002.png", "004.png"]
+    counts = {row["dataset"]: row["n_ood"] for row in results["rows"]}
+    assert (counts["blank"], counts["noise"]) == (5, 8)
+    said = capsys.readouterr().out
+    assert "3" in said.partition("could not be")[0].splitlines()[-1], said
 
 
 def test_a_nan_in_a_score_names_the_image(ckpt, tmp_path):

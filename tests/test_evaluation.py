@@ -71,7 +71,8 @@ def table(count):
             return count
 
     rng = np.random.default_rng(0)
-    return Table(scores={name: rng.normal(size=count) for name in NAMES})
+    scores = {name: rng.normal(size=count) for name in NAMES}
+    return Table(scores=scores, valid=np.ones(count, dtype=bool))
 
 
 def test_few_images_are_warned_of_with_what_the_threshold_is_worth():
@@ -83,6 +84,16 @@ def test_few_images_are_warned_of_with_what_the_threshold_is_worth():
     assert f"{low:.0%} to {high:.0%}" in said[0]
     assert "95% was asked for" in said[0]
     assert len(calibration.scores["fusion"]) == 199
+
+
+def test_images_that_cannot_be_read_do_not_calibrate():
+    with_gap = table(12)
+    with_gap.valid[3] = False
+    for values in with_gap.scores.values():
+        values[3] = np.nan
+    calibration = fit_calibration(with_gap, small_settings(), lambda _: None)
+    assert len(calibration.scores["diffguard"]) == 11
+    assert all(torch.isfinite(values).all() for values in calibration.scores.values())
 
 
 def test_enough_images_are_not_warned_of():

@@ -1,0 +1,98 @@
+"""Memory while scoring 1,000 and 100,000 images: `python benchmarks/memory.py`.
+
+Each size runs in a process of its own, with a model of two layers and images that are made from
+their index, so that nothing but the program's own bookkeeping can grow.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+SIDE = 8
+
+
+def resident() -> float:
+    """Resident memory of this process in MB."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS")) / 1024
+
+
+def score(count: int) -> None:
+    """Score images and print the memory at the first and the last row."""
+    import torch
+    from stand_in import build, settings
+
+    from datamodules.image_set import ImageSet, no_labels
+    from datamodules.ood import OODDataModule
+    from datamodules.sources import IDSets
+    from datamodules.stream import EvaluationStream
+    from lightning_modules.cli import quiet_libraries
+    from lightning_modules.evaluation import ScoringRun
+    from lightning_modules.settings import TrainerConfig
+    from lightning_modules.trainers import scoring_trainer
+
+    quiet_libraries()
+
+    class MadeImages(ImageSet):
+        """Images made from their index, with paths as files have them."""
+
+        def image(self, index: int) -> torch.Tensor:
+            generator = torch.Generator().manual_seed(index)
+            return torch.rand(1, SIDE, SIDE, generator=generator)
+
+        def content(self, index: int) -> bytes:
+            return b"%d" % index
+
+        def path(self, index: int) -> str:
+            return f"class_{index % 1000:03}/image_{index:08}.JPEG"
+
+    data = OODDataModule(IDSets(test="folder:none"), root=".", image_size=SIDE, batch_size=512)
+    stream = EvaluationStream([MadeImages("made", no_labels(count))], data.prepare)
+    detector = build(settings(steps=2, baselines=["msp"]), SIDE)
+    config = TrainerConfig(accelerator="cpu", devices=1, threads=1, progress=False)
+    seen: list[float] = []
+    with tempfile.TemporaryDirectory() as folder:
+        run = ScoringRun(detector, data, stream, Path(folder), {}, derive=False)
+        write = run._write
+
+        def measured(rows: object) -> None:
+            write(rows)
+            seen.append(resident())
+
+        run._write = measured
+        began = time.perf_counter()
+        run.run(scoring_trainer(config, "memory"))
+    seconds = time.perf_counter() - began
+    print(f"{count},{seen[0]:.1f},{seen[-1]:.1f},{max(seen):.1f},{seconds:.0f}", flush=True)
+
+
+def main() -> None:
+    """Compare two sizes."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("sizes", type=int, nargs="*", default=[1_000, 100_000])
+    parser.add_argument("--one", type=int, help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.one is not None:
+        score(given.one)
+        return
+    print("| images | MB at the first rows | at the last rows | highest | seconds |")
+    print("| --- | --- | --- | --- | --- |")
+    last = []
+    for size in given.sizes:
+        command = [sys.executable, __file__, "--one", str(size)]
+        result = subprocess.run(command, capture_output=True, text=True, check=False)
+        if result.returncode:
+            sys.exit(result.stderr)
+        fields = result.stdout.split()[-1].split(",")
+        print(f"| {' | '.join(fields)} |", flush=True)
+        last.append(float(fields[2]))
+    print(f"largest difference at the last rows: {max(last) - min(last):.1f} MB")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,73 @@
+"""Models of two layers, for measurements of everything but the models."""
+
+from __future__ import annotations
+
+import time
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from diffguard.classifiers import Classifier
+from diffguard.denoisers import PixelDenoiser
+from diffguard.detector import Detector
+from diffguard.networks import SmallCNN
+from diffguard.schedule import NoiseSchedule
+from diffguard.settings import DetectorSettings, InversionSettings, SamplerSettings
+
+CLASSES = 3
+_NOT_FUSED = {"fused": [], "decision": "diffguard"}
+
+
+class Clock(nn.Module):
+    """A network that says how noisy a state is, and takes a fixed time.
+
+    The first channel of its noise is 1 everywhere, so that of a state tells how deep it is.
+
+    Args:
+        side: Side of the images.
+        channels: Their channels.
+        seconds: What a call takes, asleep: the CPU is free meanwhile, as with a GPU.
+    """
+
+    def __init__(self, side: int, channels: int, seconds: float) -> None:
+        super().__init__()
+        self.config = {"sample_size": side, "in_channels": channels}
+        self.seconds = seconds
+        self.scale = nn.Parameter(torch.ones(()))
+
+    def forward(self, x: Tensor, t: Tensor, class_labels: Tensor | None = None) -> Any:  # noqa: ARG002
+        """Return the noise of states `(N, C, H, W)`."""
+        time.sleep(self.seconds)
+        noise = x * 0.1 * self.scale
+        noise[:, 0] = 1.0
+        return SimpleNamespace(sample=noise)
+
+
+def settings(steps: int, **changes: Any) -> DetectorSettings:
+    """Settings of a quick detector."""
+    return DetectorSettings(
+        sampler=SamplerSettings(steps=steps),
+        inversion=InversionSettings(depth=1.0),
+        **{"distances": ["l2"], "distance": ["l2"], **_NOT_FUSED, **changes},
+    )
+
+
+def build(given: DetectorSettings, side: int, channels: int = 1, seconds: float = 0.0) -> Detector:
+    """A detector of stand-ins, not calibrated."""
+    torch.manual_seed(0)
+    classifier = Classifier(
+        SmallCNN(CLASSES, in_channels=channels, width=4), CLASSES, channels=channels
+    )
+    denoiser = PixelDenoiser(
+        Clock(side, channels, seconds),
+        NoiseSchedule.linear(),
+        side,
+        channels,
+        num_classes=CLASSES,
+        null_class=CLASSES,
+    )
+    return Detector(
+        classifier.eval(), denoiser.eval(), given, image_size=side, image_channels=channels
+    )

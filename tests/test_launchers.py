@@ -1,0 +1,92 @@
+"""Which processes there are, by the variables of torchrun, of SLURM and of other launchers."""
+
+import os
+
+import pytest
+from lightning.pytorch.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
+from lightning.pytorch.utilities import rank_zero_only
+
+from diffguard.errors import UserError
+from lightning_modules.launchers import process_arguments
+from lightning_modules.settings import TrainerConfig
+from lightning_modules.trainers import scoring_trainer
+
+USUAL = {
+    "RANK": "5",
+    "LOCAL_RANK": "1",
+    "WORLD_SIZE": "8",
+    "MASTER_ADDR": "127.0.0.1",
+    "MASTER_PORT": "29500",
+}
+SLURM = {
+    "SLURM_JOB_ID": "71",
+    "SLURM_JOB_NAME": "scores",
+    "SLURM_NTASKS": "8",
+    "SLURM_NTASKS_PER_NODE": "4",
+    "SLURM_NNODES": "2",
+    "SLURM_NODEID": "1",
+    "SLURM_PROCID": "5",
+    "SLURM_LOCALID": "1",
+    "SLURM_NODELIST": "gpu[3-4]",
+}
+
+
+@pytest.fixture(autouse=True)
+def _no_launcher(monkeypatch):
+    for name in os.environ:
+        if name.startswith("SLURM_") or name in {*USUAL, "LOCAL_WORLD_SIZE", "NODE_RANK"}:
+            monkeypatch.delenv(name)
+    # A Trainer sets this for the whole program.
+    monkeypatch.setattr(rank_zero_only, "rank", rank_zero_only.rank)
+
+
+def place(monkeypatch, variables, **config):
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    config = TrainerConfig(accelerator="cpu", progress=False, **config)
+    trainer = scoring_trainer(config, "test")
+    where = trainer.strategy.cluster_environment
+    place = (trainer.global_rank, trainer.local_rank, trainer.world_size, trainer.num_nodes)
+    return place, where
+
+
+def test_without_a_launcher_the_config_counts():
+    config = TrainerConfig(devices=3, num_nodes=2)
+    assert process_arguments(config) == {"devices": 3, "num_nodes": 2}
+
+
+def test_torchrun(monkeypatch):
+    variables = {**USUAL, "LOCAL_WORLD_SIZE": "4", "GROUP_RANK": "1"}
+    # The config's own number, of the machine that trained, does not matter.
+    found, environment = place(monkeypatch, variables, devices=1)
+    assert found == (5, 1, 8, 2)
+    assert isinstance(environment, TorchElasticEnvironment)
+    assert (environment.main_address, environment.main_port) == ("127.0.0.1", 29500)
+
+
+def test_another_launcher_that_does_not_say_how_many_processes_a_machine_has(monkeypatch):
+    found, _ = place(monkeypatch, USUAL, num_nodes=2)
+    assert found == (5, 1, 8, 2)
+
+
+def test_slurm(monkeypatch):
+    found, environment = place(monkeypatch, SLURM)
+    assert found == (5, 1, 8, 2)
+    assert isinstance(environment, SLURMEnvironment)
+    assert environment.main_address == "gpu3"
+    assert not environment.auto_requeue
+
+
+def test_a_slurm_job_of_one_task_is_one_process(monkeypatch):
+    one = {"SLURM_NTASKS": "1", "SLURM_NNODES": "1", "SLURM_NTASKS_PER_NODE": "1"}
+    variables = {**SLURM, **one, "SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_NODEID": "0"}
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    trainer = scoring_trainer(TrainerConfig(accelerator="cpu", progress=False), "test")
+    assert trainer.world_size == 1
+
+
+def test_variables_that_contradict_each_other_are_one_line(monkeypatch):
+    variables = {name: value for name, value in SLURM.items() if name != "SLURM_NTASKS_PER_NODE"}
+    with pytest.raises(UserError, match=r"trainer: .*--ntasks-per-node"):
+        place(monkeypatch, variables)
