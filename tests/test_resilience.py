@@ -2,6 +2,7 @@
 
 import shutil
 
+import numpy as np
 import pytest
 from scoring_processes import Death, evaluate, said
 
@@ -126,7 +127,7 @@ def test_an_unreadable_image_ends_all_processes_and_nothing_is_lost(tmp_path, da
     assert ("blank", 3) not in done
     assert evaluate(folder, root, world=2, on_error="skip") == [0, 0], said(folder)
     table = ScoreTable.read(folder / "scores.csv")
-    assert int((~table.valid).sum()) == 1
-    assert f"image {broken} cannot be read" in table.error[~table.valid][0]
+    (row,) = np.flatnonzero(~table.valid)
+    assert f"image {broken} cannot be read" in table.error[row]
     lines = set((folder / "scores.csv").read_bytes().splitlines())
     assert len(lines & set(whole.splitlines())) == 1 + 33

@@ -95,8 +95,8 @@ def small_disk(tmp_path):
 def test_a_disk_that_is_full_at_random_moments(small_disk, root, whole):
     table, _ = whole
     rng = random.Random(1)
-    for number in range(FILLS):
-        folder = small_disk / f"run-{number}"
+    folder = small_disk  # what the processes say lies beside it
+    for _ in range(FILLS):
         # Room for some of the rows, or for all of them and a part of the merged table.
         room = int(rng.uniform(0.05, 1.9) * len(table)) // 4096 * 4096
         filler = small_disk / "filler"
@@ -109,11 +109,12 @@ def test_a_disk_that_is_full_at_random_moments(small_disk, root, whole):
         filler.unlink()
         assert evaluate(folder, root, world=2) == [0, 0], said(folder)
         assert (folder / "scores.csv").read_bytes() == table
-        shutil.rmtree(folder)
+        for path in folder.iterdir():
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def torchrun(node, port, words):
-    """One machine of two, each with one process; its own session, so that it dies as a whole."""
+    """One machine of two, each with one process."""
     command = [
         *(sys.executable, "-m", "torch.distributed.run"),
         *("--nnodes", "2", "--nproc-per-node", "1", "--node-rank", str(node)),
@@ -126,8 +127,16 @@ def torchrun(node, port, words):
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        start_new_session=True,
     )
+
+
+def lose(machine):
+    """Kill a launcher and what it has started, at once."""
+    workers = Path(f"/proc/{machine.pid}/task/{machine.pid}/children").read_text().split()
+    assert workers
+    for pid in [machine.pid, *map(int, workers)]:
+        os.kill(pid, signal.SIGKILL)
+    machine.communicate()
 
 
 def test_a_machine_of_two_is_lost(tmp_path, root, run_folder):
@@ -148,8 +157,7 @@ def test_a_machine_of_two_is_lost(tmp_path, root, run_folder):
     ends = time.monotonic() + 300
     while not list((tmp_path / "two").glob("scores/rank-1*.csv")) and time.monotonic() < ends:
         time.sleep(0.01)
-    os.killpg(machines[1].pid, signal.SIGKILL)
-    machines[1].communicate()
+    lose(machines[1])
     # The other machine notices, and ends by itself.
     machines[0].communicate(timeout=300)
     assert machines[0].returncode != 0
