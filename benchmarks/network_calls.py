@@ -7,6 +7,7 @@ of kernels, so there the whole sequence is made again after the run.
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -49,6 +50,8 @@ class NetworkCalls:
 
     def __init__(self, networks: Mapping[str, nn.Module], *, paired: bool = False) -> None:
         self.networks = dict(networks)
+        # Copies, because hooks that read features must not see the calls that are made again.
+        self._twins = copy.deepcopy(self.networks) if paired else self.networks
         self.paired = paired
         self.paired_seconds = 0.0
         self._again = False
@@ -107,7 +110,7 @@ class NetworkCalls:
         return time.perf_counter() - began
 
     def _repeat(self, call: Call) -> None:
-        network = self.networks[call[0]]
+        network = self._twins[call[0]]
         args, kwargs = self._inputs[call]
         if not call[2]:
             network(*args, **kwargs)
