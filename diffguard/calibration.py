@@ -79,9 +79,10 @@ class Calibration:
     def surprise(self, name: str, values: np.ndarray) -> np.ndarray:
         """How unlikely a score is on ID images: -log of the share of them that score as high.
 
-        The share is counted on the ID validation images up to their 90% point. Above, where few of
-        them lie, an exponential tail with their mean excess continues it, so that two far outliers
-        are still told apart and one heavy-tailed score does not outweigh the others.
+        The share is counted on the ID validation images up to their 90% point, and interpolated
+        between their scores, so that a change in the last bits of a score stays one. Above, where
+        few of them lie, an exponential tail with their mean excess continues it, so that two far
+        outliers are still told apart and one heavy-tailed score does not outweigh the others.
 
         Args:
             name: Score.
@@ -91,11 +92,15 @@ class Calibration:
             `(N,)`, at least 0, rising with the score.
         """
         ordered = np.sort(self.scores[name].numpy())
-        knee = float(np.quantile(ordered, _KNEE))
+        levels, smaller = np.unique(ordered, return_index=True)
+        # Where the highest scores are all equal, some must still lie above the knee.
+        knee = min(float(np.quantile(ordered, _KNEE)), float(levels[-2]))
         excess = float((ordered[ordered > knee] - knee).mean())
         # One more image is counted on both sides, so that no share is 0.
-        above = len(ordered) - np.searchsorted(ordered, np.minimum(values, knee), side="left")
-        body = -np.log((above + 1) / (len(ordered) + 1))
+        above = len(ordered) - smaller
+        body = np.interp(
+            np.minimum(values, knee), levels, -np.log((above + 1) / (len(ordered) + 1))
+        )
         return body + np.maximum(values - knee, 0.0) / excess
 
     def diffguard(self, scores: Mapping[str, np.ndarray]) -> np.ndarray:

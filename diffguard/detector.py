@@ -17,13 +17,14 @@ from diffguard.calibration import DIFFGUARD, FUSION, FUSION_BASELINES, Calibrati
 from diffguard.classifiers import Classifier, ClassifierOutput
 from diffguard.denoisers import Denoiser
 from diffguard.errors import UserError
+from diffguard.guidance import classifier_free
 from diffguard.images import check_images, convert_channels, resize_and_crop
-from diffguard.recipe import Recipe
+from diffguard.recipe import Quality, Recipe
 from diffguard.schedule import SamplingPlan
-from diffguard.scoring import Item, Scored, ScoreStream
+from diffguard.scoring import Item, Scored, ScoreStream, views_of
 from diffguard.settings import DetectorSettings
 from diffguard.settings_check import check_settings
-from diffguard.similarity import Distance, build_distance
+from diffguard.similarity import Distance, Views, build_distance
 from diffguard.steering import ClassifierSteering
 
 
@@ -104,9 +105,7 @@ class Detector(nn.Module):
         self.distances = {name: self._measure(name) for name in settings.distances}
         self.unguided_distances = {name: self._measure(name) for name in settings.unguided}
         # Built now, so that `to(device)` takes their networks along.
-        self.qualities = {
-            name: self._measure(name).quality for name in settings.early_stop.thresholds
-        }
+        self.qualities = {name: self._quality(name) for name in settings.early_stop.thresholds}
         if settings.decision not in self.score_names():
             raise UserError(
                 f"detector.decision: there is no score {settings.decision!r}, expected one of "
@@ -277,6 +276,18 @@ class Detector(nn.Module):
             raise TypeError(f"{name} is no distance")
         return found
 
+    def _quality(self, name: str) -> Quality:
+        """A quality of states against their images, both `(N, C, h, w)`."""
+        distance = self._measure(name)
+
+        def views(images: Tensor) -> Views:
+            if distance.needs == "images":
+                return Views(images)
+            layers = [] if distance.layer is None else [distance.layer]
+            return views_of(images, self.classifier.forward_features(images, layers))
+
+        return lambda seen, images: distance.quality(views(seen), views(images))
+
     def null_noise(self, x: Tensor, t: Tensor) -> Tensor:
         """Noise of states `(N, …)` at timesteps `(N,)`, without label.
 
@@ -291,6 +302,22 @@ class Detector(nn.Module):
                 "and leave out mean_depth"
             )
         return self.denoiser.predict_noise(x, t, None if null is None else torch.full_like(t, null))
+
+    def inversion_noise(self, x: Tensor, t: Tensor, labels: Tensor) -> Tensor:
+        """Noise that inversion follows, of states `(N, …)` at timesteps `(N,)`.
+
+        Args:
+            x: The states.
+            t: Their timesteps.
+            labels: `(N,)` predicted labels, for an inversion that sees them.
+        """
+        inversion = self.settings.inversion
+        if inversion.condition == "null":
+            return self.null_noise(x, t)
+        noise = self.denoiser.predict_noise(x, t, labels)
+        if inversion.condition == "label":
+            return noise
+        return classifier_free(self.null_noise(x, t), noise, inversion.scale)
 
     def _steering(self) -> ClassifierSteering:
         guidance, crops = self.settings.guidance, self.settings.guidance.crops

@@ -51,6 +51,46 @@ def stop_index(
     return torch.where(reached, first, cap - 1), reached
 
 
+# Halvings of the depth in search of that at which several qualities stop images together.
+_HALVINGS = 24
+
+
+def calibrate_thresholds(qualities: Tensor, mean_steps: float, cap: int) -> list[float]:
+    """Find thresholds at which images stop, on average, after a given number of steps.
+
+    With several qualities the first that falls ends an image. Each gets the threshold at which it
+    alone would end images at one and the same, larger depth: the one at which all of them together
+    end them at `mean_steps`.
+
+    Args:
+        qualities: `(S, M, N)`, M qualities of N ID validation images after each step.
+        mean_steps: The mean number of inversion steps wanted, 1 … cap.
+        cap: Most inversion steps, 1 … S.
+
+    Returns:
+        M thresholds.
+
+    Raises:
+        UserError: Where `mean_steps` is outside its range.
+    """
+
+    def alone(depth: float) -> list[float]:
+        return [calibrate_threshold(one, depth, cap) for one in qualities.unbind(1)]
+
+    def miss(thresholds: list[float]) -> float:
+        index, _ = stop_index(qualities, thresholds, cap)
+        return float((index + 1).double().mean()) - mean_steps
+
+    best = alone(mean_steps)
+    low, high = mean_steps, float(cap)
+    for _ in range(_HALVINGS if len(best) > 1 else 0):
+        middle = (low + high) / 2
+        found = alone(middle)
+        best = min(best, found, key=lambda thresholds: abs(miss(thresholds)))
+        low, high = (middle, high) if miss(found) < 0 else (low, middle)
+    return best
+
+
 def calibrate_threshold(qualities: Tensor, mean_steps: float, cap: int) -> float:
     """Find the threshold at which images stop, on average, after a given number of steps.
 

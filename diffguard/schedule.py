@@ -25,6 +25,10 @@ Pairing = Literal["current", "target"]
 FirstLevel = Literal["clean", "first"]
 
 
+# The lowest ᾱ of a schedule that ends on pure noise.
+_LEAST_LEVEL = 2.0**-24
+
+
 def expand(values: Tensor, like: Tensor) -> Tensor:
     """Shape per-sample values `(N,)` for arithmetic with `like` `(N, …)`, in its dtype."""
     return values.to(like).view(-1, *[1] * (like.ndim - 1))
@@ -99,10 +103,7 @@ class NoiseSchedule:
         """
         prediction = config.get("prediction_type", "epsilon")
         if config.get("rescale_betas_zero_snr"):
-            raise UserError(
-                "schedulers with rescale_betas_zero_snr end on pure noise, where ε is not "
-                "defined: they are not supported"
-            )
+            return cls._to_pure_noise(config, prediction)
         if config.get("trained_betas") is not None:
             return cls(torch.tensor(config["trained_betas"], dtype=torch.float64), prediction)
         steps = int(config.get("num_train_timesteps", 1000))
@@ -114,10 +115,30 @@ class NoiseSchedule:
             return cls.scaled_linear(steps, start, end, prediction)
         if kind == "squaredcos_cap_v2":
             return cls.cosine(steps, prediction)
+        if kind in ("sigmoid", "laplace"):
+            from diffusers import DDPMScheduler
+
+            return cls(DDPMScheduler.from_config(dict(config)).betas, prediction)
         raise UserError(
-            f"beta schedule {kind!r} is not known, expected linear, scaled_linear or "
-            "squaredcos_cap_v2 (or trained_betas in the scheduler's config)"
+            f"beta schedule {kind!r} is not known, expected linear, scaled_linear, "
+            "squaredcos_cap_v2, sigmoid or laplace (or trained_betas in the scheduler's config)"
         )
+
+    @classmethod
+    def _to_pure_noise(cls, config: Mapping[str, Any], prediction: PredictionType) -> NoiseSchedule:
+        """A schedule whose last level is rescaled to no signal (Lin et al., 2024, alg. 1)."""
+        from diffusers.schedulers.scheduling_ddim import rescale_zero_terminal_snr
+
+        if prediction == "epsilon":
+            raise UserError(
+                "a scheduler with rescale_betas_zero_snr ends on pure noise, where ε says nothing "
+                "of the image: expected prediction_type v_prediction or sample"
+            )
+        plain = cls.from_diffusers({**config, "rescale_betas_zero_snr": False})
+        betas = rescale_zero_terminal_snr(plain.betas)
+        # ᾱ = 0 cannot be divided by; at the least level float32 still tells x_0 from the noise.
+        betas[-1] = 1 - _LEAST_LEVEL / (1 - betas[:-1]).prod()
+        return cls(betas, prediction)
 
     def add_noise(self, x0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
         """Draw x_t given x_0.

@@ -188,7 +188,7 @@ class ScoreStream:
         detector, size = self.detector, self.batch_size
         images = torch.stack([result.job.image for result in done])
         known = ClassifierOutput.concatenate([one.output for one in flying])
-        source = _views(padded(images, size), _padded_output(known, size))
+        source = views_of(padded(images, size), _padded_output(known, size))
         guided = self._view(torch.stack([result.guided for result in done]))
         columns: dict[str, Tensor] = {}
         for name, distance in detector.distances.items():
@@ -204,7 +204,7 @@ class ScoreStream:
     def _view(self, images: Tensor) -> Views:
         images = padded(images, self.batch_size)
         layers = self.detector.layers
-        return _views(images, self.detector.classifier.forward_features(images, layers))
+        return views_of(images, self.detector.classifier.forward_features(images, layers))
 
     def _row(self, one: _InFlight, result: Reconstruction, scores: dict[str, float]) -> ScoreRow:
         item = one.item
@@ -229,7 +229,8 @@ class ScoreStream:
         )
 
 
-def _views(images: Tensor, output: ClassifierOutput) -> Views:
+def views_of(images: Tensor, output: ClassifierOutput) -> Views:
+    """Images, and what the classifier makes of them, for the distances."""
     return Views(images, output.logits, output.features, output.layers)
 
 

@@ -12,7 +12,14 @@ from typing import Any, Literal
 
 from diffguard.acceleration import CompileMode
 from diffguard.errors import UserError
+from diffguard.guidance import Reduction
 from diffguard.schedule import FirstLevel, Pairing, Spacing
+
+Condition = Literal["null", "label", "guided"]
+Kind = Literal["classifier_free", "classifier"]
+GuidingClassifier = Literal["protected", "noisy"]
+LabelSource = Literal["prediction", "oracle"]
+Combine = Literal["mean", "tandem"]
 
 BASELINES = ("msp", "mls", "energy", "knn", "vim")
 
@@ -50,7 +57,7 @@ class InversionSettings:
     """
 
     depth: float = 0.75
-    condition: Literal["null", "label", "guided"] = "null"
+    condition: Condition = "null"
     scale: float = 1.0
 
 
@@ -61,8 +68,8 @@ class EarlyStopSettings:
     Attributes:
         thresholds: Quality -> threshold (`psnr` in dB, `ssim`, `dists`, …); inversion of an image
             stops when any is below. Empty: every image goes to `inversion.depth`.
-        mean_depth: Where given, calibration replaces the thresholds by those at which each
-            quality alone stops ID validation images, on average, at this share of the schedule.
+        mean_depth: Where given, calibration replaces the thresholds by those at which ID
+            validation images stop, on average, at this share of the schedule.
     """
 
     thresholds: dict[str, float | None] = field(default_factory=dict)
@@ -85,7 +92,7 @@ class CropSettings:
 
     number: int = 0
     size: int | None = None
-    reduction: Literal["sum", "mean"] = "mean"
+    reduction: Reduction = "mean"
     shared: bool = False
     seed: int = 100
 
@@ -109,15 +116,15 @@ class GuidanceSettings:
             images, a random one for OOD images).
     """
 
-    kind: Literal["classifier_free", "classifier"] = "classifier_free"
+    kind: Kind = "classifier_free"
     scale: float = 3.0
     cam_cut: float | None = None
-    classifier: Literal["protected", "noisy"] = "protected"
+    classifier: GuidingClassifier = "protected"
     blend: bool = True
     crops: CropSettings = field(default_factory=CropSettings)
     extra_start: int = 0
     skip: int | None = None
-    label: Literal["prediction", "oracle"] = "prediction"
+    label: LabelSource = "prediction"
 
 
 @dataclass
@@ -157,7 +164,7 @@ class DetectorSettings:
     distances: list[str] = field(default_factory=lambda: ["logits_l1", "feature_cosine", "l2"])
     unguided: list[str] = field(default_factory=list)
     distance: list[str] = field(default_factory=lambda: ["logits_l1"])
-    combine: Literal["mean", "tandem"] = "mean"
+    combine: Combine = "mean"
     tandem_band: list[float] = field(default_factory=lambda: [0.5, 0.99])
     baselines: list[str] = field(default_factory=lambda: list(BASELINES))
     fused: list[str] = field(default_factory=lambda: ["knn"])

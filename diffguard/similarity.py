@@ -130,12 +130,12 @@ class Distance(nn.Module):
         with torch.autocast(a.device.type, enabled=False):
             return self.function(a.to(dtype), b.to(dtype)).to(dtype)
 
-    def quality(self, a: Tensor, b: Tensor) -> Tensor:
+    def quality(self, a: Views, b: Views) -> Tensor:
         """The comparison as a quality `(N,)`, higher = more alike.
 
         PSNR in dB (at most 100), SSIM, MS-SSIM, 1 - DISTS, the cosine; minus the distance else.
         """
-        return self.perfect - self.compare(a, b)
+        return self.perfect - self(a, b)
 
     def _select(self, view: Views) -> Tensor:
         if self.needs == "layer":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from diffguard.classifiers import Classifier, ClassifierOutput
 from diffguard.ddim import invert
 from diffguard.denoisers import Denoiser
 from diffguard.detector import Detector
-from diffguard.early_stop import calibrate_threshold
+from diffguard.early_stop import calibrate_thresholds
 from diffguard.models import ClassifierSpec
 from diffguard.score_table import ScoreTable
 from diffguard.settings import DetectorSettings, from_dict, to_dict
@@ -161,27 +162,27 @@ def fit_early_stop(detector: Detector, loader: Any, batch_size: int) -> dict[str
         return {}
     denoiser, plan, cap = detector.denoiser, detector.plan, detector.max_steps
     measures = detector.qualities
-    columns: dict[str, list[torch.Tensor]] = {name: [] for name in measures}
 
     def trace(images: torch.Tensor) -> torch.Tensor:
         clean = denoiser.encode(images)
         seen = denoiser.preview(clean)
-        states = invert(detector.null_noise, clean, plan, cap, clip=settings.sampler.clip)
+        labels = detector.classifier(images).argmax(1)
+        noise = partial(detector.inversion_noise, labels=labels)
+        states = invert(noise, clean, plan, cap, clip=settings.sampler.clip)
         steps = [
             torch.stack([quality(denoiser.preview(x), seen) for quality in measures.values()], 1)
             for x in states
         ]
         return torch.stack(steps, dim=2)  # (N, M, S)
 
-    for images, _ in _readable(loader):
-        traced = in_fixed_batches(trace, images.to(detector.device), batch_size)
-        for number, name in enumerate(measures):
-            columns[name].append(traced[:, number].T.cpu())
+    traces = [
+        in_fixed_batches(trace, images.to(detector.device), batch_size).cpu()
+        for images, _ in _readable(loader)
+    ]
     mean_steps = settings.early_stop.mean_depth * len(plan)
-    return {
-        name: calibrate_threshold(torch.cat(values, dim=1), mean_steps, cap)
-        for name, values in columns.items()
-    }
+    # (N, M, S) -> (S, M, N)
+    thresholds = calibrate_thresholds(torch.cat(traces).transpose(0, 2), mean_steps, cap)
+    return dict(zip(measures, thresholds, strict=True))
 
 
 def _readable(loader: Any) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:

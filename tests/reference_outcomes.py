@@ -246,7 +246,7 @@ def _check_pixel(data, case):
 def _classify(data, case, x0):
     classifier, images = build_classifier(data, case), to_image_range(x0)
     logits = classifier(images).detach()
-    data.trajectory(case, logits_input=logits)
+    data.step(case, logits_input=logits)
     data.exact(case, pred_label=logits.argmax(1))
     return classifier, images, logits.argmax(1)
 

@@ -101,6 +101,19 @@ def test_surprise_counts_the_images_above_and_goes_on_beyond_them(calibration):
     assert around[1] - around[0] < 1e-6
 
 
+def test_a_change_in_the_last_bits_of_a_score_stays_one(calibration):
+    values = calibration.scores["knn"].numpy()
+    found = calibration.surprise("knn", values * (1 + 1e-9))
+    np.testing.assert_allclose(found, calibration.surprise("knn", values), atol=1e-5)
+
+
+def test_surprise_goes_on_where_the_highest_scores_are_equal():
+    tied = fit({"diffguard/l2": torch.arange(50.0).clamp(max=20)}, ["l2"], [])
+    found = tied.surprise("diffguard/l2", np.array([18.0, 19.0, 19.5, 20.0, 21.0]))
+    assert np.isfinite(found).all()
+    assert (np.diff(found) > 0).all()
+
+
 def test_interval_of_the_accepted_share_narrows_with_more_images():
     few = fit({"diffguard/l2": torch.arange(50.0)}, ["l2"], [])
     many = fit({"diffguard/l2": torch.arange(5000.0)}, ["l2"], [])

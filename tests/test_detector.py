@@ -43,9 +43,35 @@ def test_a_score_depends_on_the_image_alone(name, images):
     assert torch.equal(again.score(images), scores["fusion"])
 
 
-def test_another_batch_size_changes_the_last_bits_at_most(detector, images):
-    small, large = detector.score(images, batch_size=8), detector.score(images, batch_size=64)
-    torch.testing.assert_close(small, large, rtol=1e-3, atol=1e-5)
+@pytest.mark.parametrize("batch_size", [1, 3, 16])
+def test_another_batch_size_changes_the_last_bits_at_most(detector, batch_size):
+    # The images of the calibration themselves: each lies where the count of its score steps.
+    images = torch.rand(24, 1, 8, 8, generator=torch.Generator().manual_seed(1))
+    for name in detector.score_names():
+        here = detector.score(images, name=name, batch_size=batch_size)
+        there = detector.score(images, name=name, batch_size=64)
+        torch.testing.assert_close(here, there, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("quality", ["logits_l1", "feature_cosine", "feature_l2@stage2"])
+def test_what_the_classifier_sees_can_stop_inversion(images, quality):
+    stop = EarlyStopSettings({quality: None})
+    detector = build_detector(small_settings(early_stop=stop), calibrated=False)
+    ends = []
+    for threshold in (-100.0, 100.0):
+        stop.thresholds[quality] = threshold
+        ends.append({one.row.stop_step for one in detector.score_images(images)})
+    assert ends == [{4}, {1}]
+    seen = detector.qualities[quality](images, images.flip(0))
+    output = detector.classifier.forward_features(images, ["stage2"])
+    if quality == "logits_l1":
+        expected = -(output.logits - output.logits.flip(0)).abs().sum(1)
+    elif quality == "feature_cosine":
+        expected = torch.cosine_similarity(output.features, output.features.flip(0))
+    else:
+        layer = output.layers["stage2"]
+        expected = -torch.linalg.vector_norm(layer - layer.flip(0), dim=1)
+    torch.testing.assert_close(seen, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_verdicts_follow_from_the_calibration(detector, images):
@@ -95,6 +121,18 @@ def test_a_score_that_is_not_finite_names_the_image(images):
         ({"fused": ["vim"]}, "which detector.baselines lacks"),
         ({"inversion": InversionSettings(depth=0.0)}, r"must lie in \(0, 1\]"),
         ({"distances": ["logits_l1", "nope"]}, "unknown distance"),
+        ({"early_stop": EarlyStopSettings({"nope": 1.0})}, "unknown distance"),
+        ({"early_stop": EarlyStopSettings(mean_depth=0.5)}, "needs a quality"),
+        ({"guidance": GuidanceSettings(kind="free")}, "guidance.kind must be classifier_free or"),
+        ({"inversion": InversionSettings(condition="none")}, "inversion.condition must be null or"),
+        ({"guidance": GuidanceSettings(skip=6)}, "guidance.skip must be 0 … 5"),
+        ({"guidance": GuidanceSettings(skip=-1)}, "guidance.skip must be 0 … 5"),
+        ({"guidance": GuidanceSettings(extra_start=-1)}, "extra_start must be at least 0"),
+        ({"guidance": GuidanceSettings(cam_cut=1.5)}, "cam_cut must lie in"),
+        ({"guidance": GuidanceSettings(kind="classifier", cam_cut=0.5)}, "belongs to kind"),
+        ({"guidance": GuidanceSettings(crops=CropSettings(-3))}, "crops.number must be at least 0"),
+        ({"guidance": GuidanceSettings(crops=CropSettings(2, 0))}, "crops.size at least 1"),
+        ({"guidance": GuidanceSettings(crops=CropSettings(2))}, "crops.size is needed"),
     ],
 )
 def test_settings_that_do_not_fit_are_refused(changes, said):

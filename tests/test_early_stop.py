@@ -3,7 +3,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from diffguard.early_stop import calibrate_threshold, should_stop, stop_index
+from diffguard.early_stop import calibrate_threshold, calibrate_thresholds, should_stop, stop_index
 from diffguard.errors import UserError
 
 # Few distinct values, so that ties with the threshold occur.
@@ -71,6 +71,20 @@ def test_calibration_reaches_the_mean_depth():
         threshold = calibrate_threshold(falling, share * 20, 20)
         index, _ = stop_index(falling.unsqueeze(1), [threshold], 20)
         assert float((index + 1).double().mean()) == pytest.approx(share * 20, abs=0.5 / 64 + 1e-9)
+
+
+def test_several_qualities_reach_the_mean_depth_together():
+    generator = torch.Generator().manual_seed(0)
+    falling = 50 - torch.rand(20, 3, 64, generator=generator).cumsum(0)
+    for share in (0.1, 0.35, 0.8):
+        thresholds = calibrate_thresholds(falling, share * 20, 20)
+        index, _ = stop_index(falling, thresholds, 20)
+        assert float((index + 1).double().mean()) == pytest.approx(share * 20, abs=4 / 64)
+        alone = [stop_index(falling[:, [m]], [thresholds[m]], 20)[0] for m in range(3)]
+        depths = [float((one + 1).double().mean()) for one in alone]
+        assert max(depths) - min(depths) <= 2 / 64
+    only = calibrate_thresholds(falling[:, :1], 7, 20)
+    assert only == [calibrate_threshold(falling[:, 0], 7, 20)]
 
 
 @pytest.mark.parametrize("depth", [0.5, 4.5])

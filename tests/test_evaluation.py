@@ -8,7 +8,7 @@ import pytest
 import torch
 from conftest import CLASSES, build_detector, small_settings
 
-from diffguard.settings import EarlyStopSettings, InversionSettings
+from diffguard.settings import EarlyStopSettings, InversionSettings, SamplerSettings
 from diffguard.timing import read_timing
 from lightning_modules.calibration import (
     check_classifier,
@@ -145,6 +145,21 @@ def early_stop(**changes):
 
 def test_thresholds_stay_where_no_depth_is_asked_for():
     assert fit_early_stop(early_stop(), None, 8) == {}
+
+
+@pytest.mark.parametrize("condition", ["null", "label", "guided"])
+def test_the_depth_that_is_asked_for_is_that_of_the_inversion_in_use(condition):
+    inversion = InversionSettings(depth=1.0, condition=condition, scale=4.0)
+    settings = small_settings(
+        sampler=SamplerSettings(steps=20),
+        inversion=inversion,
+        early_stop=EarlyStopSettings({"psnr": None, "ssim": None}, mean_depth=0.5),
+    )
+    detector = build_detector(settings, calibrated=False)
+    batches = Batches(16, 2)
+    settings.early_stop.thresholds |= fit_early_stop(detector, batches, 8)
+    scored = detector.score_images(batches.images.flatten(0, 1))
+    assert np.mean([one.row.stop_step for one in scored]) == pytest.approx(10, abs=0.5)
 
 
 def test_thresholds_fall_with_the_depth_that_is_asked_for():

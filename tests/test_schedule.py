@@ -4,6 +4,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from diffguard.ddim import predict_clean
 from diffguard.errors import UserError
 from diffguard.schedule import NoiseSchedule, SamplingPlan, expand, respace
 
@@ -18,6 +19,8 @@ PREDICTIONS = ("epsilon", "v_prediction", "sample")
         diffusers.DDIMScheduler(beta_schedule="scaled_linear", beta_start=8.5e-4, beta_end=0.012),
         diffusers.PNDMScheduler(num_train_timesteps=50, prediction_type="v_prediction"),
         diffusers.EulerDiscreteScheduler(beta_schedule="scaled_linear"),
+        diffusers.DDPMScheduler(beta_schedule="sigmoid", num_train_timesteps=100),
+        diffusers.DDPMScheduler(beta_schedule="laplace", num_train_timesteps=100),
         diffusers.DDIMScheduler(trained_betas=[0.1, 0.2, 0.4], prediction_type="sample"),
     ],
 )
@@ -34,7 +37,7 @@ def test_reads_any_diffusers_config(scheduler):
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ({"beta_schedule": "sigmoid"}, "beta schedule 'sigmoid' is not known"),
+        ({"beta_schedule": "steps"}, "beta schedule 'steps' is not known"),
         ({"rescale_betas_zero_snr": True}, "rescale_betas_zero_snr"),
         ({"prediction_type": "flow"}, "prediction type 'flow' is not known"),
     ],
@@ -42,6 +45,24 @@ def test_reads_any_diffusers_config(scheduler):
 def test_refuses_what_it_does_not_know(config, message):
     with pytest.raises(UserError, match=message):
         NoiseSchedule.from_diffusers(config)
+
+
+@pytest.mark.parametrize("prediction", ["v_prediction", "sample"])
+def test_a_schedule_may_end_on_pure_noise(prediction):
+    scheduler = diffusers.DDIMScheduler(
+        num_train_timesteps=50, rescale_betas_zero_snr=True, prediction_type=prediction
+    )
+    schedule = NoiseSchedule.from_diffusers(scheduler.config)
+    assert 0 < schedule.alphas_cumprod[-1] < 1e-7
+    torch.testing.assert_close(
+        schedule.alphas_cumprod[:-1], scheduler.alphas_cumprod[:-1].double(), rtol=2e-4, atol=1e-7
+    )
+    # In float32, the clean image that the network tells at the last step is still found.
+    x0, noise, t = torch.randn(3, 4), torch.randn(3, 4), torch.full((3,), 49)
+    x_t = schedule.add_noise(x0, noise, t)
+    found = schedule.to_noise(schedule.training_target(x0, noise, t), x_t, t)
+    clean = predict_clean(x_t, found, schedule.alphas_cumprod[t])
+    torch.testing.assert_close(clean, x0, rtol=0, atol=0.01)
 
 
 def test_defaults_of_the_published_models():

@@ -62,7 +62,7 @@ def test_psnr_of_equal_images_is_infinite_as_quality_and_capped_as_distance():
     assert psnr(a, a).isinf().all()
     assert build_distance("psnr").compare(a, a).tolist() == [-PSNR_CAP] * 4
     assert build_distance("psnr").compare(a, nearly).tolist() == [-PSNR_CAP] * 4
-    assert build_distance("psnr").quality(a, a).tolist() == [PSNR_CAP] * 4
+    assert build_distance("psnr").quality(Views(a), Views(a)).tolist() == [PSNR_CAP] * 4
 
 
 @pytest.mark.parametrize(("side", "radius"), [(14, 5), (11, 5), (10, 4), (3, 1)])
@@ -146,7 +146,7 @@ def test_every_distance_is_smallest_for_equal_input_and_keeps_the_type(name):
         assert same.dtype == other.dtype == dtype
         assert same.isfinite().all()
         assert (other > same + 1e-3).all()
-        quality = distance.quality(a, b)
+        quality = distance.quality(*(Views(x, logits=x, features=x) for x in (a, b)))
         torch.testing.assert_close(quality, DISTANCES[name].perfect - other)
     half = distance.compare(a.bfloat16(), b.bfloat16())
     assert half.dtype == torch.float32
