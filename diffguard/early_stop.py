@@ -100,7 +100,7 @@ def calibrate_threshold(qualities: Tensor, mean_steps: float, cap: int) -> float
         cap: Most inversion steps, 1 … S.
 
     Returns:
-        The threshold whose mean number of steps comes nearest to `mean_steps`.
+        A threshold whose mean number of steps comes nearest to `mean_steps`.
 
     Raises:
         UserError: Where `mean_steps` is outside its range.
@@ -109,8 +109,10 @@ def calibrate_threshold(qualities: Tensor, mean_steps: float, cap: int) -> float
         raise UserError(f"the mean depth must be 1 … {cap} steps, got {mean_steps:g}")
     # A later step can only end an image if it sets a new low, so the running minimum decides.
     lowest = torch.cummin(qualities[:cap].double(), dim=0).values
-    candidates = torch.cat([lowest.flatten(), torch.tensor([float("inf")], dtype=torch.float64)])
-    candidates = torch.unique(candidates)
+    values = torch.unique(lowest)
+    # Between the values, so that the last bits of a quality do not decide.
+    between = (values[:-1] + values[1:]) / 2
+    candidates = torch.cat([values[:1] - 1, between, values.new_tensor([float("inf")])])
 
     def mean_depth(threshold: float) -> float:
         # The number of steps is one more than that of the steps survived, at most the cap.
