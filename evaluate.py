@@ -54,7 +54,7 @@ def build_parser() -> Parser:
         help="import paths of further classes that the checkpoint may name",
     )
     parser.add_argument(
-        "--diffusion",
+        "--diffusion_model",
         type=str | None,
         default=None,
         help="where a diffusion model that the checkpoint refers to lies now, if it was moved",
@@ -182,7 +182,7 @@ def _detector(content: dict[str, Any], objects: Any) -> Detector:
     given = {
         "trusted": objects.trusted,
         "folder": Path(objects.ckpt).parent,
-        "diffusion": objects.diffusion,
+        "diffusion": objects.diffusion_model,
     }
     asked, stored = to_dict(objects.detector), content["settings"]
     changed = [k for k in asked if k not in _NO_SCORE and asked[k] != stored.get(k)]

@@ -66,8 +66,13 @@ def main(argv: Sequence[str]) -> int:
     namespace = parse(parser, argv)
     config = yaml.safe_load(parser.dump(namespace, skip_unset=False, skip_validation=True))
     folder = _open_folder(config, name, resumed)
-    objects = parser.instantiate(namespace)
+    try:
+        return _run(folder, config, parser.instantiate(namespace), began)
+    finally:
+        os.environ.pop(_FOLDER_VARIABLE, None)
 
+
+def _run(folder: Path, config: dict[str, Any], objects: Any, began: float) -> int:
     from lightning_modules.legs import TimeIsUpError, deadline_of
     from lightning_modules.runs import Run
 

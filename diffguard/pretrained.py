@@ -67,7 +67,7 @@ def load_reference(
         if instead is not None or inside or place.is_absolute():
             raise UserError(
                 f"{path} does not exist: the detector refers to the diffusion model there; name "
-                "the place it was moved to with --diffusion"
+                "the place it was moved to with --diffusion_model"
             )
         place = fetch(path)
     found = model_hash(place)

@@ -1,7 +1,5 @@
 """What several test files need: one thread, a tiny detector, a tiny trained run."""
 
-import os
-
 import pytest
 import torch
 from tiny_models import denoiser_of, tiny_classifier, two_layers
@@ -87,9 +85,6 @@ def data_root(tmp_path_factory):
 def _own_run_folder(monkeypatch):
     # A script tells its other processes the run's folder by this variable; tests are no such.
     monkeypatch.delenv("DIFFGUARD_RUN_DIR", raising=False)
-    yield
-    # Nor must a run that a test began be joined by what the next one prepares.
-    os.environ.pop("DIFFGUARD_RUN_DIR", None)
 
 
 @pytest.fixture(scope="session")
@@ -98,5 +93,4 @@ def run_folder(tmp_path_factory, data_root):
     folder = tmp_path_factory.mktemp("run")
     config = write_config(folder / "tiny.yaml", data_root)
     assert train.main(["--config", str(config), "--run_dir", str(folder / "run")]) == 0
-    os.environ.pop("DIFFGUARD_RUN_DIR", None)
     return folder / "run"

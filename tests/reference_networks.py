@@ -13,12 +13,12 @@ from diffguard.measures import psnr
 from diffguard.recipe import Job
 from diffguard.reconstruction import Reconstructor
 from diffguard.schedule import NoiseSchedule, SamplingPlan
-from diffguard.similarity import build_distance
+from diffguard.similarity import Views, build_distance
 
 # The program's qualities: PSNR with peak 255 on [-1, 1], and DISTS without a network.
 QUALITIES = {
     "psnr": lambda a, b: psnr(to_model_range(a), to_model_range(b), peak=255.0),
-    "dists": build_distance("dists_statistics").quality,
+    "dists": lambda a, b: build_distance("dists_statistics").quality(Views(a), Views(b)),
 }
 
 

@@ -124,7 +124,6 @@ def test_a_shipped_config_says_nothing_unknown(shipped, tiny):
 def test_the_pipeline_of_a_shipped_config_runs(shipped, tiny, tmp_path, monkeypatch):
     run = tmp_path / "run"
     assert train.main([*tiny(shipped), "--run_dir", str(run)]) == 0
-    monkeypatch.delenv("DIFFGUARD_RUN_DIR")
     wanted = yaml.safe_load(shipped.read_text()).get("detector", {})
     small = shrink(wanted)
     wanted.get("early_stop", {}).pop("thresholds", None)

@@ -95,7 +95,6 @@ def test_lora_trains_adapters_alone_and_merges_into_the_same_model(tmp_path):
 @pytest.fixture
 def start(tmp_path, data_root, run_folder, monkeypatch):
     def run(folder, model, *, trainer=None, **diffusion):
-        monkeypatch.delenv("DIFFGUARD_RUN_DIR", raising=False)
         config = write_config(
             tmp_path / "tiny.yaml",
             data_root,
@@ -164,7 +163,6 @@ def test_an_interrupted_fine_tuning_goes_on_to_the_same_weights(tmp_path, start,
     with pytest.raises(CrashError):
         start("cut", model, **given)
     monkeypatch.setattr(DiffusionModule, "training_step", plain)
-    monkeypatch.delenv("DIFFGUARD_RUN_DIR")
     assert train.main(["--resume", str(tmp_path / "cut")]) == 0
     whole, cut = (
         state(tmp_path / "whole" / "diffusion" / "transformer"),

@@ -36,7 +36,6 @@ def test_stages_run_alone_and_give_what_one_run_gives(tmp_path, config, run_fold
     assert start(config, "--run_dir", folder, "--stages", "[classifier]") == 0
     assert not (folder / "detector.ckpt").exists()
     for stage in ("diffusion", "calibrate"):
-        monkeypatch.delenv("DIFFGUARD_RUN_DIR")
         assert train.main(["--resume", str(folder), "--stages", f"[{stage}]"]) == 0
     for name in ("classifier/classifier", "diffusion/unet/diffusion_pytorch_model"):
         ours, theirs = (load_file(f / f"{name}.safetensors") for f in (folder, run_folder))
@@ -112,7 +111,6 @@ def test_an_interrupted_run_loses_at_most_its_epoch(tmp_path, config, run_folder
     monkeypatch.setattr(DiffusionModule, "training_step", killed)
     assert start(config, "--run_dir", tmp_path / "cut") == 130
     monkeypatch.undo()
-    monkeypatch.delenv("DIFFGUARD_RUN_DIR", raising=False)
     assert train.main(["--resume", str(tmp_path / "cut")]) == 0
     file = "diffusion/unet/diffusion_pytorch_model.safetensors"
     ours, theirs = load_file(tmp_path / "cut" / file), load_file(run_folder / file)
@@ -128,9 +126,7 @@ def test_a_run_in_legs_ends_as_one_that_was_never_stopped(
     assert f"time is up at step 1 of 12; to go on: python train.py --resume {folder}" in (
         capsys.readouterr().err
     )
-    monkeypatch.delenv("DIFFGUARD_RUN_DIR")
     assert train.main(["--resume", str(folder)]) == 4
-    monkeypatch.delenv("DIFFGUARD_RUN_DIR")
     assert train.main(["--resume", str(folder), "--trainer.max_minutes", "null"]) == 0
     for name in ("classifier/classifier", "diffusion/unet/diffusion_pytorch_model"):
         ours, theirs = (load_file(f / f"{name}.safetensors") for f in (folder, run_folder))

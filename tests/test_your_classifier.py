@@ -1,7 +1,6 @@
 """The page docs/your-classifier.md, done as it says: its files, its commands, its Python lines."""
 
 import csv
-import os
 import re
 import shlex
 import shutil
@@ -77,8 +76,6 @@ def place(tmp_path_factory):
         for command in COMMANDS:
             script = {"train.py": train, "evaluate.py": evaluate}[command[1]]
             assert script.main(command[2:]) == 0, command
-            # Each command of the page is a process of its own.
-            os.environ.pop("DIFFGUARD_RUN_DIR", None)
     return place
 
 
