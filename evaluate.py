@@ -7,7 +7,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -98,7 +99,7 @@ def main(argv: Sequence[str]) -> int:
     detector = _detector(content, objects)
     folder = Path(objects.ckpt).parent
     if objects.images is not None:
-        return _score_folder(detector, objects, Path(objects.output or folder / "images"))
+        return _score_folder(detector, objects, folder / "images")
     output = Path(objects.output or folder / "evaluation")
     return _score_sets(detector, objects, content["config"], output, folder)
 
@@ -108,7 +109,7 @@ def _first_look() -> Any:
 
     parser = ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("-h", "--help", action="store_true")
-    parser.add_argument("--ckpt")
+    parser.add_argument("--ckpt", nargs="?")
     parser.add_argument("--scores", nargs="*")
     return parser
 
@@ -246,7 +247,9 @@ def _score_sets(
     return 0
 
 
-def _score_folder(detector: Detector, objects: Any, output: Path) -> int:
+def _score_folder(detector: Detector, objects: Any, beside: Path) -> int:
+    """Verdicts on a folder of images, without `--output` in a folder of its name."""
+    from diffguard.manifest import continues
     from diffguard.score_table import ScoreTable
     from lightning_modules.evaluation import ScoringRun, file_hash
     from lightning_modules.reporting import report_images
@@ -260,12 +263,22 @@ def _score_folder(detector: Detector, objects: Any, output: Path) -> int:
         "images": str(Path(objects.images)),
         "precision": objects.trainer.precision,
     }
-    scoring = ScoringRun(detector, data, stream, output, identity, derive=True)
+    given = None if objects.output is None else Path(objects.output)
+    for output in [given] if given else _numbered(beside / Path(objects.images).resolve().name):
+        scoring = ScoringRun(detector, data, stream, output, identity, derive=True)
+        if given or continues(output, scoring.manifest()):
+            break
     path = scoring.run(trainer)
     if not trainer.is_global_zero:
         return 0
     skipped = report_images(detector, ScoreTable.read(path), output, objects.accept)
     return SKIPPED_FILES if skipped else 0
+
+
+def _numbered(folder: Path) -> Iterator[Path]:
+    """A folder, and others beside it for images that have changed since."""
+    yield folder
+    yield from (folder.with_name(f"{folder.name}-{number}") for number in count(2))
 
 
 if __name__ == "__main__":

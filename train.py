@@ -60,14 +60,21 @@ def build_parser() -> Parser:
 
 def main(argv: Sequence[str]) -> int:
     """Run the stages; returns the exit code."""
+    from diffguard.errors import UserError
+
     began = time.monotonic()
     parser = build_parser()
     argv, name, resumed = _with_config(list(argv))
     namespace = parse(parser, argv)
     config = yaml.safe_load(parser.dump(namespace, skip_unset=False, skip_validation=True))
+    objects = parser.instantiate(namespace)
+    if not 0 <= objects.seed < 2**32:
+        raise UserError(f"--seed must be 0 … {2**32 - 1}, got {objects.seed}")
     folder = _open_folder(config, name, resumed)
+    # The same run, begun or resumed, leaves the same checkpoint.
+    config["resume"] = None
     try:
-        return _run(folder, config, parser.instantiate(namespace), began)
+        return _run(folder, config, objects, began)
     finally:
         os.environ.pop(_FOLDER_VARIABLE, None)
 

@@ -7,6 +7,7 @@ specs and filled.
 
 from __future__ import annotations
 
+import json
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
@@ -34,6 +35,12 @@ from diffguard.weights import fill, load_tensors
 FORMAT = "diffguard-detector"
 VERSION = 1
 _LIBRARIES = ("torch", "torchvision", "lightning", "diffusers", "timm", "pytorch-ood")
+
+
+def _plain(values: dict[str, Any]) -> dict[str, Any]:
+    """A copy that shares no text with anything else: pickle writes text that is shared once."""
+    copied: dict[str, Any] = json.loads(json.dumps(values))
+    return copied
 
 
 def save_detector(
@@ -66,24 +73,24 @@ def save_detector(
         "format": FORMAT,
         "version": VERSION,
         "classifier": {
-            "spec": asdict(classifier_spec),
+            "spec": _plain(asdict(classifier_spec)),
             "state": _on_cpu(detector.classifier.network),
         },
         "diffusion": {
-            "spec": asdict(diffusion_spec),
+            "spec": _plain(asdict(diffusion_spec)),
             **(weights or diffusion_weights(detector.denoiser)),
         },
         "noisy_classifier": None
         if detector.noisy_classifier is None
         else _on_cpu(detector.noisy_classifier),
-        "settings": to_dict(detector.settings),
+        "settings": _plain(to_dict(detector.settings)),
         "image": {"size": detector.image_size, "channels": detector.image_channels},
         "seed": detector.seed,
         "calibration": {"scores": calibration.scores},
         "reference": None
         if reference is None
         else {"features": reference.features.cpu(), "labels": reference.labels.cpu()},
-        "config": dict(config),
+        "config": _plain(dict(config)),
         "libraries": library_versions(),
     }
     with replace_file(Path(path)) as temporary:

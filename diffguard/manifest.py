@@ -69,8 +69,16 @@ def open_manifest(folder: Path, expected: Mapping[str, Any]) -> None:
     if differences:
         raise UserError(
             f"the score tables in {folder} belong to another run: {'; '.join(differences)}; "
-            "restore these settings to continue it, or choose another output folder"
+            "restore these settings to continue it, or name another folder with --output"
         )
+
+
+def continues(folder: Path, expected: Mapping[str, Any]) -> bool:
+    """Whether a folder holds no scores yet, or those of this very run; see `open_manifest`."""
+    stored = read_manifest(folder)
+    if stored is None:
+        return not any(folder.glob("scores/rank-*.csv"))
+    return not _differences(stored, json.loads(json.dumps(expected, allow_nan=False)))
 
 
 def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:

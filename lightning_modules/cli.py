@@ -100,11 +100,12 @@ def run(main: Callable[[Sequence[str]], int], argv: Sequence[str] | None = None)
 
 def _mistakes() -> tuple[type[Exception], ...]:
     """What a user's mistake raises; asked when something is raised, as Lightning loads slowly."""
+    known = (UserError, ArgumentError, NotADirectoryError, FileExistsError, PermissionError)
     if "lightning" not in sys.modules:
-        return UserError, ArgumentError
+        return known
     from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-    return UserError, ArgumentError, MisconfigurationException
+    return *known, MisconfigurationException
 
 
 @contextmanager

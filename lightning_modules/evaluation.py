@@ -74,6 +74,8 @@ class ScoringRun:
             "batch_size": self.batch_size,
             "batch_size_asked": self.asked,
             "scores": self.names,
+            "image_size": self.data.image_size,
+            "channels": self.data.channels,
             "sets": {
                 one.name: {"n": len(one), "fingerprint": one.fingerprint()}
                 for one in self.stream.sets

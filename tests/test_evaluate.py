@@ -187,7 +187,21 @@ def test_files_that_are_no_images_are_skipped_and_named(ckpt, tmp_path, capsys):
     said = capsys.readouterr().out
     assert "notes.txt" in said
     assert "torn.png" in said
-    assert len(list(csv.DictReader((tmp_path / "images" / "images.csv").open()))) == 3
+    assert len(list(csv.DictReader((ckpt.parent / "images" / "mine" / "images.csv").open()))) == 3
+
+
+def test_images_that_have_changed_are_judged_beside_the_earlier_ones(ckpt, tmp_path):
+    for folder, count in (("mine", 3), ("other", 2)):
+        write_images(tmp_path / folder, count, "noise", 4)
+        assert start(ckpt, "--images", tmp_path / folder) == 0
+    assert start(ckpt, "--images", tmp_path / "mine", "--accept", 0.5) == 0
+    write_images(tmp_path / "mine" / "more", 1, "left", 5)
+    assert start(ckpt, "--images", tmp_path / "mine") == 0
+    found = {
+        path.parent.name: len(path.read_text().splitlines()) - 1
+        for path in (ckpt.parent / "images").glob("*/images.csv")
+    }
+    assert found == {"mine": 3, "other": 2, "mine-2": 4}
 
 
 def png_that_claims(side):

@@ -45,6 +45,22 @@ def test_stages_run_alone_and_give_what_one_run_gives(tmp_path, config, run_fold
         assert torch.equal(ours.calibration.scores[name], values), name
 
 
+def test_a_finished_run_resumed_leaves_the_very_checkpoint(tmp_path, config, run_folder):
+    folder = tmp_path / "again"
+    given = ["--classifier.ckpt", run_folder / "classifier" / "classifier.safetensors"]
+    given += ["--diffusion.ckpt", run_folder / "diffusion"]
+    assert start(config, "--run_dir", folder, *given) == 0
+    before = (folder / "detector.ckpt").read_bytes()
+    assert train.main(["--resume", str(folder)]) == 0
+    assert (folder / "detector.ckpt").read_bytes() == before
+
+
+def test_a_refused_start_leaves_no_folder(tmp_path, config):
+    with pytest.raises(UserError, match="batch_size must be at least 1"):
+        start(config, "--run_dir", tmp_path / "new", "--data.batch_size", "-4")
+    assert not (tmp_path / "new").exists()
+
+
 def test_given_artefacts_skip_their_stages(tmp_path, config, run_folder, capsys):
     weights = run_folder / "classifier" / "classifier.safetensors"
     given = ["--classifier.ckpt", weights, "--diffusion.ckpt", run_folder / "diffusion"]
@@ -162,6 +178,7 @@ def test_a_stage_has_its_own_batches_augmentation_and_precision(tmp_path, config
         (["--classifier.lr", "-1"], "classifier.lr must be positive"),
         (["--data.batch_size", "-4"], "data.batch_size must be at least 1, got -4"),
         (["--stages", "[fly]"], "stages"),
+        (["--seed", "-1"], "--seed must be 0"),
         (["--trainer.max_minutes", "0"], "trainer.max_minutes must be positive, got 0"),
         (["--classifier.batch_size", "-1"], "data.train_batch_size must be at least 1, got -1"),
         (["--classifier.arch", "timm/no_such_net"], "no_such_net"),
