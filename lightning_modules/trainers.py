@@ -13,7 +13,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from diffguard.errors import UserError
 from lightning_modules.callbacks import StageProgressBar
-from lightning_modules.cli import one_line
+from lightning_modules.cli import one_line, quiet_libraries
 from lightning_modules.launchers import process_arguments
 from lightning_modules.scoring_progress import ScoringProgressBar
 from lightning_modules.settings import TrainerConfig
@@ -41,6 +41,8 @@ def build_trainer(
     if config.threads is not None and config.threads < 1:
         raise UserError(f"trainer.threads must be at least 1, got {config.threads}")
     bars: list[pl.Callback] = [bar(title)] if config.progress else []
+    # Lightning turns its advice on as it is imported.
+    quiet_libraries()
     try:
         return pl.Trainer(
             accelerator=config.accelerator,

@@ -1,5 +1,6 @@
 """The parser and the one way out for every mistake."""
 
+import logging
 import os
 from dataclasses import dataclass
 from typing import Literal
@@ -190,3 +191,14 @@ def test_an_exit_inside_training_is_an_interruption():
         raise SystemExit(1)
     with interruptible():
         pass
+
+
+def test_advice_that_lightning_turns_on_as_it_loads_is_not_shown(capfd):
+    from lightning_modules.settings import TrainerConfig
+    from lightning_modules.trainers import build_trainer
+
+    logging.getLogger("lightning.pytorch").setLevel(logging.INFO)
+    build_trainer(TrainerConfig(accelerator="cpu", devices=1), "title")
+    assert not logging.getLogger("lightning.pytorch").isEnabledFor(logging.INFO)
+    said = capfd.readouterr()
+    assert said.out + said.err == ""
