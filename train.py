@@ -97,11 +97,15 @@ def _run(folder: Path, config: dict[str, Any], objects: Any, began: float) -> in
 
 
 def _run_stages(current: Any, objects: Any) -> None:
+    from diffguard.errors import UserError
     from lightning_modules import stages as stage
     from lightning_modules.calibration import calibrate
     from lightning_modules.diffusion_models import load_trained
 
     wanted: list[str] = objects.stages
+    given = objects.classifier.ckpt
+    if given and not Path(given).is_file():
+        raise UserError(f"classifier.ckpt {given} does not exist: expected a file of weights")
     current.data.prepare_data()
     for number, name in enumerate(wanted, 1):
         title = f"{number}/{len(wanted)} {name}"

@@ -19,6 +19,7 @@ USER_ERROR = 2
 SKIPPED_FILES = 3
 TIME_IS_UP = 4
 INTERRUPTED = 130
+_SECTIONS = ("data", "classifier", "diffusion", "noisy_classifier", "trainer")
 _OUT_OF_MEMORY = (
     "out of memory: take a smaller --data.train_batch_size (training) or --data.batch_size "
     "(calibration and scoring), and start again; what is finished is kept"
@@ -55,11 +56,16 @@ def parse(parser: Parser, argv: Sequence[str]) -> Namespace:
         UserError: For an unknown key, a wrong type or an unreadable config.
     """
     try:
-        return parser.parse_args(list(argv))
+        namespace = parser.parse_args(list(argv))
     except (ArgumentError, TypeError, ValueError, KeyError, OSError) as error:
         if isinstance(error, UserError):
             raise
         raise UserError(one_line(error)) from error
+    for section in _SECTIONS:
+        value = namespace.get(section, Namespace())
+        if not isinstance(value, Namespace):
+            raise UserError(f"{section} must be a section of keys and values, got {value!r}")
+    return namespace
 
 
 def one_line(error: BaseException) -> str:

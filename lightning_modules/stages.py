@@ -155,6 +155,8 @@ def _fit(
     stage: ClassifierConfig | DiffusionConfig | NoisyClassifierConfig,
     *extra: pl.Callback,
 ) -> pl.Trainer:
+    if stage.val_every < 1:
+        raise UserError(f"{module.stage}.val_every must be at least 1, got {stage.val_every}")
     checkpoints = run.folder / "checkpoints" / module.stage
     data, config = run.data, run.trainer
     callbacks = [epoch_checkpoint(checkpoints), *extra]

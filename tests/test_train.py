@@ -179,6 +179,7 @@ def test_a_stage_has_its_own_batches_augmentation_and_precision(tmp_path, config
         (["--data.batch_size", "-4"], "data.batch_size must be at least 1, got -4"),
         (["--stages", "[fly]"], "stages"),
         (["--seed", "-1"], "--seed must be 0"),
+        (["--classifier.val_every", "0"], "classifier.val_every must be at least 1"),
         (["--trainer.max_minutes", "0"], "trainer.max_minutes must be positive, got 0"),
         (["--classifier.batch_size", "-1"], "data.train_batch_size must be at least 1, got -1"),
         (["--classifier.arch", "timm/no_such_net"], "no_such_net"),
@@ -212,3 +213,10 @@ def test_a_run_is_not_overwritten_and_keeps_its_config(config, run_folder):
         start(config, "--run_dir", run_folder)
     with pytest.raises(UserError, match="keeps its config, but seed differs"):
         train.main(["--resume", str(run_folder), "--seed", "5"])
+
+
+def test_a_section_that_is_a_number_is_refused(tmp_path):
+    (tmp_path / "five.yaml").write_text("classifier: 5")
+    with pytest.raises(UserError, match="classifier must be a section of keys and values, got 5"):
+        train.main(["--config", str(tmp_path / "five.yaml"), "--run_dir", str(tmp_path / "run")])
+    assert not (tmp_path / "run").exists()
