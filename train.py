@@ -70,6 +70,9 @@ def main(argv: Sequence[str]) -> int:
     objects = parser.instantiate(namespace)
     if not 0 <= objects.seed < 2**32:
         raise UserError(f"--seed must be 0 … {2**32 - 1}, got {objects.seed}")
+    given = objects.classifier.ckpt
+    if given and not Path(given).is_file():
+        raise UserError(f"classifier.ckpt {given} does not exist: expected a file of weights")
     folder = _open_folder(config, name, resumed)
     # The same run, begun or resumed, leaves the same checkpoint.
     config["resume"] = None
@@ -97,15 +100,11 @@ def _run(folder: Path, config: dict[str, Any], objects: Any, began: float) -> in
 
 
 def _run_stages(current: Any, objects: Any) -> None:
-    from diffguard.errors import UserError
     from lightning_modules import stages as stage
     from lightning_modules.calibration import calibrate
     from lightning_modules.diffusion_models import load_trained
 
     wanted: list[str] = objects.stages
-    given = objects.classifier.ckpt
-    if given and not Path(given).is_file():
-        raise UserError(f"classifier.ckpt {given} does not exist: expected a file of weights")
     current.data.prepare_data()
     for number, name in enumerate(wanted, 1):
         title = f"{number}/{len(wanted)} {name}"

@@ -2,11 +2,10 @@
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 import torch.multiprocessing as mp
-from sklearn.metrics import auc, precision_recall_curve, roc_auc_score, roc_curve
+from sklearn_values import sklearn_metrics
 from small_table import GROUPS, NAMES, make_table
 
 from diffguard.errors import UserError
@@ -54,26 +53,6 @@ def _worker(rank, folder):
         outcomes["alone"] = synchronised_metrics(table, GROUPS, NAMES, rank=0, world_size=1)
     torch.save(outcomes, Path(folder) / f"{rank}.pt")
     torch.distributed.destroy_process_group()
-
-
-def sklearn_metrics(ident, ood):
-    scores, is_ood = np.r_[ident, ood], np.r_[np.zeros(len(ident)), np.ones(len(ood))]
-
-    def aupr(positive, values):
-        precision, recall, _ = precision_recall_curve(positive, values)
-        return auc(recall, precision)
-
-    def fpr(positive, values):
-        share, found, _ = roc_curve(positive, values, drop_intermediate=False)
-        return share[np.argmax(found >= 0.95)]
-
-    return {
-        "auroc": roc_auc_score(is_ood, scores),
-        "aupr_in": aupr(1 - is_ood, -scores),
-        "aupr_out": aupr(is_ood, scores),
-        "fpr95_id_positive": fpr(1 - is_ood, -scores),
-        "fpr95_ood_positive": fpr(is_ood, scores),
-    }
 
 
 @pytest.fixture(scope="module")

@@ -5,34 +5,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sklearn.metrics import auc, average_precision_score, precision_recall_curve, roc_auc_score
+from sklearn.metrics import average_precision_score
 from sklearn.metrics import roc_curve as sklearn_roc_curve
+from sklearn_values import sklearn_metrics
 
 from diffguard import metric, ood_metrics
 from diffguard.errors import UserError
 from diffguard.metric import OODMetrics
 from diffguard.ood_metrics import compute_metrics, roc_curve
-
-
-def sklearn_metrics(id_scores, ood_scores):
-    scores = np.concatenate([id_scores, ood_scores]).astype(np.float64)
-    is_ood = np.r_[np.zeros(len(id_scores)), np.ones(len(ood_scores))]
-
-    def aupr(positive, s):
-        precision, recall, _ = precision_recall_curve(positive, s)
-        return auc(recall, precision)
-
-    def fpr(positive, s):
-        share, found, _ = sklearn_roc_curve(positive, s, drop_intermediate=False)
-        return share[np.argmax(found >= 0.95)]
-
-    return {
-        "auroc": roc_auc_score(is_ood, scores),
-        "aupr_in": aupr(1 - is_ood, -scores),
-        "aupr_out": aupr(is_ood, scores),
-        "fpr95_id_positive": fpr(1 - is_ood, -scores),
-        "fpr95_ood_positive": fpr(is_ood, scores),
-    }
 
 
 def draws(n_id, n_ood, digits=None, scale=1.0):
