@@ -71,8 +71,10 @@ def _check_classes(
     weight = f"{classifier.feature_layer}.weight"
     if weight not in own or weight not in state or own[weight].shape == state[weight].shape:
         return
+    if not state[weight].ndim or own[weight].shape[1:] != state[weight].shape[1:]:
+        return
     classes = len(state[weight])
-    if classes != classifier.num_classes and own[weight].shape[1:] == state[weight].shape[1:]:
+    if classes != classifier.num_classes:
         raise UserError(
             f"{path} has {classes} classes, but the data {classifier.num_classes}: name all "
             f"{classes} of the classifier in data.class_names, in its order, or take another file"

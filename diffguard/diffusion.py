@@ -15,7 +15,7 @@ from torch import nn
 
 from diffguard.batching import ROW_MULTIPLE
 from diffguard.denoisers import DiffusersDenoiser, PixelDenoiser
-from diffguard.errors import UserError
+from diffguard.errors import UserError, reason_of
 from diffguard.latent import ClassContext, LatentDenoiser
 from diffguard.schedule import NoiseSchedule
 
@@ -96,6 +96,17 @@ class DiffusionParts:
             f"the diffusion model knows {has}, expected {expected}: set num_classes to what it "
             "knows, or take a model of your classes"
         )
+
+    def check_null_class(self, given: int | None) -> None:
+        """Compare with the label that the user takes for "no label".
+
+        Raises:
+            UserError: Where they differ.
+        """
+        if given not in (None, self.null_class):
+            raise UserError(
+                f"null_class {given} was given, but the model's is {self.null_class}: leave it out"
+            )
 
     def spec(
         self,
@@ -211,8 +222,7 @@ def _build(name: str, known: tuple[str, ...], config: dict[str, Any]) -> nn.Modu
     try:
         return cls.from_config(config)
     except (TypeError, ValueError, RuntimeError, AttributeError, NotImplementedError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"diffusion network {name} cannot be built: {reason}") from error
+        raise UserError(f"diffusion network {name} cannot be built: {reason_of(error)}") from error
 
 
 def _public(config: Any) -> dict[str, Any]:

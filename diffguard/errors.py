@@ -1,5 +1,7 @@
 """The one exception that stands for a mistake of the user."""
 
+import re
+
 
 class UserError(ValueError):
     """A user's mistake, told in one line.
@@ -7,3 +9,11 @@ class UserError(ValueError):
     The message names what is wrong, what was expected and what to do. The scripts print it as
     `error: …` and exit with code 2, without a traceback; in Python it is an ordinary `ValueError`.
     """
+
+
+def reason_of(error: Exception) -> str:
+    """What another library's error says, short enough to stand in a line of ours."""
+    text = " ".join(str(error).split())
+    if isinstance(error, KeyError) or not text:
+        text = f"{type(error).__name__} {text}".rstrip()
+    return re.split(r"(?<=[\w)'\"`])\. ", text)[0][:200].rstrip(".")

@@ -15,7 +15,7 @@ from typing import Any
 from torch import nn
 
 from diffguard.classifiers import Classifier
-from diffguard.errors import UserError
+from diffguard.errors import UserError, reason_of
 from diffguard.images import Interpolation
 from diffguard.networks import SmallCNN
 from diffguard.networks_openood import openood_network
@@ -157,8 +157,7 @@ def _build_network(spec: ClassifierSpec, trusted: Sequence[str]) -> nn.Module:
         raise
     except Exception as error:
         # Constructors of others raise what they like: TypeError, AssertionError, KeyError, …
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UserError(f"classifier {spec.arch} cannot be built: {reason}") from error
+        raise UserError(f"classifier {spec.arch} cannot be built: {reason_of(error)}") from error
 
 
 def import_class(path: str, trusted: Sequence[str] = ()) -> type[nn.Module]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from torch import nn
 
 from diffguard.classifier_layers import find_head
-from diffguard.errors import UserError
+from diffguard.errors import UserError, reason_of
 from diffguard.preprocessing import torchvision_weights
 
 if TYPE_CHECKING:
@@ -53,10 +53,9 @@ def pretrained_network(spec: ClassifierSpec, *, new_head: bool) -> nn.Module:
         raise
     except Exception as error:
         # Downloads fail in as many types as there are libraries below.
-        reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(
-            f"the pre-trained weights of {spec.arch} cannot be had ({reason[:200]}): connect to "
-            "the network, or give a file with them in classifier.ckpt"
+            f"the pre-trained weights of {spec.arch} cannot be had ({reason_of(error)}): connect "
+            "to the network, or give a file with them in classifier.ckpt"
         ) from error
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import pickle
+import re
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,12 +13,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from diffguard.errors import UserError
+from diffguard.errors import UserError, reason_of
 
 # What training programs call the state dict beside the rest that they keep.
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "network")
 # What they leave in front of the names of a network's tensors.
 _PREFIXES = ("classifier.network.", "network.", "model.", "module.", "net.")
+# How torch names a class or function that a file asks for and that is not let in.
+_ASKED_FOR = re.compile(r"GLOBAL ([\w.]+)")
 
 
 def load_tensors(path: Path) -> dict[str, Any]:
@@ -27,7 +31,8 @@ def load_tensors(path: Path) -> dict[str, Any]:
             `torch.save`.
 
     Returns:
-        What the file holds: a state dict, or a dictionary around one.
+        What the file holds: a state dict, or a dictionary around one. Of a list, such as DiffOOD's
+        `train.ckpt`, its first entry, which is the network; the optimiser's state follows.
 
     Raises:
         UserError: Where the file is missing, damaged, or holds more than tensors and plain data.
@@ -42,25 +47,40 @@ def load_tensors(path: Path) -> dict[str, Any]:
             from safetensors.torch import load_file
 
             return load_file(path)
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            # What torch says of an unusual pickle, it says again when it refuses it.
+            warnings.simplefilter("ignore")
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except UserError:
         raise
     except pickle.UnpicklingError as error:
-        raise UserError(
-            f"{path} was refused: it is damaged, or holds more than tensors and plain data, which "
-            "could run code when loaded; expected a checkpoint that weights_only=True accepts"
-        ) from error
+        asked = _ASKED_FOR.search(str(error))
+        raise refused(path, asked.group(1) if asked else None) from error
     except Exception as error:
         # Damaged archives surface as many types (EOFError, RuntimeError, SafetensorError, …).
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(
-            f"{path} cannot be read as a file of weights ({reason}): is it complete?"
+            f"{path} cannot be read as a file of weights ({reason_of(error)}): is it complete?"
         ) from error
+    if isinstance(content, list) and content and isinstance(content[0], dict):
+        content = content[0]
     if not isinstance(content, dict):
         raise UserError(
             f"{path} holds a {type(content).__name__}, expected a dictionary of tensors"
         )
     return content
+
+
+def refused(path: Path, asked_for: str | None) -> UserError:
+    """The line for a file that could run code; `asked_for` is a class or function that it names."""
+    if asked_for is None:
+        return UserError(
+            f"{path} was refused: it is damaged, or holds more than tensors and plain data, which "
+            "could run code when loaded; expected a checkpoint that weights_only=True accepts"
+        )
+    return UserError(
+        f"{path} was refused: it asks for {asked_for}, which could run code when loaded; expected "
+        "tensors only, such as torch.save(model.state_dict(), path) writes"
+    )
 
 
 def _load_shards(index: Path) -> dict[str, Tensor]:
@@ -134,4 +154,39 @@ def fill(network: nn.Module, state: Mapping[str, Tensor], what: str) -> None:
             f"the weights do not fit the {what}: {name} has shape {tuple(state[name].shape)}, "
             f"expected {tuple(own[name].shape)}"
         )
+    for name, value in network.state_dict(keep_vars=True).items():
+        check_values(name, state[name], value)
     network.load_state_dict(state)
+
+
+def check_values(name: str, found: Tensor, own: Tensor) -> None:
+    """Make sure that a tensor can be a network's weight.
+
+    Args:
+        name: Its name, for error lines.
+        found: The tensor; its shape is not looked at.
+        own: The network's. Where that is no parameter, as a mask, infinite values are taken.
+
+    Raises:
+        UserError: For integers in the place of floating-point numbers and the reverse, sparse
+            tensors, and values that are not finite.
+    """
+    if found.is_meta:
+        return
+    if found.layout != torch.strided or found.is_floating_point() != own.is_floating_point():
+        raise UserError(
+            f"tensor {name} is {_kind(found)}, expected {_kind(own)}: save the network's "
+            "state_dict() as it is after training"
+        )
+    values = found.to(own.dtype)
+    bad = values.isnan() if not isinstance(own, nn.Parameter) else ~values.isfinite()
+    if bad.any():
+        raise UserError(
+            f"tensor {name} holds {int(bad.sum())} values that are no finite numbers: expected "
+            "trained weights, take a checkpoint from before training diverged"
+        )
+
+
+def _kind(tensor: Tensor) -> str:
+    layout = "dense" if tensor.layout == torch.strided else "sparse"
+    return f"{layout} {str(tensor.dtype).removeprefix('torch.')}"

@@ -16,7 +16,7 @@ from diffguard.errors import UserError
 from diffguard.lora import add_lora, merge_lora, save_lora
 from diffguard.pretrained import LARGE, count_weights, refer
 from lightning_modules.runs import Run
-from lightning_modules.settings import DiffusionConfig
+from lightning_modules.settings import DiffusionConfig, ModelConfig
 
 
 @dataclass
@@ -86,11 +86,14 @@ def load_trained(run: Run, config: DiffusionConfig) -> LoadedDiffusion:
             f"{run.folder} holds no trained diffusion model: add diffusion to stages, or name a "
             "trained one in diffusion.ckpt"
         )
-    denoiser, spec = _load(path, config, run.data)
+    # A folder of this run says all of itself.
+    own = CheckpointOptions(num_classes=run.data.num_classes)
+    options = _options(config, run.data) if config.ckpt else own
+    denoiser, spec = _load(path, config, run.data, options)
     large = config.store == "auto" and count_weights(denoiser) > LARGE
     reference = None
     if large or config.store == "reference":
-        reference = refer(path, _options(config, run.data), run.folder)
+        reference = refer(path, options, run.folder)
     return LoadedDiffusion(denoiser, spec, reference)
 
 
@@ -105,9 +108,14 @@ def to_train(run: Run, config: DiffusionConfig) -> tuple[DiffusersDenoiser, Diff
             raise UserError(
                 "diffusion.lora_rank adapts a trained model: name it in diffusion.finetune"
             )
+        if config.model != ModelConfig():
+            raise UserError(
+                "diffusion.model describes a trained model, and none is named: name it in "
+                "diffusion.finetune, or describe the one to train in diffusion.kwargs"
+            )
         spec = diffusion_spec(config, run.data)
         return build_denoiser(spec), spec
-    denoiser, spec = _load(config.finetune, config, run.data)
+    denoiser, spec = _load(config.finetune, config, run.data, _options(config, run.data))
     if config.lora_rank:
         alpha = config.lora_rank if config.lora_alpha is None else config.lora_alpha
         add_lora(denoiser, config.lora_rank, alpha, config.lora_targets)
@@ -123,11 +131,13 @@ def keep_trained(
         merge_lora(denoiser)
     source = config.finetune
     text = None if source is None or Path(source).is_file() else local_folder(source)
-    save_folder(parts_of(denoiser, spec), run.diffusion_folder, replace=True, text_from=text)
+    save_folder(parts_of(denoiser, spec), run.diffusion_folder, text_from=text)
 
 
-def _load(path: str, config: DiffusionConfig, data: Any) -> tuple[DiffusersDenoiser, DiffusionSpec]:
-    parts = load_diffusion(path, _options(config, data))
+def _load(
+    path: str, config: DiffusionConfig, data: Any, options: CheckpointOptions
+) -> tuple[DiffusersDenoiser, DiffusionSpec]:
+    parts = load_diffusion(path, options)
     spec = parts.spec(
         image_size=data.image_size,
         image_channels=data.channels,

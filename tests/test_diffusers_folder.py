@@ -2,6 +2,7 @@
 
 import json
 import os
+from pathlib import Path
 
 import pytest
 import torch
@@ -100,23 +101,21 @@ def test_a_unet_is_a_pipeline_that_diffusers_runs(folder):
         save(folder, tiny_unet(1, 8, 3))
 
 
-def test_an_older_folder_is_replaced_in_whole(folder):
-    (folder / "old.txt").write_text("old")
-    save(folder, tiny_unet(1, 8, 3, seed=5), replace=True)
-    assert [path.name for path in folder.parent.iterdir()] == ["model"]
-    assert not (folder / "old.txt").exists()
-    fresh = tiny_unet(1, 8, 3, seed=5).state_dict()
-    stored = load(folder)[0].network.state_dict()
+def test_an_empty_folder_is_filled_in_one_step(tmp_path, monkeypatch):
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
+    save(Path(), tiny_unet(1, 8, 3))
+    assert [path.name for path in tmp_path.iterdir()] == ["empty"]
+    fresh = tiny_unet(1, 8, 3).state_dict()
+    stored = load(tmp_path / "empty")[0].network.state_dict()
     assert all(torch.equal(stored[name], value) for name, value in fresh.items())
 
 
-def test_a_crash_while_writing_leaves_the_old_folder(folder, monkeypatch):
-    before = load(folder)[0].network.state_dict()
+def test_a_crash_while_writing_leaves_no_folder(tmp_path, monkeypatch):
     monkeypatch.setattr(DDPMPipeline, "save_pretrained", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        save(folder, tiny_unet(1, 8, 3, seed=5), replace=True)
-    after = load(folder)[0].network.state_dict()
-    assert all(torch.equal(after[name], value) for name, value in before.items())
+        save(tmp_path / "model", tiny_unet(1, 8, 3, seed=5))
+    assert not any(tmp_path.iterdir())
 
 
 def test_options_reach_the_denoiser(folder):
@@ -154,7 +153,7 @@ def test_labels_that_do_not_fit(rows, classes, null, said):
 
 
 def test_a_null_class_against_the_folders_own_is_refused(folder):
-    with pytest.raises(UserError, match=r"diffguard\.json says null_class 3, but 0 was given"):
+    with pytest.raises(UserError, match=r"null_class 0 was given, but the model's is 3"):
         load(folder, null_class=0)
 
 

@@ -32,6 +32,13 @@ __all__ = [
 
 _PLAIN = CheckpointOptions()
 _CONVERTERS = {"adm": adm.convert, "ldm": ldm.convert, "ddpm": ddpm.convert}
+_HEADS = {"num_head_channels", "num_heads"}
+# The options that say something of a family, and what the family is called.
+_OPTIONS = {
+    "adm": ("guided-diffusion", {"image_size", "new_attention_order", "noise_schedule", *_HEADS}),
+    "ldm": ("latent diffusion", {"image_size", *_HEADS}),
+    "ddpm": ("DiffOOD's DDPM", {"image_size"}),
+}
 
 
 def detect_family(tensors: Mapping[str, Tensor]) -> str:
@@ -65,13 +72,15 @@ def convert_tensors(
         options: What the file does not say.
 
     Raises:
-        UserError: For another family, a missing option, and tensors that do not fit.
+        UserError: For another family, a missing option or one without effect, and tensors that do
+            not fit.
     """
     family = detect_family(tensors)
     if family == "classifier":
         raise UserError(
             "this is a classifier, expected a diffusion model: give the file in classifier.ckpt"
         )
+    options.check_used(*_OPTIONS[family])
     return _CONVERTERS[family](tensors, options)
 
 
@@ -93,6 +102,7 @@ def load_diffusion(path: str | Path, options: CheckpointOptions = _PLAIN) -> Dif
             parts = load_folder(path, options)
         if parts.num_classes is not None:
             parts.check_classes(options.num_classes)
+        parts.check_null_class(options.null_class)
     except UserError as error:
         if str(error).startswith(str(path)):
             raise

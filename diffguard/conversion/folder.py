@@ -13,14 +13,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from diffguard.conversion.hub import local_folder
 from diffguard.conversion.options import CheckpointOptions
 from diffguard.conversion.prompts import TEXT_ENCODER, encode_prompts
 from diffguard.diffusion import AUTOENCODERS, NETWORKS, DiffusionParts, module_class
-from diffguard.errors import UserError
+from diffguard.errors import UserError, reason_of
 from diffguard.latent import ClassContext
-from diffguard.weights import load_tensors
+from diffguard.weights import check_values, load_tensors
 
 NOTE = "diffguard.json"
 CONTEXT = "class_context/model.safetensors"
@@ -41,6 +42,11 @@ def load_folder(path: str | Path, options: CheckpointOptions) -> DiffusionParts:
         UserError: For a folder that lacks a part, is damaged or of a class that is not known.
     """
     folder = local_folder(path)
+    prompted = (folder / TEXT_ENCODER).is_dir() and not (folder / CONTEXT).is_file()
+    options.check_used(
+        "a folder of diffusers" + (" with a text encoder" if prompted else ""),
+        {"image_size", "prompt"} if prompted else {"image_size"},
+    )
     note = _read_json(folder / NOTE) if (folder / NOTE).is_file() else {}
     network = _load_model(_part(folder, NETWORK_FOLDERS) or folder, NETWORKS)
     stage = _part(folder, AUTOENCODER_FOLDERS)
@@ -109,6 +115,7 @@ def _load_context(folder: Path, options: CheckpointOptions) -> ClassContext | No
                 f"{CONTEXT} must hold one tensor table (labels, tokens, width), got "
                 f"{', '.join(tensors)}"
             )
+        check_values(f"{CONTEXT} table", tensors["table"], nn.Parameter(torch.empty(0)))
         return ClassContext(tensors["table"])
     if (folder / TEXT_ENCODER).is_dir() and options.class_names is not None:
         return ClassContext(encode_prompts(folder, options.class_names, options.prompt))
@@ -120,10 +127,7 @@ def _classes(
 ) -> tuple[int | None, int | None]:
     """Number of classes and null class, from what the folder says and the user adds."""
     if "num_classes" in note:
-        null = note.get("null_class")
-        if options.null_class not in (None, null):
-            raise UserError(f"{NOTE} says null_class {null}, but {options.null_class} was given")
-        return note["num_classes"], null
+        return note["num_classes"], note.get("null_class")
     if config.get("num_embeds_ada_norm") is not None:
         # A DiT has one more row than classes, for dropped labels.
         return config["num_embeds_ada_norm"], config["num_embeds_ada_norm"]
@@ -185,14 +189,17 @@ def _load_model(folder: Path, known: tuple[str, ...]) -> Any:
         )
     except Exception as error:
         # Damaged weights and configs surface as many types.
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise UserError(f"{folder.name} cannot be loaded ({reason}): is it complete?") from error
+        raise UserError(
+            f"{folder.name} cannot be loaded ({reason_of(error)}): is it complete?"
+        ) from error
     # diffusers fills what is missing with random numbers.
     for what in ("missing_keys", "unexpected_keys", "mismatched_keys"):
         if report[what]:
             first = sorted(str(key) for key in report[what])[0]
             kind = what.removesuffix("_keys")
             raise UserError(f"{folder.name} has {kind} tensors ({first}): is it complete?")
+    for name, value in model.state_dict(keep_vars=True).items():
+        check_values(f"{folder.name}.{name}", value, value)
     return model.eval()
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from diffguard.errors import UserError
+from diffguard.errors import UserError, reason_of
 
 _PARTS = ("unet", "transformer", "vae", "vqvae", "scheduler", "class_context", "text_encoder")
 _ID = re.compile(r"([\w.-]+/[\w.-]+?)(?:@([\w./-]+))?")
@@ -41,10 +41,9 @@ def fetch(name: str) -> Path:
             folder = _download(match, [*wanted, *(f"{part}/*.bin" for part in lacking)])
     except Exception as error:
         # The hub's client raises its own types, and those of its network library.
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(
-            f"{name} is no file or folder here, and the hub did not give it ({reason}): check the "
-            "name and the connection, or give a local folder"
+            f"{name} is no file or folder here, and the hub did not give it ({reason_of(error)}): "
+            "check the name and the connection, or give a local folder"
         ) from error
     return folder
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from diffguard.conversion.ddpm_names import DDPMLayout
@@ -29,6 +30,7 @@ from diffguard.diffusion import DiffusionParts
 from diffguard.errors import UserError
 from diffguard.latent import ClassContext
 from diffguard.schedule import NoiseSchedule
+from diffguard.weights import check_values
 
 UNET = "model.diffusion_model."
 _FIRST_STAGE = "first_stage_model."
@@ -68,7 +70,8 @@ def convert(tensors: Mapping[str, Tensor], options: CheckpointOptions) -> Diffus
             f"tensor {extra[0]} is left over ({len(extra)} in all): expected a class-conditional "
             "latent diffusion checkpoint and nothing else"
         )
-    shape_of(tensors, "betas")
+    if "betas" not in tensors:
+        raise UserError("tensor betas is missing: expected a complete checkpoint of this family")
     autoencoder, factor = _first_stage(Part(tensors, _FIRST_STAGE), options)
     network = _unet(Part(tensors, UNET), options, factor)
     rows, width = shape_of(tensors, f"{_CONDITION}embedding.weight")
@@ -93,7 +96,16 @@ def convert(tensors: Mapping[str, Tensor], options: CheckpointOptions) -> Diffus
 
 
 def scheduler_config(betas: Tensor) -> dict[str, Any]:
-    """The file's betas, by name where they are linear in their square root."""
+    """The file's betas, by name where they are linear in their square root.
+
+    Raises:
+        UserError: For betas that are no noise levels.
+    """
+    if betas.ndim != 1 or not len(betas):
+        raise UserError(
+            f"tensor betas has shape {tuple(betas.shape)}, expected a value per timestep"
+        )
+    check_values("betas", betas, nn.Parameter(torch.empty(0)))
     config: dict[str, Any] = {
         "num_train_timesteps": len(betas),
         "prediction_type": "epsilon",
@@ -124,6 +136,9 @@ def _unet(tensors: Mapping[str, Tensor], options: CheckpointOptions, factor: int
     heads = tuple(options.need_heads(c, _PUBLISHED) for c in layout.channels)
     depth = count_entries(tensors, f"{middle}transformer_blocks.")
     context = shape_of(tensors, f"{middle}transformer_blocks.0.attn2.to_k.weight")[1]
+    # The projections around a transformer are linear layers, or convolutions of kernel 1.
+    projection = tensors.get(f"{middle}proj_in.weight")
+    is_linear = projection is not None and projection.ndim == 2
     attention = layout.attention
     network = build_empty(
         UNet2DConditionModel,
@@ -142,7 +157,7 @@ def _unet(tensors: Mapping[str, Tensor], options: CheckpointOptions, factor: int
         cross_attention_dim=context,
         attention_head_dim=heads,  # a number of heads, whatever diffusers calls it
         transformer_layers_per_block=depth,
-        use_linear_projection=len(shape_of(tensors, f"{middle}proj_in.weight")) == 2,
+        use_linear_projection=is_linear,
     )
     fill(network, tensors, lambda target: layout.locate(target, lambda _level: 1))
     return network

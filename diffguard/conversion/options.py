@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 from diffguard.errors import UserError
+
+# What a run expects of every model, instead of saying something of one; `load_diffusion` compares
+# the label that means "no label".
+_EXPECTED = ("num_classes", "null_class", "class_names")
 
 
 @dataclass(frozen=True)
@@ -24,7 +29,7 @@ class CheckpointOptions:
         noise_schedule: guided-diffusion: `linear`, or `cosine` (its 64×64 model). The other
             families need no such choice.
         num_classes: Classes that the user expects, without the null class; None accepts any.
-        null_class: For a diffusers folder that does not say: the label that means "no label".
+        null_class: The label that means "no label"; needed where a diffusers folder does not say.
         class_names: Names of the classes, for a model with a text encoder.
         prompt: What such a model is told of a class, with `{name}` in it.
     """
@@ -38,6 +43,24 @@ class CheckpointOptions:
     null_class: int | None = None
     class_names: tuple[str, ...] | None = None
     prompt: str = "a photo of a {name}"
+
+    def check_used(self, family: str, used: Collection[str]) -> None:
+        """Refuse options that say something of another family of models.
+
+        Args:
+            family: What the model is, for the message.
+            used: Options that this family needs or takes.
+
+        Raises:
+            UserError: For one that would have no effect.
+        """
+        for one in fields(self):
+            idle = one.name not in used and one.name not in _EXPECTED
+            if idle and getattr(self, one.name) != one.default:
+                raise UserError(
+                    f"{one.name} {getattr(self, one.name)} says nothing of {family}: leave it out"
+                    + (f" (it takes {', '.join(sorted(used))})" if used else "")
+                )
 
     def need_image_size(self, factor: int) -> int:
         """The image size, which must be a multiple of `factor`.

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from diffguard.errors import UserError
+from diffguard.errors import UserError, reason_of
 
 TEXT_ENCODER = "text_encoder"
 TOKENIZER = "tokenizer"
@@ -69,8 +69,9 @@ def encode_prompts(folder: Path, class_names: Sequence[str], prompt: str) -> Ten
         )
     except Exception as error:
         # Damaged weights and vocabularies surface as many types.
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UserError(f"the text encoder cannot be loaded ({reason}): is it complete?") from error
+        raise UserError(
+            f"the text encoder cannot be loaded ({reason_of(error)}): is it complete?"
+        ) from error
     encoder, report = loaded
     if report["missing_keys"]:
         first = sorted(report["missing_keys"])[0]

@@ -14,8 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from diffguard.errors import UserError
-from diffguard.weights import load_tensors, state_dict_of
+from diffguard.weights import load_tensors, refused, state_dict_of
 
 _CALLBACK = re.compile(r"(pytorch_lightning|lightning\.pytorch)\.callbacks\.[\w.]+")
 
@@ -43,8 +42,8 @@ def read_foreign(path: str | Path) -> dict[str, Any]:
     """Read a file of weights without running anything of it.
 
     Args:
-        path: A `.safetensors` file or one written by `torch.save`: a state dict, or a dictionary
-            with one under `state_dict`.
+        path: A `.safetensors` file or one written by `torch.save`: a state dict, a dictionary
+            with one under `state_dict`, or a list that begins with one.
 
     Returns:
         What the file holds, tensors on the CPU.
@@ -57,10 +56,7 @@ def read_foreign(path: str | Path) -> dict[str, Any]:
     stubs: list[Any] = []
     for name in _foreign_names(path):
         if not _CALLBACK.fullmatch(name):
-            raise UserError(
-                f"{path} was refused: it asks for {name}, which could run code when loaded; "
-                "expected tensors only, such as torch.save(model.state_dict(), path) writes"
-            )
+            raise refused(path, name)
         stubs.append((InertCallback, name))
     with torch.serialization.safe_globals(stubs):
         return load_tensors(path)

@@ -18,7 +18,6 @@ def save_folder(
     parts: DiffusionParts,
     folder: str | Path,
     *,
-    replace: bool = False,
     text_from: str | Path | None = None,
 ) -> None:
     """Write a diffusion model as a folder of diffusers, in whole or not at all.
@@ -26,16 +25,17 @@ def save_folder(
     Args:
         parts: The model.
         folder: Where to; it may not exist, or be empty.
-        replace: Put the new folder in the place of an older one.
         text_from: Folder whose text encoder and tokenizer, where it has them, are copied.
 
     Raises:
         UserError: For a folder with something in it, or one that cannot be written.
     """
     folder = Path(folder)
-    if not replace and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{folder} is there already: name a new folder or empty it")
-    temporary = folder.with_name(f".{folder.name}.tmp")
+    # Only a full path has a name to go beside: `.` has none.
+    place = folder.resolve()
+    temporary = place.with_name(f".{place.name}.tmp")
     try:
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
@@ -44,8 +44,7 @@ def save_folder(
             if text_from is not None and (Path(text_from) / name).is_dir():
                 shutil.copytree(Path(text_from) / name, temporary / name)
         _write_index(parts, temporary)
-        shutil.rmtree(folder, ignore_errors=True)
-        temporary.rename(folder)
+        temporary.rename(place)
     except OSError as error:
         raise write_error(folder, error) from error
     finally:

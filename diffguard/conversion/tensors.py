@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from diffguard.errors import UserError
+from diffguard.errors import UserError, reason_of
+from diffguard.weights import check_values
 
 Locate = Callable[[str], "Source"]
 
@@ -93,23 +94,39 @@ def find_place(target: str) -> Place | None:
     return Place(stage, int(block or 0), kind, int(index), module, leaf)
 
 
-def shape_of(tensors: Mapping[str, Tensor], name: str) -> tuple[int, ...]:
-    """Shape of a tensor that the architecture is read from.
+def shape_of(tensors: Mapping[str, Tensor], name: str) -> tuple[int, int]:
+    """Outputs and inputs of a layer or table, by the weight that the architecture is read from.
 
     Raises:
-        UserError: Where the file lacks it.
+        UserError: Where the file lacks it, or it is no weight.
     """
     if name not in tensors:
         full = _prefix(tensors) + name
         raise UserError(f"tensor {full} is missing: expected a complete checkpoint of this family")
-    return tuple(tensors[name].shape)
+    shape = tensors[name].shape
+    if len(shape) < 2 or 0 in shape:
+        raise UserError(
+            f"tensor {_prefix(tensors)}{name} has shape {tuple(shape)}, expected a weight with "
+            "outputs and inputs: this is no checkpoint of this family"
+        )
+    return shape[0], shape[1]
 
 
 def count_entries(tensors: Mapping[str, Tensor], prefix: str) -> int:
-    """Number of the entries `prefix0.…`, `prefix1.…`, … by the highest that occurs."""
+    """Number of the entries `prefix0.…`, `prefix1.…`, … by the highest that occurs.
+
+    Raises:
+        UserError: Where it counts further than the file has tensors.
+    """
     pattern = re.compile(re.escape(prefix) + r"(\d+)\.")
     found = [int(match.group(1)) for name in tensors if (match := pattern.match(name))]
-    return max(found, default=-1) + 1
+    count = max(found, default=-1) + 1
+    if count > len(tensors):
+        raise UserError(
+            f"tensors {_prefix(tensors)}{prefix}… are counted to {count - 1}, and most are "
+            "missing: expected a complete checkpoint of this family"
+        )
+    return count
 
 
 def has(tensors: Mapping[str, Tensor], prefix: str) -> bool:
@@ -127,9 +144,8 @@ def build_empty(cls: Callable[..., Any], **config: Any) -> Any:
         with torch.device("meta"):
             return cls(**config)
     except (ValueError, TypeError, RuntimeError, ZeroDivisionError) as error:
-        reason = str(error).splitlines()[0]
         raise UserError(
-            f"the shapes of the tensors do not make a {cls.__name__} ({reason}): "
+            f"the shapes of the tensors do not make a {cls.__name__} ({reason_of(error)}): "
             "expected a complete checkpoint of this family"
         ) from error
 
@@ -143,10 +159,10 @@ def fill(network: nn.Module, tensors: Mapping[str, Tensor], locate: Locate) -> N
         locate: Name in the network -> where it comes from.
 
     Raises:
-        UserError: For tensors that are missing, left over or of another shape.
+        UserError: For tensors that are missing, left over, of another shape or no weights.
     """
     prefix = _prefix(tensors)
-    own = network.state_dict()
+    own = network.state_dict(keep_vars=True)
     sources = {target: locate(target) for target in own}
     wanted = {source.name for source in sources.values()}
     if missing := sorted(wanted - set(tensors)):
@@ -166,6 +182,7 @@ def fill(network: nn.Module, tensors: Mapping[str, Tensor], locate: Locate) -> N
         found = tensors[source.name]
         share = 1 if source.part is None else 3
         expected = (share * value.shape[0], *value.shape[1:]) if value.ndim else ()
+        check_values(prefix + source.name, found, value)
         # A convolution of kernel 1 and a linear layer differ in trailing ones only.
         if _core(found.shape) != _core(expected):
             raise UserError(
