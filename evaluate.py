@@ -7,8 +7,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
-from itertools import count
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,9 +17,10 @@ from lightning_modules.cli import SKIPPED_FILES, Parser, UserError, parse, run
 
 if TYPE_CHECKING:
     from diffguard.detector import Detector
+    from lightning_modules.evaluation import ScoringRun
 
-# Settings that decide on new images or make the networks faster, but change no score.
-_NO_SCORE = ("decision", "accept", "compile", "channels_last")
+# Settings that make the networks faster, and change a score by rounding errors alone.
+_FASTER = ("compile", "channels_last")
 
 
 def build_parser() -> Parser:
@@ -96,12 +96,9 @@ def main(argv: Sequence[str]) -> int:
         raise UserError(f"--panels must be at least 0, got {objects.panels}")
     if objects.dry_run:
         return _dry_run(content, objects)
-    detector = _detector(content, objects)
-    folder = Path(objects.ckpt).parent
     if objects.images is not None:
-        return _score_folder(detector, objects, folder / "images")
-    output = Path(objects.output or folder / "evaluation")
-    return _score_sets(detector, objects, content["config"], output, folder)
+        return _score_folder(content, objects)
+    return _score_sets(content, objects)
 
 
 def _first_look() -> Any:
@@ -174,38 +171,42 @@ def _dry_run(content: dict[str, Any], objects: Any) -> int:
     return 0
 
 
-def _detector(content: dict[str, Any], objects: Any) -> Detector:
-    """The checkpoint's detector; calibrated anew where the command line changes its scores."""
+def _detector(content: dict[str, Any], objects: Any) -> tuple[Detector, list[str]]:
+    """The checkpoint's detector, and the settings for which it must be calibrated anew."""
     from diffguard.checkpoint import detector_from
-    from diffguard.settings import to_dict
+    from diffguard.settings import DECIDING, to_dict
     from lightning_modules.trainers import cast_weights
 
-    given = {
-        "trusted": objects.trusted,
-        "folder": Path(objects.ckpt).parent,
-        "diffusion": objects.diffusion_model,
-    }
     asked, stored = to_dict(objects.detector), content["settings"]
-    changed = [k for k in asked if k not in _NO_SCORE and asked[k] != stored.get(k)]
-    if not changed:
-        detector = detector_from(content, settings=asked, **given)
-        cast_weights(detector.denoiser, objects.trainer)
-        return detector
+    fixed = (*DECIDING, *_FASTER)
+    changed = [key for key in asked if key not in fixed and asked[key] != stored.get(key)]
+    detector = detector_from(
+        content,
+        settings=None if changed else asked,
+        trusted=objects.trusted,
+        folder=Path(objects.ckpt).parent,
+        diffusion=objects.diffusion_model,
+    )
+    cast_weights(detector.denoiser, objects.trainer)
+    return detector, changed
+
+
+def _calibrate_again(
+    scoring: ScoringRun, content: dict[str, Any], objects: Any, changed: str
+) -> None:
+    """Give a run a detector with other settings than the checkpoint's."""
     from lightning_modules.calibration import calibrated
     from lightning_modules.runs import Run
 
-    detector = detector_from(content, **given)
-    cast_weights(detector.denoiser, objects.trainer)
-    folder = Path(objects.output or Path(objects.ckpt).parent / "evaluation")
-    current = Run(folder, objects.data, objects.trainer, detector.seed, content["config"])
-    current.say(f"detector.{changed[0]} differs from the checkpoint's: calibrating again")
-    models = (detector.classifier, detector.denoiser, detector.noisy_classifier)
-    return calibrated(current, objects.detector, *models, "calibrate", folder)
+    old, folder = scoring.detector, scoring.folder
+    current = Run(folder, objects.data, objects.trainer, old.seed, content["config"])
+    current.say(f"detector.{changed} differs from the checkpoint's: calibrating again")
+    models = (old.classifier, old.denoiser, old.noisy_classifier)
+    identity = {"checkpoint": scoring.identity["checkpoint"]}
+    scoring.detector = calibrated(current, objects.detector, *models, "calibrate", folder, identity)
 
 
-def _score_sets(
-    detector: Detector, objects: Any, config: dict[str, Any], output: Path, folder: Path
-) -> int:
+def _score_sets(content: dict[str, Any], objects: Any) -> int:
     from diffguard.checkpoint import library_versions
     from diffguard.scored_run import keep_run, read_run
     from diffguard.settings import to_dict
@@ -215,6 +216,9 @@ def _score_sets(
     from lightning_modules.shared_table import read_together
     from lightning_modules.trainers import scoring_trainer
 
+    detector, changed = _detector(content, objects)
+    beside = Path(objects.ckpt).parent
+    output = Path(objects.output or beside / "evaluation")
     data = objects.data
     data.prepare_data()
     if len(data.groups) < 2:
@@ -228,11 +232,24 @@ def _score_sets(
         "groups": data.groups,
         "precision": objects.trainer.precision,
     }
-    scoring = ScoringRun(detector, data, data.stream("test"), output, identity, derive=True)
+    scoring = ScoringRun(
+        detector,
+        data,
+        data.stream("test"),
+        output,
+        identity,
+        derive=True,
+        settings=objects.detector,
+        threads=objects.trainer.threads,
+    )
+    if changed:
+        scoring.check(trainer)
+        _calibrate_again(scoring, content, objects, changed[0])
+    detector = scoring.detector
     table, metrics = read_together(scoring.run(trainer), data.groups, trainer)
     if trainer.is_global_zero:
         settings = {
-            "config": {**config, "detector": to_dict(detector.settings)},
+            "config": {**content["config"], "detector": to_dict(detector.settings)},
             "seed": detector.seed,
             "batch_size": scoring.batch_size,
             "libraries": library_versions(),
@@ -241,20 +258,19 @@ def _score_sets(
         }
         keep_run(output, detector.calibration.scores, settings, data.left_out)
         drawn = panels(scoring, table, objects.panels)
-        report(
-            read_run(output, table), output, folder / "tensorboard", metrics=metrics, panels=drawn
-        )
+        tensorboard = (output if objects.output else beside) / "tensorboard"
+        report(read_run(output, table), output, tensorboard, metrics=metrics, panels=drawn)
     return 0
 
 
-def _score_folder(detector: Detector, objects: Any, beside: Path) -> int:
+def _score_folder(content: dict[str, Any], objects: Any) -> int:
     """Verdicts on a folder of images, without `--output` in a folder of its name."""
-    from diffguard.manifest import continues
     from diffguard.score_table import ScoreTable
-    from lightning_modules.evaluation import ScoringRun, file_hash
+    from lightning_modules.evaluation import ScoringRun, file_hash, free_run
     from lightning_modules.reporting import report_images
     from lightning_modules.trainers import scoring_trainer
 
+    detector, changed = _detector(content, objects)
     data = objects.data
     stream = data.folder_stream(objects.images)
     trainer = scoring_trainer(objects.trainer, "score images")
@@ -263,22 +279,33 @@ def _score_folder(detector: Detector, objects: Any, beside: Path) -> int:
         "images": str(Path(objects.images)),
         "precision": objects.trainer.precision,
     }
-    given = None if objects.output is None else Path(objects.output)
-    for output in [given] if given else _numbered(beside / Path(objects.images).resolve().name):
-        scoring = ScoringRun(detector, data, stream, output, identity, derive=True)
-        if given or continues(output, scoring.manifest()):
-            break
+
+    def run_in(folder: Path) -> ScoringRun:
+        return ScoringRun(
+            detector,
+            data,
+            stream,
+            folder,
+            identity,
+            derive=True,
+            settings=objects.detector,
+            threads=objects.trainer.threads,
+        )
+
+    name = Path(objects.images).resolve().name
+    if objects.output is None:
+        scoring = free_run(Path(objects.ckpt).parent / "images" / name, trainer, run_in)
+    else:
+        scoring = run_in(Path(objects.output))
+    if changed:
+        scoring.check(trainer)
+        _calibrate_again(scoring, content, objects, changed[0])
     path = scoring.run(trainer)
     if not trainer.is_global_zero:
         return 0
-    skipped = report_images(detector, ScoreTable.read(path), output, objects.accept)
+    table = ScoreTable.read(path)
+    skipped = report_images(scoring.detector, table, scoring.folder, objects.accept)
     return SKIPPED_FILES if skipped else 0
-
-
-def _numbered(folder: Path) -> Iterator[Path]:
-    """A folder, and others beside it for images that have changed since."""
-    yield folder
-    yield from (folder.with_name(f"{folder.name}-{number}") for number in count(2))
 
 
 if __name__ == "__main__":

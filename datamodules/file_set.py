@@ -55,12 +55,12 @@ class FileSet(ImageSet):
         """The relative path in a folder, the index in an image list."""
         return self._paths[index] if self._path_is_key else str(index)
 
-    def content(self, index: int) -> bytes:
-        """The size of the file; a file that is absent is told from an empty one."""
+    def content(self, index: int) -> int:
+        """The size of the file in bytes; -1 if it is absent."""
         try:
-            return b"%d" % (self._root / self._paths[index]).stat().st_size
+            return (self._root / self._paths[index]).stat().st_size
         except OSError:
-            return b"absent"
+            return -1
 
 
 def _files_below(folder: Path) -> Iterator[Path]:

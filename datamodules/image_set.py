@@ -8,7 +8,9 @@ import random
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -78,8 +80,8 @@ class ImageSet(Dataset[dict[str, Any]]):
         """
         raise NotImplementedError
 
-    def content(self, index: int) -> bytes:
-        """What tells in a fingerprint that an image has changed."""
+    def content(self, index: int) -> int:
+        """A number of 63 bits that tells whether an image has changed."""
         raise NotImplementedError
 
     def path(self, index: int) -> str:  # noqa: ARG002 - sets in memory have no paths
@@ -99,14 +101,18 @@ class ImageSet(Dataset[dict[str, Any]]):
         return chosen
 
     def fingerprint(self) -> str:
-        """SHA-256 (hex) of name, keys, labels and contents: pixels in memory, sizes of files."""
+        """SHA-256 (hex) of name, keys, labels and paths: which images these are."""
         digest = hashlib.sha256(self.name.encode())
         for index in self.indices:
             key = self.key(index).encode("utf-8", "surrogateescape")
             digest.update(b"\n%d\0%s\0%d\0" % (index, key, int(self._labels[index])))
             digest.update(self.path(index).encode("utf-8", "surrogateescape") + b"\0")
-            digest.update(self.content(index))
         return digest.hexdigest()
+
+    def contents(self) -> NDArray[np.int64]:
+        """int64 `(len(self),)`, `content` of every image: whether these are still the same."""
+        found = (self.content(index) for index in self.indices)
+        return np.fromiter(found, dtype=np.int64, count=len(self))
 
 
 class TensorSet(ImageSet):
@@ -133,9 +139,10 @@ class TensorSet(ImageSet):
         """One image of the tensor as float32 in [0, 1]."""
         return self._images[index].float() / 255.0
 
-    def content(self, index: int) -> bytes:
-        """The pixels."""
-        return self._images[index].numpy().tobytes()
+    def content(self, index: int) -> int:
+        """A hash of the pixels."""
+        pixels = self._images[index].numpy().tobytes()
+        return int.from_bytes(hashlib.blake2b(pixels, digest_size=8).digest()) >> 1
 
 
 def shuffled(items: Sequence[int], seed: int) -> list[int]:

@@ -69,8 +69,12 @@ class EvaluationStream(Dataset[dict[str, Any]]):
 
     def without(self, done: set[tuple[str, int]]) -> EvaluationStream:
         """The items whose (dataset, index) is not in `done`."""
-        rest = (self._pair(which, i) not in done for which, i in self.select.tolist())
-        return self.only(self.select[np.fromiter(rest, dtype=bool, count=len(self))])
+        return self.only(self.select[~self.among(done)])
+
+    def among(self, done: set[tuple[str, int]]) -> NDArray[np.bool_]:
+        """`(len(self),)`, whether an item's (dataset, index) is in `done`."""
+        found = (self._pair(which, i) in done for which, i in self.select.tolist())
+        return np.fromiter(found, dtype=bool, count=len(self))
 
     def only(self, select: NDArray[np.int64]) -> EvaluationStream:
         """The stream of a part of `select`."""

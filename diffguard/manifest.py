@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from diffguard.errors import UserError
-from diffguard.files import replace_file
+from diffguard.files import create_file, replace_file
 
+MACHINE = "machine"
 _SHOWN = 40
 _MISSING = "(absent)"
 
@@ -38,7 +39,7 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
     return manifest
 
 
-def open_manifest(folder: Path, expected: Mapping[str, Any]) -> None:
+def open_manifest(folder: Path, expected: Mapping[str, Any], *, finished: bool = False) -> None:
     """Write the manifest of a new run, or check that a run continues its own.
 
     The first process of a run calls this, before any of them writes a row. Several runs may do so
@@ -47,15 +48,28 @@ def open_manifest(folder: Path, expected: Mapping[str, Any]) -> None:
     Args:
         folder: The evaluation folder; made where it is missing.
         expected: What the scores depend on, as plain JSON values: hashes of checkpoint, config and
-            image lists, score names, and under `"sets"` a mapping from set name to at least
-            `{"n": number of images}`, in the order in which the merged table shall list the sets.
+            image lists, score names, under `"sets"` a mapping from set name to at least
+            `{"n": number of images}`, in the order in which the merged table shall list the sets,
+            and under `"machine"` what decides on the last bits alone.
+        finished: Whether no row will be added: it does not matter then on which machine.
 
     Raises:
         UserError: If the folder belongs to something else, naming each difference, or holds scores
             of which nobody knows where they come from.
     """
+    check_manifest(folder, expected, finished=finished)
+    with create_file(Path(folder) / "manifest.json") as path:
+        path.write_text(_text(expected), encoding="utf-8")
+    # Another launch may have been faster.
+    check_manifest(folder, expected, finished=finished)
+
+
+def check_manifest(folder: Path, expected: Mapping[str, Any], *, finished: bool = False) -> None:
+    """Check that a folder holds no scores yet, or those of this very run; see `open_manifest`.
+
+    Only what `expected` names is compared.
+    """
     folder = Path(folder)
-    now = json.loads(json.dumps(expected, allow_nan=False))
     stored = read_manifest(folder)
     if stored is None:
         if any(folder.glob("scores/rank-*.csv")):
@@ -63,22 +77,15 @@ def open_manifest(folder: Path, expected: Mapping[str, Any]) -> None:
                 f"{folder} holds score tables but no manifest.json, so what they belong to is "
                 "unknown: choose another output folder or delete this one"
             )
-        write_manifest(folder, now)
         return
-    differences = _differences(stored, now)
+    ignored = {MACHINE} if finished else set()
+    now = json.loads(_text({key: expected[key] for key in expected if key not in ignored}))
+    differences = _differences({key: stored[key] for key in stored if key in now}, now)
     if differences:
         raise UserError(
             f"the score tables in {folder} belong to another run: {'; '.join(differences)}; "
             "restore these settings to continue it, or name another folder with --output"
         )
-
-
-def continues(folder: Path, expected: Mapping[str, Any]) -> bool:
-    """Whether a folder holds no scores yet, or those of this very run; see `open_manifest`."""
-    stored = read_manifest(folder)
-    if stored is None:
-        return not any(folder.glob("scores/rank-*.csv"))
-    return not _differences(stored, json.loads(json.dumps(expected, allow_nan=False)))
 
 
 def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
@@ -88,9 +95,12 @@ def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
         folder: The evaluation folder.
         manifest: As `open_manifest` takes it.
     """
-    with replace_file(Path(folder) / "manifest.json", contended=True) as path:
-        text = json.dumps(manifest, indent=2, allow_nan=False)
-        path.write_text(text + "\n", encoding="utf-8")
+    with replace_file(Path(folder) / "manifest.json") as path:
+        path.write_text(_text(manifest), encoding="utf-8")
+
+
+def _text(manifest: Mapping[str, Any]) -> str:
+    return json.dumps(manifest, indent=2, allow_nan=False) + "\n"
 
 
 def _differences(stored: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

@@ -10,6 +10,7 @@ import csv
 import io
 import sys
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from diffguard.errors import UserError
@@ -49,8 +50,25 @@ def complete_records(path: Path, start: int = 0) -> Iterator[tuple[int, bytes]]:
                 )
 
 
-def locate_rows(path: Path) -> Iterator[tuple[tuple[str, int], int, int]]:
-    """Yield ((dataset, index), offset, size) of each complete row after the header."""
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a row lies.
+
+    Attributes:
+        image: (dataset, index).
+        failed: Whether the row has an error in the place of scores.
+        offset: First byte in its file.
+        size: Bytes.
+    """
+
+    image: tuple[str, int]
+    failed: bool
+    offset: int
+    size: int
+
+
+def locate_rows(path: Path) -> Iterator[Place]:
+    """Yield the place of each complete row after the header; its last field is the error."""
     width = 0
     for offset, record in complete_records(path):
         fields = decode_row(record)
@@ -62,7 +80,8 @@ def locate_rows(path: Path) -> Iterator[tuple[tuple[str, int], int, int]]:
                 "number in the second; delete the file to score its images again"
             )
         else:
-            yield (sys.intern(fields[0]), int(fields[1])), offset, len(record)
+            image = (sys.intern(fields[0]), int(fields[1]))
+            yield Place(image, bool(fields[-1]), offset, len(record))
 
 
 def encode_rows(rows: Iterable[Iterable[object]]) -> bytes:

@@ -168,9 +168,10 @@ class ScoreWriter:
 
 
 def read_done(folder: Path) -> set[tuple[str, int]]:
-    """The images that need no further work: (dataset, index) of every complete row on disk.
+    """The images that need no further work: (dataset, index) of every complete row with scores.
 
-    All tables count, whatever the number of processes that wrote them.
+    All tables count, whatever the number of processes that wrote them. A row with an error does
+    not: a run that is started again tries to read its image once more.
 
     Args:
         folder: The evaluation folder.
@@ -183,15 +184,16 @@ def read_done(folder: Path) -> set[tuple[str, int]]:
     """
     done: set[tuple[str, int]] = set()
     for path in rank_tables(folder):
-        done.update(key for key, _, _ in locate_rows(path))
+        done.update(place.image for place in locate_rows(path) if not place.failed)
     return done
 
 
 def merge(folder: Path, order: Sequence[str] | None = None) -> Path:
     """Merge the tables of all processes into `scores.csv`, sorted by set and index.
 
-    Rows are copied as bytes, so the merge does not depend on how many processes wrote them. The
-    file appears in one step; memory is about 100 bytes per image.
+    Rows are copied as bytes, so the merge does not depend on how many processes wrote them. A row
+    with an error gives way to one with scores of the same image. The file appears in one step;
+    memory is about 100 bytes per image.
 
     Args:
         folder: The evaluation folder.
@@ -214,15 +216,17 @@ def merge(folder: Path, order: Sequence[str] | None = None) -> Path:
     where = array("q")
     for number, path in enumerate(tables):
         check_header(path, columns[number], columns[0])
-        for (name, index), offset, size in locate_rows(path):
+        for place in locate_rows(path):
+            name, index = place.image
             if name not in codes:
                 raise UserError(
                     f"{path} has rows of {name!r}, expected one of {', '.join(codes) or 'no set'}: "
                     "name it in the order of the sets"
                 )
-            where.extend((codes[name], index, number, offset, size))
-    rows = np.frombuffer(where, dtype=np.int64).reshape(-1, 5)
-    rows = rows[np.lexsort((rows[:, 1], rows[:, 0]))]
+            where.extend((codes[name], index, place.failed, number, place.offset, place.size))
+    rows = np.frombuffer(where, dtype=np.int64).reshape(-1, 6)
+    # Of the rows of an image those with scores come first.
+    rows = rows[np.lexsort((rows[:, 2], rows[:, 1], rows[:, 0]))]
     first = np.ones(len(rows), dtype=bool)
     first[1:] = (rows[1:, :2] != rows[:-1, :2]).any(axis=1)
     for name, code in codes.items():
@@ -238,15 +242,15 @@ def merge(folder: Path, order: Sequence[str] | None = None) -> Path:
         output.write(encode_rows([columns[0]]))
         last = b""
         for row, is_first in zip(rows, first, strict=True):
-            code, index, number, offset, size = row.tolist()
+            code, index, failed, number, offset, size = row.tolist()
             files[number].seek(offset)
             record = files[number].read(size)
             if is_first:
                 output.write(record)
-            elif record != last:
+                last = record
+            elif record != last and not failed:
                 raise UserError(
                     f"image {index} of {list(codes)[code]} has two different rows, one of them in "
                     f"{tables[number]}: the runs differ, so delete one table and start again"
                 )
-            last = record
     return target

@@ -178,6 +178,10 @@ class DetectorSettings:
     channels_last: bool = False
 
 
+# Settings that decide on new images and change no score.
+DECIDING = ("decision", "accept")
+
+
 def to_dict(settings: DetectorSettings) -> dict[str, Any]:
     """Settings as plain nested dictionaries, for a checkpoint or a manifest."""
     return asdict(settings)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import pickle
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -190,3 +191,14 @@ def check_values(name: str, found: Tensor, own: Tensor) -> None:
 def _kind(tensor: Tensor) -> str:
     layout = "dense" if tensor.layout == torch.strided else "sparse"
     return f"{layout} {str(tensor.dtype).removeprefix('torch.')}"
+
+
+def weights_hash(networks: Sequence[nn.Module]) -> str:
+    """SHA-256 (hex) over names, shapes, dtypes and values of networks' weights and buffers."""
+    digest = hashlib.sha256()
+    for network in networks:
+        for name, value in network.state_dict().items():
+            digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
+            flat = value.detach().cpu().contiguous().flatten()
+            digest.update(flat.view(torch.uint8).numpy())
+    return digest.hexdigest()

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,9 +25,9 @@ from diffguard.early_stop import calibrate_thresholds
 from diffguard.models import ClassifierSpec
 from diffguard.score_table import ScoreTable
 from diffguard.settings import DetectorSettings, from_dict, to_dict
-from diffguard.weights import load_tensors
+from diffguard.weights import load_tensors, weights_hash
 from lightning_modules.diffusion_models import LoadedDiffusion
-from lightning_modules.evaluation import ScoringRun
+from lightning_modules.evaluation import ScoringRun, free_run
 from lightning_modules.runs import Run
 from lightning_modules.trainers import cast_weights, scoring_trainer
 
@@ -50,9 +49,10 @@ def calibrate(
     # Taken now: scoring may bring the weights to half precision, the file keeps them in full.
     weights = diffusion_weights(diffusion.denoiser, diffusion.reference)
     cast_weights(diffusion.denoiser, run.trainer)
-    detector = calibrated(
-        run, settings, classifier[0], diffusion.denoiser, noisy, title, run.folder
-    )
+    models = (classifier[0], diffusion.denoiser, noisy)
+    networks = [classifier[0].network, *diffusion.denoiser.parts().values(), noisy]
+    identity = {"models": weights_hash([one for one in networks if one is not None])}
+    detector = calibrated(run, settings, *models, title, run.folder, identity)
     if rank_zero_only.rank == 0:
         save_detector(
             run.detector_file,
@@ -72,8 +72,20 @@ def calibrated(
     noisy_classifier: nn.Module | None,
     title: str,
     folder: Path,
+    identity: Mapping[str, Any],
 ) -> Detector:
-    """A detector calibrated on ID validation images."""
+    """A detector calibrated on ID validation images; one that was interrupted goes on.
+
+    Args:
+        run: The run.
+        settings: The detector's settings.
+        classifier: The protected classifier.
+        denoiser: The diffusion model.
+        noisy_classifier: The classifier of noisy images, if there is one.
+        title: What the progress bar calls it.
+        folder: Where the scores go, to `calibration`, or beside it where that holds others.
+        identity: What tells the models from others.
+    """
     data = run.data
     given: dict[str, Any] = {
         "image_size": data.image_size,
@@ -82,7 +94,7 @@ def calibrated(
         "seed": run.seed,
     }
     trainer = scoring_trainer(run.trainer, title)
-    settings = from_dict(to_dict(settings))
+    asked, settings = settings, from_dict(to_dict(settings))
     plain = from_dict({**to_dict(settings), "baselines": [], "fused": [], "decision": "diffguard"})
     bare = Detector(classifier, denoiser, plain, **given)
     bare.to(trainer.strategy.root_device)
@@ -90,21 +102,34 @@ def calibrated(
     loader = data.stream_loader(data.id_stream("validation"))
     check_classifier(bare, loader, settings, data.read_size, run.say)
     reference = None
+    identity = {**identity, "precision": run.trainer.precision}
     if needs_reference(settings):
         # Lists are often sorted by class: the first images would be of a few classes only.
-        loader = data.stream_loader(data.id_stream("train", settings.reference_images))
+        stream = data.id_stream("train", settings.reference_images)
+        identity["reference"] = stream.sets[0].fingerprint()
         with precision():
-            reference = fit_reference(bare, loader, data.read_size)
+            reference = fit_reference(bare, data.stream_loader(stream), data.read_size)
     if settings.early_stop.mean_depth is not None:
         loader = data.stream_loader(data.id_stream("validation"))
         with precision():
             settings.early_stop.thresholds |= fit_early_stop(bare, loader, data.read_size)
     detector = Detector(classifier, denoiser, settings, reference=reference, **given)
-    if trainer.is_global_zero:
-        shutil.rmtree(folder / "calibration", ignore_errors=True)
-    stream = data.id_stream("validation")
-    scoring = ScoringRun(detector, data, stream, folder / "calibration", {}, derive=False)
-    table = ScoreTable.read(scoring.run(trainer))
+    table = ScoreTable.read(
+        free_run(
+            folder / "calibration",
+            trainer,
+            lambda place: ScoringRun(
+                detector,
+                data,
+                data.id_stream("validation"),
+                place,
+                identity,
+                derive=False,
+                settings=asked,
+                threads=run.trainer.threads,
+            ),
+        ).run(trainer)
+    )
     detector.calibration = fit_calibration(table, settings, run.say)
     return detector
 

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +19,14 @@ from diffguard.batching import fixed_batch_size
 from diffguard.detector import Detector
 from diffguard.errors import UserError
 from diffguard.files import write_error
-from diffguard.manifest import open_manifest, read_manifest, write_manifest
-from diffguard.scores import ScoreWriter, merge, read_done
-from diffguard.settings import to_dict
-from lightning_modules.batch_size import AUTO, begun_with, find_batch_size, too_large
+from diffguard.scores import ScoreWriter, merge
+from diffguard.settings import DetectorSettings
+from lightning_modules.batch_size import find_batch_size
 from lightning_modules.cli import interruptible
 from lightning_modules.detector import DetectorModule
-from lightning_modules.scoring_progress import watch
-from lightning_modules.sharing import SharedWork
+from lightning_modules.scoring_folder import ScoringFolder
+from lightning_modules.scoring_progress import watched
+from lightning_modules.sharing import SharedWork, check_alike, check_shared
 
 
 class ScoringRun:
@@ -38,6 +39,11 @@ class ScoringRun:
         folder: Where the tables lie.
         identity: What the scores depend on beside settings and data, for the manifest.
         derive: Whether the scores that need calibration are added.
+        settings: The detector's settings as they were asked for, where calibration changes them.
+        threads: CPU threads of each process; None leaves the libraries' choice.
+
+    Attributes:
+        detector: See above; another may take its place before the run.
     """
 
     def __init__(
@@ -49,38 +55,42 @@ class ScoringRun:
         identity: Mapping[str, Any],
         *,
         derive: bool,
+        settings: DetectorSettings | None = None,
+        threads: int | None = None,
     ) -> None:
         self.detector = detector
         self.data = data
         self.stream = stream
         self.folder = folder
-        self.asked: int | str = data.batch_size
-        self.batch_size = 0 if self.asked == AUTO else fixed_batch_size(data.batch_size)
         self.derive = derive
-        self.names = detector.score_names(derived=derive)
-        self.identity = dict(identity)
+        asked = settings or detector.settings
+        self._place = ScoringFolder(folder, data, stream, asked, detector.seed, identity, threads)
         self._work: Any = None  # a SharedWork, once the processes are connected
         self._writer: Any = None  # a ScoreWriter, from then on
         # The precision of the networks' calls, also of those made after the run.
         self.precision: Callable[[], AbstractContextManager[None]] = nullcontext
 
-    def manifest(self) -> dict[str, Any]:
-        """What the table belongs to."""
-        return {
-            **self.identity,
-            "settings": to_dict(self.detector.settings),
-            "seed": self.detector.seed,
-            # The batch shape decides on the last bits of a score.
-            "batch_size": self.batch_size,
-            "batch_size_asked": self.asked,
-            "scores": self.names,
-            "image_size": self.data.image_size,
-            "channels": self.data.channels,
-            "sets": {
-                one.name: {"n": len(one), "fingerprint": one.fingerprint()}
-                for one in self.stream.sets
-            },
-        }
+    @property
+    def batch_size(self) -> int:
+        """Rows of every network call; 0 until it is found."""
+        return self._place.batch_size
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What the scores depend on beside settings and data."""
+        return self._place.identity
+
+    def check(self, trainer: pl.Trainer) -> None:
+        """Make sure that `run` will not refuse the folder; nothing is written.
+
+        Raises:
+            UserError: If the folder belongs to another run.
+        """
+        self._place.check(trainer.strategy.root_device)
+
+    def is_free(self, trainer: pl.Trainer) -> bool:
+        """Whether the folder holds no scores yet, or those of this very run."""
+        return self._place.is_free(trainer.strategy.root_device)
 
     def run(self, trainer: pl.Trainer) -> Path:
         """Score what is not scored yet.
@@ -93,26 +103,27 @@ class ScoringRun:
                 tells it, the others exit.
         """
         self.precision = trainer.precision_plugin.test_step_context
+        device = trainer.strategy.root_device
         module = DetectorModule(
             self.detector,
             lambda: self.batch_size,
             self._write,
             self._loader,
             derive=self.derive,
-            on_smaller=self._take_smaller,
+            on_smaller=lambda size: self._place.take_smaller(device, size),
         )
-        watch(trainer, self.folder, len(self.stream))
         try:
-            with interruptible():
-                trainer.test(module, verbose=False)
-        except UserError as error:
-            if self._work is None:  # the processes are not connected, so each fails by itself
-                raise
-            self._work.fail(error)
-        try:
-            self._finish(trainer, module)
+            with watched(trainer, self.folder, len(self.stream)):
+                try:
+                    with interruptible():
+                        trainer.test(module, verbose=False)
+                except UserError as error:
+                    if self._work is None:  # not connected, so each process fails by itself
+                        raise
+                    self._work.fail(error)
+                self._finish(trainer, module)
         except UserError:
-            if trainer.is_global_zero:
+            if self._work is None or trainer.is_global_zero:
                 raise
             sys.exit(0)
         return self.folder / "scores.csv"
@@ -126,20 +137,33 @@ class ScoringRun:
         self._work.together("merged", lambda: trainer.is_global_zero and merge(self.folder))
 
     def _loader(self, trainer: pl.Trainer) -> Iterator[Any]:
+        place, device = self._place, trainer.strategy.root_device
         self._work = SharedWork(trainer)
-        self._writer = ScoreWriter(self.folder, trainer.global_rank, self.names)
-        rest = self._work.together("opened", lambda: trainer.is_global_zero and self._open())
+        self._writer = ScoreWriter(
+            self.folder, trainer.global_rank, self.detector.score_names(derived=self.derive)
+        )
+        check_shared(self.folder, trainer, self._work)
+        rest = self._work.together("opened", lambda: trainer.is_global_zero and self._open(device))
         # One process looks what is left, for a file may show late on another machine.
-        rest, self.batch_size = trainer.strategy.broadcast((rest, self.batch_size))
+        rest, place.batch_size, place.threads, first = trainer.strategy.broadcast(
+            (rest, place.batch_size, place.threads, place.machine(device))
+        )
+        torch.set_num_threads(place.threads)
+        self._work.together("alike", lambda: check_alike(first, place.machine(device)))
         stream = self.stream.only(rest)
         # Small batches, so that all processes run out of images at about the same time.
         batches = self._work.batches(len(stream), fixed_batch_size(-(-self.batch_size // 4)))
         return self._until_failure(self.data.stream_loader(stream, batches))
 
-    def _open(self) -> Any:
-        self._settle_batch_size()
-        open_manifest(self.folder, self.manifest())
-        return self.stream.without(read_done(self.folder)).select
+    def _open(self, device: torch.device) -> Any:
+        names = self.detector.score_names(derived=self.derive)
+        return self._place.open(device, names, self._find_batch_size)
+
+    def _find_batch_size(self) -> int:
+        with self.precision():
+            size = find_batch_size(self.detector, len(self.stream))
+        print(f"batch size: {size}", file=sys.stderr)  # noqa: T201
+        return size
 
     def _until_failure(self, batches: Iterable[Any]) -> Iterator[Any]:
         """End with the first image that cannot be read, so that what is in flight is finished."""
@@ -148,26 +172,15 @@ class ScoringRun:
         except UserError as error:
             self._work.fail(error)
 
-    def _settle_batch_size(self) -> None:
-        """Take what the run began with, or what was asked for; `auto` is found once."""
-        stored = read_manifest(self.folder)
-        frozen = begun_with(stored, self.asked)
-        if frozen is not None:
-            self.batch_size, self.asked = frozen, stored["batch_size_asked"]
-        elif self.asked == AUTO:
-            with self.precision():
-                self.batch_size = find_batch_size(self.detector, len(self.stream))
-            print(f"batch size: {self.batch_size}", file=sys.stderr)  # noqa: T201
-
-    def _take_smaller(self, batch_size: int) -> None:
-        """Freeze a smaller batch size, as long as there is no row, of an earlier run neither."""
-        if read_done(self.folder):
-            raise UserError(too_large(self.batch_size))
-        self.batch_size = batch_size
-        write_manifest(self.folder, self.manifest())
-
     def _write(self, rows: Sequence[Any]) -> None:
         self._writer.write(one.row for one in rows)
+
+
+def free_run(folder: Path, trainer: pl.Trainer, make: Callable[[Path], ScoringRun]) -> ScoringRun:
+    """The run in a folder, or in one beside it (`-2`, `-3`, …) where it holds other scores."""
+    numbers = (folder.with_name(f"{folder.name}-{number}") for number in count(2))
+    runs = (make(place) for place in chain([folder], numbers))
+    return next(run for run in runs if run.is_free(trainer))
 
 
 def file_hash(path: Path) -> str:

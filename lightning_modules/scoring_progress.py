@@ -7,6 +7,8 @@ the screen and nowhere else.
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -89,10 +91,10 @@ class ScoringProgressBar(StageProgressBar):
         if self._progress is not None and self._progress.is_due:
             self._show_tables()
 
-    def on_test_end(self, *_: Any) -> None:
-        """Show the last state."""
+    def end(self, *, finished: bool) -> None:
+        """Show the last state, once all processes have ended."""
         self._show_tables()
-        self._finish()
+        self._finish(finished=finished)
 
     def _show_tables(self) -> None:
         if self._progress is None or self._tail is None:
@@ -107,8 +109,17 @@ class ScoringProgressBar(StageProgressBar):
         self._progress.update(min(rows, self._total), ", ".join(parts))
 
 
-def watch(trainer: Trainer, folder: Path, total: int) -> None:
-    """Tell a trainer's progress bar, if it has one, which evaluation to watch."""
+@contextmanager
+def watched(trainer: Trainer, folder: Path, total: int) -> Iterator[None]:
+    """Tell a trainer's progress bar, if it has one, which evaluation to watch, and how it ended."""
     bar = trainer.progress_bar_callback
-    if isinstance(bar, ScoringProgressBar):
-        bar.watch(folder, total)
+    if not isinstance(bar, ScoringProgressBar):
+        yield
+        return
+    bar.watch(folder, total)
+    finished = False
+    try:
+        yield
+        finished = True
+    finally:
+        bar.end(finished=finished)

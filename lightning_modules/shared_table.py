@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from pathlib import Path
 
 import lightning.pytorch as pl
 
-from diffguard.errors import UserError
 from diffguard.metric import synchronised_metrics
 from diffguard.score_table import ScoreTable
 from lightning_modules.evaluation import file_hash
+from lightning_modules.sharing import wait_until
 
-# A file may show late, or an old one still, on another machine.
-_PATIENCE_SECONDS = 120.0
 _Metrics = dict[tuple[str, str], dict[str, float]]
 
 
@@ -35,14 +32,9 @@ def read_together(
         UserError: If a process does not find the first process's table.
     """
     digest = trainer.strategy.broadcast(file_hash(path) if trainer.is_global_zero else "")
-    deadline = time.monotonic() + _PATIENCE_SECONDS
-    while not path.is_file() or file_hash(path) != digest:
-        if time.monotonic() > deadline:
-            raise UserError(
-                f"process {trainer.global_rank} does not see the {path} of the first process: "
-                "the output folder must lie on a disk that all machines share"
-            )
-        time.sleep(0.5)
+    wait_until(
+        lambda: path.is_file() and file_hash(path) == digest, path.parent, trainer.global_rank
+    )
     table = ScoreTable.read(path)
     metrics = synchronised_metrics(
         table,

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import TypeVar
+from uuid import uuid4
 
 import lightning.pytorch as pl
 from torch.distributed import HashStore, Store, TCPStore
 
 from diffguard.errors import UserError
+from diffguard.files import write_error
 
 Result = TypeVar("Result")
 
 # More images than any stream has.
 _ALL = 1 << 40
+# A file may show late, or an old one still, on another machine.
+_PATIENCE_SECONDS = 120.0
 
 
 class SharedWork:
@@ -36,8 +42,12 @@ class SharedWork:
             yield list(range(begin, min(begin + size, total)))
 
     def fail(self, error: UserError) -> None:
-        """Tell the others that this process cannot go on; nobody is given further images."""
-        self._store.set("failure", str(error).encode("utf-8", "backslashreplace").decode())
+        """Tell the others that this process cannot go on; nobody is given further images.
+
+        The first failure is the one that is told: others often follow from it.
+        """
+        if self._store.add("failures", 1) == 1:
+            self._store.set("failure", str(error).encode("utf-8", "backslashreplace").decode())
         self._store.add("taken", _ALL)
 
     def together(self, name: str, step: Callable[[], Result] = lambda: None) -> Result:
@@ -66,6 +76,65 @@ class SharedWork:
         if failure is not None:
             raise UserError(failure)
         return result
+
+
+def check_shared(folder: Path, trainer: pl.Trainer, work: SharedWork) -> None:
+    """Make sure that all processes see one folder, before any of them scores.
+
+    Args:
+        folder: The output folder.
+        trainer: The trainer that connects the processes.
+        work: What they share.
+
+    Raises:
+        UserError: On every process, if one does not see what the first has written.
+    """
+    if trainer.world_size == 1:
+        return
+    token = trainer.strategy.broadcast(uuid4().hex)
+    path = folder / f".shared-{token}"
+
+    def write() -> None:
+        if trainer.is_global_zero:
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+                path.touch()
+            except OSError as error:
+                raise write_error(path, error) from error
+
+    work.together("token written", write)
+    try:
+        work.together("token seen", lambda: wait_until(path.exists, folder, trainer.global_rank))
+    finally:
+        if trainer.is_global_zero:
+            path.unlink(missing_ok=True)
+
+
+def check_alike(first: Mapping[str, object], own: Mapping[str, object]) -> None:
+    """Raise `UserError` if this process would score with other last bits than the first one."""
+    for name, value in first.items():
+        if own.get(name) != value:
+            raise UserError(
+                f"the processes differ: {name} is {value} in the first and {own.get(name)} in "
+                "another, so their scores would not fit together; start all on one kind of "
+                "machine with the same libraries"
+            )
+
+
+def wait_until(seen: Callable[[], bool], folder: Path, rank: int) -> None:
+    """Wait for a file of the first process, which may show late on another machine.
+
+    Raises:
+        UserError: If it does not show.
+    """
+    deadline = time.monotonic() + _PATIENCE_SECONDS
+    while not seen():
+        if time.monotonic() > deadline:
+            raise UserError(
+                f"process {rank} does not see in {folder} what the first process has written: "
+                "the output folder must lie on a disk that all machines share"
+            )
+        time.sleep(0.5)
 
 
 def _open_store(trainer: pl.Trainer) -> Store:

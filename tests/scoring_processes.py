@@ -22,7 +22,7 @@ import diffguard.files
 import diffguard.scores
 from datamodules.ood import OODDataModule
 from datamodules.sources import IDSets, OODSets
-from lightning_modules import cli
+from lightning_modules import cli, scoring_folder, sharing
 from lightning_modules.evaluation import ScoringRun
 from lightning_modules.settings import TrainerConfig
 from lightning_modules.sharing import SharedWork
@@ -51,15 +51,20 @@ class Death:
     writes: int = 1
     cut: int | None = None
 
-    def prepare(self):
-        """Let this process die so."""
+    def prepare(self, rank):
+        """Let the process of this rank die so."""
+        if self.place == "table":
+            # Shared out evenly, so that every process has rows to write.
+            SharedWork.batches = lambda work, total, size: _strided(work, total, size)
+        if rank != self.rank:
+            return
         if self.place == "table":
             diffguard.scores.io = SimpleNamespace(FileIO=self._dying_file())
         elif self.place == "merge":
             file, plain = self._dying_file(), Path.open
 
             def dying_open(path, mode="r", *args, **options):
-                merged = path.name == ".scores.csv.tmp" and "w" in mode
+                merged = path.name.startswith(".scores.csv.") and "w" in mode
                 return file(path, mode) if merged else plain(path, mode, *args, **options)
 
             Path.open = dying_open
@@ -91,6 +96,49 @@ class Death:
         return DyingFile
 
 
+@dataclass
+class Elsewhere:
+    """A process whose output folder is one of its own, on a disk that the others do not see.
+
+    Attributes:
+        rank: Which process.
+        folder: Where it works; the output folder must be a relative path.
+    """
+
+    rank: int
+    folder: Path
+
+    def prepare(self, rank):
+        """Move the process there."""
+        sharing._PATIENCE_SECONDS = 1.0
+        if rank == self.rank:
+            self.folder.mkdir()
+            os.chdir(self.folder)
+
+
+@dataclass
+class OtherMachine:
+    """A process with another library than the first one.
+
+    Attributes:
+        rank: Which process.
+    """
+
+    rank: int
+
+    def prepare(self, rank):
+        """Change what the process says of itself."""
+        if rank == self.rank:
+            own = scoring_folder.describe_machine
+            scoring_folder.describe_machine = lambda *given: own(*given) | {"numpy": "0.0"}
+
+
+def _strided(work, total, size):
+    rank, world = work._trainer.global_rank, work._trainer.world_size
+    mine = list(range(rank, total, world))
+    return (mine[begin : begin + size] for begin in range(0, len(mine), size))
+
+
 def _die():
     os.kill(os.getpid(), signal.SIGKILL)
     time.sleep(60)
@@ -110,14 +158,20 @@ def data_module(root, **options):
     return OODDataModule(IDSets(test="folder:test"), ood, **{**given, **options})
 
 
-def score(folder, root, checkpoint="one", **options):
-    """Score the data into a folder, in this process."""
+def score(folder, root, checkpoint="one", asked=1, **options):
+    """Score the data into a folder, in this process; `asked` are its threads."""
     data = data_module(root, **options)
-    config = TrainerConfig(accelerator="cpu", threads=1, progress=False)
+    config = TrainerConfig(accelerator="cpu", threads=asked, progress=False)
     trainer = scoring_trainer(config, "score")
     detector = build_detector()
     run = ScoringRun(
-        detector, data, data.stream("test"), folder, {"checkpoint": checkpoint}, derive=True
+        detector,
+        data,
+        data.stream("test"),
+        folder,
+        {"checkpoint": checkpoint},
+        derive=True,
+        threads=asked,
     )
     run.run(trainer)
 
@@ -127,10 +181,10 @@ def _process(rank, world, port, death, folder, root, options):
     addresses = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     ranks = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world, "LOCAL_WORLD_SIZE": world}
     os.environ |= {name: str(value) for name, value in {**addresses, **ranks}.items()}
-    if death is not None and death.rank == rank:
-        death.prepare()
-    folder.mkdir(parents=True, exist_ok=True)
+    folder.parent.mkdir(parents=True, exist_ok=True)
     sys.stderr = (folder.parent / f"{folder.name}.stderr-{rank}").open("w", buffering=1)
+    if death is not None:
+        death.prepare(rank)
     cli.run(lambda _: score(folder, root, **options) or 0, [])
 
 

@@ -17,6 +17,7 @@ from diffguard import Detector
 from diffguard.errors import UserError
 from diffguard.ood_metrics import auroc
 from diffguard.score_table import ScoreTable
+from diffguard.scores import ScoreWriter
 
 
 @pytest.fixture
@@ -164,6 +165,48 @@ def test_other_detector_settings_are_calibrated_again(ckpt, capsys):
     assert set(table.network_passes.tolist()) == {6}
 
 
+def test_an_interrupted_calibration_goes_on_and_refusal_comes_before_it(
+    ckpt, tmp_path, monkeypatch, capsys
+):
+    plain, writes = ScoreWriter.write, []
+
+    def dying(writer, rows):
+        writes.append(writer)
+        if len(writes) == 2:
+            raise UserError("interrupted")
+        plain(writer, rows)
+
+    monkeypatch.setattr(ScoreWriter, "write", dying)
+    given = ["--detector.guidance.scale", 0, "--panels", 0]
+    with pytest.raises(UserError, match="interrupted"):
+        start(ckpt, *given)
+    calibration = ckpt.parent / "evaluation" / "calibration"
+    assert not (calibration.parent / "manifest.json").exists()
+    assert start(ckpt, *given) == 0
+    tables = sorted((calibration / "scores").iterdir())
+    assert [table.name for table in tables] == ["rank-0.2.csv", "rank-0.csv"]
+    assert sum(len(table.read_text().splitlines()) - 1 for table in tables) == 24
+    # Other settings are refused before anything is calibrated, and nothing is removed.
+    before = {path: path.read_bytes() for path in calibration.rglob("*") if path.is_file()}
+    capsys.readouterr()
+    with pytest.raises(UserError, match=r"settings\.guidance\.scale was 0\.0, is 2\.0"):
+        start(ckpt, "--detector.guidance.scale", 2)
+    assert "calibrating" not in capsys.readouterr().err
+    assert {p: p.read_bytes() for p in calibration.rglob("*") if p.is_file()} == before
+    assert not calibration.with_name("calibration-2").exists()
+
+
+def test_what_only_decides_may_change_and_tensorboard_follows_the_output(ckpt, tmp_path):
+    given = ["--output", tmp_path / "out", "--panels", 0]
+    assert start(ckpt, *given) == 0
+    table = (tmp_path / "out" / "scores.csv").read_bytes()
+    decides = ["--detector.accept", 0.9, "--detector.decision", "msp"]
+    assert start(ckpt, *given, *decides) == 0
+    assert (tmp_path / "out" / "scores.csv").read_bytes() == table
+    assert list((tmp_path / "out" / "tensorboard" / "evaluation").glob("events*"))
+    assert not (tmp_path / "tensorboard").exists()
+
+
 def test_a_folder_of_images_gets_verdicts(ckpt, tmp_path, capsys):
     write_images(tmp_path / "mine" / "deep", 5, "noise", 4)
     write_images(tmp_path / "mine" / "left", 4, "left", 5)
@@ -194,7 +237,8 @@ def test_images_that_have_changed_are_judged_beside_the_earlier_ones(ckpt, tmp_p
     for folder, count in (("mine", 3), ("other", 2)):
         write_images(tmp_path / folder, count, "noise", 4)
         assert start(ckpt, "--images", tmp_path / folder) == 0
-    assert start(ckpt, "--images", tmp_path / "mine", "--accept", 0.5) == 0
+    again = ["--accept", 0.5, "--data.batch_size", "auto"]
+    assert start(ckpt, "--images", tmp_path / "mine", *again) == 0
     write_images(tmp_path / "mine" / "more", 1, "left", 5)
     assert start(ckpt, "--images", tmp_path / "mine") == 0
     found = {

@@ -127,17 +127,18 @@ def test_absent_lists_and_images_are_missing_data(tmp_path):
         list_set("mine", _list(tmp_path, "\n"), tmp_path, labelled=False)
 
 
-def test_fingerprint_tells_paths_and_sizes(tmp_path):
+def test_fingerprint_tells_paths_and_contents_tell_sizes(tmp_path):
     _draw(tmp_path, "a.png", "b.png")
     before = folder_set("mine", tmp_path)
-    assert before.fingerprint() == folder_set("mine", tmp_path).fingerprint()
+    fingerprint, contents = before.fingerprint(), before.contents()
+    assert fingerprint == folder_set("mine", tmp_path).fingerprint()
+    assert contents.tolist() == [(tmp_path / n).stat().st_size for n in ("a.png", "b.png")]
     lines = _list(tmp_path, "a.png -1\nb.png -1\n")
-    assert list_set("mine", lines, tmp_path, labelled=False).fingerprint() != before.fingerprint()
-    prints = {before.fingerprint()}
+    assert list_set("mine", lines, tmp_path, labelled=False).fingerprint() != fingerprint
     _draw(tmp_path, "a.png", size=64)
-    prints.add(before.fingerprint())
+    assert (before.contents() == contents).tolist() == [False, True]
     (tmp_path / "a.png").unlink()
-    prints.add(before.fingerprint())
+    assert before.contents()[0] == -1
+    assert before.fingerprint() == fingerprint
     (tmp_path / "b.png").rename(tmp_path / "c.png")
-    prints.add(folder_set("mine", tmp_path).fingerprint())
-    assert len(prints) == 4
+    assert folder_set("mine", tmp_path).fingerprint() != fingerprint

@@ -1,7 +1,8 @@
 import pytest
 
+from diffguard import manifest
 from diffguard.errors import UserError
-from diffguard.manifest import open_manifest, read_manifest
+from diffguard.manifest import check_manifest, open_manifest, read_manifest
 
 MANIFEST = {
     "checkpoint": "a" * 64,
@@ -38,6 +39,42 @@ def test_another_run_is_refused_with_each_difference(tmp_path, change, message):
     with pytest.raises(UserError, match=message) as caught:
         open_manifest(tmp_path, MANIFEST | change)
     assert "\n" not in str(caught.value)
+    assert read_manifest(tmp_path) == MANIFEST
+
+
+def test_on_which_machine_matters_only_where_rows_are_added(tmp_path):
+    machines = [
+        {**MANIFEST, "machine": {"device": name, "torch": "2.6"}} for name in ("cpu", "cuda")
+    ]
+    open_manifest(tmp_path, machines[0])
+    with pytest.raises(UserError, match=r'machine\.device was "cpu", is "cuda"'):
+        open_manifest(tmp_path, machines[1])
+    open_manifest(tmp_path, machines[1], finished=True)
+    assert read_manifest(tmp_path) == machines[0]
+    with pytest.raises(UserError, match="steps was 16"):
+        open_manifest(tmp_path, machines[1] | {"steps": 20}, finished=True)
+
+
+def test_only_what_is_known_is_compared(tmp_path):
+    open_manifest(tmp_path, MANIFEST)
+    check_manifest(tmp_path, {"steps": 16})
+    with pytest.raises(UserError, match="steps was 16, is 20"):
+        check_manifest(tmp_path, {"steps": 20})
+
+
+def test_of_two_launches_at_once_the_first_one_counts(tmp_path, monkeypatch):
+    # The other writes its manifest after this one has looked.
+    look = manifest.check_manifest
+    looks = []
+
+    def late(*given, **options):
+        looks.append(look(*given, **options))
+        if len(looks) == 1:
+            open_manifest(tmp_path, MANIFEST)
+
+    monkeypatch.setattr(manifest, "check_manifest", late)
+    with pytest.raises(UserError, match="steps was 16, is 20"):
+        manifest.open_manifest(tmp_path, MANIFEST | {"steps": 20})
     assert read_manifest(tmp_path) == MANIFEST
 
 

@@ -1,10 +1,13 @@
 """Real processes that are killed, fail or disagree: in the end the table is always the same."""
 
+import json
+import os
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
-from scoring_processes import Death, evaluate, said
+from scoring_processes import Death, Elsewhere, OtherMachine, evaluate, said
 
 from diffguard.score_table import ScoreTable
 from diffguard.scores import read_done
@@ -68,7 +71,15 @@ def test_a_run_killed_anywhere_goes_on_and_ends_with_the_same_table(
 
 
 @pytest.mark.parametrize(
-    "death", [Death(0, "start"), Death(1, "start"), Death(0, "merge", writes=7, cut=-2)], ids=str
+    "death",
+    [
+        Death(0, "start"),
+        Death(1, "start"),
+        Death(0, "table", writes=1, cut=-7),
+        Death(1, "table", writes=2, cut=11),
+        Death(0, "merge", writes=7, cut=-2),
+    ],
+    ids=str,
 )
 def test_any_process_of_two_may_be_killed(tmp_path, data_root, whole, death):
     folder = tmp_path / "run"
@@ -131,3 +142,42 @@ def test_an_unreadable_image_ends_all_processes_and_nothing_is_lost(tmp_path, da
     assert f"image {broken} cannot be read" in table.error[row]
     lines = set((folder / "scores.csv").read_bytes().splitlines())
     assert len(lines & set(whole.splitlines())) == 1 + 33
+    # Repaired, it is scored; but an image that has its scores must stay what it was.
+    broken.write_bytes(content)
+    assert evaluate(folder, root) == [0], said(folder)
+    assert (folder / "scores.csv").read_bytes() == whole
+    broken.write_bytes(content + b"more")
+    assert evaluate(folder, root, world=2) == [2, 0]
+    assert "003.png of the set blank has changed since it was scored" in said(folder)
+    assert (folder / "scores.csv").read_bytes() == whole
+
+
+def test_machines_that_share_no_folder_are_told_before_anything_is_scored(tmp_path, data_root):
+    folder = Path(os.path.relpath(tmp_path / "run"))
+    apart = Elsewhere(1, tmp_path / "other")
+    assert evaluate(folder, data_root, world=2, death=apart) == [2, 0]
+    assert "process 1 does not see in" in said(folder)
+    assert "must lie on a disk that all machines share" in said(folder)
+    assert said(folder).count("\n") == 1
+    assert list((tmp_path / "run").iterdir()) == []
+
+
+def test_a_run_goes_on_with_the_threads_it_began_with(tmp_path, data_root, whole):
+    folder = tmp_path / "run"
+    death = Death(0, "table", writes=2)
+    assert evaluate(folder, data_root, death=death, asked=2) == [SIGKILLED]
+    assert evaluate(folder, data_root, asked=1) == [2]
+    assert "machine.threads was 2, is 1" in said(folder)
+    assert evaluate(folder, data_root, asked=None) == [0], said(folder)
+    begun = json.loads((folder / "manifest.json").read_text())["machine"]["threads"]
+    assert begun == 2
+    # Nothing is added any more, so the threads do not matter.
+    assert evaluate(folder, data_root, asked=1) == [0], said(folder)
+
+
+def test_processes_on_other_machines_than_the_first_are_refused(tmp_path, data_root):
+    folder = tmp_path / "run"
+    assert evaluate(folder, data_root, world=2, death=OtherMachine(1)) == [2, 0]
+    assert "the processes differ: numpy is" in said(folder)
+    assert "and 0.0 in another" in said(folder)
+    assert not (folder / "scores").exists()

@@ -4,6 +4,7 @@ import math
 import os
 import random
 import threading
+from dataclasses import replace
 
 import pytest
 
@@ -96,7 +97,7 @@ def test_a_run_killed_at_any_byte_ends_with_the_same_table(tmp_path, monkeypatch
         (folder / "scores").mkdir()
         (folder / "scores" / "rank-0.csv").write_bytes(content[:cut])
         done = read_done(folder)
-        assert done == {(row.dataset, row.index) for row in rows[: len(done)]}
+        assert done == {(row.dataset, row.index) for row in rows[: len(done)] if not row.error}
         # Continued by two processes, one of which finds the torn row.
         rest = [row for row in rows if (row.dataset, row.index) not in done]
         write(folder, 0, rest[0::2])
@@ -140,7 +141,24 @@ def test_a_rank_without_rows_leaves_no_trace(tmp_path):
     write(tmp_path, 1, [])
     assert [path.name for path in (tmp_path / "scores").iterdir()] == ["rank-0.csv"]
     assert len(merge(tmp_path, order=["digits", "letters"]).read_bytes()) > 0
-    assert len(read_done(tmp_path)) == len(ROWS)
+    # The image that could not be read is tried again.
+    assert len(read_done(tmp_path)) == len(ROWS) - 1
+
+
+def test_scores_take_the_place_of_an_error(tmp_path):
+    order = ["digits", "letters"]
+    repaired = [*ROWS[:5], make_row("digits", 5, path="broken.png"), *ROWS[6:]]
+    write(tmp_path / "repaired", 0, repaired)
+    expected = merge(tmp_path / "repaired", order=order).read_bytes()
+    for number, ranks in enumerate([(ROWS, repaired[5:6]), (repaired[5:6], ROWS)]):
+        folder = tmp_path / str(number)
+        for rank, rows in enumerate(ranks):
+            write(folder, rank, rows)
+        assert merge(folder, order=order).read_bytes() == expected
+    # Of two errors the first is told.
+    write(tmp_path, 0, ROWS)
+    write(tmp_path, 1, [replace(ROWS[5], error="it does not exist")])
+    assert b"truncated" in merge(tmp_path, order=order).read_bytes()
 
 
 def test_other_columns_are_refused(tmp_path):

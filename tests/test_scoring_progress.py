@@ -1,5 +1,6 @@
 """Progress over all processes, from tables that grow as theirs do."""
 
+import contextlib
 import io
 
 import pytest
@@ -8,8 +9,9 @@ from lightning import LightningModule
 from rich.console import Console
 from test_scores import NAMES, ROWS
 
+from diffguard.errors import UserError
 from diffguard.scores import ScoreWriter
-from lightning_modules.scoring_progress import ScoringProgressBar, TableTail, watch
+from lightning_modules.scoring_progress import ScoringProgressBar, TableTail, watched
 
 STEPS = [row.stop_step for row in ROWS if row.stop_step is not None]
 
@@ -56,13 +58,15 @@ class Scoring(LightningModule):
         append(self.folder, 0, ROWS[4 + 2 * batch_idx : 6 + 2 * batch_idx])
 
 
-def progress_of(folder, line_seconds, **options):
+def progress_of(folder, line_seconds, fails=False, **options):
     append(folder, 1, ROWS[:3])
     output = io.StringIO()
     bar = ScoringProgressBar("evaluate", line_seconds, console=Console(file=output, **options))
     trainer = tiny.trainer(folder, callbacks=[bar], enable_progress_bar=True)
-    watch(trainer, folder, 20)
-    trainer.test(Scoring(folder), tiny.val_loader(), verbose=False)
+    with contextlib.suppress(UserError), watched(trainer, folder, 20):
+        trainer.test(Scoring(folder), tiny.val_loader(), verbose=False)
+        if fails:
+            raise UserError("the disk is full")
     return output.getvalue()
 
 
@@ -73,6 +77,12 @@ def test_lines_tell_images_rate_time_left_and_depth(tmp_path):
     assert " images/s, mean depth " in first
     assert "10 of 20 images" in last
     assert "done after" in end
+
+
+def test_a_run_that_fails_is_not_said_to_be_done(tmp_path):
+    *_, end = progress_of(tmp_path, 60.0, fails=True).splitlines()
+    assert "interrupted after" in end
+    assert "10 of 20 images" in end
 
 
 def test_a_line_a_minute(tmp_path):
@@ -91,4 +101,5 @@ def test_a_bar_on_a_terminal(tmp_path):
 
 
 def test_a_trainer_without_a_bar_is_left_alone(tmp_path):
-    watch(tiny.trainer(tmp_path), tmp_path, 20)
+    with watched(tiny.trainer(tmp_path), tmp_path, 20):
+        pass

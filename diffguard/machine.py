@@ -1,0 +1,37 @@
+"""What a machine adds to the last bits of a score: device, threads and libraries."""
+
+from __future__ import annotations
+
+from importlib.metadata import PackageNotFoundError, version
+
+import torch
+
+# Those that read an image, or compute with it.
+_LIBRARIES = ("torch", "torchvision", "diffusers", "timm", "pytorch-ood", "numpy", "pillow")
+
+
+def describe_machine(device: torch.device, threads: int) -> dict[str, str | int]:
+    """What scores of equal settings may differ by, beyond rounding errors never.
+
+    Args:
+        device: Where the networks run.
+        threads: CPU threads of a process.
+
+    Returns:
+        The kind of device, the threads, and a version for each library.
+    """
+    found: dict[str, str | int] = {"device": _kind(device), "threads": threads}
+    for name in _LIBRARIES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _kind(device: torch.device) -> str:
+    if device.type == "cuda":
+        return f"cuda {torch.cuda.get_device_name(device)}"
+    if device.type == "cpu":
+        return f"cpu {torch.backends.cpu.get_cpu_capability()}"
+    return device.type

@@ -1,0 +1,26 @@
+import numpy as np
+import pytest
+
+from diffguard.contents import changed_images, keep_contents, read_contents
+from diffguard.errors import UserError
+
+NOW = np.array([5, 7, -1, 9], dtype=np.int64)
+SCORED = np.array([True, True, False, False])
+
+
+def test_an_image_may_change_before_it_is_scored(tmp_path):
+    assert read_contents(tmp_path) is None
+    assert changed_images(tmp_path, NOW, SCORED).tolist() == []
+    keep_contents(tmp_path, NOW)
+    assert read_contents(tmp_path).tolist() == NOW.tolist()
+    repaired = np.array([5, 7, 80, 9])
+    assert changed_images(tmp_path, repaired, SCORED).tolist() == []
+    keep_contents(tmp_path, repaired)
+    assert changed_images(tmp_path, NOW, ~SCORED).tolist() == [2]
+    assert changed_images(tmp_path, np.array([4, 6, 80, 8]), SCORED).tolist() == [0, 1]
+
+
+def test_a_damaged_file_is_named(tmp_path):
+    (tmp_path / "contents.npy").write_bytes(b"\x93NUMPY")
+    with pytest.raises(UserError, match=r"contents\.npy cannot be read"):
+        read_contents(tmp_path)
