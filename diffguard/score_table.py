@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 from diffguard.errors import UserError
 from diffguard.scores import HEAD_COLUMNS, TAIL_COLUMNS
 
+_CHUNK = 10_000  # rows that are held as they were read
+
 
 class _Texts(Sequence[str]):
     """Texts in one piece of memory: a million paths as `str` would take 80 MB beside their own."""
@@ -97,6 +99,7 @@ class ScoreTable:
         """
         path = Path(path)
         try:
+            most = _count_lines(path)
             file = path.open(encoding="utf-8", errors="surrogateescape", newline="")
         except OSError as error:
             raise UserError(
@@ -105,47 +108,23 @@ class ScoreTable:
             ) from error
         with file:
             reader = csv.reader(file)
-            columns = next(reader, [])
-            head, tail = len(HEAD_COLUMNS), len(columns) - len(TAIL_COLUMNS)
-            if (*columns[:head], *columns[max(head, tail) :]) != HEAD_COLUMNS + TAIL_COLUMNS:
+            names = next(reader, [])
+            head, tail = len(HEAD_COLUMNS), len(names) - len(TAIL_COLUMNS)
+            if (*names[:head], *names[max(head, tail) :]) != HEAD_COLUMNS + TAIL_COLUMNS:
                 raise UserError(
                     f"{path} is no score table: expected the columns {', '.join(HEAD_COLUMNS)}, "
                     f"scores, {', '.join(TAIL_COLUMNS)}"
                 )
-            names: dict[str, int] = {}
-            integers, floats = array("i"), array("d")
-            paths = _Texts()
-            errors: list[str] = []
-            missing = [math.nan] * (tail - head + 1)
+            columns = _Columns(names[head:tail], most)
             try:
                 for row in reader:
-                    name, index, image, label, prediction = row[: head - 1]
-                    stop_step, passes, failure = row[tail:]
-                    integers.extend((names.setdefault(name, len(names)), int(index), int(label)))
-                    integers.extend(int(n) if n else -1 for n in (prediction, stop_step, passes))
-                    floats.extend(missing if failure else map(float, row[head - 1 : tail]))
-                    paths.append(image)
-                    errors.append(failure)
+                    columns.append(row)
             except ValueError as error:
                 raise UserError(
                     f"{path} is damaged before line {reader.line_num + 1} ({error}): merge the "
                     "tables of its processes again"
                 ) from error
-        codes, indices, labels, predictions, stops, counts = np.asarray(integers).reshape(-1, 6).T
-        probability, *scores = np.asarray(floats).reshape(-1, len(missing)).T
-        table = cls(
-            dataset_names=tuple(names),
-            dataset=codes,
-            index=indices,
-            path=paths,
-            label=labels,
-            prediction=predictions,
-            probability=probability,
-            scores=dict(zip(columns[head:tail], scores, strict=True)),
-            stop_step=stops,
-            network_passes=counts,
-            error=_objects(errors),
-        )
+        table = columns.table()
         table._check_finite(path)
         return table
 
@@ -161,7 +140,72 @@ class ScoreTable:
                 )
 
 
-def _objects(texts: list[str]) -> NDArray[np.object_]:
-    values = np.empty(len(texts), dtype=object)
-    values[:] = texts
-    return values
+class _Columns:
+    """The columns of a table as they fill, each in one piece of memory.
+
+    Args:
+        names: The scores.
+        most: No table has more rows.
+    """
+
+    def __init__(self, names: Sequence[str], most: int) -> None:
+        self._names = names
+        self._width = len(HEAD_COLUMNS) + len(names) + len(TAIL_COLUMNS)
+        self._floats = np.empty((1 + len(names), most))
+        self._integers = np.empty((6, most), dtype=np.int32)
+        self._errors = np.full(most, "", dtype=object)
+        self._sets: dict[str, int] = {}
+        self._paths = _Texts()
+        self._missing = [math.nan] * len(self._floats)
+        # Rows that are read and not in their columns yet.
+        self._new_floats, self._new_integers = array("d"), array("i")
+
+    def append(self, row: list[str]) -> None:
+        """Add a row; raises `ValueError` if it is none."""
+        if len(row) != self._width:
+            raise ValueError(f"a row has {len(row)} fields, expected {self._width}")
+        name, index, image, label, prediction, *values, stop_step, passes, error = row
+        code = self._sets.setdefault(name, len(self._sets))
+        self._new_integers.extend((code, int(index), int(label)))
+        self._new_integers.extend(int(n) if n else -1 for n in (prediction, stop_step, passes))
+        self._new_floats.extend(self._missing if error else map(float, values))
+        if error:
+            self._errors[len(self._paths)] = error
+        self._paths.append(image)
+        if not len(self._paths) % _CHUNK:
+            self._settle()
+
+    def _settle(self) -> None:
+        """Bring the rows that were read to their columns."""
+        for new, columns in (
+            (self._new_floats, self._floats),
+            (self._new_integers, self._integers),
+        ):
+            rows = np.asarray(new).reshape(-1, len(columns))
+            columns[:, len(self._paths) - len(rows) : len(self._paths)] = rows.T
+        self._new_floats, self._new_integers = array("d"), array("i")
+
+    def table(self) -> ScoreTable:
+        """All rows."""
+        self._settle()
+        end = len(self._paths)
+        codes, indices, labels, predictions, stops, passes = self._integers[:, :end]
+        probability, *scores = self._floats[:, :end]
+        return ScoreTable(
+            dataset_names=tuple(self._sets),
+            dataset=codes,
+            index=indices,
+            path=self._paths,
+            label=labels,
+            prediction=predictions,
+            probability=probability,
+            scores=dict(zip(self._names, scores, strict=True)),
+            stop_step=stops,
+            network_passes=passes,
+            error=self._errors[:end],
+        )
+
+
+def _count_lines(path: Path) -> int:
+    with path.open("rb") as file:
+        return sum(block.count(b"\n") for block in iter(lambda: file.read(1 << 20), b""))

@@ -103,6 +103,23 @@ def test_first_order_is_close_to_exact(monkeypatch, digits):
         )
 
 
+def test_images_drawn_in_groups_give_the_interval_of_single_ones(monkeypatch):
+    # Sorted, as tables are that list a set class by class.
+    order = np.argsort(make_scores(6000)[0])
+    ident = [values[order] for values in make_scores(6000, digits=3)]
+    ood = make_scores(4000, 1.2, digits=3)
+    monkeypatch.setattr(bootstrap, "EXACT_ROWS", 0)
+    single = auroc_draws(ident, ood, "x", draws=2000)
+    monkeypatch.setattr(bootstrap, "GROUPS", 1000)
+    grouped = auroc_draws(ident, ood, "x", draws=2000)
+    assert grouped.mean(axis=0) == pytest.approx(single.mean(axis=0), abs=1e-3)
+    assert grouped.std(axis=0) == pytest.approx(single.std(axis=0), rel=0.08)
+    difference = [np.diff(draws, axis=1).std() for draws in (grouped, single)]
+    assert difference[0] == pytest.approx(difference[1], rel=0.08)
+    other = auroc_draws(ident, [values - 0.3 for values in ood], "y", draws=2000)
+    assert np.corrcoef(other[:, 0], grouped[:, 0])[0, 1] > 0.3  # the same ID images are drawn
+
+
 @pytest.mark.parametrize("exact_rows", [0, 20_000])
 def test_a_perfect_and_a_useless_score(monkeypatch, exact_rows):
     monkeypatch.setattr(bootstrap, "EXACT_ROWS", exact_rows)
