@@ -16,18 +16,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from diffguard.baselines import Reference
 from diffguard.calibration import Calibration
-from diffguard.denoisers import DiffusersDenoiser
 from diffguard.detector import Detector
-from diffguard.diffusion import DiffusionSpec, build_denoiser, wrap_parts
+from diffguard.diffusion import DiffusionSpec, wrap_parts
 from diffguard.errors import UserError
 from diffguard.files import replace_file
 from diffguard.latent import ClassContext
 from diffguard.models import ClassifierSpec, build_classifier
 from diffguard.networks import TimedCNN
+from diffguard.own_denoiser import build_any_denoiser, weight_parts
 from diffguard.pretrained import load_reference
 from diffguard.settings import from_dict, to_dict
 from diffguard.weights import fill, load_tensors
@@ -67,8 +67,11 @@ def save_detector(
     calibration, reference = detector.calibration, detector.reference
     if calibration is None:
         raise UserError("only a calibrated detector can be saved")
-    if not isinstance(detector.denoiser, DiffusersDenoiser):
-        raise UserError("only a detector with a diffusion model of diffusers can be saved")
+    if not isinstance(detector.denoiser, nn.Module):
+        raise UserError(
+            "only a detector whose denoiser is a torch.nn.Module can be saved: derive "
+            f"{type(detector.denoiser).__name__} from it"
+        )
     content = {
         "format": FORMAT,
         "version": VERSION,
@@ -171,12 +174,16 @@ def detector_from(
         classifier_spec, diffusion_spec = specs_of(content)
         classifier = build_classifier(classifier_spec, trusted=trusted)
         fill(classifier.network, content["classifier"]["state"], "classifier")
-        denoiser = _denoiser_of(content["diffusion"], diffusion_spec, folder or Path(), diffusion)
+        stored = content["diffusion"]
+        if stored.get("reference") is None:
+            denoiser = _stored_denoiser(stored, diffusion_spec, diffusion, trusted)
+        else:
+            denoiser = _referenced_denoiser(stored, diffusion_spec, folder or Path(), diffusion)
         noisy = content["noisy_classifier"]
         if noisy is not None:
             noisy = timed_cnn(noisy)
-        stored = content["reference"]
-        reference = None if stored is None else Reference(stored["features"], stored["labels"])
+        kept = content["reference"]
+        reference = None if kept is None else Reference(kept["features"], kept["labels"])
         found = content["calibration"]
         own = from_dict(content["settings"] if settings is None else settings)
         return Detector(
@@ -224,9 +231,7 @@ def library_versions() -> dict[str, str]:
     return found
 
 
-def diffusion_weights(
-    denoiser: DiffusersDenoiser, reference: Mapping[str, Any] | None = None
-) -> dict[str, Any]:
+def diffusion_weights(denoiser: Any, reference: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """What a checkpoint keeps of a diffusion model's weights, as plain data.
 
     Args:
@@ -234,36 +239,45 @@ def diffusion_weights(
         reference: What `diffguard.pretrained.refer` says of it: it is then named instead of
             copied, but for the context of its labels, which may come from prompts.
     """
-    parts = {name: _on_cpu(module) for name, module in denoiser.parts().items()}
+    parts = {name: _on_cpu(module) for name, module in weight_parts(denoiser).items()}
     if reference is not None:
         parts = {name: state for name, state in parts.items() if name == "context"}
         return {"state": None, "parts": parts, "reference": dict(reference)}
     return {"state": parts.pop("network"), "parts": parts, "reference": None}
 
 
-def _denoiser_of(
-    content: Mapping[str, Any], spec: DiffusionSpec, folder: Path, instead: str | None
-) -> DiffusersDenoiser:
-    reference, states = content.get("reference"), dict(content.get("parts", {}))
-    if reference is None:
-        if instead is not None:
-            raise UserError(
-                "the detector holds its diffusion model itself: leave out --diffusion, or train "
-                "with diffusion.store reference"
-            )
-        denoiser = build_denoiser(spec)
-        states["network"] = content["state"]
-    else:
-        parts = load_reference(reference, folder, instead)
-        if "context" in states:
-            parts.context = ClassContext(torch.empty(spec.context or []))
-        parts.num_classes, parts.null_class = spec.num_classes, spec.null_class
-        denoiser = wrap_parts(parts, spec)
-    for name, module in denoiser.parts().items():
-        if name in states or reference is None:
-            what = "diffusion model" if name == "network" else f"diffusion model's {name}"
-            fill(module, states.get(name, {}), what)
+def _stored_denoiser(
+    content: Mapping[str, Any], spec: DiffusionSpec, instead: str | None, trusted: Sequence[str]
+) -> Any:
+    """The diffusion model whose weights the checkpoint holds."""
+    if instead is not None:
+        raise UserError(
+            "the detector holds its diffusion model itself: leave out --diffusion_model, or train "
+            "with diffusion.store reference"
+        )
+    denoiser = build_any_denoiser(spec, trusted)
+    states = {**content.get("parts", {}), "network": content["state"]}
+    for name, module in weight_parts(denoiser).items():
+        _fill_part(name, module, states.get(name, {}))
     return denoiser
+
+
+def _referenced_denoiser(
+    content: Mapping[str, Any], spec: DiffusionSpec, folder: Path, instead: str | None
+) -> Any:
+    """The diffusion model that the checkpoint names, with the context that it holds."""
+    parts, states = load_reference(content["reference"], folder, instead), content["parts"]
+    if "context" in states:
+        parts.context = ClassContext(torch.empty(spec.context or []))
+    parts.num_classes, parts.null_class = spec.num_classes, spec.null_class
+    denoiser = wrap_parts(parts, spec)
+    for name, state in states.items():
+        _fill_part(name, denoiser.parts()[name], state)
+    return denoiser
+
+
+def _fill_part(name: str, module: nn.Module, state: Mapping[str, Tensor]) -> None:
+    fill(module, state, "diffusion model" if name == "network" else f"diffusion model's {name}")
 
 
 def _on_cpu(module: Any) -> dict[str, Tensor]:

@@ -139,6 +139,10 @@ class DiffusersDenoiser(nn.Module):
         """The modules that hold weights, by name: `network`, and what else the family has."""
         return {"network": self.network}
 
+    def count_weights(self) -> int:
+        """Number of weights of the model with all its parts."""
+        return sum(p.numel() for part in self.parts().values() for p in part.parameters())
+
     def cast(self, dtype: torch.dtype) -> None:
         """Bring the weights to a floating dtype, such as bfloat16, which halves their memory."""
         for part in self.parts().values():

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from diffguard.batching import ROW_MULTIPLE
 from diffguard.classifiers import Classifier
 from diffguard.detector import Detector
-from diffguard.diffusion import DiffusionSpec, build_denoiser
+from diffguard.diffusion import DiffusionSpec
 from diffguard.models import ClassifierSpec, build_classifier
+from diffguard.own_denoiser import build_any_denoiser, cast_weights, is_own, weight_parts
 from diffguard.recipe import Job
 from diffguard.reconstruction import Reconstructor
 from diffguard.schedule import NoiseSchedule
@@ -73,14 +74,17 @@ def dry_run(
     Raises:
         UserError: For networks that cannot be built, or settings that do not fit them.
     """
+    own = is_own(diffusion.network)
     with torch.device("meta"):
         protected = build_classifier(classifier, trusted=trusted)
-        denoiser = build_denoiser(diffusion)
-    denoiser.cast(dtype)
+    # A class of the user's may make its noise levels as it is built.
+    with torch.device("cpu" if own else "meta"):
+        denoiser = build_any_denoiser(diffusion, trusted)
+    cast_weights(denoiser, dtype)
     parts = [_part("classifier", classifier.arch, protected.network)]
-    for name, module in denoiser.parts().items():
+    for name, module in weight_parts(denoiser).items():
         parts.append(_part(name, type(module).__name__, module))
-    schedule = NoiseSchedule.from_diffusers(diffusion.scheduler)
+    schedule = denoiser.schedule if own else NoiseSchedule.from_diffusers(diffusion.scheduler)
     stand_in = _StandIn(schedule, diffusion.num_classes, diffusion.null_class)
     fewest, most = _count_passes(protected, stand_in, settings)
     return Cost(parts, fewest, most)

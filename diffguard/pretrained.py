@@ -15,7 +15,6 @@ from typing import Any
 from diffguard.conversion import CheckpointOptions, load_diffusion
 from diffguard.conversion.folder import AUTOENCODER_FOLDERS, CONTEXT, NETWORK_FOLDERS
 from diffguard.conversion.hub import fetch
-from diffguard.denoisers import DiffusersDenoiser
 from diffguard.diffusion import DiffusionParts
 from diffguard.errors import UserError
 
@@ -75,7 +74,7 @@ def load_reference(
         raise UserError(
             f"{path} is not the diffusion model that the detector was calibrated with (SHA-256 "
             f"{found[:12]}…, expected {reference['sha256'][:12]}…): name that one with "
-            "--diffusion, or calibrate again"
+            "--diffusion_model, or calibrate again"
         )
     return load_diffusion(place, CheckpointOptions(**reference["options"]))
 
@@ -93,8 +92,3 @@ def model_hash(path: Path) -> str:
         if one.is_file():
             total.update(f"{one.relative_to(path)}\0{model_hash(one)}\n".encode())
     return total.hexdigest()
-
-
-def count_weights(denoiser: DiffusersDenoiser) -> int:
-    """Number of weights of a diffusion model with all its parts."""
-    return sum(p.numel() for part in denoiser.parts().values() for p in part.parameters())

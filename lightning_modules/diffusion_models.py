@@ -14,7 +14,8 @@ from diffguard.denoisers import DiffusersDenoiser
 from diffguard.diffusion import DiffusionParts, DiffusionSpec, build_denoiser, wrap_parts
 from diffguard.errors import UserError
 from diffguard.lora import add_lora, merge_lora, save_lora
-from diffguard.pretrained import LARGE, count_weights, refer
+from diffguard.own_denoiser import build_own_denoiser, is_own, load_own_weights
+from diffguard.pretrained import LARGE, refer
 from lightning_modules.runs import Run
 from lightning_modules.settings import DiffusionConfig, ModelConfig
 
@@ -24,12 +25,12 @@ class LoadedDiffusion:
     """A trained diffusion model.
 
     Attributes:
-        denoiser: The model.
+        denoiser: The model, of diffusers or the user's own; a module that follows `Denoiser`.
         spec: What it is.
         reference: What a detector checkpoint keeps instead of its weights; None for the weights.
     """
 
-    denoiser: DiffusersDenoiser
+    denoiser: Any
     spec: DiffusionSpec
     reference: dict[str, Any] | None
 
@@ -40,11 +41,17 @@ def diffusion_spec(config: DiffusionConfig, data: Any) -> DiffusionSpec:
     Raises:
         UserError: For another network than these two, or classes that do not fit the data's.
     """
+    if is_own(config.network):
+        raise UserError(
+            f"diffusion.network {config.network} is a class of yours, which is not trained here: "
+            "leave diffusion out of stages, and give its weights in diffusion.ckpt"
+        )
     is_dit = config.network == "DiTTransformer2DModel"
     if not is_dit and config.network != "UNet2DModel":
         raise UserError(
             f"diffusion.network {config.network!r} is not known, expected UNet2DModel or "
-            "DiTTransformer2DModel; others can be named in diffusion.ckpt"
+            "DiTTransformer2DModel, or the import path of a denoiser; others can be named in "
+            "diffusion.ckpt"
         )
     kwargs: dict[str, Any] = {
         "sample_size": data.image_size,
@@ -80,6 +87,8 @@ def load_trained(run: Run, config: DiffusionConfig) -> LoadedDiffusion:
     Raises:
         UserError: Where there is none, or it cannot be loaded.
     """
+    if is_own(config.network):
+        return _load_own(config, run.data)
     path = config.ckpt or str(run.diffusion_folder)
     if config.ckpt is None and not run.diffusion_folder.is_dir():
         raise UserError(
@@ -90,7 +99,7 @@ def load_trained(run: Run, config: DiffusionConfig) -> LoadedDiffusion:
     own = CheckpointOptions(num_classes=run.data.num_classes)
     options = _options(config, run.data) if config.ckpt else own
     denoiser, spec = _load(path, config, run.data, options)
-    large = config.store == "auto" and count_weights(denoiser) > LARGE
+    large = config.store == "auto" and denoiser.count_weights() > LARGE
     reference = None
     if large or config.store == "reference":
         reference = refer(path, options, run.folder)
@@ -132,6 +141,29 @@ def keep_trained(
     source = config.finetune
     text = None if source is None or Path(source).is_file() else local_folder(source)
     save_folder(parts_of(denoiser, spec), run.diffusion_folder, text_from=text)
+
+
+def _load_own(config: DiffusionConfig, data: Any) -> LoadedDiffusion:
+    """A denoiser of the user's own; a detector checkpoint holds its weights, if it has any."""
+    if config.store == "reference" or config.model != ModelConfig():
+        raise UserError(
+            f"diffusion.network {config.network} is a class of yours: its arguments are "
+            "diffusion.kwargs, its weights are kept in the detector; leave out diffusion.model and "
+            "diffusion.store reference"
+        )
+    denoiser = build_own_denoiser(config.network, config.kwargs, [config.network])
+    if config.ckpt is not None:
+        load_own_weights(denoiser, config.ckpt, config.network)
+    spec = DiffusionSpec(
+        network=config.network,
+        config=dict(config.kwargs),
+        scheduler={},
+        image_size=data.image_size,
+        image_channels=data.channels,
+        num_classes=denoiser.num_classes,
+        null_class=denoiser.null_class,
+    )
+    return LoadedDiffusion(denoiser, spec, reference=None)
 
 
 def _load(

@@ -101,8 +101,9 @@ class DiffusionConfig:
 
     Attributes:
         network: Class in diffusers of a model to train from scratch, `UNet2DModel` or
-            `DiTTransformer2DModel`.
-        kwargs: Its config; channels and classes are filled in.
+            `DiTTransformer2DModel`; or the import path of a denoiser class of your own, whose
+            arguments are `kwargs` and whose state dict is `ckpt`.
+        kwargs: Its config; channels and classes of a model of diffusers are filled in.
         scheduler: Config of its diffusers scheduler: noise levels and prediction type.
         ckpt: A trained model; the stage is then skipped. A folder of diffusers, a hub id, or an
             original file of guided-diffusion, latent diffusion or DiffOOD.

@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
+import torch
 from lightning.pytorch.loggers import TensorBoardLogger
 from safetensors.torch import save_file
 
 from diffguard.classifier_weights import load_weights
 from diffguard.classifiers import Classifier
-from diffguard.denoisers import DiffusersDenoiser
+from diffguard.denoisers import Denoiser
 from diffguard.errors import UserError
 from diffguard.files import replace_file
 from diffguard.models import ClassifierSpec, build_classifier, resolve_spec
@@ -133,11 +134,14 @@ def train_diffusion(run: Run, config: DiffusionConfig, title: str) -> None:
 
 
 def train_noisy_classifier(
-    run: Run, config: NoisyClassifierConfig, denoiser: DiffusersDenoiser, title: str
+    run: Run, config: NoisyClassifierConfig, denoiser: Denoiser, title: str
 ) -> None:
     """Fit a classifier of noisy images for the diffusion model's states."""
     pl.seed_everything(run.seed, verbose=False)
-    network = TimedCNN(run.data.num_classes, denoiser.channels, config.width)
+    side = run.data.image_size
+    with torch.no_grad():
+        seen = denoiser.preview(denoiser.encode(torch.zeros(1, run.data.channels, side, side)))
+    network = TimedCNN(run.data.num_classes, seen.shape[1], config.width)
     module = NoisyClassifierModule(
         network, denoiser, lr=config.lr, weight_decay=config.weight_decay, seed=run.seed
     )

@@ -11,6 +11,7 @@ import lightning.pytorch as pl
 import torch
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
+from diffguard import own_denoiser
 from diffguard.errors import UserError
 from lightning_modules.callbacks import StageProgressBar
 from lightning_modules.cli import one_line, quiet_libraries
@@ -108,6 +109,4 @@ def weight_dtype(config: TrainerConfig) -> torch.dtype:
 
 def cast_weights(denoiser: Any, config: TrainerConfig) -> None:
     """Bring a diffusion model's weights to the trainer's precision; see `weight_dtype`."""
-    dtype = weight_dtype(config)
-    if dtype != torch.float32:
-        denoiser.cast(dtype)
+    own_denoiser.cast_weights(denoiser, weight_dtype(config))

@@ -1,0 +1,123 @@
+"""A diffusion model of the user's own: a module with the methods of `Denoiser`, by import path."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from diffguard.conversion.safe_load import read_foreign
+from diffguard.denoisers import DiffusersDenoiser
+from diffguard.diffusion import DiffusionSpec, build_denoiser
+from diffguard.errors import UserError, reason_of
+from diffguard.models import import_class
+from diffguard.schedule import NoiseSchedule
+from diffguard.weights import fill, state_dict_of, tensors_of
+
+_MEMBERS = (
+    "num_classes",
+    "null_class",
+    "schedule",
+    "encode",
+    "decode",
+    "preview",
+    "place_mask",
+    "predict_noise",
+)
+
+
+def is_own(network: str) -> bool:
+    """Whether a network's name is the import path of a class, and not a class of diffusers."""
+    return "." in network
+
+
+def build_any_denoiser(spec: DiffusionSpec, trusted: Sequence[str] = ()) -> Any:
+    """Build a diffusion model of diffusers or of the user's own, with the weights it is born with.
+
+    Args:
+        spec: What to build.
+        trusted: Import paths that the user has named.
+
+    Raises:
+        UserError: For a class that is not trusted or cannot be built.
+    """
+    if is_own(spec.network):
+        return build_own_denoiser(spec.network, spec.config, trusted)
+    return build_denoiser(spec)
+
+
+def build_own_denoiser(path: str, kwargs: Mapping[str, Any], trusted: Sequence[str]) -> Any:
+    """Build a denoiser of the user's own; it is an `nn.Module` and follows `Denoiser`.
+
+    Args:
+        path: Import path of its class.
+        kwargs: Arguments of the constructor.
+        trusted: Import paths that the user has named.
+
+    Raises:
+        UserError: For a class that is not trusted, cannot be built or is no denoiser.
+    """
+    cls = import_class(path, trusted)
+    try:
+        denoiser: Any = cls(**kwargs)
+    except UserError:
+        raise
+    except Exception as error:
+        # Constructors of others raise what they like.
+        raise UserError(f"denoiser {path} cannot be built: {reason_of(error)}") from error
+    lacking = [name for name in _MEMBERS if not hasattr(denoiser, name)]
+    if not lacking and not isinstance(denoiser.schedule, NoiseSchedule):
+        lacking = ["schedule of the class NoiseSchedule"]
+    if lacking:
+        raise UserError(
+            f"{path} is no denoiser, it has no {', '.join(lacking)}: expected the attributes and "
+            "methods of diffguard.denoisers.Denoiser"
+        )
+    return denoiser.eval()
+
+
+def load_own_weights(denoiser: nn.Module, file: str, path: str) -> None:
+    """Load a state dict into a denoiser of the user's own, strictly.
+
+    Args:
+        denoiser: Where the weights go.
+        file: The file; it is read as data.
+        path: Import path of the denoiser, for error lines.
+
+    Raises:
+        UserError: For a file that cannot be read safely, or holds other tensors.
+    """
+    content = read_foreign(file)
+    found = tensors_of(content, Path(file))
+    if set(found) != set(denoiser.state_dict()):
+        found = state_dict_of(content, Path(file))
+    try:
+        fill(denoiser, found, f"denoiser {path}")
+    except UserError as error:
+        raise UserError(f"{file}: {error}") from error
+
+
+def weight_parts(denoiser: Any) -> dict[str, nn.Module]:
+    """The modules of a denoiser that hold weights, by name."""
+    if isinstance(denoiser, DiffusersDenoiser):
+        return denoiser.parts()
+    return {"network": denoiser}
+
+
+def cast_weights(denoiser: Any, dtype: torch.dtype) -> None:
+    """Bring a denoiser's weights to a floating dtype, where they are not float32 anyway.
+
+    Raises:
+        UserError: For a denoiser of the user's own that has no method `cast`.
+    """
+    if dtype == torch.float32:
+        return
+    if not hasattr(denoiser, "cast"):
+        raise UserError(
+            f"{type(denoiser).__name__} has no method cast(dtype), which brings its weights to "
+            "half precision: add one, or set trainer.precision to 32-true or bf16-mixed"
+        )
+    denoiser.cast(dtype)
