@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
@@ -12,6 +13,9 @@ from diffguard.preprocessing import torchvision_weights
 
 if TYPE_CHECKING:
     from diffguard.models import ClassifierSpec
+
+# The names that weights have in a repository of timm.
+_HUB_FILES = ("model.safetensors", "pytorch_model.bin")
 
 
 def pretrained_network(spec: ClassifierSpec, *, new_head: bool) -> nn.Module:
@@ -42,6 +46,7 @@ def pretrained_network(spec: ClassifierSpec, *, new_head: bool) -> nn.Module:
             return _from_torchvision(spec, name, classes)
         import timm
 
+        _ask_hub(name, spec.kwargs)
         return timm.create_model(
             name,
             pretrained=True,
@@ -57,6 +62,20 @@ def pretrained_network(spec: ClassifierSpec, *, new_head: bool) -> nn.Module:
             f"the pre-trained weights of {spec.arch} cannot be had ({reason_of(error)}): connect "
             "to the network, or give a file with them in classifier.ckpt"
         ) from error
+
+
+def _ask_hub(name: str, kwargs: Mapping[str, Any]) -> None:
+    """Fail at once where the hub cannot be reached: timm would ask for most of a minute."""
+    import huggingface_hub as hub
+    import timm
+
+    repository = getattr(timm.get_pretrained_cfg(name), "hf_hub_id", None)
+    # The arguments may say that the weights come from elsewhere.
+    if repository is None or any(key.startswith("pretrained_cfg") for key in kwargs):
+        return
+    cached = (hub.try_to_load_from_cache(repository, file) for file in _HUB_FILES)
+    if not any(isinstance(path, str) for path in cached):
+        hub.get_hf_file_metadata(hub.hf_hub_url(repository, "config.json"), timeout=10)
 
 
 def _published_classes(library: str, name: str) -> int:

@@ -2,6 +2,7 @@
 
 import urllib.error
 
+import huggingface_hub
 import pytest
 import timm
 import torch
@@ -34,8 +35,10 @@ def no_hub(monkeypatch):
 
     monkeypatch.setattr(torch.hub, "load_state_dict_from_url", refuse)
     monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", refuse)
-    monkeypatch.setattr(timm.models._builder, "load_state_dict_from_hf", refuse)
-    monkeypatch.setattr(timm.models._builder, "load_state_dict_from_url", refuse)
+    monkeypatch.setattr(huggingface_hub, "get_hf_file_metadata", refuse)
+    # Its own client asks again and again: it is not reached.
+    monkeypatch.delattr(timm.models._builder, "load_state_dict_from_hf")
+    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *_args: None)
 
 
 def test_the_published_weights_are_taken(hub, published):
@@ -59,6 +62,18 @@ def test_a_hub_that_cannot_be_reached_is_one_line(no_hub, arch):
     ) as caught:
         build_classifier(ClassifierSpec(arch, 1000), pretrained=True)
     assert "\n" not in str(caught.value)
+
+
+def test_weights_in_the_cache_need_no_hub(no_hub, monkeypatch, tmp_path):
+    network = timm.create_model("test_resnet")
+    monkeypatch.setattr(
+        huggingface_hub, "try_to_load_from_cache", lambda _, file: str(tmp_path / file)
+    )
+    give = lambda *_args, **_kwargs: network.state_dict()  # noqa: E731
+    monkeypatch.setattr(timm.models._builder, "load_state_dict_from_hf", give, raising=False)
+    found = build_classifier(ClassifierSpec("timm/test_resnet", 1000), pretrained=True).network
+    expected = network.state_dict()
+    assert all(torch.equal(value, expected[name]) for name, value in found.state_dict().items())
 
 
 def test_nothing_is_fetched_unless_asked_for(no_hub):
