@@ -23,6 +23,7 @@ from diffguard.denoisers import Denoiser
 from diffguard.detector import Detector
 from diffguard.early_stop import calibrate_thresholds
 from diffguard.models import ClassifierSpec
+from diffguard.own_denoiser import weight_parts
 from diffguard.score_table import ScoreTable
 from diffguard.settings import DetectorSettings, from_dict, to_dict
 from diffguard.weights import load_tensors, weights_hash
@@ -50,7 +51,7 @@ def calibrate(
     weights = diffusion_weights(diffusion.denoiser, diffusion.reference)
     cast_weights(diffusion.denoiser, run.trainer)
     models = (classifier[0], diffusion.denoiser, noisy)
-    networks = [classifier[0].network, *diffusion.denoiser.parts().values(), noisy]
+    networks = [classifier[0].network, *weight_parts(diffusion.denoiser).values(), noisy]
     identity = {"models": weights_hash([one for one in networks if one is not None])}
     detector = calibrated(run, settings, *models, title, run.folder, identity)
     if rank_zero_only.rank == 0:
