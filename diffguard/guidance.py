@@ -109,13 +109,17 @@ def classifier_gradient(
     # Lightning evaluates in inference mode: a fresh tensor outside of it can carry a graph.
     with torch.inference_mode(False), torch.enable_grad():
         leaf = u[rows].detach().clone().requires_grad_()
-        image, total = to_image(leaf), torch.zeros_like(leaf)
-        for view in _views(image, None if boxes is None else boxes[rows], crop_size, output_size):
+        image = to_image(leaf)
+        # The crops meet at the image, so that a VAE's decoder is gone back through only once.
+        shown = image.detach().requires_grad_()
+        total = torch.zeros_like(shown)
+        for view in _views(shown, None if boxes is None else boxes[rows], crop_size, output_size):
             log_probability = F.log_softmax(classify(view), dim=-1)
             likelihood = log_probability.gather(1, target.clone().unsqueeze(1)).sum()
-            (part,) = torch.autograd.grad(likelihood, leaf, retain_graph=True)
+            (part,) = torch.autograd.grad(likelihood, shown)
             total += weight * part
-    gradient[rows] = total
+        (pulled,) = torch.autograd.grad(image, leaf, total)
+    gradient[rows] = pulled
     return gradient
 
 
@@ -171,13 +175,13 @@ def draw_boxes(
     height, width = size
     shorter = min(height, width)
     low = min(shorter, smallest)
-    boxes = torch.empty(crops, 3, dtype=torch.int64)
-    for number in range(crops):
-        side = int(torch.rand([], generator=generator) * (shorter - low) + low)
-        x = torch.randint(0, width - side + 1, (), generator=generator)
-        y = torch.randint(0, height - side + 1, (), generator=generator)
-        boxes[number] = torch.tensor([side, int(x), int(y)])
-    return boxes
+    boxes = []
+    for _ in range(crops):
+        side = low + int(torch.rand([], generator=generator).item() * (shorter - low))
+        x = torch.randint(0, width - side + 1, (), generator=generator).item()
+        y = torch.randint(0, height - side + 1, (), generator=generator).item()
+        boxes.append([side, x, y])
+    return torch.tensor(boxes)
 
 
 def image_generator(seed: int, *parts: object) -> torch.Generator:

@@ -137,7 +137,7 @@ class ScoreStream:
         detector, size = self.detector, self.batch_size
         items = [self._incoming.popleft() for _ in range(min(size, len(self._incoming)))]
         device = detector.device
-        images = torch.stack([item.image for item in items]).to(device, torch.float32)
+        images = torch.stack([item.image for item in items]).to(device)
         output = detector.classify(images, size)
         labels = [
             self._label(i, int(y)) for i, y in zip(items, output.logits.argmax(1), strict=True)
