@@ -124,23 +124,22 @@ def formula(detector: Detector, table: ScoreTable, form: str) -> np.ndarray:
     return table.stop_step + 2 * synthesis + unguided * (synthesis - 1)
 
 
-def differences(
-    plain: Mapping[tuple[str, int], Mapping[str, float]], table: ScoreTable
-) -> tuple[float, float]:
-    """Differences of ours from the plain loop's scores, the worst of all distances.
+def difference(first: Mapping[Any, Mapping[str, float]], second: Mapping[Any, Any]) -> float:
+    """How far the same images' scores are apart, relative, the worst of all distances.
 
-    Returns:
-        Of each distance's scores as a vector, relative, by the Euclidean norm; and of a single
-        score, as a multiple of what another batch size may change: 1e-3 of it and 1e-5.
+    Each distance's scores are compared as a vector, by the Euclidean norm.
     """
-    places = [
-        (table.dataset_names[d], int(i)) for d, i in zip(table.dataset, table.index, strict=True)
-    ]
-    rows = [row for row, place in enumerate(places) if place in plain]
-    norm = single = 0.0
-    for name in next(iter(plain.values())):
-        theirs = np.array([plain[places[row]][name] for row in rows])
-        apart = table.scores[name][rows] - theirs
-        norm = max(norm, float(np.linalg.norm(apart) / np.linalg.norm(theirs)))
-        single = max(single, float((np.abs(apart) / (1e-3 * np.abs(theirs) + 1e-5)).max()))
-    return norm, single
+    worst = 0.0
+    for name in next(iter(first.values())):
+        a, b = (np.array([scores[place][name] for place in first]) for scores in (first, second))
+        worst = max(worst, float(np.linalg.norm(a - b) / np.linalg.norm(b)))
+    return worst
+
+
+def scores_by_image(table: ScoreTable) -> dict[tuple[str, int], dict[str, float]]:
+    """Set and place of each image -> its scores."""
+    places = zip(table.dataset, table.index, strict=True)
+    return {
+        (table.dataset_names[d], int(i)): {n: float(v[row]) for n, v in table.scores.items()}
+        for row, (d, i) in enumerate(places)
+    }

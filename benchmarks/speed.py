@@ -30,23 +30,20 @@ from typing import Any
 
 import numpy as np
 import torch
-from measured import Row, Scoring, Table, differences, formula, score
-from network_calls import NetworkCalls, networks_of, seconds_per_row
-from plain_loop import score_plainly
+from against_plain import measure_exactness, measure_plain
+from measured import Row, Scoring, Table, formula, score
+from network_calls import NetworkCalls, networks_of
 from subjects import Subject, embedded, large, write_images
 
 from datamodules.ood import IDSets, OODDataModule
 from diffguard.detector import Detector
 from lightning_modules.cli import quiet_libraries
-from lightning_modules.detector import items_of
 from lightning_modules.settings import TrainerConfig
 from lightning_modules.trainers import scoring_trainer
 
 FORMS = ("classifier_free", "classifier")
-GAIN_SIZES = (8, 16, 32, 64, 128)
 # Files that are read from disk, in each format.
 FILES = 4096
-PLAIN_IMAGES = 64
 
 
 def measure_form(
@@ -89,54 +86,6 @@ def measure_form(
         Row(f"{form}: (e) images per second", found.images_per_second),
     ]
     return rows, found, bare, detector
-
-
-def measure_plain(
-    subject: Subject,
-    detector: Detector,
-    ours: Scoring,
-    bare: float,
-    batch_size: int,
-    device: torch.device,
-    precision: Any,
-) -> list[Row]:
-    """(a) ours against a plain loop, on every n-th of the same images."""
-    subject.data.batch_size = batch_size
-    stream = subject.stream.share(0, max(1, len(subject.stream) // PLAIN_IMAGES))
-    scores: dict[tuple[str, int], dict[str, float]] = {}
-    began = time.perf_counter()
-    calls = NetworkCalls(networks_of(detector))
-    with torch.inference_mode(), precision(), calls.noted():
-        for batch in subject.data.stream_loader(stream):
-            items = items_of(batch)
-            for item, found in zip(items, score_plainly(detector, items), strict=True):
-                scores[item.dataset, item.index] = found
-    seconds = (time.perf_counter() - began) / len(scores)
-    norm, single = differences(scores, ours.table)
-    network, channels = detector.denoiser.network, detector.denoiser.channels
-    side, null = detector.denoiser.state_size, detector.denoiser.null_class
-
-    def inputs(size: int) -> Any:
-        labels = None if null is None else torch.full((size,), null, device=device)
-        x = torch.randn(size, channels, side, side, device=device)
-        return (x, torch.full((size,), 500, device=device)), {"class_labels": labels}
-
-    with precision():
-        most = calls.bare_seconds() / len(scores) / (bare / len(ours.table))
-        rates = {size: seconds_per_row(network, inputs, size) for size in (1, *GAIN_SIZES)}
-    best = min(GAIN_SIZES, key=lambda size: rates[size])
-    gain, speedup = rates[1] / rates[best], seconds * ours.images_per_second
-    return [
-        Row("plain loop: images", len(scores)),
-        Row("plain loop: (e) images per second", 1 / seconds),
-        Row("plain loop: relative difference of the scores (norm)", norm, "<= 1e-4", norm <= 1e-4),
-        Row("plain loop: worst score / (1e-3 relative + 1e-5)", single, "<= 1", single <= 1),
-        Row("bare denoiser: best batch", best),
-        Row("bare denoiser: gain from batch 1 to the best", gain),
-        Row("(a) ours / plain loop", speedup),
-        Row("(a) the same of the bare network calls of both", most),
-        Row("(a) the same over the bare gain", speedup / gain, ">= 1.3", speedup / gain >= 1.3),
-    ]
 
 
 def measure_size(
@@ -258,6 +207,7 @@ def main(argv: Sequence[str]) -> int:
         precision = scoring_trainer(trainer, "plain").precision_plugin.test_step_context
         size = arguments.batch_size
         table.add(measure_plain(subject, detector, ours, bare, size, device, precision))
+        table.add(measure_exactness(subject, detector, size))
         table.add(measure_reading(subject, ours.images_per_second))
     table.add(measure_sizes(arguments, trainer))
     table.add([Row("minutes in all", (time.perf_counter() - began) / 60)])
