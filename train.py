@@ -129,16 +129,22 @@ def _run_stages(current: Any, objects: Any) -> None:
             diffusion = load_trained(current, objects.diffusion)
             calibrate(current, objects.detector, classifier, diffusion, title)
     if os.environ.get("LOCAL_RANK", "0") == "0":
-        _say_what_next(current)
+        _say_what_next(current, objects)
 
 
-def _say_what_next(current: Any) -> None:
+def _say_what_next(current: Any, objects: Any) -> None:
     folder = current.folder
     lines = [f"\nThe run is in {folder}. What comes next:"]
     if current.detector_file.is_file():
         lines.append(f"  python evaluate.py --ckpt {current.detector_file}")
     else:
-        lines.append(f"  python train.py --resume {folder}")
+        there = {
+            "classifier": objects.classifier.ckpt or current.classifier_file.is_file(),
+            "diffusion": objects.diffusion.ckpt or current.diffusion_folder.is_dir(),
+            "calibrate": False,
+        }
+        left = ", ".join(name for name, done in there.items() if not done)
+        lines.append(f"  python train.py --resume {folder} --stages '[{left}]'")
     lines.append(f"  tensorboard --logdir {folder / 'tensorboard'}")
     print("\n".join(lines), flush=True)  # noqa: T201
 
