@@ -24,7 +24,7 @@ def should_stop(qualities: Tensor, thresholds: Sequence[float | None]) -> Tensor
     Returns:
         `(N,)` bool: any quality is strictly below its threshold.
     """
-    stop = torch.zeros(qualities.shape[1], dtype=torch.bool, device=qualities.device)
+    stop = torch.zeros_like(qualities[0], dtype=torch.bool)
     for quality, threshold in zip(qualities, thresholds, strict=True):
         if threshold is not None:
             stop |= quality < threshold

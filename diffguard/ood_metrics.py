@@ -26,10 +26,12 @@ from diffguard.errors import UserError
 
 _LEVEL = 0.95
 
+Counts = NDArray[np.int64]
 
-def _level_counts(id_scores: Tensor, ood_scores: Tensor) -> tuple[Tensor, Tensor]:
+
+def _level_counts(id_scores: Tensor, ood_scores: Tensor) -> tuple[Counts, Counts]:
     """Count ID and OOD images at each distinct score, from the lowest score to the highest."""
-    ident, ood = (p.detach().cpu().double().flatten().numpy() for p in (id_scores, ood_scores))
+    ident, ood = (part.double().numpy(force=True) for part in (id_scores, ood_scores))
     scores = np.concatenate([ident, ood])
     broken = np.count_nonzero(~np.isfinite(scores))
     if broken:
@@ -43,41 +45,37 @@ def _level_counts(id_scores: Tensor, ood_scores: Tensor) -> tuple[Tensor, Tensor
                 f"there is no {name} image among {len(scores)} scores: OOD metrics compare ID "
                 "(label >= 0) with OOD (label -1), so give both"
             )
-    scores.sort()
-    levels = scores[np.append(scores[1:] != scores[:-1], True)]
-    return _counts_at(levels, ident), _counts_at(levels, ood)
+    levels, place = np.unique(scores, return_inverse=True)
+    id_place, ood_place = np.split(place, [len(ident)])
+    return (
+        np.bincount(id_place, minlength=len(levels)),
+        np.bincount(ood_place, minlength=len(levels)),
+    )
 
 
-def _counts_at(levels: NDArray[np.float64], scores: NDArray[np.float64]) -> Tensor:
-    up_to = np.searchsorted(np.sort(scores), levels, side="right")
-    return torch.from_numpy(np.diff(up_to, prepend=0))
+def _auroc(id_counts: Counts, ood_counts: Counts) -> float:
+    twice_below = 2 * id_counts.cumsum() - id_counts
+    return float(twice_below @ ood_counts / (2 * id_counts.sum() * ood_counts.sum()))
 
 
-def _auroc(id_counts: Tensor, ood_counts: Tensor) -> float:
-    twice_below = 2 * id_counts.cumsum(0) - id_counts
-    pairs = int(id_counts.sum()) * int(ood_counts.sum())
-    return int((twice_below * ood_counts).sum()) / (2 * pairs)
-
-
-def _aupr(positives: Tensor, negatives: Tensor) -> float:
+def _aupr(positives: Counts, negatives: Counts) -> float:
     """Area under precision over recall; both counts start at the most positive score."""
-    found = positives.cumsum(0).double()
-    one, zero = found.new_ones(1), found.new_zeros(1)
-    precision = torch.cat([one, found / (found + negatives.cumsum(0))])
-    recall = torch.cat([zero, found / found[-1]])
-    return float(torch.trapezoid(precision, recall))
+    found = positives.cumsum()
+    precision = np.append(1.0, found / (found + negatives.cumsum()))
+    recall = np.append(0.0, found / found[-1])
+    return float(np.diff(recall) @ (precision[1:] + precision[:-1]) / 2)
 
 
-def _ap(positives: Tensor, negatives: Tensor) -> float:
-    found = positives.cumsum(0).double()
-    precision = found / (found + negatives.cumsum(0))
-    return float((precision * positives).sum() / found[-1])
+def _ap(positives: Counts, negatives: Counts) -> float:
+    found = positives.cumsum()
+    precision = found / (found + negatives.cumsum())
+    return float(precision @ positives / found[-1])
 
 
-def _fpr(positives: Tensor, negatives: Tensor) -> float:
+def _fpr(positives: Counts, negatives: Counts) -> float:
     """False-positive rate at the first threshold that finds 95% of the positives."""
-    found, alarms = positives.cumsum(0).double(), negatives.cumsum(0).double()
-    first = int((found / found[-1] >= _LEVEL).int().argmax())
+    found, alarms = positives.cumsum(), negatives.cumsum()
+    first = np.argmax(found / found[-1] >= _LEVEL)
     return float(alarms[first] / alarms[-1])
 
 
@@ -96,7 +94,7 @@ def compute_metrics(id_scores: Tensor, ood_scores: Tensor) -> dict[str, float]:
         UserError: If a score is NaN or infinite, or one of the two classes is empty.
     """
     low_id, low_ood = _level_counts(id_scores, ood_scores)
-    high_id, high_ood = low_id.flip(0), low_ood.flip(0)
+    high_id, high_ood = low_id[::-1], low_ood[::-1]
     return {
         "auroc": _auroc(low_id, low_ood),
         "aupr_in": _aupr(low_id, low_ood),
@@ -119,7 +117,7 @@ def aupr_in(id_scores: Tensor, ood_scores: Tensor) -> float:
 def aupr_out(id_scores: Tensor, ood_scores: Tensor) -> float:
     """Area under precision over recall with OOD as positive; arguments as in `compute_metrics`."""
     low_id, low_ood = _level_counts(id_scores, ood_scores)
-    return _aupr(low_ood.flip(0), low_id.flip(0))
+    return _aupr(low_ood[::-1], low_id[::-1])
 
 
 def ap_in(id_scores: Tensor, ood_scores: Tensor) -> float:
@@ -130,7 +128,7 @@ def ap_in(id_scores: Tensor, ood_scores: Tensor) -> float:
 def ap_out(id_scores: Tensor, ood_scores: Tensor) -> float:
     """Average precision with OOD as positive, as scikit-learn and torchmetrics define it."""
     low_id, low_ood = _level_counts(id_scores, ood_scores)
-    return _ap(low_ood.flip(0), low_id.flip(0))
+    return _ap(low_ood[::-1], low_id[::-1])
 
 
 def fpr95_id_positive(id_scores: Tensor, ood_scores: Tensor) -> float:
@@ -141,7 +139,7 @@ def fpr95_id_positive(id_scores: Tensor, ood_scores: Tensor) -> float:
 def fpr95_ood_positive(id_scores: Tensor, ood_scores: Tensor) -> float:
     """Share of ID flagged when at least 95% of OOD is detected; see `compute_metrics`."""
     low_id, low_ood = _level_counts(id_scores, ood_scores)
-    return _fpr(low_ood.flip(0), low_id.flip(0))
+    return _fpr(low_ood[::-1], low_id[::-1])
 
 
 def roc_curve(id_scores: Tensor, ood_scores: Tensor) -> tuple[Tensor, Tensor]:
@@ -157,6 +155,8 @@ def roc_curve(id_scores: Tensor, ood_scores: Tensor) -> tuple[Tensor, Tensor]:
     Raises:
         UserError: As in `compute_metrics`.
     """
-    n_id, n_ood = (n.flip(0).cumsum(0).double() for n in _level_counts(id_scores, ood_scores))
-    zero = n_id.new_zeros(1)
-    return torch.cat([zero, n_id / n_id[-1]]), torch.cat([zero, n_ood / n_ood[-1]])
+    shares = []
+    for counts in _level_counts(id_scores, ood_scores):
+        reached = np.append(0, counts[::-1].cumsum())
+        shares.append(torch.from_numpy(reached / reached[-1]))
+    return shares[0], shares[1]

@@ -89,10 +89,12 @@ def swin():
 
 def vit(**options):
     sizes = {"img_size": 64, "patch_size": 8, "embed_dim": 24, "depth": 2, "num_heads": 2}
-    return timm.create_model("vit_tiny_patch16_224", **sizes, num_classes=K, **options)
+    return timm.create_model("vit_tiny_patch16_224", **sizes | options, num_classes=K)
 
 
 PLACED = {
+    "more columns than rows": lambda: vit(img_size=(48, 160)),
+    "more rows than columns": lambda: vit(img_size=(160, 48), class_token=False, global_pool="avg"),
     "channels last": swin,
     "class token": vit,
     "registers": lambda: vit(reg_tokens=4),
@@ -110,14 +112,15 @@ def test_maps_keep_the_places_of_the_picture(name):
     torch.manual_seed(0)
     network = PLACED[name]()
     classifier = Classifier(network, 1000 if name.startswith("torchvision") else K).eval()
-    grey = torch.full((1, 3, 64, 64), 0.5) + 0.01 * torch.randn(1, 3, 64, 64)
+    height, width = getattr(getattr(network, "patch_embed", None), "img_size", None) or (64, 64)
+    grey = torch.full((1, 3, height, width), 0.5) + 0.01 * torch.randn(1, 3, height, width)
     patched = grey.clone()
-    patched[:, :, 8:24, 40:56] = torch.rand(1, 3, 16, 16)
+    patched[:, :, 8:24, -24:-8] = torch.rand(1, 3, 16, 16)
     activations = [classifier.forward_cam(images)[1] for images in (grey, patched)]
     before, after = (classifier.cam_maps(a).detach() for a in activations)
     change = (after - before).norm(dim=1)[0]
-    middle = len(change) // 2
-    quarters = [change[:middle, :middle], change[:middle, middle:], change[middle:]]
+    row, column = change.shape[0] // 2, change.shape[1] // 2
+    quarters = [change[:row, :column], change[:row, column:], change[row:]]
     means = [float(quarter.mean()) for quarter in quarters]
     assert means[1] > 1.5 * max(means[0], means[2])
 

@@ -3,82 +3,18 @@ import doctest
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from sklearn.metrics import average_precision_score
-from sklearn.metrics import roc_curve as sklearn_roc_curve
 from sklearn_values import sklearn_metrics
 
-from diffguard import metric, ood_metrics
+from diffguard import metric
 from diffguard.errors import UserError
 from diffguard.metric import OODMetrics
-from diffguard.ood_metrics import compute_metrics, roc_curve
-
-
-def draws(n_id, n_ood, digits=None, scale=1.0):
-    rng = np.random.default_rng([n_id, n_ood])
-    parts = rng.normal(0, 1, n_id) * scale, rng.normal(1, 1.5, n_ood) * scale
-    return parts if digits is None else tuple(np.round(part, digits) for part in parts)
-
-
-CASES = {
-    "plain": draws(400, 300),
-    "ties": draws(400, 300, digits=0),
-    "some ties": draws(100, 90, digits=1),
-    "unbalanced": draws(1000, 7),
-    "unbalanced the other way": draws(7, 1000),
-    "one of each": draws(1, 1),
-    "twenty": draws(20, 20),
-    "constant": (np.zeros(5), np.zeros(3)),
-    "separable": (np.arange(10.0), np.arange(20.0, 25.0)),
-    "inverted": (np.arange(20.0, 25.0), np.arange(10.0)),
-    "large logits": draws(200, 200, scale=300.0),
-    "tiny float32": tuple(x.astype(np.float32) for x in draws(200, 200, scale=1e-7)),
-    "signed zero": (np.array([0.0, -1.0]), np.array([-0.0, 1.0])),
-}
-
-
-@pytest.mark.parametrize("case", CASES)
-def test_equals_scikit_learn(case):
-    id_scores, ood_scores = CASES[case]
-    tensors = torch.from_numpy(id_scores), torch.from_numpy(ood_scores)
-    expected = sklearn_metrics(id_scores, ood_scores)
-    assert compute_metrics(*tensors) == pytest.approx(expected, abs=1e-12)
-    for name, value in expected.items():
-        assert getattr(ood_metrics, name)(*tensors) == pytest.approx(value, abs=1e-12)
-    is_ood, scores = (
-        np.r_[np.zeros(len(id_scores)), np.ones(len(ood_scores))],
-        np.concatenate(CASES[case]),
-    )
-    for name, positive, sign in (("ap_in", 1 - is_ood, -1), ("ap_out", is_ood, 1)):
-        value = average_precision_score(positive, sign * scores.astype(np.float64))
-        assert getattr(ood_metrics, name)(*tensors) == pytest.approx(value, abs=1e-12)
-
-
-tied_scores = st.lists(st.integers(-4, 4), min_size=1, max_size=25)
-
-
-@settings(max_examples=60, deadline=None)
-@given(tied_scores, tied_scores)
-def test_equals_scikit_learn_on_any_ties(id_scores, ood_scores):
-    metrics = compute_metrics(torch.tensor(id_scores), torch.tensor(ood_scores))
-    assert metrics == pytest.approx(sklearn_metrics(id_scores, ood_scores), abs=1e-12)
-
-
-def test_roc_curve_keeps_every_point():
-    id_scores, ood_scores = CASES["some ties"]
-    flagged, detected = roc_curve(torch.tensor(id_scores), torch.tensor(ood_scores))
-    is_ood = np.r_[np.zeros(len(id_scores)), np.ones(len(ood_scores))]
-    scores = np.concatenate([id_scores, ood_scores])
-    expected = sklearn_roc_curve(is_ood, scores, drop_intermediate=False)
-    np.testing.assert_allclose(flagged.numpy(), expected[0], atol=1e-15)
-    np.testing.assert_allclose(detected.numpy(), expected[1], atol=1e-15)
 
 
 @pytest.mark.parametrize("batch", [1, 7, 64])
 def test_metric_does_not_depend_on_batches(batch):
     # Scores far from [0, 1] and close together: a sigmoid or float32 would merge them.
-    id_scores, ood_scores = (30 + 1e-9 * part for part in CASES["plain"])
+    rng = np.random.default_rng(0)
+    id_scores, ood_scores = 30 + 1e-9 * rng.normal(0, 1, 400), 30 + 1e-9 * rng.normal(1, 2, 300)
     scores = torch.from_numpy(np.concatenate([id_scores, ood_scores]))
     labels = torch.tensor([3] * len(id_scores) + [-1] * len(ood_scores))
     order = torch.randperm(len(scores), generator=torch.Generator().manual_seed(0))

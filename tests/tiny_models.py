@@ -1,9 +1,11 @@
 """Small random models for tests of the method."""
 
+import timm
 import torch
 from diffusers import UNet2DModel
 from reference_networks import NoiseNetwork
 from torch import nn
+from torch.nn import functional as F
 
 from diffguard.classifiers import Classifier
 from diffguard.denoisers import PixelDenoiser
@@ -102,6 +104,22 @@ def tiny_classifier(classes=5, channels=3, seed=0):
     torch.manual_seed(seed)
     network = SmallCNN(classes, in_channels=channels, width=4)
     return Classifier(network, classes, channels=channels).eval()
+
+
+def smooth_classifier(images):
+    """Twice differentiable, so that finite differences are exact enough; any size."""
+    weight = torch.linspace(-1, 1, 4 * 3 * 9, dtype=images.dtype).sin().view(4, 3, 3, 3)
+    return torch.tanh(F.conv2d(images, 2 * weight, padding=1)).mean((2, 3)) * 5
+
+
+def tiny_transformer(size=32, **options):
+    """A vision transformer of timm with patches of 8 pixels, in eval mode."""
+    torch.manual_seed(0)
+    network = timm.create_model(
+        "vit_tiny_patch16_224", pretrained=False, img_size=size, patch_size=8, depth=2,
+        num_classes=7, **options,
+    )  # fmt: skip
+    return Classifier(network, 7).eval()
 
 
 def sound_plan(steps=8, **options):

@@ -1,0 +1,262 @@
+"""Schedule, solvers and guidance beyond the reference files: against libraries, and by laws."""
+
+import math
+
+import diffusers
+import pytest
+import torch
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from reference_networks import predict
+from tiny_models import denoiser_of, smooth_classifier, sound_plan, tiny_classifier, two_layers
+from torch.nn import functional as F
+from torchvision.transforms import functional as TF
+
+from diffguard.ddim import predict_clean
+from diffguard.guidance import (
+    classifier_free,
+    classifier_gradient,
+    crop_nearest,
+    draw_boxes,
+    image_generator,
+)
+from diffguard.schedule import NoiseSchedule, SamplingPlan, respace
+from diffguard.steering import ClassifierSteering
+
+
+@pytest.mark.parametrize("steps", [1, 8, 1000])
+def test_schedules_that_the_files_lack(steps):
+    scheduler = diffusers.DDPMScheduler(beta_schedule="squaredcos_cap_v2")
+    for schedule in (NoiseSchedule.cosine(), NoiseSchedule.from_diffusers(scheduler.config)):
+        found = schedule.alphas_cumprod.float()
+        torch.testing.assert_close(found, scheduler.alphas_cumprod, rtol=2e-4, atol=1e-11)
+    kinds = {"even": "linspace", "stride": "leading"}
+    for spacing, name in kinds.items():
+        scheduler = diffusers.DDIMScheduler(timestep_spacing=name, steps_offset=0)
+        scheduler.set_timesteps(steps)
+        assert torch.equal(respace(1000, steps, spacing), scheduler.timesteps.flip(0))
+    shifted = respace(1000, steps, "shifted")
+    assert shifted.max() < 1000
+    assert torch.equal(shifted, (respace(1000, steps, "stride") + 1)[: len(shifted)])
+
+
+@pytest.mark.parametrize(
+    "scheduler",
+    [
+        diffusers.DDPMScheduler(),
+        diffusers.DDPMScheduler(beta_schedule="squaredcos_cap_v2", num_train_timesteps=400),
+        diffusers.DDIMScheduler(beta_schedule="scaled_linear", beta_start=8.5e-4, beta_end=0.012),
+        diffusers.PNDMScheduler(num_train_timesteps=50, prediction_type="v_prediction"),
+        diffusers.EulerDiscreteScheduler(beta_schedule="scaled_linear"),
+        diffusers.DDPMScheduler(beta_schedule="sigmoid", num_train_timesteps=100),
+        diffusers.DDPMScheduler(beta_schedule="laplace", num_train_timesteps=100),
+        diffusers.DDIMScheduler(trained_betas=[0.1, 0.2, 0.4], prediction_type="sample"),
+        diffusers.LCMScheduler(),
+        diffusers.UnCLIPScheduler(),
+        diffusers.RePaintScheduler(),
+    ],
+)
+def test_reads_any_diffusers_config(scheduler):
+    schedule = NoiseSchedule.from_diffusers(scheduler.config)
+    assert schedule.prediction_type == scheduler.config.get("prediction_type", "epsilon")
+    assert schedule.alphas_cumprod.dtype == torch.float64
+    # diffusers multiplies in float32.
+    close = {"rtol": 2e-4, "atol": 1e-11}
+    expected = scheduler.alphas_cumprod.double()
+    torch.testing.assert_close(schedule.alphas_cumprod, expected, **close)
+
+
+@pytest.mark.parametrize(
+    "kind", [diffusers.DDIMScheduler, diffusers.LCMScheduler, diffusers.UnCLIPScheduler]
+)
+def test_what_a_config_leaves_out_is_as_its_diffusers_scheduler_assumes(kind):
+    schedule = NoiseSchedule.from_diffusers({"_class_name": kind.__name__})
+    expected = kind().alphas_cumprod.double()
+    torch.testing.assert_close(schedule.alphas_cumprod, expected, rtol=2e-4, atol=1e-11)
+
+
+@pytest.mark.parametrize("prediction", ["v_prediction", "sample"])
+def test_a_schedule_may_end_on_pure_noise(prediction):
+    scheduler = diffusers.DDIMScheduler(
+        num_train_timesteps=50, rescale_betas_zero_snr=True, prediction_type=prediction
+    )
+    schedule = NoiseSchedule.from_diffusers(scheduler.config)
+    assert 0 < schedule.alphas_cumprod[-1] < 1e-7
+    torch.testing.assert_close(
+        schedule.alphas_cumprod[:-1], scheduler.alphas_cumprod[:-1].double(), rtol=2e-4, atol=1e-7
+    )
+    # In float32, the clean image that the network tells at the last step is still found.
+    x0, noise, t = torch.randn(3, 4), torch.randn(3, 4), torch.full((3,), 49)
+    x_t = schedule.add_noise(x0, noise, t)
+    found = schedule.to_noise(schedule.training_target(x0, noise, t), x_t, t)
+    clean = predict_clean(x_t, found, schedule.alphas_cumprod[t])
+    torch.testing.assert_close(clean, x0, rtol=0, atol=0.01)
+
+
+def test_defaults_of_the_published_models():
+    linear, latent = NoiseSchedule.linear(), NoiseSchedule.scaled_linear()
+    assert (float(linear.betas[0]), float(linear.betas[-1])) == pytest.approx((1e-4, 0.02))
+    assert (float(latent.betas[0]), float(latent.betas[-1])) == pytest.approx((0.0015, 0.0195))
+    assert len(linear) == len(latent) == 1000
+    assert torch.equal(NoiseSchedule.from_diffusers({}).betas, linear.betas)
+
+
+def test_add_noise_and_velocity_equal_diffusers():
+    scheduler = diffusers.DDPMScheduler(prediction_type="v_prediction")
+    schedule = NoiseSchedule.from_diffusers(scheduler.config)
+    x0, noise, t = torch.randn(4, 1, 3, 3), torch.randn(4, 1, 3, 3), torch.tensor([0, 5, 500, 999])
+    close = {"rtol": 1e-4, "atol": 1e-5}
+    torch.testing.assert_close(
+        schedule.add_noise(x0, noise, t), scheduler.add_noise(x0, noise, t), **close
+    )
+    torch.testing.assert_close(
+        schedule.training_target(x0, noise, t), scheduler.get_velocity(x0, noise, t), **close
+    )
+
+
+def test_published_spacings():
+    assert respace(1000, 4, "stride").tolist() == [0, 250, 500, 750]
+    assert respace(1000, 4, "shifted").tolist() == [1, 251, 501, 751]
+    # Latent diffusion's count differs where the steps do not divide the total.
+    assert [len(respace(1000, n, "shifted")) for n in (30, 300, 1000)] == [31, 333, 999]
+
+
+@pytest.mark.parametrize("first_level", ["clean", "first"])
+def test_levels_fit_together(first_level):
+    schedule = NoiseSchedule.linear()
+    plan = SamplingPlan.build(schedule, 10, first_level=first_level)
+    torch.testing.assert_close(plan.alphas, schedule.alphas_cumprod[plan.timesteps])
+    assert plan.alphas_prev[0] == (1 if first_level == "clean" else schedule.alphas_cumprod[0])
+    assert torch.equal(plan.alphas_prev[1:], plan.alphas[:-1])
+    assert torch.equal(plan.alphas_next[:-1], plan.alphas[1:])
+    assert plan.alphas_next[-1] == 0
+
+
+@pytest.mark.parametrize("pairing", ["current", "target"])
+def test_synthesis_starts_at_the_level_that_inversion_reached(pairing):
+    plan = SamplingPlan.build(NoiseSchedule.linear(), 12, pairing=pairing)
+    # With pairing "current" the last step leaves the schedule.
+    stop = torch.arange(len(plan) - (pairing == "current"))
+    start = plan.start_index(stop)
+    assert torch.equal(plan.synthesis(start)[1], plan.inversion(stop)[2])
+    top = torch.full_like(stop, len(plan) - 1)
+    assert torch.equal(plan.start_index(stop, extra=2), torch.minimum(start + 2, top))
+    assert plan.start_index(stop, extra=2, skip=3).tolist() == [len(plan) - 4] * len(stop)
+
+
+def test_rows_without_label_are_not_shown_and_get_no_gradient():
+    shown = []
+
+    def classify(images):
+        shown.append(len(images))
+        return smooth_classifier(images)
+
+    u = torch.randn(3, 3, 8, 8)
+    gradient = classifier_gradient(classify, u, torch.tensor([-1, 2, -1]), 1.0)
+    assert shown == [1]
+    assert not gradient[[0, 2]].any()
+    alone = classifier_gradient(classify, u[1:2], torch.tensor([2]), 1.0)
+    torch.testing.assert_close(gradient[1:2], alone)
+    for labels, scale in (([-1, -1, -1], 1.0), ([0, 1, 2], 0.0)):
+        assert not classifier_gradient(classify, u, torch.tensor(labels), scale).any()
+    assert len(shown) == 2
+
+
+def test_gradient_is_the_same_inside_inference_mode():
+    classifier, labels = tiny_classifier(), torch.tensor([1, 2])
+    u = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    expected = classifier_gradient(classifier, u, labels, 1.0)
+    with torch.inference_mode():
+        u = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+        found = classifier_gradient(classifier, u, torch.tensor([1, 2]), 1.0)
+    assert torch.equal(found, expected)
+    assert all(p.grad is None for p in classifier.parameters())
+
+
+noises = st.integers(0, 2**16).map(
+    lambda seed: torch.randn(2, 3, 3, 6, 6, generator=torch.Generator().manual_seed(seed))
+)
+
+
+@settings(max_examples=30, deadline=None)
+@given(noises, st.floats(0, 20))
+def test_masks_of_one_value(noises, scale):
+    null, label = noises
+    nowhere, everywhere = torch.zeros(3, 6, 6, dtype=bool), torch.ones(3, 6, 6, dtype=bool)
+    assert torch.equal(classifier_free(null, label, scale, nowhere), null)
+    guided = classifier_free(null, label, scale)
+    assert torch.equal(classifier_free(null, label, scale, everywhere), guided)
+
+
+@settings(max_examples=30, deadline=None)
+@given(noises)
+def test_scales_without_effect(noises):
+    null, label = noises
+    assert torch.equal(classifier_free(null, label, 0.0), null)
+    assert torch.equal(classifier_free(null, label, 1.0), label)
+    torch.testing.assert_close(classifier_free(null, label, 3.0), 3 * label - 2 * null)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_crops_are_nearest_neighbour(data):
+    height, width, size = (data.draw(st.integers(1, 24)) for _ in range(3))
+    side = data.draw(st.integers(1, min(height, width)))
+    # Elsewhere a pixel may fall on an edge, where the library's float32 decides.
+    assume(math.gcd(side, size) in (1, side, size))
+    x, y = data.draw(st.integers(0, width - side)), data.draw(st.integers(0, height - side))
+    image = torch.rand(1, 2, height, width)
+    expected = F.interpolate(TF.crop(image, y, x, side, side), size=(size, size), mode="nearest")
+    assert torch.equal(crop_nearest(image, torch.tensor([[side, x, y]]), size), expected)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    seed=st.integers(0, 2**16),
+    size=st.tuples(st.integers(2, 40), st.integers(2, 40)),
+    smallest=st.integers(1, 50),
+)
+def test_boxes_lie_inside_the_image(seed, size, smallest):
+    side, x, y = draw_boxes(torch.Generator().manual_seed(seed), 20, size, smallest).unbind(1)
+    height, width = size
+    assert bool((side >= min(smallest, *size)).all())
+    assert bool((side <= min(size)).all())
+    assert bool(((x >= 0) & (x + side <= width)).all())
+    assert bool(((y >= 0) & (y + side <= height)).all())
+
+
+def test_boxes_reach_all_of_the_image():
+    side, x, y = draw_boxes(torch.Generator().manual_seed(0), 2000, (8, 20), 4).unbind(1)
+    assert sorted(set(side.tolist())) == [4, 5, 6, 7]
+    assert (int((x + side).max()), int((y + side).max())) == (20, 8)
+    assert (int(x.min()), int(y.min())) == (0, 0)
+
+
+def test_crops_of_an_image_do_not_depend_on_its_neighbours():
+    plan, denoiser, classifier = sound_plan(), denoiser_of(two_layers(size=16)), tiny_classifier()
+    steering = ClassifierSteering(
+        lambda images, t: classifier(images), scale=2.0, crops=3, crop_size=8, seed=5
+    )
+    x = torch.randn(4, 3, 16, 16)
+    index, labels = torch.tensor([2, 5, 1, 7]), torch.tensor([0, 3, -1, 2])
+    t, alpha, _ = plan.synthesis(index)
+    noise = predict(denoiser)(x, t)
+
+    def gradient(rows):
+        return steering.gradient(
+            denoiser, x[rows], noise[rows], t[rows], alpha[rows], labels=labels[rows],
+            keys=[("set", str(row)) for row in rows], steps=index[rows].tolist(), batch_size=8,
+        )  # fmt: skip
+
+    together = gradient([0, 1, 2, 3])
+    assert torch.equal(gradient([3, 1, 0, 2]), together[[3, 1, 0, 2]])
+    for row in range(4):
+        assert torch.equal(gradient([row]), together[[row]])
+
+
+def test_image_generator_takes_every_part():
+    draws = {
+        int(torch.randint(2**31, (), generator=image_generator(*parts)))
+        for parts in ((0, "a", "b"), (0, "ab", ""), (0, "a"), (1, "a", "b"), (0, "b", "a"))
+    }
+    assert len(draws) == 5
