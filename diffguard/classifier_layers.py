@@ -71,7 +71,7 @@ def find_cam_layer(network: nn.Module, shapes: Mapping[str, Sequence[int]]) -> s
     """
     order = list(shapes)
     maps = [n for n in order if _is_map(shapes[n]) and not isinstance(_at(network, n), _NO_MAPS)]
-    tokens = [n for n in order if _is_tokens(shapes[n])]
+    tokens = [n for n in order if _is_tokens(shapes[n], token_grid(network))]
     if maps and (not tokens or order.index(maps[-1]) > order.index(tokens[-1])):
         return maps[-1]
     blocks = [n.rpartition(".")[0] for n in tokens if _is_norm(_at(network, n))]
@@ -87,14 +87,24 @@ def find_cam_layer(network: nn.Module, shapes: Mapping[str, Sequence[int]]) -> s
     return tokens[-1]
 
 
-def to_maps(activation: Tensor, prefix_tokens: int | None = None) -> Tensor | None:
+def token_grid(network: nn.Module) -> tuple[int, int] | None:
+    """Rows and columns of the patches of timm's vision transformers; None for other networks."""
+    grid = getattr(getattr(network, "patch_embed", None), "grid_size", None)
+    return None if grid is None else (int(grid[0]), int(grid[1]))
+
+
+def to_maps(
+    activation: Tensor, prefix_tokens: int | None = None, grid: tuple[int, int] | None = None
+) -> Tensor | None:
     """Bring an activation to maps `(N, D, h, w)`; None for a shape that holds no places.
 
     Args:
-        activation: `(N, D, h, w)`; `(N, h, w, D)` with h = w; or tokens `(N, L, D)`, which become
-            a square grid.
+        activation: `(N, D, h, w)`; `(N, h, w, D)` with h = w; or tokens `(N, L, D)`, patch by
+            patch in reading order.
         prefix_tokens: Tokens in front of the patches that belong to no place; None counts what
-            the largest square leaves over.
+            the grid leaves over.
+        grid: Rows and columns of the patches; None, or one that does not fit, means the largest
+            square.
     """
     if activation.ndim == 4:
         _, first, second, third = activation.shape
@@ -104,11 +114,11 @@ def to_maps(activation: Tensor, prefix_tokens: int | None = None) -> Tensor | No
         return None
     length = activation.shape[1]
     side = math.isqrt(length - (prefix_tokens or 0))
-    prefix = length - side * side
-    if prefix_tokens is not None and prefix != prefix_tokens:
-        return None
-    grid = activation[:, prefix:]
-    return grid.transpose(1, 2).reshape(len(grid), -1, side, side)
+    for rows, columns in filter(None, (grid, (side, side))):
+        prefix = length - rows * columns
+        if prefix == prefix_tokens or (prefix_tokens is None and prefix >= 0):
+            return activation[:, prefix:].transpose(1, 2).unflatten(2, (rows, columns))
+    return None
 
 
 def _is_pointwise(module: nn.Conv2d, outputs: int) -> bool:
@@ -121,9 +131,11 @@ def _is_map(shape: Sequence[int]) -> bool:
     return min(shape[2:]) > 1 or (shape[1] == shape[2] > 1)
 
 
-def _is_tokens(shape: Sequence[int]) -> bool:
+def _is_tokens(shape: Sequence[int], grid: tuple[int, int] | None) -> bool:
     if len(shape) != 3 or shape[1] < 4:
         return False
+    if grid is not None and shape[1] >= math.prod(grid):
+        return True
     return shape[1] - math.isqrt(shape[1]) ** 2 <= _MOST_PREFIX_TOKENS
 
 

@@ -15,7 +15,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.hooks import RemovableHandle
 
-from diffguard.classifier_layers import as_linear, find_cam_layer, find_head, to_maps
+from diffguard.classifier_layers import (
+    as_linear,
+    find_cam_layer,
+    find_head,
+    to_maps,
+    token_grid,
+)
 from diffguard.errors import UserError
 from diffguard.images import Interpolation, convert_channels, resize_to
 
@@ -189,11 +195,12 @@ class Classifier(nn.Module):
         Raises:
             UserError: For a shape that holds no places.
         """
-        maps = to_maps(activation, getattr(self.network, "num_prefix_tokens", None))
+        prefix_tokens = getattr(self.network, "num_prefix_tokens", None)
+        maps = to_maps(activation, prefix_tokens, token_grid(self.network))
         if maps is None:
             raise UserError(
                 f"CAM layer {self.cam_layer!r} gives {tuple(activation.shape)}, expected feature "
-                "maps (N, D, h, w) or tokens (N, L, D) of a square: name another in "
+                "maps (N, D, h, w) or tokens (N, L, D) of a grid: name another in "
                 "classifier.cam_layer"
             )
         return maps

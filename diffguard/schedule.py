@@ -9,6 +9,7 @@ $$ x_t = \sqrt{\bar\alpha_t}\, x_0 + \sqrt{1 - \bar\alpha_t}\, \epsilon , \qquad
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -96,19 +97,22 @@ class NoiseSchedule:
         """Read the noise levels of any diffusers scheduler's config.
 
         Args:
-            config: The mapping in `scheduler_config.json`.
+            config: The mapping in `scheduler_config.json`; what it leaves out is as the scheduler
+                that it names assumes.
 
         Raises:
-            UserError: For a schedule that is not known here.
+            UserError: For a schedule that is not known here, or a scheduler without betas (flow
+                matching, EDM).
         """
-        prediction = config.get("prediction_type", "epsilon")
-        if config.get("rescale_betas_zero_snr"):
+        config = {**_defaults_of(config.get("_class_name")), **config}
+        prediction, kind = config["prediction_type"], config["beta_schedule"]
+        if config["rescale_betas_zero_snr"]:
             return cls._to_pure_noise(config, prediction)
-        if config.get("trained_betas") is not None:
+        if config["trained_betas"] is not None:
             return cls(torch.tensor(config["trained_betas"], dtype=torch.float64), prediction)
-        steps = int(config.get("num_train_timesteps", 1000))
-        kind = config.get("beta_schedule", "linear")
-        start, end = config.get("beta_start", 1e-4), config.get("beta_end", 0.02)
+        steps, start, end = (
+            config[name] for name in ("num_train_timesteps", "beta_start", "beta_end")
+        )
         if kind == "linear":
             return cls.linear(steps, start, end, prediction)
         if kind == "scaled_linear":
@@ -180,6 +184,21 @@ class NoiseSchedule:
         if self.prediction_type == "v_prediction":
             return alpha.sqrt() * output + (1 - alpha).sqrt() * x_t
         return (x_t - alpha.sqrt() * output) / (1 - alpha).sqrt()
+
+
+def _defaults_of(scheduler: str | None) -> dict[str, Any]:
+    """What a scheduler of diffusers assumes where its config is silent; DDPM's where unknown."""
+    import diffusers
+
+    kind = getattr(diffusers, scheduler or "", diffusers.DDPMScheduler)
+    own = inspect.signature(kind).parameters
+    if "beta_schedule" not in own:
+        raise UserError(
+            f"{scheduler} has no betas, which DDIM needs: expected the config of a scheduler that "
+            "has, such as DDPMScheduler or DDIMScheduler"
+        )
+    ddpm = inspect.signature(diffusers.DDPMScheduler).parameters
+    return {name: parameter.default for name, parameter in {**ddpm, **own}.items()}
 
 
 def respace(total: int, steps: int, spacing: Spacing) -> Tensor:
