@@ -13,6 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from lightning_modules.interrupts import leave_at_once
+
+if __name__ == "__main__":
+    leave_at_once()  # the next import takes seconds
+
 from lightning_modules.cli import SKIPPED_FILES, Parser, UserError, parse, run
 
 if TYPE_CHECKING:

@@ -14,7 +14,12 @@ from typing import Any, Literal
 
 import yaml
 
-from lightning_modules.cli import INTERRUPTED, TIME_IS_UP, Parser, parse, run
+from lightning_modules.interrupts import INTERRUPTED, leave_at_once
+
+if __name__ == "__main__":
+    leave_at_once()  # the next import takes seconds
+
+from lightning_modules.cli import TIME_IS_UP, Parser, parse, run
 
 DEFAULT_CONFIG = Path(__file__).parent / "configs" / "digits.yaml"
 Stage = Literal["classifier", "diffusion", "noisy_classifier", "calibrate"]

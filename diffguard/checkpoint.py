@@ -96,8 +96,8 @@ def save_detector(
         "config": _plain(dict(config)),
         "libraries": library_versions(),
     }
-    with replace_file(Path(path)) as temporary:
-        torch.save(content, temporary)
+    with replace_file(Path(path)) as temporary, temporary.open("wb") as file:
+        torch.save(content, file)
 
 
 def load_detector(

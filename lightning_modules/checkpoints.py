@@ -56,8 +56,8 @@ class SafeCheckpointIO(TorchCheckpointIO):
         Raises:
             UserError: If the system refuses to write; the old file is then as before.
         """
-        with replace_file(Path(path)) as temporary:
-            torch.save(checkpoint, temporary)
+        with replace_file(Path(path)) as temporary, temporary.open("wb") as file:
+            torch.save(checkpoint, file)
 
     def load_checkpoint(
         self,

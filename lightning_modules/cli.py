@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import re
 import sys
+import threading
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from jsonargparse import ArgumentError, ArgumentParser, Namespace
 
 from diffguard.errors import UserError
+from lightning_modules.interrupts import INTERRUPTED, SAID
 
 USER_ERROR = 2
 SKIPPED_FILES = 3
 TIME_IS_UP = 4
-INTERRUPTED = 130
 _SECTIONS = ("data", "classifier", "diffusion", "noisy_classifier", "trainer")
 _OUT_OF_MEMORY = (
     "out of memory: take a smaller --data.train_batch_size (training) or --data.batch_size "
     "(calibration and scoring), and start again; what is finished is kept"
+)
+_DISK_FULL = (
+    f"{os.strerror(errno.ENOSPC)}: make room and start again (train.py with --resume); what is "
+    "finished is kept"
 )
 
 
@@ -79,6 +84,7 @@ def one_line(error: BaseException) -> str:
 def run(main: Callable[[Sequence[str]], int], argv: Sequence[str] | None = None) -> NoReturn:
     """Run a script's `main` and exit with its code; a user's mistake is one line and code 2."""
     argv = sys.argv[1:] if argv is None else list(argv)
+    threading.excepthook = _thread_failed
     quiet_libraries()
     try:
         code = main(argv)
@@ -87,21 +93,41 @@ def run(main: Callable[[Sequence[str]], int], argv: Sequence[str] | None = None)
             raise
         print(f"error: {one_line(error)}", file=sys.stderr, flush=True)  # noqa: T201
         code = USER_ERROR
-    except (RuntimeError, MemoryError) as error:
-        from lightning_modules.batch_size import is_out_of_memory
-
-        if "--debug" in argv or not is_out_of_memory(error):
+    except Exception as error:
+        told = _shortage(error)
+        if "--debug" in argv or told is None:
             raise
-        print(f"error: {_OUT_OF_MEMORY}", file=sys.stderr, flush=True)  # noqa: T201
+        print(f"error: {told}", file=sys.stderr, flush=True)  # noqa: T201
         code = USER_ERROR
     except KeyboardInterrupt:
-        print("interrupted: what is finished is kept", file=sys.stderr)  # noqa: T201
+        print(SAID, file=sys.stderr)  # noqa: T201
         code = INTERRUPTED
     sys.stdout.flush()
     if os.environ.get("LOCAL_RANK", "0") != "0" and code:
         # Lightning's launcher waits for rank 0; another rank must not hang in a barrier.
         os._exit(code)
     sys.exit(code)
+
+
+def _shortage(error: Exception) -> str | None:
+    """What to tell where memory or a disk is full; None where it is something else."""
+    from lightning_modules.batch_size import is_out_of_memory
+
+    if is_out_of_memory(error):
+        return _OUT_OF_MEMORY
+    cause: BaseException | None = error
+    while cause is not None:
+        # Libraries that are not written in Python have exceptions of their own.
+        if os.strerror(errno.ENOSPC) in str(cause):
+            return _DISK_FULL
+        cause = cause.__cause__ or cause.__context__
+    return None
+
+
+def _thread_failed(failure: threading.ExceptHookArgs) -> None:
+    """Leave a full disk, that a thread of a library meets, to the main thread to tell."""
+    if not isinstance(failure.exc_value, Exception) or _shortage(failure.exc_value) is None:
+        threading.__excepthook__(failure)
 
 
 def _mistakes() -> tuple[type[Exception], ...]:
@@ -112,15 +138,6 @@ def _mistakes() -> tuple[type[Exception], ...]:
     from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
     return *known, MisconfigurationException
-
-
-@contextmanager
-def interruptible() -> Iterator[None]:
-    """Let Ctrl-C through, which Lightning's Trainer turns into an exit."""
-    try:
-        yield
-    except SystemExit as error:
-        raise KeyboardInterrupt from error
 
 
 def quiet_libraries() -> None:

@@ -22,8 +22,8 @@ from diffguard.files import write_error
 from diffguard.scores import ScoreWriter, merge
 from diffguard.settings import DetectorSettings
 from lightning_modules.batch_size import find_batch_size
-from lightning_modules.cli import interruptible
 from lightning_modules.detector import DetectorModule
+from lightning_modules.interrupts import interruptible
 from lightning_modules.scoring_folder import ScoringFolder
 from lightning_modules.scoring_progress import watched
 from lightning_modules.sharing import SharedWork, check_alike, check_shared

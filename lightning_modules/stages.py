@@ -27,9 +27,9 @@ from lightning_modules.checkpoints import (
     last_checkpoint,
 )
 from lightning_modules.classifier import ClassifierModule
-from lightning_modules.cli import interruptible
 from lightning_modules.diffusion import DiffusionModule
 from lightning_modules.diffusion_models import keep_trained, to_train
+from lightning_modules.interrupts import interruptible
 from lightning_modules.legs import TimeLimit, TrainingRate
 from lightning_modules.noisy_classifier import NoisyClassifierModule
 from lightning_modules.runs import Run

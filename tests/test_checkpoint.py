@@ -117,7 +117,7 @@ def test_a_crash_while_writing_leaves_the_old_file(saved, tmp_path, monkeypatch)
     path.write_bytes(saved[1].read_bytes())
 
     def half(_content, file):
-        file.write_bytes(b"half")
+        file.write(b"half")
         raise KeyboardInterrupt
 
     monkeypatch.setattr(torch, "save", half)

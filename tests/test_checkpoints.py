@@ -37,7 +37,7 @@ def test_a_crash_while_writing_leaves_the_old_file(tmp_path, monkeypatch):
     io.save_checkpoint({"pytorch-lightning_version": "2", "epoch": 1}, path)
 
     def half(_checkpoint, file):
-        file.write_bytes(b"half")
+        file.write(b"half")
         raise KeyboardInterrupt
 
     monkeypatch.setattr(torch, "save", half)

@@ -1,7 +1,9 @@
 """The parser and the one way out for every mistake."""
 
+import errno
 import logging
 import os
+import threading
 from dataclasses import dataclass
 from typing import Literal
 
@@ -9,11 +11,13 @@ import pytest
 import torch
 from jsonargparse import ArgumentError
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from test_commands import command
 
 import evaluate
 import train
 from diffguard.errors import UserError
-from lightning_modules.cli import Parser, interruptible, one_line, parse, run
+from lightning_modules.cli import Parser, one_line, parse, run
+from lightning_modules.interrupts import interruptible
 
 
 @dataclass
@@ -158,6 +162,40 @@ def test_memory_that_ran_out_is_one_line_with_advice(error, capsys):
     assert capsys.readouterr().err.startswith("error: out of memory: take a smaller --data.")
     with pytest.raises(type(error)):
         run(raising(error), ["--debug"])
+
+
+def full_disk(_):
+    # As torch's writer of files does.
+    raise RuntimeError("unexpected pos 64 vs 0") from OSError(
+        errno.ENOSPC, os.strerror(errno.ENOSPC)
+    )
+
+
+def test_a_full_disk_is_one_line_whoever_meets_it(capsys):
+    assert code_of(full_disk) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: No space left on device: make room and start again")
+    assert said.count("\n") == 1
+    thread = threading.Thread(target=full_disk, args=([],))
+    thread.start()
+    thread.join()
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("script", ["train.py", "evaluate.py"])
+def test_ctrl_c_during_an_import_is_one_line(script):
+    code = """if True:
+        import os, runpy, signal, sys
+        class Interrupting:
+            def find_spec(self, name, *_):
+                if name == "jsonargparse":
+                    os.kill(os.getpid(), signal.SIGINT)
+        sys.meta_path.insert(0, Interrupting())
+        runpy.run_path(sys.argv[1], run_name="__main__")
+    """
+    ended = command("-c", code, script)
+    assert ended.returncode == 130
+    assert (ended.stdout, ended.stderr) == ("", "interrupted: what is finished is kept\n")
 
 
 def test_an_interruption_is_code_130(capsys):
