@@ -152,13 +152,13 @@ class TrainingModule(LightningModule):
         from diffusers import optimization
 
         if self.schedule == "one_cycle":
-            # OneCycleLR divides by the length of its phases, which must not be zero.
-            total = max(steps, 2)
+            # OneCycleLR divides by the lengths of its two phases, which must not be zero.
+            total = max(steps, 3)
             return OneCycleLR(
                 optimizer,
                 self.lr,
                 total_steps=total,
-                pct_start=max(self.warmup, 2 / total),
+                pct_start=min(max(self.warmup, 2 / total), 1 - 1 / total),
                 cycle_momentum=False,
             )
         warmup_steps = round(self.warmup * steps)

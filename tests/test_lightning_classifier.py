@@ -128,6 +128,19 @@ def test_one_cycle_rises_in_its_warm_up(tmp_path):
     assert rates[-1] < 1e-3
 
 
+@pytest.mark.parametrize("warmup", [0.0, 0.1, 0.5, 0.99])
+@pytest.mark.parametrize("steps", [1, 2, 3, 10, 20])
+def test_one_cycle_takes_any_number_of_steps(steps, warmup):
+    module = ClassifierModule(tiny.classifier(), lr=0.1, warmup=warmup)
+    optimizer = torch.optim.SGD(module.parameters(), 0.1)
+    schedule = module._build_schedule(optimizer, steps)
+    # The schedule is moved on after the last step too.
+    for _ in range(steps):
+        optimizer.step()
+        schedule.step()
+        assert 0 <= schedule.get_last_lr()[0] <= 0.1 + 1e-9
+
+
 @pytest.mark.parametrize("schedule", ["one_cycle", "cosine", "constant"])
 def test_fast_dev_run(schedule):
     module = ClassifierModule(tiny.classifier(), schedule=schedule)
