@@ -93,9 +93,9 @@ class DiffusionParts:
             return
         has = "no classes" if self.num_classes is None else f"{self.num_classes} classes"
         raise UserError(
-            f"the diffusion model knows {has}, expected {expected}: take one of your classes, or one "
-            "without classes, or name all that it knows in data.class_names (num_classes when it "
-            "is converted); fine-tuning does not change them"
+            f"the diffusion model knows {has}, expected {expected}: take one of your classes or "
+            "one without classes, or name all that it knows in data.class_names (num_classes when "
+            "it is converted); fine-tuning does not change them"
         )
 
     def check_null_class(self, given: int | None) -> None:
