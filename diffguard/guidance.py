@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from diffguard.ddim import predict_clean
+from diffguard.errors import UserError
 from diffguard.schedule import expand
 
 LogitsFunction = Callable[[Tensor], Tensor]
@@ -99,6 +100,9 @@ def classifier_gradient(
 
     Returns:
         `(N, C, H, W)` gradient, without graph.
+
+    Raises:
+        UserError: For crops without their size.
     """
     gradient = torch.zeros_like(u)
     rows = torch.nonzero(labels >= 0).flatten()
@@ -126,8 +130,10 @@ def classifier_gradient(
 def _views(
     image: Tensor, boxes: Tensor | None, crop_size: int | None, output_size: int | None
 ) -> list[Tensor] | map[Tensor]:
-    if boxes is None or crop_size is None:
+    if boxes is None:
         return [image]
+    if crop_size is None:
+        raise UserError("crops need a crop_size: name the side in pixels to which they are resized")
 
     def view(number: int) -> Tensor:
         crop = crop_nearest(image, boxes[:, number], crop_size)

@@ -2,13 +2,14 @@
 
 Every number compared comes from a public function of `diffguard`, on networks with the files'
 weights. DIFFGUARD_REFERENCE points the test at another folder of files of the same form. What the
-files do not reach, `beyond_solvers.py` and `beyond_outcomes.py` compare with libraries and laws.
+files do not reach, the modules `beyond_*.py` compare with libraries and laws.
 """
 
 import pytest
 import torch
+from beyond_guidance import *  # noqa: F403
 from beyond_outcomes import *  # noqa: F403
-from beyond_solvers import *  # noqa: F403
+from beyond_schedule import *  # noqa: F403
 from reference_files import GroupFile, folder
 from reference_outcomes import (
     check_cam,

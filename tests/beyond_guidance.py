@@ -1,0 +1,149 @@
+"""Guidance beyond the reference files: against libraries, and by laws."""
+
+import math
+
+import torch
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from reference_networks import predict
+from tiny_models import denoiser_of, smooth_classifier, sound_plan, tiny_classifier, two_layers
+from torch.nn import functional as F
+from torchvision.transforms import functional as TF
+
+from diffguard.ddim import predict_clean
+from diffguard.guidance import (
+    blend_clean,
+    classifier_free,
+    classifier_gradient,
+    crop_nearest,
+    draw_boxes,
+    image_generator,
+)
+from diffguard.steering import ClassifierSteering
+
+
+def test_rows_without_label_are_not_shown_and_get_no_gradient():
+    shown = []
+
+    def classify(images):
+        shown.append(len(images))
+        return smooth_classifier(images)
+
+    u = torch.randn(3, 3, 8, 8)
+    gradient = classifier_gradient(classify, u, torch.tensor([-1, 2, -1]), 1.0)
+    assert shown == [1]
+    assert not gradient[[0, 2]].any()
+    alone = classifier_gradient(classify, u[1:2], torch.tensor([2]), 1.0)
+    torch.testing.assert_close(gradient[1:2], alone)
+    for labels, scale in (([-1, -1, -1], 1.0), ([0, 1, 2], 0.0)):
+        assert not classifier_gradient(classify, u, torch.tensor(labels), scale).any()
+    assert len(shown) == 2
+
+
+def test_clean_grad_shows_the_model_s_estimate_where_all_is_noise_and_the_state_where_none_is():
+    x, noise = torch.randn(2, 2, 3, 8, 8, dtype=torch.float64)
+    alpha = torch.tensor([1e-9, 1 - 1e-9], dtype=torch.float64)
+    u, clean = blend_clean(x, noise, alpha), predict_clean(x, noise, alpha)
+    torch.testing.assert_close(u[0], clean[0], rtol=1e-4, atol=0)
+    torch.testing.assert_close(u[1], x[1], rtol=0, atol=1e-3)
+    assert torch.equal(blend_clean(x, noise, alpha, blend=False), x)
+
+
+def test_gradient_is_the_same_inside_inference_mode():
+    classifier, labels = tiny_classifier(), torch.tensor([1, 2])
+    u = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    expected = classifier_gradient(classifier, u, labels, 1.0)
+    with torch.inference_mode():
+        u = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+        found = classifier_gradient(classifier, u, torch.tensor([1, 2]), 1.0)
+    assert torch.equal(found, expected)
+    assert all(p.grad is None for p in classifier.parameters())
+
+
+noises = st.integers(0, 2**16).map(
+    lambda seed: torch.randn(2, 3, 3, 6, 6, generator=torch.Generator().manual_seed(seed))
+)
+
+
+@settings(max_examples=30, deadline=None)
+@given(noises, st.floats(0, 20))
+def test_masks_of_one_value(noises, scale):
+    null, label = noises
+    nowhere, everywhere = torch.zeros(3, 6, 6, dtype=bool), torch.ones(3, 6, 6, dtype=bool)
+    assert torch.equal(classifier_free(null, label, scale, nowhere), null)
+    guided = classifier_free(null, label, scale)
+    assert torch.equal(classifier_free(null, label, scale, everywhere), guided)
+
+
+@settings(max_examples=30, deadline=None)
+@given(noises)
+def test_scales_without_effect(noises):
+    null, label = noises
+    assert torch.equal(classifier_free(null, label, 0.0), null)
+    assert torch.equal(classifier_free(null, label, 1.0), label)
+    torch.testing.assert_close(classifier_free(null, label, 3.0), 3 * label - 2 * null)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_crops_are_nearest_neighbour(data):
+    height, width, size = (data.draw(st.integers(1, 24)) for _ in range(3))
+    side = data.draw(st.integers(1, min(height, width)))
+    # Elsewhere a pixel may fall on an edge, where the library's float32 decides.
+    assume(math.gcd(side, size) in (1, side, size))
+    x, y = data.draw(st.integers(0, width - side)), data.draw(st.integers(0, height - side))
+    image = torch.rand(1, 2, height, width)
+    expected = F.interpolate(TF.crop(image, y, x, side, side), size=(size, size), mode="nearest")
+    assert torch.equal(crop_nearest(image, torch.tensor([[side, x, y]]), size), expected)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    seed=st.integers(0, 2**16),
+    size=st.tuples(st.integers(2, 40), st.integers(2, 40)),
+    smallest=st.integers(1, 50),
+)
+def test_boxes_lie_inside_the_image(seed, size, smallest):
+    side, x, y = draw_boxes(torch.Generator().manual_seed(seed), 20, size, smallest).unbind(1)
+    height, width = size
+    assert bool((side >= min(smallest, *size)).all())
+    assert bool((side <= min(size)).all())
+    assert bool(((x >= 0) & (x + side <= width)).all())
+    assert bool(((y >= 0) & (y + side <= height)).all())
+
+
+def test_boxes_reach_all_of_the_image():
+    side, x, y = draw_boxes(torch.Generator().manual_seed(0), 2000, (8, 20), 4).unbind(1)
+    assert sorted(set(side.tolist())) == [4, 5, 6, 7]
+    assert (int((x + side).max()), int((y + side).max())) == (20, 8)
+    assert (int(x.min()), int(y.min())) == (0, 0)
+
+
+def test_crops_of_an_image_do_not_depend_on_its_neighbours():
+    plan, denoiser, classifier = sound_plan(), denoiser_of(two_layers(size=16)), tiny_classifier()
+    steering = ClassifierSteering(
+        lambda images, t: classifier(images), scale=2.0, crops=3, crop_size=8, seed=5
+    )
+    x = torch.randn(4, 3, 16, 16)
+    index, labels = torch.tensor([2, 5, 1, 7]), torch.tensor([0, 3, -1, 2])
+    t, alpha, _ = plan.synthesis(index)
+    noise = predict(denoiser)(x, t)
+
+    def gradient(rows):
+        return steering.gradient(
+            denoiser, x[rows], noise[rows], t[rows], alpha[rows], labels=labels[rows],
+            keys=[("set", str(row)) for row in rows], steps=index[rows].tolist(), batch_size=8,
+        )  # fmt: skip
+
+    together = gradient([0, 1, 2, 3])
+    assert torch.equal(gradient([3, 1, 0, 2]), together[[3, 1, 0, 2]])
+    for row in range(4):
+        assert torch.equal(gradient([row]), together[[row]])
+
+
+def test_image_generator_takes_every_part():
+    draws = {
+        int(torch.randint(2**31, (), generator=image_generator(*parts)))
+        for parts in ((0, "a", "b"), (0, "ab", ""), (0, "a"), (1, "a", "b"), (0, "b", "a"))
+    }
+    assert len(draws) == 5
