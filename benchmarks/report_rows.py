@@ -76,9 +76,10 @@ def main() -> None:
         )
         seconds = time.perf_counter() - began
     usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    cpu, peak = usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024 / 1e6
     print(
-        f"{options.rows:,} rows, {len(NAMES)} scores: {seconds:.0f} s "
-        f"({usage.ru_utime + usage.ru_stime:.0f} s of CPU), peak {usage.ru_maxrss / 1024:.0f} MB"
+        f"{options.rows:,} rows, {len(NAMES)} scores: {seconds:.0f} s ({cpu:.0f} s of CPU), "
+        f"peak {peak:.0f} MB"
     )
 
 

@@ -170,6 +170,13 @@ def _in_order_of(first: ScoredRun, run: ScoredRun) -> ScoreTable:
             row = differing[0]
             image = f"{known.dataset_names[known.dataset[row]]} image {known.index[row]}"
             raise _other_data(first, run, f"the {what} of {image} is {ours[row]!s}", theirs[row])
+    if first.contents is not None and run.contents is not None:
+        other = run.contents[place] != first.contents
+        differing = np.flatnonzero(other & known.valid & ordered.valid)
+        if len(differing):
+            row = differing[0]
+            image = f"{known.dataset_names[known.dataset[row]]} image {known.index[row]}"
+            raise _other_data(first, run, f"{image} is one file", "another of the same path")
     return ordered
 
 

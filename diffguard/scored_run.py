@@ -6,6 +6,7 @@
 | `manifest.json` | what it belongs to: sets with their groups, seed, settings |
 | `calibration.csv` | scores of the ID validation images, from which normalisation comes |
 | `run.json` | what results tell of the run: config, versions, device, absent sets |
+| `contents.npy` | a number per image that tells whether its file is the same |
 | `timing.jsonl` | what it cost |
 """
 
@@ -18,10 +19,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from diffguard.calibration import DIFFGUARD, FUSION, FUSION_BASELINES
+from diffguard.contents import read_contents
 from diffguard.errors import UserError
 from diffguard.files import replace_file
 from diffguard.manifest import read_manifest
@@ -49,6 +53,8 @@ class ScoredRun:
         headline: Scores of which figures are drawn.
         comparisons: Pairs (score, against) whose AUROC is compared.
         remarks: What a reader of the results must know.
+        contents: `(N,)` int64 in the order of the table, different where an image is another one;
+            None where the folder does not tell.
     """
 
     folder: Path
@@ -63,6 +69,7 @@ class ScoredRun:
     headline: list[str]
     comparisons: list[tuple[str, str]]
     remarks: list[str] = field(default_factory=list)
+    contents: NDArray[np.int64] | None = None
 
 
 def read_run(folder: Path, table: ScoreTable | None = None) -> ScoredRun:
@@ -87,6 +94,12 @@ def read_run(folder: Path, table: ScoreTable | None = None) -> ScoredRun:
         if not (folder / "scores.csv").is_file():
             merge(folder)
         table = ScoreTable.read(folder / "scores.csv")
+    contents = read_contents(folder)
+    if contents is not None and len(contents) != len(table):
+        raise UserError(
+            f"{folder / 'contents.npy'} is of {len(contents)} images, the table of {len(table)}: "
+            "restore the file, or delete it"
+        )
     told = _read_told(folder / "run.json") or {"settings": manifest, "absent": {}}
     pair = (FUSION, FUSION_BASELINES)
     return ScoredRun(
@@ -101,6 +114,7 @@ def read_run(folder: Path, table: ScoreTable | None = None) -> ScoredRun:
         cost=_cost(folder),
         headline=[name for name in (DIFFGUARD, FUSION) if name in table.scores],
         comparisons=[pair] if set(pair) <= set(table.scores) else [],
+        contents=contents,
     )
 
 

@@ -156,6 +156,21 @@ def test_other_data_is_refused(folders, changes, said):
     assert "\n" not in str(caught.value)
 
 
+def test_files_of_the_same_path_must_be_the_same_where_both_were_scored(folders):
+    table = make_table()
+    numbers = np.arange(len(table))
+    broken = int(np.flatnonzero(~table.valid)[0])
+    order = np.arange(len(table))[::-1]
+    other = {"table": in_other_order(table, order), "sets": make_run(folders[0]).sets}
+    first = make_run(folders[0], contents=numbers)
+    repaired = np.where(numbers == broken, -1, numbers)
+    joined = join_runs([first, make_run(folders[1], contents=repaired[order], **other)])
+    assert joined.table.dataset_names == table.dataset_names
+    replaced = np.where(numbers == 5, -1, numbers)
+    with pytest.raises(UserError, match="digits image 5 is one file in the latter, another of"):
+        join_runs([first, make_run(folders[1], contents=replaced[order], **other)])
+
+
 def test_a_run_is_named_once(folders):
     with pytest.raises(UserError, match="named twice"):
         join_runs([make_run(folders[0]), make_run(folders[0])])
