@@ -83,7 +83,7 @@ def calibrate_thresholds(qualities: Tensor, mean_steps: float, cap: int) -> list
 
     best = alone(mean_steps)
     low, high = mean_steps, float(cap)
-    for _ in range(_HALVINGS if len(best) > 1 else 0):
+    for _ in range(_HALVINGS):
         middle = (low + high) / 2
         found = alone(middle)
         best = min(best, found, key=lambda thresholds: abs(miss(thresholds)))
