@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -83,6 +84,11 @@ def main(argv: Sequence[str]) -> int:
     config["resume"] = None
     try:
         return _run(folder, config, objects, began)
+    except UserError:
+        # The command may be corrected and given again, with the same --run_dir.
+        if resumed is None and [path.name for path in folder.iterdir()] == ["config.yaml"]:
+            shutil.rmtree(folder)
+        raise
     finally:
         os.environ.pop(_FOLDER_VARIABLE, None)
 

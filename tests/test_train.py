@@ -59,6 +59,9 @@ def test_a_refused_start_leaves_no_folder(tmp_path, config):
     with pytest.raises(UserError, match="batch_size must be at least 1"):
         start(config, "--run_dir", tmp_path / "new", "--data.batch_size", "-4")
     assert not (tmp_path / "new").exists()
+    with pytest.raises(UserError, match="holds no trained classifier"):
+        start(config, "--run_dir", tmp_path / "new", "--stages", "[calibrate]")
+    assert not (tmp_path / "new").exists()
 
 
 def test_given_artefacts_skip_their_stages(tmp_path, config, run_folder, capsys):
