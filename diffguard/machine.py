@@ -11,7 +11,7 @@ _LIBRARIES = ("torch", "torchvision", "diffusers", "timm", "pytorch-ood", "numpy
 
 
 def describe_machine(device: torch.device, threads: int) -> dict[str, str | int]:
-    """What scores of equal settings may differ by, beyond rounding errors never.
+    """Tell what moves the last bits of a score, where everything else is the same.
 
     Args:
         device: Where the networks run.
