@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import time
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -45,7 +46,6 @@ class NetworkCalls:
 
     Attributes:
         sequence: The calls in their order.
-        paired_seconds: Time of the calls that were made again at once.
     """
 
     def __init__(self, networks: Mapping[str, nn.Module], *, paired: bool = False) -> None:
@@ -53,7 +53,7 @@ class NetworkCalls:
         # Copies, because hooks that read features must not see the calls that are made again.
         self._twins = copy.deepcopy(self.networks) if paired else self.networks
         self.paired = paired
-        self.paired_seconds = 0.0
+        self._spent: defaultdict[Call, list[float]] = defaultdict(list)
         self._again = False
         self.sequence: list[Call] = []
         self._inputs: dict[Call, tuple[Any, Any]] = {}
@@ -94,10 +94,25 @@ class NetworkCalls:
         if self._again:
             return
         self._again = True
-        began = time.perf_counter()
-        self._repeat(self.sequence[-1])
-        self.paired_seconds += time.perf_counter() - began
+        call, began = self.sequence[-1], time.perf_counter()
+        self._repeat(call)
+        self._spent[call].append(time.perf_counter() - began)
         self._again = False
+
+    @property
+    def paired_seconds(self) -> float:
+        """Time of the calls that were made again at once."""
+        return sum(map(sum, self._spent.values()))
+
+    def paired_seconds_per_row(self, network: str, size: int) -> float:
+        """Mean time per row of a network's calls of `size` rows that were made again at once."""
+        times = [
+            seconds
+            for (name, shape, _), spent in self._spent.items()
+            if (name, shape[0]) == (network, size)
+            for seconds in spent
+        ]
+        return sum(times) / len(times) / size
 
     def bare_seconds(self) -> float:
         """Make the same calls in the same shapes and order, and nothing else."""
@@ -118,28 +133,6 @@ class NetworkCalls:
         with torch.inference_mode(False), torch.enable_grad():
             leaf = args[0].detach().requires_grad_()
             torch.autograd.grad(network(leaf, *args[1:], **kwargs).sum(), leaf)
-
-
-def seconds_per_row(network: nn.Module, inputs: Any, size: int, seconds: float = 1.0) -> float:
-    """Median time of a bare call without gradient, per row.
-
-    Args:
-        network: The network.
-        inputs: Batch size -> positional and keyword arguments.
-        size: Batch size.
-        seconds: Time to spend.
-    """
-    args, kwargs = inputs(size)
-    times: list[float] = []
-    with torch.inference_mode():
-        network(*args, **kwargs)
-        while sum(times) < seconds or len(times) < 3:
-            synchronize()
-            began = time.perf_counter()
-            network(*args, **kwargs)
-            synchronize()
-            times.append(time.perf_counter() - began)
-    return sorted(times)[len(times) // 2] / size
 
 
 def _copy(value: Any) -> Any:

@@ -82,7 +82,7 @@ def _finish(
         boxes = None
         if steering.crops:
             size = denoiser.preview(u).shape[-2:]
-            boxes = steering.boxes(size, (item.dataset, item.key), start - i)[None]
+            boxes = steering.boxes(size, [(item.dataset, item.key)], [start - i])
         return classifier_gradient(
             lambda view: steering.classify(view, t), u, label, steering.scale,
             boxes=boxes, crop_size=steering.crop_size, reduction=steering.reduction,

@@ -5,7 +5,7 @@
 scores test images of the embedded default in the real evaluation path, with both forms of guidance,
 and prints one table; it takes less than ten minutes on two cores.
 
-    python benchmarks/speed.py --network unet256 --batch_size 32
+    python benchmarks/speed.py --network unet256 --batches 8 16 32
 
 does the same with a 256×256 U-Net of the paper's size and random weights, for a GPU.
 
@@ -30,7 +30,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from against_plain import measure_exactness, measure_plain
+from against_plain import best_batch, measure_exactness, measure_plain
 from measured import Row, Scoring, Table, formula, score
 from network_calls import NetworkCalls, networks_of
 from subjects import Subject, embedded, large, write_images
@@ -48,7 +48,7 @@ FILES = 4096
 
 def measure_form(
     subject: Subject, form: str, trainer: TrainerConfig, batch_size: int, device: torch.device
-) -> tuple[list[Row], Scoring, float, Detector]:
+) -> tuple[list[Row], Scoring, NetworkCalls, Detector]:
     """(b) wall over bare time, (c) fill, (d) passes, of one form of guidance."""
     detector = subject.detector(form, device)
     parameters = sum(p.numel() for p in detector.denoiser.parameters())
@@ -85,7 +85,7 @@ def measure_form(
         Row(f"{form}: (d) images off the formula", wrong, "0", wrong == 0),
         Row(f"{form}: (e) images per second", found.images_per_second),
     ]
-    return rows, found, bare, detector
+    return rows, found, calls, detector
 
 
 def measure_size(
@@ -174,7 +174,9 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument("--side", type=int, default=256, help="of unet256: pixels")
     found.add_argument("--width", type=int, default=256, help="of unet256: channels")
     found.add_argument("--images", type=int, default=1000)
-    found.add_argument("--batch_size", type=int, default=64)
+    found.add_argument(
+        "--batches", type=int, nargs="+", default=[8, 16, 32, 64, 128], help="to take the best of"
+    )
     found.add_argument("--sizes", type=int, nargs="*", default=[8, 16, 32, 64, 128, 256])
     found.add_argument("--size_images", type=int, default=256, help="images at each of the sizes")
     found.add_argument("--threads", type=int, default=None)
@@ -199,14 +201,16 @@ def main(argv: Sequence[str]) -> int:
     table = Table()
     with tempfile.TemporaryDirectory() as folder:
         subject = open_subject(arguments, Path(folder))
-        for form in FORMS:
-            rows, ours, bare, detector = measure_form(
-                subject, form, trainer, arguments.batch_size, device
-            )
-            table.add(rows)
         precision = scoring_trainer(trainer, "plain").precision_plugin.test_step_context
-        size = arguments.batch_size
-        table.add(measure_plain(subject, detector, ours, bare, size, device, precision))
+        times = best_batch(
+            subject.detector("classifier_free", device), arguments.batches, precision
+        )
+        size = next(iter(times))
+        table.add([Row("bare denoiser: best batch", size)])
+        for form in FORMS:
+            rows, ours, calls, detector = measure_form(subject, form, trainer, size, device)
+            table.add(rows)
+        table.add(measure_plain(subject, detector, ours, calls, times, precision))
         table.add(measure_exactness(subject, detector, size))
         table.add(measure_reading(subject, ours.images_per_second))
     table.add(measure_sizes(arguments, trainer))

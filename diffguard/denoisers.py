@@ -128,7 +128,7 @@ class DiffusersDenoiser(nn.Module):
 
     def predict(self, z_t: Tensor, t: Tensor, y: Tensor | None) -> Tensor:
         """What the network was trained to predict (ε, v or x_0), `(N, …)` in the dtype of `z_t`."""
-        dtype = getattr(self.network, "dtype", z_t.dtype)
+        dtype = next(self.network.parameters()).dtype
         return self._call(z_t.to(dtype), t, y)[:, : self.channels].to(z_t)
 
     def predict_noise(self, z_t: Tensor, t: Tensor, y: Tensor | None) -> Tensor:

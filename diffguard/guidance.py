@@ -169,6 +169,8 @@ def draw_boxes(
 ) -> Tensor:
     """Draw random square crops, sides uniform between `smallest` and the image's shorter side.
 
+    The draws come one by one, in the order of the authors' program.
+
     Args:
         generator: CPU generator; continues across calls.
         crops: Number M of crops.
@@ -188,6 +190,26 @@ def draw_boxes(
         y = torch.randint(0, height - side + 1, (), generator=generator).item()
         boxes.append([side, x, y])
     return torch.tensor(boxes)
+
+
+def place_boxes(draws: Tensor, size: tuple[int, int] | torch.Size, smallest: int) -> Tensor:
+    """Random square crops from uniform draws; as those of `draw_boxes`, but for many at once.
+
+    Args:
+        draws: `(…, 3)` float64 in [0, 1), for the side, x and y of a crop.
+        size: Height and width of the image.
+        smallest: Smallest side, cut at the shorter side.
+
+    Returns:
+        `(…, 3)` int64 `(side, x, y)`.
+    """
+    height, width = size
+    shorter = min(height, width)
+    low = min(shorter, smallest)
+    side = low + (draws[..., 0] * (shorter - low)).long()
+    x = (draws[..., 1] * (width - side + 1)).long()
+    y = (draws[..., 2] * (height - side + 1)).long()
+    return torch.stack([side, x, y], dim=-1)
 
 
 def image_generator(seed: int, *parts: object) -> torch.Generator:

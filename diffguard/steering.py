@@ -16,6 +16,7 @@ from diffguard.guidance import (
     classifier_gradient,
     draw_boxes,
     image_generator,
+    place_boxes,
 )
 
 # `(images, t) -> logits`; a classifier of clean images has no use for t.
@@ -88,8 +89,8 @@ class ClassifierSteering:
         boxes = None
         if self.crops:
             size = denoiser.preview(u[:1]).shape[-2:]
-            drawn = [self.boxes(size, keys[row], steps[row]) for row in rows.tolist()]
-            boxes = padded(torch.stack(drawn), batch_size)
+            known = [(keys[row], steps[row]) for row in rows.tolist()]
+            boxes = padded(self.boxes(size, *zip(*known, strict=True)), batch_size)
         times = padded(t[rows.cpu()], batch_size).to(u.device)
         guided = classifier_gradient(
             lambda images: self.classify(images, times),
@@ -105,12 +106,28 @@ class ClassifierSteering:
         gradient[rows.to(u.device)] = guided[: len(rows)]
         return gradient
 
-    def boxes(self, size: tuple[int, int] | torch.Size, key: tuple[str, ...], step: int) -> Tensor:
-        """The crops `(M, 3)` of an image of `size` at a synthesis step, counted from 0."""
+    def boxes(
+        self,
+        size: tuple[int, int] | torch.Size,
+        keys: Sequence[tuple[str, ...]],
+        steps: Sequence[int],
+    ) -> Tensor:
+        """The crops `(N, M, 3)` of N images of `size` at synthesis steps counted from 0."""
         smallest = self.crop_size or min(size)
-        if not self.shared_crops:
-            generator = image_generator(self.seed, *key, "crops", step)
-            return draw_boxes(generator, self.crops, size, smallest)
+        if self.shared_crops:
+            return torch.stack([self._shared_boxes(size, smallest, step) for step in steps])
+        draws = [
+            torch.rand(
+                self.crops,
+                3,
+                generator=image_generator(self.seed, *key, "crops", step),
+                dtype=torch.float64,
+            )
+            for key, step in zip(keys, steps, strict=True)
+        ]
+        return place_boxes(torch.stack(draws), size, smallest)
+
+    def _shared_boxes(self, size: tuple[int, int] | torch.Size, smallest: int, step: int) -> Tensor:
         # One stream of draws for all images, as if each were the only one.
         generator, drawn = self._stream.setdefault(
             tuple(size), (torch.Generator().manual_seed(self.seed), [])

@@ -2,6 +2,7 @@
 
 import math
 
+import pytest
 import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
@@ -18,6 +19,7 @@ from diffguard.guidance import (
     crop_nearest,
     draw_boxes,
     image_generator,
+    place_boxes,
 )
 from diffguard.steering import ClassifierSteering
 
@@ -97,14 +99,21 @@ def test_crops_are_nearest_neighbour(data):
     assert torch.equal(crop_nearest(image, torch.tensor([[side, x, y]]), size), expected)
 
 
+def placed_boxes(generator, crops, size, smallest):
+    """Crops as images of their own draw them."""
+    draws = torch.rand(crops, 3, generator=generator, dtype=torch.float64)
+    return place_boxes(draws, size, smallest)
+
+
 @settings(max_examples=40, deadline=None)
 @given(
+    draw=st.sampled_from([draw_boxes, placed_boxes]),
     seed=st.integers(0, 2**16),
     size=st.tuples(st.integers(2, 40), st.integers(2, 40)),
     smallest=st.integers(1, 50),
 )
-def test_boxes_lie_inside_the_image(seed, size, smallest):
-    side, x, y = draw_boxes(torch.Generator().manual_seed(seed), 20, size, smallest).unbind(1)
+def test_boxes_lie_inside_the_image(draw, seed, size, smallest):
+    side, x, y = draw(torch.Generator().manual_seed(seed), 20, size, smallest).unbind(1)
     height, width = size
     assert bool((side >= min(smallest, *size)).all())
     assert bool((side <= min(size)).all())
@@ -112,8 +121,9 @@ def test_boxes_lie_inside_the_image(seed, size, smallest):
     assert bool(((y >= 0) & (y + side <= height)).all())
 
 
-def test_boxes_reach_all_of_the_image():
-    side, x, y = draw_boxes(torch.Generator().manual_seed(0), 2000, (8, 20), 4).unbind(1)
+@pytest.mark.parametrize("draw", [draw_boxes, placed_boxes])
+def test_boxes_reach_all_of_the_image(draw):
+    side, x, y = draw(torch.Generator().manual_seed(0), 2000, (8, 20), 4).unbind(1)
     assert sorted(set(side.tolist())) == [4, 5, 6, 7]
     assert (int((x + side).max()), int((y + side).max())) == (20, 8)
     assert (int(x.min()), int(y.min())) == (0, 0)

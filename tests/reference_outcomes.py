@@ -232,8 +232,7 @@ def _check_pixel(data, case):
     results = reconstruct(denoiser, recipe, images, labels)
     if steering.crops:
         steps = range(len(data.raw("boxes", case)))
-        boxes = [steering.boxes((size, size), (), step) for step in steps]
-        data.exact(case, boxes=torch.stack(boxes))
+        data.exact(case, boxes=steering.boxes((size, size), [()] * len(steps), steps))
     data.exact(case, stop_index=column(results, "stop_index"))
     data.trajectory(case, xT=column(results, "latent"))
     data.trajectory(case, recon=denoiser.to_working_size(column(results, "guided_state")))

@@ -157,7 +157,7 @@ def _check_gradient(data, case, plan, index):
     data.step(case, grad=gradient(steering))
     u, boxes = blend_clean(x, eps, alpha, blend=no_blend is None), None
     if cut:
-        boxes = torch.stack([steering.boxes(x.shape[-2:], (), k) for k in range(len(index))])
+        boxes = steering.boxes(x.shape[-2:], [()] * len(index), range(len(index)))
         data.exact(case, boxes=boxes)
         mean = replace(steering, scale=scale * crops, reduction="mean")
         # Crops resized to twice the side, of which the classifier takes every second pixel.

@@ -86,12 +86,15 @@ def test_crops_belong_to_seed_image_and_step():
         )  # fmt: skip
 
     def boxes(seed, key, step, shared=False):
-        return steering(seed, shared).boxes((32, 32), key, step)
+        return steering(seed, shared).boxes((32, 32), [key], [step])[0]
 
     own = boxes(0, ("a", "1"), 2)
     assert torch.equal(own, boxes(0, ("a", "1"), 2))
     for other in ((1, ("a", "1"), 2), (0, ("b", "1"), 2), (0, ("a1", ""), 2), (0, ("a", "1"), 3)):
         assert not torch.equal(own, boxes(*other))
+    # Together as alone.
+    pair = steering(0).boxes((32, 32), [("a", "1"), ("b", "1")], [2, 0])
+    assert torch.equal(pair, torch.stack([own, boxes(0, ("b", "1"), 0)]))
     # Shared crops go on from step to step as if the image were the only one.
     shared = boxes(0, ("a", "1"), 2, shared=True)
     assert torch.equal(shared, boxes(0, ("b", "2"), 2, shared=True))
