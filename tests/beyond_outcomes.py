@@ -1,5 +1,7 @@
 """Early stop, CAM and the metrics beyond the reference files: against libraries, and by laws."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -13,6 +15,7 @@ from tiny_models import tiny_classifier, tiny_transformer
 from diffguard import ood_metrics
 from diffguard.cam import grad_cam, scale_cam
 from diffguard.early_stop import calibrate_threshold, calibrate_thresholds, should_stop, stop_index
+from diffguard.errors import UserError
 from diffguard.ood_metrics import compute_metrics, roc_curve
 
 # Few distinct values, so that ties with the threshold occur.
@@ -95,6 +98,17 @@ def test_one_quality_has_the_threshold_of_its_own():
     assert found == [calibrate_threshold(qualities[:, 0], 7, 20)]
 
 
+def test_number_of_thresholds_must_fit():
+    with pytest.raises(ValueError, match="zip"):
+        should_stop(torch.zeros(2, 3), [1.0])
+
+
+@pytest.mark.parametrize("depth", [0.5, 4.5])
+def test_impossible_depth_is_refused(depth):
+    with pytest.raises(UserError, match=r"the mean depth must be 1 … 4 steps"):
+        calibrate_threshold(torch.zeros(4, 2), depth, 4)
+
+
 def colour_images(n, *size):
     return torch.rand(n, 3, *size, generator=torch.Generator().manual_seed(1))
 
@@ -109,11 +123,12 @@ def test_cam_of_a_vision_transformer(options):
     assert float(found.amax()) > 0
 
 
+@pytest.mark.parametrize("mode", [torch.inference_mode, torch.no_grad])
 @pytest.mark.parametrize("build", [tiny_classifier, tiny_transformer])
-def test_cam_is_the_same_inside_inference_mode(build):
+def test_cam_is_the_same_inside_inference_mode(build, mode):
     classifier = build()
     expected = grad_cam(classifier, colour_images(2, 32, 32), torch.tensor([1, 2]))
-    with torch.inference_mode():
+    with mode():
         found = grad_cam(classifier, colour_images(2, 32, 32), torch.tensor([1, 2]))
     assert torch.equal(found, expected)
     assert not found.requires_grad
@@ -192,3 +207,17 @@ tied_scores = st.lists(st.integers(-4, 4), min_size=1, max_size=25)
 def test_metrics_equal_scikit_learn_on_any_ties(id_scores, ood_scores):
     metrics = compute_metrics(torch.tensor(id_scores), torch.tensor(ood_scores))
     assert metrics == pytest.approx(sklearn_metrics(id_scores, ood_scores), abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("id_scores", "ood_scores", "said"),
+    [
+        ([0.0, math.nan], [math.inf, 1.0], "2 of 4 scores are NaN or infinite"),
+        ([0.0, 1.0], [], "there is no OOD image among 2 scores"),
+        ([], [1.0], "there is no ID image among 1 scores"),
+    ],
+)
+def test_metrics_of_what_cannot_be_compared_are_refused(id_scores, ood_scores, said):
+    for function in (compute_metrics, roc_curve):
+        with pytest.raises(UserError, match=said):
+            function(torch.tensor(id_scores), torch.tensor(ood_scores))

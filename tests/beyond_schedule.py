@@ -1,10 +1,13 @@
 """Schedules beyond the reference files: against diffusers, and by laws."""
 
+import math
+
 import diffusers
 import pytest
 import torch
 
 from diffguard.ddim import predict_clean
+from diffguard.errors import UserError
 from diffguard.schedule import NoiseSchedule, SamplingPlan, respace
 
 
@@ -28,8 +31,15 @@ def test_schedules_that_the_files_lack(steps):
     "scheduler",
     [
         diffusers.DDPMScheduler(),
-        diffusers.DDPMScheduler(beta_schedule="squaredcos_cap_v2", num_train_timesteps=400),
-        diffusers.DDIMScheduler(beta_schedule="scaled_linear", beta_start=8.5e-4, beta_end=0.012),
+        diffusers.DDPMScheduler(
+            beta_schedule="squaredcos_cap_v2", num_train_timesteps=400, prediction_type="sample"
+        ),
+        diffusers.DDIMScheduler(
+            beta_schedule="scaled_linear",
+            beta_start=8.5e-4,
+            beta_end=0.012,
+            prediction_type="v_prediction",
+        ),
         diffusers.PNDMScheduler(num_train_timesteps=50, prediction_type="v_prediction"),
         diffusers.EulerDiscreteScheduler(beta_schedule="scaled_linear"),
         diffusers.DDPMScheduler(beta_schedule="sigmoid", num_train_timesteps=100),
@@ -59,13 +69,29 @@ def test_what_a_config_leaves_out_is_as_its_diffusers_scheduler_assumes(kind):
     torch.testing.assert_close(schedule.alphas_cumprod, expected, rtol=2e-4, atol=1e-11)
 
 
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"beta_schedule": "steps"}, "beta schedule 'steps' is not known"),
+        ({"rescale_betas_zero_snr": True}, "rescale_betas_zero_snr"),
+        ({"prediction_type": "flow"}, "prediction type 'flow' is not known"),
+        ({"_class_name": "FlowMatchEulerDiscreteScheduler"}, "FlowMatch.* has no betas"),
+    ],
+)
+def test_configs_that_are_not_known_are_refused(config, message):
+    with pytest.raises(UserError, match=message):
+        NoiseSchedule.from_diffusers(config)
+
+
 @pytest.mark.parametrize("prediction", ["v_prediction", "sample"])
 def test_a_schedule_may_end_on_pure_noise(prediction):
     scheduler = diffusers.DDIMScheduler(
         num_train_timesteps=50, rescale_betas_zero_snr=True, prediction_type=prediction
     )
     schedule = NoiseSchedule.from_diffusers(scheduler.config)
-    assert 0 < schedule.alphas_cumprod[-1] < 1e-7
+    assert schedule.prediction_type == prediction
+    # Half of float32's spacing at 1.
+    assert float(schedule.alphas_cumprod[-1]) == pytest.approx(2.0**-24, rel=1e-6)
     torch.testing.assert_close(
         schedule.alphas_cumprod[:-1], scheduler.alphas_cumprod[:-1].double(), rtol=2e-4, atol=1e-7
     )
@@ -83,6 +109,18 @@ def test_defaults_of_the_published_models():
     assert (float(latent.betas[0]), float(latent.betas[-1])) == pytest.approx((0.0015, 0.0195))
     assert len(linear) == len(latent) == 1000
     assert torch.equal(NoiseSchedule.from_diffusers({}).betas, linear.betas)
+    # Steps of one length, in double precision: of betas, of their roots, of the cosine's angle.
+    angles = (NoiseSchedule.cosine().alphas_cumprod[:-9].sqrt() * math.cos(math.pi / 252)).acos()
+    for values in (linear.betas, latent.betas.sqrt(), angles):
+        steps = values.diff()
+        torch.testing.assert_close(steps, steps.mean().expand_as(steps), rtol=1e-8, atol=0)
+
+
+def test_given_betas_stay_as_they_are():
+    given = [0.1, 0.2, 1 / 3]
+    schedule = NoiseSchedule.from_diffusers({"trained_betas": given})
+    assert schedule.betas.tolist() == given
+    assert NoiseSchedule(torch.tensor(given)).prediction_type == "epsilon"
 
 
 def test_add_noise_and_velocity_equal_diffusers():
@@ -100,6 +138,7 @@ def test_add_noise_and_velocity_equal_diffusers():
 
 def test_published_spacings():
     assert respace(1000, 4, "stride").tolist() == [0, 250, 500, 750]
+    assert respace(1000, 334, "stride").tolist() == list(range(0, 1000, 3))
     assert respace(1000, 4, "shifted").tolist() == [1, 251, 501, 751]
     # Latent diffusion's count differs where the steps do not divide the total.
     assert [len(respace(1000, n, "shifted")) for n in (30, 300, 1000)] == [31, 333, 999]
@@ -109,6 +148,7 @@ def test_published_spacings():
 def test_levels_fit_together(first_level):
     schedule = NoiseSchedule.linear()
     plan = SamplingPlan.build(schedule, 10, first_level=first_level)
+    assert plan.pairing == "target"
     torch.testing.assert_close(plan.alphas, schedule.alphas_cumprod[plan.timesteps])
     assert plan.alphas_prev[0] == (1 if first_level == "clean" else schedule.alphas_cumprod[0])
     assert torch.equal(plan.alphas_prev[1:], plan.alphas[:-1])
@@ -123,6 +163,21 @@ def test_synthesis_starts_at_the_level_that_inversion_reached(pairing):
     stop = torch.arange(len(plan) - (pairing == "current"))
     start = plan.start_index(stop)
     assert torch.equal(plan.synthesis(start)[1], plan.inversion(stop)[2])
+    assert torch.equal(plan.inversion(stop)[0], plan.timesteps[stop])
     top = torch.full_like(stop, len(plan) - 1)
     assert torch.equal(plan.start_index(stop, extra=2), torch.minimum(start + 2, top))
     assert plan.start_index(stop, extra=2, skip=3).tolist() == [len(plan) - 4] * len(stop)
+
+
+@pytest.mark.parametrize(
+    ("steps", "spacing", "message"),
+    [
+        (300, "stride", "no integer stride gives 300 of 1000"),
+        (0, "even", r"steps must lie in 1 … 1000, got 0"),
+        (1001, "even", r"got 1001"),
+        (10, "odd", "spacing 'odd' is not known"),
+    ],
+)
+def test_impossible_spacings_are_refused(steps, spacing, message):
+    with pytest.raises(UserError, match=message):
+        respace(1000, steps, spacing)

@@ -4,7 +4,6 @@ from reference_networks import predict
 from tiny_models import denoiser_of, smooth_classifier, sound_plan, two_layers
 from torch.nn import functional as F
 
-from diffguard.errors import UserError
 from diffguard.guidance import (
     blend_clean,
     classifier_free,
@@ -40,12 +39,6 @@ def test_gradient_equals_finite_differences(boxes, reduction):
         direction = torch.randn(u.shape, generator=generator, dtype=torch.float64) * 1e-5
         slope = (objective(u + direction) - objective(u - direction)) / 2
         assert float((gradient * direction).sum()) == pytest.approx(slope, rel=1e-6, abs=1e-13)
-
-
-def test_crops_without_a_size_are_refused():
-    u, labels = torch.zeros(2, 3, 8, 8), torch.tensor([0, 1])
-    with pytest.raises(UserError, match="crops need a crop_size"):
-        classifier_gradient(smooth_classifier, u, labels, 1.0, boxes=BOXES)
 
 
 def test_clean_gradient_is_that_of_the_blended_image():
