@@ -271,10 +271,12 @@ def _score_sets(content: dict[str, Any], objects: Any) -> int:
 def _score_folder(content: dict[str, Any], objects: Any) -> int:
     """Verdicts on a folder of images, without `--output` in a folder of its name."""
     from diffguard.score_table import ScoreTable
+    from diffguard.settings_check import check_unlabelled
     from lightning_modules.evaluation import ScoringRun, file_hash, free_run
     from lightning_modules.reporting import report_images
     from lightning_modules.trainers import scoring_trainer
 
+    check_unlabelled(objects.detector)
     detector, changed = _detector(content, objects)
     data = objects.data
     stream = data.folder_stream(objects.images)

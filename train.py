@@ -79,6 +79,11 @@ def main(argv: Sequence[str]) -> int:
     given = objects.classifier.ckpt
     if given and not Path(given).is_file():
         raise UserError(f"classifier.ckpt {given} does not exist: expected a file of weights")
+    if "calibrate" in objects.stages:
+        from diffguard.settings_check import check_settings, check_weights
+
+        check_settings(objects.detector, objects.data.image_size)
+        check_weights(objects.detector)
     folder = _open_folder(config, name, resumed)
     # The same run, begun or resumed, leaves the same checkpoint.
     config["resume"] = None

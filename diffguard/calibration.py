@@ -27,6 +27,24 @@ _KNEE = 0.9
 ENOUGH_IMAGES = 200
 
 
+def score_names(settings: DetectorSettings, *, derived: bool = True) -> list[str]:
+    """The scores of each image, in the order of the table's columns.
+
+    Args:
+        settings: The detector's settings.
+        derived: With those that need calibration: `diffguard` and its fusion.
+    """
+    names = [
+        *([DIFFGUARD] if derived else []),
+        *(f"{DIFFGUARD}/{name}" for name in settings.distances),
+        *(f"{DIFFGUARD}/unguided/{name}" for name in settings.unguided),
+        *settings.baselines,
+    ]
+    if derived and settings.fused:
+        names += [FUSION, *(f"{FUSION}/{name}" for name in settings.baselines), FUSION_BASELINES]
+    return list(dict.fromkeys(names))
+
+
 @dataclass
 class Calibration:
     """Scores of the ID validation images, and what follows from them.

@@ -114,7 +114,7 @@ class Classifier(nn.Module):
         self.register_buffer("std", torch.tensor(list(std)).view(1, -1, 1, 1), persistent=False)
         self.feature_layer = feature_layer or find_head(network, num_classes)
         self.cam_layer = cam_layer
-        self._module(self.feature_layer)
+        self.layer(self.feature_layer)
 
     def normalize(self, images: Tensor, *, crop: bool = True) -> Tensor:
         """Bring images `(N, C, H, W)` in [0, 1] to what the network takes.
@@ -163,7 +163,7 @@ class Classifier(nn.Module):
             self.feature_module.register_forward_pre_hook(
                 lambda _module, inputs: caught.__setitem__("", inputs[0])
             ),
-            *(_catch_output(self._module(name), caught, name) for name in layers),
+            *(_catch_output(self.layer(name), caught, name) for name in layers),
         ]
         try:
             logits = self(images)
@@ -182,7 +182,7 @@ class Classifier(nn.Module):
         caught: dict[str, Tensor] = {}
         if self.cam_layer is None:
             self.cam_layer = find_cam_layer(self.network, self._output_shapes(images))
-        handle = _catch_output(self._module(self.cam_layer), caught, "cam", keep_graph=True)
+        handle = _catch_output(self.layer(self.cam_layer), caught, "cam", keep_graph=True)
         try:
             logits = self(images.requires_grad_())
         finally:
@@ -226,7 +226,7 @@ class Classifier(nn.Module):
     @property
     def feature_module(self) -> nn.Module:
         """The layer whose input is the features."""
-        return self._module(self.feature_layer)
+        return self.layer(self.feature_layer)
 
     @property
     def head(self) -> nn.Linear | None:
@@ -239,7 +239,12 @@ class Classifier(nn.Module):
             return 0, 0
         return round((full[0] - self.size[0]) / 2), round((full[1] - self.size[1]) / 2)
 
-    def _module(self, name: str) -> nn.Module:
+    def layer(self, name: str) -> nn.Module:
+        """A layer of the network.
+
+        Raises:
+            UserError: For a name that the network lacks.
+        """
         try:
             return self.network.get_submodule(name)
         except AttributeError as error:

@@ -182,6 +182,7 @@ class PixelDenoiser(DiffusersDenoiser):
             network, schedule, image_size, image_channels, num_classes, null_class, antialias
         )
         self.fit = fit
+        self.preview_size = image_size if fit == "pad" else self.state_size
         if fit == "pad" and image_size > self.state_size:
             raise UserError(
                 f"images of {image_size} pixels cannot be padded to the diffusion model's "

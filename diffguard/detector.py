@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from diffguard.acceleration import accelerate
 from diffguard.baselines import Baselines, Reference
 from diffguard.batching import fixed_batch_size, in_fixed_batches
-from diffguard.calibration import DIFFGUARD, FUSION, FUSION_BASELINES, Calibration
+from diffguard.calibration import Calibration, score_names
 from diffguard.classifiers import Classifier, ClassifierOutput
 from diffguard.denoisers import Denoiser
 from diffguard.errors import UserError
@@ -23,7 +23,7 @@ from diffguard.recipe import Quality, Recipe
 from diffguard.schedule import SamplingPlan
 from diffguard.scoring import Item, Scored, ScoreStream, views_of
 from diffguard.settings import DetectorSettings
-from diffguard.settings_check import check_settings
+from diffguard.settings_check import check_models, check_settings, check_unlabelled
 from diffguard.similarity import Distance, Views, build_distance
 from diffguard.steering import ClassifierSteering
 
@@ -93,7 +93,8 @@ class Detector(nn.Module):
         if noisy_classifier is not None:
             noisy_classifier.eval().requires_grad_(requires_grad=False)
         self.seed = seed
-        check_settings(settings, classifier, denoiser, noisy_classifier)
+        check_settings(settings, image_size)
+        check_models(settings, classifier, denoiser, noisy_classifier)
         self.baselines = Baselines(
             settings.baselines,
             reference,
@@ -106,11 +107,6 @@ class Detector(nn.Module):
         self.unguided_distances = {name: self._measure(name) for name in settings.unguided}
         # Built now, so that `to(device)` takes their networks along.
         self.qualities = {name: self._quality(name) for name in settings.early_stop.thresholds}
-        if settings.decision not in self.score_names():
-            raise UserError(
-                f"detector.decision: there is no score {settings.decision!r}, expected one of "
-                f"{', '.join(self.score_names())}"
-            )
         every = [*self.distances.values(), *self.unguided_distances.values()]
         self.layers = sorted({d.layer for d in every if d.layer is not None})
 
@@ -144,7 +140,7 @@ class Detector(nn.Module):
     @property
     def max_steps(self) -> int:
         """Most inversion steps of an image."""
-        return max(1, round(self.settings.inversion.depth * len(self.plan)))
+        return self.settings.inversion.most_steps(len(self.plan))
 
     def recipe(self) -> Recipe:
         """How to reconstruct, resolved from the settings."""
@@ -170,15 +166,7 @@ class Detector(nn.Module):
         Args:
             derived: With those that need calibration: `diffguard` and its fusion.
         """
-        names = [
-            *([DIFFGUARD] if derived else []),
-            *(f"{DIFFGUARD}/{name}" for name in self.distances),
-            *(f"{DIFFGUARD}/unguided/{name}" for name in self.unguided_distances),
-            *self.settings.baselines,
-        ]
-        if derived and self.settings.fused:
-            names += [FUSION, *(f"{FUSION}/{n}" for n in self.settings.baselines), FUSION_BASELINES]
-        return names
+        return score_names(self.settings, derived=derived)
 
     def stream(
         self, batch_size: int, *, derive: bool = True, unguided: bool = False
@@ -248,8 +236,10 @@ class Detector(nn.Module):
             batch_size: Rows of every network call.
 
         Raises:
-            UserError: For images of another shape, dtype or range, or without calibration.
+            UserError: For images of another shape, dtype or range, without calibration, or with
+                labels of an oracle.
         """
+        check_unlabelled(self.settings)
         calibration = self.calibration
         if calibration is None:
             raise UserError("the detector is not calibrated: run train.py with stage calibrate")

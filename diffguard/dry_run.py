@@ -149,6 +149,7 @@ def _count_passes(
         "distances": ["l2"],
         "unguided": ["l2"] if settings.unguided else [],
         "distance": ["l2"],
+        "combine": "mean",
         "baselines": [],
         "fused": [],
         "decision": "diffguard",

@@ -91,6 +91,7 @@ class LatentDenoiser(DiffusersDenoiser):
         self._check_context(network_config)
         self.pixel_channels: int = config["in_channels"]
         self.pixel_size = self.state_size * 2 ** (len(config["block_out_channels"]) - 1)
+        self.preview_size = self.pixel_size
         self.scale_factor: float = (
             config["scaling_factor"] if scale_factor is None else scale_factor
         )

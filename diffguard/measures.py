@@ -20,7 +20,8 @@ from diffguard.perceptual import texture_structure
 PSNR_CAP = 100.0
 """PSNR in dB that the distance gives to equal images, and to all that are closer than that."""
 
-_MS_SSIM_SMALLEST = 176  # torchmetrics wants side // 16 > 10, so that the 11 px window fits
+MS_SSIM_SMALLEST = 176
+"""Smallest side for `ms_ssim`: torchmetrics wants side // 16 > 10, so that its window fits."""
 
 
 def l1(a: Tensor, b: Tensor) -> Tensor:
@@ -81,9 +82,9 @@ def ms_ssim(a: Tensor, b: Tensor) -> Tensor:
         multiscale_structural_similarity_index_measure as tm_ms_ssim,
     )
 
-    if min(a.shape[-2:]) < _MS_SSIM_SMALLEST:
+    if min(a.shape[-2:]) < MS_SSIM_SMALLEST:
         raise UserError(
-            f"ms_ssim needs images of at least {_MS_SSIM_SMALLEST} px, got "
+            f"ms_ssim needs images of at least {MS_SSIM_SMALLEST} px, got "
             f"{tuple(a.shape[-2:])}: use ssim"
         )
     return 1.0 - tm_ms_ssim(a, b, data_range=1.0, reduction="none").reshape(-1)

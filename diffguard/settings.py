@@ -51,8 +51,8 @@ class InversionSettings:
 
     Attributes:
         depth: Deepest inversion, as a share of the schedule's steps in (0, 1].
-        condition: Label that the model sees: none (`null`), the predicted one (`label`), or both
-            under classifier-free guidance (`guided`).
+        condition: Label that the model sees: none (`null`), that of `guidance.label` (`label`), or
+            both under classifier-free guidance (`guided`).
         scale: Guidance scale of `guided`.
     """
 
@@ -60,14 +60,19 @@ class InversionSettings:
     condition: Condition = "null"
     scale: float = 1.0
 
+    def most_steps(self, steps: int) -> int:
+        """Most inversion steps of an image, of `steps` of the schedule."""
+        return max(1, round(self.depth * steps))
+
 
 @dataclass
 class EarlyStopSettings:
     """Adaptive early stop.
 
     Attributes:
-        thresholds: Quality -> threshold (`psnr` in dB, `ssim`, `dists`, …); inversion of an image
-            stops when any is below. Empty: every image goes to `inversion.depth`.
+        thresholds: Quality -> threshold; inversion of an image stops when any is below. `psnr` in
+            dB; `ssim`, `dists` and cosines with 1 for equal images; other distances with a minus
+            sign. None switches a quality off. Empty: every image goes to `inversion.depth`.
         mean_depth: Where given, calibration replaces the thresholds by those at which ID
             validation images stop, on average, at this share of the schedule.
     """

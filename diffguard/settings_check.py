@@ -2,63 +2,109 @@
 
 from __future__ import annotations
 
-from typing import get_args
+import math
+from collections.abc import Mapping
+from typing import Any, get_args
 
 from torch import nn
 
-from diffguard.calibration import FUSION, FUSION_BASELINES
+from diffguard.baselines import check_names
+from diffguard.calibration import FUSION, FUSION_BASELINES, score_names
 from diffguard.classifiers import Classifier
 from diffguard.denoisers import Denoiser
 from diffguard.errors import UserError
 from diffguard.guidance import Reduction
 from diffguard.latent import LatentDenoiser
-from diffguard.schedule import FirstLevel, Pairing, Spacing
+from diffguard.schedule import FirstLevel, Pairing, Spacing, respace
 from diffguard.settings import (
     Combine,
     Condition,
     DetectorSettings,
+    GuidanceSettings,
     GuidingClassifier,
     Kind,
     LabelSource,
+    to_dict,
 )
+from diffguard.similarity import build_distance, find_distance
 
 
-def check_settings(
+def check_settings(settings: DetectorSettings, image_size: int) -> None:
+    """Refuse settings that are wrong with any models, so that it is said before one is trained.
+
+    Args:
+        settings: The settings.
+        image_size: Side of the working images in pixels.
+
+    Raises:
+        UserError: Naming the setting.
+    """
+    _check_choices(settings)
+    _check_finite("detector", to_dict(settings))
+    if not 0 < settings.inversion.depth <= 1:
+        raise UserError(
+            f"detector.inversion.depth must lie in (0, 1], got {settings.inversion.depth:g}"
+        )
+    stop = settings.early_stop
+    if stop.mean_depth is not None and not stop.thresholds:
+        raise UserError(
+            "detector.early_stop.mean_depth needs a quality that it is reached by: name one in "
+            "detector.early_stop.thresholds, such as {psnr: null}"
+        )
+    _check_guidance(settings.guidance)
+    _check_distances(settings, image_size)
+    _check_decision(settings)
+
+
+def check_weights(settings: DetectorSettings) -> None:
+    """Refuse perceptual distances whose weights are not there; reads those that are.
+
+    Raises:
+        UserError: Naming the file that is missing.
+    """
+    for name in {*settings.distances, *settings.unguided, *settings.early_stop.thresholds}:
+        if find_distance(name)[0].perceptual:
+            build_distance(name, weights=settings.perceptual_weights)
+
+
+def check_unlabelled(settings: DetectorSettings) -> None:
+    """Refuse settings under which images whose label nobody knows cannot be judged.
+
+    Raises:
+        UserError: For an oracle.
+    """
+    if settings.guidance.label == "oracle":
+        raise UserError(
+            "detector.guidance.label oracle, a mode for studies, needs to know which images are "
+            "ID: set it to prediction to judge new images"
+        )
+
+
+def check_models(
     settings: DetectorSettings,
     classifier: Classifier,
     denoiser: Denoiser,
     noisy_classifier: nn.Module | None,
 ) -> None:
-    """Refuse settings that do not fit each other or the models.
+    """Refuse settings and models that do not fit each other.
 
     Raises:
         UserError: Naming the setting.
     """
     inversion, guidance = settings.inversion, settings.guidance
-    _check_choices(settings)
-    _check_sampling(settings)
-    _check_crops(settings, classifier)
-    known = [*settings.distances, *(f"unguided/{name}" for name in settings.unguided)]
-    absent = [name for name in settings.distance if name not in known]
-    if absent or not settings.distance:
+    _check_steps(settings, len(denoiser.schedule))
+    crops = guidance.crops
+    if crops.number and crops.size is None and classifier.size is None:
         raise UserError(
-            f"detector.distance names {', '.join(absent) or 'nothing'}, which is not computed: "
-            f"expected some of {', '.join(known)} (see detector.distances and detector.unguided)"
+            "detector.guidance.crops.size is needed, because the classifier takes images of any "
+            "size: name the smallest side of a crop in pixels"
         )
-    low, high = (*settings.tandem_band, 0.0, 0.0)[:2]
-    if len(settings.tandem_band) != 2 or not 0 < low < high < 1:
-        raise UserError(
-            "detector.tandem_band must be two rising shares between 0 and 1, got "
-            f"{settings.tandem_band}"
-        )
-    missing = [name for name in settings.fused if name not in settings.baselines]
-    if missing:
-        raise UserError(f"detector.fused names {missing[0]!r}, which detector.baselines lacks")
-    if settings.decision in (FUSION, FUSION_BASELINES) and not settings.fused:
-        raise UserError(
-            f"detector.decision is {settings.decision}, but nothing is fused: name baselines in "
-            "detector.fused, or decide by diffguard"
-        )
+    for name in (*settings.distances, *settings.unguided, *settings.early_stop.thresholds):
+        layer = find_distance(name)[1]
+        if layer is not None:
+            classifier.layer(layer)
+    for name in settings.early_stop.thresholds:
+        _check_size(name, getattr(denoiser, "preview_size", None))
     if guidance.classifier == "noisy" and (noisy_classifier is None or guidance.blend):
         raise UserError(
             "detector.guidance.classifier noisy needs a classifier of noisy images (add "
@@ -103,43 +149,110 @@ def _check_choices(settings: DetectorSettings) -> None:
             raise UserError(f"detector.{name} must be {expected}, got {value!r}")
 
 
-def _check_sampling(settings: DetectorSettings) -> None:
-    steps, guidance, stop = settings.sampler.steps, settings.guidance, settings.early_stop
-    if not 0 < settings.inversion.depth <= 1:
-        raise UserError(
-            f"detector.inversion.depth must lie in (0, 1], got {settings.inversion.depth:g}"
-        )
-    if guidance.skip is not None and not 0 <= guidance.skip < steps:
-        raise UserError(
-            f"detector.guidance.skip must be 0 … {steps - 1}, below detector.sampler.steps, got "
-            f"{guidance.skip}"
-        )
+def _check_finite(section: str, values: Mapping[str, Any]) -> None:
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            _check_finite(f"{section}.{name}", value)
+        elif isinstance(value, float) and not math.isfinite(value):
+            raise UserError(f"{section}.{name} must be a finite number, got {value}")
+
+
+def _check_guidance(guidance: GuidanceSettings) -> None:
     if guidance.extra_start < 0:
         raise UserError(
             f"detector.guidance.extra_start must be at least 0, got {guidance.extra_start}"
         )
+    crops, free = guidance.crops, guidance.kind == "classifier_free"
+    if crops.number < 0 or (crops.size is not None and crops.size < 1):
+        raise UserError(
+            "detector.guidance.crops.number must be at least 0 and detector.guidance.crops.size "
+            f"at least 1, got {crops.number} and {crops.size}"
+        )
+    if free and (crops.number or guidance.classifier == "noisy"):
+        raise UserError(
+            "detector.guidance.crops and detector.guidance.classifier belong to kind classifier, "
+            f"got {crops.number} crops and {guidance.classifier} with {guidance.kind}"
+        )
     cut = guidance.cam_cut
-    if cut is not None and (not -1 <= cut <= 1 or guidance.kind != "classifier_free"):
+    if cut is not None and not (-1 <= cut <= 1 and free):
         raise UserError(
             "detector.guidance.cam_cut must lie in [-1, 1] and belongs to kind classifier_free, "
             f"got {cut:g} with {guidance.kind}"
         )
-    if stop.mean_depth is not None and not stop.thresholds:
+
+
+def _check_distances(settings: DetectorSettings, image_size: int) -> None:
+    for name in (*settings.distances, *settings.unguided):
+        _check_size(name, image_size)
+    for name in (*settings.distance, *settings.early_stop.thresholds):
+        find_distance(name.removeprefix("unguided/"))
+    known = [*settings.distances, *(f"unguided/{name}" for name in settings.unguided)]
+    absent = [name for name in settings.distance if name not in known]
+    if absent or not settings.distance:
         raise UserError(
-            "detector.early_stop.mean_depth needs a quality that it is reached by: name one in "
-            "detector.early_stop.thresholds, such as {psnr: null}"
+            f"detector.distance names {', '.join(absent) or 'nothing'}, which is not computed: "
+            f"expected some of {', '.join(known)} (see detector.distances and detector.unguided)"
+        )
+    if settings.combine == "tandem" and len(settings.distance) < 2:
+        raise UserError(
+            "detector.combine tandem needs two or more in detector.distance, got "
+            f"{settings.distance[0]} alone"
+        )
+    low, high = (*settings.tandem_band, 0.0, 0.0)[:2]
+    if len(settings.tandem_band) != 2 or not 0 < low < high < 1:
+        raise UserError(
+            "detector.tandem_band must be two rising shares between 0 and 1, got "
+            f"{settings.tandem_band}"
         )
 
 
-def _check_crops(settings: DetectorSettings, classifier: Classifier) -> None:
-    crops, name = settings.guidance.crops, "detector.guidance.crops"
-    if crops.number < 0 or (crops.size is not None and crops.size < 1):
+def _check_size(name: str, side: int | None) -> None:
+    smallest = find_distance(name)[0].smallest
+    if side is not None and side < smallest:
         raise UserError(
-            f"{name}.number must be at least 0 and {name}.size at least 1, got {crops.number} and "
-            f"{crops.size}"
+            f"{name} needs images of at least {smallest} px, and here they have {side}: take "
+            "another distance, such as ssim"
         )
-    if crops.number and crops.size is None and classifier.size is None:
+
+
+def _check_decision(settings: DetectorSettings) -> None:
+    check_names(settings.baselines)
+    missing = [name for name in settings.fused if name not in settings.baselines]
+    if missing:
+        raise UserError(f"detector.fused names {missing[0]!r}, which detector.baselines lacks")
+    if settings.decision in (FUSION, FUSION_BASELINES) and not settings.fused:
         raise UserError(
-            f"{name}.size is needed, because the classifier takes images of any size: name the "
-            "smallest side of a crop in pixels"
+            f"detector.decision is {settings.decision}, but nothing is fused: name baselines in "
+            "detector.fused, or decide by diffguard"
+        )
+    names = score_names(settings)
+    if settings.decision not in names:
+        raise UserError(
+            f"detector.decision: there is no score {settings.decision!r}, expected one of "
+            f"{', '.join(names)}"
+        )
+    for name in ("knn_k", "reference_images", "vim_dim"):
+        count = getattr(settings, name)
+        if count is not None and count < 1:
+            raise UserError(f"detector.{name} must be at least 1, got {count}")
+    if not 0 < settings.accept < 1:
+        raise UserError(f"detector.accept must lie between 0 and 1, got {settings.accept:g}")
+
+
+def _check_steps(settings: DetectorSettings, trained: int) -> None:
+    """Check what depends on the respaced timesteps; `trained` is how many the model knows."""
+    sampler, skip = settings.sampler, settings.guidance.skip
+    try:
+        steps = len(respace(trained, sampler.steps, sampler.spacing))
+    except UserError as error:
+        raise UserError(f"detector.sampler: {error}") from error
+    if skip is not None and not 0 <= skip < steps:
+        raise UserError(
+            f"detector.guidance.skip must be 0 … {steps - 1}, below the number of steps, got {skip}"
+        )
+    mean, most = settings.early_stop.mean_depth, settings.inversion.most_steps(steps)
+    if mean is not None and not 1 <= mean * steps <= most:
+        raise UserError(
+            f"detector.early_stop.mean_depth must lie between {1 / steps:g}, one step, and "
+            f"{most / steps:g}, that of detector.inversion.depth, got {mean:g}"
         )

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from diffguard.errors import UserError
 from diffguard.measures import (
+    MS_SSIM_SMALLEST,
     dists_statistics,
     feature_cosine,
     gmsd,
@@ -61,12 +62,14 @@ class DistanceSpec:
         function: The comparison, or the constructor of the module that makes it.
         perceptual: Whether `function` constructs a module on an ImageNet network.
         perfect: Quality of equal images, so that `perfect - distance` is the usual quality.
+        smallest: Side in pixels of the smallest images that are compared.
     """
 
     needs: Needs
     function: Callable[..., Any]
     perceptual: bool = False
     perfect: float = 0.0
+    smallest: int = 1
 
 
 DISTANCES: dict[str, DistanceSpec] = {
@@ -74,7 +77,7 @@ DISTANCES: dict[str, DistanceSpec] = {
     "l2": DistanceSpec("images", l2),
     "psnr": DistanceSpec("images", psnr_distance),
     "ssim": DistanceSpec("images", ssim, perfect=1.0),
-    "ms_ssim": DistanceSpec("images", ms_ssim, perfect=1.0),
+    "ms_ssim": DistanceSpec("images", ms_ssim, perfect=1.0, smallest=MS_SSIM_SMALLEST),
     "gmsd": DistanceSpec("images", gmsd),
     "dists_statistics": DistanceSpec("images", dists_statistics, perfect=1.0),
     "dists": DistanceSpec("images", DISTS, perceptual=True, perfect=1.0),
@@ -149,6 +152,27 @@ class Distance(nn.Module):
         return value
 
 
+def find_distance(name: str) -> tuple[DistanceSpec, str | None]:
+    """What a name means, without building anything.
+
+    Returns:
+        The entry of `DISTANCES`, and the layer that the name asks for.
+
+    Raises:
+        UserError: For an unknown name.
+    """
+    base, at, layer = name.partition("@")
+    spec = DISTANCES.get(base)
+    if spec is None:
+        raise UserError(f"unknown distance {base!r}: choose from {', '.join(DISTANCES)}")
+    if at and (spec.needs != "features" or not layer):
+        raise UserError(
+            f"distance {name!r}: only feature_l2 and feature_cosine take a layer, "
+            f"as in feature_cosine@layer2.1"
+        )
+    return spec, layer or None
+
+
 def build_distance(name: str, *, weights: Weights = None, download: bool = False) -> Distance:
     """Build one distance by name; no other distance's network is touched.
 
@@ -161,17 +185,9 @@ def build_distance(name: str, *, weights: Weights = None, download: bool = False
     Raises:
         UserError: For an unknown name, or missing weights.
     """
-    base, at, layer = name.partition("@")
-    spec = DISTANCES.get(base)
-    if spec is None:
-        raise UserError(f"unknown distance {base!r}: choose from {', '.join(DISTANCES)}")
-    if at and (spec.needs != "features" or not layer):
-        raise UserError(
-            f"distance {name!r}: only feature_l2 and feature_cosine take a layer, "
-            f"as in feature_cosine@layer2.1"
-        )
+    spec, layer = find_distance(name)
     function = spec.function(weights, download=download) if spec.perceptual else spec.function
-    return Distance(name, spec, layer or None, function).eval()
+    return Distance(name, spec, layer, function).eval()
 
 
 def tandem(scores: Sequence[Tensor], bands: Sequence[tuple[float, float]]) -> Tensor:

@@ -26,6 +26,7 @@ from diffguard.models import ClassifierSpec
 from diffguard.own_denoiser import weight_parts
 from diffguard.score_table import ScoreTable
 from diffguard.settings import DetectorSettings, from_dict, to_dict
+from diffguard.settings_check import check_settings
 from diffguard.weights import load_tensors, weights_hash
 from lightning_modules.diffusion_models import LoadedDiffusion
 from lightning_modules.evaluation import ScoringRun, free_run
@@ -88,6 +89,8 @@ def calibrated(
         identity: What tells the models from others.
     """
     data = run.data
+    # What is plain below must not hide a mistake until the images are scored.
+    check_settings(settings, data.image_size)
     given: dict[str, Any] = {
         "image_size": data.image_size,
         "image_channels": data.channels,

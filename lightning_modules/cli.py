@@ -21,6 +21,7 @@ USER_ERROR = 2
 SKIPPED_FILES = 3
 TIME_IS_UP = 4
 _SECTIONS = ("data", "classifier", "diffusion", "noisy_classifier", "trainer")
+_MAPPING = "Expected names and values, as in '{name: value}' with a space after the colon."
 _OUT_OF_MEMORY = (
     "out of memory: take a smaller --data.train_batch_size (training) or --data.batch_size "
     "(calibration and scoring), and start again; what is finished is kept"
@@ -78,6 +79,7 @@ def one_line(error: BaseException) -> str:
     lines = [line.strip().removeprefix("- ") for line in str(error).splitlines()]
     lines = [line for line in lines if line.strip("-")]
     text = " ".join(lines) or type(error).__name__
+    text = text.replace("Expected a <class 'dict'>.", _MAPPING)
     return re.sub(r'Parser key "([^"]+)":', r"--\1:", text)
 
 

@@ -10,6 +10,7 @@ from diffguard.settings import (
     EarlyStopSettings,
     GuidanceSettings,
     InversionSettings,
+    SamplerSettings,
 )
 
 VARIANTS = {
@@ -87,6 +88,13 @@ def test_verdicts_follow_from_the_calibration(detector, images):
     assert strict.is_ood.any()
 
 
+def test_an_oracle_gives_no_verdicts(images):
+    oracle = build_detector(small_settings(guidance=GuidanceSettings(label="oracle")))
+    assert torch.isfinite(oracle.score(images)).all()
+    with pytest.raises(UserError, match="oracle, a mode for studies"):
+        oracle.predict(images)
+
+
 def test_images_of_any_size_and_channels_are_taken(detector):
     assert detector.score(torch.rand(2, 3, 20, 31)).shape == (2,)
     assert detector.score(torch.rand(0, 1, 8, 8)).shape == (0,)
@@ -120,8 +128,32 @@ def test_a_score_that_is_not_finite_names_the_image(images):
         ({"distance": ["dists"]}, "which is not computed"),
         ({"fused": ["vim"]}, "which detector.baselines lacks"),
         ({"inversion": InversionSettings(depth=0.0)}, r"must lie in \(0, 1\]"),
-        ({"distances": ["logits_l1", "nope"]}, "unknown distance"),
-        ({"early_stop": EarlyStopSettings({"nope": 1.0})}, "unknown distance"),
+        ({"distances": ["logits_l1", "nope"]}, "unknown distance 'nope': choose from l1, l2"),
+        ({"distance": ["nope"]}, "unknown distance 'nope': choose from l1, l2"),
+        ({"distance": ["unguided/nope"]}, "unknown distance 'nope': choose from l1, l2"),
+        ({"unguided": ["nope"]}, "unknown distance 'nope'"),
+        ({"early_stop": EarlyStopSettings({"nope": 1.0})}, "unknown distance 'nope'"),
+        ({"distances": ["logits_l1", "ms_ssim"]}, "ms_ssim needs images of at least 176 px"),
+        ({"unguided": ["ms_ssim"]}, "ms_ssim needs images of at least 176 px"),
+        ({"early_stop": EarlyStopSettings({"ms_ssim": 0.5})}, "ms_ssim needs images of at least"),
+        ({"distances": ["logits_l1", "feature_l2@nope"]}, "classifier has no layer 'nope'"),
+        ({"early_stop": EarlyStopSettings({"feature_l2@nope": 0.5})}, "has no layer 'nope'"),
+        ({"sampler": SamplerSettings(steps=0)}, r"detector.sampler: steps must lie in 1 … 1000"),
+        ({"sampler": SamplerSettings(300, "stride")}, "detector.sampler: no integer stride gives"),
+        ({"combine": "tandem"}, "tandem needs two or more in detector.distance, got logits_l1"),
+        ({"decision": "vim"}, "there is no score 'vim', expected one of diffguard, diffguard/"),
+        ({"accept": 1.0}, "accept must lie between 0 and 1"),
+        ({"knn_k": 0}, "detector.knn_k must be at least 1, got 0"),
+        ({"vim_dim": -3}, "detector.vim_dim must be at least 1, got -3"),
+        ({"reference_images": 0}, "detector.reference_images must be at least 1, got 0"),
+        (
+            {"guidance": GuidanceSettings(scale=float("nan"))},
+            r"detector\.guidance\.scale must be a finite number, got nan",
+        ),
+        (
+            {"early_stop": EarlyStopSettings({"psnr": float("inf")})},
+            r"early_stop\.thresholds\.psnr must be a finite number, got inf",
+        ),
         ({"early_stop": EarlyStopSettings(mean_depth=0.5)}, "needs a quality"),
         ({"guidance": GuidanceSettings(kind="free")}, "guidance.kind must be classifier_free or"),
         ({"inversion": InversionSettings(condition="none")}, "inversion.condition must be null or"),
@@ -132,12 +164,31 @@ def test_a_score_that_is_not_finite_names_the_image(images):
         ({"guidance": GuidanceSettings(kind="classifier", cam_cut=0.5)}, "belongs to kind"),
         ({"guidance": GuidanceSettings(crops=CropSettings(-3))}, "crops.number must be at least 0"),
         ({"guidance": GuidanceSettings(crops=CropSettings(2, 0))}, "crops.size at least 1"),
-        ({"guidance": GuidanceSettings(crops=CropSettings(2))}, "crops.size is needed"),
+        (
+            {"guidance": GuidanceSettings(kind="classifier", crops=CropSettings(2))},
+            "crops.size is needed",
+        ),
+        ({"guidance": GuidanceSettings(crops=CropSettings(2, 6))}, "crops and .* belong to kind"),
+        ({"guidance": GuidanceSettings(classifier="noisy")}, "belong to kind classifier"),
     ],
 )
 def test_settings_that_do_not_fit_are_refused(changes, said):
     with pytest.raises(UserError, match=said):
         build_detector(small_settings(**changes), calibrated=False)
+
+
+@pytest.mark.parametrize("depth", [0.1, 0.68, 2.0])
+def test_a_mean_depth_that_no_image_reaches_is_refused(depth):
+    stop = EarlyStopSettings({"psnr": None}, mean_depth=depth)
+    with pytest.raises(UserError, match=r"between 0\.166667, one step, and 0\.666667, that of"):
+        build_detector(small_settings(early_stop=stop), calibrated=False)
+
+
+def test_shifted_timesteps_may_be_more_than_steps_and_can_all_be_skipped():
+    sampler = SamplerSettings(steps=30, spacing="shifted")
+    settings = small_settings(sampler=sampler, guidance=GuidanceSettings(skip=30))
+    detector = build_detector(settings, calibrated=False)
+    assert detector.recipe().skip == len(detector.plan) - 1
 
 
 def test_models_that_do_not_fit_are_refused():

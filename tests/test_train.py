@@ -59,6 +59,16 @@ def test_a_refused_start_leaves_no_folder(tmp_path, config):
     with pytest.raises(UserError, match="batch_size must be at least 1"):
         start(config, "--run_dir", tmp_path / "new", "--data.batch_size", "-4")
     assert not (tmp_path / "new").exists()
+    # What only the last stage needs is looked at before the first one trains.
+    nowhere = ["--detector.perceptual_weights", tmp_path / "absent"]
+    for given, said in (
+        (["--detector.distances", "[nope]"], "unknown distance 'nope'"),
+        (["--detector.baselines", "[nope]"], "baseline 'nope' is not known"),
+        (["--detector.distances", "[logits_l1, l2, dists]", *nowhere], "no vgg16 weights"),
+    ):
+        with pytest.raises(UserError, match=said):
+            start(config, "--run_dir", tmp_path / "new", *given)
+        assert not (tmp_path / "new").exists()
     with pytest.raises(UserError, match="holds no trained classifier"):
         start(config, "--run_dir", tmp_path / "new", "--stages", "[calibrate]")
     assert not (tmp_path / "new").exists()
@@ -190,7 +200,7 @@ def test_a_stage_has_its_own_batches_augmentation_and_precision(tmp_path, config
         (["--classifier.ckpt", "none.pt"], "none.pt does not exist"),
         (["--diffusion.ckpt", "nowhere"], "nowhere does not exist"),
         (["--diffusion.network", "UNet"], "'UNet' is not known"),
-        (["--detector.distance", "[nope]"], "which is not computed"),
+        (["--detector.distance", "[l1]"], "names l1, which is not computed"),
         (["--data.id.train", "folder:absent"], "absent"),
         (["--stages", "[calibrate]"], "holds no trained classifier"),
         (["--resume", "nowhere"], "nowhere is no run"),
