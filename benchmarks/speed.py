@@ -19,7 +19,6 @@ import argparse
 import json
 import multiprocessing
 import platform
-import resource
 import sys
 import tempfile
 import time
@@ -101,7 +100,17 @@ def measure_size(
         found = score(detector, subject.data, subject.stream, trainer, size)
     if device.type == "cuda":
         return found.images_per_second, torch.cuda.max_memory_allocated() / 2**20
-    return found.images_per_second, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+    return found.images_per_second, peak_memory()
+
+
+def peak_memory() -> float:
+    """Peak resident memory of this process in MiB, on Linux.
+
+    `getrusage` begins with the peak of the process that started this one.
+    """
+    status = Path("/proc/self/status").read_text(encoding="utf-8")
+    lines = dict(line.split(":", 1) for line in status.splitlines())
+    return int(lines["VmHWM"].split()[0]) / 2**10
 
 
 def measure_sizes(arguments: argparse.Namespace, trainer: TrainerConfig) -> list[Row]:
@@ -202,15 +211,13 @@ def main(argv: Sequence[str]) -> int:
     with tempfile.TemporaryDirectory() as folder:
         subject = open_subject(arguments, Path(folder))
         precision = scoring_trainer(trainer, "plain").precision_plugin.test_step_context
-        times = best_batch(
-            subject.detector("classifier_free", device), arguments.batches, precision
-        )
-        size = next(iter(times))
+        detector = subject.detector("classifier_free", device)
+        size, times = best_batch(detector, arguments.batches, precision)
         table.add([Row("bare denoiser: best batch", size)])
         for form in FORMS:
             rows, ours, calls, detector = measure_form(subject, form, trainer, size, device)
             table.add(rows)
-        table.add(measure_plain(subject, detector, ours, calls, times, precision))
+        table.add(measure_plain(subject, detector, ours, calls, size, times, precision))
         table.add(measure_exactness(subject, detector, size))
         table.add(measure_reading(subject, ours.images_per_second))
     table.add(measure_sizes(arguments, trainer))
