@@ -159,6 +159,9 @@ def test_boxes_reach_all_of_the_image(draw):
     assert sorted(set(side.tolist())) == [4, 5, 6, 7]
     assert (int((x + side).max()), int((y + side).max())) == (20, 8)
     assert (int(x.min()), int(y.min())) == (0, 0)
+    # Side, x and y are drawn apart: every combination occurs.
+    boxes = draw(torch.Generator().manual_seed(2), 4000, (8, 8), 4)
+    assert len(boxes.unique(dim=0)) == 25 + 16 + 9 + 4
 
 
 def test_crops_of_an_image_do_not_depend_on_its_neighbours():
