@@ -11,7 +11,6 @@ import json
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +24,7 @@ from diffguard.diffusion import DiffusionSpec, wrap_parts
 from diffguard.errors import UserError
 from diffguard.files import replace_file
 from diffguard.latent import ClassContext
+from diffguard.machine import installed_versions
 from diffguard.models import ClassifierSpec, build_classifier
 from diffguard.networks import TimedCNN
 from diffguard.own_denoiser import build_any_denoiser, weight_parts
@@ -222,13 +222,7 @@ def timed_cnn(state: Mapping[str, Tensor]) -> TimedCNN:
 
 def library_versions() -> dict[str, str]:
     """Versions of the libraries that a result depends on."""
-    found = {"python": platform.python_version()}
-    for name in _LIBRARIES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
+    return {"python": platform.python_version(), **installed_versions(_LIBRARIES)}
 
 
 def diffusion_weights(denoiser: Any, reference: Mapping[str, Any] | None = None) -> dict[str, Any]:

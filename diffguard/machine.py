@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 
 import torch
@@ -20,8 +21,13 @@ def describe_machine(device: torch.device, threads: int) -> dict[str, str | int]
     Returns:
         The kind of device, the threads, and a version for each library.
     """
-    found: dict[str, str | int] = {"device": _kind(device), "threads": threads}
-    for name in _LIBRARIES:
+    return {"device": _kind(device), "threads": threads, **installed_versions(_LIBRARIES)}
+
+
+def installed_versions(names: Sequence[str]) -> dict[str, str]:
+    """Versions of those of some packages that are installed."""
+    found = {}
+    for name in names:
         try:
             found[name] = version(name)
         except PackageNotFoundError:
