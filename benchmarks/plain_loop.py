@@ -18,7 +18,7 @@ from diffguard.early_stop import should_stop
 from diffguard.guidance import blend_clean, classifier_gradient
 from diffguard.recipe import Recipe
 from diffguard.scoring import Item
-from diffguard.similarity import Views
+from diffguard.similarity import Distance, Views
 
 
 @torch.no_grad()
@@ -33,7 +33,7 @@ def score_plainly(detector: Detector, items: Sequence[Item]) -> list[dict[str, f
         The distances of each image, as the score table names them.
     """
     images = torch.stack([item.image for item in items]).to(detector.device)
-    labels = detector.classifier(images).argmax(1)
+    labels = detector.classifier(images).argmax(1).cpu()
     recipe = detector.recipe()
     latents, stops = _invert(detector, recipe, images)
     return [
@@ -84,26 +84,31 @@ def _finish(
             size = denoiser.preview(u).shape[-2:]
             boxes = steering.boxes(size, [(item.dataset, item.key)], [start - i])
         return classifier_gradient(
-            lambda view: steering.classify(view, t), u, label, steering.scale,
+            lambda views: steering.classify(views, t), u, label, steering.scale,
             boxes=boxes, crop_size=steering.crop_size, reduction=steering.reduction,
             to_image=denoiser.preview,
         )  # fmt: skip
 
     noise = detector.null_noise
     *_, guided = synthesize(noise, latent, plan, start, clip=recipe.clip, guide=guide)
-    source, found = _view(detector, image), _view(detector, denoiser.decode(guided))
+    compared = [*detector.distances.values(), *detector.unguided_distances.values()]
+    source = _view(detector, image, compared)
+    found = _view(detector, denoiser.decode(guided), compared)
     scores = {
         f"diffguard/{name}": float(distance(source, found))
         for name, distance in detector.distances.items()
     }
     if detector.unguided_distances:
         *_, unguided = synthesize(noise, latent, plan, start, clip=recipe.clip)
-        plain = _view(detector, denoiser.decode(unguided))
+        compared = list(detector.unguided_distances.values())
+        plain = _view(detector, denoiser.decode(unguided), compared)
         for name, distance in detector.unguided_distances.items():
             scores[f"diffguard/unguided/{name}"] = float(distance(plain, found))
     return scores
 
 
-def _view(detector: Detector, images: Tensor) -> Views:
+def _view(detector: Detector, images: Tensor, distances: Sequence[Distance]) -> Views:
+    if all(distance.needs == "images" for distance in distances):
+        return Views(images)
     output = detector.classifier.forward_features(images, detector.layers)
     return Views(images, output.logits, output.features, output.layers)

@@ -36,44 +36,55 @@ def predict_clean(x: Tensor, noise: Tensor, alpha: Tensor) -> Tensor:
     return (x - expand((1 - alpha).sqrt(), x) * noise) / expand(alpha.sqrt(), x)
 
 
-def clip_noise(x: Tensor, noise: Tensor, alpha: Tensor, clip: Tensor) -> Tensor:
-    """The noise that belongs to the clean estimate clamped to [-1, 1].
-
-    Args:
-        x: `(N, …)` states.
-        noise: `(N, …)` predicted noise ε.
-        alpha: `(N,)` levels of the states, below 1 where `clip` is set.
-        clip: `(N,)` bool, the samples to clip; the others keep their noise.
-
-    Returns:
-        `(N, …)` noise.
-    """
-    if not bool(clip.any()):
-        return noise
-    clean = predict_clean(x, noise, alpha).clamp(-1.0, 1.0)
-    clipped = (x - expand(alpha.sqrt(), x) * clean) / expand((1 - alpha).sqrt(), x)
-    return torch.where(expand(clip, x).bool(), clipped, noise)
-
-
-def ddim_step(x: Tensor, noise: Tensor, alpha_from: Tensor, alpha_to: Tensor) -> Tensor:
+def ddim_step(
+    x: Tensor,
+    noise: Tensor,
+    alpha_from: Tensor,
+    alpha_to: Tensor,
+    *,
+    clip: Tensor | None = None,
+    gradient: Tensor | None = None,
+) -> Tensor:
     """Move states from one noise level to another (Song et al., 2021, eq. 12 with σ = 0).
 
     Args:
         x: `(N, …)` states at `alpha_from`.
-        noise: `(N, …)` noise ε, guided where guidance is wanted.
-        alpha_from: `(N,)` levels in (0, 1].
+        noise: `(N, …)` predicted noise ε.
+        alpha_from: `(N,)` levels in (0, 1], below 1 where `clip` is set.
         alpha_to: `(N,)` levels in [0, 1].
+        clip: `(N,)` bool, the samples whose clean estimate is clamped to [-1, 1], and whose noise
+            becomes the one that belongs to it.
+        gradient: `(N, …)` g, which then turns the noise into ε - √(1-ᾱ) g.
 
     Returns:
         `(N, …)` states at `alpha_to`.
     """
-    clean = predict_clean(x, noise, alpha_from)
-    return expand(alpha_to.sqrt(), x) * clean + expand((1 - alpha_to).sqrt(), x) * noise
+    signal, signal_to, spread, spread_to = _roots(x, alpha_from, alpha_to)
+    clean = (x - spread * noise) / signal
+    if clip is not None and bool(clip.any()):
+        clamped = clean.clamp(-1.0, 1.0)
+        clipped = (x - signal * clamped) / spread
+        if bool(clip.all()):
+            clean, noise = clamped, clipped
+        else:
+            chosen = expand(clip, x).bool()
+            clean, noise = (
+                torch.where(chosen, clamped, clean),
+                torch.where(chosen, clipped, noise),
+            )
+    if gradient is not None:
+        # The clean estimate of the new noise.
+        clean = clean + (spread.square() / signal) * gradient
+        noise = noise - spread * gradient
+    return signal_to * clean + spread_to * noise
 
 
-def guide_noise(noise: Tensor, gradient: Tensor, alpha: Tensor) -> Tensor:
-    """Steer the noise by a log-likelihood gradient: ε - √(1-ᾱ) g, `(N, …)`."""
-    return noise - expand((1 - alpha).sqrt(), noise) * gradient
+def _roots(like: Tensor, alpha_from: Tensor, alpha_to: Tensor) -> tuple[Tensor, ...]:
+    """√ᾱ of both levels `(N,)` and √(1-ᾱ) of both, shaped for arithmetic with `(N, …)`."""
+    levels = torch.stack([alpha_from, alpha_to])
+    # All of them cross to the device together.
+    roots = torch.cat([levels, 1 - levels]).sqrt().to(like)
+    return roots.view(4, -1, *[1] * (like.ndim - 1)).unbind()
 
 
 def inversion_step(
@@ -92,8 +103,7 @@ def inversion_step(
         `(N, …)` states after the steps.
     """
     _, alpha_from, alpha_to = plan.inversion(index)
-    noise = clip_noise(x, noise, alpha_from, (index > 0) & clip)
-    return ddim_step(x, noise, alpha_from, alpha_to)
+    return ddim_step(x, noise, alpha_from, alpha_to, clip=index > 0 if clip else None)
 
 
 def synthesis_step(
@@ -120,10 +130,8 @@ def synthesis_step(
         `(N, …)` states after the steps.
     """
     _, alpha_from, alpha_to = plan.synthesis(index)
-    noise = clip_noise(x, noise, alpha_from, torch.full_like(index, clip, dtype=torch.bool))
-    if gradient is not None:
-        noise = guide_noise(noise, gradient, alpha_from)
-    return ddim_step(x, noise, alpha_from, alpha_to)
+    every = torch.ones_like(index, dtype=torch.bool) if clip else None
+    return ddim_step(x, noise, alpha_from, alpha_to, clip=every, gradient=gradient)
 
 
 def invert(

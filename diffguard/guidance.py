@@ -89,10 +89,11 @@ def classifier_gradient(
     Args:
         classify: `(N, C, H, W)` images, nominally in [0, 1], to logits `(N, K)`.
         u: `(N, C, H, W)` blended images in model range [-1, 1].
-        labels: `(N,)` int64; rows with -1 are unconditional: they get gradient 0 and are not
-            shown to the classifier.
+        labels: `(N,)` int64 on the CPU; rows with -1 are unconditional: they get gradient 0 and
+            are not shown to the classifier.
         scale: Guidance scale s.
-        boxes: `(N, M, 3)` int64, crops `(size, x, y)` of each image; None shows it whole.
+        boxes: `(N, M, 3)` int64 on the CPU, crops `(side, x, y)` of each image; None shows it
+            whole.
         crop_size: Side to which crops are resized (nearest neighbour); needed with `boxes`.
         output_size: Side of a second resize, where the classifier's input is another.
         reduction: Over the crops: `sum` (the paper's: more crops guide more) or `mean`.
@@ -108,60 +109,72 @@ def classifier_gradient(
     rows = torch.nonzero(labels >= 0).flatten()
     if len(rows) == 0 or scale == 0:
         return gradient
-    target = labels[rows]
     weight = scale if boxes is None or reduction == "sum" else scale / boxes.shape[1]
-    # Lightning evaluates in inference mode: a fresh tensor outside of it can carry a graph.
+    # Lightning evaluates in inference mode: fresh tensors outside of it can carry a graph.
     with torch.inference_mode(False), torch.enable_grad():
+        target = labels[rows].to(u.device)
         leaf = u[rows].detach().clone().requires_grad_()
-        image = to_image(leaf)
-        # The crops meet at the image, so that a VAE's decoder is gone back through only once.
-        shown = image.detach().requires_grad_()
-        total = torch.zeros_like(shown)
-        for view in _views(shown, None if boxes is None else boxes[rows], crop_size, output_size):
-            log_probability = F.log_softmax(classify(view), dim=-1)
-            likelihood = log_probability.gather(1, target.clone().unsqueeze(1)).sum()
-            (part,) = torch.autograd.grad(likelihood, shown)
-            total += weight * part
-        (pulled,) = torch.autograd.grad(image, leaf, total)
+        crops = None if boxes is None else boxes[rows]
+        views = _views(to_image(leaf), crops, crop_size, output_size)
+        # In two parts, so that a VAE's decoder is gone back through only once for all crops.
+        shown = views.detach().flatten(0, 1).requires_grad_()
+        targets = target.repeat(len(views))
+        likelihood = -F.cross_entropy(classify(shown), targets, reduction="sum")
+        (slope,) = torch.autograd.grad(likelihood, shown)
+        (pulled,) = torch.autograd.grad(views, leaf, weight * slope.view_as(views))
     gradient[rows] = pulled
     return gradient
 
 
 def _views(
     image: Tensor, boxes: Tensor | None, crop_size: int | None, output_size: int | None
-) -> list[Tensor] | map[Tensor]:
+) -> Tensor:
+    """What the classifier is shown of images `(N, C, H, W)`: `(M, N, C, h, w)`."""
     if boxes is None:
-        return [image]
+        return image.unsqueeze(0)
     if crop_size is None:
         raise UserError("crops need a crop_size: name the side in pixels to which they are resized")
-
-    def view(number: int) -> Tensor:
-        crop = crop_nearest(image, boxes[:, number], crop_size)
-        if output_size is None or output_size == crop_size:
-            return crop
-        return F.interpolate(crop, size=(output_size, output_size), mode="nearest")
-
-    return map(view, range(boxes.shape[1]))
+    crops = crop_nearest(image, boxes.transpose(0, 1), crop_size)
+    if output_size is None or output_size == crop_size:
+        return crops
+    resized = F.interpolate(crops.flatten(0, 1), size=(output_size, output_size), mode="nearest")
+    return resized.unflatten(0, crops.shape[:2])
 
 
 def crop_nearest(images: Tensor, boxes: Tensor, size: int) -> Tensor:
-    """Cut a square out of each image and resize it by nearest neighbour, differentiably.
+    """Cut squares out of each image and resize them by nearest neighbour, differentiably.
 
     Args:
         images: `(N, C, H, W)`.
-        boxes: `(N, 3)` int64 `(side, x, y)`, inside the image.
+        boxes: `(M, N, 3)` int64 `(side, x, y)` on the CPU, inside the image.
         size: Side of the result; output pixel p reads source pixel `p * side // size`.
 
     Returns:
-        `(N, C, size, size)`.
+        `(M, N, C, size, size)`.
     """
-    side, x, y = (boxes[:, k : k + 1].to(images.device) for k in range(3))
+    side, x, y = boxes.to(images.device).unsqueeze(-1).unbind(-2)
     offset = torch.arange(size, device=images.device) * side // size
-    # Selection by one-hot matrices is exact, and so is the order of the sums of its gradient;
-    # indexing would add up the gradients of repeated pixels in any order.
-    rows = F.one_hot(y + offset, images.shape[2]).to(images).unsqueeze(1)
-    columns = F.one_hot(x + offset, images.shape[3]).to(images).unsqueeze(1)
-    return rows @ images @ columns.transpose(2, 3)
+    rows, columns = y + offset, x + offset
+    if int(boxes[..., 0].min()) < size:
+        return _select_by_matrices(images, rows, columns)
+    index = (rows * images.shape[-1]).unsqueeze(-1) + columns.unsqueeze(-2)
+    index = index.flatten(2).unsqueeze(2).expand(-1, -1, images.shape[1], -1)
+    pixels = images.flatten(2).expand(len(boxes), -1, -1, -1)
+    return pixels.gather(3, index).unflatten(3, (size, size))
+
+
+def _select_by_matrices(images: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """Crops that read a pixel several times.
+
+    The gradient of an index adds the parts of such a pixel up in any order on a GPU, that of
+    one-hot matrices always in the same.
+    """
+    height, width = images.shape[-2:]
+    down = F.one_hot(rows, height).to(images)
+    across = F.one_hot(columns, width).to(images)
+    # Lower precision would round the pixels.
+    with torch.autocast(images.device.type, enabled=False):
+        return torch.einsum("mnph,nchw,mnqw->mncpq", down, images, across)
 
 
 def draw_boxes(

@@ -3,6 +3,9 @@
 An image occupies one slot with two trajectories. The main one inverts and is then guided; the
 auxiliary one, where it is wanted, is the unguided synthesis from the same latent. A trajectory
 waits for one pass (without label) or two (with the label as well) at its present state.
+
+With P slots, row `slot` is the main trajectory of a slot and row `P + slot` the auxiliary one. A
+pass without label has the number of its row, one with label (of a main trajectory) is `2 P + slot`.
 """
 
 from __future__ import annotations
@@ -16,10 +19,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-MAIN, AUX = 0, 1
-# Rows of the table of pending passes.
-_MAIN_NULL, _AUX_NULL, _MAIN_LABEL = 0, 1, 2
-
 
 class Phase(IntEnum):
     """What the main trajectory of a slot does."""
@@ -27,21 +26,6 @@ class Phase(IntEnum):
     FREE = 0
     INVERT = 1
     SYNTHESIZE = 2
-
-
-@dataclass
-class Units:
-    """Network passes chosen for one call, arrays of one length.
-
-    Attributes:
-        role: `MAIN` or `AUX`.
-        slot: Slot in the pool.
-        label: Whether the pass sees the label.
-    """
-
-    role: np.ndarray
-    slot: np.ndarray
-    label: np.ndarray
 
 
 @dataclass
@@ -70,28 +54,37 @@ class Pool:
 
     Args:
         capacity: Number P of slots.
+
+    Attributes:
+        jobs: The job in each slot.
+        index: `(2 P,)` the step that each trajectory makes next.
+        start: `(P,)` the synthesis step at which a slot was turned round.
+        label: `(P,)` class to guide to, -1 for none.
+        guided: `(P,)` whether guidance has any effect.
+        with_label: `(P,)` whether the main trajectory's next step needs the pass with label.
     """
 
-    x: Tensor  # (2, P, …) states
-    noise: Tensor  # (2, P, …) noise without label
-    noise_label: Tensor  # (P, …) noise with label, main trajectory
+    x: Tensor  # (2 P, …) states
+    noise: Tensor  # (3 P, …) what the passes gave
     clean: Tensor  # (P, …) the encoded images
     latent: Tensor  # (P, …) the states at which inversion stopped
 
     def __init__(self, capacity: int) -> None:
         self.capacity = capacity
         self.jobs: list[Any] = [None] * capacity
-        self.masks: list[Tensor | None] = [None] * capacity
-        self.phase = np.full(capacity, Phase.FREE)
-        self.index = np.zeros((2, capacity), dtype=np.int64)
+        self.index = np.zeros(2 * capacity, dtype=np.int64)
         self.start = np.zeros(capacity, dtype=np.int64)
+        self.label = np.zeros(capacity, dtype=np.int64)
         self.guided = np.zeros(capacity, dtype=bool)
-        self.both = np.zeros(capacity, dtype=bool)
-        self.label_only = np.zeros(capacity, dtype=bool)
-        self._pending = np.zeros((3, capacity), dtype=bool)
+        self.with_label = np.zeros(capacity, dtype=bool)
+        self._masks: list[Tensor | None] = [None] * capacity
+        self._masked = np.zeros(capacity, dtype=bool)
+        self._phase = np.full(capacity, Phase.FREE)
+        self._pending = np.zeros(3 * capacity, dtype=bool)
+        self._open = np.zeros(2 * capacity, dtype=bool)
+        # Slots whose two syntheses wait for one pass, that of the state from which both start.
         self._shared = np.zeros(capacity, dtype=bool)
-        self._open = np.zeros((2, capacity), dtype=bool)
-        self._has_aux = np.zeros(capacity, dtype=bool)
+        self._has_auxiliary = np.zeros(capacity, dtype=bool)
         self._stop = np.zeros(capacity, dtype=np.int64)
         self._passes = np.zeros(capacity, dtype=np.int64)
         self._age = np.zeros(capacity, dtype=np.int64)
@@ -106,108 +99,156 @@ class Pool:
     @property
     def pending_count(self) -> int:
         """Number of network passes that could be made now."""
-        return int(self._pending.sum())
+        return int(np.count_nonzero(self._pending))
 
-    def labels(self, slots: np.ndarray) -> np.ndarray:
-        """Labels of the jobs in some slots, int64."""
-        return np.array([self.jobs[slot].label for slot in slots.tolist()], dtype=np.int64)
+    def slots(self, numbers: np.ndarray) -> np.ndarray:
+        """Slots of rows or passes."""
+        return numbers % self.capacity
+
+    def rows(self, passes: np.ndarray) -> np.ndarray:
+        """Rows whose states passes see."""
+        return passes % (2 * self.capacity)
+
+    def sees_label(self, passes: np.ndarray) -> np.ndarray:
+        """Which passes are those with label."""
+        return passes >= 2 * self.capacity
+
+    def is_main(self, rows: np.ndarray) -> np.ndarray:
+        """Which rows are main trajectories."""
+        return rows < self.capacity
+
+    def inverts(self, rows: np.ndarray) -> np.ndarray:
+        """Which rows are inverting."""
+        return self.is_main(rows) & (self._phase[self.slots(rows)] == Phase.INVERT)
+
+    def is_masked(self, slots: np.ndarray) -> np.ndarray:
+        """Which slots are guided inside a mask only."""
+        return self._masked[slots]
 
     def admit(self, job: Any, state: Tensor, mask: Tensor | None, *, guided: bool) -> int:
         """Put an image into a free slot and return the slot."""
         if not hasattr(self, "x"):
-            shape = (self.capacity, *state.shape)
-            self.x, self.noise = state.new_zeros(2, *shape), state.new_zeros(2, *shape)
-            self.noise_label, self.clean = state.new_zeros(shape), state.new_zeros(shape)
-            self.latent = state.new_zeros(shape)
+            shapes = ((k * self.capacity, *state.shape) for k in (2, 3, 1, 1))
+            self.x, self.noise, self.clean, self.latent = map(state.new_zeros, shapes)
         slot = self._free.pop()
-        self.jobs[slot], self.masks[slot], self.guided[slot] = job, mask, guided
-        self.x[MAIN, slot] = self.clean[slot] = state
-        self.phase[slot], self.index[:, slot] = Phase.INVERT, 0
-        self._open[:, slot], self._has_aux[slot] = (True, False), False
+        both = [slot, self.capacity + slot]
+        self.jobs[slot] = job
+        self._masks[slot], self._masked[slot] = mask, mask is not None
+        self.label[slot], self.guided[slot] = job.label, guided
+        self.x[slot] = self.clean[slot] = state
+        self._phase[slot], self.index[both] = Phase.INVERT, 0
+        self._open[both], self._has_auxiliary[slot] = (True, False), False
         self._passes[slot], self._age[slot] = 0, self._admitted
         self._admitted += 1
         return slot
 
-    def request(self, slot: int, *, null: bool, label: bool) -> None:
-        """Ask for the passes of the main trajectory at its present state."""
-        self._pending[_MAIN_NULL, slot], self._pending[_MAIN_LABEL, slot] = null, label
-        self.both[slot], self.label_only[slot] = null and label, label and not null
-        if self._shared[slot] and not null:
-            self._shared[slot], self._pending[_AUX_NULL, slot] = False, True
+    def request(self, slots: np.ndarray, *, null: np.ndarray, label: np.ndarray) -> None:
+        """Ask for the passes of main trajectories at their present states.
 
-    def request_aux(self, slot: int) -> None:
-        """Ask for the pass of the unguided trajectory at its present state."""
-        self._pending[_AUX_NULL, slot] = True
-
-    def take(self, count: int) -> Units:
-        """Choose up to `count` passes, those of the oldest images first."""
-        kind, slot = np.nonzero(self._pending)
-        order = np.argsort(self._age[slot], kind="stable")[:count]
-        kind, slot = kind[order], slot[order]
-        self._pending[kind, slot] = False
-        role = np.where(kind == _AUX_NULL, AUX, MAIN)
-        return Units(role, slot, kind == _MAIN_LABEL)
-
-    def store(self, units: Units, noise: Tensor) -> tuple[np.ndarray, np.ndarray]:
-        """Keep the noise of a call.
-
-        Returns:
-            Slots whose main, and slots whose auxiliary trajectory has all it waited for.
+        Args:
+            slots: Their slots.
+            null: Which of them need the pass without label.
+            label: Which of them need the one with label.
         """
-        null = ~units.label
-        self.noise[units.role[null], units.slot[null]] = noise[torch.from_numpy(null)]
-        self.noise_label[units.slot[units.label]] = noise[torch.from_numpy(units.label)]
-        np.add.at(self._passes, units.slot, 1)
-        main = np.unique(units.slot[units.role == MAIN])
-        ready = ~(self._pending[_MAIN_NULL, main] | self._pending[_MAIN_LABEL, main])
-        seen = units.slot[null & (units.role == MAIN)]
-        shared = seen[self._shared[seen]]
-        # Both syntheses start from the same state, so they share its pass without label.
-        self.noise[AUX, shared] = self.noise[MAIN, shared]
-        self._shared[shared] = False
-        return main[ready], np.concatenate([units.slot[units.role == AUX], shared])
+        self._pending[slots], self._pending[2 * self.capacity + slots] = null, label
+        self.with_label[slots] = label
+        alone = slots[self._shared[slots] & ~null]
+        self._shared[alone] = False
+        self.request_auxiliary(alone)
+
+    def request_auxiliary(self, slots: np.ndarray) -> None:
+        """Ask for the passes of auxiliary trajectories at their present states."""
+        self._pending[self.capacity + slots] = True
+
+    def take(self, count: int, *, longest_first: bool = False) -> np.ndarray:
+        """Choose up to `count` passes.
+
+        Args:
+            count: Most passes.
+            longest_first: Of the trajectories with the most steps left first; else of the oldest
+                images.
+        """
+        passes = np.flatnonzero(self._pending)
+        rank = self._age[self.slots(passes)]
+        if longest_first:
+            rows, top = self.rows(passes), self.index.max() + 1
+            # Those that invert have all of the synthesis before them.
+            rank = -np.where(self.inverts(rows), 2 * top - self.index[rows], self.index[rows])
+        passes = passes[np.argsort(rank, kind="stable")[:count]]
+        self._pending[passes] = False
+        return passes
+
+    def store(self, passes: np.ndarray, noise: Tensor) -> np.ndarray:
+        """Keep the noise of a call; the rows that now have all they waited for."""
+        self.noise.index_copy_(0, self._on_device(passes), noise)
+        self._passes += np.bincount(self.slots(passes), minlength=self.capacity)
+        null = passes[passes < self.capacity]
+        shared = null[self._shared[null]]
+        if len(shared):
+            self.noise[self.capacity + shared] = self.noise[shared]
+            self._shared[shared] = False
+        rows = self.rows(passes)
+        main = np.unique(rows[self.is_main(rows)])
+        ready = main[~(self._pending[main] | self._pending[2 * self.capacity + main])]
+        return np.concatenate([ready, rows[~self.is_main(rows)], self.capacity + shared])
+
+    def states(self, rows: np.ndarray) -> Tensor:
+        """Present states of rows."""
+        return self.x.index_select(0, self._on_device(rows))
+
+    def null_noise(self, rows: np.ndarray) -> Tensor:
+        """Noise without label of rows."""
+        return self.noise.index_select(0, self._on_device(rows))
+
+    def label_noise(self, slots: np.ndarray) -> Tensor:
+        """Noise with label of main trajectories."""
+        return self.noise.index_select(0, self._on_device(2 * self.capacity + slots))
+
+    def move(self, rows: np.ndarray, states: Tensor) -> None:
+        """Set the states of rows."""
+        self.x.index_copy_(0, self._on_device(rows), states)
 
     def begin_synthesis(self, slot: int, start: int, *, unguided: bool) -> None:
         """Turn a slot round, at synthesis step `start`."""
-        self._stop[slot] = self.index[MAIN, slot]
-        self.latent[slot] = self.x[MAIN, slot]
-        self.phase[slot], self.start[slot] = Phase.SYNTHESIZE, start
-        self.index[:, slot] = start
+        auxiliary = self.capacity + slot
+        self._stop[slot] = self.index[slot]
+        self.latent[slot] = self.x[slot]
+        self._phase[slot], self.start[slot] = Phase.SYNTHESIZE, start
+        self.index[[slot, auxiliary]] = start
         # Without guidance both syntheses are one.
         if unguided and self.guided[slot]:
-            self.x[AUX, slot] = self.x[MAIN, slot]
-            self._open[AUX, slot] = self._has_aux[slot] = self._shared[slot] = True
+            self.x[auxiliary] = self.x[slot]
+            self._open[auxiliary] = self._has_auxiliary[slot] = self._shared[slot] = True
 
-    def guided_rows(self, slots: np.ndarray) -> Iterator[tuple[np.ndarray, Tensor | None]]:
-        """Positions in `slots` that are guided: those without a mask, then those with one."""
-        masked = np.array([self.masks[slot] is not None for slot in slots.tolist()])
-        guided = self.guided[slots]
-        everywhere = np.nonzero(guided & ~masked)[0]
-        if len(everywhere):
-            yield everywhere, None
-        inside = np.nonzero(guided & masked)[0]
-        if len(inside):
-            masks = [
-                mask for slot in slots[inside].tolist() if (mask := self.masks[slot]) is not None
-            ]
-            yield inside, torch.stack(masks)
+    def by_mask(self, slots: np.ndarray) -> Iterator[tuple[np.ndarray, Tensor | None]]:
+        """Positions in `slots` without a mask, then those with one and their masks."""
+        masked = self._masked[slots]
+        if not masked.all():
+            yield np.flatnonzero(~masked), None
+        if masked.any():
+            masks = [self._masks[slot] for slot in slots[masked].tolist()]
+            yield np.flatnonzero(masked), torch.stack([m for m in masks if m is not None])
 
-    def finish(self, slot: int, role: int) -> bool:
+    def finish(self, row: int) -> bool:
         """Close a trajectory; true when the image has none left."""
-        self._open[role, slot] = False
-        return not self._open[:, slot].any()
+        self._open[row] = False
+        slot = row % self.capacity
+        return not (self._open[slot] or self._open[self.capacity + slot])
 
     def release(self, slot: int) -> Finished:
         """Free a slot and hand out what it held."""
-        role = AUX if self._has_aux[slot] else MAIN
+        unguided = slot + self.capacity * int(self._has_auxiliary[slot])
         done = Finished(
             job=self.jobs[slot],
             stop_index=int(self._stop[slot]),
             passes=int(self._passes[slot]),
             latent=self.latent[slot].clone(),
-            guided=self.x[MAIN, slot].clone(),
-            unguided=self.x[role, slot].clone(),
+            guided=self.x[slot].clone(),
+            unguided=self.x[unguided].clone(),
         )
-        self.phase[slot], self.jobs[slot], self.masks[slot] = Phase.FREE, None, None
+        self._phase[slot], self.jobs[slot], self._masks[slot] = Phase.FREE, None, None
         self._free.append(slot)
         return done
+
+    def _on_device(self, rows: np.ndarray) -> Tensor:
+        return torch.from_numpy(rows).to(self.x.device)

@@ -16,12 +16,12 @@ import torch
 from torch import Tensor
 
 from diffguard.batching import in_fixed_batches, padded
-from diffguard.ddim import inversion_step, synthesis_step
+from diffguard.ddim import ddim_step, synthesis_step
 from diffguard.denoisers import Denoiser
 from diffguard.early_stop import should_stop
 from diffguard.errors import UserError
 from diffguard.guidance import classifier_free
-from diffguard.pool import AUX, MAIN, Finished, Phase, Pool
+from diffguard.pool import Finished, Pool
 from diffguard.recipe import Job, Recipe, Reconstruction
 
 
@@ -74,17 +74,17 @@ class Reconstructor:
             elif len(self._steering) >= full:
                 self._steer()
             elif pool.pending_count >= full:
-                self._denoise()
+                self._denoise(final=final)
             elif not final and pool.has_room:
                 return
             elif self._measuring:
                 self._measure()
-            elif self._steering:
-                self._steer()
-            elif pool.pending_count:
-                self._denoise()
-            else:
+            elif not self._steering and not pool.pending_count:
                 return
+            elif len(self._steering) >= pool.pending_count:
+                self._steer()
+            else:
+                self._denoise(final=final)
 
     def _admit(self, *, final: bool) -> None:
         pool = self._pool
@@ -98,20 +98,13 @@ class Reconstructor:
                 guided = False
             else:
                 guided = job.label >= 0 and self._scale != 0
-            slot = pool.admit(job, state, mask, guided=guided)
-            null, label = self._inversion_passes(job.label)
-            pool.request(slot, null=null, label=label)
+            slot = np.array([pool.admit(job, state, mask, guided=guided)])
+            self._request_inversion(slot)
 
     @property
     def _scale(self) -> float:
         steering = self.recipe.steering
         return self.recipe.scale if steering is None else steering.scale
-
-    def _inversion_passes(self, label: int) -> tuple[bool, bool]:
-        kind, scale = self.recipe.inversion, self.recipe.inversion_scale
-        if kind == "null" or label < 0 or (kind == "guided" and scale == 0):
-            return True, False
-        return kind == "guided" and scale != 1, True
 
     @torch.no_grad()
     def _encode(self) -> None:
@@ -124,27 +117,26 @@ class Reconstructor:
             self._encoded.append((job, state, placed))
 
     @torch.no_grad()
-    def _denoise(self) -> None:
+    def _denoise(self, *, final: bool) -> None:
         """One call of the diffusion model, and the steps that it completes."""
         pool = self._pool
-        units = pool.take(self.batch_size)
-        x = pool.x[units.role, units.slot]
-        t = self.recipe.plan.timesteps[pool.index[units.role, units.slot]]
+        # At the end of the stream all are to finish together, so that no few are left over.
+        passes = pool.take(self.batch_size, longest_first=final)
+        rows = pool.rows(passes)
+        x, t = pool.states(rows), self.recipe.plan.timesteps[torch.from_numpy(pool.index[rows])]
+        labels = self._labels(pool.sees_label(passes), pool.label[pool.slots(passes)], x.device)
         noise = self.denoiser.predict_noise(
-            padded(x, self.batch_size),
-            padded(t, self.batch_size).to(x.device),
-            self._labels(units.label, pool.labels(units.slot), x.device),
+            padded(x, self.batch_size), padded(t, self.batch_size).to(x.device), labels
         )[: len(x)].to(x)
         self.calls += 1
         self.rows += len(x)
-        main, aux = pool.store(units, noise)
-        inverting = pool.phase[main] == Phase.INVERT
-        self._step_inversion(main[inverting])
-        main = main[~inverting]
-        steered = pool.guided[main] & (self.recipe.steering is not None)
-        self._steering.extend(main[steered].tolist())
-        self._step_synthesis(main[~steered], MAIN)
-        self._step_synthesis(aux, AUX)
+        ready = pool.store(passes, noise)
+        if self.recipe.steering is not None:
+            steered = pool.is_main(ready) & ~pool.inverts(ready) & pool.guided[pool.slots(ready)]
+            self._steering.extend(ready[steered].tolist())
+            ready = ready[~steered]
+        if len(ready):
+            self._step(ready)
 
     def _labels(
         self, wanted: np.ndarray, labels: np.ndarray, device: torch.device
@@ -161,20 +153,39 @@ class Reconstructor:
             )
         return padded(torch.from_numpy(labels), self.batch_size).to(device)
 
-    def _step_inversion(self, slots: np.ndarray) -> None:
-        if not len(slots):
-            return
+    def _step(self, rows: np.ndarray) -> None:
+        """Move trajectories one step, whatever they do but what a classifier guides."""
         pool, recipe = self._pool, self.recipe
-        index = torch.from_numpy(pool.index[MAIN, slots])
-        x, noise = pool.x[MAIN, slots], pool.noise[MAIN, slots]
-        if recipe.inversion != "null":
-            both = torch.from_numpy(pool.both[slots]).to(x.device)
-            mixed = classifier_free(noise, pool.noise_label[slots], recipe.inversion_scale)
-            single = torch.from_numpy(pool.label_only[slots]).to(x.device)
-            noise = torch.where(_rows(both, x), mixed, noise)
-            noise = torch.where(_rows(single, x), pool.noise_label[slots], noise)
-        pool.x[MAIN, slots] = inversion_step(x, noise, recipe.plan, index, clip=recipe.clip)
-        if recipe.qualities:
+        inverts, index = pool.inverts(rows), torch.from_numpy(pool.index[rows])
+        # An inversion begins with the image itself, which is not clipped.
+        clip = torch.from_numpy(~inverts | (pool.index[rows] > 0)) if recipe.clip else None
+        levels = zip(recipe.plan.inversion(index), recipe.plan.synthesis(index), strict=True)
+        _, before, after = (torch.where(torch.from_numpy(inverts), *pair) for pair in levels)
+        x = ddim_step(pool.states(rows), self._noise(rows, inverts), before, after, clip=clip)
+        pool.move(rows, x)
+        self._end_inversion_steps(rows[inverts])
+        self._end_synthesis_steps(rows[~inverts])
+
+    def _noise(self, rows: np.ndarray, inverts: np.ndarray) -> Tensor:
+        """Noise that rows follow, with classifier-free guidance where the label was seen."""
+        pool, recipe = self._pool, self.recipe
+        noise = pool.null_noise(rows)
+        seen = pool.is_main(rows) & pool.with_label[pool.slots(rows)]
+
+        def mix(places: np.ndarray, scale: float, mask: Tensor | None) -> None:
+            label = pool.label_noise(rows[places])
+            noise[places] = classifier_free(noise[places], label, scale, mask)
+
+        inverting = np.flatnonzero(seen & inverts)
+        if len(inverting):
+            mix(inverting, recipe.inversion_scale if recipe.inversion == "guided" else 1.0, None)
+        guided = np.flatnonzero(seen & ~inverts)
+        for places, mask in pool.by_mask(rows[guided]):
+            mix(guided[places], recipe.scale, mask)
+        return noise
+
+    def _end_inversion_steps(self, slots: np.ndarray) -> None:
+        if self.recipe.qualities:
             self._measuring.extend(slots.tolist())
         else:
             self._continue_inversion(slots, np.zeros(len(slots), dtype=bool))
@@ -184,7 +195,7 @@ class Reconstructor:
         """Compare states with their images and stop those that are far enough."""
         slots = _take(self._measuring, self.batch_size)
         pool = self._pool
-        state = padded(pool.x[MAIN, slots], self.batch_size)
+        state = padded(pool.states(slots), self.batch_size)
         clean = padded(pool.clean[slots], self.batch_size)
         seen, image = self.denoiser.preview(state), self.denoiser.preview(clean)
         qualities = torch.stack([quality(seen, image) for quality, _ in self.recipe.qualities])
@@ -194,44 +205,31 @@ class Reconstructor:
 
     def _continue_inversion(self, slots: np.ndarray, stop: np.ndarray) -> None:
         pool, recipe = self._pool, self.recipe
-        stop = stop | (pool.index[MAIN, slots] + 1 >= recipe.max_steps)
-        for slot in slots[~stop].tolist():
-            pool.index[MAIN, slot] += 1
-            null, label = self._inversion_passes(pool.jobs[slot].label)
-            pool.request(slot, null=null, label=label)
-        plan = recipe.plan
-        for slot in slots[stop].tolist():
-            reached = torch.tensor(pool.index[MAIN, slot])
-            start = int(plan.start_index(reached, recipe.extra_start, recipe.skip))
+        stop = stop | (pool.index[slots] + 1 >= recipe.max_steps)
+        deeper, turned = slots[~stop], slots[stop]
+        pool.index[deeper] += 1
+        self._request_inversion(deeper)
+        reached = torch.from_numpy(pool.index[turned])
+        starts = recipe.plan.start_index(reached, recipe.extra_start, recipe.skip)
+        for slot, start in zip(turned.tolist(), starts.tolist(), strict=True):
             pool.begin_synthesis(slot, start, unguided=recipe.unguided)
-            self._request_synthesis(slot)
+        self._request_synthesis(turned)
 
-    def _request_synthesis(self, slot: int) -> None:
-        pool = self._pool
-        if not pool.guided[slot] or self.recipe.steering is not None:
-            pool.request(slot, null=True, label=False)
-        else:
-            # At scale 1 the conditional noise alone decides, wherever guidance applies.
-            null = self.recipe.scale != 1 or pool.masks[slot] is not None
-            pool.request(slot, null=null, label=True)
-
-    def _step_synthesis(self, slots: np.ndarray, role: int) -> None:
-        """Move trajectories one step to the image, classifier-free or unguided."""
-        if not len(slots):
-            return
+    def _request_inversion(self, slots: np.ndarray) -> None:
         pool, recipe = self._pool, self.recipe
-        index = torch.from_numpy(pool.index[role, slots])
-        x, noise = pool.x[role, slots], pool.noise[role, slots]
-        if role == MAIN and recipe.steering is None:
-            noise = noise.clone()
-            for rows, mask in pool.guided_rows(slots):
-                chosen = slots[rows]
-                noise[rows] = classifier_free(
-                    noise[rows], pool.noise_label[chosen], recipe.scale, mask
-                )
-        self._finish_step(
-            slots, role, synthesis_step(x, noise, recipe.plan, index, clip=recipe.clip)
-        )
+        guided = recipe.inversion == "guided"
+        label = pool.label[slots] >= 0
+        if recipe.inversion == "null" or (guided and recipe.inversion_scale == 0):
+            label = np.zeros_like(label)
+        both = guided and recipe.inversion_scale != 1
+        pool.request(slots, null=~label | both, label=label)
+
+    def _request_synthesis(self, slots: np.ndarray) -> None:
+        pool, recipe = self._pool, self.recipe
+        label = pool.guided[slots] & (recipe.steering is None)
+        # At scale 1 the conditional noise alone decides, wherever guidance applies.
+        both = pool.is_masked(slots) | (recipe.scale != 1)
+        pool.request(slots, null=~label | both, label=label)
 
     def _steer(self) -> None:
         """Move trajectories one step to the image, guided by the classifier."""
@@ -240,31 +238,31 @@ class Reconstructor:
             return
         slots = _take(self._steering, self.batch_size)
         pool, recipe = self._pool, self.recipe
-        index = torch.from_numpy(pool.index[MAIN, slots])
+        index = torch.from_numpy(pool.index[slots])
         t, alpha, _ = recipe.plan.synthesis(index)
-        x, noise = pool.x[MAIN, slots], pool.noise[MAIN, slots]
+        x, noise = pool.states(slots), pool.null_noise(slots)
         gradient = steering.gradient(
             self.denoiser, x, noise, t, alpha,
-            labels=torch.from_numpy(pool.labels(slots)),
+            labels=torch.from_numpy(pool.label[slots]),
             keys=[pool.jobs[slot].key for slot in slots.tolist()],
-            steps=(pool.start[slots] - pool.index[MAIN, slots]).tolist(),
+            steps=(pool.start[slots] - pool.index[slots]).tolist(),
             batch_size=self.batch_size,
         )  # fmt: skip
         x = synthesis_step(x, noise, recipe.plan, index, clip=recipe.clip, gradient=gradient)
-        self._finish_step(slots, MAIN, x)
+        pool.move(slots, x)
+        self._end_synthesis_steps(slots)
 
-    def _finish_step(self, slots: np.ndarray, role: int, x: Tensor) -> None:
+    def _end_synthesis_steps(self, rows: np.ndarray) -> None:
         pool = self._pool
-        pool.x[role, slots] = x
-        for slot in slots.tolist():
-            if pool.index[role, slot] > 0:
-                pool.index[role, slot] -= 1
-                if role == MAIN:
-                    self._request_synthesis(slot)
-                else:
-                    pool.request_aux(slot)
-            elif pool.finish(slot, role):
-                self._finished.append(pool.release(slot))
+        more = pool.index[rows] > 0
+        going = rows[more]
+        pool.index[going] -= 1
+        main = pool.is_main(going)
+        self._request_synthesis(going[main])
+        pool.request_auxiliary(pool.slots(going[~main]))
+        for row in rows[~more].tolist():
+            if pool.finish(row):
+                self._finished.append(pool.release(row % pool.capacity))
 
     @torch.no_grad()
     def _drain(self, *, final: bool) -> list[Reconstruction]:
@@ -300,7 +298,3 @@ class Reconstructor:
 
 def _take(queue: deque[int], most: int) -> np.ndarray:
     return np.array([queue.popleft() for _ in range(min(most, len(queue)))], dtype=np.int64)
-
-
-def _rows(flags: Tensor, like: Tensor) -> Tensor:
-    return flags.view(-1, *[1] * (like.ndim - 1))

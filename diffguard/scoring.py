@@ -25,7 +25,7 @@ from diffguard.guidance import image_generator
 from diffguard.recipe import Job, Reconstruction
 from diffguard.reconstruction import Reconstructor
 from diffguard.scores import ScoreRow
-from diffguard.similarity import Views
+from diffguard.similarity import Distance, Views
 
 if TYPE_CHECKING:
     from diffguard.detector import Detector
@@ -189,20 +189,24 @@ class ScoreStream:
         images = torch.stack([result.job.image for result in done])
         known = ClassifierOutput.concatenate([one.output for one in flying])
         source = views_of(padded(images, size), _padded_output(known, size))
-        guided = self._view(torch.stack([result.guided for result in done]))
+        compared = [*detector.distances.values(), *detector.unguided_distances.values()]
+        guided = self._view([result.guided for result in done], compared)
         columns: dict[str, Tensor] = {}
         for name, distance in detector.distances.items():
             columns[f"{DIFFGUARD}/{name}"] = distance(source, guided)
         if detector.unguided_distances:
             plain = [r.unguided for r in done if r.unguided is not None]
-            unguided = self._view(torch.stack(plain))
+            unguided = self._view(plain, list(detector.unguided_distances.values()))
             for name, distance in detector.unguided_distances.items():
                 columns[f"{DIFFGUARD}/unguided/{name}"] = distance(unguided, guided)
         return {n: c[: len(done)].double().cpu().numpy() for n, c in columns.items()}
 
     @torch.no_grad()
-    def _view(self, images: Tensor) -> Views:
-        images = padded(images, self.batch_size)
+    def _view(self, reconstructions: Sequence[Tensor], distances: Sequence[Distance]) -> Views:
+        """Reconstructions, and what the classifier makes of them where a distance looks at it."""
+        images = padded(torch.stack(list(reconstructions)), self.batch_size)
+        if all(distance.needs == "images" for distance in distances):
+            return Views(images)
         layers = self.detector.layers
         return views_of(images, self.detector.classifier.forward_features(images, layers))
 

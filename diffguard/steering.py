@@ -71,12 +71,13 @@ class ClassifierSteering:
             denoiser: Maps states to what the classifier is shown (`preview`).
             x: `(N, …)` states.
             noise: `(N, …)` predicted noise, not clipped.
-            t: `(N,)` original timesteps.
+            t: `(N,)` original timesteps, on the CPU as all of the following.
             alpha: `(N,)` levels of the states.
             labels: `(N,)`, -1 for rows that are not guided.
             keys: What names each image.
             steps: Synthesis steps that each sample has made.
-            batch_size: Rows of each classifier call, at least N; the rest is padding.
+            batch_size: Images of the classifier's call, at least N, the rest of them padding; all
+                crops of all images are shown in one call.
 
         Returns:
             `(N, …)`.
@@ -91,11 +92,11 @@ class ClassifierSteering:
             size = denoiser.preview(u[:1]).shape[-2:]
             known = [(keys[row], steps[row]) for row in rows.tolist()]
             boxes = padded(self.boxes(size, *zip(*known, strict=True)), batch_size)
-        times = padded(t[rows.cpu()], batch_size).to(u.device)
+        times = padded(t[rows], batch_size).to(u.device)
         guided = classifier_gradient(
-            lambda images: self.classify(images, times),
-            padded(u[rows.to(u.device)], batch_size),
-            padded(labels[rows], batch_size).to(u.device),
+            lambda images: self.classify(images, times.repeat(len(images) // batch_size)),
+            padded(u[rows], batch_size),
+            padded(labels[rows], batch_size),
             self.scale,
             boxes=boxes,
             crop_size=self.crop_size,
@@ -103,7 +104,7 @@ class ClassifierSteering:
             reduction=self.reduction,
             to_image=denoiser.preview,
         )
-        gradient[rows.to(u.device)] = guided[: len(rows)]
+        gradient[rows] = guided[: len(rows)]
         return gradient
 
     def boxes(

@@ -128,7 +128,8 @@ def test_crops_are_nearest_neighbour(data):
     x, y = data.draw(st.integers(0, width - side)), data.draw(st.integers(0, height - side))
     image = torch.rand(1, 2, height, width)
     expected = F.interpolate(TF.crop(image, y, x, side, side), size=(size, size), mode="nearest")
-    assert torch.equal(crop_nearest(image, torch.tensor([[side, x, y]]), size), expected)
+    found = crop_nearest(image, torch.tensor([[[side, x, y]]]), size)
+    assert torch.equal(found[0], expected)
 
 
 def placed_boxes(generator, crops, size, smallest):

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from tiny_families import FILES, write_folder, write_stable_diffusion
 from tiny_models import denoiser_of, tiny_classifier, two_layers
 from tiny_project import write_config, write_data
 
@@ -38,7 +39,7 @@ def small_settings(**changes):
     return DetectorSettings(**{**values, **changes})
 
 
-def build_detector(settings=None, *, calibrated=True, seed=0):
+def build_detector(settings=None, *, calibrated=True, seed=0, noisy_classifier=None):
     """A detector of random networks on grey 8-pixel images, calibrated on random images."""
     settings = settings or small_settings()
     generator = torch.Generator().manual_seed(seed + 1)
@@ -49,7 +50,13 @@ def build_detector(settings=None, *, calibrated=True, seed=0):
         features = classifier.forward_features(images).features
     reference = Reference(features, torch.arange(24) % CLASSES)
     detector = Detector(
-        classifier, denoiser, settings, image_size=8, image_channels=1, reference=reference
+        classifier,
+        denoiser,
+        settings,
+        image_size=8,
+        image_channels=1,
+        reference=reference,
+        noisy_classifier=noisy_classifier,
     )
     if calibrated:
         stream = detector.stream(8, derive=False)
@@ -94,3 +101,22 @@ def run_folder(tmp_path_factory, data_root):
     config = write_config(folder / "tiny.yaml", data_root)
     assert train.main(["--config", str(config), "--run_dir", str(folder / "run")]) == 0
     return folder / "run"
+
+
+@pytest.fixture(scope="session")
+def models(tmp_path_factory):
+    """Where each family lies, written when it is first asked for."""
+    root = tmp_path_factory.mktemp("models")
+    made = {}
+
+    def path(name):
+        if name not in made:
+            if name in FILES:
+                made[name] = FILES[name].file
+            elif name == "stable_diffusion":
+                made[name] = write_stable_diffusion(root / name)
+            else:
+                made[name] = write_folder(name, root / name)
+        return made[name]
+
+    return path

@@ -6,75 +6,17 @@ from dataclasses import replace
 import pytest
 import torch
 import yaml
-from conftest import small_settings
-from tiny_families import (
-    CLASSES,
-    FAMILIES,
-    FILES,
-    FOLDERS,
-    write_folder,
-    write_stable_diffusion,
-)
-from tiny_models import tiny_classifier
+from family_detectors import detector_of
+from tiny_families import CLASSES, FAMILIES, FILES, FOLDERS, options_of
 from tiny_project import write_config
 
 import evaluate
 import train
 from diffguard import Detector
 from diffguard.checkpoint import read_checkpoint
-from diffguard.conversion import CheckpointOptions, load_denoiser, load_diffusion
+from diffguard.conversion import load_denoiser, load_diffusion
 from diffguard.conversion.save import save_folder
 from diffguard.errors import UserError
-from diffguard.settings import GuidanceSettings, InversionSettings, SamplerSettings
-
-NAMES = ("cat", "golden_retriever", "ox")
-
-
-@pytest.fixture(scope="module")
-def models(tmp_path_factory):
-    """Where each family lies, written when it is first asked for."""
-    root = tmp_path_factory.mktemp("models")
-    made = {}
-
-    def path(name):
-        if name not in made:
-            if name in FILES:
-                made[name] = FILES[name].file
-            elif name == "stable_diffusion":
-                made[name] = write_stable_diffusion(root / name)
-            else:
-                made[name] = write_folder(name, root / name)
-        return made[name]
-
-    return path
-
-
-def options_of(name):
-    if name in FILES:
-        return FILES[name].options()
-    return CheckpointOptions(num_classes=CLASSES, class_names=NAMES)
-
-
-def settings_for(denoiser, **changes):
-    kind = "classifier" if denoiser.null_class is None else "classifier_free"
-    return small_settings(
-        sampler=SamplerSettings(steps=3),
-        inversion=InversionSettings(depth=0.67),
-        guidance=GuidanceSettings(kind=kind, scale=3.0, **changes),
-        distances=["l2"],
-        distance=["l2"],
-        unguided=["l2"],
-        baselines=["msp"],
-        fused=[],
-        decision="diffguard",
-    )
-
-
-def detector_of(denoiser, **changes):
-    classifier = tiny_classifier(denoiser.num_classes or CLASSES)
-    return Detector(
-        classifier, denoiser, settings_for(denoiser, **changes), image_size=16, image_channels=3
-    )
 
 
 @pytest.mark.parametrize("name", FAMILIES)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from diffguard.pool import AUX, MAIN, Phase, Pool
+from diffguard.pool import Pool
 
 
 @dataclass(frozen=True)
@@ -19,17 +19,17 @@ def filled(count, capacity=4, guided=True):
     pool = Pool(capacity)
     states = torch.arange(float(count)).view(-1, 1).expand(-1, 2)
     slots = [pool.admit(Job(n), state, None, guided=guided) for n, state in enumerate(states)]
-    for slot in slots:
-        pool.request(slot, null=True, label=False)
+    request(pool, *slots)
     return pool, slots
 
 
-def taken(units):
-    return sorted(zip(units.role.tolist(), units.slot.tolist(), units.label.tolist(), strict=True))
+def request(pool, *slots, null=True, label=False):
+    every = np.ones(len(slots), dtype=bool)
+    pool.request(np.array(slots), null=null & every, label=label & every)
 
 
-def noise(units, value=1.0):
-    return torch.full((len(units.slot), 2), value)
+def noise(passes, value=1.0):
+    return torch.full((len(passes), 2), value)
 
 
 def test_slots_are_used_again():
@@ -39,9 +39,9 @@ def test_slots_are_used_again():
     done = pool.release(slots[2])
     assert done.job == Job(2)
     assert pool.has_room
-    assert pool.phase[slots[2]] == Phase.FREE
+    assert not pool.inverts(np.array(slots))[2]
     assert pool.admit(Job(9), torch.zeros(2), None, guided=True) == slots[2]
-    assert pool.labels(np.array(slots)).tolist() == [0, 1, 9, 3]
+    assert pool.label[slots].tolist() == [0, 1, 9, 3]
 
 
 def test_the_oldest_images_come_first():
@@ -49,54 +49,67 @@ def test_the_oldest_images_come_first():
     pool.take(4)
     pool.release(slots[0])
     newest = pool.admit(Job(7), torch.zeros(2), None, guided=True)
-    for slot in (newest, *slots[1:]):
-        pool.request(slot, null=True, label=False)
+    request(pool, newest, *slots[1:])
     assert pool.pending_count == 4
-    assert pool.take(3).slot.tolist() == slots[1:]
-    assert pool.take(3).slot.tolist() == [newest]
+    assert pool.take(3).tolist() == slots[1:]
+    assert pool.take(3).tolist() == [newest]
     assert pool.pending_count == 0
+
+
+def test_those_with_the_most_left_come_first_where_asked():
+    pool, (far, near, early, late) = filled(4)
+    pool.take(4)
+    for slot, start in ((far, 5), (near, 2)):
+        pool.begin_synthesis(slot, start, unguided=True)
+    pool.index[early], pool.index[late] = 1, 3
+    # The unguided synthesis is at a step of its own.
+    pool.index[pool.capacity + near] = 4
+    request(pool, near, late, early, far)
+    pool.request_auxiliary(np.array([near]))
+    expected = [early, late, far, pool.capacity + near, near]
+    assert pool.take(3, longest_first=True).tolist() == expected[:3]
+    assert pool.take(3, longest_first=True).tolist() == expected[3:]
 
 
 def test_a_trajectory_goes_on_when_both_its_passes_are_there():
     pool, (slot, *_) = filled(1)
-    pool.request(slot, null=True, label=True)
+    request(pool, slot, label=True)
     first = pool.take(1)
-    main, aux = pool.store(first, noise(first, 1.0))
-    assert main.tolist() == aux.tolist() == []
+    assert pool.store(first, noise(first, 1.0)).tolist() == []
     second = pool.take(1)
-    main, _ = pool.store(second, noise(second, 2.0))
-    assert main.tolist() == [slot]
-    assert {first.label.item(), second.label.item()} == {False, True}
-    found = {float(pool.noise[MAIN, slot, 0]), float(pool.noise_label[slot, 0])}
-    assert found == {1.0, 2.0}
+    assert pool.store(second, noise(second, 2.0)).tolist() == [slot]
+    assert {pool.sees_label(passes).item() for passes in (first, second)} == {False, True}
+    where = np.array([slot])
+    assert {float(n[0, 0]) for n in (pool.null_noise(where), pool.label_noise(where))} == {1.0, 2.0}
     assert pool.release(slot).passes == 2
 
 
 @pytest.mark.parametrize("both", [True, False])
 def test_two_syntheses_share_their_first_pass_where_they_can(both):
     pool, (slot, *_) = filled(1)
-    units = pool.take(8)
-    pool.store(units, noise(units))
+    auxiliary, labelled = pool.capacity + slot, 2 * pool.capacity + slot
+    passes = pool.take(8)
+    pool.store(passes, noise(passes))
     pool.begin_synthesis(slot, 2, unguided=True)
-    pool.request(slot, null=both, label=True)
-    units = pool.take(8)
+    request(pool, slot, null=both, label=True)
+    passes = pool.take(8)
     # Where the main one needs no pass without label, at scale 1, the other asks for its own.
-    other = (MAIN, slot, False) if both else (AUX, slot, False)
-    assert taken(units) == sorted([other, (MAIN, slot, True)])
-    main, aux = pool.store(units, noise(units, 3.0))
-    assert main.tolist() == aux.tolist() == [slot]
-    assert pool.noise[AUX, slot].tolist() == [3.0, 3.0]
-    pool.request(slot, null=True, label=True)
-    pool.request_aux(slot)
-    assert taken(pool.take(8)) == [(MAIN, slot, False), (MAIN, slot, True), (AUX, slot, False)]
+    assert sorted(passes.tolist()) == [slot if both else auxiliary, labelled]
+    assert pool.rows(np.array([slot, auxiliary, labelled])).tolist() == [slot, auxiliary, slot]
+    assert sorted(pool.store(passes, noise(passes, 3.0)).tolist()) == [slot, auxiliary]
+    assert pool.null_noise(np.array([auxiliary])).tolist() == [[3.0, 3.0]]
+    request(pool, slot, label=True)
+    pool.request_auxiliary(np.array([slot]))
+    assert sorted(pool.take(8).tolist()) == [slot, auxiliary, labelled]
 
 
 def test_an_image_is_done_when_all_its_trajectories_are():
     pool, (slot, *_) = filled(1)
     pool.begin_synthesis(slot, 0, unguided=True)
-    pool.x[MAIN, slot], pool.x[AUX, slot] = 5.0, 6.0
-    assert not pool.finish(slot, MAIN)
-    assert pool.finish(slot, AUX)
+    auxiliary = pool.capacity + slot
+    pool.move(np.array([slot, auxiliary]), torch.tensor([[5.0, 5.0], [6.0, 6.0]]))
+    assert not pool.finish(slot)
+    assert pool.finish(auxiliary)
     done = pool.release(slot)
     assert (done.guided[0], done.unguided[0], done.latent[0]) == (5.0, 6.0, 0.0)
 
@@ -104,24 +117,26 @@ def test_an_image_is_done_when_all_its_trajectories_are():
 def test_without_guidance_one_trajectory_is_both():
     pool, (slot, *_) = filled(1, guided=False)
     pool.begin_synthesis(slot, 0, unguided=True)
-    pool.x[MAIN, slot] = 5.0
-    assert pool.finish(slot, MAIN)
+    pool.x[slot] = 5.0
+    assert pool.finish(slot)
     done = pool.release(slot)
     assert torch.equal(done.guided, done.unguided)
 
 
 def test_a_used_slot_remembers_nothing():
     pool, slots = filled(2)
-    units = pool.take(8)
-    pool.store(units, noise(units))
-    pool.index[MAIN, slots[0]] = 3
+    passes = pool.take(8)
+    pool.store(passes, noise(passes))
+    pool.index[slots[0]] = 3
     pool.begin_synthesis(slots[0], 3, unguided=True)
-    pool.finish(slots[0], MAIN)
-    pool.finish(slots[0], AUX)
+    assert not pool.inverts(np.array(slots[:1])).any()
+    pool.finish(slots[0])
+    pool.finish(pool.capacity + slots[0])
     assert pool.release(slots[0]).stop_index == 3
     slot = pool.admit(Job(5), torch.full((2,), 8.0), None, guided=False)
-    assert (pool.phase[slot], pool.index[MAIN, slot]) == (Phase.INVERT, 0)
-    assert pool.finish(slot, MAIN)
+    assert pool.index[[slot, pool.capacity + slot]].tolist() == [0, 0]
+    assert pool.inverts(np.array([slot, pool.capacity + slot])).tolist() == [True, False]
+    assert pool.finish(slot)
     done = pool.release(slot)
     assert (done.passes, done.guided[0]) == (0, 8.0)
     assert torch.equal(done.guided, done.unguided)
@@ -129,19 +144,21 @@ def test_a_used_slot_remembers_nothing():
 
 def test_what_is_handed_out_is_not_overwritten():
     pool, (slot, *_) = filled(1)
-    pool.finish(slot, MAIN)
+    pool.finish(slot)
     done = pool.release(slot)
     pool.admit(Job(1), torch.full((2,), 9.0), None, guided=True)
     assert done.guided.tolist() == [0.0, 0.0]
 
 
-def test_guided_rows_are_parted_by_their_masks():
+def test_slots_are_parted_by_their_masks():
     pool, mask = Pool(4), torch.tensor([True, False])
     state = torch.zeros(2)
     plain = pool.admit(Job(0), state, None, guided=True)
     masked = pool.admit(Job(1), state, mask, guided=True)
-    unguided = pool.admit(Job(2), state, mask, guided=False)
-    rows = list(pool.guided_rows(np.array([unguided, masked, plain])))
-    assert [positions.tolist() for positions, _ in rows] == [[2], [1]]
-    assert rows[0][1] is None
-    assert torch.equal(rows[1][1], mask[None])
+    slots = np.array([masked, plain])
+    assert pool.is_masked(slots).tolist() == [True, False]
+    (rest, none), (inside, masks) = pool.by_mask(slots)
+    assert (rest.tolist(), none, inside.tolist()) == ([1], None, [0])
+    assert torch.equal(masks, mask[None])
+    assert len(list(pool.by_mask(slots[:1]))) == len(list(pool.by_mask(slots[1:]))) == 1
+    assert list(pool.by_mask(slots[:0])) == []

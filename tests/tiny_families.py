@@ -9,12 +9,14 @@ from checkpoint_files import OWN, cases_in
 from tiny_models import tiny_unet
 from torch import nn
 
+from diffguard.conversion import CheckpointOptions
 from diffguard.conversion.options import linear_schedule
 from diffguard.conversion.save import save_folder
 from diffguard.diffusion import DiffusionParts
 from diffguard.latent import ClassContext
 
 CLASSES = 3
+NAMES = ("cat", "golden_retriever", "ox")
 BLOCKS = {"block_out_channels": (16, 16), "norm_num_groups": 8}
 
 
@@ -165,3 +167,9 @@ def write_stable_diffusion(folder):
         )
     )
     return folder
+
+
+def options_of(name):
+    if name in FILES:
+        return FILES[name].options()
+    return CheckpointOptions(num_classes=CLASSES, class_names=NAMES)

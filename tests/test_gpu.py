@@ -1,0 +1,135 @@
+"""Whatever scores on the CPU scores on a device that does not share its memory, and alike."""
+
+from contextlib import nullcontext
+
+import pytest
+import tiny_training
+import torch
+from conftest import CLASSES, build_detector, small_settings
+from fake_gpu import Remote, fake_gpu
+from family_detectors import detector_of
+from tiny_families import FAMILIES, options_of
+
+from diffguard.conversion import load_denoiser
+from diffguard.networks import TimedCNN
+from diffguard.settings import (
+    CropSettings,
+    EarlyStopSettings,
+    GuidanceSettings,
+    InversionSettings,
+    SamplerSettings,
+)
+from lightning_modules.calibration import fit_early_stop
+from lightning_modules.classifier import ClassifierModule
+from lightning_modules.diffusion import DiffusionModule
+from lightning_modules.noisy_classifier import NoisyClassifierModule
+
+SETTINGS = {
+    "CAM": {
+        "guidance": GuidanceSettings(scale=2.0, cam_cut=0.3),
+        "unguided": ["l2"],
+        "distances": ["feature_cosine", "ssim", "l2", "l1", "psnr", "gmsd", "dists_statistics"],
+        "distance": ["l2"],
+    },
+    "label in inversion": {
+        "inversion": InversionSettings(condition="guided", scale=2.0),
+        "sampler": SamplerSettings(steps=6, clip=True, pairing="current"),
+    },
+    "classifier": {
+        "guidance": GuidanceSettings(kind="classifier", extra_start=1, label="oracle"),
+        "unguided": ["l2"],
+    },
+    "crops": {
+        "guidance": GuidanceSettings(kind="classifier", crops=CropSettings(number=2, size=6)),
+        "early_stop": EarlyStopSettings(thresholds={"psnr": 9.0}),
+        "sampler": SamplerSettings(steps=6, clip=True),
+    },
+    "noisy classifier": {
+        "guidance": GuidanceSettings(kind="classifier", classifier="noisy", blend=False),
+    },
+    "larger shared crops": {
+        "guidance": GuidanceSettings(
+            kind="classifier", crops=CropSettings(number=2, size=12, shared=True)
+        ),
+    },
+}
+
+
+def test_the_device_refuses_what_a_gpu_refuses():
+    with fake_gpu() as device:
+        there, here = torch.rand(3).to(device), torch.rand(3)
+        with pytest.raises(RuntimeError, match="same device"):
+            there + here
+        with pytest.raises(RuntimeError, match="indices on the device"):
+            here[torch.zeros(1, dtype=torch.long, device=device)]
+        with pytest.raises(RuntimeError, match="numpy"):
+            there.numpy()
+        assert isinstance(there * 2, Remote)
+        assert torch.equal((there * 2).cpu(), there.inner * 2)
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_scores_are_those_of_the_cpu(name, images):
+    settings, noisy = small_settings(**SETTINGS[name]), None
+    if settings.guidance.classifier == "noisy":
+        noisy = TimedCNN(CLASSES)
+    expected = build_detector(settings, noisy_classifier=noisy).score_images(images, batch_size=8)
+    with fake_gpu() as device:
+        detector = build_detector(settings, noisy_classifier=noisy).to(device)
+        assert detector.device == device
+        found = detector.score_images(images.to(device), batch_size=8)
+    for one, other in zip(found, expected, strict=True):
+        assert one.row.scores == other.row.scores
+        assert torch.equal(one.reconstruction.guided.cpu(), other.reconstruction.guided)
+
+
+def test_the_early_stop_is_fitted_there(images):
+    stop = EarlyStopSettings({"psnr": None, "feature_cosine": None}, mean_depth=0.4)
+    settings = small_settings(early_stop=stop)
+    labels = torch.zeros(len(images), dtype=torch.int64)
+    batches = [{"image": images, "label": labels, "error": [""] * len(images)}]
+    expected = fit_early_stop(build_detector(settings, calibrated=False), batches, 8)
+    with fake_gpu() as device:
+        detector = build_detector(settings, calibrated=False).to(device)
+        assert fit_early_stop(detector, batches, 8) == expected
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_every_family_scores_there(models, name):
+    images = torch.rand(3, 3, 16, 16, generator=torch.Generator().manual_seed(1))
+    found = []
+    for place in (nullcontext(torch.device("cpu")), fake_gpu()):
+        denoiser = load_denoiser(models(name), options_of(name), image_size=16)
+        with place as device:
+            detector = detector_of(denoiser).to(device)
+            found.append(detector.score(images, name="diffguard/l2", batch_size=8))
+    # Attention is computed by another kernel there.
+    torch.testing.assert_close(*found, rtol=1e-5, atol=0.0)
+
+
+def modules_to_train():
+    return {
+        "classifier": ClassifierModule(tiny_training.classifier()),
+        "diffusion": DiffusionModule(tiny_training.denoiser(), loss_weighting="min_snr"),
+        "v prediction": DiffusionModule(tiny_training.denoiser("dit", prediction="v_prediction")),
+        "noisy classifier": NoisyClassifierModule(TimedCNN(3), tiny_training.denoiser()),
+    }
+
+
+@pytest.mark.parametrize("name", modules_to_train())
+def test_training_steps_are_made_there(name):
+    batch = next(iter(tiny_training.train_loader()))
+    losses = []
+    for place in (nullcontext(torch.device("cpu")), fake_gpu()):
+        module = modules_to_train()[name]
+        module.log_mean = lambda name, value, count: None
+        with place as device:
+            there = {key: batch[key].to(device) for key in ("image", "label")}
+            module.to(device)
+            torch.manual_seed(0)
+            loss = module.training_step(there, 0)
+            loss.backward()
+            assert all(p.grad.device == device for p in module.parameters() if p.grad is not None)
+            module.validation_step(there, 0)
+            losses.append(float(loss.detach()))
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
