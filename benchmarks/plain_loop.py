@@ -2,7 +2,9 @@
 
 The images of a batch are inverted together until the last of them has stopped. Everything after
 that has a batch of one: a synthesis towards the label, in which the guidance makes a second network
-pass of its own for the clean estimate, and a synthesis without guidance.
+pass of its own for the clean estimate, and a synthesis without guidance. The crops of an image are
+shown in one call. With `together` the two syntheses of an image share their calls, of two rows, as
+in the authors' program.
 """
 
 from __future__ import annotations
@@ -22,12 +24,15 @@ from diffguard.similarity import Distance, Views
 
 
 @torch.no_grad()
-def score_plainly(detector: Detector, items: Sequence[Item]) -> list[dict[str, float]]:
+def score_plainly(
+    detector: Detector, items: Sequence[Item], *, together: bool = False
+) -> list[dict[str, float]]:
     """Score a batch of images with classifier guidance and adaptive early stop.
 
     Args:
         detector: With `guidance.kind = "classifier"` and an early stop.
         items: One batch of images of the working size.
+        together: Make the guided and the unguided synthesis in calls of two rows.
 
     Returns:
         The distances of each image, as the score table names them.
@@ -37,7 +42,16 @@ def score_plainly(detector: Detector, items: Sequence[Item]) -> list[dict[str, f
     recipe = detector.recipe()
     latents, stops = _invert(detector, recipe, images)
     return [
-        _finish(detector, recipe, item, images[n : n + 1], labels[n : n + 1], latents[n], stops[n])
+        _finish(
+            detector,
+            recipe,
+            item,
+            images[n : n + 1],
+            labels[n : n + 1],
+            latents[n],
+            stops[n],
+            together=together,
+        )
         for n, item in enumerate(items)
     ]
 
@@ -69,13 +83,16 @@ def _finish(
     label: Tensor,
     latent: Tensor,
     stop: int,
+    *,
+    together: bool,
 ) -> dict[str, float]:
     denoiser, steering, plan = detector.denoiser, recipe.steering, recipe.plan
     if steering is None:
         raise ValueError("the plain loop knows classifier guidance only")
     start = int(plan.start_index(torch.tensor(stop), recipe.extra_start, recipe.skip))
 
-    def guide(x: Tensor, _noise: Tensor, i: int) -> Tensor:
+    def guide(states: Tensor, _noise: Tensor, i: int) -> Tensor:
+        x = states[:1]
         t, alpha, _ = plan.synthesis(torch.tensor([i]))
         noise = detector.null_noise(x, t.to(x.device))  # the second pass
         u = blend_clean(x, noise, alpha, blend=steering.blend)
@@ -83,14 +100,18 @@ def _finish(
         if steering.crops:
             size = denoiser.preview(u).shape[-2:]
             boxes = steering.boxes(size, [(item.dataset, item.key)], [start - i])
-        return classifier_gradient(
+        gradient = torch.zeros_like(states)
+        gradient[:1] = classifier_gradient(
             lambda views: steering.classify(views, t), u, label, steering.scale,
             boxes=boxes, crop_size=steering.crop_size, reduction=steering.reduction,
             to_image=denoiser.preview,
         )  # fmt: skip
+        return gradient
 
-    noise = detector.null_noise
-    *_, guided = synthesize(noise, latent, plan, start, clip=recipe.clip, guide=guide)
+    noise, both = detector.null_noise, together and bool(detector.unguided_distances)
+    states = torch.cat([latent, latent]) if both else latent
+    *_, states = synthesize(noise, states, plan, start, clip=recipe.clip, guide=guide)
+    guided, unguided = states[:1], states[1:]
     compared = [*detector.distances.values(), *detector.unguided_distances.values()]
     source = _view(detector, image, compared)
     found = _view(detector, denoiser.decode(guided), compared)
@@ -99,7 +120,8 @@ def _finish(
         for name, distance in detector.distances.items()
     }
     if detector.unguided_distances:
-        *_, unguided = synthesize(noise, latent, plan, start, clip=recipe.clip)
+        if not both:
+            *_, unguided = synthesize(noise, latent, plan, start, clip=recipe.clip)
         compared = list(detector.unguided_distances.values())
         plain = _view(detector, denoiser.decode(unguided), compared)
         for name, distance in detector.unguided_distances.items():
