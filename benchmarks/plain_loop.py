@@ -1,4 +1,4 @@
-"""What the authors' program does, written plainly, to compare the speed with.
+"""DiffGuard as one would write it down, with the steps of the authors' program, to compare with.
 
 The images of a batch are inverted together until the last of them has stopped. Everything after
 that has a batch of one: a synthesis towards the label, in which the guidance makes a second network

@@ -198,7 +198,7 @@ class Detector(nn.Module):
 
         Args:
             images: `(N, C, H, W)` in [0, 1], C = 1 or 3, any size.
-            batch_size: Rows of every network call.
+            batch_size: Images of every network call.
         """
         stream = self.stream(min(batch_size, fixed_batch_size(max(1, len(images)))))
         items = [Item(image, index=i, key=str(i)) for i, image in enumerate(self.prepare(images))]
@@ -211,7 +211,7 @@ class Detector(nn.Module):
         Args:
             images: `(N, C, H, W)` in [0, 1], C = 1 or 3, any size.
             name: Which score; None is `settings.decision`.
-            batch_size: Rows of every network call.
+            batch_size: Images of every network call.
 
         Returns:
             `(N,)` float64 on the CPU, higher = more OOD.
@@ -233,7 +233,7 @@ class Detector(nn.Module):
         Args:
             images: `(N, C, H, W)` in [0, 1], C = 1 or 3, any size.
             accept: Share of ID images that the threshold accepts; None is `settings.accept`.
-            batch_size: Rows of every network call.
+            batch_size: Images of every network call.
 
         Raises:
             UserError: For images of another shape, dtype or range, without calibration, or with
@@ -322,6 +322,7 @@ class Detector(nn.Module):
             blend=guidance.blend,
             crops=crops.number,
             crop_size=crops.size or (None if size is None else min(size)),
+            input_size=None if size is None else max(size),
             reduction=crops.reduction,
             shared_crops=crops.shared,
             seed=crops.seed if crops.shared else self.seed,

@@ -81,6 +81,7 @@ def classifier_gradient(
     boxes: Tensor | None = None,
     crop_size: int | None = None,
     output_size: int | None = None,
+    crops_at_once: int | None = None,
     reduction: Reduction = "sum",
     to_image: Callable[[Tensor], Tensor] = lambda u: (u + 1.0) / 2.0,
 ) -> Tensor:
@@ -96,6 +97,7 @@ def classifier_gradient(
             whole.
         crop_size: Side to which crops are resized (nearest neighbour); needed with `boxes`.
         output_size: Side of a second resize, where the classifier's input is another.
+        crops_at_once: Crops of each image that a call of the classifier shows; None shows all.
         reduction: Over the crops: `sum` (the paper's: more crops guide more) or `mean`.
         to_image: Maps u to images for the classifier, differentiably and without clamping.
 
@@ -105,25 +107,38 @@ def classifier_gradient(
     Raises:
         UserError: For crops without their size.
     """
-    gradient = torch.zeros_like(u)
-    rows = torch.nonzero(labels >= 0).flatten()
-    if len(rows) == 0 or scale == 0:
+    guided = labels >= 0
+    if scale == 0 or not bool(guided.any()):
+        return torch.zeros_like(u)
+    if not bool(guided.all()):
+        gradient = torch.zeros_like(u)
+        gradient[guided] = classifier_gradient(
+            classify, u[guided], labels[guided], scale,
+            boxes=None if boxes is None else boxes[guided], crop_size=crop_size,
+            output_size=output_size, crops_at_once=crops_at_once, reduction=reduction,
+            to_image=to_image,
+        )  # fmt: skip
         return gradient
     weight = scale if boxes is None or reduction == "sum" else scale / boxes.shape[1]
     # Lightning evaluates in inference mode: fresh tensors outside of it can carry a graph.
     with torch.inference_mode(False), torch.enable_grad():
-        target = labels[rows].to(u.device)
-        leaf = u[rows].detach().clone().requires_grad_()
-        crops = None if boxes is None else boxes[rows]
-        views = _views(to_image(leaf), crops, crop_size, output_size)
-        # In two parts, so that a VAE's decoder is gone back through only once for all crops.
-        shown = views.detach().flatten(0, 1).requires_grad_()
-        targets = target.repeat(len(views))
-        likelihood = -F.cross_entropy(classify(shown), targets, reduction="sum")
-        (slope,) = torch.autograd.grad(likelihood, shown)
-        (pulled,) = torch.autograd.grad(views, leaf, weight * slope.view_as(views))
-    gradient[rows] = pulled
-    return gradient
+        target = labels.to(u.device, non_blocking=True).clone()
+        leaf = u.detach().clone().requires_grad_()
+        views = _views(to_image(leaf), boxes, crop_size, output_size)
+        parts = views.detach().split(crops_at_once or len(views))
+        slopes = torch.cat([_slope(classify, part, target) for part in parts])
+        # The crops meet at the image, so that a VAE's decoder is gone back through only once.
+        with torch.autocast(u.device.type, enabled=False):
+            return torch.autograd.grad(views, leaf, weight * slopes)[0]
+
+
+def _slope(classify: LogitsFunction, views: Tensor, target: Tensor) -> Tensor:
+    """∂ Σ log f(y | view) / ∂view of views `(M, N, C, h, w)` of images with labels `(N,)`."""
+    shown = views.flatten(0, 1).requires_grad_()
+    labels = target.repeat(len(views))
+    likelihood = -F.cross_entropy(classify(shown), labels, reduction="sum")
+    with torch.autocast(views.device.type, enabled=False):
+        return torch.autograd.grad(likelihood, shown)[0].view_as(views)
 
 
 def _views(
@@ -152,7 +167,7 @@ def crop_nearest(images: Tensor, boxes: Tensor, size: int) -> Tensor:
     Returns:
         `(M, N, C, size, size)`.
     """
-    side, x, y = boxes.to(images.device).unsqueeze(-1).unbind(-2)
+    side, x, y = boxes.to(images.device, non_blocking=True).unsqueeze(-1).unbind(-2)
     offset = torch.arange(size, device=images.device) * side // size
     rows, columns = y + offset, x + offset
     if int(boxes[..., 0].min()) < size:

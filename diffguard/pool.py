@@ -165,8 +165,11 @@ class Pool:
 
         Args:
             count: Most passes.
-            longest_first: Of the trajectories with the most steps left first; else of the oldest
-                images.
+            longest_first: Begin with the trajectories that have the most steps left, not with the
+                oldest images.
+
+        Returns:
+            Their numbers.
         """
         passes = np.flatnonzero(self._pending)
         rank = self._age[self.slots(passes)]
@@ -179,13 +182,18 @@ class Pool:
         return passes
 
     def store(self, passes: np.ndarray, noise: Tensor) -> np.ndarray:
-        """Keep the noise of a call; the rows that now have all they waited for."""
+        """Keep the noise `(len(passes), …)` of a call.
+
+        Returns:
+            The rows that now have all they waited for.
+        """
         self.noise.index_copy_(0, self._on_device(passes), noise)
         self._passes += np.bincount(self.slots(passes), minlength=self.capacity)
         null = passes[passes < self.capacity]
         shared = null[self._shared[null]]
         if len(shared):
-            self.noise[self.capacity + shared] = self.noise[shared]
+            both = self._on_device(self.capacity + shared)
+            self.noise.index_copy_(0, both, self.null_noise(shared))
             self._shared[shared] = False
         rows = self.rows(passes)
         main = np.unique(rows[self.is_main(rows)])
@@ -203,6 +211,10 @@ class Pool:
     def label_noise(self, slots: np.ndarray) -> Tensor:
         """Noise with label of main trajectories."""
         return self.noise.index_select(0, self._on_device(2 * self.capacity + slots))
+
+    def images(self, slots: np.ndarray) -> Tensor:
+        """The encoded images in slots."""
+        return self.clean.index_select(0, self._on_device(slots))
 
     def move(self, rows: np.ndarray, states: Tensor) -> None:
         """Set the states of rows."""
@@ -229,14 +241,15 @@ class Pool:
             masks = [self._masks[slot] for slot in slots[masked].tolist()]
             yield np.flatnonzero(masked), torch.stack([m for m in masks if m is not None])
 
-    def finish(self, row: int) -> bool:
-        """Close a trajectory; true when the image has none left."""
+    def finish(self, row: int) -> Finished | None:
+        """Close a trajectory; what the slot held where that was its last one."""
         self._open[row] = False
         slot = row % self.capacity
-        return not (self._open[slot] or self._open[self.capacity + slot])
+        if self._open[slot] or self._open[self.capacity + slot]:
+            return None
+        return self._release(slot)
 
-    def release(self, slot: int) -> Finished:
-        """Free a slot and hand out what it held."""
+    def _release(self, slot: int) -> Finished:
         unguided = slot + self.capacity * int(self._has_auxiliary[slot])
         done = Finished(
             job=self.jobs[slot],
@@ -251,4 +264,4 @@ class Pool:
         return done
 
     def _on_device(self, rows: np.ndarray) -> Tensor:
-        return torch.from_numpy(rows).to(self.x.device)
+        return torch.from_numpy(rows).to(self.x.device, non_blocking=True)

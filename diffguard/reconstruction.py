@@ -31,7 +31,7 @@ class Reconstructor:
     Args:
         denoiser: The diffusion model.
         recipe: What to do.
-        batch_size: Rows of every network call.
+        batch_size: Images of every network call.
 
     Attributes:
         calls: Calls of the diffusion model so far.
@@ -81,6 +81,7 @@ class Reconstructor:
                 self._measure()
             elif not self._steering and not pool.pending_count:
                 return
+            # The fuller call wastes less.
             elif len(self._steering) >= pool.pending_count:
                 self._steer()
             else:
@@ -126,7 +127,9 @@ class Reconstructor:
         x, t = pool.states(rows), self.recipe.plan.timesteps[torch.from_numpy(pool.index[rows])]
         labels = self._labels(pool.sees_label(passes), pool.label[pool.slots(passes)], x.device)
         noise = self.denoiser.predict_noise(
-            padded(x, self.batch_size), padded(t, self.batch_size).to(x.device), labels
+            padded(x, self.batch_size),
+            padded(t, self.batch_size).to(x.device, non_blocking=True),
+            labels,
         )[: len(x)].to(x)
         self.calls += 1
         self.rows += len(x)
@@ -151,7 +154,7 @@ class Reconstructor:
                 "an image without label (-1) needs a diffusion model with a null class, but this "
                 "one has classes only: give every image a label"
             )
-        return padded(torch.from_numpy(labels), self.batch_size).to(device)
+        return padded(torch.from_numpy(labels), self.batch_size).to(device, non_blocking=True)
 
     def _step(self, rows: np.ndarray) -> None:
         """Move trajectories one step, whatever they do but what a classifier guides."""
@@ -159,8 +162,9 @@ class Reconstructor:
         inverts, index = pool.inverts(rows), torch.from_numpy(pool.index[rows])
         # An inversion begins with the image itself, which is not clipped.
         clip = torch.from_numpy(~inverts | (pool.index[rows] > 0)) if recipe.clip else None
-        levels = zip(recipe.plan.inversion(index), recipe.plan.synthesis(index), strict=True)
-        _, before, after = (torch.where(torch.from_numpy(inverts), *pair) for pair in levels)
+        up, (_, low, high) = torch.from_numpy(inverts), recipe.plan.inversion(index)
+        _, start, end = recipe.plan.synthesis(index)
+        before, after = torch.where(up, low, start), torch.where(up, high, end)
         x = ddim_step(pool.states(rows), self._noise(rows, inverts), before, after, clip=clip)
         pool.move(rows, x)
         self._end_inversion_steps(rows[inverts])
@@ -171,17 +175,16 @@ class Reconstructor:
         pool, recipe = self._pool, self.recipe
         noise = pool.null_noise(rows)
         seen = pool.is_main(rows) & pool.with_label[pool.slots(rows)]
-
-        def mix(places: np.ndarray, scale: float, mask: Tensor | None) -> None:
-            label = pool.label_noise(rows[places])
-            noise[places] = classifier_free(noise[places], label, scale, mask)
-
-        inverting = np.flatnonzero(seen & inverts)
-        if len(inverting):
-            mix(inverting, recipe.inversion_scale if recipe.inversion == "guided" else 1.0, None)
+        mixed: list[tuple[np.ndarray, float, Tensor | None]] = []
+        if len(inverting := np.flatnonzero(seen & inverts)):
+            scale = recipe.inversion_scale if recipe.inversion == "guided" else 1.0
+            mixed.append((inverting, scale, None))
         guided = np.flatnonzero(seen & ~inverts)
         for places, mask in pool.by_mask(rows[guided]):
-            mix(guided[places], recipe.scale, mask)
+            mixed.append((guided[places], recipe.scale, mask))
+        for places, scale, mask in mixed:
+            label = pool.label_noise(rows[places])
+            noise[places] = classifier_free(noise[places], label, scale, mask)
         return noise
 
     def _end_inversion_steps(self, slots: np.ndarray) -> None:
@@ -196,7 +199,7 @@ class Reconstructor:
         slots = _take(self._measuring, self.batch_size)
         pool = self._pool
         state = padded(pool.states(slots), self.batch_size)
-        clean = padded(pool.clean[slots], self.batch_size)
+        clean = padded(pool.images(slots), self.batch_size)
         seen, image = self.denoiser.preview(state), self.denoiser.preview(clean)
         qualities = torch.stack([quality(seen, image) for quality, _ in self.recipe.qualities])
         thresholds = [threshold for _, threshold in self.recipe.qualities]
@@ -261,8 +264,8 @@ class Reconstructor:
         self._request_synthesis(going[main])
         pool.request_auxiliary(pool.slots(going[~main]))
         for row in rows[~more].tolist():
-            if pool.finish(row):
-                self._finished.append(pool.release(row % pool.capacity))
+            if (done := pool.finish(row)) is not None:
+                self._finished.append(done)
 
     @torch.no_grad()
     def _drain(self, *, final: bool) -> list[Reconstruction]:

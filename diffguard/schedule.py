@@ -32,7 +32,7 @@ _LEAST_LEVEL = 2.0**-24
 
 def expand(values: Tensor, like: Tensor) -> Tensor:
     """Shape per-sample values `(N,)` for arithmetic with `like` `(N, …)`, in its dtype."""
-    return values.to(like).view(-1, *[1] * (like.ndim - 1))
+    return values.to(like.device, like.dtype, non_blocking=True).view(-1, *[1] * (like.ndim - 1))
 
 
 class NoiseSchedule:

@@ -72,7 +72,8 @@ class Scored:
 @dataclass
 class _InFlight:
     item: Item
-    logits: Tensor
+    prediction: int
+    probability: float
     output: ClassifierOutput
     baselines: dict[str, float]
 
@@ -82,7 +83,7 @@ class ScoreStream:
 
     Args:
         detector: What scores them.
-        batch_size: Rows of every network call, rounded up to a multiple of 8.
+        batch_size: Images of every network call, rounded up to a multiple of 8.
         derive: Whether the scores that need calibration are added; calibration runs without.
         unguided: Reconstruct without guidance too, even where no distance needs it.
 
@@ -139,9 +140,9 @@ class ScoreStream:
         device = detector.device
         images = torch.stack([item.image for item in items]).to(device)
         output = detector.classify(images, size)
-        labels = [
-            self._label(i, int(y)) for i, y in zip(items, output.logits.argmax(1), strict=True)
-        ]
+        predictions = output.logits.argmax(1).tolist()
+        probabilities = output.logits.float().softmax(-1).amax(1).tolist()
+        labels = [self._label(item, y) for item, y in zip(items, predictions, strict=True)]
         masks: Sequence[Tensor | None] = [None] * len(items)
         cut = detector.settings.guidance.cam_cut
         if cut is not None:
@@ -154,7 +155,9 @@ class ScoreStream:
             job = Job(images[row], labels[row], (item.dataset, item.key), masks[row])
             scores = {name: float(values[row]) for name, values in baselines.items()}
             one = output.select(slice(row, row + 1))
-            self._flying[id(job)] = _InFlight(item, one.logits, one, scores)
+            self._flying[id(job)] = _InFlight(
+                item, predictions[row], probabilities[row], one, scores
+            )
             jobs.append(job)
         return jobs
 
@@ -219,14 +222,13 @@ class ScoreStream:
                     f"score {name} of image {place} is {value}: check that the classifier and "
                     "the diffusion model give finite outputs (bf16 instead of fp16 may help)"
                 )
-        probability = one.logits.float().softmax(-1)[0]
         return ScoreRow(
             dataset=item.dataset,
             index=item.index,
             path=item.path,
             label=item.label,
-            prediction=int(one.logits.argmax()),
-            probability=float(probability.max()),
+            prediction=one.prediction,
+            probability=one.probability,
             scores=scores,
             stop_step=result.stop_index + 1,
             network_passes=result.network_passes,

@@ -19,6 +19,10 @@ from diffguard.guidance import (
     place_boxes,
 )
 
+# Most pixels in a classifier call of several crops, some 50 images of 224: small classifiers are
+# faster with all crops at once, large ones would run out of memory.
+_MOST_PIXELS = 50 * 224**2
+
 # `(images, t) -> logits`; a classifier of clean images has no use for t.
 TimedClassifier = Callable[[Tensor, Tensor], Tensor]
 
@@ -34,6 +38,7 @@ class ClassifierSteering:
         crops: Crops per step; 0 shows the whole image.
         crop_size: Smallest side of a crop, and the side to which crops are resized.
         output_size: Side of a second resize for the classifier; None for none.
+        input_size: Side to which `classify` itself resizes what it is shown, if it does.
         reduction: `sum` or `mean` over the crops.
         shared_crops: Every image sees the same crops; otherwise they belong to image and step.
         seed: Seed of the crops.
@@ -45,12 +50,15 @@ class ClassifierSteering:
     crops: int = 0
     crop_size: int | None = None
     output_size: int | None = None
+    input_size: int | None = None
     reduction: Reduction = "mean"
     shared_crops: bool = False
     seed: int = 0
     _stream: dict[tuple[int, ...], tuple[torch.Generator, list[Tensor]]] = field(
         default_factory=dict, repr=False
     )
+
+    _sizes: dict[torch.Size, torch.Size] = field(default_factory=dict, repr=False)
 
     def gradient(
         self,
@@ -76,36 +84,51 @@ class ClassifierSteering:
             labels: `(N,)`, -1 for rows that are not guided.
             keys: What names each image.
             steps: Synthesis steps that each sample has made.
-            batch_size: Images of the classifier's call, at least N, the rest of them padding; all
-                crops of all images are shown in one call.
+            batch_size: Images of each classifier call, at least N, the rest of them padding; a call
+                shows one crop or several of each.
 
         Returns:
             `(N, …)`.
         """
-        u = blend_clean(x, noise, alpha, blend=self.blend)
-        gradient = torch.zeros_like(u)
-        rows = torch.nonzero(labels >= 0).flatten()
-        if not len(rows):
+        gradient = torch.zeros_like(x)
+        guided = labels >= 0
+        if not bool(guided.any()):
             return gradient
+        if not bool(guided.all()):
+            rows = torch.nonzero(guided).flatten().tolist()
+            gradient[rows] = self.gradient(
+                denoiser, x[rows], noise[rows], t[rows], alpha[rows],
+                labels=labels[rows], keys=[keys[row] for row in rows],
+                steps=[steps[row] for row in rows], batch_size=batch_size,
+            )  # fmt: skip
+            return gradient
+        u = blend_clean(x, noise, alpha, blend=self.blend)
         boxes = None
         if self.crops:
-            size = denoiser.preview(u[:1]).shape[-2:]
-            known = [(keys[row], steps[row]) for row in rows.tolist()]
-            boxes = padded(self.boxes(size, *zip(*known, strict=True)), batch_size)
-        times = padded(t[rows], batch_size).to(u.device)
-        guided = classifier_gradient(
+            boxes = padded(self.boxes(self._shown_size(denoiser, u), keys, steps), batch_size)
+        times = padded(t, batch_size).to(u.device, non_blocking=True)
+        return classifier_gradient(
             lambda images: self.classify(images, times.repeat(len(images) // batch_size)),
-            padded(u[rows], batch_size),
-            padded(labels[rows], batch_size),
+            padded(u, batch_size),
+            padded(labels, batch_size),
             self.scale,
             boxes=boxes,
             crop_size=self.crop_size,
             output_size=self.output_size,
+            crops_at_once=self._crops_at_once(batch_size),
             reduction=self.reduction,
             to_image=denoiser.preview,
-        )
-        gradient[rows] = guided[: len(rows)]
-        return gradient
+        )[: len(u)]
+
+    def _shown_size(self, denoiser: Denoiser, u: Tensor) -> torch.Size:
+        """Height and width of the images of states; found once, for a decoder is run for it."""
+        if u.shape[1:] not in self._sizes:
+            self._sizes[u.shape[1:]] = denoiser.preview(u[:1]).shape[-2:]
+        return self._sizes[u.shape[1:]]
+
+    def _crops_at_once(self, batch_size: int) -> int:
+        side = max(self.input_size or 1, self.output_size or self.crop_size or 1)
+        return max(1, _MOST_PIXELS // (batch_size * side**2))
 
     def boxes(
         self,

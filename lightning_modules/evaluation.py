@@ -72,7 +72,7 @@ class ScoringRun:
 
     @property
     def batch_size(self) -> int:
-        """Rows of every network call; 0 until it is found."""
+        """Images of every network call; 0 until it is found."""
         return self._place.batch_size
 
     @property

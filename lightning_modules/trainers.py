@@ -91,6 +91,8 @@ def scoring_trainer(config: TrainerConfig, title: str) -> pl.Trainer:
     """
     if weight_dtype(config) != torch.float32:
         config = replace(config, precision="32-true")
+    # Otherwise the gradient of a convolution may be summed up in another order each time on a GPU.
+    torch.backends.cudnn.deterministic = True
     return build_trainer(
         config,
         title,

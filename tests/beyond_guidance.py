@@ -67,6 +67,48 @@ def test_gradient_of_each_row_is_that_of_its_own_crops():
         torch.testing.assert_close(found[row], alone)
 
 
+def test_crops_are_shown_in_as_many_calls_as_are_asked_for():
+    shown = []
+
+    def classify(images):
+        shown.append(len(images))
+        return smooth_classifier(images)
+
+    u, labels = torch.randn(3, 3, 8, 8), torch.tensor([1, 0, 2])
+    boxes = torch.cat([BOXES, BOXES.flip(1)], dim=1)[:, :3]
+    options = {"boxes": boxes, "crop_size": 5}
+    found = classifier_gradient(classify, u, labels, 1.0, **options)
+    for count in (2, 1):
+        again = classifier_gradient(classify, u, labels, 1.0, crops_at_once=count, **options)
+        torch.testing.assert_close(again, found)
+    assert shown == [9, 6, 3, 3, 3, 3]
+
+
+@pytest.mark.parametrize(("side", "calls"), [(64, [16]), (500, [8, 8])])
+def test_a_large_classifier_is_shown_fewer_crops_at_once(side, calls):
+    shown = []
+
+    def classify(images, t):
+        shown.append(len(images))
+        return smooth_classifier(images) * (1 + t.view(-1, 1) / 1000)
+
+    x, times = torch.randn(8, 3, 8, 8), torch.arange(8) * 100
+    steering = ClassifierSteering(classify, 1.0, blend=False, crops=2, crop_size=6, input_size=side)
+
+    def gradient(rows):
+        return steering.gradient(
+            denoiser_of(two_layers()), x[rows], x[rows], times[rows], torch.full((len(rows),), 0.5),
+            labels=torch.tensor(rows) % 3, keys=[(str(row),) for row in rows],
+            steps=[0] * len(rows), batch_size=8,
+        )  # fmt: skip
+
+    together = gradient(list(range(8)))
+    assert shown == calls
+    # Each crop is told the time of its own image.
+    for row in (0, 5):
+        torch.testing.assert_close(gradient([row])[0], together[row])
+
+
 def test_gradient_of_whole_images_does_not_care_for_the_options_of_crops():
     u, labels = torch.randn(3, 3, 8, 8), torch.tensor([1, 0, 2])
     whole = classifier_gradient(smooth_classifier, u, labels, 2.0)

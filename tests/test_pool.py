@@ -36,7 +36,7 @@ def test_slots_are_used_again():
     pool, slots = filled(4)
     assert sorted(slots) == [0, 1, 2, 3]
     assert not pool.has_room
-    done = pool.release(slots[2])
+    done = pool.finish(slots[2])
     assert done.job == Job(2)
     assert pool.has_room
     assert not pool.inverts(np.array(slots))[2]
@@ -47,7 +47,7 @@ def test_slots_are_used_again():
 def test_the_oldest_images_come_first():
     pool, slots = filled(4)
     pool.take(4)
-    pool.release(slots[0])
+    pool.finish(slots[0])
     newest = pool.admit(Job(7), torch.zeros(2), None, guided=True)
     request(pool, newest, *slots[1:])
     assert pool.pending_count == 4
@@ -81,7 +81,7 @@ def test_a_trajectory_goes_on_when_both_its_passes_are_there():
     assert {pool.sees_label(passes).item() for passes in (first, second)} == {False, True}
     where = np.array([slot])
     assert {float(n[0, 0]) for n in (pool.null_noise(where), pool.label_noise(where))} == {1.0, 2.0}
-    assert pool.release(slot).passes == 2
+    assert pool.finish(slot).passes == 2
 
 
 @pytest.mark.parametrize("both", [True, False])
@@ -108,9 +108,8 @@ def test_an_image_is_done_when_all_its_trajectories_are():
     pool.begin_synthesis(slot, 0, unguided=True)
     auxiliary = pool.capacity + slot
     pool.move(np.array([slot, auxiliary]), torch.tensor([[5.0, 5.0], [6.0, 6.0]]))
-    assert not pool.finish(slot)
-    assert pool.finish(auxiliary)
-    done = pool.release(slot)
+    assert pool.finish(slot) is None
+    done = pool.finish(auxiliary)
     assert (done.guided[0], done.unguided[0], done.latent[0]) == (5.0, 6.0, 0.0)
 
 
@@ -118,8 +117,7 @@ def test_without_guidance_one_trajectory_is_both():
     pool, (slot, *_) = filled(1, guided=False)
     pool.begin_synthesis(slot, 0, unguided=True)
     pool.x[slot] = 5.0
-    assert pool.finish(slot)
-    done = pool.release(slot)
+    done = pool.finish(slot)
     assert torch.equal(done.guided, done.unguided)
 
 
@@ -131,21 +129,18 @@ def test_a_used_slot_remembers_nothing():
     pool.begin_synthesis(slots[0], 3, unguided=True)
     assert not pool.inverts(np.array(slots[:1])).any()
     pool.finish(slots[0])
-    pool.finish(pool.capacity + slots[0])
-    assert pool.release(slots[0]).stop_index == 3
+    assert pool.finish(pool.capacity + slots[0]).stop_index == 3
     slot = pool.admit(Job(5), torch.full((2,), 8.0), None, guided=False)
     assert pool.index[[slot, pool.capacity + slot]].tolist() == [0, 0]
     assert pool.inverts(np.array([slot, pool.capacity + slot])).tolist() == [True, False]
-    assert pool.finish(slot)
-    done = pool.release(slot)
+    done = pool.finish(slot)
     assert (done.passes, done.guided[0]) == (0, 8.0)
     assert torch.equal(done.guided, done.unguided)
 
 
 def test_what_is_handed_out_is_not_overwritten():
     pool, (slot, *_) = filled(1)
-    pool.finish(slot)
-    done = pool.release(slot)
+    done = pool.finish(slot)
     pool.admit(Job(1), torch.full((2,), 9.0), None, guided=True)
     assert done.guided.tolist() == [0.0, 0.0]
 
