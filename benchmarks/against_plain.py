@@ -63,34 +63,40 @@ def measure_plain(
 ) -> list[Row]:
     """(a) ours against a plain loop, on every n-th of the same images.
 
+    The target is for batches of one; the loop whose calls hold the guided and the unguided row is
+    shown beside it.
+
     On a CPU the gain of the bare network is taken from the calls that both loops make, each made
     again at once: a machine's speed at batch 1 changes from minute to minute.
     """
     subject.data.batch_size = best
     stream = subject.stream.share(0, max(1, len(subject.stream) // PLAIN_IMAGES))
-    calls = NetworkCalls(networks_of(detector), paired=our_calls.paired)
-    with calls.noted():
-        scores, seconds = _score(subject, detector, stream, precision)
-    seconds = (seconds - calls.paired_seconds) / len(scores)
-    apart = difference(scores, scores_by_image(ours.table))
-    gain = times[1] / times[best]
-    if calls.paired:
-        single = calls.paired_seconds_per_row("denoiser", 1)
-        gain = single / our_calls.paired_seconds_per_row("denoiser", best)
-    speedup = seconds * ours.images_per_second
-    _, together = _score(subject, detector, stream, precision, together=True)
-    return [
-        Row("plain loop: images", len(scores)),
-        Row("plain loop: (e) images per second", 1 / seconds),
-        Row("plain loop: relative difference of the scores", apart),
-        Row(f"bare denoiser: gain from batch 1 to {best}", gain),
-        Row("(a) ours / plain loop", speedup),
-        Row("(a) the same over the bare gain", speedup / gain, ">= 1.3", speedup / gain >= 1.3),
-        Row(
-            "(a) ours / plain loop with guided and unguided in one call",
-            together / len(scores) * ours.images_per_second,
-        ),
-    ]
+    rows = []
+    for name, together in (("plain loop", False), ("plain loop, two rows a call", True)):
+        calls = NetworkCalls(networks_of(detector), paired=our_calls.paired)
+        with calls.noted():
+            scores, seconds = _score(subject, detector, stream, precision, together=together)
+        seconds = (seconds - calls.paired_seconds) / len(scores)
+        gain = times[1] / times[best]
+        if calls.paired:
+            single = calls.paired_seconds_per_row("denoiser", 1)
+            gain = single / our_calls.paired_seconds_per_row("denoiser", best)
+        speedup = seconds * ours.images_per_second
+        over = Row(f"(a) ours / {name}, over the bare gain", speedup / gain)
+        if not together:
+            over.target, over.met = ">= 1.3", speedup / gain >= 1.3
+        rows += [
+            Row(f"{name}: images", len(scores)),
+            Row(f"{name}: (e) images per second", 1 / seconds),
+            Row(
+                f"{name}: relative difference of the scores",
+                difference(scores, scores_by_image(ours.table)),
+            ),
+            Row(f"bare denoiser: gain from batch 1 to {best}", gain),
+            Row(f"(a) ours / {name}", speedup),
+            over,
+        ]
+    return rows
 
 
 def _score(
@@ -99,7 +105,7 @@ def _score(
     stream: EvaluationStream,
     precision: Any,
     *,
-    together: bool = False,
+    together: bool,
 ) -> tuple[dict[tuple[str, int], dict[str, float]], float]:
     """Scores of the plain loop, and the seconds it took."""
     scores: dict[tuple[str, int], dict[str, float]] = {}
