@@ -92,7 +92,7 @@ def measure_plain(
                 f"{name}: relative difference of the scores",
                 difference(scores, scores_by_image(ours.table)),
             ),
-            Row(f"bare denoiser: gain from batch 1 to {best}", gain),
+            Row(f"{name}: gain of the bare denoiser from batch 1 to {best}", gain),
             Row(f"(a) ours / {name}", speedup),
             over,
         ]

@@ -12,20 +12,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from enum import IntEnum
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-
-
-class Phase(IntEnum):
-    """What the main trajectory of a slot does."""
-
-    FREE = 0
-    INVERT = 1
-    SYNTHESIZE = 2
 
 
 @dataclass
@@ -78,8 +69,7 @@ class Pool:
         self.guided = np.zeros(capacity, dtype=bool)
         self.with_label = np.zeros(capacity, dtype=bool)
         self._masks: list[Tensor | None] = [None] * capacity
-        self._masked = np.zeros(capacity, dtype=bool)
-        self._phase = np.full(capacity, Phase.FREE)
+        self._inverts = np.zeros(capacity, dtype=bool)
         self._pending = np.zeros(3 * capacity, dtype=bool)
         self._open = np.zeros(2 * capacity, dtype=bool)
         # Slots whose two syntheses wait for one pass, that of the state from which both start.
@@ -119,11 +109,11 @@ class Pool:
 
     def inverts(self, rows: np.ndarray) -> np.ndarray:
         """Which rows are inverting."""
-        return self.is_main(rows) & (self._phase[self.slots(rows)] == Phase.INVERT)
+        return self.is_main(rows) & self._inverts[self.slots(rows)]
 
     def is_masked(self, slots: np.ndarray) -> np.ndarray:
         """Which slots are guided inside a mask only."""
-        return self._masked[slots]
+        return np.array([self._masks[slot] is not None for slot in slots.tolist()], dtype=bool)
 
     def admit(self, job: Any, state: Tensor, mask: Tensor | None, *, guided: bool) -> int:
         """Put an image into a free slot and return the slot."""
@@ -132,11 +122,10 @@ class Pool:
             self.x, self.noise, self.clean, self.latent = map(state.new_zeros, shapes)
         slot = self._free.pop()
         both = [slot, self.capacity + slot]
-        self.jobs[slot] = job
-        self._masks[slot], self._masked[slot] = mask, mask is not None
+        self.jobs[slot], self._masks[slot] = job, mask
         self.label[slot], self.guided[slot] = job.label, guided
         self.x[slot] = self.clean[slot] = state
-        self._phase[slot], self.index[both] = Phase.INVERT, 0
+        self._inverts[slot], self.index[both] = True, 0
         self._open[both], self._has_auxiliary[slot] = (True, False), False
         self._passes[slot], self._age[slot] = 0, self._admitted
         self._admitted += 1
@@ -225,7 +214,7 @@ class Pool:
         auxiliary = self.capacity + slot
         self._stop[slot] = self.index[slot]
         self.latent[slot] = self.x[slot]
-        self._phase[slot], self.start[slot] = Phase.SYNTHESIZE, start
+        self._inverts[slot], self.start[slot] = False, start
         self.index[[slot, auxiliary]] = start
         # Without guidance both syntheses are one.
         if unguided and self.guided[slot]:
@@ -234,7 +223,7 @@ class Pool:
 
     def by_mask(self, slots: np.ndarray) -> Iterator[tuple[np.ndarray, Tensor | None]]:
         """Positions in `slots` without a mask, then those with one and their masks."""
-        masked = self._masked[slots]
+        masked = self.is_masked(slots)
         if not masked.all():
             yield np.flatnonzero(~masked), None
         if masked.any():
@@ -259,7 +248,7 @@ class Pool:
             guided=self.x[slot].clone(),
             unguided=self.x[unguided].clone(),
         )
-        self._phase[slot], self.jobs[slot], self._masks[slot] = Phase.FREE, None, None
+        self._inverts[slot], self.jobs[slot], self._masks[slot] = False, None, None
         self._free.append(slot)
         return done
 

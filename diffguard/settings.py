@@ -86,8 +86,8 @@ class CropSettings:
     """Random crops (cut-outs) shown to the guiding classifier.
 
     Attributes:
-        number: Crops per step; 0 shows the whole image. A call of a small classifier shows all of
-            them, of a large one (50 images of 224 pixels) as many as are worth the memory.
+        number: Crops per step; 0 shows the whole image. A call of the classifier shows as many of
+            them as have, for the whole batch, no more pixels than 50 images of 224×224; or one.
         size: Smallest side, and the side to which crops are resized; None is that of the
             classifier.
         reduction: `sum` (the paper's) or `mean` over the crops.

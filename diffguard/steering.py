@@ -19,8 +19,8 @@ from diffguard.guidance import (
     place_boxes,
 )
 
-# Most pixels in a classifier call of several crops, some 50 images of 224: small classifiers are
-# faster with all crops at once, large ones would run out of memory.
+# Most pixels in a classifier call of several crops, 50 images of 224: small classifiers are faster
+# with all crops at once, but the memory of the gradient grows with the pixels.
 _MOST_PIXELS = 50 * 224**2
 
 # `(images, t) -> logits`; a classifier of clean images has no use for t.
@@ -90,11 +90,11 @@ class ClassifierSteering:
         Returns:
             `(N, …)`.
         """
-        gradient = torch.zeros_like(x)
         guided = labels >= 0
         if not bool(guided.any()):
-            return gradient
+            return torch.zeros_like(x)
         if not bool(guided.all()):
+            gradient = torch.zeros_like(x)
             rows = torch.nonzero(guided).flatten().tolist()
             gradient[rows] = self.gradient(
                 denoiser, x[rows], noise[rows], t[rows], alpha[rows],
