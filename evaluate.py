@@ -18,6 +18,7 @@ from lightning_modules.interrupts import leave_at_once
 if __name__ == "__main__":
     leave_at_once()  # the next import takes seconds
 
+from diffguard.printing import say
 from lightning_modules.cli import SKIPPED_FILES, Parser, UserError, parse, run
 
 if TYPE_CHECKING:
@@ -172,7 +173,7 @@ def _dry_run(content: dict[str, Any], objects: Any) -> int:
         dtype=weight_dtype(objects.trainer),
         trusted=tuple(objects.trusted),
     )
-    print(format_cost(cost))  # noqa: T201
+    say(*format_cost(cost).splitlines())
     return 0
 
 

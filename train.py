@@ -20,6 +20,7 @@ from lightning_modules.interrupts import INTERRUPTED, leave_at_once
 if __name__ == "__main__":
     leave_at_once()  # the next import takes seconds
 
+from diffguard.printing import say
 from lightning_modules.cli import TIME_IS_UP, Parser, parse, run
 
 DEFAULT_CONFIG = Path(__file__).parent / "configs" / "digits.yaml"
@@ -150,7 +151,7 @@ def _run_stages(current: Any, objects: Any) -> None:
 
 def _say_what_next(current: Any, objects: Any) -> None:
     folder = current.folder
-    lines = [f"\nThe run is in {folder}. What comes next:"]
+    lines = ["", f"The run is in {folder}. What comes next:"]
     if current.detector_file.is_file():
         lines.append(f"  python evaluate.py --ckpt {current.detector_file}")
     else:
@@ -162,7 +163,7 @@ def _say_what_next(current: Any, objects: Any) -> None:
         left = ", ".join(name for name, done in there.items() if not done)
         lines.append(f"  python train.py --resume {folder} --stages '[{left}]'")
     lines.append(f"  tensorboard --logdir {folder / 'tensorboard'}")
-    print("\n".join(lines), flush=True)  # noqa: T201
+    say(*lines)
 
 
 def _with_config(argv: list[str]) -> tuple[list[str], str, dict[str, Any] | None]:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from diffguard.conversion import CheckpointOptions, load_diffusion
 from diffguard.conversion.save import save_folder
 from diffguard.errors import UserError
+from diffguard.printing import say
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -33,9 +34,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parts.check_classes(values["num_classes"])
         save_folder(parts, dst)
     except UserError as error:
-        sys.stderr.write(f"error: {error}\n")
+        say(f"error: {error}", file=sys.stderr)
         return 2
-    sys.stdout.write(f"wrote {dst}\n")
+    say(f"wrote {dst}")
     return 0
 
 

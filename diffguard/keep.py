@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 
 from diffguard.errors import UserError
+from diffguard.printing import say
 from diffguard.weights import load_tensors
 
 SHARD_BYTES = 15 * 2**20
@@ -77,9 +78,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         size = keep_models(asked.run, asked.folder)
     except UserError as error:
-        sys.stderr.write(f"error: {error}\n")
+        say(f"error: {error}", file=sys.stderr)
         return 2
-    sys.stdout.write(f"wrote {asked.folder}, {size / 1e6:.1f} MB\n")
+    say(f"wrote {asked.folder}, {size / 1e6:.1f} MB")
     return 0
 
 

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from diffguard.printing import printable
 from diffguard.tables import LEGEND, Group, make_groups, make_notes, score_names
 
 _PIPE_WIDTH = 120
@@ -31,7 +32,7 @@ def print_table(results: Mapping[str, Any], console: Console | None = None) -> N
             width of the terminal, or to 120 columns when the output is a file or a pipe.
     """
     console = console or Console(width=None if sys.stdout.isatty() else _PIPE_WIDTH)
-    names = score_names(results)
+    names = [printable(name) for name in score_names(results)]
     indent = max(len("score"), *map(len, names))
     for block in _fold(make_groups(results), console.width - indent):
         console.print()
@@ -41,7 +42,8 @@ def print_table(results: Mapping[str, Any], console: Console | None = None) -> N
     console.print()
     notes = Table.grid(padding=(0, 2))
     for label, text in make_notes(results):
-        notes.add_row(*(_encodable(part, console) for part in (Text(label, "bold"), Text(text))))
+        parts = Text(printable(label), "bold"), Text(printable(text))
+        notes.add_row(*(_encodable(part, console) for part in parts))
     console.print(notes)
     console.print(_encodable(Text(LEGEND, "dim"), console))
 
@@ -83,7 +85,7 @@ def _group_lines(group: Group) -> list[Text]:
     widths = _widths(group)
     heads = [kind.head.rjust(width) for kind, width in zip(group.kinds, widths, strict=True)]
     lines = [
-        Text(group.title, "bold cyan"),
+        Text(printable(group.title), "bold cyan"),
         Text("─" * _width(group), "cyan"),
         titles,
         Text("  ".join(heads)),
@@ -110,7 +112,7 @@ def _columns_width(group: Group) -> int:
 
 
 def _width(group: Group) -> int:
-    return max(_columns_width(group), len(group.title))
+    return max(_columns_width(group), len(printable(group.title)))
 
 
 def _family(name: str) -> str:
@@ -120,5 +122,7 @@ def _family(name: str) -> str:
 
 
 def _encodable(text: Text, console: Console) -> Text:
-    """The text in ASCII where the output cannot hold more: a week's run must not end on a dash."""
-    return Text(text.plain.translate(_ASCII)) if console.options.ascii_only else text
+    """The text as the output can hold it: a week's run must not end on a dash."""
+    plain = text.plain.translate(_ASCII) if console.options.ascii_only else text.plain
+    plain = printable(plain, console.encoding)
+    return text if plain == text.plain else Text(plain)

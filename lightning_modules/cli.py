@@ -8,13 +8,16 @@ import os
 import re
 import sys
 import threading
+import traceback
 import warnings
 from collections.abc import Callable, Sequence
+from types import TracebackType
 from typing import Any, NoReturn
 
 from jsonargparse import ArgumentError, ArgumentParser, Namespace
 
 from diffguard.errors import UserError
+from diffguard.printing import accept_all_text, say
 from lightning_modules.interrupts import INTERRUPTED, SAID
 
 USER_ERROR = 2
@@ -86,23 +89,24 @@ def one_line(error: BaseException) -> str:
 def run(main: Callable[[Sequence[str]], int], argv: Sequence[str] | None = None) -> NoReturn:
     """Run a script's `main` and exit with its code; a user's mistake is one line and code 2."""
     argv = sys.argv[1:] if argv is None else list(argv)
-    threading.excepthook = _thread_failed
+    threading.excepthook, sys.excepthook = _thread_failed, _print_traceback
+    accept_all_text()
     quiet_libraries()
     try:
         code = main(argv)
     except _mistakes() as error:
         if "--debug" in argv:
             raise
-        print(f"error: {one_line(error)}", file=sys.stderr, flush=True)  # noqa: T201
+        say(f"error: {one_line(error)}", file=sys.stderr)
         code = USER_ERROR
     except Exception as error:
         told = _shortage(error)
         if "--debug" in argv or told is None:
             raise
-        print(f"error: {told}", file=sys.stderr, flush=True)  # noqa: T201
+        say(f"error: {told}", file=sys.stderr)
         code = USER_ERROR
     except KeyboardInterrupt:
-        print(SAID, file=sys.stderr)  # noqa: T201
+        say(SAID, file=sys.stderr)
         code = INTERRUPTED
     sys.stdout.flush()
     if os.environ.get("LOCAL_RANK", "0") != "0" and code:
@@ -124,6 +128,14 @@ def _shortage(error: Exception) -> str | None:
             return _DISK_FULL
         cause = cause.__cause__ or cause.__context__
     return None
+
+
+def _print_traceback(
+    kind: type[BaseException], error: BaseException, trace: TracebackType | None
+) -> None:
+    """Print a traceback as Python does, but nothing that an error's text orders the terminal."""
+    text = "".join(traceback.format_exception(kind, error, trace))
+    say(*text.splitlines(), file=sys.stderr)
 
 
 def _thread_failed(failure: threading.ExceptHookArgs) -> None:

@@ -12,6 +12,7 @@ import lightning.pytorch as pl
 from diffguard.batching import ROW_MULTIPLE, fixed_batch_size
 from diffguard.detector import Detector
 from diffguard.errors import UserError
+from diffguard.printing import say
 from diffguard.scoring import Item, Scored, ScoreStream
 from lightning_modules.batch_size import free_memory, is_out_of_memory, too_large
 
@@ -124,9 +125,7 @@ class DetectorModule(pl.LightningModule):
         smaller = fixed_batch_size(size // 2)
         self._stream, self._held = None, []
         free_memory()
-        print(  # noqa: T201
-            f"out of memory with {size} images a batch: trying {smaller}", file=sys.stderr
-        )
+        say(f"out of memory with {size} images a batch: trying {smaller}", file=sys.stderr)
         self.on_smaller(smaller)
         self._open(smaller)
 

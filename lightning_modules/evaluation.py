@@ -19,6 +19,7 @@ from diffguard.batching import fixed_batch_size
 from diffguard.detector import Detector
 from diffguard.errors import UserError
 from diffguard.files import write_error
+from diffguard.printing import say
 from diffguard.scores import ScoreWriter, merge
 from diffguard.settings import DetectorSettings
 from lightning_modules.batch_size import find_batch_size
@@ -162,7 +163,7 @@ class ScoringRun:
     def _find_batch_size(self) -> int:
         with self.precision():
             size = find_batch_size(self.detector, len(self.stream))
-        print(f"batch size: {size}", file=sys.stderr)  # noqa: T201
+        say(f"batch size: {size}", file=sys.stderr)
         return size
 
     def _until_failure(self, batches: Iterable[Any]) -> Iterator[Any]:

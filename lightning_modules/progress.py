@@ -15,6 +15,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from diffguard.printing import printable
+
 _REFRESH_SECONDS = 0.5
 
 
@@ -105,7 +107,9 @@ class StageProgress:
     def _show(self) -> None:
         self._shown = time.monotonic()
         if self._bar is not None:
-            self._bar.update(self._task, completed=self.done, text=self.text)
+            self._bar.update(
+                self._task, completed=self.done, text=printable(self.text, self.console.encoding)
+            )
         elif self.total is None:
             self._print(f"step {self.done}")
         else:
@@ -120,7 +124,9 @@ class StageProgress:
 
     def _print(self, state: str) -> None:
         line = f"{self.title}: {state}" + (f", {self.text}" if self.text else "")
-        self.console.print(line, markup=False, highlight=False, soft_wrap=True)
+        self.console.print(
+            printable(line, self.console.encoding), markup=False, highlight=False, soft_wrap=True
+        )
 
 
 def _clock(seconds: float) -> str:

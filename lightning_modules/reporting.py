@@ -19,6 +19,7 @@ from diffguard.detector import Detector
 from diffguard.errors import UserError
 from diffguard.files import replace_file
 from diffguard.joined_runs import add_fusions, join_runs
+from diffguard.printing import say
 from diffguard.report import METRICS, summarise, write_results
 from diffguard.score_table import ScoreTable
 from diffguard.scored_run import ScoredRun, read_run
@@ -72,8 +73,8 @@ def report(
                 writer.add_figure(name.replace(" ", "_"), figure)
     print_table(results)
     for remark in run.remarks:
-        print(f"note: {remark}", file=sys.stderr)  # noqa: T201
-    print(f"\nResults: {output}\nTensorBoard: tensorboard --logdir {tensorboard}")  # noqa: T201
+        say(f"note: {remark}", file=sys.stderr)
+    say("", f"Results: {output}", f"TensorBoard: tensorboard --logdir {tensorboard}")
     return results
 
 
@@ -133,7 +134,7 @@ def report_images(detector: Detector, table: ScoreTable, output: Path, accept: f
     threshold = calibration.threshold(name, share)
     skipped = [str(table.path[row]) for row in np.flatnonzero(~table.valid)]
     for path in skipped:
-        print(f"skipped, no image: {path}")  # noqa: T201
+        say(f"skipped, no image: {path}")
     rows = np.flatnonzero(table.valid)
     if not len(rows):
         raise UserError("none of the files is an image that can be read")
@@ -158,7 +159,7 @@ def report_images(detector: Detector, table: ScoreTable, output: Path, accept: f
                     verdict,
                 ]
             )
-    print(  # noqa: T201
+    say(
         f"{len(rows)} images: {flagged} flagged as OOD by {name} at the threshold that accepts "
         f"{share:.0%} of ID images; {len(skipped)} files skipped; {output / 'images.csv'}"
     )

@@ -10,6 +10,7 @@ from typing import Any
 
 from lightning.pytorch.utilities import rank_zero_only
 
+from diffguard.printing import say
 from lightning_modules.settings import TrainerConfig
 
 
@@ -61,4 +62,4 @@ class Run:
     def say(self, text: str) -> None:
         """Tell the user, on the first process."""
         if rank_zero_only.rank == 0:
-            print(text, file=sys.stderr, flush=True)  # noqa: T201
+            say(text, file=sys.stderr)

@@ -1,0 +1,53 @@
+"""Lines for the terminal: texts from files may hold anything, and a terminal obeys much of it.
+
+Every line of the project is printed by `say`; what another library prints goes through `printable`.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import TextIO
+
+
+def printable(text: str, encoding: str = "utf-8") -> str:
+    r"""Escape what a terminal would not show as it stands.
+
+    Args:
+        text: One line; a line break in it is escaped too.
+        encoding: What the output can hold; other characters are escaped.
+
+    Returns:
+        The text with control and formatting characters as escapes (`\x1b`), and bytes of a file
+        name that are not UTF-8 as `\xe9`.
+    """
+    if not text.isprintable():
+        text = "".join(c if c.isprintable() else _escape(c) for c in text)
+    return text.encode(encoding, "backslashreplace").decode(encoding)
+
+
+def say(*lines: str, file: TextIO | None = None) -> None:
+    """Print lines at once; whatever they hold, they stay lines, and no encoding stops them.
+
+    Args:
+        *lines: What to print, a line each.
+        file: Where to; by default the standard output.
+    """
+    stream = file or sys.stdout
+    encoding = getattr(stream, "encoding", None) or "utf-8"
+    for line in lines:
+        print(printable(line, encoding), file=stream)
+    stream.flush()
+
+
+def accept_all_text() -> None:
+    """Let the standard streams escape what they cannot encode; libraries print to them too."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _escape(character: str) -> str:
+    code = ord(character)
+    if 0xDC80 <= code <= 0xDCFF:  # how Python holds a byte that is not UTF-8
+        return f"\\x{code - 0xDC00:02x}"
+    return character.encode("unicode_escape", "surrogatepass").decode("ascii")
