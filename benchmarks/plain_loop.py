@@ -18,6 +18,7 @@ from diffguard.ddim import invert, synthesize
 from diffguard.detector import Detector
 from diffguard.early_stop import should_stop
 from diffguard.guidance import blend_clean, classifier_gradient
+from diffguard.images import pixel_key
 from diffguard.recipe import Recipe
 from diffguard.scoring import Item
 from diffguard.similarity import Distance, Views
@@ -99,7 +100,7 @@ def _finish(
         boxes = None
         if steering.crops:
             size = denoiser.preview(u).shape[-2:]
-            boxes = steering.boxes(size, [(item.dataset, item.key)], [start - i])
+            boxes = steering.boxes(size, [(pixel_key(item.image),)], [start - i])
         gradient = torch.zeros_like(states)
         gradient[:1] = classifier_gradient(
             lambda views: steering.classify(views, t), u, label, steering.scale,

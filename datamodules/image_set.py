@@ -36,7 +36,7 @@ class ImageSet(Dataset[dict[str, Any]]):
     An image is known by its index in the full list; a subset keeps these indices.
 
     Args:
-        name: The name in tables; with the key it seeds the randomness that belongs to an image.
+        name: The name in tables.
         labels: int64 `(N,)`, class indices of ID images, or -1 for OOD images.
         class_names: Names of the classes, where the data set has them.
 
@@ -59,14 +59,13 @@ class ImageSet(Dataset[dict[str, Any]]):
         return self._labels[torch.as_tensor(self.indices, dtype=torch.int64)]
 
     def describe(self, position: int) -> dict[str, Any]:
-        """Everything about an item but its pixels: label, dataset, index, path and key."""
+        """Everything about an item but its pixels: label, dataset, index and path."""
         index = self.indices[position]
         return {
             "label": int(self._labels[index]),
             "dataset": self.name,
             "index": index,
             "path": self.path(index),
-            "key": self.key(index),
         }
 
     def __getitem__(self, position: int) -> dict[str, Any]:
@@ -89,7 +88,7 @@ class ImageSet(Dataset[dict[str, Any]]):
         return ""
 
     def key(self, index: int) -> str:
-        """The text that seeds the image's own randomness."""
+        """What the image is known by in its set."""
         return str(index)
 
     def subset(self, count: int | None) -> ImageSet:

@@ -26,7 +26,7 @@ OnError = Literal["stop", "skip"]
 class EvaluationStream(Dataset[dict[str, Any]]):
     """The concatenation of data sets, or a selection of it, prepared to the working size.
 
-    Items are `{image (C, H, W), label, dataset, index, path, key, error}`; where `error` is not
+    Items are `{image (C, H, W), label, dataset, index, path, error}`; where `error` is not
     empty, the image is black and must not be scored.
 
     Args:
@@ -182,7 +182,7 @@ def collate(items: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
     Returns:
         `image` float32 `(N, C, H, W)` in [0, 1], `label` and `index` int64 `(N,)`, and `dataset`,
-        `path`, `key` and `error` as lists of text.
+        `path` and `error` as lists of text.
     """
     batch: dict[str, Any] = {name: [item[name] for item in items] for name in items[0]}
     batch["image"] = torch.stack(batch["image"])

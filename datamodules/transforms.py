@@ -15,7 +15,7 @@ from torch import Tensor
 from torchvision.transforms import v2
 
 from diffguard.errors import UserError
-from diffguard.images import convert_channels, resize_and_crop
+from diffguard.images import to_working_size
 
 # A closed list: Pillow also knows formats that start other programs (EPS runs Ghostscript).
 _FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
@@ -100,7 +100,7 @@ class Prepare:
 
     def __call__(self, image: Tensor) -> Tensor:
         """Map `(C, H, W)` in [0, 1] to `(channels, image_size, image_size)` in [0, 1]."""
-        return convert_channels(resize_and_crop(image, self.image_size), self.channels).contiguous()
+        return to_working_size(image, self.image_size, self.channels)
 
     def blank(self) -> Tensor:
         """A black image of the working size, in the place of one that cannot be read."""

@@ -18,7 +18,7 @@ from diffguard.classifiers import Classifier, ClassifierOutput
 from diffguard.denoisers import Denoiser
 from diffguard.errors import UserError
 from diffguard.guidance import classifier_free
-from diffguard.images import check_images, convert_channels, resize_and_crop
+from diffguard.images import check_images, to_working_size
 from diffguard.recipe import Quality, Recipe
 from diffguard.schedule import SamplingPlan
 from diffguard.scoring import Item, Scored, ScoreStream, views_of
@@ -185,13 +185,17 @@ class Detector(nn.Module):
         )
 
     def prepare(self, images: Tensor) -> Tensor:
-        """Bring images `(N, C, H, W)` in [0, 1] of any size to the working size.
+        """Bring images `(N, C, H, W)` in [0, 1] of any size to the working size, on the CPU.
 
         Raises:
             UserError: For images of another shape, dtype or range.
         """
-        images = convert_channels(check_images(images), self.image_channels)
-        return resize_and_crop(images, self.image_size)
+        images = check_images(images).cpu()
+        shape = (len(images), self.image_channels, self.image_size, self.image_size)
+        prepared = images.new_empty(shape)
+        for target, image in zip(prepared, images, strict=True):
+            target.copy_(to_working_size(image, self.image_size, self.image_channels))
+        return prepared
 
     def score_images(self, images: Tensor, *, batch_size: int = 64) -> list[Scored]:
         """Score images, with all scores and reconstructions, in their order.
@@ -201,7 +205,7 @@ class Detector(nn.Module):
             batch_size: Images of every network call.
         """
         stream = self.stream(min(batch_size, fixed_batch_size(max(1, len(images)))))
-        items = [Item(image, index=i, key=str(i)) for i, image in enumerate(self.prepare(images))]
+        items = [Item(image, index=i) for i, image in enumerate(self.prepare(images))]
         scored = stream.push(items) + stream.flush()
         return sorted(scored, key=lambda one: one.item.index)
 

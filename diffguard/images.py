@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import Literal
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -58,6 +60,36 @@ def convert_channels(images: Tensor, channels: int) -> Tensor:
         return images.expand(*images.shape[:-3], 3, *images.shape[-2:])
     weights = images.new_tensor(_LUMA).view(3, 1, 1)
     return (images * weights).sum(-3, keepdim=True)
+
+
+def to_working_size(image: Tensor, size: int, channels: int) -> Tensor:
+    """Bring one image to the size and channels that a detector works with.
+
+    Every image goes this way alone, from a file as from Python: its pixels do not depend on what
+    else is in the batch.
+
+    Args:
+        image: `(C, H, W)` in [0, 1], C = 1 or 3.
+        size: Side of the result in pixels.
+        channels: 1 for grey, 3 for RGB.
+
+    Returns:
+        `(channels, size, size)` in [0, 1], contiguous.
+    """
+    return convert_channels(resize_and_crop(image.contiguous(), size), channels).contiguous()
+
+
+def pixel_key(image: Tensor) -> str:
+    """What an image is known by where randomness belongs to it: a hash of its pixels.
+
+    Args:
+        image: `(C, H, W)` as the networks see it, on any device.
+
+    Returns:
+        32 hexadecimal digits, the same for the same pixels under any name and in any place.
+    """
+    pixels = image.detach().to("cpu", torch.float32).contiguous().numpy()
+    return hashlib.blake2b(pixels.tobytes(), digest_size=16).hexdigest()
 
 
 def resize_and_crop(image: Tensor, size: int) -> Tensor:

@@ -20,7 +20,7 @@ class Job:
     Attributes:
         image: `(C, H, W)` in [0, 1].
         label: Class to guide to; -1 is not guided.
-        key: What names the image, for randomness that belongs to it.
+        key: What the image is known by, for randomness that belongs to it.
         mask: `(H, W)` bool, where classifier-free guidance applies; None everywhere.
     """
 

@@ -22,6 +22,7 @@ from diffguard.cam import cam_mask, grad_cam, scale_cam
 from diffguard.classifiers import ClassifierOutput
 from diffguard.errors import UserError
 from diffguard.guidance import image_generator
+from diffguard.images import pixel_key
 from diffguard.recipe import Job, Reconstruction
 from diffguard.reconstruction import Reconstructor
 from diffguard.scores import ScoreRow
@@ -41,7 +42,6 @@ class Item:
         dataset: Name of its set.
         index: Place in the set, 0-based.
         path: Where it came from.
-        key: What seeds the randomness that belongs to it.
         error: Why it could not be read; then `image` is not looked at.
     """
 
@@ -50,7 +50,6 @@ class Item:
     dataset: str = "images"
     index: int = 0
     path: str = ""
-    key: str = ""
     error: str = ""
 
 
@@ -100,6 +99,8 @@ class ScoreStream:
         recipe = detector.recipe()
         if unguided:
             recipe = replace(recipe, unguided=True)
+        steering = recipe.steering
+        self._draws_crops = steering is not None and steering.draws_crops
         self.reconstructor = Reconstructor(detector.denoiser, recipe, self.batch_size)
         self._incoming: deque[Item] = deque()
         self._flying: dict[int, _InFlight] = {}
@@ -152,7 +153,8 @@ class ScoreStream:
         baselines = detector.baselines.score(output)
         jobs = []
         for row, item in enumerate(items):
-            job = Job(images[row], labels[row], (item.dataset, item.key), masks[row])
+            key = (pixel_key(item.image),) if self._draws_crops else ()
+            job = Job(images[row], labels[row], key, masks[row])
             scores = {name: float(values[row]) for name, values in baselines.items()}
             one = output.select(slice(row, row + 1))
             self._flying[id(job)] = _InFlight(
@@ -166,7 +168,7 @@ class ScoreStream:
             return predicted
         if item.label >= 0:
             return item.label
-        generator = image_generator(self.detector.seed, item.dataset, item.key, "oracle")
+        generator = image_generator(self.detector.seed, pixel_key(item.image), "oracle")
         return int(torch.randint(self.detector.classifier.num_classes, (), generator=generator))
 
     def _compare(self) -> list[Scored]:

@@ -60,6 +60,11 @@ class ClassifierSteering:
 
     _sizes: dict[torch.Size, torch.Size] = field(default_factory=dict, repr=False)
 
+    @property
+    def draws_crops(self) -> bool:
+        """Whether every image has random crops of its own."""
+        return self.crops > 0 and not self.shared_crops
+
     def gradient(
         self,
         denoiser: Denoiser,
@@ -82,7 +87,7 @@ class ClassifierSteering:
             t: `(N,)` original timesteps, on the CPU as all of the following.
             alpha: `(N,)` levels of the states.
             labels: `(N,)`, -1 for rows that are not guided.
-            keys: What names each image.
+            keys: What each image is known by; its random crops depend on it.
             steps: Synthesis steps that each sample has made.
             batch_size: Images of each classifier call, at least N, the rest of them padding; a call
                 shows one crop or several of each.

@@ -144,7 +144,6 @@ def items_of(batch: Mapping[str, Any]) -> list[Item]:
             dataset=batch["dataset"][row],
             index=int(batch["index"][row]),
             path=batch["path"][row],
-            key=batch["key"][row],
             error=batch["error"][row],
         )
         for row in range(len(batch["dataset"]))

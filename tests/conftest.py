@@ -62,7 +62,7 @@ def build_detector(settings=None, *, calibrated=True, seed=0, noisy_classifier=N
         stream = detector.stream(8, derive=False)
         from diffguard.scoring import Item
 
-        items = [Item(image, index=i, key=str(i)) for i, image in enumerate(images)]
+        items = [Item(image, index=i) for i, image in enumerate(images)]
         rows = [one.row for one in stream.push(items) + stream.flush()]
         names = detector.score_names(derived=False)
         scores = {n: torch.tensor([r.scores[n] for r in rows], dtype=torch.float64) for n in names}

@@ -45,7 +45,6 @@ def test_embedded_sets_by_name(source, count):
     assert item["image"].dtype == torch.float32
     assert 0.0 <= item["image"].min() < item["image"].max() <= 1.0
     assert (item["dataset"], item["index"], item["path"]) == ("mine", count - 1, "")
-    assert item["key"] == str(count - 1)
 
 
 def test_digits_have_labels_and_names():

@@ -30,7 +30,7 @@ def test_folder_lists_images_below_in_order(tmp_path):
     assert paths == ["a/10 x.jpeg", "a/2.JPG", "b.png"]
     item = images[2]
     assert item.pop("image").mean().item() == pytest.approx(0.2)
-    assert item == {"label": -1, "dataset": "mine", "index": 2, "path": "b.png", "key": "b.png"}
+    assert item == {"label": -1, "dataset": "mine", "index": 2, "path": "b.png"}
     assert images.class_names is None
 
 
@@ -98,9 +98,8 @@ def test_list_paths_may_hold_spaces_and_keys_are_indices(tmp_path):
     assert images.labels.tolist() == [3, 0]
     item = images[1]
     assert item.pop("image").shape == (1, 4, 4)
-    assert item == {
-        "label": 0, "dataset": "mine", "index": 1, "path": "images/c.png", "key": "1",
-    }  # fmt: skip
+    assert item == {"label": 0, "dataset": "mine", "index": 1, "path": "images/c.png"}
+    assert images.key(1) == "1"
     assert list_set("mine", lines, tmp_path, labelled=False).labels.tolist() == [-1, -1]
 
 

@@ -17,7 +17,7 @@ def test_items_carry_everything():
     image = item.pop("image")
     assert image.dtype == torch.float32
     torch.testing.assert_close(image, images[3] / 255.0)
-    assert item == {"label": 3, "dataset": "a", "index": 3, "path": "", "key": "3"}
+    assert item == {"label": 3, "dataset": "a", "index": 3, "path": ""}
 
 
 def test_iteration_ends():
@@ -32,7 +32,6 @@ def test_subset_keeps_indices_labels_and_pixels():
     assert part.labels.tolist() == list(part.indices) != list(range(5))
     for position, index in enumerate(part.indices):
         assert part[position]["index"] == index
-        assert part[position]["key"] == str(index)
         assert torch.equal(part[position]["image"], full[index]["image"])
     assert list(full.subset(5).indices) == list(part.indices)
     assert len(full) == 20

@@ -5,18 +5,26 @@ import math
 import pytest
 import torch
 from conftest import build_detector, small_settings
+from PIL import Image
 from tiny_models import tiny_classifier
 
+from datamodules.file_set import folder_set
+from datamodules.stream import EvaluationStream, collate
+from datamodules.transforms import Prepare
 from diffguard.cam import cam_mask, grad_cam, scale_cam
 from diffguard.errors import UserError
 from diffguard.scoring import Item
-from diffguard.settings import EarlyStopSettings, GuidanceSettings, InversionSettings
+from diffguard.settings import (
+    CropSettings,
+    EarlyStopSettings,
+    GuidanceSettings,
+    InversionSettings,
+)
+from lightning_modules.detector import items_of as items_of_batch
 
 
 def items_of(images, **options):
-    return [
-        Item(image, index=i, key=str(i), dataset="set", **options) for i, image in enumerate(images)
-    ]
+    return [Item(image, index=i, dataset="set", **options) for i, image in enumerate(images)]
 
 
 def score(detector, items, batch_size=8, **options):
@@ -29,7 +37,7 @@ def score(detector, items, batch_size=8, **options):
 
 def test_a_row_says_where_it_comes_from_and_what_the_classifier_said(detector, images):
     items = [
-        Item(image, label=i % 3, index=10 + i, path=f"{i}.png", dataset="mine", key=f"{i}")
+        Item(image, label=i % 3, index=10 + i, path=f"{i}.png", dataset="mine")
         for i, image in enumerate(images)
     ]
     logits = detector.classifier(images).detach()
@@ -105,25 +113,47 @@ def test_the_unguided_image_is_added_without_changing_a_score(detector, images):
         assert other.row.network_passes > one.row.network_passes
 
 
-def oracle_labels(seed=0, keys=None, label=-1, dataset="set"):
+def oracle_labels(seed=0, shades=range(40), label=-1, **options):
     """Labels to which OOD images are guided."""
     settings = small_settings(guidance=GuidanceSettings(scale=2.0, label="oracle"))
     detector = build_detector(settings, calibrated=False)
     detector.seed = seed
-    keys = keys or [str(i) for i in range(40)]
-    image = torch.full((1, 8, 8), 0.5)
-    items = [Item(image, label=label, dataset=dataset, key=key) for key in keys]
+    images = [torch.full((1, 8, 8), shade / 40) for shade in shades]
+    items = [Item(image, label=label, **options) for image in images]
     return [one.reconstruction.job.label for one in score(detector, items, derive=False)]
 
 
-def test_oracle_labels_of_ood_images_depend_on_key_set_and_seed():
+def test_oracle_labels_of_ood_images_depend_on_pixels_and_seed_alone():
     labels = oracle_labels()
     assert set(labels) == {0, 1, 2}
-    assert oracle_labels() == labels
-    assert oracle_labels(keys=[str(i) for i in reversed(range(40))]) == labels[::-1]
-    assert oracle_labels(keys=["a"] * 9) == oracle_labels(keys=["a"]) * 9
+    assert oracle_labels(shades=range(39, -1, -1)) == labels[::-1]
+    assert oracle_labels(shades=[7] * 9) == oracle_labels(shades=[7]) * 9
     assert oracle_labels(seed=1) != labels
-    assert oracle_labels(dataset="other") != labels
+    assert oracle_labels(dataset="other", path="a.png", index=5) == labels
+
+
+@pytest.mark.parametrize("name", ["crops", "oracle"])
+def test_a_file_has_the_score_of_its_pixels_under_any_name(tmp_path, name):
+    guidance = {
+        "crops": GuidanceSettings("classifier", crops=CropSettings(number=2, size=6)),
+        "oracle": GuidanceSettings(label="oracle"),
+    }
+    detector = build_detector(small_settings(guidance=guidance[name]))
+    generator = torch.Generator().manual_seed(3)
+    pixels = torch.randint(0, 256, (9, 3, 11, 17), generator=generator, dtype=torch.uint8)
+    for number, image in enumerate(pixels):
+        for folder, file in (("a", f"{number}.png"), ("b", f"{9 - number}.png")):
+            (tmp_path / folder).mkdir(exist_ok=True)
+            Image.fromarray(image.permute(1, 2, 0).numpy()).save(tmp_path / folder / file)
+    plain = detector.score(pixels / 255.0, name="diffguard/logits_l1")
+    assert len(plain.unique()) == 9
+    for folder in ("a", "b"):
+        stream = EvaluationStream([folder_set(folder, tmp_path / folder)], Prepare(8, 1))
+        items = items_of_batch(collate(list(stream)))
+        rows = [one.row for one in score(detector, items, batch_size=16)]
+        scores = [row.scores["diffguard/logits_l1"] for row in rows]
+        expected = plain if folder == "a" else plain.flip(0)
+        assert scores == expected.tolist()
 
 
 def test_the_oracle_knows_the_label_of_id_images():
@@ -161,6 +191,6 @@ def test_a_score_that_is_not_finite_names_the_file(images):
     detector = build_detector()
     with torch.no_grad():
         detector.classifier.network.fc.weight.fill_(math.inf)
-    items = [Item(images[0], path="folder/a.png", key="a")]
+    items = [Item(images[0], path="folder/a.png")]
     with pytest.raises(UserError, match=r"of image folder/a\.png is (nan|inf|-inf)"):
         score(detector, items)

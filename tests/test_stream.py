@@ -37,9 +37,7 @@ def test_items_are_prepared_and_carry_their_origin(stream):
     item = stream[6]
     index = stream.sets[1].indices[1]
     assert item.pop("image").shape == (3, 8, 8)
-    assert item == {
-        "label": -1, "dataset": "b", "index": index, "path": "", "key": str(index), "error": "",
-    }  # fmt: skip
+    assert item == {"label": -1, "dataset": "b", "index": index, "path": "", "error": ""}
 
 
 def test_batches_hold_every_item_once_in_order(stream):
@@ -105,7 +103,7 @@ def test_an_unreadable_image_is_skipped_with_its_error(broken):
     (batch,) = _loader(stream.share(0, 1).without(set()))
     assert [bool(error) for error in batch["error"]] == [False, True, False]
     assert "b.png cannot be read" in batch["error"][1]
-    assert batch["path"] == batch["key"] == ["a.png", "b.png", "c.png"]
+    assert batch["path"] == ["a.png", "b.png", "c.png"]
     assert batch["image"].mean((1, 2, 3)).tolist() == [1.0, 0.0, 1.0]
 
 
