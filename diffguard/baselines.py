@@ -14,12 +14,15 @@ from torch import Tensor, nn
 
 from diffguard.classifiers import ClassifierOutput
 from diffguard.errors import UserError
+from diffguard.mahalanobis import Mahalanobis, RelativeMahalanobis
 
 LOGIT_BASELINES = ("msp", "mls", "energy", "entropy", "gen")
 FEATURE_BASELINES = ("knn", "vim", "mahalanobis", "rmd", "she", "nnguide")
 
 # Those that compute with the weights of the classifier's last layer.
 HEAD_BASELINES = ("vim", "she", "nnguide")
+# Those that are fitted class by class.
+CLASS_BASELINES = ("mahalanobis", "rmd", "she")
 
 
 @dataclass
@@ -43,10 +46,11 @@ class Baselines:
         reference: ID training features; needed by the feature baselines.
         head: The classifier's last linear layer; needed by ViM, SHE and NNGuide.
         knn_k: Neighbours of KNN (Sun et al., 2022).
-        vim_dim: Principal dimensions of ViM (Wang et al., 2022); None takes half of D.
+        vim_dim: Principal dimensions of ViM (Wang et al., 2022), below D; None takes half of D.
 
     Raises:
-        UserError: For an unknown name, or where what a baseline needs is missing.
+        UserError: For an unknown name, if what a baseline needs is missing, and for reference
+            images that it cannot be fitted on.
     """
 
     def __init__(
@@ -84,20 +88,21 @@ class Baselines:
                 "name them in data.id.train, or leave it out of detector.baselines"
             )
         features, labels = reference.features.float().cpu(), reference.labels.cpu()
+        if not features.isfinite().all():
+            raise UserError(
+                "the classifier's features of the ID training images are not finite: check its "
+                "weights, classifier.mean and classifier.std"
+            )
         head = None if head is None else _cpu_copy(head)
+        check_head_baselines(self.names, head, vim_dim)
+        check_classes(self.names, labels, [str(k) for k in range(int(labels.max()) + 1)])
         for name in wanted:
-            if name in HEAD_BASELINES and head is None:
-                raise UserError(
-                    f"baseline {name} needs the classifier's last linear layer: name it in "
-                    f"classifier.feature_layer, or leave {name} out of detector.baselines"
-                )
             if name == "knn" and len(features) < knn_k:
                 raise UserError(
                     f"detector.knn_k is {knn_k}, but there are only {len(features)} ID training "
                     "images: lower it"
                 )
-            detector = _feature_detector(ood, name, features.shape[1], head, knn_k, vim_dim)
-            self._features[name] = detector.fit_features(features, labels)
+            self._features[name] = _fitted(name, ood, features, labels, head, knn_k, vim_dim)
 
     def score(self, output: ClassifierOutput) -> dict[str, Tensor]:
         """Score a batch.
@@ -114,16 +119,8 @@ class Baselines:
             if name in self._logits:
                 scores[name] = self._logits[name].predict_logits(logits).double()
             else:
-                scores[name] = self._predict(name, features).double()
+                scores[name] = self._features[name].predict_features(features).double()
         return scores
-
-    def _predict(self, name: str, features: Tensor) -> Tensor:
-        detector = self._features[name]
-        if name not in ("mahalanobis", "rmd"):
-            return detector.predict_features(features)
-        # Their small matrix products round by a row's place in the batch.
-        rows = [detector.predict_features(features[i : i + 1]) for i in range(len(features))]
-        return torch.cat(rows)
 
 
 def check_names(names: Sequence[str]) -> None:
@@ -138,6 +135,48 @@ def check_names(names: Sequence[str]) -> None:
             raise UserError(f"baseline {name!r} is not known, expected one of {', '.join(known)}")
 
 
+def check_head_baselines(names: Sequence[str], head: nn.Linear | None, vim_dim: int | None) -> None:
+    """Refuse baselines that need another last layer than the classifier has.
+
+    Raises:
+        UserError: Naming the baseline or the setting.
+    """
+    for name in names:
+        if name in HEAD_BASELINES and head is None:
+            raise UserError(
+                f"baseline {name} needs the classifier's last linear layer: name it in "
+                f"classifier.feature_layer, or leave {name} out of detector.baselines"
+            )
+    if "vim" in names and head is not None and (vim_dim or 0) >= head.in_features:
+        raise UserError(
+            f"detector.vim_dim is {vim_dim}, but the classifier has {head.in_features} features: "
+            "expected fewer dimensions than features; null takes half of them"
+        )
+
+
+def check_classes(names: Sequence[str], labels: Tensor, class_names: Sequence[str]) -> None:
+    """Refuse baselines that are fitted class by class if a class has no reference image.
+
+    Args:
+        names: The baselines in use.
+        labels: `(N,)` int64, classes of the reference images.
+        class_names: Names of all classes.
+
+    Raises:
+        UserError: Naming the baselines and the classes.
+    """
+    affected = [name for name in names if name in CLASS_BASELINES]
+    present = set(labels.tolist())
+    empty = [name for k, name in enumerate(class_names) if k not in present]
+    if affected and empty:
+        raise UserError(
+            f"baselines {', '.join(affected)} need a reference image of each class, but "
+            f"{len(empty)} of {len(class_names)} classes have none ({', '.join(empty[:3])}): raise "
+            "detector.reference_images, add images of them to data.id.train, or leave "
+            f"{', '.join(affected)} out of detector.baselines"
+        )
+
+
 def _cpu_copy(head: nn.Linear) -> nn.Linear:
     copy = nn.Linear(head.in_features, head.out_features, bias=True)
     with torch.no_grad():
@@ -146,19 +185,41 @@ def _cpu_copy(head: nn.Linear) -> nn.Linear:
     return copy.requires_grad_(requires_grad=False)
 
 
-def _feature_detector(
-    ood: Any, name: str, width: int, head: nn.Linear | None, knn_k: int, vim_dim: int | None
+def _fitted(
+    name: str,
+    ood: Any,
+    features: Tensor,
+    labels: Tensor,
+    head: nn.Linear | None,
+    knn_k: int,
+    vim_dim: int | None,
 ) -> Any:
     if name == "knn":
-        return ood.KNN(None, k=knn_k)
+        return ood.KNN(None, k=knn_k).fit_features(features, labels)
     if name == "mahalanobis":
-        return ood.Mahalanobis(None)
+        return Mahalanobis(features, labels)
     if name == "rmd":
-        return ood.RMD(None)
+        return RelativeMahalanobis(features, labels)
     if head is None:
         raise UserError(f"baseline {name} needs the classifier's last linear layer")
     if name == "vim":
-        return ood.ViM(None, d=vim_dim or width // 2, w=head.weight, b=head.bias)
+        dimensions = vim_dim or features.shape[1] // 2
+        detector = ood.ViM(None, d=dimensions, w=head.weight, b=head.bias)
+        return detector.fit_features(features, labels)
     if name == "she":
-        return ood.SHE(None, head)
-    return ood.NNGuide(None, head)
+        _check_patterns(features, labels, head)
+        return ood.SHE(None, head).fit_features(features, labels)
+    return ood.NNGuide(None, head).fit_features(features, labels)
+
+
+def _check_patterns(features: Tensor, labels: Tensor, head: nn.Linear) -> None:
+    """SHE averages the reference images of each class that the classifier recognizes."""
+    right = set(labels[head(features).argmax(1) == labels].tolist())
+    empty = [str(k) for k in range(head.out_features) if k not in right]
+    if empty:
+        raise UserError(
+            "baseline she needs a correctly classified reference image of each class, but "
+            f"{len(empty)} of {head.out_features} classes have none (numbers "
+            f"{', '.join(empty[:3])}, counted from 0): raise detector.reference_images, or leave "
+            "she out of detector.baselines"
+        )

@@ -220,9 +220,14 @@ class ScoreStream:
         for name, value in scores.items():
             if not math.isfinite(value):
                 place = item.path or f"{item.dataset}[{item.index}]"
+                networks = (
+                    "classifier gives"
+                    if name in one.baselines
+                    else ("classifier and the diffusion model give")
+                )
                 raise UserError(
-                    f"score {name} of image {place} is {value}: check that the classifier and "
-                    "the diffusion model give finite outputs (bf16 instead of fp16 may help)"
+                    f"score {name} of image {place} is {value}: check that the {networks} finite "
+                    "outputs (bf16 instead of fp16 may help)"
                 )
         return ScoreRow(
             dataset=item.dataset,

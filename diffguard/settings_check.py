@@ -8,7 +8,7 @@ from typing import Any, get_args
 
 from torch import nn
 
-from diffguard.baselines import check_names
+from diffguard.baselines import check_head_baselines, check_names
 from diffguard.calibration import FUSION, FUSION_BASELINES, score_names
 from diffguard.classifiers import Classifier
 from diffguard.denoisers import Denoiser
@@ -92,6 +92,7 @@ def check_models(
         UserError: Naming the setting.
     """
     inversion, guidance = settings.inversion, settings.guidance
+    check_head_baselines(settings.baselines, classifier.head, settings.vim_dim)
     _check_steps(settings, len(denoiser.schedule))
     crops = guidance.crops
     if crops.number and crops.size is None and classifier.size is None:
@@ -122,10 +123,11 @@ def check_models(
             "detector.sampler.clip clamps pixels to their range, which the latents of this model "
             "do not have: set it to false"
         )
-    if denoiser.num_classes not in (None, classifier.num_classes):
+    if needs_classes and denoiser.num_classes != classifier.num_classes:
         raise UserError(
             f"the classifier has {classifier.num_classes} classes but the diffusion model "
-            f"{denoiser.num_classes}: both must know the same ones"
+            f"{denoiser.num_classes}: both must know the same ones, or set detector.guidance.kind "
+            "to classifier and detector.inversion.condition to null"
         )
 
 

@@ -2,7 +2,13 @@ import pytest
 import torch
 from torch import nn
 
-from diffguard.baselines import FEATURE_BASELINES, LOGIT_BASELINES, Baselines, Reference
+from diffguard.baselines import (
+    FEATURE_BASELINES,
+    LOGIT_BASELINES,
+    Baselines,
+    Reference,
+    check_classes,
+)
 from diffguard.classifiers import ClassifierOutput
 from diffguard.errors import UserError
 
@@ -57,6 +63,74 @@ def test_a_row_does_not_depend_on_its_place(reference, head):
         assert torch.equal(values[order], moved[name]), name
 
 
+def squared_distance(features, mean, scatter):
+    difference = features - mean
+    return torch.einsum("nd,de,ne->n", difference, torch.linalg.inv(scatter), difference)
+
+
+def scatter_of(features, means):
+    return sum(torch.outer(row, row) for row in features - means)
+
+
+@pytest.mark.parametrize("width", [6, 90])
+def test_mahalanobis_and_rmd_are_their_formulas(width):
+    """A covariance around the class means; with 90 features of 60 images it has no inverse."""
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(60) % 3
+    features = (torch.randn(60, width, generator=generator) + 2 * labels[:, None]).relu()
+    rows = 3 * torch.rand(5, width, generator=generator)
+    double, ridge = features.double(), 1e-6 * torch.eye(width)
+    means = torch.stack([double[labels == k].mean(0) for k in range(3)])
+    within = scatter_of(double, means[labels]) + ridge
+    total = scatter_of(double, double.mean(0)) + ridge
+    nearest = torch.stack([squared_distance(rows.double(), mean, within) for mean in means]).amin(0)
+    overall = squared_distance(rows.double(), double.mean(0), total)
+    baselines = Baselines(["mahalanobis", "rmd"], Reference(features, labels))
+    scores = baselines.score(ClassifierOutput(torch.zeros(5, 3), rows))
+    torch.testing.assert_close(scores["mahalanobis"], nearest / 2, rtol=1e-6, atol=0)
+    torch.testing.assert_close(scores["rmd"], nearest - overall, rtol=1e-6, atol=1e-6)
+    for k in range(5):
+        alone = baselines.score(ClassifierOutput(torch.zeros(8, 3), rows[[k] * 8]))
+        torch.testing.assert_close(alone["rmd"][0], scores["rmd"][k], rtol=1e-12, atol=1e-9)
+
+
+def test_mahalanobis_and_rmd_are_those_of_pytorch_ood(reference):
+    from pytorch_ood import detector as ood
+
+    scores = Baselines(["mahalanobis", "rmd"], reference).score(
+        ClassifierOutput(torch.zeros(60, 3), reference.features + 1)
+    )
+    for name, cls in (("mahalanobis", ood.Mahalanobis), ("rmd", ood.RMD)):
+        theirs = cls(None).fit_features(reference.features, reference.labels)
+        expected = theirs.predict_features(reference.features + 1).double()
+        torch.testing.assert_close(scores[name], expected, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["mahalanobis", "rmd", "she"])
+def test_a_class_without_reference_images_is_named(name, reference, head):
+    kept = reference.labels != 1
+    reference = Reference(reference.features[kept], reference.labels[kept])
+    with pytest.raises(UserError, match=rf"{name} need a reference image of each class.*\(1\)"):
+        Baselines([name], reference, head)
+    with pytest.raises(UserError, match=rf"1 of 3 classes have none \(bee\).*leave {name} out"):
+        check_classes([name, "knn"], reference.labels, ["ant", "bee", "cat"])
+    check_classes(["knn", "vim"], reference.labels, ["ant", "bee", "cat"])
+
+
+def test_she_needs_a_recognized_image_of_each_class(reference, head):
+    mixed = Reference(reference.features, 2 - reference.labels)
+    with pytest.raises(UserError, match=r"2 of 3 classes have none \(numbers 0, 2"):
+        Baselines(["she"], mixed, head)
+
+
+def test_vim_takes_fewer_dimensions_than_there_are_features(reference, head):
+    for dimensions in (6, 9999):
+        with pytest.raises(UserError, match=rf"vim_dim is {dimensions}, .* has 6 features"):
+            Baselines(["vim"], reference, head, vim_dim=dimensions)
+    scores = Baselines(["vim"], reference, head, vim_dim=5).score(output_of(head, torch.eye(6)))
+    assert scores["vim"].isfinite().all()
+
+
 @pytest.mark.parametrize(
     ("names", "arguments", "said"),
     [
@@ -64,10 +138,13 @@ def test_a_row_does_not_depend_on_its_place(reference, head):
         (["knn"], {}, "data.id.train"),
         (["vim"], {"with_reference": True}, "last linear layer"),
         (["knn"], {"with_reference": True, "knn_k": 61}, "knn_k is 61"),
+        (["msp", "knn"], {"with_reference": True, "spoiled": True}, "features .* not finite"),
     ],
 )
 def test_what_is_missing_is_named(names, arguments, said, reference):
     given = dict(arguments)
+    if given.pop("spoiled", False):
+        reference.features[3, 2] = float("nan")
     reference = reference if given.pop("with_reference", False) else None
     with pytest.raises(UserError, match=said):
         Baselines(names, reference, None, **given)
