@@ -179,6 +179,7 @@ def _dry_run(content: dict[str, Any], objects: Any) -> int:
 
 def _detector(content: dict[str, Any], objects: Any) -> tuple[Detector, list[str]]:
     """The checkpoint's detector, and the settings for which it must be calibrated anew."""
+    from diffguard.calibration import Calibration
     from diffguard.checkpoint import detector_from
     from diffguard.settings import DECIDING, to_dict
     from lightning_modules.trainers import cast_weights
@@ -186,15 +187,29 @@ def _detector(content: dict[str, Any], objects: Any) -> tuple[Detector, list[str
     asked, stored = to_dict(objects.detector), content["settings"]
     fixed = (*DECIDING, *_FASTER)
     changed = [key for key in asked if key not in fixed and asked[key] != stored.get(key)]
+    combines = bool(changed) and _only_combines(content, objects.detector, changed)
     detector = detector_from(
         content,
-        settings=None if changed else asked,
+        settings=None if changed and not combines else asked,
         trusted=objects.trusted,
         folder=Path(objects.ckpt).parent,
         diffusion=objects.diffusion_model,
     )
     cast_weights(detector.denoiser, objects.trainer)
+    if combines:
+        scores = content["calibration"]["scores"]
+        detector.calibration = Calibration.refit(scores, detector.settings)
+        changed = []
     return detector, changed
+
+
+def _only_combines(content: dict[str, Any], settings: Any, changed: list[str]) -> bool:
+    """Whether changed settings only choose among the checkpoint's scores and combine them."""
+    from diffguard.calibration import score_names
+    from diffguard.settings import COMBINING
+
+    names = score_names(settings, derived=False)
+    return set(changed) <= set(COMBINING) and set(names) <= set(content["calibration"]["scores"])
 
 
 def _calibrate_again(
@@ -209,7 +224,16 @@ def _calibrate_again(
     current.say(f"detector.{changed} differs from the checkpoint's: calibrating again")
     models = (old.classifier, old.denoiser, old.noisy_classifier)
     identity = {"checkpoint": scoring.identity["checkpoint"]}
-    scoring.detector = calibrated(current, objects.detector, *models, "calibrate", folder, identity)
+    same_images = objects.detector.reference_images == old.settings.reference_images
+    scoring.detector = calibrated(
+        current,
+        objects.detector,
+        *models,
+        "calibrate",
+        folder,
+        identity,
+        reference=old.reference if same_images else None,
+    )
 
 
 def _score_sets(content: dict[str, Any], objects: Any) -> int:

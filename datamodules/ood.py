@@ -24,6 +24,7 @@ from datamodules.stream import (
     OnError,
     TrainingLoader,
     TrainingStream,
+    check_sockets,
     collate,
 )
 from datamodules.transforms import Augmentation, Prepare, augmentation
@@ -111,6 +112,8 @@ class OODDataModule(LightningDataModule):
             value = getattr(self, key)
             if isinstance(value, int) and value < minimum:
                 raise UserError(f"data.{key} must be at least {minimum}, got {value}")
+        if self.num_workers > 0:
+            check_sockets()
         if self.channels not in (1, 3):
             raise UserError(f"data.channels must be 1 (grey) or 3 (RGB), got {self.channels}")
         check_sets(self.name, self.id, self.ood, self.ood_validation, self.root)

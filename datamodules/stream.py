@@ -6,8 +6,10 @@ would bury an exception in its traceback; `ImageLoader` raises it in the main pr
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
+from multiprocessing.connection import Listener
 from typing import Any, Literal
 
 import numpy as np
@@ -21,6 +23,25 @@ from datamodules.transforms import Prepare
 from diffguard.errors import UserError
 
 OnError = Literal["stop", "skip"]
+
+
+def check_sockets() -> None:
+    """Make sure that worker processes can hand over what they have read.
+
+    They use sockets in the folder for temporary files. The system limits the length of a socket's
+    path to about 100 characters; a loader would wait forever for a worker without a socket.
+
+    Raises:
+        UserError: If no socket can be made.
+    """
+    try:
+        Listener(family="AF_UNIX").close()
+    except OSError as error:
+        raise UserError(
+            "data.num_workers above 0 needs sockets in the folder for temporary files, "
+            f"{tempfile.gettempdir()}, which failed ({error}): set TMPDIR to a folder with a short "
+            "path, or data.num_workers to 0"
+        ) from error
 
 
 class EvaluationStream(Dataset[dict[str, Any]]):

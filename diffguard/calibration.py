@@ -94,6 +94,17 @@ class Calibration:
         calibration.scores |= {name: torch.from_numpy(v) for name, v in derived.items()}
         return calibration
 
+    @classmethod
+    def refit(cls, scores: Mapping[str, Tensor], settings: DetectorSettings) -> Calibration:
+        """Calibrate other settings from the scores of a calibration, which hold all they need.
+
+        Args:
+            scores: Scores of the ID validation images, derived ones of the old settings included.
+            settings: Settings that differ from those of the scores in `COMBINING` only.
+        """
+        names = score_names(settings, derived=False)
+        return cls.fit({name: scores[name] for name in names}, settings)
+
     def surprise(self, name: str, values: np.ndarray) -> np.ndarray:
         """How unlikely a score is on ID images: -log of the share of them that score as high.
 

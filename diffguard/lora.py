@@ -83,6 +83,6 @@ def _peft() -> Any:
         import peft
     except ImportError as error:
         raise UserError(
-            'LoRA needs the package peft: pip install "diffguard-lightning[lora]"'
+            'LoRA needs the package peft: pip install -e ".[lora]" in the clone of DiffGuard'
         ) from error
     return peft

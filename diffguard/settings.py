@@ -186,6 +186,8 @@ class DetectorSettings:
 
 # Settings that decide on new images and change no score.
 DECIDING = ("decision", "accept")
+# Settings that choose among the columns of a score table, or combine them.
+COMBINING = ("distances", "unguided", "distance", "combine", "tandem_band", "baselines", "fused")
 
 
 def to_dict(settings: DetectorSettings) -> dict[str, Any]:

@@ -75,6 +75,8 @@ def calibrated(
     title: str,
     folder: Path,
     identity: Mapping[str, Any],
+    *,
+    reference: Reference | None = None,
 ) -> Detector:
     """A detector calibrated on ID validation images; one that was interrupted goes on.
 
@@ -87,6 +89,7 @@ def calibrated(
         title: What the progress bar calls it.
         folder: Where the scores go, to `calibration`, or beside it where that holds others.
         identity: What tells the models from others.
+        reference: Features of ID training images; None computes them if a baseline needs them.
     """
     data = run.data
     # What is plain below must not hide a mistake until the images are scored.
@@ -105,9 +108,8 @@ def calibrated(
     precision = trainer.precision_plugin.test_step_context
     loader = data.stream_loader(data.id_stream("validation"))
     check_classifier(bare, loader, settings, data.read_size, run.say)
-    reference = None
     identity = {**identity, "precision": run.trainer.precision}
-    if needs_reference(settings):
+    if reference is None and needs_reference(settings):
         # Lists are often sorted by class: the first images would be of a few classes only.
         stream = data.id_stream("train", settings.reference_images)
         identity["reference"] = stream.sets[0].fingerprint()

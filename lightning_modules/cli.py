@@ -19,12 +19,12 @@ from jsonargparse import ArgumentError, ArgumentParser, Namespace
 from diffguard.errors import UserError
 from diffguard.printing import accept_all_text, say
 from lightning_modules.interrupts import INTERRUPTED, SAID
+from lightning_modules.parser_messages import plain_message
 
 USER_ERROR = 2
 SKIPPED_FILES = 3
 TIME_IS_UP = 4
 _SECTIONS = ("data", "classifier", "diffusion", "noisy_classifier", "trainer")
-_MAPPING = "Expected names and values, as in '{name: value}' with a space after the colon."
 _OUT_OF_MEMORY = (
     "out of memory: take a smaller --data.train_batch_size (training) or --data.batch_size "
     "(calibration and scoring), and start again; what is finished is kept"
@@ -62,7 +62,7 @@ def parse(parser: Parser, argv: Sequence[str]) -> Namespace:
     """Parse a command line.
 
     Raises:
-        UserError: For an unknown key, a wrong type or an unreadable config.
+        UserError: For an unknown key, a wrong type, an empty value or an unreadable config.
     """
     try:
         namespace = parser.parse_args(list(argv))
@@ -74,6 +74,9 @@ def parse(parser: Parser, argv: Sequence[str]) -> Namespace:
         value = namespace.get(section, Namespace())
         if not isinstance(value, Namespace):
             raise UserError(f"{section} must be a section of keys and values, got {value!r}")
+    for key, value in namespace.items():
+        if value == "":
+            raise UserError(f"--{key} is empty: give it a value, or leave it out")
     return namespace
 
 
@@ -82,8 +85,7 @@ def one_line(error: BaseException) -> str:
     lines = [line.strip().removeprefix("- ") for line in str(error).splitlines()]
     lines = [line for line in lines if line.strip("-")]
     text = " ".join(lines) or type(error).__name__
-    text = text.replace("Expected a <class 'dict'>.", _MAPPING)
-    return re.sub(r'Parser key "([^"]+)":', r"--\1:", text)
+    return plain_message(re.sub(r'Parser key "([^"]+)":', r"--\1:", text))
 
 
 def run(main: Callable[[Sequence[str]], int], argv: Sequence[str] | None = None) -> NoReturn:

@@ -1,11 +1,11 @@
 """The checkpoints that the conversion tests run on, with their inputs and expected outputs.
 
 A folder holds, for each, a `<name>.json` (hyper-parameters, names of the two other files) and a
-`<name>.npz` (inputs and outputs). `DIFFGUARD_CHECKPOINTS` names another folder.
+`<name>.npz` (inputs and outputs). `DIFFGUARD_CHECKPOINTS` names another folder than
+`tests/checkpoints`.
 """
 
 import gzip
-import hashlib
 import json
 import os
 import re
@@ -19,15 +19,11 @@ from diffguard.conversion import CheckpointOptions
 from diffguard.conversion.safe_load import read_checkpoint_tensors
 
 OWN = Path(__file__).parent / "checkpoints"
-_SHARED = OWN.parents[2] / "shared" / "checkpoints"
 SUFFIXES = (".pt", ".pth", ".ckpt", ".bin", ".safetensors")
 
 
-def folders():
-    named = os.environ.get("DIFFGUARD_CHECKPOINTS")
-    if named:
-        return [Path(named)]
-    return [folder for folder in (OWN, _SHARED) if folder.is_dir()]
+def folder():
+    return Path(os.environ.get("DIFFGUARD_CHECKPOINTS") or OWN)
 
 
 @dataclass(frozen=True)
@@ -66,10 +62,6 @@ class Case:
             found = {**{key: inputs[key] for key in ("x", "t")}, **found}
         return {key: torch.from_numpy(value) for key, value in found.items()}
 
-    def fingerprint(self):
-        files = [self.folder / f"{self.name}.json", self.folder / self.info["arrays"], self.file]
-        return hashlib.sha256(b"".join(f.read_bytes() for f in files if f)).hexdigest()
-
     def options(self):
         info = self.info
         return options_of(info.get("flags") or info.get("Model") or info.get("yaml"))
@@ -106,20 +98,14 @@ def cases_in(folder):
 
 
 def cases():
-    """Everything in all folders; what is there twice, byte for byte, once."""
-    found = {}
-    for folder in folders():
-        for case in cases_in(folder):
-            found.setdefault(case.fingerprint(), case)
-    return list(found.values())
+    """Everything that is compared with stored outputs."""
+    return cases_in(folder())
 
 
 def full_size():
     """Names and shapes of full-size models: `(title, entry)`."""
-    for folder in (*folders(), OWN):
-        if (folder / "fullsize_keys.json.gz").is_file():
-            return list(_full_size_in(folder).items())
-    return []
+    has_own = (folder() / "fullsize_keys.json.gz").is_file()
+    return list(_full_size_in(folder() if has_own else OWN).items())
 
 
 def _full_size_in(folder):

@@ -1,5 +1,9 @@
 """What several test files need: one thread, a tiny detector, a tiny trained run."""
 
+import contextlib
+import tempfile
+from multiprocessing import connection
+
 import pytest
 import torch
 from tiny_families import FILES, write_folder, write_stable_diffusion
@@ -23,6 +27,21 @@ CLASSES = 3
 @pytest.fixture(autouse=True, scope="session")
 def _one_thread():
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _short_sockets():
+    """Put the sockets of processes below /tmp if TMPDIR is longer than the name of one may be.
+
+    Python does so by itself from 3.14 on.
+    """
+    with pytest.MonkeyPatch.context() as patch, contextlib.ExitStack() as stack:
+        try:
+            connection.Listener(family="AF_UNIX").close()
+        except OSError:
+            folder = stack.enter_context(tempfile.TemporaryDirectory(dir="/tmp"))
+            patch.setattr("multiprocessing.util.get_temp_dir", lambda: folder)
+        yield
 
 
 def small_settings(**changes):

@@ -36,6 +36,11 @@ def parser():
     return parser
 
 
+@pytest.fixture(scope="module")
+def training():
+    return train.build_parser()
+
+
 @pytest.fixture(autouse=True)
 def _first_process(monkeypatch):
     monkeypatch.delenv("LOCAL_RANK", raising=False)
@@ -111,6 +116,42 @@ def test_the_scripts_refuse_unknown_and_shortened_keys(argv):
         parse(train.build_parser(), argv)
     with pytest.raises(UserError, match=argv[0]):
         parse(evaluate.build_parser(), ["--ckpt", "x", *argv])
+
+
+@pytest.mark.parametrize(
+    ("argv", "line"),
+    [
+        (["--seed", "x"], "--seed: expected a whole number, got x"),
+        (["--seed", ""], "--seed: expected a whole number, got nothing"),
+        (["--run_dir", ""], "--run_dir is empty: give it a value, or leave it out"),
+        (["--classifier.ckpt", ""], "--classifier.ckpt is empty: give it a value, or leave it out"),
+        (["--stages", "classifier"], "--stages: expected a list such as '[a, b]', got classifier"),
+        (
+            ["--stages", "[calibration]"],
+            "--stages: expected classifier, diffusion, noisy_classifier or calibrate, "
+            "got calibration",
+        ),
+        (["--data", "x"], "--data: expected its keys and values, or a YAML file that holds them"),
+        (["--data={x: 1}"], "data has no key 'x'"),
+        (["--data.limit", "1.5"], "--data.limit: expected a whole number or null, got 1.5"),
+        (
+            ["--data.ood.far", "x"],
+            "--data.ood.far: expected names and values such as '{name: value}', with a space after "
+            "the colon, got x",
+        ),
+        (
+            ["--classifier.mean", "1"],
+            "--classifier.mean: expected a list of numbers or null, got 1",
+        ),
+        (["--detector.accept", "null"], "--detector.accept: expected a number, got null"),
+        (["--detector.combine", "x"], "--detector.combine: expected mean or tandem, got x"),
+        (["--trainer.progress", "x"], "--trainer.progress: expected true or false, got x"),
+    ],
+)
+def test_values_of_a_wrong_type_are_named_in_plain_words(training, argv, line):
+    with pytest.raises(UserError) as caught:
+        parse(training, argv)
+    assert str(caught.value) == line
 
 
 def raising(error):

@@ -161,6 +161,13 @@ def test_wrong_settings_are_named(root, option, value, message):
         _module(root, **{option: value})
 
 
+def test_workers_need_a_short_folder_for_temporary_files(root, monkeypatch):
+    monkeypatch.setattr("multiprocessing.util.get_temp_dir", lambda: f"/tmp/{'x' * 110}")
+    with pytest.raises(UserError, match=r"data\.num_workers above 0 needs .* set TMPDIR to"):
+        _module(root, num_workers=1)
+    _module(root, num_workers=0)
+
+
 def test_download_is_asked_for_once_and_by_prepare_data_only(root, monkeypatch):
     asked = []
 

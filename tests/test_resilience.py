@@ -1,7 +1,6 @@
 """Real processes that are killed, fail or disagree: in the end the table is always the same."""
 
 import json
-import os
 import shutil
 from pathlib import Path
 
@@ -152,8 +151,12 @@ def test_an_unreadable_image_ends_all_processes_and_nothing_is_lost(tmp_path, da
     assert (folder / "scores.csv").read_bytes() == whole
 
 
-def test_machines_that_share_no_folder_are_told_before_anything_is_scored(tmp_path, data_root):
-    folder = Path(os.path.relpath(tmp_path / "run"))
+def test_machines_that_share_no_folder_are_told_before_anything_is_scored(
+    tmp_path, data_root, monkeypatch
+):
+    # A path without "..": it means another folder in each process, wherever the clone lies.
+    monkeypatch.chdir(tmp_path)
+    folder = Path("run")
     apart = Elsewhere(1, tmp_path / "other")
     assert evaluate(folder, data_root, world=2, death=apart) == [2, 0]
     assert "process 1 does not see in" in said(folder)

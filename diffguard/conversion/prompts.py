@@ -56,7 +56,7 @@ def encode_prompts(folder: Path, class_names: Sequence[str], prompt: str) -> Ten
     except ImportError as error:
         raise UserError(
             "a model with a text encoder needs the package transformers: "
-            'pip install "diffguard-lightning[text]"'
+            'pip install -e ".[text]" in the clone of DiffGuard'
         ) from error
     logging.disable_progress_bar()
     try:

@@ -1,0 +1,53 @@
+"""Plain words for the parser's messages about values.
+
+jsonargparse names Python types and lists the errors of every member of a union.
+"""
+
+from __future__ import annotations
+
+import re
+
+_NAMES = {
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+    "str": "text",
+    "list": "a list such as '[a, b]'",
+    "list[int]": "a list of whole numbers",
+    "list[float]": "a list of numbers",
+    "list[str]": "a list of names such as '[a, b]'",
+    "dict": "names and values such as '{name: value}', with a space after the colon",
+    "NoneType": "null",
+}
+_TYPE = re.compile(r"<class '(\w+)'>|typing\.Literal\[([^\]]*)\]|(list\[\w+\])|(dict)\[")
+_UNION = re.compile(
+    r"Does not validate against any of the Union subtypes Subtypes: \[(.*?)\] Errors: .*?"
+    r"(?:Given value|Got value):\s*(.*)$"
+)
+_SINGLE = re.compile(r"Expected a (<class '\w+'>|typing\.Literal\[[^\]]*\])\. Got value:\s*(.*)$")
+_SECTION = re.compile(r"Unable to load config .*$")
+_UNKNOWN = re.compile(r"Group '([\w.]+)' does not accept option '([^']*)'")
+_LONGEST = 200
+_AS_YAML = {"": "nothing", "None": "null", "True": "true", "False": "false"}
+
+
+def plain_message(text: str) -> str:
+    """A message of the parser, given on one line, with types and values as YAML knows them."""
+    for pattern in (_UNION, _SINGLE):
+        if match := pattern.search(text):
+            return text[: match.start()] + _expected(*match.groups())
+    text = _SECTION.sub("expected its keys and values, or a YAML file that holds them", text)
+    return _UNKNOWN.sub(r"\1 has no key '\2'", text)
+
+
+def _expected(types: str, value: str) -> str:
+    names: list[str] = []
+    for plain, choices, of, mapping in _TYPE.findall(types):
+        if choices:
+            names += re.findall(r"'([^']*)'", choices)
+        else:
+            names.append(_NAMES.get(plain or of or mapping, plain or of or mapping))
+    *others, last = dict.fromkeys(names)
+    expected = f"{', '.join(others)} or {last}" if others else last
+    value = value if len(value) <= _LONGEST else f"{value[:_LONGEST]}…"
+    return f"expected {expected}, got {_AS_YAML.get(value, value)}"
