@@ -124,6 +124,14 @@ class Detector(nn.Module):
 
         return load_detector(path, device=device, trusted=trusted, diffusion=diffusion)
 
+    def train(self, mode: bool = True) -> Detector:  # noqa: ARG002
+        """Stay in evaluation mode, whatever the mode of a module around the detector.
+
+        In training mode the classifier's normalization layers would learn from the images that
+        are judged, and dropout would change their scores.
+        """
+        return super().train(mode=False)
+
     @property
     def device(self) -> torch.device:
         """Where the classifier's weights are."""
@@ -172,6 +180,8 @@ class Detector(nn.Module):
         self, batch_size: int, *, derive: bool = True, unguided: bool = False
     ) -> ScoreStream:
         """A stream that scores images in calls of one shape; see `ScoreStream`."""
+        # A part may have been put into training mode by itself.
+        self.eval()
         network, settings = getattr(self.denoiser, "network", None), self.settings
         if isinstance(network, nn.Module):
             accelerate(network, compile=settings.compile, channels_last=settings.channels_last)
@@ -202,10 +212,16 @@ class Detector(nn.Module):
 
         Args:
             images: `(N, C, H, W)` in [0, 1], C = 1 or 3, any size.
-            batch_size: Images of every network call.
+            batch_size: Images of every network call, at least 1.
+
+        Raises:
+            UserError: For images of another shape, dtype or range, or a batch size below 1.
         """
+        if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+            raise UserError(f"batch_size must be a whole number of at least 1, got {batch_size!r}")
+        images = self.prepare(images)
         stream = self.stream(min(batch_size, fixed_batch_size(max(1, len(images)))))
-        items = [Item(image, index=i) for i, image in enumerate(self.prepare(images))]
+        items = [Item(image, index=i) for i, image in enumerate(images)]
         scored = stream.push(items) + stream.flush()
         return sorted(scored, key=lambda one: one.item.index)
 
@@ -215,7 +231,7 @@ class Detector(nn.Module):
         Args:
             images: `(N, C, H, W)` in [0, 1], C = 1 or 3, any size.
             name: Which score; None is `settings.decision`.
-            batch_size: Images of every network call.
+            batch_size: Images of every network call, at least 1.
 
         Returns:
             `(N,)` float64 on the CPU, higher = more OOD.
@@ -237,7 +253,7 @@ class Detector(nn.Module):
         Args:
             images: `(N, C, H, W)` in [0, 1], C = 1 or 3, any size.
             accept: Share of ID images that the threshold accepts; None is `settings.accept`.
-            batch_size: Images of every network call.
+            batch_size: Images of every network call, at least 1.
 
         Raises:
             UserError: For images of another shape, dtype or range, without calibration, or with

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -17,31 +17,72 @@ Interpolation = Literal["bilinear", "bicubic"]
 _LUMA = (0.299, 0.587, 0.114)
 
 
+# Rounding leaves values this far outside [0, 1], in half precision too; an 8-bit level is 0.004.
+_ROUNDING = 1e-3
+
+
 def check_images(images: Tensor) -> Tensor:
     """Check a batch of images and return it as float32.
 
     Args:
-        images: `(N, C, H, W)` with C = 1 or 3, any floating dtype, values in [0, 1].
+        images: `(N, C, H, W)` with C = 1 or 3, any floating dtype, values in [0, 1]. Values up to
+            0.001 outside, as rounding leaves them, are clamped.
 
     Returns:
-        The same images as float32.
+        The same images as float32, without a graph.
 
     Raises:
-        UserError: For another shape, dtype or value range, or values that are not finite.
+        UserError: For another type, shape, dtype or value range, or values that are not finite.
     """
-    if not isinstance(images, Tensor) or images.ndim != 4 or images.shape[1] not in (1, 3):
-        shape = tuple(getattr(images, "shape", ()))
-        raise UserError(f"images must be a tensor (N, C, H, W) with C = 1 or 3, got shape {shape}")
+    if not isinstance(images, Tensor):
+        raise UserError(f"images must be a tensor (N, C, H, W), got {_advice(images)}")
+    shape = tuple(images.shape)
+    if images.ndim != 4 or shape[1] not in (1, 3):
+        advice = ""
+        if images.ndim == 3 and shape[0] in (1, 3):
+            advice = ": one image needs another dimension, images[None]"
+        elif images.ndim == 4 and shape[3] in (1, 3):
+            advice = ": move the channels with images.permute(0, 3, 1, 2)"
+        raise UserError(
+            f"images must be a tensor (N, C, H, W) with C = 1 or 3, got shape {shape}{advice}"
+        )
+    if 0 in shape[2:]:
+        raise UserError(f"images must be at least 1 pixel high and wide, got shape {shape}")
     if not images.is_floating_point():
         raise UserError(
-            f"images must be floating point in [0, 1], got {images.dtype}: divide 8-bit by 255"
+            f"images must be floating point in [0, 1], got {images.dtype}: divide 8-bit by 255, "
+            "as in images.float() / 255"
         )
-    if images.numel():
-        low, high = (float(v) for v in images.aminmax())
-        # NaN fails both comparisons, so it is caught here too.
-        if not (low >= 0.0 and high <= 1.0):
-            raise UserError(f"images must lie in [0, 1], got values in [{low:g}, {high:g}]")
-    return images.float()
+    images = images.detach().float()
+    if not images.numel():
+        return images
+    low, high = (float(value) for value in images.aminmax())
+    # NaN fails both comparisons, so it is caught here too.
+    if not (low >= -_ROUNDING and high <= 1.0 + _ROUNDING):
+        raise UserError(
+            f"images must lie in [0, 1], got values in [{low:.6g}, {high:.6g}]: divide 8-bit "
+            "values by 255, or undo a normalization"
+        )
+    return images.clamp(0.0, 1.0) if low < 0.0 or high > 1.0 else images
+
+
+def _advice(images: Any) -> str:
+    """What was given instead of a tensor, and how to convert it."""
+    kind = f"{type(images).__module__}.{type(images).__name__}"
+    to_tensor = "torchvision.transforms.functional.to_tensor"
+    if kind.startswith("PIL."):
+        return f"a PIL image: convert it with {to_tensor}(image)[None]"
+    if kind == "numpy.ndarray":
+        return (
+            f"a NumPy array of shape {images.shape}: convert it with torch.from_numpy(images), "
+            "values in [0, 1] and channels before height and width"
+        )
+    if isinstance(images, list | tuple):
+        return (
+            f"a {type(images).__name__} of {len(images)}: join images of one size with "
+            f"torch.stack(images), PIL images after {to_tensor}(image)"
+        )
+    return f"{kind}: read a file with PIL, and convert it with {to_tensor}(image)[None]"
 
 
 def convert_channels(images: Tensor, channels: int) -> Tensor:

@@ -25,6 +25,7 @@ from diffguard.guidance import image_generator
 from diffguard.images import pixel_key
 from diffguard.recipe import Job, Reconstruction
 from diffguard.reconstruction import Reconstructor
+from diffguard.reproducible import reproducible
 from diffguard.scores import ScoreRow
 from diffguard.similarity import Distance, Views
 
@@ -106,6 +107,7 @@ class ScoreStream:
         self._flying: dict[int, _InFlight] = {}
         self._done: list[Reconstruction] = []
 
+    @reproducible()
     def push(self, items: Iterable[Item]) -> list[Scored]:
         """Take images in and return those that are finished, in any order.
 
@@ -125,6 +127,7 @@ class ScoreStream:
             rows += self._compare()
         return rows
 
+    @reproducible()
     def flush(self) -> list[Scored]:
         """Finish everything in flight."""
         rows: list[Scored] = []
@@ -206,7 +209,6 @@ class ScoreStream:
                 columns[f"{DIFFGUARD}/unguided/{name}"] = distance(unguided, guided)
         return {n: c[: len(done)].double().cpu().numpy() for n, c in columns.items()}
 
-    @torch.no_grad()
     def _view(self, reconstructions: Sequence[Tensor], distances: Sequence[Distance]) -> Views:
         """Reconstructions, and what the classifier makes of them where a distance looks at it."""
         images = padded(torch.stack(list(reconstructions)), self.batch_size)

@@ -24,6 +24,7 @@ from diffguard.detector import Detector
 from diffguard.early_stop import calibrate_thresholds
 from diffguard.models import ClassifierSpec
 from diffguard.own_denoiser import weight_parts
+from diffguard.reproducible import reproducible
 from diffguard.score_table import ScoreTable
 from diffguard.settings import DetectorSettings, from_dict, to_dict
 from diffguard.settings_check import check_settings
@@ -140,7 +141,7 @@ def calibrated(
     return detector
 
 
-@torch.no_grad()
+@reproducible()
 def fit_reference(detector: Detector, loader: Any, batch_size: int) -> Reference:
     """Features of ID training images for the feature baselines.
 
@@ -156,7 +157,7 @@ def fit_reference(detector: Detector, loader: Any, batch_size: int) -> Reference
     return Reference(torch.cat(features), torch.cat(labels))
 
 
-@torch.no_grad()
+@reproducible()
 def check_classifier(
     detector: Detector, loader: Any, settings: DetectorSettings, batch_size: int, warn: Warn
 ) -> None:
@@ -185,7 +186,7 @@ def _classified(
         yield detector.classify(images.to(detector.device), batch_size), labels.cpu()
 
 
-@torch.no_grad()
+@reproducible()
 def fit_early_stop(detector: Detector, loader: Any, batch_size: int) -> dict[str, float]:
     """Thresholds at which ID validation images stop, on average, at the depth asked for."""
     settings = detector.settings

@@ -1,10 +1,13 @@
+import lightning.pytorch as pl
 import pytest
 import torch
 from conftest import build_detector, small_settings
+from PIL import Image
 from tiny_models import denoiser_of, tiny_classifier, two_layers
 
 from diffguard import Detector
 from diffguard.errors import UserError
+from diffguard.networks import TimedCNN
 from diffguard.settings import (
     CropSettings,
     EarlyStopSettings,
@@ -99,18 +102,127 @@ def test_images_of_any_size_and_channels_are_taken(detector):
     assert detector.score(torch.rand(0, 1, 8, 8)).shape == (0,)
 
 
+GREY = torch.rand(2, 1, 8, 8, generator=torch.Generator().manual_seed(3))
+
+
 @pytest.mark.parametrize(
     ("images", "said"),
     [
         (torch.zeros(8, 8), "must be a tensor"),
+        (GREY[0], r"shape \(1, 8, 8\): one image needs another dimension, images\[None\]"),
+        (GREY.expand(2, 3, 8, 8).permute(0, 2, 3, 1), "images.permute"),
+        (torch.zeros(2, 4, 8, 8), "C = 1 or 3"),
+        (torch.zeros(1, 1, 0, 5), "at least 1 pixel high and wide"),
         (torch.zeros(2, 1, 8, 8, dtype=torch.uint8), "divide 8-bit by 255"),
-        (torch.full((2, 1, 8, 8), 2.0), r"must lie in \[0, 1\]"),
-        (torch.full((2, 1, 8, 8), float("nan")), r"must lie in \[0, 1\]"),
+        (torch.full((2, 1, 8, 8), 2.0), r"must lie in \[0, 1\], got values in \[2, 2\]"),
+        (GREY * 1.01 + 0.01, r"got values in \[0\.01\d+, 1\.01\d+\]"),
+        (-GREY, r"must lie in \[0, 1\]"),
+        (torch.full((2, 1, 8, 8), float("nan")), r"got values in \[nan, nan\]"),
+        (torch.full((2, 1, 8, 8), float("inf")), r"got values in \[inf, inf\]"),
+        (GREY.numpy(), r"a NumPy array of shape .* torch.from_numpy\(images\)"),
+        (Image.new("L", (8, 8)), r"a PIL image: convert it with .*to_tensor\(image\)\[None\]"),
+        ([Image.new("L", (8, 8))], r"a list of 1: join images of one size with torch.stack"),
+        ([], "a list of 0"),
+        ("image.png", "read a file with PIL"),
     ],
 )
 def test_other_images_are_refused(detector, images, said):
-    with pytest.raises(UserError, match=said):
-        detector.score(images)
+    for judge in (detector.score, detector.predict):
+        with pytest.raises(UserError, match=said) as caught:
+            judge(images)
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("size", [0, -1, 2.0, "8", True])
+def test_a_batch_size_below_one_is_refused(detector, size):
+    with pytest.raises(UserError, match="batch_size must be a whole number of at least 1"):
+        detector.predict(GREY, batch_size=size)
+
+
+def test_what_surrounds_the_images_changes_no_score(detector):
+    black_and_white = (GREY > 0.5).float()
+    expected = detector.score(black_and_white)
+    with torch.enable_grad():
+        traced = black_and_white.clone().requires_grad_()
+        found = detector.score(traced * 1)
+        assert not found.requires_grad
+        assert torch.equal(found, expected)
+        assert torch.equal(detector.predict(traced).score, expected)
+    with torch.inference_mode():
+        assert torch.equal(detector.score(black_and_white.clone()), expected)
+    # Out of the range by no more than rounding leaves.
+    rounded = torch.where(black_and_white > 0, 1 + 1e-6, -1e-6)
+    assert torch.equal(detector.score(rounded), expected)
+    assert torch.equal(detector.score(black_and_white.double()), expected)
+    assert detector.predict(GREY[:0]).label.shape == (0,)
+    unfrozen = build_detector().requires_grad_()
+    assert torch.equal(unfrozen.score(black_and_white), expected)
+
+
+class Around(pl.LightningModule):
+    """A module that is trained and holds a detector."""
+
+    def __init__(self, detector, images):
+        super().__init__()
+        self.detector, self.images, self.scores = detector, images, []
+        self.layer = torch.nn.Linear(1, 1)
+
+    def training_step(self, batch, batch_idx):
+        self.scores.append(self.detector.score(self.images))
+        return self.layer(batch).sum()
+
+    def validation_step(self, batch, batch_idx):
+        self.scores.append(self.detector.score(self.images))
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.layer.parameters(), 0.1)
+
+
+def test_training_around_a_detector_does_not_change_it(tmp_path):
+    detector = build_detector(noisy_classifier=TimedCNN(3, 1, 4))
+    before = {name: value.clone() for name, value in detector.state_dict().items()}
+    expected = detector.score(GREY)
+    assert detector.train() is detector
+    around = Around(detector, GREY)
+    around.train()
+    assert around.training
+    assert not any(module.training for module in detector.modules())
+    data = torch.utils.data.DataLoader(torch.rand(4, 1), batch_size=2)
+    trainer = pl.Trainer(
+        accelerator="cpu", devices=1, max_epochs=1, logger=False, enable_checkpointing=False,
+        enable_progress_bar=False, enable_model_summary=False, default_root_dir=tmp_path,
+    )  # fmt: skip
+    trainer.fit(around, data, data)
+    # Even a part that is put into training mode by itself.
+    detector.classifier.train()
+    around.scores.append(detector.score(GREY))
+    assert len(around.scores) == 7
+    assert all(torch.equal(scores, expected) for scores in around.scores)
+    for name, value in detector.state_dict().items():
+        assert torch.equal(value, before[name]), name
+
+
+def test_scores_are_made_in_full_precision_and_the_program_keeps_its_own(detector, monkeypatch):
+    cudnn, seen = torch.backends.cudnn, []
+    monkeypatch.setattr(cudnn, "benchmark", True)
+    classify = detector.classifier.forward_features
+
+    def watched(*args):
+        modes = cudnn.deterministic, cudnn.benchmark, cudnn.allow_tf32
+        seen.append((*modes, torch.get_float32_matmul_precision(), torch.is_grad_enabled()))
+        return classify(*args)
+
+    monkeypatch.setattr(detector.classifier, "forward_features", watched)
+    torch.set_float32_matmul_precision("high")
+    try:
+        with torch.enable_grad():
+            detector.score(GREY)
+            assert torch.is_grad_enabled()
+        assert torch.get_float32_matmul_precision() == "high"
+        assert (cudnn.deterministic, cudnn.benchmark, cudnn.allow_tf32) == (False, True, True)
+    finally:
+        torch.set_float32_matmul_precision("highest")
+    assert set(seen) == {(True, False, False, "highest", False)}
 
 
 def test_a_score_that_is_not_finite_names_the_image(images):

@@ -37,7 +37,7 @@ def test_the_ends_of_the_range_and_no_images_are_taken():
         (torch.zeros(3, 4, 4), r"got shape \(3, 4, 4\)"),
         (torch.zeros(1, 2, 4, 4), "C = 1 or 3"),
         (np.zeros((1, 3, 4, 4)), "must be a tensor"),
-        ([1], r"got shape \(\)"),
+        ([1], "must be a tensor .*, got a list of 1"),
         (torch.zeros(1, 3, 4, 4, dtype=torch.uint8), "divide 8-bit by 255"),
         (torch.full((1, 3, 4, 4), -0.001), r"got values in \[-0.001, -0.001\]"),
         (torch.full((1, 3, 4, 4), 255.0), r"must lie in \[0, 1\]"),
