@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from shlex import quote
 from typing import Any, Literal
 
 import yaml
@@ -108,10 +109,10 @@ def _run(folder: Path, config: dict[str, Any], objects: Any, began: float) -> in
     try:
         _run_stages(current, objects)
     except TimeIsUpError as stop:
-        current.say(f"{stop}; to go on: python train.py --resume {folder}")
+        current.say(f"{stop}; to go on: python train.py --resume {quote(str(folder))}")
         return TIME_IS_UP
     except KeyboardInterrupt:
-        current.say(f"interrupted; to go on: python train.py --resume {folder}")
+        current.say(f"interrupted; to go on: python train.py --resume {quote(str(folder))}")
         return INTERRUPTED
     return 0
 
@@ -153,7 +154,7 @@ def _say_what_next(current: Any, objects: Any) -> None:
     folder = current.folder
     lines = ["", f"The run is in {folder}. What comes next:"]
     if current.detector_file.is_file():
-        lines.append(f"  python evaluate.py --ckpt {current.detector_file}")
+        lines.append(f"  python evaluate.py --ckpt {quote(str(current.detector_file))}")
     else:
         there = {
             "classifier": objects.classifier.ckpt or current.classifier_file.is_file(),
@@ -161,8 +162,8 @@ def _say_what_next(current: Any, objects: Any) -> None:
             "calibrate": False,
         }
         left = ", ".join(name for name, done in there.items() if not done)
-        lines.append(f"  python train.py --resume {folder} --stages '[{left}]'")
-    lines.append(f"  tensorboard --logdir {folder / 'tensorboard'}")
+        lines.append(f"  python train.py --resume {quote(str(folder))} --stages '[{left}]'")
+    lines.append(f"  tensorboard --logdir {quote(str(folder / 'tensorboard'))}")
     say(*lines)
 
 

@@ -6,6 +6,7 @@ Nothing here needs a model but the verdicts, which need the detector's calibrati
 from __future__ import annotations
 
 import csv
+import shlex
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -74,7 +75,8 @@ def report(
     print_table(results)
     for remark in run.remarks:
         say(f"note: {remark}", file=sys.stderr)
-    say("", f"Results: {output}", f"TensorBoard: tensorboard --logdir {tensorboard}")
+    logs = shlex.quote(str(tensorboard))
+    say("", f"Results: {output}", f"TensorBoard: tensorboard --logdir {logs}")
     return results
 
 

@@ -34,6 +34,21 @@ def test_the_commands_name_files_that_are_there():
         assert (ROOT / path).exists(), path
 
 
+def test_commands_mean_the_same_in_bash_and_zsh():
+    """zsh expands brackets that match no file to an error, and does not split variables."""
+    pages = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")]
+    for page in pages:
+        # Fenced blocks are Python and YAML; commands are indented.
+        text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+        blocks = re.findall(r"^(?: {4}|\t)[ \t]*(.*)$", text, re.MULTILINE)
+        inline = re.findall(r"`((?:--|python |pip |make |torchrun )[^`]*)`", text)
+        for command in [*blocks, *inline]:
+            unquoted = re.sub(r"'[^']*'|\"[^\"]*\"", "''", command)
+            told = f"{page.name}: {command}"
+            assert not re.search(r"[\[\]{}*?](?!\S*=\()", unquoted), told
+            assert not re.search(r"(^|\s)\$\w+(\s|$)", unquoted), told
+
+
 def test_the_paper_configs_say_what_they_are_combined_with():
     for path in (ROOT / "configs").glob("paper_*.yaml"):
         assert list(yaml.safe_load(path.read_text())) == ["detector"]
