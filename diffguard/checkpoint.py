@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from diffguard.baselines import Reference
 from diffguard.calibration import Calibration
+from diffguard.checkpoint_versions import VERSION, upgraded
 from diffguard.detector import Detector
 from diffguard.diffusion import DiffusionSpec, wrap_parts
 from diffguard.errors import UserError
@@ -33,7 +34,6 @@ from diffguard.settings import from_dict, to_dict
 from diffguard.weights import fill, load_tensors
 
 FORMAT = "diffguard-detector"
-VERSION = 1
 _LIBRARIES = ("torch", "torchvision", "lightning", "diffusers", "timm", "pytorch-ood")
 
 
@@ -142,12 +142,12 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         raise UserError(
             f"{path} is no detector checkpoint: expected the detector.ckpt that train.py writes"
         )
-    if content.get("version") != VERSION:
+    if content.get("version") not in (1, VERSION):
         raise UserError(
-            f"{path} has format version {content.get('version')}, this program reads {VERSION}: "
-            "train again, or use the version of the program that wrote it"
+            f"{path} has format version {content.get('version')}, this program reads 1 and "
+            f"{VERSION}: train again, or use the version of the program that wrote it"
         )
-    return content
+    return upgraded(content)
 
 
 def detector_from(

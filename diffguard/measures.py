@@ -7,8 +7,6 @@ another row.
 
 from __future__ import annotations
 
-from typing import cast
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -19,6 +17,9 @@ from diffguard.perceptual import texture_structure
 
 PSNR_CAP = 100.0
 """PSNR in dB that the distance gives to equal images, and to all that are closer than that."""
+
+SSIM_SMALLEST = 3
+"""Smallest side for `ssim` and `ssim_reflect`: that of the smallest window."""
 
 MS_SSIM_SMALLEST = 176
 """Smallest side for `ms_ssim`: torchmetrics wants side // 16 > 10, so that its window fits."""
@@ -53,27 +54,54 @@ def psnr_distance(a: Tensor, b: Tensor) -> Tensor:
 
 
 def ssim(a: Tensor, b: Tensor) -> Tensor:
-    """1 - SSIM (Wang et al. 2004) with a Gaussian window of 11 px, σ = 1.5, in [0, 2].
+    """1 - SSIM as published (Wang et al. 2004), in [0, 2].
 
-    Images of less than 11 px get the largest odd window that fits, with σ in proportion.
+    The mean over all windows that lie inside the image: Gaussian, 11 px, σ = 1.5. Images of less
+    than 11 px get the largest odd window that fits, with σ in proportion.
 
     Raises:
         UserError: For images smaller than 3 px.
     """
+    similarity, radius = _ssim_map(a, b)
+    inside = similarity[..., radius:-radius, radius:-radius]
+    return 1.0 - inside.flatten(1).mean(1)
+
+
+def ssim_reflect(a: Tensor, b: Tensor) -> Tensor:
+    """1 - SSIM with a window around every pixel, the borders mirrored, in [0, 2].
+
+    This is torchmetrics' SSIM. It weights the border of small images more than `ssim` does: at
+    28 px the two differ by 15% to 20%.
+
+    Raises:
+        UserError: For images smaller than 3 px.
+    """
+    similarity, _ = _ssim_map(a, b)
+    return 1.0 - similarity.reshape(len(a), -1).mean(-1)
+
+
+def _ssim_map(a: Tensor, b: Tensor) -> tuple[Tensor, int]:
+    """SSIM of the window around each pixel `(N, C, H, W)`, and the radius of the window."""
     # The library takes seconds to import, and few detectors need it here.
     from torchmetrics.functional.image import structural_similarity_index_measure as tm_ssim
 
     side = min(a.shape[-2:])
-    if side < 3:
-        raise UserError(f"ssim needs images of at least 3 px, got {tuple(a.shape[-2:])}: use l2")
+    if side < SSIM_SMALLEST:
+        raise UserError(
+            f"ssim needs images of at least {SSIM_SMALLEST} px, got {tuple(a.shape[-2:])}: use l2"
+        )
     radius = min(5, (side - 1) // 2)
     # torchmetrics derives the window from σ alone: its radius is int(3.5 σ + 0.5).
-    similarity = tm_ssim(a, b, sigma=0.3 * radius, data_range=1.0, reduction="none")
-    return 1.0 - cast(Tensor, similarity).reshape(-1)
+    _, similarity = tm_ssim(
+        a, b, sigma=0.3 * radius, data_range=1.0, reduction="none", return_full_image=True
+    )
+    return similarity, radius
 
 
 def ms_ssim(a: Tensor, b: Tensor) -> Tensor:
     """1 - MS-SSIM (Wang et al. 2003) over five scales, in [0, 1].
+
+    It is torchmetrics', which mirrors the borders as `ssim_reflect` does.
 
     Raises:
         UserError: For images smaller than 176 px.

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from diffguard.errors import UserError
 from diffguard.measures import (
     MS_SSIM_SMALLEST,
+    SSIM_SMALLEST,
     dists_statistics,
     feature_cosine,
     gmsd,
@@ -28,6 +29,7 @@ from diffguard.measures import (
     pool_features,
     psnr_distance,
     ssim,
+    ssim_reflect,
 )
 from diffguard.perceptual import DISTS, LPIPS
 from diffguard.perceptual_weights import Weights
@@ -76,7 +78,8 @@ DISTANCES: dict[str, DistanceSpec] = {
     "l1": DistanceSpec("images", l1),
     "l2": DistanceSpec("images", l2),
     "psnr": DistanceSpec("images", psnr_distance),
-    "ssim": DistanceSpec("images", ssim, perfect=1.0),
+    "ssim": DistanceSpec("images", ssim, perfect=1.0, smallest=SSIM_SMALLEST),
+    "ssim_reflect": DistanceSpec("images", ssim_reflect, perfect=1.0, smallest=SSIM_SMALLEST),
     "ms_ssim": DistanceSpec("images", ms_ssim, perfect=1.0, smallest=MS_SSIM_SMALLEST),
     "gmsd": DistanceSpec("images", gmsd),
     "dists_statistics": DistanceSpec("images", dists_statistics, perfect=1.0),

@@ -148,7 +148,7 @@ def test_other_settings_may_be_put_in(saved, images):
     ("change", "said"),
     [
         (lambda c: c.update(format="other"), "is no detector checkpoint"),
-        (lambda c: c.update(version=2), "format version 2, this program reads 1"),
+        (lambda c: c.update(version=3), "format version 3, this program reads 1 and 2"),
         (lambda c: c.pop("classifier"), "is damaged"),
         (lambda c: c.update(reference={"features": None}), "is damaged"),
         (lambda c: c["classifier"]["spec"].update(kwargs={"depth": 3}), "cannot be built"),

@@ -1,5 +1,7 @@
 """A detector.ckpt of the first release still loads and gives the same scores."""
 
+import re
+
 import pytest
 import torch
 from format1 import FOLDER, NOISY, fixed_images, results
@@ -31,11 +33,31 @@ def test_an_old_checkpoint_gives_the_same_results(name, variant):
     rows = [one.row for one in detector.score_images(images, batch_size=8)]
     for field in ("prediction", "stop_step", "network_passes"):
         assert [getattr(row, field) for row in rows] == [row[field] for row in recorded["rows"]]
-    assert list(rows[0].scores) == list(recorded["rows"][0]["scores"])
+    names = {
+        re.sub(r"\bssim$", "ssim_reflect", name): name for name in recorded["rows"][0]["scores"]
+    }
+    assert list(rows[0].scores) == list(names)
     for row, expected in zip(rows, recorded["rows"], strict=True):
         assert row.probability == pytest.approx(expected["probability"], rel=1e-6)
-        for score, value in expected["scores"].items():
+        for score, before in names.items():
+            value = expected["scores"][before]
             torch.testing.assert_close(row.scores[score], value, **tolerance, msg=score)
     verdicts = detector.predict(images, batch_size=8)
     assert verdicts.percentile.tolist() == recorded["percentile"]
     assert verdicts.is_ood.tolist() == recorded["is_ood"]
+
+
+def test_names_that_changed_are_read_as_what_they_were(tmp_path):
+    content = read_checkpoint(FOLDER / "format1_free.ckpt")
+    assert content["version"] == 2
+    assert content["settings"]["distances"] == ["logits_l1", "feature_cosine", "l2", "ssim_reflect"]
+    assert content["settings"]["distance"] == ["feature_cosine", "unguided/ssim_reflect"]
+    assert list(content["settings"]["early_stop"]["thresholds"]) == ["psnr", "ssim_reflect"]
+    assert content["config"]["detector"]["unguided"] == ["ssim_reflect", "l2"]
+    assert {"diffguard/ssim_reflect", "diffguard/unguided/ssim_reflect"} <= set(
+        content["calibration"]["scores"]
+    )
+    # In a file of today `ssim` is what it says.
+    content["settings"]["distances"].append("ssim")
+    torch.save(content, tmp_path / "today.ckpt")
+    assert read_checkpoint(tmp_path / "today.ckpt")["settings"] == content["settings"]

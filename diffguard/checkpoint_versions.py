@@ -1,0 +1,59 @@
+"""What changed between the versions of the checkpoint's format, and how old content is read.
+
+1. The first.
+2. `ssim` averages the windows that lie inside the image. What version 1 called `ssim` mirrors the
+   borders, and is `ssim_reflect` now.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+VERSION = 2
+
+# Settings that name distances or the scores made of them.
+_NAMING = ("distances", "unguided", "distance", "decision")
+
+
+def upgraded(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Content of any version as that of the present one; the scores stay the same.
+
+    Args:
+        content: A checkpoint's content, of a version that can be read. Parts of another type than
+            expected are left as they are.
+    """
+    content = dict(content)
+    if content["version"] == VERSION:
+        return content
+    content["version"] = VERSION
+    content["settings"] = _settings(content.get("settings"))
+    config = content.get("config")
+    if isinstance(config, Mapping) and "detector" in config:
+        content["config"] = {**config, "detector": _settings(config["detector"])}
+    calibration = content.get("calibration")
+    if isinstance(calibration, Mapping) and isinstance(calibration.get("scores"), Mapping):
+        content["calibration"] = {**calibration, "scores": _renamed(calibration["scores"])}
+    return content
+
+
+def _settings(settings: Any) -> Any:
+    if not isinstance(settings, Mapping):
+        return settings
+    changed = {name: _renamed(settings[name]) for name in _NAMING if name in settings}
+    stop = settings.get("early_stop")
+    if isinstance(stop, Mapping) and "thresholds" in stop:
+        changed["early_stop"] = {**stop, "thresholds": _renamed(stop["thresholds"])}
+    return {**settings, **changed}
+
+
+def _renamed(names: Any) -> Any:
+    """A name, a list of names or a mapping by names, `ssim` being `ssim_reflect`."""
+    if isinstance(names, str):
+        return re.sub(r"(^|/)ssim$", r"\1ssim_reflect", names)
+    if isinstance(names, list):
+        return [_renamed(name) for name in names]
+    if isinstance(names, Mapping):
+        return {_renamed(name): value for name, value in names.items()}
+    return names
