@@ -7,17 +7,22 @@ or ours where diffusers cannot express a published one.
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
-from torch import nn
+from pydantic import Field
+from torch import Tensor, nn
 
+from diffguard.arguments import LARGEST_NUMBER, LARGEST_SIDE, MOST_CLASSES, check_values
 from diffguard.batching import ROW_MULTIPLE
 from diffguard.denoisers import DiffusersDenoiser, PixelDenoiser
 from diffguard.errors import UserError, reason_of
 from diffguard.latent import ClassContext, LatentDenoiser
 from diffguard.schedule import NoiseSchedule
+from diffguard.sizes import check_fit, trial
 
 NETWORKS = ("UNet2DModel", "ADMUNet2DModel", "UNet2DConditionModel", "DiTTransformer2DModel")
 AUTOENCODERS = ("AutoencoderKL", "VQModel")
@@ -47,16 +52,21 @@ class DiffusionSpec:
     network: str
     config: dict[str, Any]
     scheduler: dict[str, Any]
-    image_size: int
-    image_channels: int
-    num_classes: int | None = None
-    null_class: int | None = None
+    image_size: Annotated[int, Field(ge=1, le=LARGEST_SIDE)]
+    image_channels: Annotated[int, Field(ge=1, le=3)]
+    num_classes: Annotated[int, Field(ge=1, le=MOST_CLASSES)] | None = None
+    null_class: Annotated[int, Field(ge=0, le=MOST_CLASSES)] | None = None
     fit: Fit = "resize"
     antialias: bool = True
     autoencoder: str | None = None
     autoencoder_config: dict[str, Any] = field(default_factory=dict)
-    context: list[int] | None = None
-    slice_size: int = ROW_MULTIPLE
+    context: (
+        Annotated[
+            list[Annotated[int, Field(ge=1, le=LARGEST_NUMBER)]], Field(min_length=3, max_length=3)
+        ]
+        | None
+    ) = None
+    slice_size: Annotated[int, Field(ge=1, le=LARGEST_SIDE)] = ROW_MULTIPLE
 
 
 @dataclass
@@ -137,20 +147,31 @@ class DiffusionParts:
         )
 
 
-def build_denoiser(spec: DiffusionSpec) -> DiffusersDenoiser:
+def build_denoiser(
+    spec: DiffusionSpec, states: Mapping[str, Mapping[str, Tensor]] | None = None
+) -> DiffusersDenoiser:
     """Build a diffusion model with random weights, on the default device.
 
+    Args:
+        spec: What to build.
+        states: The weights that each part shall be given, by its name: they are compared with the
+            parts before memory is taken for these.
+
     Raises:
-        UserError: For a network that is not known, or a config that it refuses.
+        UserError: For a network that is not known, a config that it refuses or that could do more
+            than shape it, sizes that no network has, and weights that do not fit.
     """
     autoencoder = context = None
     if spec.autoencoder is not None:
-        autoencoder = _build(spec.autoencoder, AUTOENCODERS, spec.autoencoder_config)
+        autoencoder = _build(
+            spec.autoencoder, AUTOENCODERS, spec.autoencoder_config, "autoencoder", states
+        )
+    network = _build(spec.network, NETWORKS, spec.config, "network", states)
     if spec.context is not None:
-        context = ClassContext(torch.zeros(spec.context))
+        context = _empty_context(spec.context, states)
     parts = DiffusionParts(
         family="diffusers",
-        network=_build(spec.network, NETWORKS, spec.config),
+        network=network,
         scheduler=spec.scheduler,
         image_size=spec.image_size,
         num_classes=spec.num_classes,
@@ -218,10 +239,44 @@ def module_class(name: str, known: tuple[str, ...]) -> Any:
     return getattr(diffusers, name)
 
 
-def _build(name: str, known: tuple[str, ...], config: dict[str, Any]) -> nn.Module:
+def own_config(cls: Any, config: Mapping[str, Any]) -> dict[str, Any]:
+    """The part of a config that a class of diffusers takes; the rest, it would ignore.
+
+    Raises:
+        UserError: For values that do more than shape a network.
+    """
+    own = inspect.signature(cls.__init__).parameters
+    kept = {name: value for name, value in config.items() if name in own and name != "self"}
+    check_values(f"the config of {cls.__name__}", kept)
+    return kept
+
+
+def _empty_context(
+    shape: list[int], states: Mapping[str, Mapping[str, Tensor]] | None
+) -> ClassContext:
+    empty = trial(lambda: ClassContext(torch.zeros(shape)), "the context of the labels")
+    if states is not None:
+        check_fit(empty, states.get("context", {}), "diffusion model's context")
+    return ClassContext(torch.zeros(shape))
+
+
+def _build(
+    name: str,
+    known: tuple[str, ...],
+    config: dict[str, Any],
+    part: str,
+    states: Mapping[str, Mapping[str, Tensor]] | None,
+) -> nn.Module:
     cls = module_class(name, known)
+    plain = own_config(cls, config)
     try:
-        return cls.from_config(config)
+        empty = trial(lambda: cls.from_config(plain), f"diffusion network {name}")
+        if states is not None:
+            what = "diffusion model" if part == "network" else f"diffusion model's {part}"
+            check_fit(empty, states.get(part, {}), what)
+        return cls.from_config(plain)
+    except UserError:
+        raise
     except (TypeError, ValueError, RuntimeError, AttributeError, NotImplementedError) as error:
         raise UserError(f"diffusion network {name} cannot be built: {reason_of(error)}") from error
 

@@ -8,12 +8,17 @@ from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Sequence
+import logging
+import re
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from functools import cache, partial
+from typing import Annotated, Any
 
-from torch import nn
+from pydantic import Field
+from torch import Tensor, nn
 
+from diffguard.arguments import LARGEST_SIDE, MOST_CLASSES, check_arguments, consented
 from diffguard.classifiers import Classifier
 from diffguard.errors import UserError, reason_of
 from diffguard.images import Interpolation
@@ -21,6 +26,16 @@ from diffguard.networks import SmallCNN
 from diffguard.networks_openood import openood_network
 from diffguard.preprocessing import published_preprocessing
 from diffguard.pretrained_classifiers import pretrained_network
+from diffguard.sizes import check_fit, trial
+from diffguard.weights import fill
+
+_log = logging.getLogger(__name__)
+_PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+")
+_PUBLISHED = re.compile(r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)?")
+_LIBRARIES = ("torchvision", "timm", "openood")
+_Side = Annotated[int, Field(ge=1, le=LARGEST_SIDE)]
+_Finite = Annotated[float, Field(allow_inf_nan=False)]
+_Spread = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 _TRUSTED = ("diffguard.", "torchvision.", "timm.", "diffusers.", "torch.nn.")
 
@@ -48,14 +63,14 @@ class ClassifierSpec:
     """
 
     arch: str
-    num_classes: int
+    num_classes: Annotated[int, Field(ge=1, le=MOST_CLASSES)]
     kwargs: dict[str, Any] = field(default_factory=dict)
-    channels: int = 3
-    size: list[int] | None = None
-    resize: int | None = None
+    channels: Annotated[int, Field(ge=1, le=4)] = 3
+    size: list[_Side] | None = None
+    resize: _Side | None = None
     interpolation: Interpolation | None = None
-    mean: list[float] | None = None
-    std: list[float] | None = None
+    mean: list[_Finite] | None = None
+    std: list[_Spread] | None = None
     feature_layer: str | None = None
     cam_layer: str | None = None
     class_names: list[str] | None = None
@@ -86,7 +101,8 @@ def build_classifier(
     *,
     pretrained: bool = False,
     new_head: bool = False,
-    trusted: Sequence[str] = (),
+    trusted: str | Collection[str] = (),
+    state: Mapping[str, Tensor] | None = None,
 ) -> Classifier:
     """Build a classifier with random weights, or the library's pre-trained ones.
 
@@ -94,11 +110,16 @@ def build_classifier(
         spec: What to build.
         pretrained: Fetch pre-trained weights through torchvision or timm (may download).
         new_head: Whether a pre-trained network of other classes gets a new, random last layer.
-        trusted: Import paths outside the known libraries that the user has named.
+        trusted: What the user has consented to: import paths outside the known libraries, and
+            architectures whose arguments may do more than shape the network.
+        state: Weights to fill it with, strictly.
 
     Raises:
-        UserError: For an architecture that cannot be built.
+        UserError: For an architecture that cannot be built, arguments without consent, sizes that
+            no network has, and weights that do not fit; before memory is taken for the network.
     """
+    trusted = consented(trusted)
+    _check_library(spec.arch)
     if spec.channels != 3 and spec.arch.startswith(("torchvision/", "openood/")):
         raise UserError(f"{spec.arch} takes 3 channels: set classifier.channels to 3")
     spec = resolve_spec(spec)
@@ -113,7 +134,7 @@ def build_classifier(
     if pretrained:
         network = pretrained_network(spec, new_head=new_head)
     else:
-        network = _build_network(spec, trusted)
+        network = _filled_network(spec, trusted, state)
     return Classifier(
         network,
         spec.num_classes,
@@ -129,53 +150,117 @@ def build_classifier(
     )
 
 
-def _build_network(spec: ClassifierSpec, trusted: Sequence[str]) -> nn.Module:
-    library, _, name = spec.arch.partition("/")
-    classes: dict[str, Any] = {"num_classes": spec.num_classes}
-    try:
-        if library == "torchvision":
-            import torchvision
-
-            model = name.partition(".")[0]
-            return torchvision.models.get_model(model, weights=None, **classes, **spec.kwargs)
-        if library == "timm":
-            import timm
-
-            return timm.create_model(name, in_chans=spec.channels, **classes, **spec.kwargs)
-        if library == "openood":
-            return openood_network(name, **classes, **spec.kwargs)
-        if spec.arch == "small_cnn":
-            return SmallCNN(spec.num_classes, spec.channels, **spec.kwargs)
-        cls = import_class(spec.arch, trusted)
-        # A class of the user's may fix its classes, or name their number otherwise.
-        parameters = inspect.signature(cls).parameters
-        takes_classes = "num_classes" in parameters or any(
-            parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()
+def _check_library(arch: str) -> None:
+    """Make sure that a library is asked for a classifier of its own, not for one from elsewhere."""
+    library, slash, name = arch.partition("/")
+    if not slash:
+        return
+    if library not in _LIBRARIES:
+        raise UserError(
+            f"classifier {arch} is not known: expected small_cnn, torchvision/NAME, timm/NAME, "
+            "openood/NAME or the import path of a class"
         )
-        return cls(**(classes if takes_classes else {}), **spec.kwargs)
+    if not _PUBLISHED.fullmatch(name):
+        raise UserError(f"classifier {arch} cannot be built: {name!r} is not the name of a model")
+    if library == "torchvision":
+        import torchvision
+
+        # Builders of other tasks fetch weights of their backbone unasked.
+        if name.partition(".")[0] not in torchvision.models.list_models(torchvision.models):
+            raise UserError(
+                f"classifier {arch} cannot be built: torchvision has no classifier of that name"
+            )
+
+
+def _filled_network(
+    spec: ClassifierSpec, trusted: tuple[str, ...], state: Mapping[str, Tensor] | None
+) -> nn.Module:
+    what, named = f"classifier {spec.arch}", spec.arch in trusted
+    is_library = spec.arch == "small_cnn" or "/" in spec.arch
+    try:
+        if is_library:
+            build = _of_library(spec)
+            if spec.kwargs and not named:
+                plain = trial(_of_library(replace(spec, kwargs={})), what)
+                check_arguments("classifier", spec.arch, type(plain), spec.kwargs, builder=True)
+        else:
+            cls = import_class(spec.arch, trusted)
+            if not named:
+                check_arguments("classifier", spec.arch, cls, spec.kwargs)
+            build = partial(cls, **_classes(cls, spec), **spec.kwargs)
+        # A class of the user's own may need real tensors as it is built.
+        if is_library or not named:
+            empty = trial(build, what)
+            if state is not None:
+                check_fit(empty, state, "classifier")
+        network = build()
     except UserError:
         raise
     except Exception as error:
         # Constructors of others raise what they like: TypeError, AssertionError, KeyError, …
-        raise UserError(f"classifier {spec.arch} cannot be built: {reason_of(error)}") from error
+        raise UserError(f"{what} cannot be built: {reason_of(error)}") from error
+    if state is not None:
+        fill(network, state, "classifier")
+    return network
 
 
-def import_class(path: str, trusted: Sequence[str] = ()) -> type[nn.Module]:
-    """Import a module class by its path.
+def _of_library(spec: ClassifierSpec) -> Callable[[], nn.Module]:
+    """What builds a network that a library knows by name."""
+    library, _, name = spec.arch.partition("/")
+    given: dict[str, Any] = {"num_classes": spec.num_classes, **spec.kwargs}
+    if library == "torchvision":
+        import torchvision
+
+        model = name.partition(".")[0]
+        return partial(torchvision.models.get_model, model, weights=None, **given)
+    if library == "timm":
+        import timm
+
+        return partial(timm.create_model, name, in_chans=spec.channels, **given)
+    if library == "openood":
+        return partial(openood_network, name, **given)
+    return partial(SmallCNN, in_channels=spec.channels, **given)
+
+
+def _classes(cls: type[nn.Module], spec: ClassifierSpec) -> dict[str, int]:
+    """The number of classes; a class of the user's may fix it, or name it otherwise."""
+    parameters = inspect.signature(cls).parameters
+    takes_classes = "num_classes" in parameters or any(
+        parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()
+    )
+    return {"num_classes": spec.num_classes} if takes_classes else {}
+
+
+def import_class(path: str, trusted: str | Collection[str] = ()) -> type[nn.Module]:
+    """Import a module class by its path; one outside the known libraries is named in the log.
 
     Raises:
         UserError: For a path that is not trusted, or names no `nn.Module`.
     """
-    if not path.startswith(_TRUSTED) and path not in trusted:
+    own = not path.startswith(_TRUSTED)
+    if own and path not in consented(trusted):
         raise UserError(
             f"class {path!r} is named by a checkpoint but is no part of diffguard, torchvision, "
             f"timm, diffusers or torch.nn: if you trust it, say so with --trusted {path}"
         )
+    if not _PATH.fullmatch(path):
+        raise UserError(
+            f"class {path!r} cannot be imported: expected an import path such as my_module.Net"
+        )
     module, _, name = path.rpartition(".")
     try:
         found = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise UserError(f"class {path!r} cannot be imported: {error}") from error
+    except Exception as error:
+        # Modules of others raise what they like as they are imported.
+        raise UserError(f"class {path!r} cannot be imported: {reason_of(error)}") from error
     if not (isinstance(found, type) and issubclass(found, nn.Module)):
         raise UserError(f"{path!r} is no torch.nn.Module class")
+    if own:
+        _announce(path)
     return found
+
+
+@cache
+def _announce(path: str) -> None:
+    """Say once that code runs which is no part of the program."""
+    _log.warning("runs the code of class %s, which the config or --trusted names", path)

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from diffguard.arguments import check_arguments, consented
 from diffguard.conversion.safe_load import read_foreign
 from diffguard.denoisers import DiffusersDenoiser
 from diffguard.diffusion import DiffusionSpec, build_denoiser
 from diffguard.errors import UserError, reason_of
 from diffguard.models import import_class
 from diffguard.schedule import NoiseSchedule
-from diffguard.weights import fill, state_dict_of, tensors_of
+from diffguard.weights import fill, tensors_of, without_prefixes
 
 _MEMBERS = (
     "num_classes",
@@ -34,22 +35,27 @@ def is_own(network: str) -> bool:
     return "." in network
 
 
-def build_any_denoiser(spec: DiffusionSpec, trusted: Sequence[str] = ()) -> Any:
+def build_any_denoiser(
+    spec: DiffusionSpec,
+    trusted: str | Collection[str] = (),
+    states: Mapping[str, Mapping[str, Tensor]] | None = None,
+) -> Any:
     """Build a diffusion model of diffusers or of the user's own, with the weights it is born with.
 
     Args:
         spec: What to build.
         trusted: Import paths that the user has named.
+        states: See `build_denoiser`; a class of the user's own is built as it comes.
 
     Raises:
         UserError: For a class that is not trusted or cannot be built.
     """
     if is_own(spec.network):
         return build_own_denoiser(spec.network, spec.config, trusted)
-    return build_denoiser(spec)
+    return build_denoiser(spec, states)
 
 
-def build_own_denoiser(path: str, kwargs: Mapping[str, Any], trusted: Sequence[str]) -> Any:
+def build_own_denoiser(path: str, kwargs: Mapping[str, Any], trusted: str | Collection[str]) -> Any:
     """Build a denoiser of the user's own; it is an `nn.Module` and follows `Denoiser`.
 
     Args:
@@ -61,6 +67,8 @@ def build_own_denoiser(path: str, kwargs: Mapping[str, Any], trusted: Sequence[s
         UserError: For a class that is not trusted, cannot be built or is no denoiser.
     """
     cls = import_class(path, trusted)
+    if path not in consented(trusted):
+        check_arguments("denoiser", path, cls, kwargs)
     try:
         denoiser: Any = cls(**kwargs)
     except UserError:
@@ -91,11 +99,11 @@ def load_own_weights(denoiser: nn.Module, file: str, path: str) -> None:
         UserError: For a file that cannot be read safely, or holds other tensors.
     """
     content = read_foreign(file)
-    found = tensors_of(content, Path(file))
-    if set(found) != set(denoiser.state_dict()):
-        found = state_dict_of(content, Path(file))
+    names = set(denoiser.state_dict())
+    variants = list(without_prefixes(tensors_of(content, Path(file))))
+    tensors = next((one for one in variants if set(one) == names), variants[-1])
     try:
-        fill(denoiser, found, f"denoiser {path}")
+        fill(denoiser, tensors, f"denoiser {path}")
     except UserError as error:
         raise UserError(f"{file}: {error}") from error
 

@@ -7,19 +7,23 @@ import json
 import pickle
 import re
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from diffguard.archives import check_archive, check_tensors
 from diffguard.errors import UserError, reason_of
+from diffguard.sizes import check_fit
 
 # What training programs call the state dict beside the rest that they keep.
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "network")
-# What they leave in front of the names of a network's tensors.
-_PREFIXES = ("classifier.network.", "network.", "model.", "module.", "net.")
+# What they leave in front of the names of a network's tensors; `torch.compile` the last one.
+_PREFIXES = ("classifier.network.", "network.", "model.", "module.", "net.", "_orig_mod.")
+# What `torch.optim.swa_utils.AveragedModel` keeps beside the network.
+_COUNTER = "n_averaged"
 # How torch names a class or function that a file asks for and that is not let in.
 _ASKED_FOR = re.compile(r"GLOBAL ([\w.]+)")
 
@@ -48,6 +52,7 @@ def load_tensors(path: Path) -> dict[str, Any]:
             from safetensors.torch import load_file
 
             return load_file(path)
+        check_archive(path)
         with warnings.catch_warnings():
             # What torch says of an unusual pickle, it says again when it refuses it.
             warnings.simplefilter("ignore")
@@ -68,6 +73,7 @@ def load_tensors(path: Path) -> dict[str, Any]:
         raise UserError(
             f"{path} holds a {type(content).__name__}, expected a dictionary of tensors"
         )
+    check_tensors(content, path)
     return content
 
 
@@ -110,27 +116,52 @@ def tensors_of(content: Mapping[str, Any], path: Path) -> dict[str, Tensor]:
         if wrapped is None:
             break
         inner = inner[wrapped]
-    tensors = {
-        str(name): value
-        for name, value in (inner.items() if isinstance(inner, Mapping) else ())
-        if isinstance(value, Tensor)
-    }
-    if not tensors:
-        raise UserError(f"{path} holds no tensors: expected the state dict of a network")
-    return tensors
+    tensors = _own_tensors(inner)
+    if tensors:
+        return tensors
+    below = dict(_tensors_below(inner))
+    if len(below) == 1:
+        return next(iter(below.values()))
+    if below:
+        names = ", ".join([*below][:5])
+        raise UserError(f"{path} holds several state dicts ({names}): keep one of them in the file")
+    raise UserError(f"{path} holds no tensors: expected the state dict of a network")
+
+
+def _own_tensors(values: Any) -> dict[str, Tensor]:
+    pairs = values.items() if isinstance(values, Mapping) else ()
+    return {str(name): value for name, value in pairs if isinstance(value, Tensor)}
+
+
+def _tensors_below(values: Any, place: str = "") -> Iterator[tuple[str, dict[str, Tensor]]]:
+    """The mappings that hold tensors, by their keys; an optimizer's state is passed over."""
+    for key, value in values.items() if isinstance(values, Mapping) else ():
+        if not str(key).startswith("optim"):
+            if tensors := _own_tensors(value):
+                yield f"{place}{key}", tensors
+            else:
+                yield from _tensors_below(value, f"{place}{key}.")
 
 
 def state_dict_of(content: Mapping[str, Any], path: Path) -> dict[str, Tensor]:
-    """The network's tensors in a loaded file, without wrappers and a prefix that all names share.
+    """The network's tensors in a loaded file, without wrappers and prefixes that all names share.
 
     Raises:
         UserError: Where the file holds no tensors.
     """
-    tensors = tensors_of(content, path)
-    for prefix in _PREFIXES:
-        if all(name.startswith(prefix) for name in tensors):
-            return {name.removeprefix(prefix): value for name, value in tensors.items()}
+    *_, tensors = without_prefixes(tensors_of(content, path))
     return tensors
+
+
+def without_prefixes(tensors: Mapping[str, Tensor]) -> Iterator[dict[str, Tensor]]:
+    """The tensors as they are, then without each prefix that training leaves, one after another."""
+    tensors = dict(tensors)
+    if any(name.startswith("module.") for name in tensors):
+        tensors.pop(_COUNTER, None)
+    yield tensors
+    while prefix := next((p for p in _PREFIXES if all(n.startswith(p) for n in tensors)), None):
+        tensors = {name.removeprefix(prefix): value for name, value in tensors.items()}
+        yield tensors
 
 
 def fill(network: nn.Module, state: Mapping[str, Tensor], what: str) -> None:
@@ -139,22 +170,7 @@ def fill(network: nn.Module, state: Mapping[str, Tensor], what: str) -> None:
     Raises:
         UserError: Naming the first tensors that are missing, left over or of another shape.
     """
-    own = network.state_dict()
-    missing = sorted(set(own) - set(state))
-    extra = sorted(set(state) - set(own))
-    shapes = [n for n in own if n in state and own[n].shape != state[n].shape]
-    if missing or extra:
-        raise UserError(
-            f"the weights do not fit the {what}: "
-            f"{len(missing)} tensors are missing ({', '.join(missing[:3])}), "
-            f"{len(extra)} are left over ({', '.join(extra[:3])})"
-        )
-    if shapes:
-        name = shapes[0]
-        raise UserError(
-            f"the weights do not fit the {what}: {name} has shape {tuple(state[name].shape)}, "
-            f"expected {tuple(own[name].shape)}"
-        )
+    check_fit(network, state, what)
     for name, value in network.state_dict(keep_vars=True).items():
         check_values(name, state[name], value)
     network.load_state_dict(state)
@@ -181,6 +197,10 @@ def check_values(name: str, found: Tensor, own: Tensor) -> None:
         )
     values = found.to(own.dtype)
     bad = values.isnan() if not isinstance(own, nn.Parameter) else ~values.isfinite()
+    if name.endswith("running_var") and bool((values < 0).any()):
+        raise UserError(
+            f"tensor {name} holds variances below zero: expected trained weights, take another file"
+        )
     if bad.any():
         raise UserError(
             f"tensor {name} holds {int(bad.sum())} values that are no finite numbers: expected "

@@ -1,0 +1,115 @@
+"""Files of `torch.save` that would grow as they are read: found before and after reading."""
+
+from __future__ import annotations
+
+import pickletools
+import zipfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from diffguard.errors import UserError
+
+# Weights may be shared by several names; more than this is not a file of weights.
+_MOST_SHARED = 4
+_FREE_BYTES = 2**26
+_LARGEST_PICKLE = 2**28
+_DEEPEST = 100
+_MOST_VALUES = 1_000_000
+_RESERVES = ("bytearray", "builtins bytearray", "__builtin__ bytearray")
+
+
+def check_archive(path: Path) -> None:
+    """Refuse an archive whose members are compressed, or whose pickle would reserve memory.
+
+    `torch.save` never compresses; a compressed archive of some MB may hold many GB.
+
+    Args:
+        path: Any file; one that is not an archive is passed over.
+
+    Raises:
+        UserError: For such an archive.
+    """
+    if not zipfile.is_zipfile(path):
+        return
+    with zipfile.ZipFile(path) as archive:
+        for member in archive.infolist():
+            if member.compress_type != zipfile.ZIP_STORED:
+                raise UserError(
+                    f"{path} is a compressed archive, which may grow without bounds: expected a "
+                    "file as torch.save writes it"
+                )
+            if member.filename.endswith("/data.pkl"):
+                if member.file_size > _LARGEST_PICKLE:
+                    raise UserError(f"{path} holds too many values beside its tensors")
+                _check_pickle(path, archive.read(member))
+
+
+def _check_pickle(path: Path, content: bytes) -> None:
+    """The one harmless function that reserves as many bytes as the file says is `bytearray`."""
+    try:
+        asked = any(argument in _RESERVES for _, argument, _ in pickletools.genops(content))
+    except Exception:
+        # What cannot be taken apart, torch refuses too.
+        return
+    if asked:
+        raise UserError(
+            f"{path} was refused: it asks for bytearray, expected tensors and plain data"
+        )
+
+
+def check_tensors(content: Any, path: Path) -> None:
+    """Refuse tensors without values, and those that take more memory than their file holds.
+
+    Args:
+        content: What was read: tensors in mappings and lists.
+        path: The file, for its size and for the error line.
+
+    Raises:
+        UserError: Naming the first tensor that is wrong.
+    """
+    total = 0
+    allowed = _MOST_SHARED * path.stat().st_size + _FREE_BYTES
+    for name, value in _tensors(content, path):
+        if value.layout != torch.strided or value.is_meta or value.is_nested or value.is_quantized:
+            raise UserError(
+                f"{path}: tensor {name} is {_kind(value)}, expected dense "
+                f"{str(value.dtype).removeprefix('torch.')} with values: save the network's "
+                "state_dict() as it is after training"
+            )
+        total += value.numel() * value.element_size()
+        if total > allowed:
+            raise UserError(
+                f"{path}: its tensors, up to {name}, would take {total:,} bytes, more than the "
+                "file holds: expected tensors that are stored in full"
+            )
+
+
+def _kind(value: Tensor) -> str:
+    if value.is_meta:
+        return "on the meta device"
+    layout = "nested" if value.is_nested else "quantized" if value.is_quantized else "sparse"
+    return f"{layout} {str(value.dtype).removeprefix('torch.')}"
+
+
+def _tensors(content: Any, path: Path) -> Iterator[tuple[str, Tensor]]:
+    """All tensors with their names; values that occur often in the file count as often."""
+    waiting: list[tuple[str, Any, int]] = [("?", content, 0)]
+    values = 0
+    while waiting:
+        name, value, depth = waiting.pop()
+        values += 1
+        if depth > _DEEPEST or values > _MOST_VALUES:
+            raise UserError(
+                f"{path} is nested too deeply or holds too many values: expected tensors and "
+                "plain data"
+            )
+        if isinstance(value, Tensor):
+            yield name, value
+        elif isinstance(value, Mapping):
+            waiting += [(str(key), one, depth + 1) for key, one in value.items()]
+        elif isinstance(value, list | tuple):
+            waiting += [(name, one, depth + 1) for one in value]

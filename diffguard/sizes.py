@@ -1,0 +1,94 @@
+"""Bounds on the size of a network, looked at before memory is taken for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules import module as registration
+
+from diffguard.errors import UserError
+
+# The largest networks that are trained for images have some thousand modules and, with rare
+# exceptions, fewer than three billion weights.
+MOST_MODULES = 50_000
+MOST_WEIGHTS = 4_000_000_000
+
+
+def trial(build: Callable[[], nn.Module], what: str) -> nn.Module:
+    """Build a network on the meta device, which takes no memory for weights.
+
+    Args:
+        build: Builds it.
+        what: What it is, for the error line.
+
+    Raises:
+        UserError: For a network of absurd size, as soon as it is known, and whatever `build`
+            raises.
+    """
+    # What is built afterwards has the same random weights as without a trial.
+    with torch.random.fork_rng(devices=[]), _counted(what), torch.device("meta"):
+        return build()
+
+
+@contextmanager
+def _counted(what: str) -> Iterator[None]:
+    """Count what is registered in modules, and stop where it is absurd."""
+    modules = weights = 0
+
+    def count_module(*_: Any) -> None:
+        nonlocal modules
+        modules += 1
+        if modules > MOST_MODULES:
+            raise UserError(f"{what} would have more than {MOST_MODULES:,} layers: check its sizes")
+
+    def count_weights(_module: nn.Module, _name: str, value: Tensor | None) -> None:
+        nonlocal weights
+        weights += 0 if value is None else value.numel()
+        if weights > MOST_WEIGHTS:
+            raise UserError(
+                f"{what} would have more than {MOST_WEIGHTS:,} weights: check its sizes"
+            )
+
+    handles = [
+        registration.register_module_module_registration_hook(count_module),
+        registration.register_module_parameter_registration_hook(count_weights),
+        registration.register_module_buffer_registration_hook(count_weights),
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def check_fit(network: nn.Module, state: Mapping[str, Tensor], what: str) -> None:
+    """Compare the names and shapes of a network's tensors with those that it shall be given.
+
+    Args:
+        network: Any network, on the meta device or not.
+        state: Name -> tensor.
+        what: What the network is, for the error line.
+
+    Raises:
+        UserError: Naming the first tensors that are missing, left over or of another shape.
+    """
+    own = network.state_dict()
+    missing = sorted(set(own) - set(state))
+    extra = sorted(set(state) - set(own))
+    shapes = [n for n in own if n in state and own[n].shape != state[n].shape]
+    if missing or extra:
+        raise UserError(
+            f"the weights do not fit the {what}: "
+            f"{len(missing)} tensors are missing ({', '.join(missing[:3])}), "
+            f"{len(extra)} are left over ({', '.join(extra[:3])})"
+        )
+    if shapes:
+        name = shapes[0]
+        raise UserError(
+            f"the weights do not fit the {what}: {name} has shape {tuple(state[name].shape)}, "
+            f"expected {tuple(own[name].shape)}"
+        )
