@@ -11,10 +11,13 @@
 | `torchvision:CIFAR10/test` | torchvision's set of this name, below `data.root` |
 | `torchvision:CIFAR10/test[:1000]` | its images 0 … 999; `[1000:]` are the others |
 | `some/folder`, `list.txt` | found from where you are; the images of a list are below `data.root` |
+
+`~` is the home folder. A path that begins like a kind is written `./digits:0-5`.
 """
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -28,6 +31,7 @@ from datamodules import embedded
 from datamodules.file_set import folder_set, list_set
 from datamodules.image_set import ImageSet, MissingDataError, TensorSet, no_labels
 from diffguard.errors import UserError
+from diffguard.paths import kind_of, user_path
 
 # Images of a torchvision set: NAME/PART, NAME/PART[FIRST:END], either number may be left out.
 _SECTION = re.compile(r"torchvision:([A-Za-z0-9]+/[a-z]+)(?:\[([0-9]*):([0-9]*)\])?")
@@ -74,21 +78,22 @@ def open_set(
     """
     kind, _, argument = source.partition(":")
     if kind not in _OPENERS:
-        kind, argument = _kind_of_path(name, source)
-    folder = Path(root or ".").expanduser()
+        kind, argument = "path", source
+    folder = _root_folder(root)
     request = _Request(name, source, argument, folder, labelled, class_names, download)
     try:
-        images = _OPENERS[kind](request)
+        images = _OPENERS[kind](request) if kind in _OPENERS else _path(request)
     except MissingDataError as error:
         advice = error.advice
         if kind in ("imglist", "folder"):
             advice = f"put the data there, or set data.root (now {str(folder)!r})"
         raise MissingDataError(f"set {name!r} ({source}): {error.absent}", advice) from error
-    top = int(images.labels.max())
+    position = int(images.labels.argmax())
+    top = int(images.labels[position])
     if labelled and class_names is not None and top >= len(class_names):
         raise UserError(
             f"set {name!r} ({source}) has label {top}, but there are only {len(class_names)} "
-            f"classes: {', '.join(class_names[:12])}"
+            f"classes: {', '.join(class_names[:12])} ({images.origin(images.indices[position])})"
         )
     return images
 
@@ -107,29 +112,41 @@ def same_source(first: str, second: str, root: Path | str | None) -> bool:
 def is_folder(source: str) -> bool:
     """Whether a source is a folder, whose sub-folders are the classes."""
     kind = source.partition(":")[0]
-    return kind == "folder" or (kind not in _OPENERS and Path(source).expanduser().is_dir())
+    return kind == "folder" or (kind not in _OPENERS and user_path(source, "source").is_dir())
 
 
 def _canonical(source: str, root: Path | str | None) -> tuple[str, str]:
     kind, _, argument = source.partition(":")
-    base = Path(root or ".").expanduser()
-    if kind in ("folder", "imglist"):
-        return "path", str((base / _list_and_images(argument)[0]).resolve())
+    base = _root_folder(root)
+    if kind == "folder":
+        return "path", os.path.realpath(_below(base, argument))
+    if kind == "imglist":
+        return "path", os.path.realpath(_list_and_images(base, argument)[0])
     if kind in _OPENERS:
         return kind, argument
-    return "path", str(Path(source).expanduser().resolve())
+    return "path", os.path.realpath(user_path(source, "source"))
 
 
-def _kind_of_path(name: str, source: str) -> tuple[str, str]:
-    path = Path(source).expanduser()
-    if path.is_dir():
-        return "folder", str(path.resolve())
-    if path.is_file() and path.suffix == ".txt":
-        return "imglist", f"{path.resolve()}@"
-    absent = not path.exists() and ":" not in source
+def _root_folder(root: Path | str | None) -> Path:
+    return user_path(root or ".", "data.root")
+
+
+def _below(root: Path, path: str) -> Path:
+    return root / user_path(path or ".", "source")
+
+
+def _path(request: _Request) -> ImageSet:
+    """A folder or an image list, named without a kind and found from the current folder."""
+    path = user_path(request.source, f"source of set {request.name!r}")
+    kind = kind_of(path)
+    if kind == "a folder":
+        return _folder_at(request, path)
+    if kind != "nothing" and path.suffix == ".txt":
+        return _list_at(request, path, request.root)
+    absent = kind == "nothing" and ":" not in request.source
     raise (MissingDataError if absent else UserError)(
-        f"source {source!r} of set {name!r} is neither a folder, nor a .txt image list, nor one of "
-        + ", ".join(f"{kind}:…" for kind in _OPENERS)
+        f"source {request.source!r} of set {request.name!r} is neither a folder, nor a .txt image "
+        "list, nor one of " + ", ".join(f"{kind}:…" for kind in _OPENERS)
     )
 
 
@@ -160,28 +177,31 @@ def _unlabelled(
     return opener
 
 
-def _list_and_images(argument: str) -> tuple[str, str]:
-    list_file, at, images = argument.rpartition("@")
-    return (list_file, images) if at else (argument, "")
+def _list_and_images(root: Path, argument: str) -> tuple[Path, Path]:
+    """The two paths of `LIST@IMAGES`; an `@` may also be a part of either of them."""
+    parts = argument.split("@")
+    ways = [("@".join(parts[:i]), "@".join(parts[i:])) for i in range(len(parts) - 1, 0, -1)]
+    paths = [(_below(root, file), _below(root, images)) for file, images in [*ways, (argument, "")]]
+    return next((way for way in paths if kind_of(way[0]) not in ("nothing", "a folder")), paths[0])
 
 
 def _image_list(request: _Request) -> ImageSet:
-    file, images = _list_and_images(request.argument)
+    return _list_at(request, *_list_and_images(request.root, request.argument))
+
+
+def _list_at(request: _Request, file: Path, images: Path) -> ImageSet:
     return list_set(
-        request.name,
-        request.root / file,
-        request.root / images,
-        labelled=request.labelled,
-        class_names=request.class_names,
+        request.name, file, images, labelled=request.labelled, class_names=request.class_names
     )
 
 
 def _folder(request: _Request) -> ImageSet:
+    return _folder_at(request, _below(request.root, request.argument))
+
+
+def _folder_at(request: _Request, folder: Path) -> ImageSet:
     return folder_set(
-        request.name,
-        request.root / request.argument,
-        labelled=request.labelled,
-        class_names=request.class_names,
+        request.name, folder, labelled=request.labelled, class_names=request.class_names
     )
 
 

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from datamodules.folders import describe_left_out, list_files
+from datamodules.image_files import read_image, why_no_image
+from datamodules.image_list import read_list
 from datamodules.image_set import ImageSet, MissingDataError, no_labels
-from datamodules.transforms import read_image
 from diffguard.errors import UserError
-
-IMAGE_SUFFIXES = {
-    ".bmp", ".gif", ".jp2", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp",
-}  # fmt: skip
+from diffguard.paths import kind_of
 
 
 class FileSet(ImageSet):
@@ -28,7 +26,14 @@ class FileSet(ImageSet):
         labels: See `ImageSet`.
         class_names: See `ImageSet`.
         path_is_key: Whether an image's key is its path (folders) or its index (image lists).
+
+    Attributes:
+        lines: The line of the image list that names each image; empty for a folder.
+        list_file: The image list, where there is one.
     """
+
+    lines: Sequence[int] = ()
+    list_file: Path | None = None
 
     def __init__(
         self,
@@ -51,6 +56,12 @@ class FileSet(ImageSet):
         """The relative path."""
         return self._paths[index]
 
+    def origin(self, index: int) -> str:
+        """The line of the image list, or the file."""
+        if self.lines:
+            return f"{self.list_file}, line {self.lines[index]}"
+        return str(self._root / self._paths[index])
+
     def key(self, index: int) -> str:
         """The relative path in a folder, the index in an image list."""
         return self._paths[index] if self._path_is_key else str(index)
@@ -63,23 +74,6 @@ class FileSet(ImageSet):
             return -1
 
 
-def _files_below(folder: Path) -> Iterator[Path]:
-    """Files that are not hidden; links to folders are followed, but no folder is read twice."""
-
-    def refuse(error: OSError) -> None:
-        raise UserError(f"folder {error.filename} cannot be read: {error.strerror}")
-
-    seen = set()
-    for parent, folders, files in os.walk(folder, onerror=refuse, followlinks=True):
-        real = Path(parent).resolve()
-        if real in seen:
-            folders.clear()
-            continue
-        seen.add(real)
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        yield from (Path(parent, name) for name in files if not name.startswith("."))
-
-
 def folder_set(
     name: str,
     folder: Path,
@@ -87,34 +81,65 @@ def folder_set(
     labelled: bool = False,
     class_names: Sequence[str] | None = None,
     any_file: bool = False,
+    without: Collection[Path] = (),
 ) -> FileSet:
     """All images below a folder, in the order of their relative paths, which are their keys.
 
+    What is left out is named in the set's `remarks`, apart from hidden files and folders.
+
     Args:
         name: The set's name.
-        folder: The folder; hidden files and folders are passed over.
+        folder: The folder; results of this program in it are left out.
         labelled: Take the first sub-folder on an image's path as its class.
         class_names: The sub-folders in the order of the labels; default: sorted.
-        any_file: Take every file for an image, so that one that is none comes to light; default:
-            those with the suffix of an image.
+        any_file: Take every file for an image, so that one that is none is reported when it is
+            read; default: those with the suffix or the content of an image.
+        without: Folders below it that are left out.
 
     Raises:
         MissingDataError: If the folder is absent or holds no image.
-        UserError: If an image lies in no known class folder.
+        UserError: If an image lies in no known class folder, or a class folder holds no image.
     """
-    if not folder.is_dir():
-        raise MissingDataError(f"folder {folder} does not exist")
-    paths = sorted(
-        path.relative_to(folder).as_posix()
-        for path in _files_below(folder)
-        if any_file or path.suffix.lower() in IMAGE_SUFFIXES
-    )
+    kind = kind_of(folder)
+    if kind != "a folder":
+        is_what = "does not exist" if kind == "nothing" else f"is {kind}, expected a folder"
+        raise MissingDataError(f"folder {folder} {is_what}")
+    listing = list_files(folder, without=without)
+    paths, left_out = [], dict(listing.left_out)
+    for path in listing.files:
+        reason = "" if any_file else why_no_image(folder / path)
+        if reason:
+            left_out[path] = reason
+        else:
+            paths.append(path)
     if not paths:
-        raise MissingDataError(f"folder {folder} holds no images")
-    if not labelled:
-        return FileSet(name, folder, paths, no_labels(len(paths)), path_is_key=True)
-    subfolders = sorted(p.name for p in folder.iterdir() if p.is_dir() and p.name[0] != ".")
-    names = list(class_names or subfolders)
+        holds = f", only {describe_left_out(left_out)}" if left_out else ""
+        raise MissingDataError(f"folder {folder} holds no images{holds}")
+    labels, names = no_labels(len(paths)), None
+    if labelled:
+        names = list(class_names or _class_folders(name, folder, listing.folders, paths))
+        labels = _labels_of(name, folder, paths, names)
+    images = FileSet(name, folder, paths, labels, names, path_is_key=True)
+    if left_out:
+        images.remarks = [f"set {name!r}: left out below {folder}: {describe_left_out(left_out)}"]
+    return images
+
+
+def _class_folders(
+    name: str, folder: Path, subfolders: Sequence[str], paths: Sequence[str]
+) -> Sequence[str]:
+    """The sub-folders, each of which must hold an image to be a class."""
+    used = {path.partition("/")[0] for path in paths}
+    empty = [subfolder for subfolder in subfolders if subfolder not in used]
+    if empty:
+        raise UserError(
+            f"set {name!r}: {folder / empty[0]} holds no image, so it is no class: remove the "
+            "folder, or name those that are classes in data.class_names"
+        )
+    return subfolders
+
+
+def _labels_of(name: str, folder: Path, paths: Sequence[str], names: Sequence[str]) -> Tensor:
     label_of = {class_name: label for label, class_name in enumerate(names)}
     labels = [label_of.get(path.partition("/")[0], -1) for path in paths]
     if -1 in labels:
@@ -122,7 +147,7 @@ def folder_set(
             f"set {name!r}: {folder / paths[labels.index(-1)]} lies in no known class folder: "
             f"expected {folder}/CLASS/…, CLASS one of {', '.join(names[:12]) or '(none)'}"
         )
-    return FileSet(name, folder, paths, torch.tensor(labels), names, path_is_key=True)
+    return torch.tensor(labels)
 
 
 def list_set(
@@ -133,42 +158,34 @@ def list_set(
     labelled: bool,
     class_names: Sequence[str] | None = None,
 ) -> FileSet:
-    """The images of an OpenOOD image list: lines of `relative/path label`; the key is the index.
+    """The images of an OpenOOD image list; the key is the index.
 
     Args:
         name: The set's name.
-        list_file: The list; a path may hold spaces, the last field is the label.
+        list_file: The list, see `image_list.py`.
         folder: The folder that the paths are relative to.
-        labelled: Keep the labels; else all are -1, whatever the list says.
+        labelled: Keep the labels; otherwise all are -1.
         class_names: Names of the classes.
 
     Raises:
         MissingDataError: If the list, or the first image it names, is absent, or it is empty.
-        UserError: If a line has another form, or an ID image a negative label.
+        UserError: If the list is broken, or an ID image has a negative label.
     """
-    if not list_file.is_file():
+    if kind_of(list_file) == "nothing":
         raise MissingDataError(f"image list {list_file} does not exist (images in {folder})")
-    paths, labels = [], []
-    text = list_file.read_text(encoding="utf-8-sig", errors="surrogateescape")
-    for number, line in enumerate(text.split("\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            path, label = line.strip().rsplit(maxsplit=1)
-            paths.append(path)
-            labels.append(int(label))
-        except ValueError:
-            raise UserError(
-                f"{list_file}, line {number}: expected `relative/path label`, got {line[:80]!r}"
-            ) from None
-        if labelled and labels[-1] < 0:
-            raise UserError(
-                f"{list_file}, line {number}: an ID image needs a class ≥ 0, got {line[:80]!r}"
-            )
-    if not paths:
+    read = read_list(list_file)
+    if not read.paths:
         raise MissingDataError(f"image list {list_file} names no image")
-    if not (folder / paths[0]).is_file():
-        raise MissingDataError(f"image {folder / paths[0]} of {list_file} does not exist")
-    if not labelled:
-        return FileSet(name, folder, paths, no_labels(len(paths)), path_is_key=False)
-    return FileSet(name, folder, paths, torch.tensor(labels), class_names, path_is_key=False)
+    if kind_of(folder / read.paths[0]) == "nothing":
+        raise MissingDataError(f"image {folder / read.paths[0]} of {list_file} does not exist")
+    labels = torch.tensor(read.labels) if labelled else no_labels(len(read.paths))
+    images = FileSet(
+        name, folder, read.paths, labels, class_names if labelled else None, path_is_key=False
+    )
+    images.lines, images.list_file = read.lines, list_file
+    if labelled and -1 in read.labels:
+        place = images.origin(read.labels.index(-1))
+        raise UserError(f"{place}: an ID image needs a class ≥ 0, got the label -1")
+    if read.repeated:
+        images.remarks = [f"set {name!r}: {list_file} names {read.repeated} images again"]
+    return images

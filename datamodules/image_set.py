@@ -42,7 +42,10 @@ class ImageSet(Dataset[dict[str, Any]]):
 
     Attributes:
         indices: Position -> index in the full list.
+        remarks: What a user should know of the set, such as files that were left out; a line each.
     """
+
+    remarks: Sequence[str] = ()
 
     def __init__(self, name: str, labels: Tensor, class_names: Sequence[str] | None = None) -> None:
         self.name = name
@@ -86,6 +89,10 @@ class ImageSet(Dataset[dict[str, Any]]):
     def path(self, index: int) -> str:  # noqa: ARG002 - sets in memory have no paths
         """The image's path relative to its image folder; empty for sets in memory."""
         return ""
+
+    def origin(self, index: int) -> str:
+        """Where an image and its label come from, for a line that is about it."""
+        return f"image {index} of {self.name}"
 
     def key(self, index: int) -> str:
         """What the image is known by in its set."""

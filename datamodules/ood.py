@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Mapping, Sequence
+import sys
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
 from lightning import LightningDataModule
+from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
 from datamodules.datasets import is_folder, open_set
@@ -29,6 +31,8 @@ from datamodules.stream import (
 )
 from datamodules.transforms import Augmentation, Prepare, augmentation
 from diffguard.errors import UserError
+from diffguard.paths import user_path
+from diffguard.printing import say
 
 _NO_OOD = OODSets()
 # Images a loader reads at once where the batch size of the networks is yet to be found.
@@ -160,20 +164,25 @@ class OODDataModule(LightningDataModule):
         sets = [self._open_id(part), *self._open_ood(ood)]
         return [images.subset(self.limit) for images in sets]
 
-    def predict_set(self, folder: str | Path) -> ImageSet:
-        """Every file below a folder as one set of images, `images`; hidden files are passed over.
+    def predict_set(self, folder: str | Path, without: Collection[Path] = ()) -> ImageSet:
+        """Every file below a folder as one set of images, `images`.
+
+        Hidden files, results of this program and what is named in `without` are left out.
 
         Raises:
             UserError: If the folder is absent or empty.
         """
+        path = user_path(folder, "--images")
         try:
-            return folder_set("images", Path(folder).expanduser(), any_file=True)
+            images = folder_set("images", path, any_file=True, without=without)
         except MissingDataError as error:
             raise UserError(f"{error}: name a folder with image files") from None
+        _say_remarks(images)
+        return images
 
-    def folder_stream(self, folder: str | Path) -> EvaluationStream:
-        """All files below a folder; those that are no images are handed on with their error."""
-        return EvaluationStream([self.predict_set(folder)], self.prepare, on_error="skip")
+    def folder_stream(self, folder: str | Path, without: Collection[Path] = ()) -> EvaluationStream:
+        """The files of `predict_set`; those that are no images are handed on with their error."""
+        return EvaluationStream([self.predict_set(folder, without)], self.prepare, on_error="skip")
 
     def stream(self, part: Part) -> EvaluationStream:
         """One stream over `evaluation_sets(part)`."""
@@ -316,4 +325,12 @@ class OODDataModule(LightningDataModule):
                 origin = f"get it from {self.get_from}" if self.get_from else ""
                 advice = "; ".join(filter(None, (origin, error.advice)))
                 raise MissingDataError(error.absent, advice) from error
+            _say_remarks(self._opened[name])
         return self._opened[name]
+
+
+def _say_remarks(images: ImageSet) -> None:
+    """Print what a user should know of a set, on the first process."""
+    if rank_zero_only.rank == 0:
+        for remark in images.remarks:
+            say(f"note: {remark}", file=sys.stderr)

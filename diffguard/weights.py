@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from diffguard.archives import check_archive, check_tensors
 from diffguard.errors import UserError, reason_of
+from diffguard.paths import kind_of
 from diffguard.sizes import check_fit
 
 # What training programs call the state dict beside the rest that they keep.
@@ -43,7 +44,8 @@ def load_tensors(path: Path) -> dict[str, Any]:
         UserError: Where the file is missing, damaged, or holds more than tensors and plain data.
     """
     if not path.is_file():
-        what = "is a folder" if path.is_dir() else "does not exist"
+        kind = kind_of(path)
+        what = "does not exist" if kind == "nothing" else f"is {kind}"
         raise UserError(f"{path} {what}: expected a file of weights, check the path")
     try:
         if path.name.endswith(".safetensors.index.json"):

@@ -17,6 +17,7 @@ from typing import Any, NoReturn
 from jsonargparse import ArgumentError, ArgumentParser, Namespace
 
 from diffguard.errors import UserError
+from diffguard.paths import expand_home, require_file
 from diffguard.printing import accept_all_text, say
 from lightning_modules.interrupts import INTERRUPTED, SAID
 from lightning_modules.parser_messages import plain_message
@@ -24,6 +25,10 @@ from lightning_modules.parser_messages import plain_message
 USER_ERROR = 2
 SKIPPED_FILES = 3
 TIME_IS_UP = 4
+_PATHS = (
+    *("ckpt", "output", "images", "diffusion_model", "run_dir", "resume", "data.root"),
+    *("classifier.ckpt", "diffusion.ckpt", "diffusion.finetune", "detector.perceptual_weights"),
+)
 _SECTIONS = ("data", "classifier", "diffusion", "noisy_classifier", "trainer")
 _OUT_OF_MEMORY = (
     "out of memory: take a smaller --data.train_batch_size (training) or --data.batch_size "
@@ -47,6 +52,7 @@ class Parser(ArgumentParser):
 
     def parse_path(self, path: Any, *args: Any, **options: Any) -> Namespace:
         """Parse a config file, and name it where it is wrong."""
+        require_file(str(path), "config")
         try:
             return super().parse_path(path, *args, **options)
         except (UserError, ArgumentError, TypeError, ValueError, KeyError) as error:
@@ -70,6 +76,10 @@ def parse(parser: Parser, argv: Sequence[str]) -> Namespace:
         if isinstance(error, UserError):
             raise
         raise UserError(one_line(error)) from error
+    for key in _PATHS:
+        value = namespace.get(key)
+        if isinstance(value, str):
+            namespace[key] = expand_home(value, f"--{key}")
     for section in _SECTIONS:
         value = namespace.get(section, Namespace())
         if not isinstance(value, Namespace):

@@ -124,26 +124,26 @@ def report_images(detector: Detector, table: ScoreTable, output: Path, accept: f
         accept: Share of ID images that the threshold accepts; None is the detector's.
 
     Returns:
-        How many files were no images.
+        How many files could not be scored.
 
     Raises:
-        UserError: Where no file was an image.
+        UserError: If no file could be scored.
     """
     calibration, name = detector.calibration, detector.settings.decision
     if calibration is None:
         raise UserError("the detector is not calibrated: run train.py with stage calibrate")
     share = detector.settings.accept if accept is None else accept
     threshold = calibration.threshold(name, share)
-    skipped = [str(table.path[row]) for row in np.flatnonzero(~table.valid)]
-    for path in skipped:
-        say(f"skipped, no image: {path}")
+    skipped = [str(table.error[row]) for row in np.flatnonzero(~table.valid)]
+    for reason in skipped:
+        say(f"skipped: {reason}")
     rows = np.flatnonzero(table.valid)
     if not len(rows):
         raise UserError("none of the files is an image that can be read")
     flagged = 0
     with (
         replace_file(output / "images.csv") as temporary,
-        temporary.open("w", encoding="utf-8", newline="") as file,
+        temporary.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file,
     ):
         writer = csv.writer(file)
         writer.writerow(["path", "prediction", "probability", "score", "percentile", "verdict"])

@@ -3,9 +3,11 @@
 import os
 
 import pytest
+import torch
 from PIL import Image
 
 from datamodules.file_set import folder_set, list_set
+from datamodules.folders import list_files
 from datamodules.image_set import MissingDataError
 from diffguard.errors import UserError
 
@@ -25,7 +27,11 @@ def _list(folder, text, name="list.txt"):
 def test_folder_lists_images_below_in_order(tmp_path):
     _draw(tmp_path, "b.png", "a/2.JPG", "a/10 x.jpeg", ".hidden/x.png", "._b.png")
     (tmp_path / "notes.txt").touch()
+    os.mkfifo(tmp_path / "pipe")
     images = folder_set("mine", tmp_path)
+    assert images.remarks == [
+        f"set 'mine': left out below {tmp_path}: notes.txt (not an image), pipe (a named pipe)"
+    ]
     paths = [images.describe(i)["path"] for i in range(len(images))]
     assert paths == ["a/10 x.jpeg", "a/2.JPG", "b.png"]
     item = images[2]
@@ -42,13 +48,59 @@ def test_folder_of_any_file(tmp_path):
     assert [images.path(i) for i in range(len(images))] == ["b.png", "notes.txt"]
 
 
-def test_folder_follows_links_but_not_in_circles(tmp_path):
-    _draw(tmp_path / "data", "a/1.png")
-    _draw(tmp_path / "far", "2.png")
-    (tmp_path / "data" / "b").symlink_to(tmp_path / "far")
-    (tmp_path / "data" / "a" / "up").symlink_to(tmp_path / "data")
-    images = folder_set("mine", tmp_path / "data")
-    assert [images.path(i) for i in range(len(images))] == ["a/1.png", "b/2.png"]
+def test_a_linked_folder_is_read_once_and_under_one_name(tmp_path):
+    data, far = tmp_path / "data", tmp_path / "far"
+    _draw(data, "real/1.png")
+    _draw(far, "2.png", "deep/3.png")
+    for link, target in {
+        "a": data / "real", "b": far, "c": far, "real/up": data, "real/root": "/",
+        "z": far / "deep", "itself": data / "itself",
+    }.items():  # fmt: skip
+        (data / link).symlink_to(target)
+    (far / "back").symlink_to(data / "real")
+    images = folder_set("mine", data)
+    paths = [images.path(i) for i in range(len(images))]
+    # The real place goes before any link; then the first link, and what lies in it.
+    assert paths == ["b/2.png", "b/deep/3.png", "real/1.png"]
+    assert list_files(data).left_out == {
+        "a": "the same folder as real",
+        "b/back": "the same folder as real",
+        "c": "the same folder as b",
+        "real/root": "a link to a folder around it",
+        "real/up": "a link to a folder around it",
+        "z": "the same folder as b/deep",
+    }
+
+
+@pytest.mark.parametrize("any_file", [False, True])
+def test_results_of_the_program_are_no_input(tmp_path, any_file):
+    _draw(tmp_path, "1.png", "out/figures/roc.png", "joined/figures/roc.png", "next/x.png")
+    for name in ("out/manifest.json", "out/contents.npy", "joined/results.json"):
+        (tmp_path / name).touch()
+    (tmp_path / "joined" / "results.csv").touch()
+    images = folder_set("mine", tmp_path, any_file=any_file, without=[tmp_path / "next"])
+    assert [images.path(i) for i in range(len(images))] == ["1.png"]
+    assert "joined (results of this program), next (results" in images.remarks[0]
+
+
+def test_a_folder_and_all_files_of_it_agree_on_what_is_an_image(tmp_path):
+    _draw(tmp_path, "a.jfif", "b.jpe", "c.JFIF", "e.pnm", "f.apng")
+    Image.new("RGB", (5, 5)).save(tmp_path / "no suffix", format="PNG")
+    Image.new("RGB", (5, 5)).save(tmp_path / "odd.img", format="JPEG")
+    (tmp_path / "P1 text").write_text("P1 is no image")
+    (tmp_path / "script.eps").write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n")
+    every = folder_set("mine", tmp_path, any_file=True)
+    images = folder_set("mine", tmp_path)
+
+    def can_be_read(index):
+        try:
+            return bool(every.image(index).numel())
+        except UserError:
+            return False
+
+    readable = [every.path(i) for i in range(len(every)) if can_be_read(i)]
+    assert readable == [images.path(i) for i in range(len(images))]
+    assert len(readable) == 7
 
 
 def test_folder_that_may_not_be_read_is_named(tmp_path, monkeypatch):
@@ -75,14 +127,26 @@ def test_absent_and_empty_folders(tmp_path):
 
 def test_subfolders_are_classes(tmp_path):
     _draw(tmp_path, "dog/1.png", "cat/1.png", "cat/deep/2.png")
-    (tmp_path / "bird").mkdir()
     images = folder_set("mine", tmp_path, labelled=True)
-    assert images.class_names == ("bird", "cat", "dog")
-    assert images.labels.tolist() == [1, 1, 2]
+    assert images.class_names == ("cat", "dog")
+    assert images.labels.tolist() == [0, 0, 1]
     images = folder_set("mine", tmp_path, labelled=True, class_names=["dog", "cat", "cow"])
     assert images.labels.tolist() == [1, 1, 0]
     with pytest.raises(UserError, match=r"cat/1\.png lies in no known class folder.*dog"):
         folder_set("mine", tmp_path, labelled=True, class_names=["dog"])
+
+
+@pytest.mark.parametrize("content", [None, "._1.png", "notes.txt"])
+def test_a_class_folder_without_images_is_refused(tmp_path, content):
+    _draw(tmp_path, "dog/1.png", "cat/1.png")
+    (tmp_path / "__MACOSX").mkdir()
+    if content:
+        (tmp_path / "__MACOSX" / content).write_text("x")
+    with pytest.raises(UserError, match=r"__MACOSX holds no image, so it is no class: remove"):
+        folder_set("mine", tmp_path, labelled=True)
+    names = ["dog", "cat", "cow"]
+    images = folder_set("mine", tmp_path, labelled=True, class_names=names)
+    assert images.class_names == tuple(names)
 
 
 def test_an_image_beside_the_class_folders_is_refused(tmp_path):
@@ -109,12 +173,40 @@ def test_list_paths_may_hold_spaces_and_keys_are_indices(tmp_path):
         ("a.png 1\na.png\n", "line 2: expected `relative/path label`, got 'a.png'"),
         ("a.png one\n", "line 1: expected"),
         ("a.png -1\n", "line 1: an ID image needs a class ≥ 0"),
+        ("\r\na.png 1\rb.png 1_0\n", "line 3: expected `relative/path label`"),
+        ("a\0.png 1\n", r"line 1: expected .*'a\\x00.png 1'"),
+        ("a.png -2\n", "line 1: expected a label from 0 to 99999, or -1"),
+        ("a.png 100000\n", "line 1: expected a label from 0"),
+        ("a.png 2147483648\n", "line 1: expected a label from 0"),
+        ("a.png 99999999999999999999999\n", "line 1: expected a label from 0 .* got 9999"),
+        ("a.png 1\na.png 2\n", "line 2: 'a.png' has the label 1 in another line"),
     ],
 )
 def test_broken_lines_are_named(tmp_path, text, message):
     _draw(tmp_path, "a.png")
     with pytest.raises(UserError, match=message):
         list_set("mine", _list(tmp_path, text), tmp_path, labelled=True)
+
+
+def test_a_list_of_another_kind_is_refused(tmp_path):
+    _draw(tmp_path, "a.png")
+    (tmp_path / "wide.txt").write_text("a.png 1\n", encoding="utf-16")
+    with pytest.raises(UserError, match=r"wide\.txt is UTF-16 text: save it as UTF-8"):
+        list_set("mine", tmp_path / "wide.txt", tmp_path, labelled=True)
+    os.mkfifo(tmp_path / "pipe.txt")
+    with pytest.raises(UserError, match=r"pipe\.txt cannot be read: it is a named pipe"):
+        list_set("mine", tmp_path / "pipe.txt", tmp_path, labelled=True)
+
+
+def test_images_of_a_list_know_their_lines_and_repeated_ones_are_named(tmp_path):
+    _draw(tmp_path, "a.png")
+    (tmp_path / "caf\udce9.png").write_bytes((tmp_path / "a.png").read_bytes())
+    lines = tmp_path / "list.txt"
+    lines.write_bytes(b"a.png 0\n\n  \ncaf\xe9.png 1\na.png 0\n")
+    images = list_set("mine", lines, tmp_path, labelled=True)
+    assert [images.origin(i) for i in range(3)] == [f"{lines}, line {n}" for n in (1, 4, 5)]
+    assert images.remarks == [f"set 'mine': {lines} names 1 images again"]
+    assert torch.equal(images.image(0), images.image(1))
 
 
 def test_absent_lists_and_images_are_missing_data(tmp_path):

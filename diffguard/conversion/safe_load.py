@@ -68,6 +68,8 @@ def _foreign_names(path: Path) -> list[str]:
     The pickle is only taken apart, not run. What cannot be taken apart (another format, a damaged
     file) gives none: `load_tensors` judges it.
     """
+    if not path.is_file():  # a named pipe would be waited for
+        return []
     try:
         return sorted(torch.serialization.get_unsafe_globals_in_checkpoint(str(path)))
     except Exception:

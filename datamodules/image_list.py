@@ -1,0 +1,77 @@
+"""OpenOOD's image lists: lines of `relative/path label`."""
+
+from __future__ import annotations
+
+import re
+from array import array
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from diffguard.errors import UserError
+from diffguard.paths import require_file
+
+# More than the largest data sets have; a greater label would need memory for classes in between.
+MAX_CLASSES = 100_000
+_LABEL = re.compile(r"-?[0-9]{1,9}")
+
+
+@dataclass
+class ImageList:
+    """What an image list names.
+
+    Attributes:
+        paths: A relative path per image.
+        labels: Its label, -1 … `MAX_CLASSES` - 1.
+        lines: The number of its line, from 1.
+        repeated: How many images are named again.
+    """
+
+    paths: list[str] = field(default_factory=list)
+    labels: array[int] = field(default_factory=lambda: array("q"))
+    lines: array[int] = field(default_factory=lambda: array("q"))
+    repeated: int = 0
+
+
+def read_list(file: Path) -> ImageList:
+    """Read an image list.
+
+    A path may hold spaces, the last field is the label. Lines may end in any way and may be empty;
+    bytes that are not UTF-8 stay what they are.
+
+    Args:
+        file: The list.
+
+    Raises:
+        UserError: If it is no file or no text, a line has another form, a label is out of range, or
+            an image has two labels.
+    """
+    content = require_file(file, "image list").read_bytes()
+    if content.startswith((b"\xff\xfe", b"\xfe\xff")):
+        raise UserError(f"image list {file} is UTF-16 text: save it as UTF-8")
+    found = ImageList()
+    labels: dict[str, int] = {}
+    text = content.decode("utf-8-sig", "surrogateescape")
+    for number, line in enumerate(re.split(r"\r\n|\n|\r", text), start=1):
+        if not line.strip():
+            continue
+        place = f"{file}, line {number}"
+        path, label = _parse(line, place)
+        if labels.setdefault(path, label) != label:
+            raise UserError(f"{place}: {path!r} has the label {labels[path]} in another line")
+        found.paths.append(path)
+        found.labels.append(label)
+        found.lines.append(number)
+    found.repeated = len(found.paths) - len(labels)
+    return found
+
+
+def _parse(line: str, place: str) -> tuple[str, int]:
+    path, *rest = line.strip().rsplit(maxsplit=1)
+    if "\0" in line or not rest or not re.fullmatch(r"[+-]?[0-9]+", rest[0]):
+        raise UserError(f"{place}: expected `relative/path label`, got {line[:80]!r}")
+    if not _LABEL.fullmatch(rest[0]) or not -1 <= int(rest[0]) < MAX_CLASSES:
+        raise UserError(
+            f"{place}: expected a label from 0 to {MAX_CLASSES - 1}, or -1 for an OOD image, got "
+            f"{rest[0][:20]}"
+        )
+    return path, int(rest[0])

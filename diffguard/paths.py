@@ -1,0 +1,86 @@
+"""Paths as a user gives them: where they lead, and what may be opened there."""
+
+from __future__ import annotations
+
+import stat
+from pathlib import Path
+
+from diffguard.errors import UserError
+
+_KINDS = {
+    stat.S_IFDIR: "a folder",
+    stat.S_IFIFO: "a named pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
+
+
+def user_path(text: str | Path, name: str) -> Path:
+    """A path that a user wrote, with `~` as the home folder.
+
+    Every path from the command line, a config or Python enters here.
+
+    Args:
+        text: What the user wrote.
+        name: Its name in an error, such as `--images`.
+
+    Raises:
+        UserError: If it is empty, holds a NUL character, or names a home folder that is unknown.
+    """
+    return Path(expand_home(str(text), name))
+
+
+def expand_home(text: str, name: str) -> str:
+    """The same for a text that may also be something other than a path, such as a hub id."""
+    if not text:
+        raise UserError(f"{name} is empty: expected a path ('.' is the current folder)")
+    if "\0" in text:
+        raise UserError(f"{name} {text!r} holds a NUL character, which no path may hold")
+    if not text.startswith("~"):
+        return text
+    try:
+        return str(Path(text).expanduser())
+    except RuntimeError:
+        raise UserError(
+            f"{name} {text!r}: the home folder is unknown, write the path without '~'"
+        ) from None
+
+
+def require_file(path: str | Path, name: str) -> Path:
+    """Check that a path leads to an ordinary file, before it is opened.
+
+    A named pipe would be waited for without end, a device may hold data without end.
+
+    Args:
+        path: The path; links are followed.
+        name: What it is, at the beginning of an error, such as `image`.
+
+    Returns:
+        The path.
+
+    Raises:
+        UserError: If there is nothing, or something other than a file.
+    """
+    kind = kind_of(path)
+    if kind == "nothing":
+        raise UserError(f"{name} {path} does not exist")
+    if kind != "a file":
+        raise UserError(f"{name} {path} cannot be read: it is {kind}, expected a file")
+    return Path(path)
+
+
+def kind_of(path: str | Path) -> str:
+    """What a path leads to: `a file`, `a folder`, `a named pipe`, …, or `nothing`.
+
+    Raises:
+        UserError: If the system does not tell, as in a folder that may not be entered.
+    """
+    try:
+        mode = Path(path).stat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return "nothing"
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"{path} cannot be read: {reason}") from error
+    return "a file" if stat.S_ISREG(mode) else _KINDS.get(stat.S_IFMT(mode), "a special file")
