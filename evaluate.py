@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,6 +19,7 @@ from lightning_modules.interrupts import leave_at_once
 if __name__ == "__main__":
     leave_at_once()  # the next import takes seconds
 
+from diffguard.paths import user_path
 from diffguard.printing import say
 from lightning_modules.cli import SKIPPED_FILES, Parser, UserError, parse, run
 
@@ -91,7 +93,7 @@ def main(argv: Sequence[str]) -> int:
 
     from diffguard.checkpoint import read_checkpoint
 
-    content = read_checkpoint(known.ckpt)
+    content = read_checkpoint(user_path(known.ckpt, "--ckpt"))
     namespace = parse(parser, ["--config", _stored_config(content), *argv])
     objects = parser.instantiate(namespace)
     if objects.fuse:
@@ -147,7 +149,8 @@ def _report_tables(argv: Sequence[str], ckpt: str | None) -> int:
 
     from lightning_modules.reporting import report_again
 
-    report_again(list(map(Path, found.scores)), found.fuse, Path(found.output or found.scores[0]))
+    folders = [user_path(folder, "--scores") for folder in found.scores]
+    report_again(folders, found.fuse, Path(found.output) if found.output else folders[0])
     return 0
 
 
@@ -302,13 +305,19 @@ def _score_folder(content: dict[str, Any], objects: Any) -> int:
     from lightning_modules.trainers import scoring_trainer
 
     check_unlabelled(objects.detector)
-    detector, changed = _detector(content, objects)
+    images, output = Path(objects.images), objects.output
+    if output is not None and os.path.realpath(output) == os.path.realpath(images):
+        raise UserError(
+            f"--output {output} is the folder of --images: name another for the results, which "
+            "may lie in it"
+        )
     data = objects.data
-    stream = data.folder_stream(objects.images)
+    results = Path(objects.ckpt).parent / "images" if output is None else Path(output)
+    stream = data.folder_stream(images, without=[results])
+    detector, changed = _detector(content, objects)
     trainer = scoring_trainer(objects.trainer, "score images")
     identity = {
         "checkpoint": file_hash(Path(objects.ckpt)),
-        "images": str(Path(objects.images)),
         "precision": objects.trainer.precision,
     }
 
@@ -324,11 +333,11 @@ def _score_folder(content: dict[str, Any], objects: Any) -> int:
             threads=objects.trainer.threads,
         )
 
-    name = Path(objects.images).resolve().name
-    if objects.output is None:
-        scoring = free_run(Path(objects.ckpt).parent / "images" / name, trainer, run_in)
+    if output is None:
+        name = Path(os.path.realpath(images)).name or "root"
+        scoring = free_run(results / name, trainer, run_in)
     else:
-        scoring = run_in(Path(objects.output))
+        scoring = run_in(results)
     if changed:
         scoring.check(trainer)
         _calibrate_again(scoring, content, objects, changed[0])

@@ -170,9 +170,11 @@ def _say_what_next(current: Any, objects: Any) -> None:
 def _with_config(argv: list[str]) -> tuple[list[str], str, dict[str, Any] | None]:
     """Put the config file that applies in front, and tell its name and a resumed run's config."""
     from diffguard.errors import UserError
+    from diffguard.paths import expand_home
 
     resume = _option(argv, "--resume")
     if resume is not None:
+        resume = expand_home(resume, "--resume")
         stored = Path(resume) / "config.yaml"
         if not stored.is_file():
             raise UserError(f"{resume} is no run: expected the folder of a run, with config.yaml")

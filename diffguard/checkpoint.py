@@ -29,6 +29,7 @@ from diffguard.machine import installed_versions
 from diffguard.models import ClassifierSpec, build_classifier
 from diffguard.networks import TimedCNN
 from diffguard.own_denoiser import build_any_denoiser, weight_parts
+from diffguard.paths import expand_home, user_path
 from diffguard.pretrained import load_reference
 from diffguard.settings import from_dict, to_dict
 from diffguard.weights import fill, load_tensors
@@ -125,8 +126,8 @@ def load_detector(
         read_checkpoint(path),
         trusted=trusted,
         settings=settings,
-        folder=Path(path).parent,
-        diffusion=diffusion,
+        folder=user_path(path, "checkpoint").parent,
+        diffusion=None if diffusion is None else expand_home(diffusion, "diffusion"),
     )
     return detector.to(device)
 
@@ -137,7 +138,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     Raises:
         UserError: As `load_detector`.
     """
-    content = load_tensors(Path(path))
+    content = load_tensors(user_path(path, "checkpoint"))
     if content.get("format") != FORMAT:
         raise UserError(
             f"{path} is no detector checkpoint: expected the detector.ckpt that train.py writes"

@@ -1,4 +1,4 @@
-"""Ctrl-C, whenever it comes: one line and exit code 130, no traceback.
+"""Ctrl-C and SIGTERM end the program at any moment; Ctrl-C by one line and exit code 130.
 
 This module imports nothing that takes time.
 """
@@ -18,13 +18,21 @@ SAID = "interrupted: what is finished is kept"
 
 
 def leave_at_once() -> None:
-    """Let Ctrl-C end the program where it is, from now on.
+    """Let Ctrl-C and SIGTERM end the program where it is, from now on.
 
     Libraries that are being imported swallow an exception, or abort on it. What is written is
     whole at any moment, so nothing needs to be put in order.
     """
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGINT, _leave)
+        signal.signal(signal.SIGTERM, _end)
+
+
+def _end(number: int, _frame: FrameType | None) -> None:
+    # Lightning passes the signal to the other processes, waits for the end of the batch, which may
+    # never come, and calls a handler that was there before its own: this one.
+    signal.signal(number, signal.SIG_DFL)
+    os.kill(os.getpid(), number)
 
 
 def _leave(_number: int, _frame: FrameType | None) -> None:

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import re
 import shutil
 import struct
@@ -10,6 +11,7 @@ import zlib
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from test_commands import command
 from tiny_project import write_images
 
@@ -261,11 +263,46 @@ def test_files_that_are_no_images_are_skipped_and_named(ckpt, tmp_path, capsys):
     write_images(tmp_path / "mine", 3, "noise", 4)
     (tmp_path / "mine" / "notes.txt").write_text("no image")
     (tmp_path / "mine" / "torn.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    os.mkfifo(tmp_path / "mine" / "pipe.png")
+    Image.new("1", (12000, 12000)).save(tmp_path / "mine" / "large.png")
+    (tmp_path / "mine" / "002.png").rename(tmp_path / "mine" / "caf\udce9.png")
     assert start(ckpt, "--images", tmp_path / "mine", "--accept", 0.5) == 3
-    said = capsys.readouterr().out
-    assert "notes.txt" in said
-    assert "torn.png" in said
-    assert len(list(csv.DictReader((ckpt.parent / "images" / "mine" / "images.csv").open()))) == 3
+    skipped = [line for line in capsys.readouterr().out.splitlines() if "skipped: " in line]
+    place = f"skipped: image {tmp_path / 'mine'}/"
+    reasons = [line.removeprefix(place) for line in skipped]
+    assert reasons[0].startswith("large.png is refused: it has 12000 x 12000 pixels")
+    assert reasons[1].startswith("notes.txt cannot be read: it is none of BMP, GIF, ")
+    assert reasons[2] == "pipe.png cannot be read: it is a named pipe, expected a file"
+    assert reasons[3].startswith("torn.png cannot be read: ")
+    table = ckpt.parent / "images" / "mine" / "images.csv"
+    with table.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
+        paths = [row["path"] for row in csv.DictReader(file)]
+    assert paths == ["000.png", "001.png", "caf\udce9.png"]
+
+
+def test_results_inside_the_folder_of_images_are_no_images(ckpt, tmp_path, monkeypatch, capsys):
+    home, mine = tmp_path / "home", tmp_path / "home" / "a@b:c"
+    write_images(mine, 3, "noise", 4)
+    monkeypatch.setenv("HOME", str(home))
+    for output in ("~/a@b:c/out", "~/a@b:c/out", "~/a@b:c/next"):
+        assert start(ckpt, "--images", "~/a@b:c", "--output", output) == 0
+        assert "3 images" in capsys.readouterr().out
+    monkeypatch.chdir(mine)
+    assert start(ckpt, "--images", ".", "--output", "out") == 0  # the same folder by another name
+    captured = capsys.readouterr()
+    assert "3 images" in captured.out
+    assert "left out below .: next (results of this program), out (results" in captured.err
+    with pytest.raises(UserError, match="is the folder of --images: name another"):
+        start(ckpt, "--images", mine, "--output", "../a@b:c")
+    shutil.copy(ckpt, mine / "detector.ckpt")
+    for _ in range(2):
+        assert start("detector.ckpt", "--images", ".") == 3  # detector.ckpt is no image
+        assert "3 images" in capsys.readouterr().out
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr("pwd.getpwuid", lambda _uid: {}[0])
+    for option in ("--images", "--output", "--data.root"):
+        with pytest.raises(UserError, match=f"{option} '~/x': the home folder is unknown"):
+            start(ckpt, option, "~/x")
 
 
 def test_images_that_have_changed_are_judged_beside_the_earlier_ones(ckpt, tmp_path):

@@ -1,0 +1,42 @@
+"""Signals that end the program."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+# Scoring whose first batch never comes; Lightning has set its own handler by then.
+WAITING = """
+import os, sys
+from lightning_modules.interrupts import leave_at_once
+leave_at_once()
+from lightning.pytorch import LightningModule, Trainer
+
+class Module(LightningModule):
+    def test_dataloader(self):
+        print("waiting", flush=True)
+        open(sys.argv[1]).read()
+
+    def test_step(self, batch, batch_idx):
+        pass
+
+Trainer(accelerator="cpu", devices=1, logger=False, enable_progress_bar=False).test(Module())
+"""
+
+
+def test_sigterm_ends_a_run_whose_first_batch_does_not_come(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    root = Path(__file__).parent.parent
+    process = subprocess.Popen(
+        [sys.executable, "-c", WAITING, tmp_path / "pipe"],
+        cwd=root, stdout=subprocess.PIPE, text=True,
+        env={**os.environ, "PYTHONPATH": str(root)},
+    )  # fmt: skip
+    try:
+        assert any(line.startswith("waiting") for line in process.stdout)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=100) == -signal.SIGTERM
+    finally:
+        process.kill()
+        process.stdout.close()
