@@ -76,10 +76,6 @@ def parse(parser: Parser, argv: Sequence[str]) -> Namespace:
         if isinstance(error, UserError):
             raise
         raise UserError(one_line(error)) from error
-    for key in _PATHS:
-        value = namespace.get(key)
-        if isinstance(value, str):
-            namespace[key] = expand_home(value, f"--{key}")
     for section in _SECTIONS:
         value = namespace.get(section, Namespace())
         if not isinstance(value, Namespace):
@@ -87,6 +83,10 @@ def parse(parser: Parser, argv: Sequence[str]) -> Namespace:
     for key, value in namespace.items():
         if value == "":
             raise UserError(f"--{key} is empty: give it a value, or leave it out")
+    for key in _PATHS:
+        value = namespace.get(key)
+        if isinstance(value, str):
+            namespace[key] = expand_home(value, f"--{key}")
     return namespace
 
 
