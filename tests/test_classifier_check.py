@@ -29,6 +29,42 @@ def test_another_order_is_told_with_the_names(order):
         check_labels(labels(), predictions, NAMES)
 
 
+def confused(classes, each, pairs, seed, right=0.76):
+    """Labels and predictions of a classifier that confuses neighbours, and mixes pairs evenly."""
+    generator = torch.Generator().manual_seed(seed)
+    true = torch.arange(classes).repeat_interleave(each)
+    off = 1 + torch.randint(4, true.shape, generator=generator)
+    hit = torch.rand(true.shape, generator=generator) < right
+    predictions = torch.where(hit, true, (true + off) % classes)
+    synonyms = true < 2 * pairs
+    coin = torch.rand(true.shape, generator=generator) < 0.45
+    return true, torch.where(synonyms & ~coin, true ^ 1, torch.where(synonyms, true, predictions))
+
+
+@pytest.mark.parametrize(("each", "seeds"), [(5, 12), (50, 2)])
+def test_imagenets_synonyms_are_no_other_order(each, seeds):
+    names = ["sunglass", "sunglasses", *map(str, range(998))]
+    warnings = [check_labels(*confused(1000, each, 5, seed), names) for seed in range(seeds)]
+    assert any("'sunglass' are classified as 'sunglasses'" in (line or "") for line in warnings)
+    assert all("check the order of data.class_names" in line for line in warnings if line)
+
+
+@pytest.mark.parametrize("each", [5, 50])
+def test_another_order_of_a_thousand_classes_is_refused(each):
+    true, predictions = confused(1000, each, 5, seed=0)
+    order = torch.randperm(1000, generator=torch.Generator().manual_seed(1))
+    with pytest.raises(UserError, match="in another order"):
+        check_labels(true, order[predictions], list(map(str, range(1000))))
+
+
+def test_two_classes_that_changed_places_among_a_thousand_are_refused():
+    true, predictions = confused(1000, 10, 5, seed=0)
+    swapped = torch.arange(1000)
+    swapped[[40, 700]] = torch.tensor([700, 40])
+    with pytest.raises(UserError, match="'40' are classified as '700'"):
+        check_labels(true, swapped[predictions], list(map(str, range(1000))))
+
+
 def test_a_class_that_is_never_predicted_is_no_other_order():
     predictions = labels()
     predictions[predictions == 0] = 1
