@@ -173,7 +173,7 @@ def detector_from(
     """
     try:
         classifier_spec, diffusion_spec = specs_of(content)
-        classifier = build_classifier(classifier_spec, trusted=trusted)
+        classifier = build_classifier(classifier_spec, resolved=True, trusted=trusted)
         fill(classifier.network, content["classifier"]["state"], "classifier")
         stored = content["diffusion"]
         if stored.get("reference") is None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from diffguard.classifiers import Classifier
 from diffguard.conversion.safe_load import read_foreign
@@ -34,11 +34,17 @@ def load_weights(classifier: Classifier, path: str | Path, arch: str) -> None:
     # Old files lack these counters, which nothing reads in evaluation.
     counters = [name for name in own if name.endswith("num_batches_tracked")]
     state = {**{name: own[name] for name in counters if name not in state}, **state}
+    state = {name: state[name] for name in state if not _is_left_out(classifier.network, name)}
     _check_classes(classifier, own, state, path)
     try:
         fill(classifier.network, state, f"classifier {arch}")
     except UserError as error:
         raise UserError(f"{path}: {error}; is classifier.arch what was trained?") from error
+
+
+def _is_left_out(network: nn.Module, name: str) -> bool:
+    """Whether a tensor belongs to a part that the network can have and was built without."""
+    return getattr(network, name.partition(".")[0], network) is None
 
 
 def _without_prefix(

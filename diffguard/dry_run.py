@@ -15,6 +15,7 @@ from diffguard.detector import Detector
 from diffguard.diffusion import DiffusionSpec
 from diffguard.models import ClassifierSpec, build_classifier
 from diffguard.own_denoiser import build_any_denoiser, cast_weights, is_own, weight_parts
+from diffguard.rebuilding import WithoutWeights
 from diffguard.recipe import Job
 from diffguard.reconstruction import Reconstructor
 from diffguard.schedule import NoiseSchedule
@@ -62,7 +63,7 @@ def dry_run(
     dtype: torch.dtype = torch.float32,
     trusted: tuple[str, ...] = (),
 ) -> Cost:
-    """Build the networks on the meta device and count.
+    """Build the networks without memory for their weights and count.
 
     Args:
         classifier: What the classifier is; its weights are float32.
@@ -75,8 +76,8 @@ def dry_run(
         UserError: For networks that cannot be built, or settings that do not fit them.
     """
     own = is_own(diffusion.network)
-    with torch.device("meta"):
-        protected = build_classifier(classifier, trusted=trusted)
+    with WithoutWeights():
+        protected = build_classifier(classifier, resolved=True, trusted=trusted)
     # A class of the user's may make its noise levels as it is built.
     with torch.device("cpu" if own else "meta"):
         denoiser = build_any_denoiser(diffusion, trusted)

@@ -22,10 +22,12 @@ from diffguard.arguments import LARGEST_SIDE, MOST_CLASSES, check_arguments, con
 from diffguard.classifiers import Classifier
 from diffguard.errors import UserError, reason_of
 from diffguard.images import Interpolation
+from diffguard.library_models import published_arguments, timm_model, torchvision_model
 from diffguard.networks import SmallCNN
 from diffguard.networks_openood import openood_network
 from diffguard.preprocessing import published_preprocessing
 from diffguard.pretrained_classifiers import pretrained_network
+from diffguard.rebuilding import first_difference
 from diffguard.sizes import check_fit, trial
 from diffguard.weights import fill
 
@@ -77,17 +79,21 @@ class ClassifierSpec:
 
 
 def resolve_spec(spec: ClassifierSpec) -> ClassifierSpec:
-    """The spec with what its architecture was published with, where it says nothing itself.
+    """The spec with what its architecture was published with, where it names nothing itself.
+
+    That is the preprocessing, and the arguments that the library adds with its weights.
 
     Raises:
         UserError: For an architecture that its library does not know.
     """
-    own = published_preprocessing(spec.arch, spec.kwargs, spec.num_classes, spec.channels)
+    kwargs = {**published_arguments(spec.arch, spec.num_classes), **spec.kwargs}
+    own = published_preprocessing(spec.arch, kwargs, spec.num_classes, spec.channels)
     size, resize = spec.size, spec.resize
     if size is None and own.size is not None:
         size, resize = list(own.size), own.resize if resize is None else resize
     return replace(
         spec,
+        kwargs=kwargs,
         size=size,
         resize=resize,
         interpolation=spec.interpolation or own.interpolation,
@@ -101,6 +107,7 @@ def build_classifier(
     *,
     pretrained: bool = False,
     new_head: bool = False,
+    resolved: bool = False,
     trusted: str | Collection[str] = (),
     state: Mapping[str, Tensor] | None = None,
 ) -> Classifier:
@@ -110,6 +117,8 @@ def build_classifier(
         spec: What to build.
         pretrained: Fetch pre-trained weights through torchvision or timm (may download).
         new_head: Whether a pre-trained network of other classes gets a new, random last layer.
+        resolved: Take the spec as it is, as a checkpoint holds it: what a library publishes now
+            may be something else.
         trusted: What the user has consented to: import paths outside the known libraries, and
             architectures whose arguments may do more than shape the network.
         state: Weights to fill it with, strictly.
@@ -122,7 +131,8 @@ def build_classifier(
     _check_library(spec.arch)
     if spec.channels != 3 and spec.arch.startswith(("torchvision/", "openood/")):
         raise UserError(f"{spec.arch} takes 3 channels: set classifier.channels to 3")
-    spec = resolve_spec(spec)
+    if not resolved:
+        spec = resolve_spec(spec)
     mean, std = spec.mean or [0.0], spec.std or [1.0]
     for name, values in (("mean", mean), ("std", std)):
         if len(values) not in (1, spec.channels):
@@ -133,6 +143,7 @@ def build_classifier(
         raise UserError(f"classifier.size must be [height, width], got {spec.size}")
     if pretrained:
         network = pretrained_network(spec, new_head=new_head)
+        _check_rebuilt(network, spec)
     else:
         network = _filled_network(spec, trusted, state)
     return Classifier(
@@ -162,14 +173,6 @@ def _check_library(arch: str) -> None:
         )
     if not _PUBLISHED.fullmatch(name):
         raise UserError(f"classifier {arch} cannot be built: {name!r} is not the name of a model")
-    if library == "torchvision":
-        import torchvision
-
-        # Builders of other tasks fetch weights of their backbone unasked.
-        if name.partition(".")[0] not in torchvision.models.list_models(torchvision.models):
-            raise UserError(
-                f"classifier {arch} cannot be built: torchvision has no classifier of that name"
-            )
 
 
 def _filled_network(
@@ -179,9 +182,9 @@ def _filled_network(
     is_library = spec.arch == "small_cnn" or "/" in spec.arch
     try:
         if is_library:
-            build = _of_library(spec)
+            build = library_builder(spec)
             if spec.kwargs and not named:
-                plain = trial(_of_library(replace(spec, kwargs={})), what)
+                plain = trial(library_builder(replace(spec, kwargs={})), what)
                 check_arguments("classifier", spec.arch, type(plain), spec.kwargs, builder=True)
         else:
             cls = import_class(spec.arch, trusted)
@@ -204,19 +207,19 @@ def _filled_network(
     return network
 
 
-def _of_library(spec: ClassifierSpec) -> Callable[[], nn.Module]:
+def library_builder(spec: ClassifierSpec) -> Callable[[], nn.Module]:
     """What builds a network that a library knows by name."""
     library, _, name = spec.arch.partition("/")
     given: dict[str, Any] = {"num_classes": spec.num_classes, **spec.kwargs}
     if library == "torchvision":
         import torchvision
 
-        model = name.partition(".")[0]
+        model = torchvision_model(name)
         return partial(torchvision.models.get_model, model, weights=None, **given)
     if library == "timm":
         import timm
 
-        return partial(timm.create_model, name, in_chans=spec.channels, **given)
+        return partial(timm.create_model, timm_model(name), in_chans=spec.channels, **given)
     if library == "openood":
         return partial(openood_network, name, **given)
     return partial(SmallCNN, in_channels=spec.channels, **given)
@@ -229,6 +232,17 @@ def _classes(cls: type[nn.Module], spec: ClassifierSpec) -> dict[str, int]:
         parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()
     )
     return {"num_classes": spec.num_classes} if takes_classes else {}
+
+
+def _check_rebuilt(network: nn.Module, spec: ClassifierSpec) -> None:
+    """Make sure that a checkpoint, which keeps spec and weights, leads to the same network."""
+    rebuilt = trial(library_builder(spec), f"classifier {spec.arch}")
+    if place := first_difference(network, rebuilt):
+        raise UserError(
+            f"the pre-trained {spec.arch} differs in {place} from one that is built from "
+            "classifier.arch and classifier.kwargs: name the argument that makes the difference "
+            "in classifier.kwargs, or give your own weights in classifier.ckpt"
+        )
 
 
 def import_class(path: str, trusted: str | Collection[str] = ()) -> type[nn.Module]:

@@ -6,12 +6,12 @@ It is read from tables that ship with the libraries; nothing is downloaded.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from diffguard.errors import UserError
 from diffguard.images import Interpolation
+from diffguard.library_models import timm_config, torchvision_weights
 
 _IMAGENET = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
 # OpenOOD's, by number of classes.
@@ -65,20 +65,37 @@ def published_preprocessing(
     return Preprocessing()
 
 
-def torchvision_weights(name: str) -> Any:
-    """The weights of torchvision by `NAME` or `NAME.WEIGHTS`, such as `resnet50.IMAGENET1K_V1`.
+def assumptions(
+    arch: str, num_classes: int, channels: int, mean: Sequence[float] | None
+) -> str | None:
+    """A line on what is assumed because nothing is published of it; None where nothing is.
+
+    Args:
+        arch: As `published_preprocessing`.
+        num_classes: Number K of classes.
+        channels: Channels that the network takes.
+        mean: The mean that the user gives; None takes the published one.
 
     Raises:
-        UserError: For a name that it does not know.
+        UserError: For a name that the library does not know.
     """
-    import torchvision
-
-    model, _, tag = name.partition(".")
-    try:
-        return torchvision.models.get_model_weights(model)[tag or "DEFAULT"]
-    except (ValueError, KeyError) as error:
-        reason = f"unknown weights {tag}" if isinstance(error, KeyError) else str(error)
-        raise UserError(f"classifier torchvision/{name} cannot be built: {reason}") from error
+    library, _, name = arch.partition("/")
+    unknown = library not in ("torchvision", "timm", "openood", "small_cnn")
+    unknown |= library == "timm" and timm_config(name) is None
+    unknown |= name == "ResNet18_32x32" and num_classes not in _CIFAR
+    if mean is not None:
+        return None
+    if unknown:
+        return (
+            f"no normalization is published for {arch} with {num_classes} classes: it is given "
+            "images in [0, 1]; set classifier.mean and classifier.std if it was trained otherwise"
+        )
+    if library == "timm" and channels != 3:
+        return (
+            f"the published normalization of {arch} is for 3 channels: with {channels}, mean and "
+            "std are 0.5; set classifier.mean and classifier.std if it was trained otherwise"
+        )
+    return None
 
 
 def _of_torchvision(name: str, kwargs: Mapping[str, Any]) -> Preprocessing:
@@ -97,13 +114,8 @@ def _of_torchvision(name: str, kwargs: Mapping[str, Any]) -> Preprocessing:
 def _of_timm(name: str, kwargs: Mapping[str, Any], channels: int) -> Preprocessing:
     import timm
 
-    try:
-        published = timm.get_pretrained_cfg(name)
-    except RuntimeError as error:
-        raise UserError(f"classifier timm/{name} cannot be built: {error}") from error
+    published = timm_config(name)
     if published is None:
-        if not timm.is_model(name):
-            raise UserError(f"classifier timm/{name} cannot be built: unknown model ({name})")
         return Preprocessing()
     config = timm.data.resolve_data_config(pretrained_cfg=published.to_dict())
     height, width = config["input_size"][1:]

@@ -9,11 +9,18 @@ from torch import nn
 
 from diffguard.classifier_layers import find_head
 from diffguard.errors import UserError, reason_of
-from diffguard.preprocessing import torchvision_weights
+from diffguard.library_models import (
+    timm_config,
+    timm_model,
+    torchvision_model,
+    torchvision_weights,
+)
 
 if TYPE_CHECKING:
     from diffguard.models import ClassifierSpec
 
+# How GoogLeNet and Inception name the heads that only training uses.
+_AUXILIARY_HEADS = ("aux1", "aux2", "AuxLogits")
 # The names that weights have in a repository of timm.
 _HUB_FILES = ("model.safetensors", "pytorch_model.bin")
 
@@ -48,7 +55,7 @@ def pretrained_network(spec: ClassifierSpec, *, new_head: bool) -> nn.Module:
 
         _ask_hub(name, spec.kwargs)
         return timm.create_model(
-            name,
+            timm_model(name),
             pretrained=True,
             num_classes=spec.num_classes,
             in_chans=spec.channels,
@@ -67,9 +74,8 @@ def pretrained_network(spec: ClassifierSpec, *, new_head: bool) -> nn.Module:
 def _ask_hub(name: str, kwargs: Mapping[str, Any]) -> None:
     """Fail at once where the hub cannot be reached: timm would ask for most of a minute."""
     import huggingface_hub as hub
-    import timm
 
-    repository = getattr(timm.get_pretrained_cfg(name), "hf_hub_id", None)
+    repository = getattr(timm_config(name), "hf_hub_id", None)
     # The arguments may say that the weights come from elsewhere.
     if repository is None or any(key.startswith("pretrained_cfg") for key in kwargs):
         return
@@ -80,10 +86,13 @@ def _ask_hub(name: str, kwargs: Mapping[str, Any]) -> None:
 
 def _published_classes(library: str, name: str) -> int:
     if library == "torchvision":
-        return len(torchvision_weights(name).meta["categories"])
-    import timm
-
-    published = timm.get_pretrained_cfg(name)
+        categories = torchvision_weights(name).meta["categories"]
+        if not categories:
+            raise UserError(
+                f"the weights torchvision/{name} have no last layer: take others of this network"
+            )
+        return len(categories)
+    published = timm_config(name)
     if published is None or not published.has_weights:
         raise UserError(f"timm publishes no weights of {name}: give yours in classifier.ckpt")
     return published.num_classes
@@ -92,8 +101,17 @@ def _published_classes(library: str, name: str) -> int:
 def _from_torchvision(spec: ClassifierSpec, name: str, classes: int) -> nn.Module:
     import torchvision
 
-    model = name.partition(".")[0]
-    network = torchvision.models.get_model(model, weights=torchvision_weights(name), **spec.kwargs)
+    # Published weights have auxiliary heads, so torchvision refuses to load them without.
+    drops_heads = spec.kwargs.get("aux_logits") is False
+    kwargs = {k: v for k, v in spec.kwargs.items() if not (drops_heads and k == "aux_logits")}
+    network = torchvision.models.get_model(
+        torchvision_model(name), weights=torchvision_weights(name), **kwargs
+    )
+    if drops_heads:
+        network.aux_logits = False
+        for part in _AUXILIARY_HEADS:
+            if hasattr(network, part):
+                setattr(network, part, None)
     if classes != spec.num_classes:
         _replace_head(network, classes, spec.num_classes)
     return network
@@ -107,3 +125,5 @@ def _replace_head(network: nn.Module, classes: int, num_classes: int) -> None:
     else:
         new = nn.Linear(old.in_features, num_classes, bias=old.bias is not None)  # type: ignore[arg-type]
     network.set_submodule(name, new)
+    if hasattr(network, "num_classes"):
+        network.num_classes = num_classes  # type: ignore[assignment]

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.modules import module as registration
 
 from diffguard.errors import UserError
+from diffguard.rebuilding import WithoutWeights
 
 # The largest networks that are trained for images have some thousand modules and, with rare
 # exceptions, fewer than three billion weights.
@@ -30,8 +31,14 @@ def trial(build: Callable[[], nn.Module], what: str) -> nn.Module:
             raises.
     """
     # What is built afterwards has the same random weights as without a trial.
-    with torch.random.fork_rng(devices=[]), _counted(what), torch.device("meta"):
-        return build()
+    with torch.random.fork_rng(devices=[]):
+        try:
+            with _counted(what), torch.device("meta"):
+                return build()
+        except NotImplementedError:
+            # The constructor computes with values, as torchvision's RegNet does with its widths.
+            with _counted(what), WithoutWeights():
+                return build()
 
 
 @contextmanager
