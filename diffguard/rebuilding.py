@@ -45,7 +45,7 @@ def first_difference(first: nn.Module, second: nn.Module) -> str | None:
         if type(module) is not type(other):
             return name
         tensors, theirs = _shapes(module), _shapes(other)
-        for key in tensors.keys() | theirs.keys():
+        for key in sorted(tensors.keys() | theirs.keys()):
             if tensors.get(key) != theirs.get(key):
                 return f"{name}.{key}".lstrip(".")
         for key in sorted(_plain_attributes(module) | _plain_attributes(other)):
