@@ -69,6 +69,7 @@ def build_parser() -> Parser:
 def main(argv: Sequence[str]) -> int:
     """Run the stages; returns the exit code."""
     from diffguard.errors import UserError
+    from lightning_modules.config_check import check_config
 
     began = time.monotonic()
     parser = build_parser()
@@ -78,6 +79,7 @@ def main(argv: Sequence[str]) -> int:
     objects = parser.instantiate(namespace)
     if not 0 <= objects.seed < 2**32:
         raise UserError(f"--seed must be 0 … {2**32 - 1}, got {objects.seed}")
+    check_config(objects)
     given = objects.classifier.ckpt
     if given and not Path(given).is_file():
         raise UserError(f"classifier.ckpt {given} does not exist: expected a file of weights")

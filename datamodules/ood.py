@@ -37,6 +37,8 @@ from diffguard.printing import say
 _NO_OOD = OODSets()
 # Images a loader reads at once where the batch size of the networks is yet to be found.
 _READ_SIZE = 64
+# More is a slip of the keyboard, and would end in a lack of memory.
+_LARGEST = {"image_size": 4096, "batch_size": 65_536, "train_batch_size": 65_536}
 
 
 class OODDataModule(LightningDataModule):
@@ -118,6 +120,12 @@ class OODDataModule(LightningDataModule):
                 raise UserError(f"data.{key} must be at least {minimum}, got {value}")
         if self.num_workers > 0:
             check_sockets()
+        for key in ("image_size", "batch_size", "train_batch_size"):
+            value = getattr(self, key)
+            if isinstance(value, int) and value > _LARGEST[key]:
+                raise UserError(f"data.{key} must be at most {_LARGEST[key]:,}, got {value:,}")
+        if self._class_names == []:
+            raise UserError("data.class_names is an empty list: name the classes, or leave it out")
         if self.channels not in (1, 3):
             raise UserError(f"data.channels must be 1 (grey) or 3 (RGB), got {self.channels}")
         check_sets(self.name, self.id, self.ood, self.ood_validation, self.root)

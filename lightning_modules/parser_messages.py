@@ -21,7 +21,7 @@ _NAMES = {
 }
 _TYPE = re.compile(r"<class '(\w+)'>|typing\.Literal\[([^\]]*)\]|(list\[\w+\])|(dict)\[")
 _UNION = re.compile(
-    r"Does not validate against any of the Union subtypes Subtypes: \[(.*?)\] Errors: .*?"
+    r"Does not validate against any of the Union subtypes Subtypes: \[(.*?)\] Errors: .*"
     r"(?:Given value|Got value):\s*(.*)$"
 )
 _SINGLE = re.compile(r"Expected a (<class '\w+'>|typing\.Literal\[[^\]]*\])\. Got value:\s*(.*)$")
@@ -48,6 +48,7 @@ def _expected(types: str, value: str) -> str:
         else:
             names.append(_NAMES.get(plain or of or mapping, plain or of or mapping))
     *others, last = dict.fromkeys(names)
-    expected = f"{', '.join(others)} or {last}" if others else last
+    before = ", ".join(others)
+    expected = f"{before}{',' * (',' in before)} or {last}" if others else last
     value = value if len(value) <= _LONGEST else f"{value[:_LONGEST]}…"
     return f"expected {expected}, got {_AS_YAML.get(value, value)}"

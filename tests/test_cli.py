@@ -143,6 +143,10 @@ def test_the_scripts_refuse_unknown_and_shortened_keys(argv):
             ["--classifier.mean", "1"],
             "--classifier.mean: expected a list of numbers or null, got 1",
         ),
+        (
+            ["--data.class_names", "[1]"],
+            "--data.class_names: expected a list of names such as '[a, b]', or null, got [1]",
+        ),
         (["--detector.accept", "null"], "--detector.accept: expected a number, got null"),
         (["--detector.combine", "x"], "--detector.combine: expected mean or tandem, got x"),
         (["--trainer.progress", "x"], "--trainer.progress: expected true or false, got x"),

@@ -8,8 +8,12 @@ from pathlib import Path
 
 import yaml
 
+import evaluate
+import train
+
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
 def test_the_python_lines_run_as_they_stand(run_folder, tmp_path):
@@ -34,10 +38,18 @@ def test_the_commands_name_files_that_are_there():
         assert (ROOT / path).exists(), path
 
 
+def test_options_that_the_pages_name_are_there():
+    parsers = train.build_parser(), evaluate.build_parser()
+    known = {action.dest for parser in parsers for action in parser._actions}
+    for page in PAGES:
+        for option in re.findall(r"--([a-z_]+(?:\.[a-z_]+)+)", page.read_text(encoding="utf-8")):
+            # The last part may be a key of the user's.
+            assert {option, option.rpartition(".")[0]} & known, f"{page.name}: {option}"
+
+
 def test_commands_mean_the_same_in_bash_and_zsh():
     """zsh expands brackets that match no file to an error, and does not split variables."""
-    pages = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")]
-    for page in pages:
+    for page in PAGES:
         # Fenced blocks are Python and YAML; commands are indented.
         text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
         blocks = re.findall(r"^(?: {4}|\t)[ \t]*(.*)$", text, re.MULTILINE)

@@ -14,6 +14,30 @@ _FILES = (".ckpt", ".pt", ".pth", ".bin", ".safetensors")
 _COPIES = ["*.fp16.*", "*.non_ema.*"]
 
 
+def check_name(name: str, key: str = "") -> None:
+    """Refuse a name that is neither a path that is there nor a hub id; nothing is fetched.
+
+    Args:
+        name: Path or hub id of a model.
+        key: The config's key that holds it, for the message.
+
+    Raises:
+        UserError: For such a name.
+    """
+    if not Path(name).expanduser().exists():
+        _hub_id(name, f"{key} " if key else "")
+
+
+def _hub_id(name: str, prefix: str = "") -> re.Match[str]:
+    match = _ID.fullmatch(name)
+    if match is None or Path(name).suffix in _FILES:
+        raise UserError(
+            f"{prefix}{name} does not exist: expected a checkpoint file, a folder of diffusers or "
+            "a hub id"
+        )
+    return match
+
+
 def fetch(name: str) -> Path:
     """Fetch what this project reads of a model, from the cache where it is there.
 
@@ -26,11 +50,7 @@ def fetch(name: str) -> Path:
     Raises:
         UserError: For a name that is no hub id, or where the hub does not give it.
     """
-    match = _ID.fullmatch(name)
-    if match is None or Path(name).suffix in _FILES:
-        raise UserError(
-            f"{name} does not exist: expected a checkpoint file, a folder of diffusers or a hub id"
-        )
+    match = _hub_id(name)
     wanted = ["*.json", "*.safetensors", "tokenizer/*"]
     wanted += [f"{part}/*.{kind}" for part in _PARTS for kind in ("json", "safetensors")]
     try:

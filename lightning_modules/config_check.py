@@ -1,0 +1,85 @@
+"""All that can be wrong with a training config by itself, found before any data is read."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from diffguard.conversion.hub import check_name
+from diffguard.errors import UserError
+from diffguard.own_denoiser import is_own
+from lightning_modules.settings import DiffusionConfig
+
+# The smallest sensible number of each key; None, where a key allows it, is no number.
+_LEAST = {
+    "classifier": {"channels": 1, "resize": 1, "max_epochs": 1, "val_every": 1, "batch_size": 1},
+    "diffusion": {
+        "slice_size": 1,
+        "max_epochs": 1,
+        "val_every": 1,
+        "sample_every": 0,
+        "batch_size": 1,
+        "lora_rank": 0,
+    },
+    "noisy_classifier": {"width": 1, "max_epochs": 1, "val_every": 1},
+    "trainer": {"accumulate_grad_batches": 1, "log_every_n_steps": 1},
+}
+
+
+def check_config(config: Any) -> None:
+    """Refuse a config with which no training can succeed.
+
+    Args:
+        config: The instantiated sections of `train.py`, and `stages`.
+
+    Raises:
+        UserError: Naming the key.
+    """
+    if not config.stages:
+        raise UserError("--stages names no stage: expected some of those that --help lists")
+    for section, keys in _LEAST.items():
+        for key, least in keys.items():
+            value = getattr(getattr(config, section), key)
+            if value is not None and value < least:
+                raise UserError(f"{section}.{key} must be at least {least}, got {value}")
+    for key in ("size", "mean", "std"):
+        if getattr(config.classifier, key) == []:
+            raise UserError(f"classifier.{key} is an empty list: give its values, or leave it out")
+    _check_diffusion(config.diffusion, config.stages)
+
+
+def _check_diffusion(config: DiffusionConfig, stages: Collection[str]) -> None:
+    if len(config.betas) != 2:
+        raise UserError(f"diffusion.betas must be two numbers in [0, 1), got {config.betas}")
+    if config.lora_alpha is not None and not (
+        config.lora_rank and 0 < config.lora_alpha < math.inf
+    ):
+        raise UserError(
+            "diffusion.lora_alpha must be positive and needs diffusion.lora_rank, got "
+            f"{config.lora_alpha:g} with rank {config.lora_rank}"
+        )
+    for key in ("ckpt", "finetune"):
+        if name := getattr(config, key):
+            check_name(name, f"diffusion.{key}")
+    if "diffusion" not in stages or config.ckpt or config.finetune or is_own(config.network):
+        return
+    import diffusers
+
+    network = getattr(diffusers, config.network, None)
+    if network is not None:
+        _check_keys("diffusion.kwargs", config.kwargs, network)
+    scheduler = getattr(diffusers, str(config.scheduler.get("_class_name")), None)
+    _check_keys("diffusion.scheduler", config.scheduler, scheduler or diffusers.DDPMScheduler)
+
+
+def _check_keys(section: str, values: Mapping[str, Any], cls: Any) -> None:
+    """Refuse keys that a class of diffusers would ignore."""
+    allowed = list(inspect.signature(cls.__init__).parameters)[1:]
+    for key in values:
+        # Those with an underscore are notes of diffusers in a config.json.
+        if key not in allowed and not key.startswith("_"):
+            raise UserError(
+                f"{section} has no key {key!r}: {cls.__name__} takes {', '.join(allowed)}"
+            )
