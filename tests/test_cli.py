@@ -128,7 +128,7 @@ def test_the_scripts_refuse_unknown_and_shortened_keys(argv):
         (["--stages", "classifier"], "--stages: expected a list such as '[a, b]', got classifier"),
         (
             ["--stages", "[calibration]"],
-            "--stages: expected classifier, diffusion, noisy_classifier or calibrate, "
+            "--stages: expected classifier, diffusion, noisy_classifier, or calibrate, "
             "got calibration",
         ),
         (["--data", "x"], "--data: expected its keys and values, or a YAML file that holds them"),
