@@ -16,8 +16,8 @@ _PARTS: tuple[Part, ...] = ("train", "validation", "test")
 def cut_part(images: ImageSet, part: Part, shares: Sequence[float], name: str) -> ImageSet:
     """One of the three parts of a labelled set.
 
-    Each class is cut for itself. The order in it comes from a hash of the images' keys, so it is
-    the same on every machine and has nothing to do with how files are named or sorted.
+    Each class is cut for itself. The order in it comes from a hash of the images' keys, which are
+    the paths in a folder: it is the same on every machine, and more images do not change it.
 
     Args:
         images: The whole set.

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from diffguard.conversion import CheckpointOptions, load_diffusion
 from diffguard.conversion.save import save_folder
 from diffguard.errors import UserError
+from diffguard.paths import expand_home
 from diffguard.printing import say
 
 
@@ -30,6 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     values = vars(parser.parse_args(arguments))
     src, dst = values.pop("src"), values.pop("dst")
     try:
+        src, dst = expand_home(src, "SRC"), expand_home(dst, "DST")
         parts = load_diffusion(src, CheckpointOptions(**values))
         parts.check_classes(values["num_classes"])
         save_folder(parts, dst)

@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 
 from diffguard.errors import UserError
+from diffguard.paths import user_path
 from diffguard.printing import say
 from diffguard.weights import load_tensors
 
@@ -72,11 +73,12 @@ def _write_shards(path: Path, target: Path, shard_bytes: int) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Keep a run's models; returns the exit code, 2 for a user's mistake (one line on stderr)."""
     parser = argparse.ArgumentParser(prog="python -m diffguard.keep", description=__doc__)
-    parser.add_argument("run", metavar="RUN", type=Path, help="folder of a training run")
-    parser.add_argument("folder", metavar="FOLDER", type=Path, help="folder to make")
+    parser.add_argument("run", metavar="RUN", help="folder of a training run")
+    parser.add_argument("folder", metavar="FOLDER", help="folder to make")
     asked = parser.parse_args(arguments)
     try:
-        size = keep_models(asked.run, asked.folder)
+        folder = user_path(asked.folder, "FOLDER")
+        size = keep_models(user_path(asked.run, "RUN"), folder)
     except UserError as error:
         say(f"error: {error}", file=sys.stderr)
         return 2

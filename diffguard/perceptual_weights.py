@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from diffguard.errors import UserError
+from diffguard.paths import user_path
 from diffguard.weights import load_tensors, state_dict_of
 
 Net = Literal["vgg16", "alexnet"]
@@ -69,8 +70,9 @@ def _read(net: Net, weights: str | Path | None, download: bool) -> Mapping[str, 
 
     url = get_weight(_CHECKPOINTS[net]).url
     name = url.rsplit("/", 1)[-1]
-    folder = Path(torch.hub.get_dir()) / "checkpoints" if weights is None else Path(weights)
-    folder = folder.expanduser()
+    folder = Path(torch.hub.get_dir()) / "checkpoints"
+    if weights is not None:
+        folder = user_path(weights, "perceptual_weights")
     path = folder / name if weights is None or folder.is_dir() else folder
     if not path.is_file():
         if weights is None and download:

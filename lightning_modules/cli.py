@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 from jsonargparse import ArgumentError, ArgumentParser, Namespace
 
 from diffguard.errors import UserError
-from diffguard.paths import expand_home, require_file
+from diffguard.paths import expand_home, require_file, user_path
 from diffguard.printing import accept_all_text, say
 from lightning_modules.interrupts import INTERRUPTED, SAID
 from lightning_modules.parser_messages import plain_message
@@ -52,7 +52,7 @@ class Parser(ArgumentParser):
 
     def parse_path(self, path: Any, *args: Any, **options: Any) -> Namespace:
         """Parse a config file, and name it where it is wrong."""
-        require_file(str(path), "config")
+        require_file(user_path(str(path), "--config"), "config")
         try:
             return super().parse_path(path, *args, **options)
         except (UserError, ArgumentError, TypeError, ValueError, KeyError) as error:
