@@ -37,8 +37,13 @@ from diffguard.printing import say
 _NO_OOD = OODSets()
 # Images a loader reads at once where the batch size of the networks is yet to be found.
 _READ_SIZE = 64
-# More is a slip of the keyboard, and would end in a lack of memory.
-_LARGEST = {"image_size": 4096, "batch_size": 65_536, "train_batch_size": 65_536}
+# More is a slip of the keyboard, and would end in a lack of memory or of processes.
+_LARGEST = {
+    "image_size": 4096,
+    "batch_size": 65_536,
+    "train_batch_size": 65_536,
+    "num_workers": 256,
+}
 
 
 class OODDataModule(LightningDataModule):
@@ -114,16 +119,16 @@ class OODDataModule(LightningDataModule):
 
     def _check(self) -> None:
         least = {"image_size": 1, "batch_size": 1, "train_batch_size": 1, "limit": 1}
-        for key, minimum in {**least, "num_workers": 0}.items():
+        for key, minimum in {**least, "num_workers": 0, "seed": 0}.items():
             value = getattr(self, key)
             if isinstance(value, int) and value < minimum:
                 raise UserError(f"data.{key} must be at least {minimum}, got {value}")
+        for key, most in _LARGEST.items():
+            value = getattr(self, key)
+            if isinstance(value, int) and value > most:
+                raise UserError(f"data.{key} must be at most {most:,}, got {value:,}")
         if self.num_workers > 0:
             check_sockets()
-        for key in ("image_size", "batch_size", "train_batch_size"):
-            value = getattr(self, key)
-            if isinstance(value, int) and value > _LARGEST[key]:
-                raise UserError(f"data.{key} must be at most {_LARGEST[key]:,}, got {value:,}")
         if self._class_names == []:
             raise UserError("data.class_names is an empty list: name the classes, or leave it out")
         if self.channels not in (1, 3):

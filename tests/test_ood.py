@@ -154,6 +154,8 @@ def test_predict_set_takes_every_file(root):
         ("image_size", 5000, r"data\.image_size must be at most 4,096, got 5,000"),
         ("batch_size", 10**9, r"data\.batch_size must be at most 65,536"),
         ("class_names", [], r"data\.class_names is an empty list"),
+        ("num_workers", 10**9, r"data\.num_workers must be at most 256"),
+        ("seed", -1, r"data\.seed must be at least 0"),
         ("num_workers", -1, r"data\.num_workers must be at least 0"),
         ("channels", 2, r"data\.channels must be 1 \(grey\) or 3"),
         ("name", "near", "'near' is reserved"),
