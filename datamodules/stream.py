@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
 from itertools import islice
 from multiprocessing.connection import Listener
 from typing import Any, Literal
@@ -79,6 +80,11 @@ class EvaluationStream(Dataset[dict[str, Any]]):
     def __getitem__(self, position: int) -> dict[str, Any]:
         which, i = self.select[position].tolist()
         return _read(self.sets[which], i, self.prepare)
+
+    @cached_property
+    def contents(self) -> NDArray[np.int64]:
+        """`(N,)`, a hash of every image of the sets; read once, though a stream has many users."""
+        return np.concatenate([images.contents() for images in self.sets])
 
     def pairs(self) -> list[tuple[str, int]]:
         """(dataset, index) of every item, in order; unique over the stream."""

@@ -7,11 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
+from threadpoolctl import ThreadpoolController
 from torch import Tensor, nn
 
+from diffguard.batching import in_fixed_batches, padded
 from diffguard.classifiers import ClassifierOutput
 from diffguard.errors import UserError
 from diffguard.mahalanobis import Mahalanobis, RelativeMahalanobis
@@ -23,6 +26,10 @@ FEATURE_BASELINES = ("knn", "vim", "mahalanobis", "rmd", "she", "nnguide")
 HEAD_BASELINES = ("vim", "she", "nnguide")
 # Those that are fitted class by class.
 CLASS_BASELINES = ("mahalanobis", "rmd", "she")
+
+# Kernels take the elements of a tensor 32 at a time, and the rest by functions that round
+# otherwise: with so many rows none is left, for any number of classes.
+_ROWS = 32
 
 
 @dataclass
@@ -114,13 +121,24 @@ class Baselines:
             Name -> `(N,)` float64 on the CPU, higher = more OOD, in the order of `names`.
         """
         logits, features = output.logits.float().cpu(), output.features.float().cpu()
+        count = len(logits)
+        features = padded(features, -(-count // _ROWS) * _ROWS)
         scores: dict[str, Tensor] = {}
         for name in self.names:
             if name in self._logits:
-                scores[name] = self._logits[name].predict_logits(logits).double()
+                scores[name] = in_fixed_batches(self._logits[name].predict_logits, logits, _ROWS)
             else:
-                scores[name] = self._features[name].predict_features(features).double()
-        return scores
+                scores[name] = self._predict(name, features)[:count]
+        return {name: values.double() for name, values in scores.items()}
+
+    def _predict(self, name: str, features: Tensor) -> Tensor:
+        detector = self._features[name]
+        if name != "knn":
+            return detector.predict_features(features)
+        # scikit-learn takes all cores unless it is limited to torch's threads.
+        detector.knn.n_jobs = threads = torch.get_num_threads()
+        with _thread_pools().limit(limits=threads, user_api="openmp"):
+            return detector.predict_features(features)
 
 
 def check_names(names: Sequence[str]) -> None:
@@ -175,6 +193,12 @@ def check_classes(names: Sequence[str], labels: Tensor, class_names: Sequence[st
             "detector.reference_images, add images of them to data.id.train, or leave "
             f"{', '.join(affected)} out of detector.baselines"
         )
+
+
+@cache
+def _thread_pools() -> ThreadpoolController:
+    """The pools of the libraries that are loaded, scikit-learn among them."""
+    return ThreadpoolController()
 
 
 def _cpu_copy(head: nn.Linear) -> nn.Linear:

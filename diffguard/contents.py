@@ -1,4 +1,4 @@
-"""What an image was when it was scored: `contents.npy`, a number per image of an evaluation.
+"""What an image was when it was scored: `contents.npy`, a hash per image of an evaluation.
 
 An image may change before it has a score, as one does that cannot be read and is repaired; after
 that the score would belong to another image.
@@ -13,13 +13,14 @@ from numpy.typing import NDArray
 
 from diffguard.errors import UserError
 from diffguard.files import replace_file
+from diffguard.reading import open_regular
 
 _NAME = "contents.npy"
 Numbers = NDArray[np.int64]
 
 
 def read_contents(folder: Path) -> Numbers | None:
-    """The numbers of the images of an evaluation folder, in the order of its table.
+    """The hashes of the images of an evaluation folder, in the order of its table.
 
     Args:
         folder: The evaluation folder.
@@ -32,12 +33,21 @@ def read_contents(folder: Path) -> Numbers | None:
     """
     path = Path(folder) / _NAME
     try:
-        found: Numbers = np.load(path, allow_pickle=False)
+        open_regular(path).close()
+        # Mapped, not read: a header may claim more numbers than there are.
+        mapped = np.lib.format.open_memmap(path, mode="r")
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, EOFError) as error:
+    except (OSError, ValueError, TypeError, OverflowError) as error:
+        if isinstance(error, UserError):
+            raise
         raise UserError(f"{path} cannot be read ({error}): restore it or delete it") from error
-    return found
+    if mapped.dtype != np.int64 or mapped.ndim != 1:
+        raise UserError(
+            f"{path} is damaged: it holds {mapped.dtype} of shape {mapped.shape}, expected one "
+            "int64 per image; restore it or delete it"
+        )
+    return np.array(mapped)
 
 
 def changed_images(folder: Path, now: Numbers, scored: NDArray[np.bool_]) -> NDArray[np.intp]:
@@ -47,11 +57,20 @@ def changed_images(folder: Path, now: Numbers, scored: NDArray[np.bool_]) -> NDA
         folder: The evaluation folder.
         now: `(N,)` of all images in order.
         scored: `(N,)`, whether an image has its scores.
+
+    Raises:
+        UserError: If the folder has scores and does not know of which images.
     """
     stored = read_contents(folder)
-    if stored is None or len(stored) != len(now):
-        return np.empty(0, dtype=np.intp)
-    return np.flatnonzero((stored != now) & scored)
+    if stored is not None and len(stored) == len(now):
+        return np.flatnonzero((stored != now) & scored)
+    if scored.any():
+        raise UserError(
+            f"{Path(folder) / _NAME} is missing or of another number of images, so it is unknown "
+            "whether the scored images are still the same: restore it, or name another folder with "
+            "--output"
+        )
+    return np.empty(0, dtype=np.intp)
 
 
 def keep_contents(folder: Path, now: Numbers) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import glob
 import os
-import socket
+import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from uuid import uuid4
 
 from diffguard.errors import UserError
 
@@ -51,28 +53,77 @@ def create_file(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def _written(path: Path) -> Iterator[Path]:
-    start = f".{path.name}.{socket.gethostname()}-"
-    temporary = path.with_name(f"{start}{os.getpid()}.tmp")
+    # No two processes share a name, whatever host name and process number they have.
+    temporary = path.with_name(f".{path.name}.{uuid4().hex}.tmp")
+    lock = -1
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        _remove_abandoned(path.parent, start)
+        _remove_abandoned(path)
+        lock = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+        with suppress(OSError):  # a file system without locks: what is abandoned stays there
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield temporary
     except OSError as error:
         raise write_error(path, error) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        if lock >= 0:
+            os.close(lock)
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
 
 
-def _remove_abandoned(folder: Path, start: str) -> None:
-    """Remove what processes of this machine have left that were killed while they wrote."""
-    for left in folder.glob(f"{glob.escape(start)}*.tmp"):
-        pid = left.name.removeprefix(start).removesuffix(".tmp")
-        try:
-            os.kill(int(pid), 0)  # sends nothing, but finds out whether there is such a process
-        except ProcessLookupError:
-            left.unlink(missing_ok=True)
-        except PermissionError:  # another user's
+def _remove_abandoned(path: Path) -> None:
+    """Remove what processes have left that were killed while they wrote: nobody locks it."""
+    name = re.compile(re.escape(f".{path.name}.") + r"[0-9a-f]{32}\.tmp")
+    for left in path.parent.glob(f"{glob.escape(f'.{path.name}.')}*.tmp"):
+        if not name.fullmatch(left.name):
             continue
+        try:
+            file = os.open(left, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        except OSError:  # gone, a link, or another user's
+            continue
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            left.unlink(missing_ok=True)
+        except OSError:  # being written
+            continue
+        finally:
+            os.close(file)
+
+
+def append_line(path: Path, line: str) -> None:
+    """Append a line to a file in one write, so that lines of several processes stay whole.
+
+    Args:
+        path: The file; made where it is missing. A link is not followed.
+        line: Without its line break.
+
+    Raises:
+        UserError: If the system refuses to write, or the file is a link.
+    """
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    try:
+        file = os.open(path, flags, 0o666)
+        try:
+            os.write(file, f"{line}\n".encode())
+        finally:
+            os.close(file)
+    except OSError as error:
+        raise write_error(path, error) from error
+
+
+def refuse_links(*paths: Path) -> None:
+    """Refuse folders and files to be written to that lead out of the folder they lie in.
+
+    Raises:
+        UserError: For the first that is a link.
+    """
+    for path in paths:
+        if path.is_symlink():
+            raise UserError(
+                f"{path} is a link, and what is written there would land elsewhere: delete the "
+                "link, or name another output folder"
+            )
 
 
 def _to_disk(path: Path) -> None:

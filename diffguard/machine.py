@@ -8,7 +8,10 @@ from importlib.metadata import PackageNotFoundError, version
 import torch
 
 # Those that read an image, or compute with it.
-_LIBRARIES = ("torch", "torchvision", "diffusers", "timm", "pytorch-ood", "numpy", "pillow")
+_LIBRARIES = (
+    "torch", "torchvision", "diffusers", "timm", "pytorch-ood", "scikit-learn", "torchmetrics",
+    "numpy", "pillow",
+)  # fmt: skip
 
 
 def describe_machine(device: torch.device, threads: int) -> dict[str, str | int]:

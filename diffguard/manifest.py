@@ -2,17 +2,50 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
+
+from pydantic import ConfigDict, Field, with_config
+from typing_extensions import TypedDict
 
 from diffguard.errors import UserError
 from diffguard.files import create_file, replace_file
+from diffguard.reading import read_json
 
 MACHINE = "machine"
+# Of the files in a folder of scores; a run of another format is not continued.
+FORMAT = 2
 _SHOWN = 40
 _MISSING = "(absent)"
+
+
+@with_config(ConfigDict(extra="allow"))
+class _Set(TypedDict, total=False):
+    n: Annotated[int, Field(ge=0, lt=2**31)]
+    fingerprint: str
+
+
+@with_config(ConfigDict(extra="allow"))
+class _Machine(TypedDict, total=False):
+    device: str
+    threads: Annotated[int, Field(ge=1, le=1024)]
+
+
+@with_config(ConfigDict(extra="allow"))
+class _Manifest(TypedDict, total=False):
+    """What the project reads of a manifest; the rest is compared and no more."""
+
+    format: int
+    groups: dict[str, Literal["id", "near", "far"]]
+    sets: dict[str, _Set]
+    seed: Annotated[int, Field(ge=0, lt=2**64)]
+    batch_size: Annotated[int, Field(ge=1, le=2**16)]
+    batch_size_asked: int | str
+    scores: list[str]
+    machine: _Machine
 
 
 def read_manifest(folder: Path) -> dict[str, Any] | None:
@@ -25,18 +58,20 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
         The manifest, or None if the folder has none.
 
     Raises:
-        UserError: If the file is no JSON object.
+        UserError: If the file is damaged.
     """
     path = Path(folder) / "manifest.json"
     try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
+        manifest: dict[str, Any] = read_json(path, _Manifest)
     except FileNotFoundError:
         return None
-    except ValueError as error:
-        raise UserError(f"{path} is not JSON ({error}): delete the folder or restore it") from error
-    if not isinstance(manifest, dict):
-        raise UserError(f"{path} must hold a JSON object, got {type(manifest).__name__}")
     return manifest
+
+
+def run_key(folder: Path) -> bytes:
+    """What the rows of the run in a folder are sealed with; empty without a manifest."""
+    manifest = read_manifest(folder)
+    return b"" if manifest is None else hashlib.sha256(_text(manifest).encode()).digest()
 
 
 def open_manifest(folder: Path, expected: Mapping[str, Any], *, finished: bool = False) -> None:

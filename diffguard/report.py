@@ -18,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 
 from diffguard.bootstrap import auroc_draws, interval
+from diffguard.cells import to_cell
 from diffguard.errors import UserError
 from diffguard.files import replace_file
 from diffguard.ood_metrics import compute_metrics
@@ -265,5 +266,8 @@ def _flatten(row: Mapping[str, Any]) -> dict[str, Any]:
     low, high = row["auroc_ci95"]
     flat: dict[str, Any] = {}
     for name, value in row.items():
+        if isinstance(value, str):
+            flat[name] = to_cell(value)
+            continue
         flat |= {"auroc_low": low, "auroc_high": high} if name == "auroc_ci95" else {name: value}
     return flat

@@ -1,21 +1,37 @@
-"""The bytes of a score table: which rows are complete, where they lie, how they are quoted.
+"""The bytes of a score table: which rows are complete, how they are quoted and sealed.
 
 A process may die at any byte. A row is complete when its line has ended outside quotes; whatever
 follows the last complete row of a file is a torn row and is never read.
+
+The last field of a row of `rank-<r>.csv` is its seal: a hash of the row, the table's header and the
+manifest that it was written under. A row that was edited, or that another run wrote, has another
+seal.
 """
 
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
+import re
 import sys
+from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import TracebackType
+from typing import BinaryIO
 
+from diffguard.cells import from_cell, to_cell
 from diffguard.errors import UserError
+from diffguard.reading import open_regular
 
-_LONGEST = 1 << 20  # bytes of a row; far above any path or error text
+SEAL = "seal"
+_LONGEST = 1 << 17  # bytes of a row; far above any path or error text
+_IMAGE = re.compile(r"[0-9]{1,9}")
+# `,"0123456789abcdef"` and the line break.
+_SEAL_BYTES = 20
+_OPEN_FILES = 128
 
 
 def rank_tables(folder: Path) -> list[Path]:
@@ -29,25 +45,28 @@ def complete_records(path: Path, start: int = 0) -> Iterator[tuple[int, bytes]]:
     Args:
         path: The table.
         start: Where to begin, the end of a complete row.
+
+    Raises:
+        UserError: If the table is not a file, or a row is longer than any.
     """
     offset, size, quoted = start, 0, False
     parts: list[bytes] = []
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         file.seek(start)
-        for line in file:
+        while line := file.readline(_LONGEST + 1):
             parts.append(line)
             size += len(line)
             # Quotes inside quoted text are doubled, so an even number means outside quotes.
             quoted ^= line.count(b'"') % 2 == 1
+            if size > _LONGEST:
+                raise UserError(
+                    f"{path} is damaged at byte {offset}: a row never ends; delete the file to "
+                    "score its images again"
+                )
             if line.endswith(b"\n") and not quoted:
                 yield offset, b"".join(parts)
                 offset, size = offset + size, 0
                 parts.clear()
-            elif size > _LONGEST:
-                raise UserError(
-                    f"{path} is damaged at byte {offset}: a quoted text never ends; delete the "
-                    "file to score its images again"
-                )
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,33 +86,74 @@ class Place:
     size: int
 
 
-def locate_rows(path: Path) -> Iterator[Place]:
-    """Yield the place of each complete row after the header; its last field is the error."""
-    width = 0
+def locate_rows(path: Path, run: bytes) -> Iterator[Place]:
+    """Yield the place of each complete row after the header; its error stands before its seal.
+
+    Args:
+        path: The table of a process.
+        run: What its rows are sealed with, `manifest.run_key`.
+
+    Raises:
+        UserError: If a row is damaged in a way that a crash does not explain, or another run's.
+    """
+    width, key = 0, b""
     for offset, record in complete_records(path):
-        fields = decode_row(record)
+        fields = decode_row(record, path)
         if not width:
-            width = len(fields)
-        elif len(fields) != width or not fields[1].isdecimal():
+            width, key = len(fields), table_key(record, run)
+            if fields[-1] != SEAL:
+                raise UserError(
+                    f"{path} is no table of this version: its last column must be {SEAL!r}; "
+                    "choose another output folder"
+                )
+        elif len(fields) != width or not _IMAGE.fullmatch(fields[1]):
             raise UserError(
                 f"{path} is damaged at byte {offset}: a row must have {width} fields with an image "
                 "number in the second; delete the file to score its images again"
             )
+        elif seal(unsealed(record), key) != record:
+            raise UserError(
+                f"{path} is damaged at byte {offset}: the row of {fields[0]} image {fields[1]} was "
+                "changed after it was written, or another run wrote it; delete the file to score "
+                "its images again"
+            )
         else:
             image = (sys.intern(fields[0]), int(fields[1]))
-            yield Place(image, bool(fields[-1]), offset, len(record))
+            yield Place(image, bool(fields[-2]), offset, len(record))
+
+
+def table_key(header: bytes, run: bytes) -> bytes:
+    """What seals the rows of a table with this header."""
+    return hashlib.blake2b(header, digest_size=32, key=run).digest()
+
+
+def seal(row: bytes, key: bytes) -> bytes:
+    """A row, its line break included, with its seal as a last field."""
+    digest = hashlib.blake2b(row, digest_size=8, key=key).hexdigest()
+    return b'%s,"%s"\n' % (row[:-1], digest.encode())
+
+
+def unsealed(record: bytes) -> bytes:
+    """The row without its seal."""
+    return record[:-_SEAL_BYTES] + b"\n"
 
 
 def encode_rows(rows: Iterable[Iterable[object]]) -> bytes:
-    """Write rows as CSV: all text quoted, floats by `repr`, None as an empty field."""
+    """Write rows as CSV: text quoted (see `cells`), floats by `repr`, None as an empty field."""
     text = io.StringIO(newline="")
-    csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC).writerows(rows)
-    return text.getvalue().encode("utf-8", "surrogateescape")
+    writer = csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
+    writer.writerows([to_cell(x) if isinstance(x, str) else x for x in row] for row in rows)
+    return text.getvalue().encode("utf-8")
 
 
-def decode_row(record: bytes) -> list[str]:
-    """The fields of one complete row."""
-    return next(csv.reader([record.decode("utf-8", "surrogateescape")]))
+def decode_row(record: bytes, path: Path) -> list[str]:
+    """The fields of one complete row of the table `path`."""
+    try:
+        return [from_cell(field) for field in next(csv.reader([record.decode("utf-8")]))]
+    except (ValueError, csv.Error) as error:
+        raise UserError(
+            f"{path} is damaged: {error}; delete the file to score its images again"
+        ) from error
 
 
 def check_header(path: Path, found: Sequence[str], columns: Sequence[str]) -> None:
@@ -104,3 +164,36 @@ def check_header(path: Path, found: Sequence[str], columns: Sequence[str]) -> No
             f"{path} has other columns than this run ({', '.join(odd)}): choose another output "
             "folder, or the scores of the run that wrote it"
         )
+
+
+class RecordReader:
+    """Reads rows of many tables at known places, with a limited number of files open at a time.
+
+    Args:
+        tables: The tables.
+    """
+
+    def __init__(self, tables: Sequence[Path]) -> None:
+        self._tables = tables
+        self._files: OrderedDict[int, BinaryIO] = OrderedDict()
+
+    def read(self, number: int, offset: int, size: int) -> bytes:
+        """The bytes of a row of table `number`."""
+        file = self._files.pop(number, None) or open_regular(self._tables[number])
+        self._files[number] = file
+        if len(self._files) > _OPEN_FILES:
+            self._files.popitem(last=False)[1].close()
+        file.seek(offset)
+        return file.read(size)
+
+    def __enter__(self) -> RecordReader:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for file in self._files.values():
+            file.close()

@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import csv
+import io
 import math
+import re
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, TextIO
 
 import numpy as np
 from numpy.typing import NDArray
 
+from diffguard.cells import from_cell
 from diffguard.errors import UserError
+from diffguard.reading import open_regular
 from diffguard.scores import HEAD_COLUMNS, TAIL_COLUMNS
 
 _CHUNK = 10_000  # rows that are held as they were read
+_LONGEST = 1 << 17  # characters of a line; far above any path or error text
+_WIDEST = 1_000  # columns
+_WHOLE = re.compile(r"-?[0-9]{1,9}")
 
 
 class _Texts(Sequence[str]):
@@ -99,44 +106,51 @@ class ScoreTable:
         """
         path = Path(path)
         try:
-            most = _count_lines(path)
-            file = path.open(encoding="utf-8", errors="surrogateescape", newline="")
-        except OSError as error:
+            binary = open_regular(path)
+        except FileNotFoundError as error:
             raise UserError(
-                f"cannot read the score table {path} ({error.strerror}): expected the scores.csv "
-                "of an evaluation folder"
+                f"cannot read the score table {path} (No such file or directory): expected the "
+                "scores.csv of an evaluation folder"
             ) from error
-        with file:
-            reader = csv.reader(file)
-            names = next(reader, [])
-            head, tail = len(HEAD_COLUMNS), len(names) - len(TAIL_COLUMNS)
-            if (*names[:head], *names[max(head, tail) :]) != HEAD_COLUMNS + TAIL_COLUMNS:
-                raise UserError(
-                    f"{path} is no score table: expected the columns {', '.join(HEAD_COLUMNS)}, "
-                    f"scores, {', '.join(TAIL_COLUMNS)}"
-                )
-            columns = _Columns(names[head:tail], most)
+        with (
+            binary,
+            io.TextIOWrapper(
+                binary, encoding="utf-8", errors="surrogateescape", newline=""
+            ) as file,
+        ):
+            most, size = _count_lines(binary)
+            reader = csv.reader(_lines(file))
             try:
+                names = [from_cell(name) for name in next(reader, [])]
+                # A row takes a byte per column at least, and the last one may lack its line break.
+                most = min(most, size // max(len(names), 1)) + 1
+                columns = _Columns(_score_names(names, path), most)
                 for row in reader:
                     columns.append(row)
-            except ValueError as error:
+            except (ValueError, csv.Error) as error:
+                if isinstance(error, UserError):
+                    raise
                 raise UserError(
-                    f"{path} is damaged before line {reader.line_num + 1} ({error}): merge the "
-                    "tables of its processes again"
+                    f"{path} is damaged before line {reader.line_num + 1} ({error}): delete it, "
+                    "and start the same command again to make it anew"
                 ) from error
         table = columns.table()
-        table._check_finite(path)
+        table._check_values(path)
         return table
 
-    def _check_finite(self, path: Path) -> None:
+    def _check_values(self, path: Path) -> None:
         for name, values in {"probability": self.probability, **self.scores}.items():
-            broken = np.flatnonzero(self.valid & ~np.isfinite(values))
+            sound = np.isfinite(values)
+            if name == "probability":
+                # Softmax in float32 may round to a little more than 1.
+                sound &= (values >= 0) & (values <= 1 + 1e-5)
+            broken = np.flatnonzero(self.valid & ~sound)
             if len(broken):
                 row = broken[0]
                 raise UserError(
                     f"{path}: {name} of {self.dataset_names[self.dataset[row]]} image "
                     f"{self.index[row]} ({self.path[row]}) is {values[row]}, expected a finite "
-                    "number: score this image again"
+                    f"number{' in [0, 1]' * (name == 'probability')}: score this image again"
                 )
 
 
@@ -165,13 +179,15 @@ class _Columns:
         if len(row) != self._width:
             raise ValueError(f"a row has {len(row)} fields, expected {self._width}")
         name, index, image, label, prediction, *values, stop_step, passes, error = row
-        code = self._sets.setdefault(name, len(self._sets))
-        self._new_integers.extend((code, int(index), int(label)))
-        self._new_integers.extend(int(n) if n else -1 for n in (prediction, stop_step, passes))
+        code = self._sets.setdefault(from_cell(name), len(self._sets))
+        self._new_integers.extend((code, _whole(index, 0), _whole(label, -1)))
+        self._new_integers.extend(
+            _whole(n, 0) if n else -1 for n in (prediction, stop_step, passes)
+        )
         self._new_floats.extend(self._missing if error else map(float, values))
         if error:
-            self._errors[len(self._paths)] = error
-        self._paths.append(image)
+            self._errors[len(self._paths)] = from_cell(error)
+        self._paths.append(from_cell(image))
         if not len(self._paths) % _CHUNK:
             self._settle()
 
@@ -206,6 +222,36 @@ class _Columns:
         )
 
 
-def _count_lines(path: Path) -> int:
-    with path.open("rb") as file:
-        return sum(block.count(b"\n") for block in iter(lambda: file.read(1 << 20), b""))
+def _score_names(names: Sequence[str], path: Path) -> Sequence[str]:
+    """The score columns of a header."""
+    head, tail = len(HEAD_COLUMNS), len(names) - len(TAIL_COLUMNS)
+    if (*names[:head], *names[max(head, tail) :]) != HEAD_COLUMNS + TAIL_COLUMNS:
+        raise UserError(
+            f"{path} is no score table: expected the columns {', '.join(HEAD_COLUMNS)}, scores, "
+            f"{', '.join(TAIL_COLUMNS)}"
+        )
+    if len(set(names)) < len(names) or len(names) > _WIDEST:
+        raise UserError(f"{path} is damaged: expected at most {_WIDEST} columns of different names")
+    return names[head:tail]
+
+
+def _whole(text: str, least: int) -> int:
+    """A number that a table holds; raises `ValueError` for anything else."""
+    if not _WHOLE.fullmatch(text) or int(text) < least:
+        raise ValueError(f"{text[:20]!r} is not a whole number from {least} to 999999999")
+    return int(text)
+
+
+def _lines(file: TextIO) -> Iterator[str]:
+    while line := file.readline(_LONGEST + 1):
+        if len(line) > _LONGEST:
+            raise ValueError("a line never ends")
+        yield line
+
+
+def _count_lines(file: BinaryIO) -> tuple[int, int]:
+    """Lines and bytes of a file, which is then at its beginning again."""
+    lines = sum(block.count(b"\n") for block in iter(lambda: file.read(1 << 20), b""))
+    size = file.tell()
+    file.seek(0)
+    return lines, size

@@ -5,34 +5,51 @@
 | `scores.csv` | the score table |
 | `manifest.json` | what it belongs to: sets with their groups, seed, settings |
 | `calibration.csv` | scores of the ID validation images, from which normalisation comes |
-| `run.json` | what results tell of the run: config, versions, device, absent sets |
-| `contents.npy` | a number per image that tells whether its file is the same |
+| `run.json` | what results tell of the run: config, versions, device, absent sets; digests |
+| `contents.npy` | a hash per image, by which another image of the same name is recognized |
 | `timing.jsonl` | what it cost |
 """
 
 from __future__ import annotations
 
 import csv
+import hashlib
+import io
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, NotRequired
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic import Field
 from torch import Tensor
+from typing_extensions import TypedDict
 
 from diffguard.calibration import DIFFGUARD, FUSION, FUSION_BASELINES
+from diffguard.cells import from_cell
 from diffguard.contents import read_contents
-from diffguard.errors import UserError
+from diffguard.errors import UserError, reason_of
 from diffguard.files import replace_file
-from diffguard.manifest import read_manifest
+from diffguard.manifest import FORMAT, read_manifest
+from diffguard.reading import open_regular, read_json, read_text
 from diffguard.score_files import encode_rows
 from diffguard.score_table import ScoreTable
 from diffguard.scores import merge
 from diffguard.timing import read_timing
+
+_DIGESTED = ("scores.csv", "calibration.csv", "contents.npy")
+
+
+class _Told(TypedDict):
+    """`run.json`."""
+
+    settings: dict[str, Any]
+    absent: dict[str, str]
+    digests: NotRequired[dict[str, Annotated[str, Field(max_length=64)]]]
 
 
 @dataclass(frozen=True)
@@ -91,16 +108,19 @@ def read_run(folder: Path, table: ScoreTable | None = None) -> ScoredRun:
             "evaluate.py, with manifest.json and scores.csv"
         )
     if table is None:
-        if not (folder / "scores.csv").is_file():
+        if not os.path.lexists(folder / "scores.csv"):
             merge(folder)
         table = ScoreTable.read(folder / "scores.csv")
-    contents = read_contents(folder)
+    told = _read_told(folder) or {"settings": manifest, "absent": {}}
+    _check_digests(folder, told.get("digests", {}))
+    _check_rows(folder, table, manifest["sets"])
+    # An earlier format knew images by their size.
+    contents = read_contents(folder) if manifest.get("format") == FORMAT else None
     if contents is not None and len(contents) != len(table):
         raise UserError(
             f"{folder / 'contents.npy'} is of {len(contents)} images, the table of {len(table)}: "
             "restore the file, or delete it"
         )
-    told = _read_told(folder / "run.json") or {"settings": manifest, "absent": {}}
     pair = (FUSION, FUSION_BASELINES)
     return ScoredRun(
         folder=folder,
@@ -124,7 +144,7 @@ def keep_run(
     settings: Mapping[str, Any],
     absent: Mapping[str, str],
 ) -> None:
-    """Write `calibration.csv` and `run.json` beside a score table.
+    """Write `calibration.csv` and `run.json` beside a merged score table.
 
     Args:
         folder: The evaluation folder.
@@ -138,9 +158,51 @@ def keep_run(
     rows = zip(*(values.tolist() for values in calibration.values()), strict=True)
     with replace_file(Path(folder) / "calibration.csv") as path:
         path.write_bytes(encode_rows([list(calibration), *rows]))
+    told = {"settings": settings, "absent": absent, "digests": _digests(Path(folder))}
     with replace_file(Path(folder) / "run.json") as path:
-        text = json.dumps({"settings": settings, "absent": absent}, indent=2)
-        path.write_text(text + "\n", encoding="utf-8")
+        path.write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
+
+
+def _digests(folder: Path) -> dict[str, str]:
+    """SHA-256 of the files that results are made from; of those that are there."""
+    digests = {}
+    for name in _DIGESTED:
+        try:
+            with open_regular(folder / name) as file:
+                digests[name] = hashlib.file_digest(file, "sha256").hexdigest()
+        except FileNotFoundError:
+            continue
+    return digests
+
+
+def _check_digests(folder: Path, kept: Mapping[str, str]) -> None:
+    now = _digests(folder)
+    for name, digest in kept.items():
+        if name in now and now[name] != digest:
+            raise UserError(
+                f"{folder / name} has changed since it was written: restore it, or start the same "
+                "evaluation again, which scores nothing anew and writes it"
+            )
+
+
+def _check_rows(folder: Path, table: ScoreTable, sets: Mapping[str, Mapping[str, Any]]) -> None:
+    """Check that a table has a row for each image of the manifest's sets, in order."""
+    codes = {name: code for code, name in enumerate(table.dataset_names)}
+    counts = np.bincount(table.dataset, minlength=len(codes))
+    for name in dict.fromkeys([*sets, *codes]):
+        count = int(counts[codes[name]]) if name in codes else 0
+        expected = sets.get(name, {}).get("n", 0)
+        if count != expected:
+            raise UserError(
+                f"{folder / 'scores.csv'} is damaged: it has {count} rows of {name}, expected "
+                f"{expected}: delete it, it is made anew from the tables in scores"
+            )
+    order = table.dataset.astype(np.int64) << 32 | table.index
+    if (np.diff(order) <= 0).any():
+        raise UserError(
+            f"{folder / 'scores.csv'} is damaged: a row is twice in it or not in its place: delete "
+            "it, it is made anew from the tables in scores"
+        )
 
 
 def _cost(folder: Path) -> dict[str, float]:
@@ -152,31 +214,29 @@ def _cost(folder: Path) -> dict[str, float]:
 
 
 def _read_calibration(path: Path) -> dict[str, Tensor]:
-    if not path.is_file():
-        return {}
-    with path.open(encoding="utf-8", newline="") as file:
-        names, *rows = list(csv.reader(file)) or [[]]
     try:
+        text = read_text(path)
+    except FileNotFoundError:
+        return {}
+    try:
+        header, *rows = list(csv.reader(io.StringIO(text, newline=""))) or [[]]
+        names = [from_cell(name) for name in header]
         values = torch.tensor([[float(cell) for cell in row] for row in rows], dtype=torch.float64)
         columns = dict(zip(names, values.reshape(len(rows), len(names)).T, strict=True))
-        if not values.isfinite().all():
-            raise ValueError("a score is not finite")  # noqa: TRY301
-    except (ValueError, RuntimeError) as error:
+        if not rows or len(columns) < len(names) or not values.isfinite().all():
+            raise ValueError("no score, the same one twice, or one that is not finite")  # noqa: TRY301
+    except (ValueError, RuntimeError, csv.Error) as error:
         raise UserError(
-            f"{path} is damaged ({error}): expected a number per score and ID validation image; "
-            "evaluate again with the checkpoint, which scores nothing anew and writes it"
+            f"{path} is damaged ({reason_of(error)}): expected a number per score and ID "
+            "validation image; evaluate again with the checkpoint, which scores nothing anew and "
+            "writes it"
         ) from error
     return columns
 
 
-def _read_told(path: Path) -> dict[str, dict[str, Any]] | None:
-    if not path.is_file():
-        return None
+def _read_told(folder: Path) -> _Told | None:
     try:
-        told = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{path} is not JSON ({error}): delete or restore it") from error
-    parts = [told.get(name) for name in ("settings", "absent")] if isinstance(told, dict) else []
-    if not parts or not all(isinstance(part, dict) for part in parts):
-        raise UserError(f"{path} must hold settings and absent sets: delete or restore it")
+        told: _Told = read_json(folder / "run.json", _Told)
+    except FileNotFoundError:
+        return None
     return told

@@ -4,8 +4,9 @@
 started again adds `rank-<r>.2.csv` and so on: no two processes ever write to one file, even where
 an old one is not quite dead. `scores.csv` is the merge, sorted by set and index. Columns:
 `dataset, index, path, label, prediction, probability`, one per score,
-`stop_step, network_passes, error`. Text is always quoted, floats are written by `repr` and so come
-back bitwise equal.
+`stop_step, network_passes, error`. Text is always quoted (`diffguard.cells` says how), floats are
+written by `repr` and so come back bitwise equal. The tables of processes have one more column,
+`seal`, by which an edited row, or one of another run, is recognized.
 
 A process may die at any byte: a torn last row is never read, so its image is scored again.
 """
@@ -17,7 +18,6 @@ import math
 import os
 from array import array
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -25,15 +25,20 @@ from types import TracebackType
 import numpy as np
 
 from diffguard.errors import UserError
-from diffguard.files import replace_file, write_error
-from diffguard.manifest import read_manifest
+from diffguard.files import refuse_links, replace_file, write_error
+from diffguard.manifest import read_manifest, run_key
 from diffguard.score_files import (
+    SEAL,
+    RecordReader,
     check_header,
     complete_records,
     decode_row,
     encode_rows,
     locate_rows,
     rank_tables,
+    seal,
+    table_key,
+    unsealed,
 )
 
 HEAD_COLUMNS = ("dataset", "index", "path", "label", "prediction", "probability")
@@ -72,7 +77,8 @@ class ScoreRow:
 class ScoreWriter:
     """Append rows to a new table of one process.
 
-    The table is made with the first rows. Each call of `write` is one write to the file and a flush
+    The table is made with the first rows, which are sealed with the folder's manifest; it is there
+    by then. Each call of `write` is one write to the file and a flush
     to the disk, so even a lost machine loses at most the chunk being written.
 
     Args:
@@ -89,6 +95,8 @@ class ScoreWriter:
         self._folder, self._rank = Path(folder) / "scores", rank
         self._score_names = tuple(score_names)
         self._file: io.FileIO | None = None
+        self._header = encode_rows([[*HEAD_COLUMNS, *score_names, *TAIL_COLUMNS, SEAL]])
+        self._key = b""
 
     def write(self, rows: Iterable[ScoreRow]) -> None:
         """Append a chunk of rows, all or none.
@@ -99,15 +107,15 @@ class ScoreWriter:
         Raises:
             UserError: If a score is missing or not finite (naming the image), or the disk is full.
         """
-        data = encode_rows(self._to_fields(row) for row in rows)
-        if not data:
+        fields = [self._to_fields(row) for row in rows]
+        if not fields:
             return
         file = self._file or self._create()
+        data = b"".join(seal(encode_rows([row]), self._key) for row in fields)
         start = os.fstat(file.fileno()).st_size
         if not start:
             # The header travels with the first rows, so that no file has half of it and no more.
-            columns = [*HEAD_COLUMNS, *self._score_names, *TAIL_COLUMNS]
-            data = encode_rows([columns]) + data
+            data = self._header + data
         try:
             rest = memoryview(data)
             while rest:  # a full disk accepts a part first and refuses the rest
@@ -124,6 +132,8 @@ class ScoreWriter:
             self._file.close()
 
     def _create(self) -> io.FileIO:
+        self._key = table_key(self._header, run_key(self._folder.parent))
+        refuse_links(self._folder)
         path = self._folder / f"rank-{self._rank}.csv"
         session = 1
         while True:
@@ -180,11 +190,12 @@ def read_done(folder: Path) -> set[tuple[str, int]]:
         The finished (dataset, index) pairs; empty if there is no table yet.
 
     Raises:
-        UserError: If a row is damaged in a way that a crash does not explain.
+        UserError: If a row is damaged in a way that a crash does not explain, or another run's.
     """
     done: set[tuple[str, int]] = set()
+    run = run_key(folder)
     for path in rank_tables(folder):
-        done.update(place.image for place in locate_rows(path) if not place.failed)
+        done.update(place.image for place in locate_rows(path, run) if not place.failed)
     return done
 
 
@@ -203,20 +214,21 @@ def merge(folder: Path, order: Sequence[str] | None = None) -> Path:
         The path of `scores.csv`.
 
     Raises:
-        UserError: If there is no table, tables differ in their columns, an image has two different
-            rows, a set is not in the order, or has fewer images than the manifest says.
+        UserError: If there is no table, tables differ in their columns, a row was changed, an image
+            has two different rows, a set is not in the order, or has fewer images than the manifest
+            says.
     """
     folder = Path(folder)
-    sets = (read_manifest(folder) or {}).get("sets", {})
+    sets, run = (read_manifest(folder) or {}).get("sets", {}), run_key(folder)
     codes = {name: code for code, name in enumerate(sets if order is None else order)}
     tables = [path for path in rank_tables(folder) if any(complete_records(path))]
     if not tables:
         raise UserError(f"no score tables in {folder / 'scores'}: run the evaluation first")
-    columns = [decode_row(next(complete_records(path))[1]) for path in tables]
+    columns = [decode_row(next(complete_records(path))[1], path) for path in tables]
     where = array("q")
     for number, path in enumerate(tables):
         check_header(path, columns[number], columns[0])
-        for place in locate_rows(path):
+        for place in locate_rows(path, run):
             name, index = place.image
             if name not in codes:
                 raise UserError(
@@ -237,20 +249,23 @@ def merge(folder: Path, order: Sequence[str] | None = None) -> Path:
                 "command again to score the rest"
             )
     target = folder / "scores.csv"
-    with replace_file(target) as temporary, temporary.open("wb") as output, ExitStack() as stack:
-        files = [stack.enter_context(path.open("rb")) for path in tables]
-        output.write(encode_rows([columns[0]]))
+    with (
+        replace_file(target) as temporary,
+        temporary.open("wb") as output,
+        RecordReader(tables) as reader,
+    ):
+        output.write(encode_rows([columns[0][:-1]]))
         last = b""
         for row, is_first in zip(rows, first, strict=True):
             code, index, failed, number, offset, size = row.tolist()
-            files[number].seek(offset)
-            record = files[number].read(size)
+            record = unsealed(reader.read(number, offset, size))
             if is_first:
                 output.write(record)
                 last = record
             elif record != last and not failed:
                 raise UserError(
                     f"image {index} of {list(codes)[code]} has two different rows, one of them in "
-                    f"{tables[number]}: the runs differ, so delete one table and start again"
+                    f"{tables[number]}: two runs wrote them that were not alike; delete "
+                    f"{folder / 'scores'} and start again"
                 )
     return target

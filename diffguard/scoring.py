@@ -144,8 +144,10 @@ class ScoreStream:
         device = detector.device
         images = torch.stack([item.image for item in items]).to(device)
         output = detector.classify(images, size)
-        predictions = output.logits.argmax(1).tolist()
-        probabilities = output.logits.float().softmax(-1).amax(1).tolist()
+        # What follows sees whole batches too: even a softmax may round by the number of rows.
+        whole = _padded_output(output, size)
+        predictions = whole.logits.argmax(1).tolist()[: len(items)]
+        probabilities = whole.logits.float().softmax(-1).amax(1).tolist()[: len(items)]
         labels = [self._label(item, y) for item, y in zip(items, predictions, strict=True)]
         masks: Sequence[Tensor | None] = [None] * len(items)
         cut = detector.settings.guidance.cam_cut
@@ -153,7 +155,7 @@ class ScoreStream:
             target = torch.tensor(labels, device=device)
             cam = grad_cam(detector.classifier, padded(images, size), padded(target, size))
             masks = list(cam_mask(scale_cam(cam[: len(items)]), cut))
-        baselines = detector.baselines.score(output)
+        baselines = detector.baselines.score(whole)
         jobs = []
         for row, item in enumerate(items):
             key = (pixel_key(item.image),) if self._draws_crops else ()
@@ -183,7 +185,8 @@ class ScoreStream:
             scores[name] = np.array([one.baselines[name] for one in flying])
         calibration = self.detector.calibration
         if self.derive and calibration is not None:
-            scores = calibration.derive(scores) | scores
+            whole = {n: np.pad(c, (0, size - len(done)), "edge") for n, c in scores.items()}
+            scores = calibration.derive(whole) | scores
         rows = []
         for position, (result, one) in enumerate(zip(done, flying, strict=True)):
             values = {name: float(column[position]) for name, column in scores.items()}

@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from diffguard.printing import printable
+
 Row = Mapping[str, Any]
 
 LEGEND = (
@@ -133,7 +135,7 @@ def to_markdown(results: Mapping[str, Any]) -> str:
                 cells.append(f"{text} ({INTERVAL.text(row)})" if kind.head == "AUROC" else text)
             lines.append(_markdown_row([name, *cells]))
         lines.append("")
-    lines += [f"- {label}: {text}" for label, text in make_notes(results)]
+    lines += [printable(f"- {label}: {text}") for label, text in make_notes(results)]
     return "\n".join([*lines, "", LEGEND, ""])
 
 
@@ -148,4 +150,4 @@ def _signed(value: float) -> str:
 
 
 def _markdown_row(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+    return "| " + " | ".join(printable(cell).replace("|", "\\|") for cell in cells) + " |"

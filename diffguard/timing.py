@@ -2,17 +2,41 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field
+from typing_extensions import TypedDict
+
+from diffguard.errors import UserError
+from diffguard.reading import parse_json, read_text
+
+
+class _Line(TypedDict):
+    """What is read of a line."""
+
+    session: str
+    images: Annotated[int, Field(ge=0, lt=2**31)]
+    seconds: Annotated[float, Field(ge=0, le=1e9)]
+    fill: Annotated[float, Field(ge=0, le=1)]
 
 
 def read_timing(folder: Path) -> dict[str, float]:
-    """Images, wall seconds and fill of all sessions that scored into a folder."""
+    """Images, wall seconds and fill of all sessions that scored into a folder.
+
+    Raises:
+        UserError: If a line is damaged in a way that a crash does not explain.
+    """
     path = folder / "timing.jsonl"
-    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    try:
+        lines = read_text(path).splitlines()
+    except FileNotFoundError:
+        lines = []
     # A process that was killed in the middle of a line leaves half of one, and the next line
     # goes on behind it.
-    whole = [json.loads(line[line.rindex("{") :]) for line in lines if line.endswith("}")]
+    whole = [
+        _parse(line, f"{path}, line {n},") for n, line in enumerate(lines, 1) if line[-1:] == "}"
+    ]
     images = sum(line["images"] for line in whole)
     seconds: dict[str, float] = {}
     for line in whole:
@@ -23,3 +47,11 @@ def read_timing(folder: Path) -> dict[str, float]:
         "seconds": sum(seconds.values()),
         "fill": filled / images if images else 1.0,
     }
+
+
+def _parse(line: str, source: str) -> _Line:
+    try:
+        parsed: _Line = parse_json(line[max(line.rfind("{"), 0) :], _Line, source)
+    except UserError as error:
+        raise UserError(f"{error}; delete the file, results then name no speed") from error
+    return parsed

@@ -18,8 +18,10 @@ import torch
 from diffguard.batching import fixed_batch_size
 from diffguard.detector import Detector
 from diffguard.errors import UserError
-from diffguard.files import write_error
+from diffguard.files import append_line
+from diffguard.manifest import run_key
 from diffguard.printing import say
+from diffguard.reading import open_regular
 from diffguard.scores import ScoreWriter, merge
 from diffguard.settings import DetectorSettings
 from lightning_modules.batch_size import find_batch_size
@@ -27,7 +29,7 @@ from lightning_modules.detector import DetectorModule
 from lightning_modules.interrupts import interruptible
 from lightning_modules.scoring_folder import ScoringFolder
 from lightning_modules.scoring_progress import watched
-from lightning_modules.sharing import SharedWork, check_alike, check_shared
+from lightning_modules.sharing import SharedWork, check_alike, check_shared, wait_until
 
 
 class ScoringRun:
@@ -146,10 +148,11 @@ class ScoringRun:
         check_shared(self.folder, trainer, self._work)
         rest = self._work.together("opened", lambda: trainer.is_global_zero and self._open(device))
         # One process looks what is left, for a file may show late on another machine.
-        rest, place.batch_size, place.threads, first = trainer.strategy.broadcast(
-            (rest, place.batch_size, place.threads, place.machine(device))
+        rest, place.batch_size, place.threads, first, key = trainer.strategy.broadcast(
+            (rest, place.batch_size, place.threads, place.machine(device), run_key(self.folder))
         )
         torch.set_num_threads(place.threads)
+        wait_until(lambda: run_key(self.folder) == key, self.folder, trainer.global_rank)
         self._work.together("alike", lambda: check_alike(first, place.machine(device)))
         stream = self.stream.only(rest)
         # Small batches, so that all processes run out of images at about the same time.
@@ -186,7 +189,7 @@ def free_run(folder: Path, trainer: pl.Trainer, make: Callable[[Path], ScoringRu
 
 def file_hash(path: Path) -> str:
     """SHA-256 of a file."""
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -206,9 +209,4 @@ def _append_timing(
         "device": str(trainer.strategy.root_device),
         "threads": torch.get_num_threads(),
     }
-    path = folder / "timing.jsonl"
-    try:
-        with path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
-    except OSError as error:
-        raise write_error(path, error) from error
+    append_line(folder / "timing.jsonl", json.dumps(line))

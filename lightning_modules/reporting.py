@@ -16,11 +16,12 @@ import numpy as np
 from torch.utils.tensorboard import SummaryWriter
 
 from diffguard import figures
+from diffguard.cells import to_cell
 from diffguard.detector import Detector
 from diffguard.errors import UserError
-from diffguard.files import replace_file
+from diffguard.files import refuse_links, replace_file
 from diffguard.joined_runs import add_fusions, join_runs
-from diffguard.printing import say
+from diffguard.printing import printable, say
 from diffguard.report import METRICS, summarise, write_results
 from diffguard.score_table import ScoreTable
 from diffguard.scored_run import ScoredRun, read_run
@@ -60,18 +61,18 @@ def report(
         seed=run.seed,
         metrics=metrics,
     )
+    refuse_links(output / "figures", tensorboard, tensorboard / "evaluation")
     write_results(output, results)
     with SummaryWriter(str(tensorboard / "evaluation")) as writer:
         for row in results["rows"]:
             for metric in METRICS:
-                tag = f"{metric}/{row['score']}/{row['dataset']}".replace(" ", "_")
-                writer.add_scalar(tag, row[metric])
+                writer.add_scalar(_tag(f"{metric}/{row['score']}/{row['dataset']}"), row[metric])
         writer.add_scalar("id/accuracy", results["id"]["accuracy"])
         for drawn in (_figures(run), panels):
             for name, figure in drawn:
                 with replace_file(output / "figures" / f"{name.replace('/', '_')}.png") as path:
                     figure.savefig(path, format="png", dpi=150)
-                writer.add_figure(name.replace(" ", "_"), figure)
+                writer.add_figure(_tag(name), figure)
     print_table(results)
     for remark in run.remarks:
         say(f"note: {remark}", file=sys.stderr)
@@ -96,6 +97,11 @@ def report_again(
     """
     run = add_fusions(join_runs([read_run(folder) for folder in folders]), fusions)
     return report(run, output, output / "tensorboard")
+
+
+def _tag(name: str) -> str:
+    """A name as TensorBoard can hold it."""
+    return printable(name).replace(" ", "_")
 
 
 def _figures(run: ScoredRun) -> Iterator[tuple[str, Figure]]:
@@ -153,8 +159,8 @@ def report_images(detector: Detector, table: ScoreTable, output: Path, accept: f
             flagged += verdict == "ood"
             writer.writerow(
                 [
-                    table.path[row],
-                    detector.classifier.class_names[table.prediction[row]],
+                    to_cell(table.path[row]),
+                    to_cell(detector.classifier.class_names[table.prediction[row]]),
                     repr(float(table.probability[row])),
                     repr(score),
                     f"{calibration.percentile(name, score):.1f}",

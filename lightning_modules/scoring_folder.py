@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
@@ -14,8 +15,10 @@ from numpy.typing import NDArray
 from diffguard.batching import fixed_batch_size
 from diffguard.contents import changed_images, keep_contents
 from diffguard.errors import UserError
+from diffguard.files import refuse_links
 from diffguard.machine import describe_machine
 from diffguard.manifest import (
+    FORMAT,
     MACHINE,
     check_manifest,
     open_manifest,
@@ -77,11 +80,13 @@ class ScoringFolder:
             UserError: If the folder belongs to another run, naming what differs, or an image has
                 changed since it was scored.
         """
+        refuse_links(self.path / "scores", self.path / "calibration")
         stored = read_manifest(self.path)
         self._take_over(stored or {})
+        check_manifest(self.path, self._manifest(device), finished=True)
         scored: NDArray[np.bool_] = self._stream.among(read_done(self.path))
         check_manifest(self.path, self._manifest(device), finished=bool(scored.all()))
-        changed = changed_images(self.path, self._contents, scored)
+        changed = changed_images(self.path, self._stream.contents, scored)
         if len(changed):
             which, position = self._stream.select[changed[0]].tolist()
             images = self._stream.sets[which]
@@ -95,7 +100,12 @@ class ScoringFolder:
 
     def is_free(self, device: torch.device) -> bool:
         """Whether the folder holds no scores yet, or those of this very run."""
-        _ = self._sets, self._contents  # what is wrong with the images is not the folder's fault
+        _ = (
+            self._sets,
+            self._stream.contents,
+        )  # what is wrong with the images is not the folder's fault
+        if not os.path.lexists(self.path):
+            return True
         try:
             self.check(device)
         except UserError:
@@ -122,7 +132,9 @@ class ScoringFolder:
         self._names = names
         self.batch_size = self.batch_size or find_batch_size()
         self.threads = self.threads or torch.get_num_threads()
-        keep_contents(self.path, self._contents)
+        # Another launch of the same command may have been faster: its batch size counts then.
+        self._take_over(read_manifest(self.path) or {})
+        keep_contents(self.path, self._stream.contents)
         open_manifest(self.path, self._manifest(device), finished=bool(scored.all()))
         left: NDArray[np.int64] = self._stream.select[~scored]
         return left
@@ -141,6 +153,7 @@ class ScoringFolder:
     def _manifest(self, device: torch.device) -> dict[str, Any]:
         settings = to_dict(self._settings)
         return {
+            "format": FORMAT,
             **self.identity,
             "settings": {key: settings[key] for key in settings if key not in DECIDING},
             "seed": self._seed,
@@ -158,10 +171,6 @@ class ScoringFolder:
         return {
             one.name: {"n": len(one), "fingerprint": one.fingerprint()} for one in self._stream.sets
         }
-
-    @cached_property
-    def _contents(self) -> NDArray[np.int64]:
-        return np.concatenate([one.contents() for one in self._stream.sets])
 
     def _take_over(self, stored: Mapping[str, Any]) -> None:
         frozen = begun_with(stored, self._asked)

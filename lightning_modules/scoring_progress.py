@@ -18,7 +18,8 @@ from diffguard.score_files import complete_records, decode_row, rank_tables
 from diffguard.scores import TAIL_COLUMNS
 from lightning_modules.callbacks import StageProgressBar
 
-_STOP_STEP = TAIL_COLUMNS.index("stop_step") - len(TAIL_COLUMNS)
+# From the end, where the seal comes last.
+_STOP_STEP = TAIL_COLUMNS.index("stop_step") - len(TAIL_COLUMNS) - 1
 _LINE_SECONDS = 60.0
 
 
@@ -45,7 +46,7 @@ class TableTail:
             for offset, record in complete_records(path, known):
                 self._ends[path] = offset + len(record)
                 if offset:  # at 0 there is the header
-                    self._count(decode_row(record)[_STOP_STEP])
+                    self._count(decode_row(record, path)[_STOP_STEP])
 
     def _count(self, stop_step: str) -> None:
         self.rows += 1

@@ -16,7 +16,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import torch
-from conftest import build_detector
+from conftest import build_detector, small_settings
 
 import diffguard.files
 import diffguard.scores
@@ -158,12 +158,15 @@ def data_module(root, **options):
     return OODDataModule(IDSets(test="folder:test"), ood, **{**given, **options})
 
 
-def score(folder, root, checkpoint="one", asked=1, **options):
+def score(
+    folder, root, checkpoint="one", asked=1, baselines=("msp", "knn"), fused=("knn",), **options
+):
     """Score the data into a folder, in this process; `asked` are its threads."""
     data = data_module(root, **options)
     config = TrainerConfig(accelerator="cpu", threads=asked, progress=False)
     trainer = scoring_trainer(config, "score")
-    detector = build_detector()
+    settings = small_settings(baselines=list(baselines), fused=list(fused))
+    detector = build_detector(settings)
     run = ScoringRun(
         detector,
         data,

@@ -10,7 +10,9 @@ SCORED = np.array([True, True, False, False])
 
 def test_an_image_may_change_before_it_is_scored(tmp_path):
     assert read_contents(tmp_path) is None
-    assert changed_images(tmp_path, NOW, SCORED).tolist() == []
+    assert changed_images(tmp_path, NOW, SCORED & ~SCORED).tolist() == []
+    with pytest.raises(UserError, match="unknown whether the scored images are still the same"):
+        changed_images(tmp_path, NOW, SCORED)
     keep_contents(tmp_path, NOW)
     assert read_contents(tmp_path).tolist() == NOW.tolist()
     repaired = np.array([5, 7, 80, 9])

@@ -204,6 +204,7 @@ def test_training_around_a_detector_does_not_change_it(tmp_path):
 
 def test_scores_are_made_in_full_precision_and_the_program_keeps_its_own(detector, monkeypatch):
     cudnn, seen = torch.backends.cudnn, []
+    monkeypatch.setattr(cudnn, "deterministic", False)
     monkeypatch.setattr(cudnn, "benchmark", True)
     classify = detector.classifier.forward_features
 

@@ -85,7 +85,10 @@ def test_scores_of_unknown_origin_are_refused(tmp_path):
         open_manifest(tmp_path, MANIFEST)
 
 
-@pytest.mark.parametrize(("text", "message"), [("{", "is not JSON"), ("[]", "must hold a JSON")])
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("{", "is not JSON"), ("[]", "should be a valid dictionary"), ('{"seed": NaN}', "NaN")],
+)
 def test_a_damaged_manifest_is_refused(tmp_path, text, message):
     (tmp_path / "manifest.json").write_text(text)
     with pytest.raises(UserError, match=message):

@@ -17,8 +17,8 @@ MANIFEST = {
 
 @pytest.fixture
 def folder(tmp_path):
-    write(tmp_path, 0, ROWS)
     (tmp_path / "manifest.json").write_text(json.dumps(MANIFEST))
+    write(tmp_path, 0, ROWS)
     return tmp_path
 
 
@@ -53,11 +53,12 @@ def test_a_folder_that_is_none(tmp_path):
         read_run(tmp_path)
 
 
-def test_a_table_that_is_not_whole_is_not_reported(folder):
+def test_a_table_that_is_not_whole_is_not_reported(tmp_path):
     manifest = {**MANIFEST, "sets": {"digits": {"n": 8}, "letters": {"n": 4}}}
-    (folder / "manifest.json").write_text(json.dumps(manifest))
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+    write(tmp_path, 0, ROWS)
     with pytest.raises(UserError, match="rows for 7 of the 8 images of digits"):
-        read_run(folder)
+        read_run(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -66,9 +67,9 @@ def test_a_table_that_is_not_whole_is_not_reported(folder):
         ("calibration.csv", '"msp","knn"\n1.0,much\n', "calibration.csv is damaged .*much"),
         ("calibration.csv", '"msp","knn"\n1.0,2.0\n1.0\n', "calibration.csv is damaged"),
         ("calibration.csv", '"msp","knn"\n1.0,nan\n', "calibration.csv is damaged"),
-        ("run.json", "{", "run.json is not JSON"),
-        ("run.json", "[]", "run.json must hold settings and absent sets"),
-        ("run.json", '{"settings": {}}', "run.json must hold settings and absent sets"),
+        ("run.json", "{", "run.json is damaged: it is not JSON"),
+        ("run.json", "[]", "run.json is damaged: its content"),
+        ("run.json", '{"settings": {}}', "run.json is damaged: absent"),
     ],
 )
 def test_damaged_files_are_named(folder, name, text, said):

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import pytest
 
+from diffguard.cells import from_cell
 from diffguard.errors import UserError
 from diffguard.manifest import open_manifest
 from diffguard.scores import ScoreRow, ScoreWriter, merge, read_done
@@ -44,12 +45,10 @@ def write(folder, rank, rows, chunk=3):
 
 def test_columns_and_values_of_a_row(tmp_path):
     write(tmp_path, 0, ROWS)
-    with (tmp_path / "scores" / "rank-0.csv").open(
-        newline="", encoding="utf-8", errors="surrogateescape"
-    ) as file:
-        rows = list(csv.DictReader(file))
+    with (tmp_path / "scores" / "rank-0.csv").open(newline="", encoding="utf-8") as file:
+        rows = [{k: from_cell(v) for k, v in row.items()} for row in csv.DictReader(file)]
     head = "dataset,index,path,label,prediction,probability"
-    assert ",".join(rows[0]) == f"{head},{','.join(NAMES)},stop_step,network_passes,error"
+    assert ",".join(rows[0]) == f"{head},{','.join(NAMES)},stop_step,network_passes,error,seal"
     assert [row["path"] for row in rows] == [row.path for row in ROWS]
     for row, found in zip(ROWS, rows, strict=True):
         if row.error:

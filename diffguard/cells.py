@@ -1,0 +1,44 @@
+r"""Text in a cell of a CSV file, so that no program runs it and it comes back exactly.
+
+Most text stands as it is. Text is escaped if it begins with a sign that spreadsheets take for a
+formula (`=`, `+`, `-`, `@` and their wide forms) or with `'`, or if it holds control characters or
+bytes of a file name that are not UTF-8. Escaped text begins with `'`, and in it `\\` is a
+backslash, `\xe9` a byte and `\u001b` a character.
+"""
+
+from __future__ import annotations
+
+import re
+
+_NEEDS_ESCAPE = re.compile(r"^['=+\-@＝＋－＠]|[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+_UNSAFE = re.compile(r"[\\\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+_ESCAPED = re.compile(r"\\(?:\\|x([0-9a-f]{2})|u([0-9a-f]{4}))")
+# Where Python keeps the bytes of a file name that are not UTF-8.
+_BYTES = 0xDC00
+
+
+def to_cell(text: str) -> str:
+    """The cell for a text; see the module."""
+    return "'" + _UNSAFE.sub(_escape, text) if _NEEDS_ESCAPE.search(text) else text
+
+
+def from_cell(cell: str) -> str:
+    """The text of a cell; a number, which is never escaped, stays as it is."""
+    return _ESCAPED.sub(_unescape, cell[1:]) if cell.startswith("'") else cell
+
+
+def _escape(match: re.Match[str]) -> str:
+    character = match[0]
+    code = ord(character)
+    if character == "\\":
+        return r"\\"
+    if 0x80 <= code - _BYTES <= 0xFF:
+        return f"\\x{code - _BYTES:02x}"
+    return f"\\u{code:04x}"
+
+
+def _unescape(match: re.Match[str]) -> str:
+    byte, character = match.groups()
+    if byte is not None:
+        return chr(_BYTES + int(byte, 16))
+    return "\\" if character is None else chr(int(character, 16))

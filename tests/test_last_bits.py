@@ -1,0 +1,81 @@
+"""A run that is resumed with any number of images left ends with the table of a whole run."""
+
+import shutil
+
+import pytest
+import torch
+from conftest import build_detector, small_settings
+from scoring_processes import evaluate, said, score
+
+from diffguard.baselines import FEATURE_BASELINES, LOGIT_BASELINES
+from diffguard.scores import read_done
+from diffguard.scoring import Item
+
+# SHE wants images of every class that the random network recognizes.
+BASELINES = [name for name in (*LOGIT_BASELINES, *FEATURE_BASELINES) if name != "she"]
+SETTINGS = {"baselines": BASELINES, "fused": BASELINES}
+IMAGES = 4 + 4 + 4  # of the three sets; a batch is 8
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory, data_root):
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    score(folder, data_root, limit=4, **SETTINGS)
+    return folder
+
+
+def interrupted(whole, folder, left):
+    """The folder as it was when `left` images were still to be scored."""
+    shutil.copytree(whole, folder)
+    (folder / "scores.csv").unlink()
+    table = folder / "scores" / "rank-0.csv"
+    lines = table.read_bytes().splitlines(keepends=True)
+    table.write_bytes(b"".join(lines[: len(lines) - left]))
+    assert len(read_done(folder)) == IMAGES - left
+    return folder
+
+
+@pytest.mark.parametrize("left", range(1, IMAGES))
+def test_with_any_number_of_images_left(whole, tmp_path, data_root, left):
+    folder = interrupted(whole, tmp_path / "run", left)
+    score(folder, data_root, limit=4, **SETTINGS)
+    assert (folder / "scores.csv").read_bytes() == (whole / "scores.csv").read_bytes()
+
+
+@pytest.mark.parametrize("left", [1, 3, 12])
+def test_by_two_processes(whole, tmp_path, data_root, left):
+    folder = interrupted(whole, tmp_path / "run", left)
+    assert evaluate(folder, data_root, world=2, limit=4, **SETTINGS) == [0, 0], said(folder)
+    assert (folder / "scores.csv").read_bytes() == (whole / "scores.csv").read_bytes()
+
+
+@pytest.mark.parametrize("size", [8, 24, 64])
+def test_rows_do_not_know_their_batch(size):
+    detector = build_detector(small_settings(**SETTINGS))
+    images = torch.rand(size + 3, 1, 8, 8, generator=torch.Generator().manual_seed(1))
+    items = [Item(image, index=i) for i, image in enumerate(images)]
+
+    def rows(part):
+        stream = detector.stream(size)
+        return {one.row.index: one.row for one in stream.push(part) + stream.flush()}
+
+    expected = rows(items)
+    for part in (items[-1:], items[-2:], items[:3], items[::-1], items[5 : size + 1]):
+        assert rows(part) == {item.index: expected[item.index] for item in part}
+
+
+def test_knn_uses_the_threads_that_torch_has(monkeypatch, images):
+    import diffguard.baselines as module
+
+    detector, seen = build_detector(small_settings(**SETTINGS)), []
+    knn = detector.baselines._features["knn"]
+    plain = type(knn).predict_features
+
+    def watched(self, features):
+        pools = module._thread_pools().select(user_api="openmp").info()
+        seen.append((self.knn.n_jobs, {pool["num_threads"] for pool in pools}))
+        return plain(self, features)
+
+    monkeypatch.setattr(type(knn), "predict_features", watched)
+    detector.score(images)
+    assert set(map(str, seen)) == {"(1, {1})"}
