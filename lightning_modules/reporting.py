@@ -149,7 +149,7 @@ def report_images(detector: Detector, table: ScoreTable, output: Path, accept: f
     flagged = 0
     with (
         replace_file(output / "images.csv") as temporary,
-        temporary.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file,
+        temporary.open("w", encoding="utf-8", newline="") as file,
     ):
         writer = csv.writer(file)
         writer.writerow(["path", "prediction", "probability", "score", "percentile", "verdict"])

@@ -18,6 +18,7 @@ from tiny_project import write_images
 import evaluate
 from diffguard import Detector
 from diffguard.calibration import Calibration
+from diffguard.cells import from_cell
 from diffguard.errors import UserError
 from diffguard.ood_metrics import auroc
 from diffguard.score_table import ScoreTable
@@ -276,8 +277,8 @@ def test_files_that_are_no_images_are_skipped_and_named(ckpt, tmp_path, capsys):
     assert reasons[2] == "pipe.png cannot be read: it is a named pipe, expected a file"
     assert reasons[3].startswith("torn.png cannot be read: ")
     table = ckpt.parent / "images" / "mine" / "images.csv"
-    with table.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
-        paths = [row["path"] for row in csv.DictReader(file)]
+    with table.open(encoding="utf-8", newline="") as file:
+        paths = [from_cell(row["path"]) for row in csv.DictReader(file)]
     assert paths == ["000.png", "001.png", "caf\udce9.png"]
 
 
