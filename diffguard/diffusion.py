@@ -47,6 +47,7 @@ class DiffusionSpec:
         autoencoder_config: Its diffusers config.
         context: Shape `[labels, tokens, width]` of what cross-attention is shown of each label.
         slice_size: Images that pass the autoencoder at once: 1 or a multiple of 8.
+        patch: Side of the squares of pixels that a position of a pixel model's state holds.
     """
 
     network: str
@@ -67,6 +68,7 @@ class DiffusionSpec:
         | None
     ) = None
     slice_size: Annotated[int, Field(ge=1, le=LARGEST_SIDE)] = ROW_MULTIPLE
+    patch: Annotated[int, Field(ge=1, le=LARGEST_SIDE)] = 1
 
 
 @dataclass
@@ -82,6 +84,7 @@ class DiffusionParts:
         null_class: Label that means "no label"; None where there is none.
         autoencoder: First stage of a latent model.
         context: What cross-attention is shown of each label.
+        patch: Side of the squares of pixels that a position of a pixel model's state holds.
     """
 
     family: str
@@ -92,6 +95,7 @@ class DiffusionParts:
     null_class: int | None = None
     autoencoder: Any = None
     context: ClassContext | None = None
+    patch: int = 1
 
     def check_classes(self, expected: int | None) -> None:
         """Compare with the number of classes that the user expects.
@@ -144,6 +148,7 @@ class DiffusionParts:
             autoencoder_config={} if autoencoder is None else _public(autoencoder.config),
             context=None if context is None else list(context.table.shape),
             slice_size=slice_size,
+            patch=self.patch,
         )
 
 
@@ -178,6 +183,7 @@ def build_denoiser(
         null_class=spec.null_class,
         autoencoder=autoencoder,
         context=context,
+        patch=spec.patch,
     )
     return wrap_parts(parts, spec)
 
@@ -196,13 +202,16 @@ def wrap_parts(parts: DiffusionParts, spec: DiffusionSpec) -> DiffusersDenoiser:
         "antialias": spec.antialias,
     }
     schedule = NoiseSchedule.from_diffusers(parts.scheduler)
+    _check_side(parts.network)
     if parts.autoencoder is None:
         if "cross_attention_dim" in parts.network.config:
             raise UserError(
                 "a UNet2DConditionModel works on latents, and there is no autoencoder beside it: "
                 "expected a folder with vae/ or vqvae/"
             )
-        return PixelDenoiser(parts.network, schedule, fit=spec.fit, **given)
+        return PixelDenoiser(parts.network, schedule, fit=spec.fit, patch=parts.patch, **given)
+    if parts.patch != 1:
+        raise UserError("diffusion.patch is for pixel models: a latent model has no patches")
     if spec.fit == "pad":
         raise UserError("images cannot be padded for a latent model: set diffusion.fit to resize")
     if spec.slice_size != 1 and (spec.slice_size < 1 or spec.slice_size % ROW_MULTIPLE):
@@ -218,6 +227,19 @@ def wrap_parts(parts: DiffusionParts, spec: DiffusionSpec) -> DiffusersDenoiser:
         slice_size=spec.slice_size,
         **given,
     )
+
+
+def _check_side(network: Any) -> None:
+    """Refuse states that a network cannot halve, or cut into patches, without a rest."""
+    config = network.config
+    multiple = config.get("patch_size", 1)
+    if type(network).__name__ == "UNet2DModel":
+        multiple = 2 ** (len(config["block_out_channels"]) - 1)
+    if config["sample_size"] % multiple:
+        raise UserError(
+            f"the diffusion model cannot take states with a side of {config['sample_size']}: "
+            f"expected a multiple of {multiple}; set diffusion.kwargs.sample_size to one"
+        )
 
 
 def module_class(name: str, known: tuple[str, ...]) -> Any:

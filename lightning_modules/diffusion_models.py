@@ -39,7 +39,8 @@ def diffusion_spec(config: DiffusionConfig, data: Any) -> DiffusionSpec:
     """What the model to train from scratch is, with a null class beside the data's classes.
 
     Raises:
-        UserError: For another network than these two, or classes that do not fit the data's.
+        UserError: For another network than these two, classes that do not fit the data's, or images
+            whose size or patches do not fit the network.
     """
     if is_own(config.network):
         raise UserError(
@@ -53,10 +54,11 @@ def diffusion_spec(config: DiffusionConfig, data: Any) -> DiffusionSpec:
             "DiTTransformer2DModel, or the import path of a denoiser; others can be named in "
             "diffusion.ckpt"
         )
+    channels = data.channels * config.patch**2
     kwargs: dict[str, Any] = {
-        "sample_size": data.image_size,
-        "in_channels": data.channels,
-        "out_channels": data.channels,
+        "sample_size": _state_size(config, data.image_size),
+        "in_channels": channels,
+        "out_channels": channels,
         **config.kwargs,
     }
     classes: int | None = data.num_classes
@@ -78,7 +80,21 @@ def diffusion_spec(config: DiffusionConfig, data: Any) -> DiffusionSpec:
         null_class=null,
         fit=config.fit,
         antialias=config.antialias,
+        patch=config.patch,
     )
+
+
+def _state_size(config: DiffusionConfig, image_size: int) -> int:
+    """Side of the states of a model to train, where its `kwargs` name no other."""
+    if config.patch < 1:
+        raise UserError(f"diffusion.patch must be at least 1, got {config.patch}")
+    if "sample_size" not in config.kwargs and image_size % config.patch:
+        raise UserError(
+            f"images of {image_size} pixels cannot be cut into patches of diffusion.patch "
+            f"{config.patch}: set data.image_size to a multiple of it, or name the side of the "
+            "states in diffusion.kwargs.sample_size, to which images are brought"
+        )
+    return image_size // config.patch
 
 
 def load_trained(run: Run, config: DiffusionConfig) -> LoadedDiffusion:
@@ -187,9 +203,10 @@ def parts_of(denoiser: DiffusersDenoiser, spec: DiffusionSpec) -> DiffusionParts
     return DiffusionParts(
         family="diffusers",
         scheduler=spec.scheduler,
-        image_size=denoiser.state_size * factor,
+        image_size=denoiser.state_size * factor * spec.patch,
         num_classes=spec.num_classes,
         null_class=spec.null_class,
+        patch=spec.patch,
         **modules,
     )
 

@@ -114,6 +114,8 @@ class DiffusionConfig:
             hash; `auto` refers to models of more than 100 million weights.
         null_class: Label that means "no label"; None: K of K + 1 classes, or none.
         prompt: What a model with a text encoder is told of a class, with `{name}` in it.
+        patch: Side of the squares of pixels that a new model rearranges into channels, which makes
+            a pass cheaper; 1 leaves images as they are. A trained model has its own.
         fit: How images reach the network's size.
         antialias: Whether `resize` low-passes when it shrinks.
         slice_size: Images that pass a latent model's autoencoder at once, 1 or a multiple of 8.
@@ -151,6 +153,7 @@ class DiffusionConfig:
     store: Literal["auto", "weights", "reference"] = "auto"
     null_class: int | None = None
     prompt: str = "a photo of a {name}"
+    patch: int = 1
     fit: Literal["resize", "pad"] = "resize"
     antialias: bool = True
     slice_size: int = 8

@@ -3,16 +3,17 @@
 A folder has `unet` or `transformer`, `scheduler`, for latent models `vae` or `vqvae`, and for
 Stable Diffusion `text_encoder` and `tokenizer`. Two things diffusers has no place for are ours:
 `class_context` (what cross-attention is shown of each label) and `diffguard.json` (classes, null
-class, image size).
+class, image size, and the side of the patches that a pixel model rearranges into channels).
 """
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from pydantic import Field
 from torch import nn
 
 from diffguard.conversion.hub import local_folder
@@ -21,6 +22,7 @@ from diffguard.conversion.prompts import TEXT_ENCODER, encode_prompts
 from diffguard.diffusion import AUTOENCODERS, NETWORKS, DiffusionParts, module_class
 from diffguard.errors import UserError, reason_of
 from diffguard.latent import ClassContext
+from diffguard.schema import validated
 from diffguard.weights import check_values, load_tensors
 
 NOTE = "diffguard.json"
@@ -58,7 +60,10 @@ def load_folder(path: str | Path, options: CheckpointOptions) -> DiffusionParts:
         raise UserError("scheduler/scheduler_config.json is missing: expected a diffusers pipeline")
     context = _load_context(folder, options)
     num_classes, null_class = _classes(network.config, context, note, options)
-    factor = 1 if autoencoder is None else 2 ** (len(autoencoder.config["block_out_channels"]) - 1)
+    patch = validated(Annotated[int, Field(ge=1)], note.get("patch", 1), f"{folder / NOTE}: patch")
+    factor = patch
+    if autoencoder is not None:
+        factor *= 2 ** (len(autoencoder.config["block_out_channels"]) - 1)
     size = _state_size(network, options.image_size, factor)
     network.register_to_config(sample_size=size)
     return DiffusionParts(
@@ -70,6 +75,7 @@ def load_folder(path: str | Path, options: CheckpointOptions) -> DiffusionParts:
         null_class=null_class,
         autoencoder=autoencoder,
         context=context,
+        patch=patch,
     )
 
 

@@ -73,6 +73,7 @@ def _write(parts: DiffusionParts, folder: Path) -> None:
         "num_classes": parts.num_classes,
         "null_class": parts.null_class,
         "image_size": parts.image_size,
+        "patch": parts.patch,
     }
     (folder / NOTE).write_text(json.dumps(note, indent=2) + "\n", encoding="utf-8")
 
