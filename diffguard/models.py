@@ -25,6 +25,7 @@ from diffguard.images import Interpolation
 from diffguard.library_models import published_arguments, timm_model, torchvision_model
 from diffguard.networks import SmallCNN
 from diffguard.networks_openood import openood_network
+from diffguard.networks_whitened import WhitenedCNN
 from diffguard.preprocessing import published_preprocessing
 from diffguard.pretrained_classifiers import pretrained_network
 from diffguard.rebuilding import first_difference
@@ -35,6 +36,7 @@ _log = logging.getLogger(__name__)
 _PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+")
 _PUBLISHED = re.compile(r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)?")
 _LIBRARIES = ("torchvision", "timm", "openood")
+OWN_NETWORKS: dict[str, type[nn.Module]] = {"small_cnn": SmallCNN, "whitened_cnn": WhitenedCNN}
 _Side = Annotated[int, Field(ge=1, le=LARGEST_SIDE)]
 _Finite = Annotated[float, Field(allow_inf_nan=False)]
 _Spread = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -47,8 +49,8 @@ class ClassifierSpec:
     """What a classifier is, apart from its weights.
 
     Attributes:
-        arch: `small_cnn`, `torchvision/NAME`, `timm/NAME`, `openood/NAME`, or the import path of a
-            module class.
+        arch: `small_cnn`, `whitened_cnn`, `torchvision/NAME`, `timm/NAME`, `openood/NAME`, or the
+            import path of a module class.
         num_classes: Number K of classes.
         kwargs: Further arguments of the constructor.
         channels: Channels that the network takes, 1 or 3.
@@ -168,8 +170,8 @@ def _check_library(arch: str) -> None:
         return
     if library not in _LIBRARIES:
         raise UserError(
-            f"classifier {arch} is not known: expected small_cnn, torchvision/NAME, timm/NAME, "
-            "openood/NAME or the import path of a class"
+            f"classifier {arch} is not known: expected {', '.join(OWN_NETWORKS)}, "
+            "torchvision/NAME, timm/NAME, openood/NAME or the import path of a class"
         )
     if not _PUBLISHED.fullmatch(name):
         raise UserError(f"classifier {arch} cannot be built: {name!r} is not the name of a model")
@@ -179,7 +181,7 @@ def _filled_network(
     spec: ClassifierSpec, trusted: tuple[str, ...], state: Mapping[str, Tensor] | None
 ) -> nn.Module:
     what, named = f"classifier {spec.arch}", spec.arch in trusted
-    is_library = spec.arch == "small_cnn" or "/" in spec.arch
+    is_library = spec.arch in OWN_NETWORKS or "/" in spec.arch
     try:
         if is_library:
             build = library_builder(spec)
@@ -222,7 +224,7 @@ def library_builder(spec: ClassifierSpec) -> Callable[[], nn.Module]:
         return partial(timm.create_model, timm_model(name), in_chans=spec.channels, **given)
     if library == "openood":
         return partial(openood_network, name, **given)
-    return partial(SmallCNN, in_channels=spec.channels, **given)
+    return partial(OWN_NETWORKS[spec.arch], in_channels=spec.channels, **given)
 
 
 def _classes(cls: type[nn.Module], spec: ClassifierSpec) -> dict[str, int]:

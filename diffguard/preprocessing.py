@@ -80,7 +80,7 @@ def assumptions(
         UserError: For a name that the library does not know.
     """
     library, _, name = arch.partition("/")
-    unknown = library not in ("torchvision", "timm", "openood", "small_cnn")
+    unknown = library not in ("torchvision", "timm", "openood", "small_cnn", "whitened_cnn")
     unknown |= library == "timm" and timm_config(name) is None
     unknown |= name == "ResNet18_32x32" and num_classes not in _CIFAR
     if mean is not None:

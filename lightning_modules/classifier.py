@@ -76,6 +76,18 @@ class ClassifierModule(TrainingModule):
         """Classify the images."""
         self(batch["image"])
 
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        """Seed the generators; show the first batch to a network that is initialised from images.
+
+        Such a network has a method `init_from_images`, which takes normalised images.
+        """
+        super().on_train_batch_start(batch, batch_idx)
+        network: Any = self.classifier.network
+        if batch_idx == 0 and self.global_step == 0 and hasattr(network, "init_from_images"):
+            # The same images for every process, so that all begin with the same network.
+            images = self.trainer.strategy.broadcast(batch["image"])
+            network.init_from_images(self.classifier.normalize(images))
+
     def training_step(self, batch: dict[str, Any], _batch_idx: int) -> Tensor:
         """Cross-entropy of a batch."""
         images, labels = batch["image"], batch["label"]

@@ -16,8 +16,8 @@ class ClassifierConfig:
     """The `classifier` section.
 
     Attributes:
-        arch: `small_cnn`, `torchvision/NAME`, `timm/NAME`, `openood/NAME` (`ResNet18_32x32` or
-            `ResNet50`), or the import path of a module class.
+        arch: `small_cnn`, `whitened_cnn`, `torchvision/NAME`, `timm/NAME`, `openood/NAME`
+            (`ResNet18_32x32` or `ResNet50`), or the import path of a module class.
         kwargs: Further arguments of its constructor.
         pretrained: Take the weights of torchvision or timm (downloaded where absent); the stage
             `classifier` trains them further.

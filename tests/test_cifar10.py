@@ -71,9 +71,13 @@ def test_the_recipes_keep_their_bounds():
 def test_the_overlay_for_a_cpu_is_small_and_asks_for_nothing_of_a_gpu():
     config = parsed("cifar10_cpu")
     spec = stages.classifier_spec(config.classifier, config.data)
-    assert parameters(build_classifier(spec).network) < 400_000
-    diffusion = diffusion_spec(config.diffusion, config.data)
-    assert parameters(build_denoiser(diffusion).network) < 1_000_000
+    classifier = build_classifier(spec)
+    assert parameters(classifier.network) < 2_100_000
+    # Images keep their resolution: a position of a state holds 2×2 of their pixels.
+    diffusion = build_denoiser(diffusion_spec(config.diffusion, config.data))
+    assert (diffusion.patch, diffusion.state_size, diffusion.pixel_size) == (2, 16, 32)
+    # In bfloat16 both fit into 20 MB.
+    assert 2 * parameters(classifier.network) + 2 * parameters(diffusion) < 20e6
     for stage in (config.classifier, config.diffusion):
         assert (stage.precision, stage.compiled) == ("32-true", False)
     assert config.trainer.accelerator == "cpu"

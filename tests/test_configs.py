@@ -130,7 +130,8 @@ def test_the_pipeline_of_a_shipped_config_runs(shipped, tiny, tmp_path, monkeypa
     content = read_checkpoint(run / "detector.ckpt")
     used = content["settings"]
     assert merge(used, merge(wanted, small)) == used
-    assert content["diffusion"]["spec"]["config"]["sample_size"] == 8
+    spec = content["diffusion"]["spec"]
+    assert spec["config"]["sample_size"] * spec["patch"] == 8
     assert evaluate.main(["--ckpt", str(run / "detector.ckpt"), "--panels", "0"]) == 0
     results = json.loads((run / "evaluation" / "results.json").read_text())
     rows = {(row["score"], row["dataset"]): row for row in results["rows"]}
