@@ -2,11 +2,12 @@
 
     python benchmarks/sample_quality.py runs/cifar10/detector.ckpt
 
-samples the same number of images of every class and compares them with the ID test images of the
-checkpoint's config, in the features of the *protected classifier*: these distances compare models
-on one classifier, not with published figures, which use Inception's features. Beside them stand
-those of as many training images, which no model can be expected to beat. `quality.json` and
-`samples.png` are for the model card.
+samples the same number of images of every class and compares them with the ID validation images of
+the checkpoint's config, in the features of the *protected classifier*: these distances compare
+models on one classifier, not with published figures, which use Inception's features. Beside them
+stand those of as many training images, which no model can be expected to beat. Test images are not
+read, because a model may be chosen by these figures. `quality.json` and `samples.png` are for the
+model card.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ from lightning_modules.callbacks import draw_samples
 
 # Images per row of the sheet.
 COLUMNS = 10
-PARTS: tuple[Part, ...] = ("train", "test")
+PARTS: tuple[Part, ...] = ("train", "validation")
 
 
 class ClassifierFeatures(nn.Module):
@@ -89,7 +90,8 @@ class Comparison:
     Args:
         classifier: Whose features count, in evaluation mode, on its device.
         real: Batches of real images.
-        count: How many images each set has at least.
+        count: How many images each set has at least; KID draws subsets of half as many, so that
+            they differ, and of at most 1,000.
     """
 
     def __init__(
@@ -104,7 +106,7 @@ class Comparison:
         # Real images stay while one set after another is compared with them.
         self.fid = FrechetInceptionDistance(features, reset_real_features=False).to(self.device)
         self.kid = KernelInceptionDistance(
-            features, subset_size=min(1000, count), reset_real_features=False
+            features, subset_size=min(1000, count // 2), reset_real_features=False
         ).to(self.device)
         self._add(first, real=True)
         for images, _ in real:
@@ -160,7 +162,7 @@ def draw_sheet(real: Tensor, sampled: Tensor, names: Sequence[str], path: Path) 
 
 
 def open_data(config: Mapping[str, Any], root: str | None, batch_size: int) -> OODDataModule:
-    """The ID data of a checkpoint's config, without a limit on the test images."""
+    """The ID data of a checkpoint's config, without a limit on the validation images."""
     given = {**config["data"], "limit": None, "batch_size": batch_size, "ood_validation": {}}
     given |= {"id": IDSets(**given["id"]), "ood": OODSets()}
     return OODDataModule(**given | ({"root": root} if root else {}))
@@ -186,7 +188,7 @@ def main(argv: Sequence[str]) -> int:
     output = asked.output or asked.ckpt.parent / "samples"
     data = open_data(content["config"], asked.root, asked.batch_size)
     sizes = [len(data.evaluation_sets(part)[0]) for part in PARTS]
-    real = real_images(data, "test", None)
+    real = real_images(data, "validation", None)
     comparison = Comparison(detector.classifier, real, min(asked.samples, *sizes))
     how = {"steps": asked.steps, "scale": asked.scale, "seed": asked.seed}
     drawn = sampled_images(detector, asked.samples, asked.batch_size, **how)
@@ -208,7 +210,7 @@ def main(argv: Sequence[str]) -> int:
             f"| {row['images']:,} {name} | {row['fid']:.2f} | {row['kid']:.4f} ± "
             f"{row['kid_std']:.4f} | {row['classified_as_labelled']:.1%} |"
         )
-    print(f"\nAgainst the ID test images, in the classifier's own features. {output}")
+    print(f"\nAgainst the ID validation images, in the classifier's own features. {output}")
     return 0
 
 
