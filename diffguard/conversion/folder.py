@@ -16,6 +16,7 @@ import torch
 from pydantic import Field
 from torch import nn
 
+from diffguard.arguments import LARGEST_SIDE
 from diffguard.conversion.hub import local_folder
 from diffguard.conversion.options import CheckpointOptions
 from diffguard.conversion.prompts import TEXT_ENCODER, encode_prompts
@@ -30,6 +31,7 @@ CONTEXT = "class_context/model.safetensors"
 NETWORK_FOLDERS = ("unet", "transformer")
 AUTOENCODER_FOLDERS = ("vae", "vqvae")
 _WEIGHTS = "diffusion_pytorch_model"
+_Patch = Annotated[int, Field(ge=1, le=LARGEST_SIDE)]
 
 
 def load_folder(path: str | Path, options: CheckpointOptions) -> DiffusionParts:
@@ -60,7 +62,7 @@ def load_folder(path: str | Path, options: CheckpointOptions) -> DiffusionParts:
         raise UserError("scheduler/scheduler_config.json is missing: expected a diffusers pipeline")
     context = _load_context(folder, options)
     num_classes, null_class = _classes(network.config, context, note, options)
-    patch = validated(Annotated[int, Field(ge=1)], note.get("patch", 1), f"{folder / NOTE}: patch")
+    patch = validated(_Patch, note.get("patch", 1), f"{folder / NOTE}: patch")
     factor = patch
     if autoencoder is not None:
         factor *= 2 ** (len(autoencoder.config["block_out_channels"]) - 1)
