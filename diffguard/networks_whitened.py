@@ -38,7 +38,7 @@ class WhitenedCNN(nn.Module):
         self.scale = scale
         filters = 2 * in_channels * _SIDE**2
         self.whiten = nn.Conv2d(in_channels, filters, _SIDE)
-        self.whiten.weight.requires_grad_(requires_grad=False)
+        self.whiten.weight.requires_grad = False
         inputs = (filters, *widths[:-1])
         self.stages = nn.Sequential(*(_Stage(i, o) for i, o in zip(inputs, widths, strict=True)))
         self.fc = nn.Linear(widths[-1], num_classes, bias=False)
