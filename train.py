@@ -5,14 +5,12 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from shlex import quote
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import yaml
 
@@ -24,12 +22,11 @@ if __name__ == "__main__":
 from diffguard.printing import say
 from lightning_modules.cli import TIME_IS_UP, Parser, parse, run
 
+if TYPE_CHECKING:
+    from lightning_modules.runs import Run
+
 DEFAULT_CONFIG = Path(__file__).parent / "configs" / "digits.yaml"
 Stage = Literal["classifier", "diffusion", "noisy_classifier", "calibrate"]
-# What may change when a run is resumed; the rest has shaped what it already holds.
-_FREE = ("stages", "resume", "run_dir", "trainer", "detector", "debug", "config")
-# Other processes of the same run must not choose a folder of their own.
-_FOLDER_VARIABLE = "DIFFGUARD_RUN_DIR"
 
 
 def build_parser() -> Parser:
@@ -70,6 +67,12 @@ def main(argv: Sequence[str]) -> int:
     """Run the stages; returns the exit code."""
     from diffguard.errors import UserError
     from lightning_modules.config_check import check_config
+    from lightning_modules.connection import connect
+    from lightning_modules.legs import deadline_of
+    from lightning_modules.run_folder import open_run_folder
+    from lightning_modules.runs import Run
+    from lightning_modules.trainers import build_trainer
+    from lightning_modules.training_check import check_training
 
     began = time.monotonic()
     parser = build_parser()
@@ -88,44 +91,42 @@ def main(argv: Sequence[str]) -> int:
 
         check_settings(objects.detector, objects.data.image_size)
         check_weights(objects.detector)
-    folder = _open_folder(config, name, resumed)
-    # The same run, begun or resumed, leaves the same checkpoint.
-    config["resume"] = None
-    try:
-        return _run(folder, config, objects, began)
-    except UserError:
-        # The command may be corrected and given again, with the same --run_dir.
-        if resumed is None and [path.name for path in folder.iterdir()] == ["config.yaml"]:
-            shutil.rmtree(folder)
-        raise
-    finally:
-        os.environ.pop(_FOLDER_VARIABLE, None)
-
-
-def _run(folder: Path, config: dict[str, Any], objects: Any, began: float) -> int:
-    from lightning_modules.legs import TimeIsUpError, deadline_of
-    from lightning_modules.runs import Run
-
     deadline = deadline_of(objects.trainer, began)
-    current = Run(folder, objects.data, objects.trainer, config["seed"], config, deadline)
+    check_training(objects.stages, _sections(objects), objects.trainer)
+    trainer = build_trainer(objects.trainer, "train", logger=False, enable_checkpointing=False)
+    connect(trainer)
+    with open_run_folder(trainer, config, name, resumed) as folder:
+        # The same run, begun or resumed, leaves the same checkpoint.
+        config["resume"] = None
+        run = Run(folder, objects.data, objects.trainer, config["seed"], config, deadline)
+        return _run(run, objects)
+
+
+def _run(current: Run, objects: Any) -> int:
+    from lightning_modules.legs import TimeIsUpError
+
     try:
         _run_stages(current, objects)
     except TimeIsUpError as stop:
-        current.say(f"{stop}; to go on: python train.py --resume {quote(str(folder))}")
+        current.say(f"{stop}; to go on: python train.py --resume {quote(str(current.folder))}")
         return TIME_IS_UP
     except KeyboardInterrupt:
-        current.say(f"interrupted; to go on: python train.py --resume {quote(str(folder))}")
+        current.say(f"interrupted; to go on: python train.py --resume {quote(str(current.folder))}")
         return INTERRUPTED
     return 0
 
 
 def _run_stages(current: Any, objects: Any) -> None:
+    from lightning.pytorch.utilities import rank_zero_only
+
     from lightning_modules import stages as stage
     from lightning_modules.calibration import calibrate
     from lightning_modules.diffusion_models import load_trained
 
     wanted: list[str] = objects.stages
     current.data.prepare_data()
+    sections = _sections(objects)
+    stage.check_stages(current, {name: sections[name] for name in _left(current, objects)})
     for number, name in enumerate(wanted, 1):
         title = f"{number}/{len(wanted)} {name}"
         if name == "classifier":
@@ -148,8 +149,28 @@ def _run_stages(current: Any, objects: Any) -> None:
             classifier = stage.load_classifier(current, objects.classifier)
             diffusion = load_trained(current, objects.diffusion)
             calibrate(current, objects.detector, classifier, diffusion, title)
-    if os.environ.get("LOCAL_RANK", "0") == "0":
+    if rank_zero_only.rank == 0:
         _say_what_next(current, objects)
+
+
+def _sections(objects: Any) -> dict[str, Any]:
+    """The section of each stage that trains."""
+    return {
+        "classifier": objects.classifier,
+        "diffusion": objects.diffusion,
+        "noisy_classifier": objects.noisy_classifier,
+    }
+
+
+def _left(current: Any, objects: Any) -> list[str]:
+    """The asked stages that are still to be trained."""
+    done = {
+        "classifier": objects.classifier.ckpt or current.classifier_file.is_file(),
+        "diffusion": objects.diffusion.ckpt or current.diffusion_folder.is_dir(),
+        "noisy_classifier": current.noisy_classifier_file.is_file(),
+        "calibrate": True,
+    }
+    return [name for name in objects.stages if not done[name]]
 
 
 def _say_what_next(current: Any, objects: Any) -> None:
@@ -188,37 +209,6 @@ def _with_config(argv: list[str]) -> tuple[list[str], str, dict[str, Any] | None
     if given is None:
         return ["--config", str(DEFAULT_CONFIG), *argv], DEFAULT_CONFIG.stem, None
     return argv, Path(given).stem, None
-
-
-def _open_folder(config: dict[str, Any], name: str, resumed: Mapping[str, Any] | None) -> Path:
-    """Make the folder of a new run, or check that a resumed one is continued as it began."""
-    from diffguard.errors import UserError
-    from diffguard.files import replace_file
-
-    joined = os.environ.get(_FOLDER_VARIABLE)
-    if joined is not None:
-        return Path(joined)
-    if resumed is not None:
-        for key in config:
-            if key not in _FREE and config[key] != resumed.get(key):
-                raise UserError(
-                    f"a resumed run keeps its config, but {key} differs from the one in "
-                    f"{config['resume']}: start a new run to change it"
-                )
-        folder = Path(config["resume"])
-    else:
-        stamp = time.strftime("%Y-%m-%d_%H-%M-%S")
-        folder = Path(config["run_dir"] or Path("runs") / name / stamp)
-        if folder.exists() and any(folder.iterdir()):
-            raise UserError(
-                f"{folder} exists already: continue it with --resume {folder}, or name another "
-                "--run_dir"
-            )
-    kept = {key: value for key, value in config.items() if key not in ("debug", "config", "resume")}
-    with replace_file(folder / "config.yaml") as temporary:
-        temporary.write_text(yaml.safe_dump(kept, sort_keys=False), encoding="utf-8")
-    os.environ[_FOLDER_VARIABLE] = str(folder)
-    return folder
 
 
 def _option(argv: Sequence[str], name: str) -> str | None:

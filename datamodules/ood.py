@@ -241,7 +241,9 @@ class OODDataModule(LightningDataModule):
         """
         own = copy.copy(self)
         own.augment = augment or self.augment
-        own.train_batch_size = train_batch_size or self.train_batch_size
+        own.train_batch_size = (
+            self.train_batch_size if train_batch_size is None else train_batch_size
+        )
         own._check()
         return own
 

@@ -6,8 +6,9 @@ import pickle
 from pathlib import Path
 from typing import Any
 
+import lightning.pytorch as pl
 import torch
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from diffguard.errors import UserError
@@ -16,15 +17,23 @@ from diffguard.files import replace_file
 _NAME = "last"
 
 
-def epoch_checkpoint(folder: Path | str) -> ModelCheckpoint:
-    """A callback that keeps the state after the newest epoch in `folder/last.ckpt`."""
-    return ModelCheckpoint(
-        dirpath=folder,
-        filename=_NAME,
-        every_n_epochs=1,
-        save_on_train_epoch_end=True,
-        enable_version_counter=False,
-    )
+class EpochCheckpoint(Checkpoint):
+    """Keeps the state after the newest epoch in `folder/last.ckpt`.
+
+    It has no state of its own. Lightning's `ModelCheckpoint` restores from a checkpoint the paths
+    of files that it may delete.
+
+    Args:
+        folder: Folder of the stage's checkpoint.
+    """
+
+    def __init__(self, folder: Path | str) -> None:
+        self.path = checkpoint_file(folder)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
+        """Save; Lightning calls this after the module's own hook, which checks the epoch."""
+        if not trainer.fast_dev_run:
+            trainer.save_checkpoint(self.path)
 
 
 def checkpoint_file(folder: Path | str) -> Path:
@@ -90,4 +99,7 @@ class SafeCheckpointIO(TorchCheckpointIO):
             raise UserError(
                 f"{path} is no checkpoint of a training stage: name a last.ckpt that training wrote"
             )
+        # No callback of a stage has a state. What is there is of another program, and may name
+        # files to delete.
+        checkpoint["callbacks"] = {}
         return checkpoint

@@ -11,6 +11,7 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from diffguard.classifiers import Classifier
 from lightning_modules.training import OptimizerName, ScheduleName, TrainingModule
+from lightning_modules.training_check import check_values
 
 
 class ClassifierModule(TrainingModule):
@@ -58,7 +59,7 @@ class ClassifierModule(TrainingModule):
             seed=seed,
         )
         self.label_smoothing = label_smoothing
-        self._require(0 <= label_smoothing < 1, "label_smoothing", "in [0, 1)")
+        check_values(self.stage, {"label_smoothing": label_smoothing})
         self.classifier = classifier
         self.val_accuracy = MulticlassAccuracy(classifier.num_classes, average="micro")
         # Whoever loaded the network may have left it in evaluation mode.

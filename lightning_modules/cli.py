@@ -19,7 +19,7 @@ from jsonargparse import ArgumentError, ArgumentParser, Namespace
 from diffguard.errors import UserError
 from diffguard.paths import expand_home, require_file, user_path
 from diffguard.printing import accept_all_text, say
-from lightning_modules.interrupts import INTERRUPTED, SAID
+from lightning_modules.interrupts import INTERRUPTED, SAID, is_first_process
 from lightning_modules.parser_messages import plain_message
 
 USER_ERROR = 2
@@ -121,7 +121,7 @@ def run(main: Callable[[Sequence[str]], int], argv: Sequence[str] | None = None)
         say(SAID, file=sys.stderr)
         code = INTERRUPTED
     sys.stdout.flush()
-    if os.environ.get("LOCAL_RANK", "0") != "0" and code:
+    if not is_first_process() and code:
         # Lightning's launcher waits for rank 0; another rank must not hang in a barrier.
         os._exit(code)
     sys.exit(code)

@@ -23,6 +23,7 @@ from diffguard.latent import LatentDenoiser
 from diffguard.schedule import NoiseSchedule
 from lightning_modules.ema import EMA
 from lightning_modules.training import ScheduleName, TrainingModule
+from lightning_modules.training_check import check_values
 
 LossWeighting = Literal["none", "min_snr"]
 
@@ -107,10 +108,15 @@ class DiffusionModule(TrainingModule):
         )
         self.ema_decay, self.label_dropout = ema_decay, label_dropout
         self.loss_weighting, self.min_snr_gamma = loss_weighting, min_snr_gamma
-        self._require(0 <= ema_decay < 1, "ema_decay", "in [0, 1)")
-        self._require(0 <= label_dropout < 1, "label_dropout", "a share in [0, 1)")
-        self._require(loss_weighting in ("none", "min_snr"), "loss_weighting", "none or min_snr")
-        self._require(min_snr_gamma > 0, "min_snr_gamma", "positive")
+        check_values(
+            self.stage,
+            {
+                "ema_decay": ema_decay,
+                "label_dropout": label_dropout,
+                "loss_weighting": loss_weighting,
+                "min_snr_gamma": min_snr_gamma,
+            },
+        )
         if label_dropout and denoiser.num_classes is not None and denoiser.null_class is None:
             raise UserError(
                 f"diffusion.label_dropout is {label_dropout:g}, but the model has no class that "
@@ -186,8 +192,8 @@ class DiffusionModule(TrainingModule):
         """Random timesteps `(count,)`, each uniform, together spread evenly over the schedule.
 
         One in each of `count` equal parts, in random order: less noise in the gradient than
-        independent draws (Kingma et al., 2021, I.1). On the CPU, where the schedule is, so that an
-        accelerator need not be waited for.
+        independent draws (Kingma et al., 2021, I.1). They are drawn on the CPU, so that one seed
+        gives the same timesteps on any device.
         """
         places = (torch.arange(count) + torch.rand(count)) / count
         steps = len(self.denoiser.schedule)

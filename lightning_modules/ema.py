@@ -19,7 +19,8 @@ class EMA(nn.Module):
 
     Args:
         module: The module to average; it is copied, but for weights that are not trained, which
-            both share.
+            both share. The average is kept in float32 or better: in half precision the small steps
+            of an average would be rounded away.
         decay: The largest decay d, in [0, 1): 0.999 is reached after 9,000 steps, 0.9999 after
             90,000.
 
@@ -31,6 +32,9 @@ class EMA(nn.Module):
         super().__init__()
         shared = {id(p): p for p in module.parameters() if not p.requires_grad}
         self.module = copy.deepcopy(module, shared).requires_grad_(False)
+        for kept, current in zip(self.module.parameters(), module.parameters(), strict=True):
+            if current.requires_grad and kept.dtype in (torch.bfloat16, torch.float16):
+                kept.data = kept.data.float()
         self.decay = decay
 
     @torch.no_grad()
@@ -45,7 +49,7 @@ class EMA(nn.Module):
         average = get_ema_multi_avg_fn(decay)
         pairs = zip(self.module.parameters(), module.parameters(), strict=True)
         trained = [(kept, current) for kept, current in pairs if current.requires_grad]
-        average([kept for kept, _ in trained], [current for _, current in trained], step)
+        average([kept for kept, _ in trained], [new.to(kept.dtype) for kept, new in trained], step)
         # Buffers (running statistics, constant embeddings) have no gradient noise to average out.
         for kept, current in zip(self.module.buffers(), module.buffers(), strict=True):
             kept.copy_(current)

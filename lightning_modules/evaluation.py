@@ -25,6 +25,7 @@ from diffguard.reading import open_regular
 from diffguard.scores import ScoreWriter, merge
 from diffguard.settings import DetectorSettings
 from lightning_modules.batch_size import find_batch_size
+from lightning_modules.connection import connect
 from lightning_modules.detector import DetectorModule
 from lightning_modules.interrupts import interruptible
 from lightning_modules.scoring_folder import ScoringFolder
@@ -119,6 +120,7 @@ class ScoringRun:
             with watched(trainer, self.folder, len(self.stream)):
                 try:
                     with interruptible():
+                        connect(trainer)
                         trainer.test(module, verbose=False)
                 except UserError as error:
                     if self._work is None:  # not connected, so each process fails by itself

@@ -35,9 +35,14 @@ def _end(number: int, _frame: FrameType | None) -> None:
     os.kill(os.getpid(), number)
 
 
+def is_first_process() -> bool:
+    """Whether this is the first process of its run, by the variables of its launcher."""
+    names = ("RANK", "LOCAL_RANK", "SLURM_PROCID")
+    return all(os.environ.get(name, "0") == "0" for name in names)
+
+
 def _leave(_number: int, _frame: FrameType | None) -> None:
-    is_first = os.environ.get("LOCAL_RANK", "0") == "0"
-    if is_first and multiprocessing.parent_process() is None:
+    if is_first_process() and multiprocessing.parent_process() is None:
         os.write(2, f"{SAID}\n".encode())
     os._exit(INTERRUPTED)
 

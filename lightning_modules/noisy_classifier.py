@@ -21,7 +21,7 @@ class NoisyClassifierModule(TrainingModule):
 
     Args:
         network: The classifier.
-        denoiser: Whose states and noise levels it shall read.
+        denoiser: The diffusion model whose states and noise levels it reads.
         lr: See `TrainingModule`, as for the other arguments.
         weight_decay: See `TrainingModule`.
         seed: See `TrainingModule`.
@@ -49,6 +49,11 @@ class NoisyClassifierModule(TrainingModule):
         self.network = network
         # Not a part of this module: it is not trained and not in its checkpoints.
         self._denoiser = [denoiser]
+
+    def on_fit_start(self) -> None:
+        """Bring the denoiser to the device, too."""
+        super().on_fit_start()
+        self._denoiser[0].to(self.device)
 
     def compile_networks(self) -> None:
         """Compile the network."""

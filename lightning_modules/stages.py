@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -21,14 +22,14 @@ from diffguard.models import ClassifierSpec, build_classifier, resolve_spec
 from diffguard.networks import TimedCNN
 from lightning_modules.callbacks import SampleGrid
 from lightning_modules.checkpoints import (
+    EpochCheckpoint,
     SafeCheckpointIO,
     checkpoint_file,
-    epoch_checkpoint,
     last_checkpoint,
 )
 from lightning_modules.classifier import ClassifierModule
 from lightning_modules.diffusion import DiffusionModule
-from lightning_modules.diffusion_models import keep_trained, to_train
+from lightning_modules.diffusion_models import diffusion_spec, keep_trained, to_train
 from lightning_modules.interrupts import interruptible
 from lightning_modules.legs import TimeLimit, TrainingRate
 from lightning_modules.noisy_classifier import NoisyClassifierModule
@@ -40,6 +41,7 @@ from lightning_modules.settings import (
 )
 from lightning_modules.trainers import build_trainer
 from lightning_modules.training import TrainingModule
+from lightning_modules.training_check import StageConfig, check_accumulation, check_precision
 
 
 def classifier_spec(config: ClassifierConfig, data: Any) -> ClassifierSpec:
@@ -59,6 +61,28 @@ def classifier_spec(config: ClassifierConfig, data: Any) -> ClassifierSpec:
         class_names=list(data.class_names),
     )
     return resolve_spec(spec)
+
+
+def check_stages(run: Run, sections: Mapping[str, StageConfig]) -> None:
+    """Check what a stage needs of its data and precision, before the first one is trained.
+
+    Args:
+        run: The run.
+        sections: Stage -> its section, for each stage that will train.
+
+    Raises:
+        UserError: If the diffusion model is not known, gradients would be accumulated over more
+            than an epoch, or weights be trained in half precision.
+    """
+    processes = torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
+    for stage, config in sections.items():
+        if isinstance(config, DiffusionConfig) and config.finetune is None:
+            diffusion_spec(config, run.data)
+        check_precision(stage, getattr(config, "precision", None) or run.trainer.precision)
+        data = _data_of(run, config)
+        share = math.ceil(len(data.evaluation_sets("train")[0]) / processes)
+        batches = max(1, share // data.train_batch_size)
+        check_accumulation(stage, batches, run.trainer.accumulate_grad_batches)
 
 
 def train_classifier(run: Run, config: ClassifierConfig, title: str) -> None:
@@ -156,16 +180,13 @@ def _fit(
     run: Run,
     module: TrainingModule,
     title: str,
-    stage: ClassifierConfig | DiffusionConfig | NoisyClassifierConfig,
+    stage: StageConfig,
     *extra: pl.Callback,
 ) -> pl.Trainer:
-    if stage.val_every < 1:
-        raise UserError(f"{module.stage}.val_every must be at least 1, got {stage.val_every}")
     checkpoints = run.folder / "checkpoints" / module.stage
-    data, config = run.data, run.trainer
-    callbacks = [epoch_checkpoint(checkpoints), *extra]
+    data, config = _data_of(run, stage), run.trainer
+    callbacks = [EpochCheckpoint(checkpoints), *extra]
     if not isinstance(stage, NoisyClassifierConfig):
-        data = data.for_stage(stage.augment, stage.batch_size)
         config = replace(config, precision=stage.precision or config.precision)
     if config.measure_rate:
         callbacks.append(TrainingRate(run.say))
@@ -192,6 +213,12 @@ def _fit(
             weights_only=True,
         )
     return trainer
+
+
+def _data_of(run: Run, stage: StageConfig) -> Any:
+    if isinstance(stage, NoisyClassifierConfig):
+        return run.data
+    return run.data.for_stage(stage.augment, stage.batch_size)
 
 
 def _contiguous(state: Mapping[str, Any]) -> dict[str, Any]:

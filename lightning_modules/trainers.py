@@ -9,6 +9,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
+from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from diffguard import own_denoiser
@@ -18,6 +19,9 @@ from lightning_modules.cli import one_line, quiet_libraries
 from lightning_modules.launchers import process_arguments
 from lightning_modules.scoring_progress import ScoringProgressBar
 from lightning_modules.settings import TrainerConfig
+
+# More than any machine or cluster has; more threads end the process or hang.
+_MOST_THREADS, _MOST_DEVICES, _MOST_NODES = 1024, 1024, 100_000
 
 
 def build_trainer(
@@ -39,15 +43,17 @@ def build_trainer(
     Raises:
         UserError: For values that Lightning or the machine refuses.
     """
-    if config.threads is not None and config.threads < 1:
-        raise UserError(f"trainer.threads must be at least 1, got {config.threads}")
+    _check_processes(config)
     bars: list[pl.Callback] = [bar(title)] if config.progress else []
     # Lightning turns its advice on as it is imported.
     quiet_libraries()
     try:
-        return pl.Trainer(
+        processes = process_arguments(config)
+        plugins = [*processes.pop("plugins", []), *own.pop("plugins", [])]
+        trainer = pl.Trainer(
             accelerator=config.accelerator,
-            **process_arguments(config),
+            **processes,
+            plugins=plugins or None,
             strategy=config.strategy,
             precision=config.precision,  # type: ignore[arg-type]
             callbacks=[_Threads(config.threads), *bars, *(callbacks or [])],
@@ -57,8 +63,35 @@ def build_trainer(
             use_distributed_sampler=False,
             **own,
         )
-    except (MisconfigurationException, TypeError, ValueError, RuntimeError) as error:
+    except (MisconfigurationException, TypeError, ValueError, RuntimeError, ImportError) as error:
         raise UserError(f"trainer: {one_line(error)}") from error
+    _check_strategy(trainer, config.strategy, processes["devices"])
+    return trainer
+
+
+def _check_processes(config: TrainerConfig) -> None:
+    """Raise `UserError` for more threads or processes than any machine has, or none."""
+    limits = {"threads": _MOST_THREADS, "devices": _MOST_DEVICES, "num_nodes": _MOST_NODES}
+    for name, most in limits.items():
+        value = getattr(config, name)
+        every = name == "devices" and value == -1  # Lightning's word for all of them
+        if isinstance(value, int) and not every and not 1 <= value <= most:
+            raise UserError(f"trainer.{name} must be 1 to {most:,}, got {value}")
+
+
+def _check_strategy(trainer: pl.Trainer, strategy: str, devices: int | str) -> None:
+    """Raise `UserError` for a strategy that cannot run the devices, or forks its processes."""
+    launcher = trainer.strategy.launcher
+    if isinstance(launcher, _MultiProcessingLauncher):
+        raise UserError(
+            f"trainer.strategy {strategy} starts its processes anew in each stage, and "
+            "loses what the last ones have computed: take ddp"
+        )
+    if isinstance(devices, int) and devices > 1 and trainer.num_devices == 1:
+        raise UserError(
+            f"trainer.strategy {strategy} uses one device, not {devices}: take ddp, or set "
+            "trainer.devices to 1"
+        )
 
 
 class _Threads(pl.Callback):

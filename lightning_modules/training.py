@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import torch
 from lightning import LightningModule
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import SGD, AdamW, Optimizer
 from torch.optim.lr_scheduler import LRScheduler, OneCycleLR
 
@@ -19,6 +19,7 @@ from lightning_modules.generators import (
     generator_states,
     restore_generators,
 )
+from lightning_modules.training_check import check_accumulation, check_precision, check_values
 
 OptimizerName = Literal["adamw", "sgd"]
 ScheduleName = Literal["one_cycle", "cosine", "constant"]
@@ -70,22 +71,18 @@ class TrainingModule(LightningModule):
         self._planned_steps: float | None = None
         self._generators: list[GeneratorStates] | None = None
         self._loader_state: dict[str, int] | None = None
-        self._require(lr > 0, "lr", "positive")
-        self._require(weight_decay >= 0, "weight_decay", "at least 0")
-        self._require(all(0 <= beta < 1 for beta in betas), "betas", "two numbers in [0, 1)")
-        self._require(optimizer in ("adamw", "sgd"), "optimizer", "adamw or sgd")
-        self._require(
-            schedule in ("one_cycle", "cosine", "constant"),
-            "schedule",
-            "one_cycle, cosine or constant",
+        check_values(
+            self.stage,
+            {
+                "lr": lr,
+                "weight_decay": weight_decay,
+                "betas": betas,
+                "optimizer": optimizer,
+                "schedule": schedule,
+                "warmup": warmup,
+                "seed": seed,
+            },
         )
-        self._require(0 <= warmup < 1, "warmup", "a share of the steps in [0, 1)")
-        self._require(seed >= 0, "seed", "at least 0")
-
-    def _require(self, holds: bool, name: str, expected: str) -> None:
-        if not holds:
-            value = getattr(self, name)
-            raise UserError(f"{self.stage}.{name} must be {expected}, got {value!r}")
 
     def configure_optimizers(self) -> dict[str, Any]:
         """Build the optimiser and a schedule that is stepped with it.
@@ -167,7 +164,12 @@ class TrainingModule(LightningModule):
         return optimization.get_constant_schedule_with_warmup(optimizer, warmup_steps)
 
     def on_fit_start(self) -> None:
-        """Bring the networks to the form of training."""
+        """Bring the networks to the form of training.
+
+        Raises:
+            UserError: For a precision that holds the weights in half precision.
+        """
+        check_precision(self.stage, str(self.trainer.precision))
         if self.channels_last:
             self.to(memory_format=torch.channels_last)
         if self.compiled:
@@ -184,8 +186,15 @@ class TrainingModule(LightningModule):
 
         Lightning does not where a schedule asks for the number of steps: it has made the loader
         then before it reads the loader's state.
+
+        Raises:
+            UserError: If an epoch is too short for one step.
         """
-        loader = self.trainer.train_dataloader
+        trainer = self.trainer
+        check_accumulation(
+            self.stage, trainer.num_training_batches, trainer.accumulate_grad_batches
+        )
+        loader = trainer.train_dataloader
         if self._loader_state is not None and hasattr(loader, "load_state_dict"):
             loader.load_state_dict(self._loader_state)
         self._loader_state = None
@@ -233,26 +242,51 @@ class TrainingModule(LightningModule):
         self,
         optimizer: Optimizer,
         gradient_clip_val: float | None = None,
-        gradient_clip_algorithm: str | None = None,  # noqa: ARG002
+        gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Clip the norm of the gradient; Lightning itself refuses to under a fused optimiser."""
-        if gradient_clip_val:
-            parameters = [p for group in optimizer.param_groups for p in group["params"]]
-            torch.nn.utils.clip_grad_norm_(parameters, gradient_clip_val)
+        """Clip the gradient; Lightning itself refuses to under a fused optimizer.
+
+        Args:
+            optimizer: The optimizer about to step.
+            gradient_clip_val: Largest norm or value; None or 0 does not clip.
+            gradient_clip_algorithm: `norm` of the whole gradient (also for None), or `value` of
+                each of its entries.
+        """
+        if not gradient_clip_val:
+            return
+        # Under 16-mixed the gradient is that of a scaled loss until the optimizer steps.
+        scaler = getattr(self.trainer.precision_plugin, "scaler", None)
+        if scaler is not None and getattr(optimizer, "_step_supports_amp_scaling", False):
+            scaler.unscale_(optimizer)
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        if gradient_clip_algorithm == "value":
+            nn.utils.clip_grad_value_(parameters, gradient_clip_val)
+        else:
+            nn.utils.clip_grad_norm_(parameters, gradient_clip_val)
 
     def on_train_epoch_end(self) -> None:
-        """Stop where training has diverged, before a checkpoint overwrites the last good one.
+        """Stop if training has diverged, before a checkpoint overwrites the last good one.
 
         Raises:
-            UserError: If the mean loss of the epoch is not finite.
+            UserError: If the mean loss of the epoch or a weight is not finite.
         """
         loss = float(self.trainer.callback_metrics[f"{self.stage}/train_loss"])
         if not math.isfinite(loss):
-            raise UserError(
-                f"the {self.stage} diverged: its loss is {loss} in epoch {self.current_epoch + 1}; "
-                f"set a smaller {self.stage}.lr than {self.lr:g} (or clip the gradients) and "
-                "train again"
-            )
+            raise self._diverged(f"its loss is {loss}")
+        self.check_finite()
+
+    def check_finite(self) -> None:
+        """Raise `UserError` if a trained weight is not finite."""
+        trained = [p.detach() for p in self.parameters() if p.requires_grad]
+        if not torch.stack([p.isfinite().all() for p in trained]).all():
+            raise self._diverged("its weights are not finite")
+
+    def _diverged(self, reason: str) -> UserError:
+        return UserError(
+            f"the {self.stage} diverged: {reason} in epoch {self.current_epoch + 1}; "
+            f"set a smaller {self.stage}.lr than {self.lr:g} (or clip the gradients) and "
+            "train again"
+        )
 
     def log_mean(self, name: str, value: Any, count: int) -> None:
         """Log the mean over an epoch as `<stage>/<name>`: one point an epoch, no cost a step."""

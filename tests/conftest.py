@@ -107,12 +107,6 @@ def data_root(tmp_path_factory):
     return write_data(tmp_path_factory.mktemp("data"))
 
 
-@pytest.fixture(autouse=True)
-def _own_run_folder(monkeypatch):
-    # A script tells its other processes the run's folder by this variable; tests are no such.
-    monkeypatch.delenv("DIFFGUARD_RUN_DIR", raising=False)
-
-
 @pytest.fixture(scope="session")
 def run_folder(tmp_path_factory, data_root):
     """A finished tiny run; not to be changed."""

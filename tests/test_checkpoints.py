@@ -3,6 +3,7 @@ import pickle
 import pytest
 import tiny_training as tiny
 import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
 
 from diffguard.errors import UserError
 from lightning_modules.checkpoints import SafeCheckpointIO, last_checkpoint
@@ -90,3 +91,20 @@ def test_foreign_and_absent_files_are_one_line(tmp_path):
         io.load_checkpoint(tmp_path / "foreign.pt")
     with pytest.raises(UserError, match="does not exist"):
         io.load_checkpoint(tmp_path / "absent.ckpt")
+
+
+def test_what_a_checkpoint_names_is_not_deleted(tmp_path):
+    with pytest.raises(tiny.CrashError):
+        fit(tmp_path, max_epochs=2, callbacks=[tiny.Crash(1)])
+    path, victim = last_checkpoint(tmp_path), tmp_path / "victim"
+    victim.mkdir()
+    # As Lightning's own callback keeps its state, which would be the last good checkpoint.
+    callback = ModelCheckpoint(tmp_path, "last", enable_version_counter=False)
+    state = {**callback.state_dict(), "best_model_path": str(victim), "dirpath": str(tmp_path)}
+    content = torch.load(path, weights_only=True)
+    torch.save({**content, "callbacks": {callback.state_key: state}}, path)
+    trainer = tiny.trainer(tmp_path, max_epochs=2, callbacks=[callback])
+    module = ClassifierModule(tiny.classifier())
+    trainer.fit(module, tiny.train_loader(), tiny.val_loader(), ckpt_path=path)
+    assert trainer.current_epoch == 2
+    assert victim.is_dir()

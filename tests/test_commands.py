@@ -1,6 +1,5 @@
 """The scripts as a person runs them: real commands, exit codes, one line on standard error."""
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -14,11 +13,9 @@ ROOT = Path(__file__).parent.parent
 
 
 def command(*words, **options):
-    environment = {k: v for k, v in os.environ.items() if k != "DIFFGUARD_RUN_DIR"}
     return subprocess.run(
         [sys.executable, *map(str, words)],
         cwd=ROOT,
-        env=environment,
         capture_output=True,
         text=True,
         check=False,

@@ -133,3 +133,23 @@ def test_training_steps_are_made_there(name):
             module.validation_step(there, 0)
             losses.append(float(loss.detach()))
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
+def test_the_noisy_classifier_of_a_latent_model_is_trained_there(models, tmp_path):
+    generator = torch.Generator().manual_seed(1)
+    images = torch.rand(3, 3, 16, 16, generator=generator)
+    losses = []
+    for place in (nullcontext(torch.device("cpu")), fake_gpu()):
+        denoiser = load_denoiser(
+            models("latent_classes_kl"), options_of("latent_classes_kl"), image_size=16
+        )
+        channels = denoiser.preview(denoiser.encode(images)).shape[1]
+        torch.manual_seed(0)
+        module = NoisyClassifierModule(TimedCNN(3, channels), denoiser)
+        module.log_mean = lambda name, value, count: None
+        module.trainer = tiny_training.trainer(tmp_path)
+        with place as device, torch.no_grad():
+            batch = {"image": images.to(device), "label": torch.arange(3).to(device)}
+            module.to(device).on_fit_start()
+            losses.append(float(module.training_step(batch, 0)))
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)

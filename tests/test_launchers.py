@@ -33,11 +33,16 @@ SLURM = {
 
 @pytest.fixture(autouse=True)
 def _no_launcher(monkeypatch):
-    for name in os.environ:
+    before = dict(os.environ)
+    for name in before:
         if name.startswith("SLURM_") or name in {*USUAL, "LOCAL_WORLD_SIZE", "NODE_RANK"}:
-            monkeypatch.delenv(name)
+            del os.environ[name]
     # A Trainer sets this for the whole program.
     monkeypatch.setattr(rank_zero_only, "rank", rank_zero_only.rank)
+    yield
+    # Lightning sets variables too, which must not reach the processes of other tests.
+    os.environ.clear()
+    os.environ.update(before)
 
 
 def place(monkeypatch, variables, **config):

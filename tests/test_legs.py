@@ -5,13 +5,14 @@ import time
 import pytest
 import tiny_training as tiny
 import torch
+from lightning.pytorch.plugins.precision import MixedPrecision
 from torchvision.transforms import v2
 
 from datamodules.memory import MemoryLoader, random_crop_and_flip
 from datamodules.stream import EpochSampler, TrainingLoader, TrainingStream, collate
 from datamodules.transforms import Prepare
 from diffguard.errors import UserError
-from lightning_modules.checkpoints import checkpoint_file, last_checkpoint
+from lightning_modules.checkpoints import SafeCheckpointIO, checkpoint_file, last_checkpoint
 from lightning_modules.classifier import ClassifierModule
 from lightning_modules.diffusion import DiffusionModule
 from lightning_modules.legs import (
@@ -99,7 +100,7 @@ def test_an_epoch_does_not_go_on_with_another_number_of_processes(tmp_path):
 def test_a_deadline_is_minutes_from_the_start():
     assert deadline_of(TrainerConfig(), 100.0) is None
     assert deadline_of(TrainerConfig(max_minutes=1.5), 100.0) == 190.0
-    with pytest.raises(UserError, match=r"trainer\.max_minutes must be positive, got 0"):
+    with pytest.raises(UserError, match=r"trainer\.max_minutes must be positive and finite, got 0"):
         deadline_of(TrainerConfig(max_minutes=0.0), 100.0)
 
 
@@ -175,16 +176,103 @@ def test_bf16_trains_with_a_clipped_gradient(tmp_path):
     assert all(p.dtype == torch.float32 for p in module.parameters())
 
 
-def test_clipping_bounds_the_norm_of_the_gradient():
+class Scaled(MixedPrecision):
+    """16-mixed without its half precision: what is left is the scale of the loss."""
+
+    def __init__(self):
+        super().__init__("16-mixed", "cpu", scaler=torch.amp.GradScaler("cpu"))
+
+    def autocast_context_manager(self):
+        return torch.autocast("cpu", enabled=False)
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+@pytest.mark.parametrize("algorithm", ["norm", "value", None])
+def test_a_scaled_gradient_is_clipped_as_a_plain_one(tmp_path, optimizer, algorithm):
+    clip = {"gradient_clip_val": 1e-3, "gradient_clip_algorithm": algorithm}
+
+    def weights(name, **options):
+        module = ClassifierModule(tiny.classifier(), lr=0.1, optimizer=optimizer)
+        trainer = tiny.trainer(tmp_path / name, max_epochs=2, **options)
+        trainer.fit(module, from_memory())
+        return torch.cat([p.detach().flatten() for p in module.parameters()])
+
+    plain = weights("plain", **clip)
+    scaled = weights("scaled", **clip, plugins=[SafeCheckpointIO(), Scaled()])
+    torch.testing.assert_close(scaled, plain, rtol=1e-4, atol=1e-6)
+    assert (weights("free") - plain).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize(("algorithm", "order"), [(None, 2), ("norm", 2), ("value", torch.inf)])
+def test_clipping_bounds_the_gradient(tmp_path, algorithm, order):
     module = ClassifierModule(tiny.classifier())
+    module.trainer = tiny.trainer(tmp_path)
     optimizer = module._build_optimizer()
     (1000 * module(torch.rand(4, 1, 8, 8))).square().mean().backward()
 
     def norm():
-        return torch.cat([p.grad.flatten() for p in module.parameters()]).norm()
+        return torch.cat([p.grad.flatten() for p in module.parameters()]).norm(order)
 
     before = norm()
-    module.configure_gradient_clipping(optimizer, None)
+    module.configure_gradient_clipping(optimizer, None, algorithm)
     assert norm() == before > 1
-    module.configure_gradient_clipping(optimizer, 0.5)
+    module.configure_gradient_clipping(optimizer, 0.5, algorithm)
     assert float(norm()) == pytest.approx(0.5, rel=1e-3)
+
+
+@pytest.mark.parametrize("precision", ["bf16-true", "16-true"])
+def test_weights_are_not_trained_in_half_precision(tmp_path, precision):
+    with pytest.raises(UserError, match=f"cannot be trained in {precision}.* bf16-mixed or 16-m"):
+        fit(tmp_path, ClassifierModule(tiny.classifier()), from_memory(), precision=precision)
+
+
+class StopAtBatch(TimeLimit):
+    """A time limit that runs out in the given batch of an epoch."""
+
+    def __init__(self, epoch, batch, path):
+        super().__init__(float("inf"), path)
+        self.place = (epoch, batch)
+
+    def on_train_batch_end(self, trainer, *arguments):
+        if (trainer.current_epoch, arguments[3]) >= self.place:
+            self.deadline = 0.0
+        super().on_train_batch_end(trainer, *arguments)
+
+
+def test_a_leg_keeps_accumulated_gradients_wherever_it_stops(tmp_path):
+    def train(folder, *callbacks):
+        options = {"max_epochs": 2, "accumulate_grad_batches": 2, "callbacks": callbacks}
+        module = ClassifierModule(tiny.classifier(), lr=0.01, optimizer="sgd")
+        # Five batches: two steps of two batches, and one of the last batch alone.
+        loader = MemoryLoader(images._images, images.labels, sampler, 9, None, seed=5)
+        return fit(folder, module, loader, **options)
+
+    images = tiny.images_of_three_classes()
+    sampler = EpochSampler(images, num_replicas=1, rank=0, seed=5)
+    whole = train(tmp_path / "whole")
+    for epoch, batch in [(0, 0), (0, 1), (0, 2), (0, 3), (0, 4), (1, 0), (1, 2)]:
+        folder = tmp_path / f"{epoch}-{batch}"
+        with pytest.raises(TimeIsUpError):
+            train(folder, StopAtBatch(epoch, batch, checkpoint_file(folder)))
+        tiny.assert_same_training(whole, train(folder))
+
+
+@pytest.mark.parametrize("limit", [7, None])
+def test_weights_that_are_not_finite_replace_no_checkpoint(tmp_path, limit):
+    class Poison(tiny.Callback):
+        def on_train_batch_end(self, trainer, module, *_):
+            # After the last loss that is seen: step 7 is the last of a leg, step 8 of an epoch.
+            if trainer.global_step == (limit or 8):
+                module.classifier.network[0].weight.data[0] = float("nan")
+
+    def train(*callbacks):
+        module = ClassifierModule(tiny.classifier())
+        return fit(tmp_path, module, from_memory(), callbacks=callbacks)
+
+    with pytest.raises(TimeIsUpError):
+        train(StopAt(6, checkpoint_file(tmp_path)))
+    before = last_checkpoint(tmp_path).read_bytes()
+    callbacks = [StopAt(limit, checkpoint_file(tmp_path))] if limit else []
+    with pytest.raises(UserError, match="the classifier diverged: its weights are not finite"):
+        train(Poison(), *callbacks)
+    assert last_checkpoint(tmp_path).read_bytes() == before

@@ -120,6 +120,18 @@ class Spy(nn.Module):
         return self.inner(x, t, class_labels=class_labels)
 
 
+def test_the_average_of_half_precision_weights_follows_them():
+    # A thousandth of a step is less than bfloat16 can add to a weight of 1.
+    module = torch.nn.Linear(1, 1, bias=False).bfloat16()
+    module.weight.data.fill_(1.0)
+    ema = EMA(module, decay=0.999)
+    module.weight.data.fill_(1.25)
+    for _ in range(3000):
+        ema.update(module, 10**6)
+    assert ema.module.weight.dtype == torch.float32
+    assert float(ema.module.weight) == pytest.approx(1.25 - 0.25 * 0.999**3000, abs=1e-4)
+
+
 def test_label_dropout_replaces_the_asked_share():
     module = DiffusionModule(tiny.denoiser(), label_dropout=0.2)
     torch.manual_seed(0)

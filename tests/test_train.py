@@ -193,8 +193,24 @@ def test_a_stage_has_its_own_batches_augmentation_and_precision(tmp_path, config
         (["--stages", "[fly]"], "stages"),
         (["--seed", "-1"], "--seed must be 0"),
         (["--classifier.val_every", "0"], "classifier.val_every must be at least 1"),
-        (["--trainer.max_minutes", "0"], "trainer.max_minutes must be positive, got 0"),
-        (["--classifier.batch_size", "-1"], "data.train_batch_size must be at least 1, got -1"),
+        (["--trainer.max_minutes", "0"], "trainer.max_minutes must be positive and finite, got 0"),
+        (["--classifier.batch_size", "-1"], "classifier.batch_size must be at least 1, got -1"),
+        (["--classifier.batch_size", "0"], "classifier.batch_size must be at least 1, got 0"),
+        (["--classifier.mean", "[.nan]"], "classifier.mean must be finite numbers"),
+        (["--classifier.std", "[0]"], "classifier.std must be positive numbers"),
+        (["--classifier.max_epochs", "0"], "classifier.max_epochs must be at least 1, got 0"),
+        (["--diffusion.lr", ".inf"], "diffusion.lr must be positive"),
+        (["--diffusion.betas", "[0.9]"], "diffusion.betas must be two numbers in [0, 1)"),
+        (["--diffusion.scheduler", "{beta_schedule: linear, beta_end: 2}"], "each beta must be"),
+        (["--diffusion.precision", "bf16-true"], "the diffusion cannot be trained in bf16-true"),
+        (["--trainer.gradient_clip_val", "-1"], "trainer.gradient_clip_val must be at least 0"),
+        (["--trainer.accumulate_grad_batches", "0"], "accumulate_grad_batches must be at least 1"),
+        (["--trainer.accumulate_grad_batches", "4"], "an epoch of the classifier has 3 batches"),
+        (["--trainer.max_minutes", ".nan"], "trainer.max_minutes must be positive and finite"),
+        (["--trainer.threads", "100000"], "trainer.threads must be 1 to 1,024, got 100000"),
+        (["--trainer.strategy", "single_device", "--trainer.devices", "2"], "uses one device"),
+        (["--trainer.strategy", "ddp_spawn", "--trainer.devices", "2"], "take ddp"),
+        (["--trainer.precision", "transformer-engine"], "transformer_engine"),
         (["--classifier.arch", "timm/no_such_net"], "no_such_net"),
         (["--classifier.arch", "os.path"], "os.path"),
         (["--classifier.ckpt", "none.pt"], "none.pt does not exist"),
@@ -219,6 +235,7 @@ def test_mistakes_are_told_in_one_line(tmp_path, config, run_folder, arguments, 
         start(config, *folder, *arguments)
     assert said in str(caught.value)
     assert "\n" not in str(caught.value)
+    assert not (tmp_path / "wrong").exists()
 
 
 def test_a_run_is_not_overwritten_and_keeps_its_config(config, run_folder):

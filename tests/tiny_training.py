@@ -13,7 +13,7 @@ from datamodules.transforms import Prepare
 from diffguard.classifiers import Classifier
 from diffguard.denoisers import PixelDenoiser
 from diffguard.schedule import NoiseSchedule
-from lightning_modules.checkpoints import SafeCheckpointIO, epoch_checkpoint
+from lightning_modules.checkpoints import EpochCheckpoint, SafeCheckpointIO
 
 SIDE = 8
 
@@ -103,11 +103,11 @@ def denoiser(kind="unet", num_classes=3, out_channels=1, prediction="epsilon"):
 
 def trainer(folder, *, max_epochs=4, callbacks=(), **options):
     options = {"logger": False, "num_sanity_val_steps": 0} | options
+    options.setdefault("plugins", [SafeCheckpointIO()])
     return Trainer(
         accelerator="cpu",
         max_epochs=max_epochs,
-        callbacks=[*callbacks, epoch_checkpoint(folder)],
-        plugins=[SafeCheckpointIO()],
+        callbacks=[*callbacks, EpochCheckpoint(folder)],
         default_root_dir=folder,
         enable_progress_bar=options.pop("enable_progress_bar", False),
         enable_model_summary=False,

@@ -1,0 +1,82 @@
+"""Training on two processes is the same by Lightning's own launcher, by torchrun and by SLURM."""
+
+import os
+import sys
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from scoring_processes import PROCESSES, free_port
+from test_commands import command
+from test_connection import slurm
+from tiny_project import write_config
+
+import train
+from diffguard import Detector
+from lightning_modules import cli
+
+STAGES = ("classifier/classifier", "diffusion/unet/diffusion_pytorch_model")
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory, data_root):
+    path = tmp_path_factory.mktemp("launched") / "tiny.yaml"
+    return write_config(
+        path, data_root, trainer={"threads": 1}, classifier={"max_epochs": 2, "lr": 0.01}
+    )
+
+
+@pytest.fixture(scope="module")
+def own(tmp_path_factory, config):
+    """A run whose second process Lightning started."""
+    folder = tmp_path_factory.mktemp("own") / "run"
+    both = ["--trainer.devices", 2, "--trainer.strategy", "ddp"]
+    result = command("train.py", "--config", config, "--run_dir", folder, *both)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.count("What comes next") == 1
+    return folder
+
+
+def assert_same_run(folder, other):
+    for name in STAGES:
+        ours, theirs = (load_file(f / f"{name}.safetensors") for f in (folder, other))
+        assert ours.keys() == theirs.keys()
+        assert all(torch.equal(ours[key], theirs[key]) for key in theirs), name
+    ours, theirs = (Detector.load(f / "detector.ckpt").calibration.scores for f in (folder, other))
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def test_torchrun(tmp_path, config, own):
+    launcher = ["-m", "torch.distributed.run", "--nproc_per_node", 2, "--master_port", free_port()]
+    folder = tmp_path / "run"
+    result = command(*launcher, "train.py", "--config", config, "--run_dir", folder)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.count("What comes next") == 1
+    assert_same_run(folder, own)
+
+
+def _task(variables, folder, config, rank):
+    os.environ |= {name: str(value) for name, value in variables.items()}
+    os.chdir(folder)
+    with (folder / f"output-{rank}").open("w", buffering=1) as sys.stderr:
+        sys.stdout = sys.stderr
+        torch.set_num_threads(1)
+        cli.run(train.main, ["--config", str(config)])
+
+
+def test_slurm_tasks_choose_one_folder_by_themselves(tmp_path, config, own):
+    port = free_port()
+    tasks = [
+        PROCESSES.Process(target=_task, args=(slurm(rank, 2, port), tmp_path, config, rank))
+        for rank in range(2)
+    ]
+    for task in tasks:
+        task.start()
+    for task in tasks:
+        task.join(300)
+    said = [(tmp_path / f"output-{rank}").read_text() for rank in range(2)]
+    assert [task.exitcode for task in tasks] == [0, 0], said
+    assert "What comes next" in said[0]
+    assert said[1] == ""
+    (folder,) = (tmp_path / "runs" / "tiny").iterdir()
+    assert_same_run(folder, own)
