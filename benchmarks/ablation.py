@@ -19,7 +19,13 @@ from textwrap import fill
 from typing import Any
 
 import numpy as np
-from choose_settings import add_derived, mean_auroc, score_validation, validation_data
+from choose_settings import (
+    add_derived,
+    best_device,
+    mean_auroc,
+    score_validation,
+    validation_data,
+)
 from matplotlib import pyplot as plt
 
 from diffguard.checkpoint import detector_from, read_checkpoint
@@ -127,6 +133,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("ckpt", type=Path, help="a detector.ckpt")
     parser.add_argument("--limit", type=int, default=100, help="images per validation set")
     parser.add_argument("--output", type=Path, default=Path("runs/ablation"), help="for figures")
+    parser.add_argument("--device", default=best_device(), help="default: the accelerator there is")
     parser.add_argument("--techniques", nargs="+", default=list(TECHNIQUES))
     options = parser.parse_args(argv)
     content = read_checkpoint(options.ckpt)
@@ -140,6 +147,7 @@ def main(argv: Sequence[str]) -> int:
             if "noisy" in variant and content["noisy_classifier"] is None:
                 continue
             detector = detector_from(content, settings=changed(content["settings"], changes))
+            detector.to(options.device)
             began = time.perf_counter()
             table, rows = score_validation(detector, data)
             add_derived(table, detector.settings)

@@ -51,6 +51,13 @@ def validation_data(config: Mapping[str, Any], limit: int | None) -> OODDataModu
     return OODDataModule(**values)
 
 
+def best_device() -> str:
+    """The accelerator that is there, or the CPU."""
+    accelerator = torch.accelerator.current_accelerator(check_available=True)
+    return "cpu" if accelerator is None else accelerator.type
+
+
+@torch.inference_mode()
 def score_validation(
     detector: Detector, data: OODDataModule
 ) -> tuple[dict[str, dict[str, np.ndarray]], list[Scored]]:
@@ -133,6 +140,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--steps", type=int, nargs="+", default=STEPS)
     parser.add_argument("--depths", type=float, nargs="+", default=DEPTHS)
     parser.add_argument("--scales", type=float, nargs="+", default=SCALES)
+    parser.add_argument("--device", default=best_device(), help="default: the accelerator there is")
     grid = parser.parse_args(argv)
     content = read_checkpoint(grid.ckpt)
     data = validation_data(content["config"]["data"], grid.limit)
@@ -154,7 +162,7 @@ def main(argv: Sequence[str]) -> int:
         settings["sampler"] = {**settings["sampler"], "steps": steps}
         settings["inversion"] = {**settings["inversion"], "depth": depth}
         settings["guidance"] = {**settings["guidance"], "scale": scale}
-        detector = detector_from(content, settings=settings)
+        detector = detector_from(content, settings=settings).to(grid.device)
         began = time.perf_counter()
         table, scored = score_validation(detector, data)
         seconds = time.perf_counter() - began

@@ -5,11 +5,11 @@ ID and OOD images are resampled separately with replacement. A draw is a pair of
 
     A* = Σ_ij c_i d_j h_ij / (n m),    h_ij = [s_i < s_j] + ½ [s_i = s_j].
 
-All scores share the counts, and all sets share the ID counts: differences of scores are paired, and
-means over sets keep what they have in common.
+All scores share the counts, and all sets of a report share the ID counts: differences of scores are
+paired, and means over sets keep what they have in common.
 
-Up to `EXACT_ROWS` images A* is computed as it stands. Above, it is expanded to first order around
-A (Hájek projection; V and W are the placements of DeLong's variance):
+If no set has more than `EXACT_ROWS` images, A* is computed as it stands. Else it is expanded to
+first order around A (Hájek projection; V and W are the placements of DeLong's variance):
 
     A* ≈ Σ_i c_i V_i / n + Σ_j d_j W_j / m − A,    V_i = Σ_j h_ij / m,  W_j = Σ_i h_ij / n.
 
@@ -42,6 +42,7 @@ def auroc_draws(
     *,
     draws: int = 1000,
     seed: int = 0,
+    exact: bool | None = None,
 ) -> Floats:
     """AUROC of bootstrap draws, for all scores of one OOD set.
 
@@ -50,14 +51,18 @@ def auroc_draws(
         ood_scores: Per score `(m,)` finite values of the images of the OOD set.
         name: Name of the OOD set; with the seed it determines which OOD images are drawn.
         draws: How many draws.
-        seed: Seed; it alone determines which ID images are drawn.
+        seed: Seed; with `exact` it alone determines which ID images are drawn.
+        exact: Whether A* is computed as it stands; by default up to `EXACT_ROWS` images. Sets whose
+            draws are averaged or compared need the same value, or they share no ID images.
 
     Returns:
         `(draws, len(id_scores))` in [0, 1]. Row b of all sets and scores is the same draw.
     """
     n, m = len(id_scores[0]), len(ood_scores[0])
     evaluate: _Exact | _FirstOrder
-    if n + m <= EXACT_ROWS:
+    if exact is None:
+        exact = n + m <= EXACT_ROWS
+    if exact:
         evaluate = _Exact(id_scores, ood_scores)
     else:
         evaluate = _FirstOrder(id_scores, ood_scores)

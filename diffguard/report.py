@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from diffguard.bootstrap import auroc_draws, interval
+from diffguard.bootstrap import EXACT_ROWS, auroc_draws, interval
 from diffguard.cells import to_cell
 from diffguard.errors import UserError
 from diffguard.files import replace_file
@@ -102,12 +102,16 @@ def summarise(
     id_rows = table.rows(id_set)
     id_values = _values(table, id_rows, names)
 
+    # One way for all sets, as their means need the same draws of ID images.
+    largest = max(len(table.rows(name)) for sets in members.values() for name in sets)
+    exact = len(id_rows) + largest <= EXACT_ROWS
+
     cells: dict[tuple[str, str], _Cell] = {}
     for group, sets in members.items():
         for dataset in sets:
             rows = table.rows(dataset)
             values = _values(table, rows, names)
-            curves = auroc_draws(id_values, values, dataset, draws=draws, seed=seed)
+            curves = auroc_draws(id_values, values, dataset, draws=draws, seed=seed, exact=exact)
             for name, ident, ood, curve in zip(names, id_values, values, curves.T, strict=True):
                 own = _metrics(ident, ood) if metrics is None else dict(metrics[name, dataset])
                 cells[name, dataset] = _Cell(group, len(rows), own, curve)

@@ -65,6 +65,19 @@ def test_group_rows_are_unweighted_means_with_the_interval_of_the_mean(results):
     assert near == find(results, "msp", "near_a")
 
 
+def test_a_mean_over_small_and_large_sets_keeps_the_id_images_they_share(monkeypatch):
+    # The far sets have 40 and 20 images: one alone would be small enough for exact draws.
+    whole = summarise(make_table(), GROUPS, **{**OPTIONS, "draws": 1000})
+    monkeypatch.setattr("diffguard.report.EXACT_ROWS", 80)
+    monkeypatch.setattr("diffguard.bootstrap.EXACT_ROWS", 80)
+    monkeypatch.setattr("diffguard.bootstrap.GROUPS", 45)  # fewer than the ID images
+    mixed = summarise(make_table(), GROUPS, **{**OPTIONS, "draws": 1000})
+    for name in ("msp", "diffguard"):
+        low, high = find(mixed, name, "far")["auroc_ci95"]
+        first, last = find(whole, name, "far")["auroc_ci95"]
+        assert high - low == pytest.approx(last - first, rel=0.12)
+
+
 def test_comparisons_are_paired(results):
     assert [row["group"] for row in results["comparisons"]] == ["near", "far"]
     row = results["comparisons"][0]
