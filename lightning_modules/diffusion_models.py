@@ -161,11 +161,11 @@ def keep_trained(
 
 def _load_own(config: DiffusionConfig, data: Any) -> LoadedDiffusion:
     """A denoiser of the user's own; a detector checkpoint holds its weights, if it has any."""
-    if config.store == "reference" or config.model != ModelConfig():
+    if config.store == "reference" or config.model != ModelConfig() or config.patch != 1:
         raise UserError(
             f"diffusion.network {config.network} is a class of yours: its arguments are "
-            "diffusion.kwargs, its weights are kept in the detector; leave out diffusion.model and "
-            "diffusion.store reference"
+            "diffusion.kwargs, its weights are kept in the detector; leave out diffusion.model, "
+            "diffusion.patch and diffusion.store reference"
         )
     denoiser = build_own_denoiser(config.network, config.kwargs, [config.network])
     if config.ckpt is not None:
@@ -186,6 +186,11 @@ def _load(
     path: str, config: DiffusionConfig, data: Any, options: CheckpointOptions
 ) -> tuple[DiffusersDenoiser, DiffusionSpec]:
     parts = load_diffusion(path, options)
+    if config.patch not in (1, parts.patch):
+        raise UserError(
+            f"diffusion.patch is {config.patch}, but {path} was trained with {parts.patch}: leave "
+            "it at 1, a trained model has its own"
+        )
     spec = parts.spec(
         image_size=data.image_size,
         image_channels=data.channels,

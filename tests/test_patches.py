@@ -213,7 +213,21 @@ def test_a_run_with_patches_from_training_to_the_kept_weights(tmp_path, data_roo
     assert detector.denoiser.patch == 2
     assert detector.predict(torch.rand(2, channels, side, side)).score.isfinite().all()
     keep.keep_models(tmp_path / "run", tmp_path / "kept")
-    assert load_diffusion(tmp_path / "kept" / "diffusion").patch == 2
+    kept = tmp_path / "kept" / "diffusion"
+    assert load_diffusion(kept).patch == 2
+    other = ["--diffusion.ckpt", str(kept), "--diffusion.patch", "4", "--stages", "[calibrate]"]
+    with pytest.raises(UserError, match=r"patch is 4, but .* was trained with 2"):
+        train.main(
+            [
+                "--config",
+                str(path),
+                "--run_dir",
+                str(tmp_path / "other"),
+                *other,
+                "--classifier.ckpt",
+                str(tmp_path / "kept/classifier/classifier.safetensors"),
+            ]
+        )
 
 
 def test_a_dry_run_counts_the_smaller_network():
