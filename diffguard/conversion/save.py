@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,7 @@ def save_folder(
         _write(parts, temporary)
         for name in (TEXT_ENCODER, TOKENIZER):
             if text_from is not None and (Path(text_from) / name).is_dir():
+                _refuse_foreign_links(Path(text_from), name)
                 shutil.copytree(Path(text_from) / name, temporary / name)
         _write_index(parts, temporary)
         temporary.rename(place)
@@ -49,6 +51,27 @@ def save_folder(
         raise write_error(folder, error) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _refuse_foreign_links(folder: Path, name: str) -> None:
+    """Raise `UserError` for links below a part of a model that lead out of the model's folder."""
+    home = Path(os.path.realpath(folder))
+    if home.parent.name == "snapshots":  # the hub's cache keeps the files beside its snapshots
+        home = home.parent.parent
+    for place, folders, files in os.walk(folder / name):
+        linked = [path for path in (Path(place) / one for one in folders) if path.is_symlink()]
+        foreign = [
+            path
+            for path in (Path(place) / one for one in files)
+            if not Path(os.path.realpath(path)).is_relative_to(home)
+        ]
+        if linked or foreign:
+            raise UserError(
+                f"{(linked + foreign)[0]} is a link to a folder, or out of its model's folder: "
+                "put the file or folder itself in its place"
+            )
+    if not Path(os.path.realpath(folder / name)).is_relative_to(home):
+        raise UserError(f"{folder / name} is a link out of its model's folder: copy it there")
 
 
 def _write(parts: DiffusionParts, folder: Path) -> None:
