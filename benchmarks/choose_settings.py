@@ -53,8 +53,7 @@ def validation_data(config: Mapping[str, Any], limit: int | None) -> OODDataModu
 
 def best_device() -> str:
     """The accelerator that is there, or the CPU."""
-    accelerator = torch.accelerator.current_accelerator(check_available=True)
-    return "cpu" if accelerator is None else accelerator.type
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 @torch.inference_mode()
