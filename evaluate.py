@@ -259,6 +259,7 @@ def _score_sets(content: dict[str, Any], objects: Any) -> int:
             "there is no OOD set to compare the ID test images with: name one with "
             "--data.ood.far.NAME FOLDER, or score a folder of images with --images FOLDER"
         )
+    data.check_labels(data.evaluation_sets("test")[0], "test", detector.classifier.num_classes)
     trainer = scoring_trainer(objects.trainer, "evaluate")
     identity = {
         "checkpoint": file_hash(Path(objects.ckpt)),

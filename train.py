@@ -121,12 +121,19 @@ def _run_stages(current: Any, objects: Any) -> None:
 
     from lightning_modules import stages as stage
     from lightning_modules.calibration import calibrate
+    from lightning_modules.checks import check_data, check_untrained, tell_assumptions
     from lightning_modules.diffusion_models import load_trained
 
     wanted: list[str] = objects.stages
     current.data.prepare_data()
     sections = _sections(objects)
     stage.check_stages(current, {name: sections[name] for name in _left(current, objects)})
+    settings = objects.detector if "calibrate" in wanted else None
+    check_data(current, settings)
+    if {"classifier", "calibrate"} & set(wanted):
+        tell_assumptions(current, objects.classifier)
+        if wanted != ["calibrate"]:
+            check_untrained(current, objects.classifier, settings)
     for number, name in enumerate(wanted, 1):
         title = f"{number}/{len(wanted)} {name}"
         if name == "classifier":

@@ -307,7 +307,26 @@ class OODDataModule(LightningDataModule):
         if self.id.all:
             whole = self._open(f"{self.name}_all", source, labelled=True, class_names=names)
             return cut_part(whole, part, self.id.shares, name)
-        return self._open(name, source, labelled=True, class_names=names)
+        images = self._open(name, source, labelled=True, class_names=names)
+        first = self._first_part()
+        # Evaluation may have no training images: the detector's classes then bound the labels.
+        if first not in (None, part) and part_name(self.name, first) in self._opened:
+            self.check_labels(images, part, self.num_classes)
+        return images
+
+    def check_labels(self, images: ImageSet, part: Part, classes: int) -> None:
+        """Compare the labels of ID images with the number of classes.
+
+        Raises:
+            UserError: For a label beyond the classes, naming it and its source.
+        """
+        top = int(images.labels.max())
+        if top >= classes:
+            raise UserError(
+                f"data.id.{part} ({self.id.source(part)}) has label {top}, but there are only "
+                f"{classes} classes, 0 … {classes - 1}: correct the label, or name all classes in "
+                "data.class_names"
+            )
 
     def _open_ood(self, sources: Mapping[str, str]) -> list[ImageSet]:
         """The OOD sets that are there; all that are not are named at once, or left out."""

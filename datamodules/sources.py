@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
+from itertools import combinations
 from typing import Literal
 
 from datamodules.datasets import same_source
@@ -95,3 +96,10 @@ def check_sets(
                     f"data.{key} ({source}) is also the test set {test_name!r}: nothing may be "
                     "chosen on test data, give it another source"
                 )
+    for first, second in combinations(others, 2):
+        one, two = others[first], others[second]
+        if one and two and same_source(one, two, root):
+            raise UserError(
+                f"data.{first} and data.{second} are the same images ({one}): a threshold or "
+                "choice made on images that were used before is worthless, give each its own"
+            )

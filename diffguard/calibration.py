@@ -110,8 +110,9 @@ class Calibration:
 
         The share is counted on the ID validation images up to their 90% point, and interpolated
         between their scores, so that a change in the last bits of a score stays one. Above, where
-        few of them lie, an exponential tail with their mean excess continues it, so that two far
-        outliers are still told apart and one heavy-tailed score does not outweigh the others.
+        few of them lie, an exponential tail with their mean excess continues it, so that the
+        order of two far outliers is kept. Of a heavy-tailed score, that tail is too light: its far
+        outliers then weigh more in a mean of scores than their true share would.
 
         Args:
             name: Score.

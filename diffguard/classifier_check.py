@@ -41,9 +41,15 @@ def check_labels(labels: Tensor, predictions: Tensor, class_names: Sequence[str]
         else None.
 
     Raises:
-        UserError: If another order of the classes explains the predictions.
+        UserError: If another order of the classes explains the predictions, or for a label
+            beyond the classes.
     """
     classes = len(class_names)
+    if (top := int(labels.max())) >= classes:
+        raise UserError(
+            f"an ID validation image has label {top}, but the classifier knows {classes} classes, "
+            f"0 … {classes - 1}: correct the label in data.id.validation"
+        )
     confusion = np.zeros((classes, classes), dtype=np.int64)
     np.add.at(confusion, (labels.numpy(), predictions.numpy()), 1)
     right, total = int(np.trace(confusion)), len(labels)

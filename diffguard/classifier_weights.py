@@ -80,6 +80,11 @@ def _check_classes(
     if not state[weight].ndim or own[weight].shape[1:] != state[weight].shape[1:]:
         return
     classes = len(state[weight])
+    if classes == 1:
+        raise UserError(
+            f"{path} has a single output, expected one per class: {classifier.num_classes} logits "
+            "(for a sigmoid of one output s, a last layer that gives 0 and s)"
+        )
     if classes != classifier.num_classes:
         raise UserError(
             f"{path} has {classes} classes, but the data {classifier.num_classes}: name all "

@@ -12,16 +12,23 @@ import torch
 from lightning.pytorch.utilities import rank_zero_only
 from torch import nn
 
-from diffguard.baselines import FEATURE_BASELINES, HEAD_BASELINES, Reference
-from diffguard.batching import in_fixed_batches
+from diffguard.baselines import (
+    FEATURE_BASELINES,
+    HEAD_BASELINES,
+    Reference,
+    check_head_baselines,
+)
+from diffguard.batching import ROW_MULTIPLE, in_fixed_batches, padded
 from diffguard.calibration import ENOUGH_IMAGES, Calibration
 from diffguard.checkpoint import diffusion_weights, save_detector, timed_cnn
 from diffguard.classifier_check import check_head, check_labels
+from diffguard.classifier_trial import looks_like_sigmoid, try_classifier
 from diffguard.classifiers import Classifier, ClassifierOutput
 from diffguard.ddim import invert
 from diffguard.denoisers import Denoiser
 from diffguard.detector import Detector
 from diffguard.early_stop import calibrate_thresholds
+from diffguard.errors import UserError
 from diffguard.models import ClassifierSpec
 from diffguard.own_denoiser import weight_parts
 from diffguard.reproducible import reproducible
@@ -164,16 +171,30 @@ def check_classifier(
     """Make sure that the classifier knows the ID validation images, before they are scored.
 
     Raises:
-        UserError: Where its classes are in another order, or its last layer is not linear and a
-            baseline needs that.
+        UserError: If its classes are in another order, its outputs are not logits or differ from
+            pass to pass, a gradient in use is cut, or a baseline needs another last layer.
     """
+    classifier = detector.classifier
+    check_head_baselines(settings.baselines, classifier.head, settings.vim_dim)
     needs_head = [name for name in settings.baselines if name in HEAD_BASELINES]
-    labels, predictions = [], []
-    for output, true in _classified(detector, loader, batch_size):
-        check_head(detector.classifier.head, output, needs_head)
-        labels.append(true)
+    labels, predictions, sigmoid = [], [], True
+    for images, true in _readable(loader):
+        images = images.to(detector.device)
+        if not labels:
+            try_classifier(classifier, padded(images[:ROW_MULTIPLE], ROW_MULTIPLE), settings)
+        output = detector.classify(images, batch_size)
+        check_head(classifier.head, output, needs_head)
+        sigmoid &= looks_like_sigmoid(output.logits)
+        labels.append(true.cpu())
         predictions.append(output.logits.argmax(1).cpu())
-    names = detector.classifier.class_names
+    if not labels:
+        raise UserError("no ID validation image can be read: check data.id.validation")
+    if sigmoid:
+        warn(
+            "warning: all outputs of the classifier lie between 0 and 1, as behind a sigmoid, and "
+            "are taken for logits: if they are not, take the sigmoid out of its forward"
+        )
+    names = classifier.class_names
     if warning := check_labels(torch.cat(labels), torch.cat(predictions), names):
         warn(warning)
 

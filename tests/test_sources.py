@@ -48,6 +48,15 @@ def test_nothing_is_chosen_on_test_data(tmp_path):
         _check(id=IDSets(train="digits:0-5", test="digits:0-5"))
 
 
+def test_training_and_validation_images_are_not_the_same(tmp_path):
+    with pytest.raises(UserError, match=r"data\.id\.train and data\.id\.validation are the same"):
+        _check(id=IDSets("folder:x", f"{tmp_path}/y/../x", "folder:z"), root=str(tmp_path))
+    with pytest.raises(UserError, match=r"data\.id\.validation and data\.ood_validation\.v are"):
+        _check(validation={"v": "digits:0-5/validation"})
+    with pytest.raises(UserError, match=r"ood_validation\.v and data\.ood_validation\.w are"):
+        _check(validation={"v": "blends:validation", "w": "blends:validation"})
+
+
 def test_part_names():
     assert part_name("mnist", "test") == "mnist"
     assert part_name("mnist", "validation") == "mnist_validation"

@@ -1,0 +1,80 @@
+"""What can be wrong with data and classifier, looked at before anything is trained."""
+
+from __future__ import annotations
+
+import torch
+
+from diffguard.baselines import check_classes, check_head_baselines
+from diffguard.classifier_trial import try_classifier
+from diffguard.errors import UserError
+from diffguard.models import build_classifier
+from diffguard.preprocessing import assumptions
+from diffguard.settings import DetectorSettings
+from lightning_modules.calibration import needs_reference
+from lightning_modules.runs import Run
+from lightning_modules.settings import ClassifierConfig
+from lightning_modules.stages import classifier_spec
+
+# Images on which an untrained network is tried.
+_TRIED = 2
+
+
+def check_data(run: Run, settings: DetectorSettings | None) -> None:
+    """Look at the labels of training and validation images.
+
+    Args:
+        run: The run.
+        settings: The detector's settings; None if no detector is made.
+
+    Raises:
+        UserError: For fewer than two classes, labels beyond the classes, and baselines that are
+            fitted class by class on a class without images.
+    """
+    data = run.data
+    if data.num_classes < 2:
+        raise UserError(
+            f"the ID data have one class ({data.class_names[0]}): expected two or more, as in "
+            "sub-folders of data.id.train or in data.class_names"
+        )
+    for part in ("train", "validation"):
+        if not data.id.source(part):
+            continue
+        present = set(data.id_stream(part).sets[0].labels.tolist())
+        empty = [name for k, name in enumerate(data.class_names) if k not in present]
+        if empty:
+            run.say(
+                f"the ID {part} images have none of {len(empty)} of {data.num_classes} classes: "
+                f"{', '.join(map(str, empty[:5]))}{', …' if len(empty) > 5 else ''}"
+            )
+    if settings is not None and needs_reference(settings) and data.id.source("train"):
+        reference = data.id_stream("train", settings.reference_images).sets[0]
+        check_classes(settings.baselines, reference.labels, data.class_names)
+
+
+def check_untrained(run: Run, config: ClassifierConfig, settings: DetectorSettings | None) -> None:
+    """Try the classifier's architecture with random weights.
+
+    Args:
+        run: The run.
+        config: What the classifier is.
+        settings: The detector's settings; None if no detector is made.
+
+    Raises:
+        UserError: If it cannot serve as the protected classifier.
+    """
+    spec = classifier_spec(config, run.data)
+    with torch.random.fork_rng(devices=[]):
+        classifier = build_classifier(spec, trusted=[config.arch]).eval()
+        side = run.data.image_size
+        images = torch.rand(_TRIED, run.data.channels, side, side)
+    if settings is None:
+        settings = DetectorSettings(baselines=[], fused=[], decision="diffguard")
+    check_head_baselines(settings.baselines, classifier.head, settings.vim_dim)
+    try_classifier(classifier, images, settings)
+
+
+def tell_assumptions(run: Run, config: ClassifierConfig) -> None:
+    """Report what is assumed of a classifier of which nothing is published."""
+    channels = config.channels or run.data.channels
+    if line := assumptions(config.arch, run.data.num_classes, channels, config.mean):
+        run.say(line)
