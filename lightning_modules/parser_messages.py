@@ -47,7 +47,7 @@ def _expected(types: str, value: str) -> str:
             names += re.findall(r"'([^']*)'", choices)
         else:
             names.append(_NAMES.get(plain or of or mapping, plain or of or mapping))
-    *others, last = dict.fromkeys(names)
+    *others, last = sorted(dict.fromkeys(names), key=lambda name: name == "null")
     before = ", ".join(others)
     expected = f"{before}{',' * (',' in before)} or {last}" if others else last
     value = value if len(value) <= _LONGEST else f"{value[:_LONGEST]}…"
