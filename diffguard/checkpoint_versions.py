@@ -2,7 +2,8 @@
 
 1. The first.
 2. `ssim` averages the windows that lie inside the image. What version 1 called `ssim` mirrors the
-   borders, and is `ssim_reflect` now.
+   borders, and is `ssim_reflect` now. Settings without effect are refused; those that a checkpoint
+   of version 1 holds are replaced by the defaults.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from typing import Any
+
+from diffguard.settings_effect import without_idle
 
 VERSION = 2
 
@@ -45,7 +48,11 @@ def _settings(settings: Any) -> Any:
     stop = settings.get("early_stop")
     if isinstance(stop, Mapping) and "thresholds" in stop:
         changed["early_stop"] = {**stop, "thresholds": _renamed(stop["thresholds"])}
-    return {**settings, **changed}
+    try:
+        return without_idle({**settings, **changed})
+    except (KeyError, TypeError):
+        # Not the settings of version 1: what reads them says so.
+        return {**settings, **changed}
 
 
 def _renamed(names: Any) -> Any:

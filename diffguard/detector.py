@@ -160,7 +160,11 @@ class Detector(nn.Module):
             clip=settings.sampler.clip,
             inversion=settings.inversion.condition,
             inversion_scale=settings.inversion.scale,
-            qualities=[(q, thresholds[name]) for name, q in self.qualities.items()],
+            qualities=[
+                (quality, thresholds[name])
+                for name, quality in self.qualities.items()
+                if thresholds[name] is not None
+            ],
             scale=guidance.scale,
             steering=self._steering() if guidance.kind == "classifier" else None,
             unguided=bool(settings.unguided),

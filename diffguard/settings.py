@@ -26,7 +26,7 @@ BASELINES = ("msp", "mls", "energy", "knn", "vim")
 
 @dataclass
 class SamplerSettings:
-    """Timesteps and solver.
+    """Timesteps and noise levels.
 
     Attributes:
         steps: DDIM steps of the whole schedule.
@@ -53,7 +53,7 @@ class InversionSettings:
         depth: Deepest inversion, as a share of the schedule's steps in (0, 1].
         condition: Label that the model sees: none (`null`), that of `guidance.label` (`label`), or
             both under classifier-free guidance (`guided`).
-        scale: Guidance scale of `guided`.
+        scale: Guidance scale of `guided`, at least 0.
     """
 
     depth: float = 0.75
@@ -72,7 +72,8 @@ class EarlyStopSettings:
     Attributes:
         thresholds: Quality -> threshold; inversion of an image stops when any is below. `psnr` in
             dB; `ssim`, `dists` and cosines with 1 for equal images; other distances with a minus
-            sign. None switches a quality off. Empty: every image goes to `inversion.depth`.
+            sign. None switches a quality off, so that it is not measured. Empty: every image goes
+            to `inversion.depth`.
         mean_depth: Where given, calibration replaces the thresholds by those at which ID
             validation images stop, on average, at this share of the schedule.
     """
@@ -109,14 +110,15 @@ class GuidanceSettings:
 
     Attributes:
         kind: `classifier_free` (class-conditional model) or `classifier` (any model).
-        scale: Guidance scale; 0 is no guidance.
+        scale: Guidance scale, at least 0; 0 is no guidance.
         cam_cut: Classifier-free: guide only where the scaled Grad-CAM is above this cut (below
             its absolute value, if negative); None guides everywhere.
         classifier: Classifier: which one guides, the `protected` one, or a `noisy` one that was
             trained on noisy images (the paper's ablation; without blend).
         blend: Classifier: Clean Grad's blend with the clean estimate.
         crops: Classifier: random crops.
-        extra_start: Synthesis starts this many steps above the level that inversion reached.
+        extra_start: Synthesis starts this many steps above the level that inversion reached,
+            at most at the top.
         skip: Where given, synthesis starts this many steps below the top for every image.
         label: Label to guide to: the prediction, or the oracle of the studies (true label of ID
             images, a random one for OOD images).
@@ -138,7 +140,7 @@ class DetectorSettings:
     """Everything that defines a score, apart from the networks.
 
     Attributes:
-        sampler: Timesteps and solver.
+        sampler: Timesteps and noise levels.
         inversion: Depth and condition.
         early_stop: Adaptive early stop.
         guidance: Classifier-free or classifier guidance.

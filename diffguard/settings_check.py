@@ -26,6 +26,7 @@ from diffguard.settings import (
     LabelSource,
     to_dict,
 )
+from diffguard.settings_effect import check_effect
 from diffguard.similarity import build_distance, find_distance
 
 
@@ -41,9 +42,17 @@ def check_settings(settings: DetectorSettings, image_size: int) -> None:
     """
     _check_choices(settings)
     _check_finite("detector", to_dict(settings))
+    if isinstance(image_size, bool) or not isinstance(image_size, int) or image_size < 1:
+        raise UserError(f"image_size must be a whole number of at least 1, got {image_size!r}")
+    if settings.sampler.steps < 1:
+        raise UserError(f"detector.sampler.steps must be at least 1, got {settings.sampler.steps}")
     if not 0 < settings.inversion.depth <= 1:
         raise UserError(
             f"detector.inversion.depth must lie in (0, 1], got {settings.inversion.depth:g}"
+        )
+    if settings.inversion.scale < 0:
+        raise UserError(
+            f"detector.inversion.scale must be at least 0, got {settings.inversion.scale:g}"
         )
     stop = settings.early_stop
     if stop.mean_depth is not None and not stop.thresholds:
@@ -54,6 +63,7 @@ def check_settings(settings: DetectorSettings, image_size: int) -> None:
     _check_guidance(settings.guidance)
     _check_distances(settings, image_size)
     _check_decision(settings)
+    check_effect(settings)
 
 
 def check_weights(settings: DetectorSettings) -> None:
@@ -151,15 +161,22 @@ def _check_choices(settings: DetectorSettings) -> None:
             raise UserError(f"detector.{name} must be {expected}, got {value!r}")
 
 
-def _check_finite(section: str, values: Mapping[str, Any]) -> None:
+def _check_finite(section: str, values: Mapping[Any, Any]) -> None:
     for name, value in values.items():
         if isinstance(value, Mapping):
             _check_finite(f"{section}.{name}", value)
+        elif isinstance(value, list):
+            _check_finite(f"{section}.{name}", dict(enumerate(value)))
         elif isinstance(value, float) and not math.isfinite(value):
             raise UserError(f"{section}.{name} must be a finite number, got {value}")
 
 
 def _check_guidance(guidance: GuidanceSettings) -> None:
+    if guidance.scale < 0:
+        raise UserError(
+            f"detector.guidance.scale must be at least 0, which is no guidance, got "
+            f"{guidance.scale:g}"
+        )
     if guidance.extra_start < 0:
         raise UserError(
             f"detector.guidance.extra_start must be at least 0, got {guidance.extra_start}"
@@ -200,11 +217,10 @@ def _check_distances(settings: DetectorSettings, image_size: int) -> None:
             "detector.combine tandem needs two or more in detector.distance, got "
             f"{settings.distance[0]} alone"
         )
-    low, high = (*settings.tandem_band, 0.0, 0.0)[:2]
-    if len(settings.tandem_band) != 2 or not 0 < low < high < 1:
+    band = settings.tandem_band
+    if len(band) != 2 or not 0 < band[0] < band[1] < 1:
         raise UserError(
-            "detector.tandem_band must be two rising shares between 0 and 1, got "
-            f"{settings.tandem_band}"
+            f"detector.tandem_band must be two rising shares between 0 and 1, got {band}"
         )
 
 
