@@ -282,6 +282,16 @@ def _empty_context(
     return ClassContext(torch.zeros(shape))
 
 
+def empty_network(name: str, config: dict[str, Any]) -> nn.Module:
+    """A network of diffusers without numbers, on torch's `meta` device.
+
+    Raises:
+        UserError: For a class that is not known here, or a config that it refuses.
+    """
+    with torch.device("meta"):
+        return _build(name, NETWORKS, config, "network", None)
+
+
 def _build(
     name: str,
     known: tuple[str, ...],

@@ -82,6 +82,7 @@ def classifier_gradient(
     crop_size: int | None = None,
     output_size: int | None = None,
     crops_at_once: int | None = None,
+    rows_at_once: int | None = None,
     reduction: Reduction = "sum",
     to_image: Callable[[Tensor], Tensor] = lambda u: (u + 1.0) / 2.0,
 ) -> Tensor:
@@ -98,6 +99,8 @@ def classifier_gradient(
         crop_size: Side to which crops are resized (nearest neighbour); needed with `boxes`.
         output_size: Side of a second resize, where the classifier's input is another.
         crops_at_once: Crops of each image that a call of the classifier shows; None shows all.
+        rows_at_once: Rows of which `to_image` keeps a graph at once, to bound its memory; it runs
+            twice where there are more. None keeps that of all.
         reduction: Over the crops: `sum` (the paper's: more crops guide more) or `mean`.
         to_image: Maps u to images for the classifier, differentiably and without clamping.
 
@@ -115,21 +118,41 @@ def classifier_gradient(
         gradient[guided] = classifier_gradient(
             classify, u[guided], labels[guided], scale,
             boxes=None if boxes is None else boxes[guided], crop_size=crop_size,
-            output_size=output_size, crops_at_once=crops_at_once, reduction=reduction,
-            to_image=to_image,
+            output_size=output_size, crops_at_once=crops_at_once, rows_at_once=rows_at_once,
+            reduction=reduction, to_image=to_image,
         )  # fmt: skip
         return gradient
     weight = scale if boxes is None or reduction == "sum" else scale / boxes.shape[1]
     # Lightning evaluates in inference mode: fresh tensors outside of it can carry a graph.
     with torch.inference_mode(False), torch.enable_grad():
         target = labels.to(u.device, non_blocking=True).clone()
-        leaf = u.detach().clone().requires_grad_()
-        views = _views(to_image(leaf), boxes, crop_size, output_size)
+        leaf = u.detach().clone()
+        most = rows_at_once or len(u)
+        in_parts = most < len(u)
+
+        def show(part: Tensor, crops: Tensor | None) -> Tensor:
+            return _views(to_image(part), crops, crop_size, output_size)
+
+        with torch.set_grad_enabled(not in_parts):
+            views = show(leaf.requires_grad_(), boxes)
         parts = views.detach().split(crops_at_once or len(views))
-        slopes = torch.cat([_slope(classify, part, target) for part in parts])
+        slopes = weight * torch.cat([_slope(classify, part, target) for part in parts])
         # The crops meet at the image, so that a VAE's decoder is gone back through only once.
-        with torch.autocast(u.device.type, enabled=False):
-            return torch.autograd.grad(views, leaf, weight * slopes)[0]
+        if not in_parts:
+            return _back(views, leaf, slopes)
+        gradients = []
+        for begin in range(0, len(u), most):
+            chosen = slice(begin, begin + most)
+            part = leaf[chosen].detach().requires_grad_()
+            again = show(part, None if boxes is None else boxes[chosen])
+            gradients.append(_back(again, part, slopes[:, chosen]))
+        return torch.cat(gradients)
+
+
+def _back(views: Tensor, leaf: Tensor, slopes: Tensor) -> Tensor:
+    """∂ Σ (views · slopes) / ∂leaf."""
+    with torch.autocast(leaf.device.type, enabled=False):
+        return torch.autograd.grad(views, leaf, slopes)[0]
 
 
 def _slope(classify: LogitsFunction, views: Tensor, target: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -145,7 +146,8 @@ class LatentDenoiser(DiffusersDenoiser):
 
     def _encode(self, x: Tensor) -> Tensor:
         autoencoder: Any = self.autoencoder
-        encoded = autoencoder.encode(x.to(autoencoder.dtype))
+        with self._range_kept(x):
+            encoded = autoencoder.encode(x.to(autoencoder.dtype))
         if hasattr(encoded, "latent_dist"):
             return encoded.latent_dist.mode().to(x)
         return encoded.latents.to(x)
@@ -154,8 +156,18 @@ class LatentDenoiser(DiffusersDenoiser):
         z = z / self.scale_factor + self.shift
         autoencoder: Any = self.autoencoder
         inner = z.to(autoencoder.dtype)
-        parts = [autoencoder.decode(part).sample for part in inner.split(self.slice_size)]
+        with self._range_kept(z):
+            parts = [autoencoder.decode(part).sample for part in inner.split(self.slice_size)]
         return torch.cat(parts).to(z)
+
+    def _range_kept(self, x: Tensor) -> AbstractContextManager[Any]:
+        """No autocast to float16 for an autoencoder that overflows in it."""
+        config: Any = self.autoencoder.config
+        kind = x.device.type
+        halves = torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind) == torch.float16
+        if halves and config.get("force_upcast"):
+            return torch.autocast(kind, enabled=False)
+        return nullcontext()
 
     def _check_context(self, config: Mapping[str, Any]) -> None:
         if not self.is_conditional_unet:

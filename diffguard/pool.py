@@ -57,7 +57,7 @@ class Pool:
 
     x: Tensor  # (2 P, …) states
     noise: Tensor  # (3 P, …) what the passes gave
-    clean: Tensor  # (P, …) the encoded images
+    shown: Tensor  # (P, …) what early stop compares the states with
     latent: Tensor  # (P, …) the states at which inversion stopped
 
     def __init__(self, capacity: int) -> None:
@@ -115,16 +115,28 @@ class Pool:
         """Which slots are guided inside a mask only."""
         return np.array([self._masks[slot] is not None for slot in slots.tolist()], dtype=bool)
 
-    def admit(self, job: Any, state: Tensor, mask: Tensor | None, *, guided: bool) -> int:
+    def admit(
+        self,
+        job: Any,
+        state: Tensor,
+        mask: Tensor | None,
+        *,
+        guided: bool,
+        shown: Tensor | None = None,
+    ) -> int:
         """Put an image into a free slot and return the slot."""
         if not hasattr(self, "x"):
-            shapes = ((k * self.capacity, *state.shape) for k in (2, 3, 1, 1))
-            self.x, self.noise, self.clean, self.latent = map(state.new_zeros, shapes)
+            shapes = ((k * self.capacity, *state.shape) for k in (2, 3, 1))
+            self.x, self.noise, self.latent = map(state.new_zeros, shapes)
+            if shown is not None:
+                self.shown = shown.new_zeros(self.capacity, *shown.shape)
         slot = self._free.pop()
         both = [slot, self.capacity + slot]
         self.jobs[slot], self._masks[slot] = job, mask
         self.label[slot], self.guided[slot] = job.label, guided
-        self.x[slot] = self.clean[slot] = state
+        self.x[slot] = state
+        if shown is not None:
+            self.shown[slot] = shown
         self._inverts[slot], self.index[both] = True, 0
         self._open[both], self._has_auxiliary[slot] = (True, False), False
         self._passes[slot], self._age[slot] = 0, self._admitted
@@ -202,8 +214,8 @@ class Pool:
         return self.noise.index_select(0, self._on_device(2 * self.capacity + slots))
 
     def images(self, slots: np.ndarray) -> Tensor:
-        """The encoded images in slots."""
-        return self.clean.index_select(0, self._on_device(slots))
+        """The images in slots, as early stop sees them."""
+        return self.shown.index_select(0, self._on_device(slots))
 
     def move(self, rows: np.ndarray, states: Tensor) -> None:
         """Set the states of rows."""

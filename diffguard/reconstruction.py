@@ -45,7 +45,7 @@ class Reconstructor:
         self.calls = 0
         self.rows = 0
         self._waiting: deque[Job] = deque()
-        self._encoded: deque[tuple[Job, Tensor, Tensor | None]] = deque()
+        self._encoded: deque[tuple[Job, Tensor, Tensor | None, Tensor | None]] = deque()
         self._measuring: deque[int] = deque()
         self._steering: deque[int] = deque()
         self._finished: list[Finished] = []
@@ -94,12 +94,12 @@ class Reconstructor:
                 if not self._waiting or (len(self._waiting) < self.batch_size and not final):
                     return
                 self._encode()
-            job, state, mask = self._encoded.popleft()
+            job, state, mask, shown = self._encoded.popleft()
             if mask is not None and not bool(mask.any()):
                 guided = False
             else:
                 guided = job.label >= 0 and self._scale != 0
-            slot = np.array([pool.admit(job, state, mask, guided=guided)])
+            slot = np.array([pool.admit(job, state, mask, guided=guided, shown=shown)])
             self._request_inversion(slot)
 
     @property
@@ -112,10 +112,14 @@ class Reconstructor:
         jobs = [self._waiting.popleft() for _ in range(min(self.batch_size, len(self._waiting)))]
         images = torch.stack([job.image for job in jobs])
         states = in_fixed_batches(self.denoiser.encode, images, self.batch_size)
-        for job, state in zip(jobs, states, strict=True):
+        shown: Iterable[Tensor | None] = [None] * len(jobs)
+        if self.recipe.qualities:
+            # Once for all steps: a latent model decodes for it.
+            shown = in_fixed_batches(self.denoiser.preview, states, self.batch_size)
+        for job, state, image in zip(jobs, states, shown, strict=True):
             mask = job.mask
             placed = None if mask is None else self.denoiser.place_mask(mask.unsqueeze(0))[0]
-            self._encoded.append((job, state, placed))
+            self._encoded.append((job, state, placed, image))
 
     @torch.no_grad()
     def _denoise(self, *, final: bool) -> None:
@@ -199,8 +203,8 @@ class Reconstructor:
         slots = _take(self._measuring, self.batch_size)
         pool = self._pool
         state = padded(pool.states(slots), self.batch_size)
-        clean = padded(pool.images(slots), self.batch_size)
-        seen, image = self.denoiser.preview(state), self.denoiser.preview(clean)
+        image = padded(pool.images(slots), self.batch_size)
+        seen = self.denoiser.preview(state)
         qualities = torch.stack([quality(seen, image) for quality, _ in self.recipe.qualities])
         thresholds = [threshold for _, threshold in self.recipe.qualities]
         stop = should_stop(qualities[:, : len(slots)], thresholds)

@@ -26,6 +26,9 @@ Pairing = Literal["current", "target"]
 FirstLevel = Literal["clean", "first"]
 
 
+# Published schedules have 1,000 timesteps, a few 4,000.
+MOST_TIMESTEPS = 100_000
+
 # The lowest ᾱ of a schedule that ends on pure noise.
 _LEAST_LEVEL = 2.0**-24
 
@@ -43,6 +46,9 @@ class NoiseSchedule:
         prediction_type: What the network predicts: the noise (`epsilon`), the velocity
             (`v_prediction`, Salimans & Ho, 2022) or the clean image (`sample`).
 
+    Raises:
+        UserError: For another prediction type, or betas that are none.
+
     Attributes:
         alphas_cumprod: `(T,)` float64, strictly decreasing in (0, 1).
     """
@@ -54,6 +60,16 @@ class NoiseSchedule:
                 "expected epsilon, v_prediction or sample"
             )
         self.betas = betas.double()
+        if (
+            self.betas.ndim != 1
+            or not len(betas)
+            or not ((self.betas > 0) & (self.betas < 1)).all()
+        ):
+            raise UserError(
+                "a noise schedule must have one or more betas between 0 and 1, got "
+                f"{_shown(self.betas)}: check the scheduler's num_train_timesteps, beta_start, "
+                "beta_end and trained_betas"
+            )
         self.alphas_cumprod = torch.cumprod(1.0 - self.betas, dim=0)
         self.prediction_type = prediction_type
 
@@ -109,10 +125,8 @@ class NoiseSchedule:
         if config["rescale_betas_zero_snr"]:
             return cls._to_pure_noise(config, prediction)
         if config["trained_betas"] is not None:
-            return cls(torch.tensor(config["trained_betas"], dtype=torch.float64), prediction)
-        steps, start, end = (
-            config[name] for name in ("num_train_timesteps", "beta_start", "beta_end")
-        )
+            return cls(_trained_betas(config["trained_betas"]), prediction)
+        steps, start, end = _range_of(config)
         if kind == "linear":
             return cls.linear(steps, start, end, prediction)
         if kind == "scaled_linear":
@@ -184,6 +198,42 @@ class NoiseSchedule:
         if self.prediction_type == "v_prediction":
             return alpha.sqrt() * output + (1 - alpha).sqrt() * x_t
         return (x_t - alpha.sqrt() * output) / (1 - alpha).sqrt()
+
+
+def _shown(betas: Tensor) -> str:
+    values = betas.flatten().tolist()
+    first = ", ".join(f"{value:g}" for value in values[:4])
+    return f"{len(values)} ({first}{', …' if len(values) > 4 else ''})"
+
+
+def _trained_betas(values: Any) -> Tensor:
+    """The betas that a scheduler's config lists."""
+    try:
+        betas = torch.tensor(values, dtype=torch.float64)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise UserError(
+            f"trained_betas of the scheduler must be a list of numbers, got {values!r:.60}"
+        ) from error
+    if betas.ndim != 1:
+        raise UserError(
+            f"trained_betas of the scheduler must be a list of numbers, got {values!r:.60}"
+        )
+    return betas
+
+
+def _range_of(config: Mapping[str, Any]) -> tuple[int, float, float]:
+    """Number of timesteps, first and last beta of a scheduler's config."""
+    steps, start, end = (config[k] for k in ("num_train_timesteps", "beta_start", "beta_end"))
+    if isinstance(steps, bool) or not isinstance(steps, int) or not 1 <= steps <= MOST_TIMESTEPS:
+        raise UserError(
+            f"num_train_timesteps of the scheduler must be 1 … {MOST_TIMESTEPS}, got {steps!r:.60}"
+        )
+    for name, value in (("beta_start", start), ("beta_end", end)):
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1:
+            raise UserError(
+                f"{name} of the scheduler must be a number between 0 and 1, got {value!r:.60}"
+            )
+    return steps, float(start), float(end)
 
 
 def _defaults_of(scheduler: str | None) -> dict[str, Any]:

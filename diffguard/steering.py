@@ -121,6 +121,7 @@ class ClassifierSteering:
             crop_size=self.crop_size,
             output_size=self.output_size,
             crops_at_once=self._crops_at_once(batch_size),
+            rows_at_once=getattr(denoiser, "slice_size", None),
             reduction=self.reduction,
             to_image=denoiser.preview,
         )[: len(u)]

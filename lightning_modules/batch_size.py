@@ -17,6 +17,9 @@ from diffguard.scoring import Item, ScoreStream
 
 AUTO = "auto"
 LARGEST = 1024
+# Steps of inversion that are measured: with one, what is done once for an image would weigh more
+# than in use, and all of them would take too long.
+_STEPS = 4
 # A larger batch must be faster by this much to be worth its memory.
 _GAIN = 1.02
 # What allocators say that have no exception of their own.
@@ -101,7 +104,7 @@ def find_batch_size(detector: Detector, images: int) -> int:
 
 
 def _passes_per_second(detector: Detector, size: int) -> float:
-    """Run all that scoring does, in its shapes, but with one step of inversion."""
+    """Run all that scoring does, in its shapes, but with few steps of inversion."""
     generator = torch.Generator().manual_seed(0)
     shape = (size, detector.image_channels, detector.image_size, detector.image_size)
     images = torch.rand(shape, generator=generator)
@@ -111,7 +114,9 @@ def _passes_per_second(detector: Detector, size: int) -> float:
     for _ in range(2):
         stream = ScoreStream(detector, size, derive=False)
         engine = stream.reconstructor
-        engine.recipe = replace(engine.recipe, max_steps=1, skip=None)
+        engine.recipe = replace(
+            engine.recipe, max_steps=min(_STEPS, engine.recipe.max_steps), skip=None
+        )
         began = time.perf_counter()
         stream.push(items)
         stream.flush()

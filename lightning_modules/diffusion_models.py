@@ -6,13 +6,21 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from diffguard.conversion import CheckpointOptions, load_diffusion
 from diffguard.conversion.folder import label_rows
 from diffguard.conversion.hub import local_folder
 from diffguard.conversion.save import save_folder
 from diffguard.denoisers import DiffusersDenoiser
-from diffguard.diffusion import DiffusionParts, DiffusionSpec, build_denoiser, wrap_parts
-from diffguard.errors import UserError
+from diffguard.diffusion import (
+    DiffusionParts,
+    DiffusionSpec,
+    build_denoiser,
+    empty_network,
+    wrap_parts,
+)
+from diffguard.errors import UserError, reason_of
 from diffguard.lora import add_lora, merge_lora, save_lora
 from diffguard.own_denoiser import build_own_denoiser, is_own, load_own_weights
 from diffguard.pretrained import LARGE, refer
@@ -224,3 +232,50 @@ def _options(config: DiffusionConfig, data: Any) -> CheckpointOptions:
         class_names=tuple(str(name) for name in data.class_names),
         prompt=config.prompt,
     )
+
+
+def check_network(config: DiffusionConfig, data: Any) -> None:
+    """Make sure that a model to train from scratch takes the images, before anything is trained.
+
+    One image passes through it without numbers, on torch's `meta` device.
+
+    Raises:
+        UserError: Where it cannot be built, or takes images of other channels or another size.
+    """
+    spec = diffusion_spec(config, data)
+    network = empty_network(spec.network, spec.config)
+    _check_sizes(spec)
+    denoiser = wrap_parts(
+        DiffusionParts("diffusers", network, spec.scheduler, spec.image_size, spec.num_classes),
+        spec,
+    )
+    images = torch.zeros(1, data.channels, data.image_size, data.image_size, device="meta")
+    zero = torch.zeros(1, dtype=torch.long, device="meta")
+    states = denoiser.encode(images)
+    try:
+        with torch.no_grad():
+            output = denoiser.predict(states, zero, None if spec.num_classes is None else zero)
+    except (RuntimeError, ValueError, TypeError) as error:
+        raise UserError(
+            f"diffusion.kwargs: {config.network} does not take states {tuple(states.shape[1:])} "
+            f"({reason_of(error)}): check in_channels, and that each level can halve sample_size"
+        ) from error
+    if output.shape != states.shape:
+        raise UserError(
+            f"diffusion.kwargs: {config.network} gives {tuple(output.shape[1:])} for states of "
+            f"{tuple(states.shape[1:])}: out_channels must be in_channels or twice as many, and "
+            "patch_size a divisor of sample_size"
+        )
+
+
+def _check_sizes(spec: DiffusionSpec) -> None:
+    """What diffusers itself takes without a word."""
+    size, channels = spec.config["sample_size"], spec.config["in_channels"]
+    if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+        raise UserError(
+            f"diffusion.kwargs.sample_size must be a whole number of at least 1, got {size!r:.60}"
+        )
+    if channels not in (1, 3):
+        raise UserError(
+            f"diffusion.kwargs.in_channels must be 1 (grey) or 3 (RGB), got {channels!r:.60}"
+        )

@@ -29,7 +29,7 @@ from lightning_modules.checkpoints import (
 )
 from lightning_modules.classifier import ClassifierModule
 from lightning_modules.diffusion import DiffusionModule
-from lightning_modules.diffusion_models import diffusion_spec, keep_trained, to_train
+from lightning_modules.diffusion_models import check_network, keep_trained, to_train
 from lightning_modules.interrupts import interruptible
 from lightning_modules.legs import TimeLimit, TrainingRate
 from lightning_modules.noisy_classifier import NoisyClassifierModule
@@ -77,7 +77,7 @@ def check_stages(run: Run, sections: Mapping[str, StageConfig]) -> None:
     processes = torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
     for stage, config in sections.items():
         if isinstance(config, DiffusionConfig) and config.finetune is None:
-            diffusion_spec(config, run.data)
+            check_network(config, run.data)
         check_precision(stage, getattr(config, "precision", None) or run.trainer.precision)
         data = _data_of(run, config)
         share = math.ceil(len(data.evaluation_sets("train")[0]) / processes)
