@@ -309,7 +309,10 @@ def _build(
         return cls.from_config(plain)
     except UserError:
         raise
-    except (TypeError, ValueError, RuntimeError, AttributeError, NotImplementedError) as error:
+    except (
+        TypeError, ValueError, RuntimeError, AttributeError, NotImplementedError, LookupError,
+        ArithmeticError,
+    ) as error:  # fmt: skip
         raise UserError(f"diffusion network {name} cannot be built: {reason_of(error)}") from error
 
 

@@ -71,8 +71,8 @@ def check_stages(run: Run, sections: Mapping[str, StageConfig]) -> None:
         sections: Stage -> its section, for each stage that will train.
 
     Raises:
-        UserError: If the diffusion model is not known, gradients would be accumulated over more
-            than an epoch, or weights be trained in half precision.
+        UserError: If the diffusion model is not known or does not take the images, gradients would
+            be accumulated over more than an epoch, or weights be trained in half precision.
     """
     processes = torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
     for stage, config in sections.items():
