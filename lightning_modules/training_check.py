@@ -107,7 +107,7 @@ def check_training(
         and diffusion.ckpt is None
         and diffusion.finetune is None
     ):
-        _check_noise(diffusion.scheduler)
+        NoiseSchedule.from_diffusers(diffusion.scheduler)
 
 
 def check_precision(stage: str, precision: str) -> None:
@@ -126,13 +126,4 @@ def check_accumulation(section: str, batches: float, accumulated: int) -> None:
         raise UserError(
             f"trainer.accumulate_grad_batches is {accumulated}, but an epoch of the {section} has "
             f"{batches:g} batches: accumulate fewer, or set a smaller batch size"
-        )
-
-
-def _check_noise(scheduler: Mapping[str, Any]) -> None:
-    betas = NoiseSchedule.from_diffusers(scheduler).betas
-    if not len(betas) or not ((betas > 0) & (betas <= 1)).all():
-        raise UserError(
-            "diffusion.scheduler has noise levels that cannot be trained: each beta must be above "
-            "0 and at most 1, and there must be one"
         )
