@@ -178,7 +178,7 @@ def test_an_interrupted_fine_tuning_goes_on_to_the_same_weights(tmp_path, start,
     ("changes", "said"),
     [
         ({"lora_rank": 2, "lora_targets": ["nothing"]}, "is named nothing: set diffusion.lora_t"),
-        ({"lora_rank": -1}, "LoRA needs a positive rank"),
+        ({"lora_rank": -1}, "diffusion.lora_rank must be at least 0, got -1"),
         ({"lora_rank": 2, "finetune": None}, "name it in diffusion.finetune"),
         ({"finetune": "nowhere"}, "nowhere does not exist"),
     ],
