@@ -85,9 +85,9 @@ class ClassifierModule(TrainingModule):
         super().on_train_batch_start(batch, batch_idx)
         network: Any = self.classifier.network
         if batch_idx == 0 and self.global_step == 0 and hasattr(network, "init_from_images"):
-            # The same images for every process, so that all begin with the same network.
-            images = self.trainer.strategy.broadcast(batch["image"])
-            network.init_from_images(self.classifier.normalize(images))
+            network.init_from_images(self.classifier.normalize(batch["image"]))
+            # Each process has other images, and all begin with the network of the first.
+            network.load_state_dict(self.trainer.strategy.broadcast(network.state_dict()))
 
     def training_step(self, batch: dict[str, Any], _batch_idx: int) -> Tensor:
         """Cross-entropy of a batch."""

@@ -3,6 +3,7 @@
 import pytest
 import tiny_training as tiny
 import torch
+from lightning.pytorch.strategies import SingleDeviceStrategy
 from torch.nn import functional as F
 
 from diffguard.classifiers import Classifier
@@ -76,3 +77,12 @@ def test_training_sets_the_filters_once_and_leaves_them(tmp_path):
     with pytest.raises(tiny.CrashError):
         run("parts", callbacks=[tiny.Crash(2)])
     tiny.assert_same_training(whole, run("parts"))
+
+
+def test_all_processes_begin_with_the_network_of_the_first(tmp_path, monkeypatch):
+    first = network(1, 3, (4, 8)).state_dict()
+    monkeypatch.setattr(SingleDeviceStrategy, "broadcast", lambda _self, _own: first)
+    module = ClassifierModule(Classifier(network(1, 3, (4, 8)), 3, channels=1), lr=0.01)
+    trainer = tiny.trainer(tmp_path, max_steps=1)
+    trainer.fit(module, tiny.train_loader(), tiny.val_loader())
+    assert torch.equal(module.classifier.network.whiten.weight, first["whiten.weight"])
