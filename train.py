@@ -119,6 +119,7 @@ def _run(current: Run, objects: Any) -> int:
 def _run_stages(current: Any, objects: Any) -> None:
     from lightning.pytorch.utilities import rank_zero_only
 
+    from diffguard.settings_check import sees_labels
     from lightning_modules import stages as stage
     from lightning_modules.calibration import calibrate
     from lightning_modules.checks import check_data, check_untrained, tell_assumptions
@@ -154,7 +155,9 @@ def _run_stages(current: Any, objects: Any) -> None:
                 stage.train_noisy_classifier(current, objects.noisy_classifier, denoiser, title)
         else:
             classifier = stage.load_classifier(current, objects.classifier)
-            diffusion = load_trained(current, objects.diffusion)
+            diffusion = load_trained(
+                current, objects.diffusion, same_classes=sees_labels(objects.detector)
+            )
             calibrate(current, objects.detector, classifier, diffusion, title)
     if rank_zero_only.rank == 0:
         _say_what_next(current, objects)

@@ -90,6 +90,11 @@ def check_unlabelled(settings: DetectorSettings) -> None:
         )
 
 
+def sees_labels(settings: DetectorSettings) -> bool:
+    """Whether the diffusion model sees labels other than "no label"."""
+    return settings.guidance.kind == "classifier_free" or settings.inversion.condition != "null"
+
+
 def check_models(
     settings: DetectorSettings,
     classifier: Classifier,
@@ -101,7 +106,7 @@ def check_models(
     Raises:
         UserError: Naming the setting.
     """
-    inversion, guidance = settings.inversion, settings.guidance
+    guidance = settings.guidance
     check_head_baselines(settings.baselines, classifier.head, settings.vim_dim)
     _check_steps(settings, len(denoiser.schedule))
     crops = guidance.crops
@@ -121,7 +126,7 @@ def check_models(
             "detector.guidance.classifier noisy needs a classifier of noisy images (add "
             "noisy_classifier to stages) and detector.guidance.blend false"
         )
-    needs_classes = guidance.kind == "classifier_free" or inversion.condition != "null"
+    needs_classes = sees_labels(settings)
     if needs_classes and (denoiser.num_classes is None or denoiser.null_class is None):
         raise UserError(
             "classifier-free guidance and an inversion that sees labels need a class-conditional "

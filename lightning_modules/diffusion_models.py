@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -105,8 +105,15 @@ def _state_size(config: DiffusionConfig, image_size: int) -> int:
     return image_size // config.patch
 
 
-def load_trained(run: Run, config: DiffusionConfig) -> LoadedDiffusion:
+def load_trained(
+    run: Run, config: DiffusionConfig, *, same_classes: bool = True
+) -> LoadedDiffusion:
     """The diffusion model of this run, or that of `diffusion.ckpt`.
+
+    Args:
+        run: The run.
+        config: The `diffusion` section.
+        same_classes: Whether labels reach the model, so that its classes must be those of the data.
 
     Raises:
         UserError: Where there is none, or it cannot be loaded.
@@ -122,6 +129,8 @@ def load_trained(run: Run, config: DiffusionConfig) -> LoadedDiffusion:
     # A folder of this run says all of itself.
     own = CheckpointOptions(num_classes=run.data.num_classes)
     options = _options(config, run.data) if config.ckpt else own
+    if not same_classes:
+        options = replace(options, num_classes=None)
     denoiser, spec = _load(path, config, run.data, options)
     large = config.store == "auto" and denoiser.count_weights() > LARGE
     reference = None

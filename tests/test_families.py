@@ -6,8 +6,9 @@ from dataclasses import replace
 import pytest
 import torch
 import yaml
-from family_detectors import detector_of
+from family_detectors import detector_of, settings_for
 from tiny_families import CLASSES, FAMILIES, FILES, FOLDERS, options_of
+from tiny_models import denoiser_of, tiny_classifier, two_layers
 from tiny_project import write_config
 
 import evaluate
@@ -15,8 +16,11 @@ import train
 from diffguard import Detector
 from diffguard.checkpoint import read_checkpoint
 from diffguard.conversion import load_denoiser, load_diffusion
+from diffguard.conversion.folder import label_rows
+from diffguard.conversion.options import CheckpointOptions
 from diffguard.conversion.save import save_folder
 from diffguard.errors import UserError
+from diffguard.settings import GuidanceSettings
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -294,3 +298,19 @@ def test_a_model_of_the_hub(models, start, monkeypatch, tmp_path):
 def test_all_folders_are_tried():
     assert set(FOLDERS) < set(FAMILIES)
     assert {"adm_uncond", "adm_cond", "ldm_cin", "ddpm_cifar_cond"} < set(FAMILIES)
+
+
+def test_classes_are_compared_only_if_labels_reach_the_diffusion_model():
+    denoiser = denoiser_of(two_layers(size=16, classes=5), classes=5)
+    classifier = tiny_classifier(3)
+    free = replace(settings_for(denoiser), unguided=[])
+    with pytest.raises(UserError, match=r"has 3 classes but the diffusion model 5.*kind to cl"):
+        Detector(classifier, denoiser, free, image_size=16, image_channels=3)
+    guidance = GuidanceSettings(kind="classifier")
+    detector = Detector(
+        classifier, denoiser, replace(free, guidance=guidance), image_size=16, image_channels=3
+    )
+    assert detector.score(torch.rand(2, 3, 16, 16), name="diffguard/l2").isfinite().all()
+    assert label_rows(6, CheckpointOptions(null_class=5)) == (5, 5)
+    with pytest.raises(UserError, match=r"give num_classes .*, or null_class"):
+        label_rows(6, CheckpointOptions())

@@ -155,13 +155,16 @@ def label_rows(rows: int, options: CheckpointOptions) -> tuple[int, int | None]:
         options: `num_classes`, and `null_class` where it is not the last of one row more.
 
     Raises:
-        UserError: Where the number of classes is not given, or does not fit the rows.
+        UserError: If neither the number of classes nor the null class is given, or they do not
+            fit the rows.
     """
     classes, null = options.num_classes, options.null_class
+    if classes is None and null is not None:
+        classes = rows - 1
     if classes is None:
         raise UserError(
             f"the model has {rows} class embeddings: give num_classes ({rows - 1} where the last "
-            f"is the null class, {rows} where there is none)"
+            f"is the null class, {rows} where there is none), or null_class"
         )
     if classes not in (rows, rows - 1):
         raise UserError(
