@@ -58,9 +58,10 @@ def build_parser() -> Parser:
     )
     parser.add_argument(
         "--trusted",
-        type=list[str],
+        type=list[str] | str,
         default=[],
-        help="import paths of further classes that the checkpoint may name",
+        help="a class outside the known libraries that the checkpoint may name, by import path, or "
+        "an architecture whose arguments you trust; several as '[a.Net, timm/b]'",
     )
     parser.add_argument(
         "--diffusion_model",
@@ -92,9 +93,11 @@ def main(argv: Sequence[str]) -> int:
         parse(parser, argv)
 
     from diffguard.checkpoint import read_checkpoint
+    from lightning_modules.stored_config import stored_config
 
     content = read_checkpoint(user_path(known.ckpt, "--ckpt"))
-    namespace = parse(parser, ["--config", _stored_config(content), *argv])
+    stored = yaml.safe_dump(stored_config(content, known.ckpt), sort_keys=False)
+    namespace = parse(parser, ["--config", stored, *argv])
     objects = parser.instantiate(namespace)
     if objects.fuse:
         raise UserError("--fuse goes with --scores: evaluate first, then fuse the scores")
@@ -154,18 +157,8 @@ def _report_tables(argv: Sequence[str], ckpt: str | None) -> int:
     return 0
 
 
-def _stored_config(content: dict[str, Any]) -> str:
-    """The checkpoint's own sections, as the config that the command line overrides."""
-    config = content["config"]
-    stored = {
-        "data": config["data"],
-        "trainer": config["trainer"],
-        "detector": content["settings"],
-    }
-    return yaml.safe_dump(stored, sort_keys=False)
-
-
 def _dry_run(content: dict[str, Any], objects: Any) -> int:
+    from diffguard.arguments import consented
     from diffguard.checkpoint import specs_of
     from diffguard.dry_run import dry_run, format_cost
     from lightning_modules.trainers import weight_dtype
@@ -174,7 +167,7 @@ def _dry_run(content: dict[str, Any], objects: Any) -> int:
         *specs_of(content),
         objects.detector,
         dtype=weight_dtype(objects.trainer),
-        trusted=tuple(objects.trusted),
+        trusted=consented(objects.trusted),
     )
     say(*format_cost(cost).splitlines())
     return 0

@@ -207,13 +207,17 @@ def _with_config(argv: list[str]) -> tuple[list[str], str, dict[str, Any] | None
 
     resume = _option(argv, "--resume")
     if resume is not None:
+        from lightning_modules.stored_config import check_keys
+        from lightning_modules.yaml_text import read_yaml
+
         resume = expand_home(resume, "--resume")
         stored = Path(resume) / "config.yaml"
         if not stored.is_file():
             raise UserError(f"{resume} is no run: expected the folder of a run, with config.yaml")
         if _option(argv, "--run_dir") is not None:
             raise UserError("--resume names the run's folder, so --run_dir cannot be given too")
-        known = yaml.safe_load(stored.read_text(encoding="utf-8"))
+        known = read_yaml(stored)
+        check_keys(known, str(stored))
         return ["--config", str(stored), *argv], Path(resume).parent.name, known
     given = _option(argv, "--config")
     if given is None:

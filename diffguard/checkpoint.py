@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import json
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,20 +19,22 @@ import torch
 from torch import Tensor, nn
 
 from diffguard.baselines import Reference
-from diffguard.calibration import Calibration
+from diffguard.calibration import Calibration, score_names
+from diffguard.checkpoint_schema import check_content, damaged
 from diffguard.checkpoint_versions import VERSION, upgraded
+from diffguard.classifiers import Classifier
 from diffguard.detector import Detector
-from diffguard.diffusion import DiffusionSpec, wrap_parts
+from diffguard.diffusion import DiffusionSpec, empty_context, wrap_parts
 from diffguard.errors import UserError
 from diffguard.files import replace_file
-from diffguard.latent import ClassContext
 from diffguard.machine import installed_versions
 from diffguard.models import ClassifierSpec, build_classifier
 from diffguard.networks import TimedCNN
 from diffguard.own_denoiser import build_any_denoiser, weight_parts
 from diffguard.paths import expand_home, user_path
 from diffguard.pretrained import load_reference
-from diffguard.settings import from_dict, to_dict
+from diffguard.settings import DetectorSettings, from_dict, to_dict
+from diffguard.sizes import check_fit, trial
 from diffguard.weights import fill, load_tensors
 
 FORMAT = "diffguard-detector"
@@ -105,7 +108,7 @@ def load_detector(
     path: str | Path,
     *,
     device: str | torch.device = "cpu",
-    trusted: Sequence[str] = (),
+    trusted: str | Collection[str] = (),
     settings: Mapping[str, Any] | None = None,
     diffusion: str | None = None,
 ) -> Detector:
@@ -148,13 +151,15 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
             f"{path} has format version {content.get('version')}, this program reads 1 and "
             f"{VERSION}: train again, or use the version of the program that wrote it"
         )
-    return upgraded(content)
+    content = upgraded(content)
+    check_content(content, str(path))
+    return content
 
 
 def detector_from(
     content: Mapping[str, Any],
     *,
-    trusted: Sequence[str] = (),
+    trusted: str | Collection[str] = (),
     settings: Mapping[str, Any] | None = None,
     folder: Path | None = None,
     diffusion: str | None = None,
@@ -171,38 +176,57 @@ def detector_from(
     Raises:
         UserError: Where the content does not fit together.
     """
-    try:
-        classifier_spec, diffusion_spec = specs_of(content)
-        classifier = build_classifier(classifier_spec, resolved=True, trusted=trusted)
-        fill(classifier.network, content["classifier"]["state"], "classifier")
-        stored = content["diffusion"]
-        if stored.get("reference") is None:
-            denoiser = _stored_denoiser(stored, diffusion_spec, diffusion, trusted)
-        else:
-            denoiser = _referenced_denoiser(stored, diffusion_spec, folder or Path(), diffusion)
-        noisy = content["noisy_classifier"]
-        if noisy is not None:
-            noisy = timed_cnn(noisy)
-        kept = content["reference"]
-        reference = None if kept is None else Reference(kept["features"], kept["labels"])
-        found = content["calibration"]
-        own = from_dict(content["settings"] if settings is None else settings)
-        return Detector(
-            classifier,
-            denoiser,
-            own,
-            image_size=content["image"]["size"],
-            image_channels=content["image"]["channels"],
-            reference=reference,
-            calibration=Calibration.of(found["scores"], own),
-            noisy_classifier=noisy,
-            seed=content["seed"],
+    check_content(content, "the detector checkpoint")
+    classifier_spec, diffusion_spec = specs_of(content)
+    classifier = build_classifier(
+        classifier_spec,
+        resolved=True,
+        trusted=trusted,
+        state=content["classifier"]["state"],
+    )
+    stored = content["diffusion"]
+    if stored.get("reference") is None:
+        denoiser = _stored_denoiser(stored, diffusion_spec, diffusion, trusted)
+    else:
+        denoiser = _referenced_denoiser(stored, diffusion_spec, folder or Path(), diffusion)
+    noisy, reference = content["noisy_classifier"], content["reference"]
+    if reference is not None:
+        _check_width(reference["features"], classifier)
+    own = from_dict(content["settings"] if settings is None else settings)
+    scores = content["calibration"]["scores"]
+    _check_scores(scores, own)
+    return Detector(
+        classifier,
+        denoiser,
+        own,
+        image_size=content["image"]["size"],
+        image_channels=content["image"]["channels"],
+        reference=None if reference is None else Reference(**reference),
+        calibration=Calibration.of(scores, own),
+        noisy_classifier=None if noisy is None else timed_cnn(noisy),
+        seed=content["seed"],
+    )
+
+
+def _check_width(features: Tensor, classifier: Classifier) -> None:
+    head = classifier.head
+    if head is not None and features.shape[1] != head.in_features:
+        raise damaged(
+            "the detector checkpoint",
+            f"its reference features are {features.shape[1]} wide, and those of the classifier "
+            f"{head.in_features}",
         )
-    except (KeyError, TypeError, AttributeError) as error:
+
+
+def _check_scores(scores: Mapping[str, Tensor], settings: DetectorSettings) -> None:
+    """Make sure that everything which the settings decide by was calibrated."""
+    names = {*score_names(settings, derived=False), settings.decision}
+    absent = sorted(names - set(scores))
+    if absent:
         raise UserError(
-            f"the detector checkpoint is damaged ({type(error).__name__}: {error}): "
-            "write it again with train.py"
-        ) from error
+            f"the detector checkpoint has no calibration scores of {absent[0]}: calibrate again "
+            "with train.py, or decide by a score that it has"
+        )
 
 
 def specs_of(content: Mapping[str, Any]) -> tuple[ClassifierSpec, DiffusionSpec]:
@@ -215,8 +239,12 @@ def specs_of(content: Mapping[str, Any]) -> tuple[ClassifierSpec, DiffusionSpec]
 
 def timed_cnn(state: Mapping[str, Tensor]) -> TimedCNN:
     """The classifier of noisy images that some weights belong to."""
-    first = state["stages.0.0.weight"]
-    network = TimedCNN(len(state["fc.bias"]), first.shape[1], first.shape[0])
+    first, last = state.get("stages.0.0.weight"), state.get("fc.bias")
+    if first is None or last is None or first.ndim != 4 or last.ndim != 1 or not first.numel():
+        raise UserError("the weights do not fit the classifier of noisy images")
+    build = partial(TimedCNN, len(last), first.shape[1], first.shape[0])
+    check_fit(trial(build, "the classifier of noisy images"), state, "classifier of noisy images")
+    network = build()
     fill(network, state, "classifier of noisy images")
     return network
 
@@ -242,7 +270,10 @@ def diffusion_weights(denoiser: Any, reference: Mapping[str, Any] | None = None)
 
 
 def _stored_denoiser(
-    content: Mapping[str, Any], spec: DiffusionSpec, instead: str | None, trusted: Sequence[str]
+    content: Mapping[str, Any],
+    spec: DiffusionSpec,
+    instead: str | None,
+    trusted: str | Collection[str],
 ) -> Any:
     """The diffusion model whose weights the checkpoint holds."""
     if instead is not None:
@@ -250,8 +281,8 @@ def _stored_denoiser(
             "the detector holds its diffusion model itself: leave out --diffusion_model, or train "
             "with diffusion.store reference"
         )
-    denoiser = build_any_denoiser(spec, trusted)
     states = {**content.get("parts", {}), "network": content["state"]}
+    denoiser = build_any_denoiser(spec, trusted, states)
     for name, module in weight_parts(denoiser).items():
         _fill_part(name, module, states.get(name, {}))
     return denoiser
@@ -261,9 +292,13 @@ def _referenced_denoiser(
     content: Mapping[str, Any], spec: DiffusionSpec, folder: Path, instead: str | None
 ) -> Any:
     """The diffusion model that the checkpoint names, with the context that it holds."""
-    parts, states = load_reference(content["reference"], folder, instead), content["parts"]
+    parts, states = load_reference(content["reference"], folder, instead), content.get("parts", {})
+    if set(states) - {"context"}:
+        raise UserError("the detector checkpoint holds parts of the model that it refers to")
     if "context" in states:
-        parts.context = ClassContext(torch.empty(spec.context or []))
+        if spec.context is None:
+            raise UserError("the detector checkpoint holds a context that its model does not take")
+        parts.context = empty_context(spec.context, states)
     parts.num_classes, parts.null_class = spec.num_classes, spec.null_class
     denoiser = wrap_parts(parts, spec)
     for name, state in states.items():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -116,7 +116,7 @@ class Detector(nn.Module):
         path: str | Path,
         *,
         device: str | torch.device = "cpu",
-        trusted: Sequence[str] = (),
+        trusted: str | Collection[str] = (),
         diffusion: str | None = None,
     ) -> Detector:
         """Load a `detector.ckpt`; see `diffguard.checkpoint.load_detector`."""

@@ -173,7 +173,7 @@ def build_denoiser(
         )
     network = _build(spec.network, NETWORKS, spec.config, "network", states)
     if spec.context is not None:
-        context = _empty_context(spec.context, states)
+        context = empty_context(spec.context, states)
     parts = DiffusionParts(
         family="diffusers",
         network=network,
@@ -273,9 +273,10 @@ def own_config(cls: Any, config: Mapping[str, Any]) -> dict[str, Any]:
     return kept
 
 
-def _empty_context(
+def empty_context(
     shape: list[int], states: Mapping[str, Mapping[str, Tensor]] | None
 ) -> ClassContext:
+    """A context of zeros, whose size was compared with its weights, by the name of the part."""
     empty = trial(lambda: ClassContext(torch.zeros(shape)), "the context of the labels")
     if states is not None:
         check_fit(empty, states.get("context", {}), "diffusion model's context")

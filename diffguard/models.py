@@ -77,7 +77,7 @@ class ClassifierSpec:
     std: list[_Spread] | None = None
     feature_layer: str | None = None
     cam_layer: str | None = None
-    class_names: list[str] | None = None
+    class_names: Annotated[list[str], Field(max_length=MOST_CLASSES)] | None = None
 
 
 def resolve_spec(spec: ClassifierSpec) -> ClassifierSpec:

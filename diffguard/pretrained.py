@@ -14,7 +14,7 @@ from typing import Any
 
 from diffguard.conversion import CheckpointOptions, load_diffusion
 from diffguard.conversion.folder import AUTOENCODER_FOLDERS, CONTEXT, NETWORK_FOLDERS
-from diffguard.conversion.hub import fetch
+from diffguard.conversion.hub import cached, fetch
 from diffguard.diffusion import DiffusionParts
 from diffguard.errors import UserError
 
@@ -60,15 +60,21 @@ def load_reference(
         UserError: Where the model is not there, or is not the one that was referred to.
     """
     inside: bool = reference["inside"]
+    if inside and (Path(reference["path"]).is_absolute() or ".." in Path(reference["path"]).parts):
+        raise UserError(
+            f"the detector refers to a diffusion model beside it at {reference['path']}, which "
+            "lies elsewhere: name its place with --diffusion_model"
+        )
     path = instead or str(folder / reference["path"] if inside else reference["path"])
     place = Path(path)
     if not place.exists():
-        if instead is not None or inside or place.is_absolute():
+        if instead is None and (inside or place.is_absolute()):
             raise UserError(
                 f"{path} does not exist: the detector refers to the diffusion model there; name "
                 "the place it was moved to with --diffusion_model"
             )
-        place = fetch(path)
+        # A file may name a model of the hub; only the user may have it fetched.
+        place = fetch(path) if instead else cached(path)
     found = model_hash(place)
     if found != reference["sha256"]:
         raise UserError(

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import inspect
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -240,6 +241,12 @@ def _defaults_of(scheduler: str | None) -> dict[str, Any]:
     """What a scheduler of diffusers assumes where its config is silent; DDPM's where unknown."""
     import diffusers
 
+    if scheduler is not None and not (
+        isinstance(scheduler, str) and re.fullmatch(r"\w+Scheduler\w*", scheduler)
+    ):
+        raise UserError(
+            f"the scheduler's class is {scheduler!r}, expected one such as DDIMScheduler"
+        )
     kind = getattr(diffusers, scheduler or "", diffusers.DDPMScheduler)
     own = inspect.signature(kind).parameters
     if "beta_schedule" not in own:

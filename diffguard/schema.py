@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from diffguard.errors import UserError
+from diffguard.errors import UserError, reason_of
 
 
 def validated(kind: Any, value: object, source: str) -> Any:
@@ -23,12 +24,37 @@ def validated(kind: Any, value: object, source: str) -> Any:
     try:
         return TypeAdapter(kind).validate_python(value, strict=True)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        key = ".".join(str(part) for part in first["loc"]) or "its content"
-        reason = first["msg"][:1].lower() + first["msg"][1:]
-        raise UserError(
-            f"{source} is damaged: {key}: {reason}, got {_shorten(first['input'])}"
-        ) from None
+        raise _damaged(error, source) from None
+
+
+def validated_plain(kind: Any, value: object, source: str) -> Any:
+    """Check data that JSON can hold, as `validated` does; dictionaries become data classes.
+
+    Args:
+        kind: A type that pydantic understands; a data class may hold others.
+        value: What was read.
+        source: Where it was read; the error begins with it.
+
+    Raises:
+        UserError: For the first value that does not fit, or is not plain.
+    """
+    try:
+        text = json.dumps(value, allow_nan=False)
+    except (TypeError, ValueError, RecursionError) as error:
+        what = "nested too deeply" if isinstance(error, RecursionError) else reason_of(error)
+        raise UserError(f"{source} is damaged: expected plain values ({what})") from None
+    try:
+        return TypeAdapter(kind).validate_json(text, strict=True)
+    except ValidationError as error:
+        raise _damaged(error, source) from None
+
+
+def _damaged(error: ValidationError, source: str) -> UserError:
+    """The line for the first value that does not fit."""
+    first = error.errors(include_url=False)[0]
+    key = ".".join(ascii(str(part))[1:-1][:60] for part in first["loc"]) or "its content"
+    reason = first["msg"][:1].lower() + first["msg"][1:]
+    return UserError(f"{source} is damaged: {key}: {reason}, got {_shorten(first['input'])}")
 
 
 def _shorten(value: object) -> str:

@@ -8,6 +8,7 @@ from typing import Any, get_args
 
 from torch import nn
 
+from diffguard.arguments import LARGEST_SIDE
 from diffguard.baselines import check_head_baselines, check_names
 from diffguard.calibration import FUSION, FUSION_BASELINES, score_names
 from diffguard.classifiers import Classifier
@@ -28,6 +29,8 @@ from diffguard.settings import (
 )
 from diffguard.settings_effect import check_effect
 from diffguard.similarity import build_distance, find_distance
+
+MOST_CROPS = 10_000
 
 
 def check_settings(settings: DetectorSettings, image_size: int) -> None:
@@ -191,6 +194,12 @@ def _check_guidance(guidance: GuidanceSettings) -> None:
         raise UserError(
             "detector.guidance.crops.number must be at least 0 and detector.guidance.crops.size "
             f"at least 1, got {crops.number} and {crops.size}"
+        )
+    if crops.number > MOST_CROPS or (crops.size or 0) > LARGEST_SIDE:
+        raise UserError(
+            f"detector.guidance.crops.number must be at most {MOST_CROPS:,} and "
+            f"detector.guidance.crops.size at most {LARGEST_SIDE}, got {crops.number} and "
+            f"{crops.size}"
         )
     if free and (crops.number or guidance.classifier == "noisy"):
         raise UserError(

@@ -14,13 +14,22 @@ from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any, NoReturn
 
-from jsonargparse import ArgumentError, ArgumentParser, Namespace
+import yaml
+from jsonargparse import (
+    ArgumentError,
+    ArgumentParser,
+    Namespace,
+    get_loader,
+    set_loader,
+    set_parsing_settings,
+)
 
 from diffguard.errors import UserError
 from diffguard.paths import expand_home, require_file, user_path
 from diffguard.printing import accept_all_text, say
 from lightning_modules.interrupts import INTERRUPTED, SAID, is_first_process
 from lightning_modules.parser_messages import plain_message
+from lightning_modules.yaml_text import check_yaml
 
 USER_ERROR = 2
 SKIPPED_FILES = 3
@@ -44,6 +53,9 @@ class Parser(ArgumentParser):
     """jsonargparse's parser with `--config`, `--print_config`, `--debug` and short errors."""
 
     def __init__(self, description: str) -> None:
+        # Otherwise a value such as `my_module.Class` is imported before it is refused.
+        set_parsing_settings(import_path_denylist=["*"], instantiate_subclass_spec_in_any=False)
+        set_loader("yaml", _load_checked, exceptions=(yaml.YAMLError,))
         super().__init__(description=description, exit_on_error=False, allow_abbrev=False)
         self.add_argument("--config", action="config", help="YAML file; may be given repeatedly")
         self.add_argument(
@@ -62,6 +74,15 @@ class Parser(ArgumentParser):
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Raise instead of printing the usage."""
         raise UserError(one_line(UserError(message))) from ex
+
+
+_load_yaml = get_loader("yaml")
+
+
+def _load_checked(text: str) -> Any:
+    """The parser's own YAML, of bounded size."""
+    check_yaml(text)
+    return _load_yaml(text)
 
 
 def parse(parser: Parser, argv: Sequence[str]) -> Namespace:

@@ -26,6 +26,7 @@ _UNION = re.compile(
 )
 _SINGLE = re.compile(r"Expected a (<class '\w+'>|typing\.Literal\[[^\]]*\])\. Got value:\s*(.*)$")
 _SECTION = re.compile(r"Unable to load config .*$")
+_IMPORT = re.compile(r"Importing '[^']*' is not allowed, .*$")
 _UNKNOWN = re.compile(r"Group '([\w.]+)' does not accept option '([^']*)'")
 _LONGEST = 200
 _AS_YAML = {"": "nothing", "None": "null", "True": "true", "False": "false"}
@@ -36,6 +37,7 @@ def plain_message(text: str) -> str:
     for pattern in (_UNION, _SINGLE):
         if match := pattern.search(text):
             return text[: match.start()] + _expected(*match.groups())
+    text = _IMPORT.sub("expected its keys and values, not the name of a class", text)
     text = _SECTION.sub("expected its keys and values, or a YAML file that holds them", text)
     return _UNKNOWN.sub(r"\1 has no key '\2'", text)
 

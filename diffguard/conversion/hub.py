@@ -50,9 +50,7 @@ def fetch(name: str) -> Path:
     Raises:
         UserError: For a name that is no hub id, or where the hub does not give it.
     """
-    match = _hub_id(name)
-    wanted = ["*.json", "*.safetensors", "tokenizer/*"]
-    wanted += [f"{part}/*.{kind}" for part in _PARTS for kind in ("json", "safetensors")]
+    match, wanted = _hub_id(name), _wanted()
     try:
         folder = _download(match, wanted)
         lacking = [part for part in _PARTS if _lacks_weights(folder / part)]
@@ -68,12 +66,43 @@ def fetch(name: str) -> Path:
     return folder
 
 
+def cached(name: str) -> Path:
+    """What was fetched of a model before; the hub is not asked.
+
+    Args:
+        name: `owner/name`, or `owner/name@revision`.
+
+    Raises:
+        UserError: For a name that is no hub id, or a model that is not in the cache.
+    """
+    match = _ID.fullmatch(name)
+    try:
+        if match is not None:
+            return _download(match, _wanted(), local_files_only=True)
+    except Exception as error:
+        # The hub's client raises its own types.
+        raise UserError(
+            f"the detector refers to the diffusion model {name} of the Hugging Face hub, which was "
+            f"not fetched before: if you trust it, say so with --diffusion_model {name}"
+        ) from error
+    raise UserError(
+        f"the detector refers to the diffusion model {name}, which does not exist: name the place "
+        "it was moved to with --diffusion_model"
+    )
+
+
 def local_folder(path: str | Path) -> Path:
     """A folder of diffusers: the local one, or what the hub has under that name."""
     return Path(path) if Path(path).is_dir() else fetch(str(path))
 
 
-def _download(match: re.Match[str], wanted: list[str]) -> Path:
+def _wanted() -> list[str]:
+    """Patterns of the files that this project reads, weights of older models apart."""
+    wanted = ["*.json", "*.safetensors", "tokenizer/*"]
+    return wanted + [f"{part}/*.{kind}" for part in _PARTS for kind in ("json", "safetensors")]
+
+
+def _download(match: re.Match[str], wanted: list[str], *, local_files_only: bool = False) -> Path:
     from huggingface_hub import snapshot_download
 
     return Path(
@@ -82,6 +111,7 @@ def _download(match: re.Match[str], wanted: list[str]) -> Path:
             revision=match.group(2),
             allow_patterns=wanted,
             ignore_patterns=_COPIES,
+            local_files_only=local_files_only,
         )
     )
 

@@ -1,0 +1,144 @@
+"""What a `detector.ckpt` holds: fields, types and ranges, looked at before any is used."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, NotRequired
+
+import torch
+from pydantic import AfterValidator, Field, InstanceOf, StringConstraints
+from torch import Tensor
+from typing_extensions import TypedDict
+
+from diffguard.arguments import LARGEST_SIDE
+from diffguard.conversion.options import CheckpointOptions
+from diffguard.diffusion import DiffusionSpec
+from diffguard.errors import UserError
+from diffguard.models import ClassifierSpec
+from diffguard.schema import validated, validated_plain
+from diffguard.settings import DetectorSettings
+
+_LONGEST_NAME = 500
+_LONGEST_PATH = 4096
+
+
+def _finite_row(values: Tensor) -> Tensor:
+    if values.ndim != 1 or values.dtype != torch.float64:
+        raise ValueError(f"expected (n,) float64, got {_described(values)}")
+    if not bool(values.isfinite().all()):
+        raise ValueError("holds values that are not finite")
+    if len(values) < 2 or bool((values == values[0]).all()):
+        raise ValueError(f"does not vary over {len(values)} images, expected two or more")
+    return values
+
+
+def _features(values: Tensor) -> Tensor:
+    if values.ndim != 2 or not values.is_floating_point() or 0 in values.shape:
+        raise ValueError(f"expected (n, d) floating-point features, got {_described(values)}")
+    if not bool(values.isfinite().all()):
+        raise ValueError("holds values that are not finite")
+    return values
+
+
+def _labels(values: Tensor) -> Tensor:
+    if values.ndim != 1 or values.dtype != torch.int64:
+        raise ValueError(f"expected (n,) int64 labels, got {_described(values)}")
+    return values
+
+
+def _described(values: Tensor) -> str:
+    return f"{tuple(values.shape)} {str(values.dtype).removeprefix('torch.')}"
+
+
+_Name = Annotated[str, StringConstraints(max_length=_LONGEST_NAME)]
+_State = dict[_Name, InstanceOf[Tensor]]
+_Scores = dict[_Name, Annotated[InstanceOf[Tensor], AfterValidator(_finite_row)]]
+
+
+class _Classifier(TypedDict):
+    spec: dict[str, Any]
+    state: _State
+
+
+class _Reference(TypedDict):
+    path: Annotated[str, StringConstraints(min_length=1, max_length=_LONGEST_PATH)]
+    inside: bool
+    options: dict[str, Any]
+    sha256: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+
+
+class _Diffusion(TypedDict):
+    spec: dict[str, Any]
+    state: _State | None
+    parts: NotRequired[dict[_Name, _State]]
+    reference: NotRequired[_Reference | None]
+
+
+class _Image(TypedDict):
+    size: Annotated[int, Field(ge=1, le=LARGEST_SIDE)]
+    channels: Annotated[int, Field(ge=1, le=3)]
+
+
+class _Calibration(TypedDict):
+    scores: _Scores
+
+
+class _Features(TypedDict):
+    features: Annotated[InstanceOf[Tensor], AfterValidator(_features)]
+    labels: Annotated[InstanceOf[Tensor], AfterValidator(_labels)]
+
+
+class _Content(TypedDict):
+    classifier: _Classifier
+    diffusion: _Diffusion
+    noisy_classifier: _State | None
+    settings: dict[str, Any]
+    image: _Image
+    seed: Annotated[int, Field(ge=-(2**63), lt=2**63)]
+    calibration: _Calibration
+    reference: _Features | None
+    config: dict[str, Any]
+
+
+def check_content(content: Mapping[str, Any], source: str) -> None:
+    """Check the content of a checkpoint field by field.
+
+    Args:
+        content: What was read, of the present version.
+        source: Where it was read; the error begins with it.
+
+    Raises:
+        UserError: For the first field that is missing, of another type or out of range, and for
+            fields that contradict each other.
+    """
+    validated(_Content, dict(content), source)
+    spec: ClassifierSpec = validated_plain(
+        ClassifierSpec, content["classifier"]["spec"], f"{source}: classifier.spec"
+    )
+    validated_plain(DiffusionSpec, content["diffusion"]["spec"], f"{source}: diffusion.spec")
+    validated_plain(DetectorSettings, content["settings"], f"{source}: settings")
+    validated_plain(dict[str, Any], content["config"], f"{source}: config")
+    stored = content["diffusion"].get("reference")
+    if stored is not None:
+        validated_plain(CheckpointOptions, stored["options"], f"{source}: diffusion.reference")
+    elif content["diffusion"]["state"] is None:
+        raise damaged(source, "it holds no diffusion model and refers to none")
+    lengths = {len(values) for values in content["calibration"]["scores"].values()}
+    if len(lengths) != 1:
+        raise damaged(source, "its calibration scores are of different numbers of images")
+    reference = content["reference"]
+    if reference is not None:
+        _check_reference(reference, spec.num_classes, source)
+
+
+def damaged(source: str, reason: str) -> UserError:
+    """The error for content that contradicts itself."""
+    return UserError(f"{source} is damaged: {reason}; write it again with train.py")
+
+
+def _check_reference(reference: Mapping[str, Tensor], classes: int, source: str) -> None:
+    features, labels = reference["features"], reference["labels"]
+    if len(features) != len(labels):
+        raise damaged(source, f"it has {len(features)} reference features, {len(labels)} labels")
+    if int(labels.min()) < 0 or int(labels.max()) >= classes:
+        raise damaged(source, f"its reference labels are not 0 … {classes - 1}")

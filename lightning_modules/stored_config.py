@@ -1,0 +1,99 @@
+"""What evaluation takes from a checkpoint's config: which data, and how a score is computed.
+
+A checkpoint may come from a stranger. It says nothing about processes, downloads or the disk: how
+many devices, workers and threads there are is the user's choice, apart from what changes a score
+and this machine would do by itself.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+import sys
+from collections.abc import Mapping
+from functools import cache
+from typing import Any, get_type_hints
+
+from pydantic import create_model
+
+from diffguard.errors import UserError
+from diffguard.printing import say
+from diffguard.schema import validated_plain
+from lightning_modules.settings import TrainerConfig
+
+# Keys with which a parser would import a class or read a file.
+_RESERVED = ("class_path", "init_args", "dict_kwargs")
+# What of the trainer changes a score, or says on what kind of device it was calibrated.
+_OF_TRAINER = ("accelerator", "precision", "threads", "progress")
+_ACCELERATORS = ("auto", "cpu", "gpu", "cuda", "mps")
+
+
+def stored_config(content: Mapping[str, Any], path: str) -> dict[str, Any]:
+    """The sections `data`, `trainer` and `detector` that the command line overrides.
+
+    Args:
+        content: A checkpoint's content, as `read_checkpoint` gave it.
+        path: The checkpoint, for error lines.
+
+    Raises:
+        UserError: For values of another type, and keys that would make a parser import or read.
+    """
+    config = content["config"]
+    check_keys({"config": config, "settings": content["settings"]}, path)
+    data, trainer = config.get("data"), config.get("trainer")
+    validated_plain(_data_type(), data, f"{path}: config.data")
+    validated_plain(TrainerConfig, trainer, f"{path}: config.trainer")
+    data = {key: value for key, value in data.items() if key != "download"}
+    trainer = {key: value for key, value in trainer.items() if key in _OF_TRAINER}
+    if trainer.get("accelerator") not in _ACCELERATORS:
+        trainer.pop("accelerator", None)
+    cores = os.cpu_count() or 1
+    _at_most(cores, "trainer.threads", trainer, "threads")
+    _at_most(cores, "data.num_workers", data, "num_workers")
+    return {"data": data, "trainer": trainer, "detector": content["settings"]}
+
+
+def check_keys(values: Any, source: str) -> None:
+    """Refuse keys with which a parser would import a class or read a file, at any depth.
+
+    Raises:
+        UserError: Naming the key.
+    """
+    if isinstance(values, Mapping):
+        for key, value in values.items():
+            if key in _RESERVED or (isinstance(key, str) and key.startswith("__")):
+                raise UserError(
+                    f"{source} holds the key {key!a} in its config, which names code or a "
+                    "file: expected plain settings"
+                )
+            check_keys(value, source)
+    elif isinstance(values, list):
+        for value in values:
+            check_keys(value, source)
+
+
+def _at_most(cores: int, name: str, section: dict[str, Any], key: str) -> None:
+    """Leave out a number of threads or processes that is more than this machine has cores."""
+    count = section.get(key)
+    if count is not None and count > cores:
+        del section[key]
+        say(
+            f"the checkpoint's {name} is {count}, more than the {cores} cores here: not used; set "
+            f"it with --{name}",
+            file=sys.stderr,
+        )
+
+
+@cache
+def _data_type() -> Any:
+    """The types of the arguments of the DataModule."""
+    from datamodules.ood import OODDataModule
+
+    parameters = inspect.signature(OODDataModule.__init__).parameters
+    types = get_type_hints(OODDataModule.__init__)
+    fields = {
+        name: (types[name], ... if parameter.default is parameter.empty else parameter.default)
+        for name, parameter in parameters.items()
+        if name != "self"
+    }
+    return create_model("data", **fields)  # type: ignore[call-overload]

@@ -1,0 +1,125 @@
+"""Configs from a checkpoint, a run or a file: plain values, and nothing runs as they are read."""
+
+import sys
+
+import pytest
+import torch
+
+import evaluate
+import train
+from diffguard.checkpoint import read_checkpoint
+from diffguard.errors import UserError
+from lightning_modules.cli import parse
+from lightning_modules.stored_config import stored_config
+from lightning_modules.yaml_text import check_yaml, read_yaml
+
+BOMB = "a: &a0 [1, 1]\n" + "\n".join(f"b{i}: &a{i + 1} [*a{i}, *a{i}]" for i in range(30))
+CLASS = {"class_path": "stranger_helper.X", "init_args": {"a": 1}}
+
+
+@pytest.fixture
+def stranger(tmp_path, monkeypatch):
+    """A module that leaves a file where it is imported from."""
+    folder = tmp_path / "stranger"
+    folder.mkdir()
+    mark = tmp_path / "ran"
+    (folder / "stranger_helper.py").write_text(f"open({str(mark)!r}, 'w')\nclass X: pass\n")
+    monkeypatch.syspath_prepend(str(folder))
+    yield mark
+    sys.modules.pop("stranger_helper", None)
+
+
+@pytest.mark.parametrize(
+    ("section", "value"),
+    [
+        (("data", "ood"), CLASS),
+        (("data", "id"), CLASS),
+        (("data", "ood"), "stranger_helper.X"),
+        (("data",), CLASS),
+        (("data", "num_workers"), "300"),
+        (("data", "batch_size"), 0.5),
+        (("trainer",), CLASS),
+        (("trainer",), "stranger_helper.X"),
+        (("trainer", "threads"), "2"),
+        (("trainer", "__path__"), "x.yaml"),
+        (("detector", "sampler"), CLASS),
+    ],
+)
+def test_a_stored_config_imports_nothing(run_folder, tmp_path, stranger, section, value):
+    content = read_checkpoint(run_folder / "detector.ckpt")
+    target = {**content["config"], "detector": content["settings"]}
+    for key in section[:-1]:
+        target = target[key]
+    if section == ("data",) or section == ("trainer",):
+        target = content["config"]
+    target[section[-1]] = value
+    path = tmp_path / "bad.ckpt"
+    torch.save(content, path)
+    with pytest.raises(UserError) as caught:
+        evaluate.main(["--ckpt", str(path), "--dry_run"])
+    assert "\n" not in str(caught.value)
+    assert not stranger.exists()
+
+
+@pytest.mark.parametrize("key", ["detector", "detector.sampler", "data.ood", "trainer"])
+@pytest.mark.parametrize("value", ["stranger_helper.X", "{class_path: stranger_helper.X}"])
+def test_a_config_of_settings_imports_nothing(tmp_path, stranger, key, value):
+    path = tmp_path / "config.yaml"
+    text = f"{value}\n"
+    for name in reversed(key.split(".")):
+        text = f"{name}: {text}" if text[0] in "s{" else f"{name}:\n  {text}"
+    path.write_text(text)
+    for argv in (["--config", str(path)], [f"--{key}", value]):
+        with pytest.raises(UserError):
+            parse(train.build_parser(), ["--config", "configs/digits.yaml", *argv])
+    assert not stranger.exists()
+
+
+def test_a_checkpoint_says_nothing_about_processes_and_downloads(run_folder, capsys):
+    content = read_checkpoint(run_folder / "detector.ckpt")
+    content["config"]["data"].update(download=True, num_workers=3000)
+    content["config"]["trainer"].update(
+        threads=100_000, devices=300, num_nodes=9, strategy="ddp_spawn", accelerator="odd"
+    )
+    stored = stored_config(content, "it")
+    assert "download" not in stored["data"]
+    assert "num_workers" not in stored["data"]
+    assert set(stored["trainer"]) <= {"precision", "progress"}
+    assert "trainer.threads is 100000" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("a: &a [*a]", "holds itself"),
+        (
+            "\n".join(["a: &a0 [1, 1]", *(f"b{i}: &a{i + 1} [*a{i}, *a{i}]" for i in range(30))]),
+            "too many",
+        ),
+        ("[" * 1000 + "]" * 1000, "nested too deeply"),
+        ("a: " + "x" * 2**22, "characters"),
+    ],
+)
+def test_yaml_is_bounded(tmp_path, text, said):
+    with pytest.raises(UserError, match=said):
+        check_yaml(text)
+    path = tmp_path / "config.yaml"
+    path.write_text(text)
+    with pytest.raises(UserError, match=f"config.yaml.*{said}"):
+        read_yaml(path)
+    with pytest.raises(UserError, match=said) as caught:
+        parse(train.build_parser(), ["--config", str(path)])
+    assert "\n" not in str(caught.value)
+
+
+def test_anchors_are_taken(tmp_path):
+    (tmp_path / "a.yaml").write_text("a: &x {b: 1}\nc: *x\nd:\n  <<: *x\n")
+    assert read_yaml(tmp_path / "a.yaml") == {"a": {"b": 1}, "c": {"b": 1}, "d": {"b": 1}}
+
+
+@pytest.mark.parametrize("trusted", [["a.B"], ["[a.B, c.D]"]])
+def test_trusted_is_taken_as_it_is_printed(trusted):
+    found = parse(
+        evaluate.build_parser(), ["--ckpt", "x", "--trusted", *trusted, "--data.id.test", "y"]
+    )
+    assert "a.B" in found.trusted
