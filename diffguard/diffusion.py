@@ -209,6 +209,7 @@ def wrap_parts(parts: DiffusionParts, spec: DiffusionSpec) -> DiffusersDenoiser:
                 "a UNet2DConditionModel works on latents, and there is no autoencoder beside it: "
                 "expected a folder with vae/ or vqvae/"
             )
+        _check_channels(parts.network.config, parts.patch)
         return PixelDenoiser(parts.network, schedule, fit=spec.fit, patch=parts.patch, **given)
     if parts.patch != 1:
         raise UserError("diffusion.patch is for pixel models: a latent model has no patches")
@@ -239,6 +240,21 @@ def _check_side(network: Any) -> None:
         raise UserError(
             f"the diffusion model cannot take states with a side of {config['sample_size']}: "
             f"expected a multiple of {multiple}; set diffusion.kwargs.sample_size to one"
+        )
+
+
+def _check_channels(config: Mapping[str, Any], patch: int) -> None:
+    """Make sure that a pixel model works on images: grey or colour in, the same or twice out."""
+    taken, given = config["in_channels"], config.get("out_channels") or config["in_channels"]
+    if taken not in (patch**2, 3 * patch**2):
+        raise UserError(
+            f"the diffusion model takes {taken} channels, expected {patch**2} or {3 * patch**2} of "
+            "an image: a latent model needs its autoencoder beside it (vae/ or vqvae/)"
+        )
+    if given not in (taken, 2 * taken):
+        raise UserError(
+            f"the diffusion model takes {taken} channels and gives {given}, expected {taken}, or "
+            f"{2 * taken} with a learned variance"
         )
 
 

@@ -16,14 +16,16 @@ import torch
 from pydantic import Field
 from torch import nn
 
+from diffguard.archives import check_archive
 from diffguard.arguments import LARGEST_SIDE
 from diffguard.conversion.hub import local_folder
 from diffguard.conversion.options import CheckpointOptions
 from diffguard.conversion.prompts import TEXT_ENCODER, encode_prompts
-from diffguard.diffusion import AUTOENCODERS, NETWORKS, DiffusionParts, module_class
+from diffguard.diffusion import AUTOENCODERS, NETWORKS, DiffusionParts, module_class, own_config
 from diffguard.errors import UserError, reason_of
 from diffguard.latent import ClassContext
 from diffguard.schema import validated
+from diffguard.sizes import trial
 from diffguard.weights import check_values, load_tensors
 
 NOTE = "diffguard.json"
@@ -189,10 +191,16 @@ def _load_model(folder: Path, known: tuple[str, ...]) -> Any:
             f"{folder.name}/config.json names the class {name!r}, expected {', '.join(known)}"
         )
     _check_conditions(config)
+    cls = module_class(name, known)
+    if config.get("quantization_config") is not None:
+        raise UserError(f"{folder.name} is quantized: expected weights in float32, float16 or bf16")
+    _check_size(cls, own_config(cls, config), folder)
+    binary = not any(folder.glob(f"{_WEIGHTS}*.safetensors"))
     try:
-        model, report = module_class(name, known).from_pretrained(
+        model, report = cls.from_pretrained(
             folder,
             variant=_variant(folder),
+            use_safetensors=False if binary else None,
             torch_dtype=torch.float32,
             local_files_only=True,
             low_cpu_mem_usage=False,
@@ -208,17 +216,56 @@ def _load_model(folder: Path, known: tuple[str, ...]) -> Any:
         if report[what]:
             first = sorted(str(key) for key in report[what])[0]
             kind = what.removesuffix("_keys")
+            if prefix := next((p for p in ("module.", "_orig_mod.") if _all_have(report, p)), None):
+                raise UserError(
+                    f"the tensors of {folder.name} begin with {prefix!r}, which training left: "
+                    "take it off their names"
+                )
             raise UserError(f"{folder.name} has {kind} tensors ({first}): is it complete?")
     for name, value in model.state_dict(keep_vars=True).items():
         check_values(f"{folder.name}.{name}", value, value)
     return model.eval()
 
 
+def _all_have(report: Any, prefix: str) -> bool:
+    names = [str(key) for key in report["unexpected_keys"]]
+    return bool(names) and all(name.startswith(prefix) for name in names)
+
+
+def _check_size(cls: Any, config: dict[str, Any], folder: Path) -> None:
+    """Refuse weights that grow, and a network that is larger than the files of its weights."""
+    files = [path for path in folder.glob(f"{_WEIGHTS}*") if path.is_file()]
+    for path in files:
+        if path.suffix == ".bin":
+            check_archive(path)
+    try:
+        empty = trial(lambda: cls.from_config(config), f"the network of {folder.name}")
+    except UserError:
+        raise
+    except Exception as error:
+        # Constructors of others raise what they like.
+        raise UserError(
+            f"{folder.name} cannot be loaded ({reason_of(error)}): is it complete?"
+        ) from error
+    weights = sum(value.numel() for value in empty.state_dict().values())
+    if files and weights > sum(path.stat().st_size for path in files):
+        raise UserError(
+            f"{folder.name} cannot be loaded (its config.json describes {weights:,} weights, more "
+            "than its files hold): is it complete?"
+        )
+
+
 def _variant(folder: Path) -> str | None:
-    """The copy of the weights to read: half precision where there is no other."""
-    names = [path.name for path in folder.glob(f"{_WEIGHTS}*")]
-    full = [name for name in names if ".fp16" not in name and ".non_ema" not in name]
-    return "fp16" if names and not full else None
+    """The copy of the weights to read, as in `….fp16.safetensors`: another where none is plain."""
+    names = [path.name.removeprefix(f"{_WEIGHTS}.") for path in folder.glob(f"{_WEIGHTS}.*")]
+    kinds = [name.split("-")[0].split(".") for name in names]
+    plain = ("safetensors", "bin")
+    variants = sorted({kind[0] for kind in kinds if kind[0] not in plain})
+    if not variants or any(kind[0] in plain for kind in kinds):
+        return None
+    if any(path.name.startswith(f"{_WEIGHTS}-0") for path in folder.glob(f"{_WEIGHTS}-*")):
+        return None
+    return "fp16" if "fp16" in variants else variants[0]
 
 
 def _read_json(path: Path) -> dict[str, Any]:
