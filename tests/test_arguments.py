@@ -8,7 +8,7 @@ from torch import nn
 from diffguard.arguments import check_values
 from diffguard.diffusion import DiffusionSpec, build_denoiser
 from diffguard.errors import UserError
-from diffguard.models import ClassifierSpec, build_classifier, import_class
+from diffguard.models import ClassifierSpec, _announce, build_classifier, import_class
 from diffguard.sizes import trial
 
 OUTSIDE = {"pretrained_cfg_overlay": {"url": "file:///etc/hostname"}, "cache_dir": "."}
@@ -96,6 +96,7 @@ def test_consent_is_given_by_the_whole_name():
 
 
 def test_a_class_of_the_users_is_named_when_its_code_runs(caplog):
+    _announce.cache_clear()
     import_class("test_models.Stranger", "test_models.Stranger")
     assert "runs the code of class test_models.Stranger" in caplog.text
 
