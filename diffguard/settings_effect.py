@@ -64,13 +64,13 @@ def without_idle(settings: Mapping[str, Any]) -> dict[str, Any]:
     Args:
         settings: What `to_dict` gave, of any version.
     """
-    settings = deepcopy(dict(settings))
+    plain: dict[str, Any] = deepcopy(dict(settings))
     for name, (idle, _) in _RULES.items():
-        if idle(settings):
+        if idle(plain):
             *path, last = name.split(".")
-            section = _at(settings, path)
+            section = _at(plain, path)
             section[last] = _default(name)
-    return settings
+    return plain
 
 
 def _default(name: str) -> Any:

@@ -52,7 +52,7 @@ def test_networks_that_do_not_are_refused_in_one_line(kwargs, said):
 
 
 def test_a_patch_must_divide_the_side():
-    with pytest.raises(UserError, match="a side of 7|patch_size a divisor"):
+    with pytest.raises(UserError, match=r"a side of 7|patch_size a divisor"):
         check(DIT, size=7, network="DiTTransformer2DModel")
 
 
