@@ -1,0 +1,90 @@
+"""Data and classifier are looked at before anything is trained."""
+
+from types import SimpleNamespace
+
+import pytest
+from tiny_project import write_data
+
+from datamodules.ood import OODDataModule
+from datamodules.sources import IDSets
+from diffguard.errors import UserError
+from diffguard.settings import DetectorSettings
+from lightning_modules.checks import check_data, check_untrained, tell_assumptions
+from lightning_modules.settings import ClassifierConfig
+
+
+@pytest.fixture
+def project(tmp_path):
+    root = write_data(tmp_path)
+    said = []
+
+    def run(id=None, **options):
+        data = OODDataModule(
+            id or IDSets("folder:train", "folder:validation"),
+            root=str(root),
+            image_size=8,
+            **options,
+        )
+        return SimpleNamespace(data=data, say=said.append)
+
+    return SimpleNamespace(root=root, run=run, said=said)
+
+
+def write_list(root, name, labels):
+    lines = [f"train/dots/{i:03}.png {label}\n" for i, label in enumerate(labels)]
+    (root / name).write_text("".join(lines))
+    return f"imglist:{name}@"
+
+
+def settings(*baselines, **options):
+    return DetectorSettings(baselines=list(baselines), fused=[], decision="diffguard", **options)
+
+
+def test_sound_data_pass_without_a_line(project):
+    check_data(project.run(), settings("msp", "mahalanobis", "she"))
+    check_data(project.run(), None)
+    assert project.said == []
+
+
+def test_labels_beyond_the_classes_are_named_with_their_source(project):
+    train = write_list(project.root, "train.txt", [0, 1, 2])
+    validation = write_list(project.root, "validation.txt", [0, 1, 3])
+    with pytest.raises(UserError, match=r"data\.id\.validation \(imglist:validation.* label 3"):
+        check_data(project.run(IDSets(train, validation)), None)
+
+
+def test_classes_without_images_are_named(project):
+    run = project.run(class_names=["dots", "left", "right", "round"])
+    check_data(run, settings("msp", "knn"))
+    assert "train images have none of 1 of 4 classes: round" in project.said[0]
+    assert "validation images" in project.said[1]
+    with pytest.raises(UserError, match=r"mahalanobis need .* 1 of 4 classes have none \(round\)"):
+        check_data(run, settings("mahalanobis"))
+    with pytest.raises(UserError, match=r"raise detector\.reference_images"):
+        check_data(project.run(), settings("she", reference_images=2))
+
+
+def test_one_class_is_refused(project):
+    train = write_list(project.root, "train.txt", [0, 0])
+    with pytest.raises(UserError, match="have one class"):
+        check_data(project.run(IDSets(train)), None)
+
+
+def test_an_architecture_that_cannot_serve_is_refused(project):
+    run, config = project.run(), ClassifierConfig(kwargs={"width": 4})
+    check_untrained(run, config, settings("vim"))
+    check_untrained(run, config, None)
+    with pytest.raises(UserError, match=r"vim_dim is 9999"):
+        check_untrained(run, config, settings("vim", vim_dim=9999))
+    config = ClassifierConfig(
+        arch="timm/vit_tiny_patch16_224", kwargs={"depth": 1}, size=[64, 64], channels=3
+    )
+    with pytest.raises(UserError, match=r"fails on images of 64 × 64"):
+        check_untrained(run, config, settings("msp"))
+
+
+def test_what_is_assumed_is_told(project):
+    tell_assumptions(project.run(), ClassifierConfig(arch="my.Net"))
+    tell_assumptions(project.run(), ClassifierConfig())
+    assert len(project.said) == 1
+    assert "no normalization is published for my.Net" in project.said[0]
