@@ -279,12 +279,8 @@ def check_network(config: DiffusionConfig, data: Any) -> None:
 
 def _check_sizes(spec: DiffusionSpec) -> None:
     """What diffusers itself takes without a word."""
-    size, channels = spec.config["sample_size"], spec.config["in_channels"]
+    size = spec.config["sample_size"]
     if isinstance(size, bool) or not isinstance(size, int) or size < 1:
         raise UserError(
             f"diffusion.kwargs.sample_size must be a whole number of at least 1, got {size!r:.60}"
-        )
-    if channels not in (1, 3):
-        raise UserError(
-            f"diffusion.kwargs.in_channels must be 1 (grey) or 3 (RGB), got {channels!r:.60}"
         )

@@ -149,7 +149,9 @@ def test_thresholds_stay_where_no_depth_is_asked_for():
 
 @pytest.mark.parametrize("condition", ["null", "label", "guided"])
 def test_the_depth_that_is_asked_for_is_that_of_the_inversion_in_use(condition):
-    inversion = InversionSettings(depth=1.0, condition=condition, scale=4.0)
+    inversion = InversionSettings(
+        depth=1.0, condition=condition, scale=4.0 if condition == "guided" else 1.0
+    )
     settings = small_settings(
         sampler=SamplerSettings(steps=20),
         inversion=inversion,
