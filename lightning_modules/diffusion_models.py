@@ -254,10 +254,16 @@ def check_network(config: DiffusionConfig, data: Any) -> None:
     spec = diffusion_spec(config, data)
     network = empty_network(spec.network, spec.config)
     _check_sizes(spec)
-    denoiser = wrap_parts(
-        DiffusionParts("diffusers", network, spec.scheduler, spec.image_size, spec.num_classes),
-        spec,
+    parts = DiffusionParts(
+        family="diffusers",
+        network=network,
+        scheduler=spec.scheduler,
+        image_size=spec.image_size,
+        num_classes=spec.num_classes,
+        null_class=spec.null_class,
+        patch=spec.patch,
     )
+    denoiser = wrap_parts(parts, spec)
     images = torch.zeros(1, data.channels, data.image_size, data.image_size, device="meta")
     zero = torch.zeros(1, dtype=torch.long, device="meta")
     states = denoiser.encode(images)
