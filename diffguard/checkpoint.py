@@ -34,6 +34,7 @@ from diffguard.own_denoiser import build_any_denoiser, weight_parts
 from diffguard.paths import expand_home, user_path
 from diffguard.pretrained import load_reference
 from diffguard.settings import DetectorSettings, from_dict, to_dict
+from diffguard.settings_check import check_settings
 from diffguard.sizes import check_fit, trial
 from diffguard.weights import fill, load_tensors
 
@@ -193,6 +194,7 @@ def detector_from(
     if reference is not None:
         _check_width(reference["features"], classifier)
     own = from_dict(content["settings"] if settings is None else settings)
+    check_settings(own, content["image"]["size"])
     scores = content["calibration"]["scores"]
     _check_scores(scores, own)
     return Detector(

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import glob
 import os
 import re
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -34,6 +36,41 @@ def replace_file(path: Path) -> Iterator[Path]:
         yield temporary
         _to_disk(temporary)
         temporary.replace(path)
+
+
+@contextmanager
+def create_folder(folder: Path) -> Iterator[Path]:
+    """Give a temporary folder to fill, then put it in the place of `folder` in one step.
+
+    Args:
+        folder: The folder to make; it may be there if it is empty.
+
+    Yields:
+        The folder to fill, beside the other.
+
+    Raises:
+        UserError: For a folder with something in it, and if the system refuses to write, as on a
+            full disk; nothing is left behind.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f"{folder} is there already: name a new folder or empty it")
+    # Only a full path has a name to go beside: `.` has none.
+    place = folder.resolve()
+    temporary = place.with_name(f".{place.name}.{uuid4().hex}.tmp")
+    try:
+        temporary.mkdir(parents=True)
+        yield temporary
+        temporary.rename(place)
+    except OSError as error:
+        raise write_error(folder, error) from error
+    except Exception as error:
+        # Libraries that are not written in Python have exceptions of their own.
+        full = os.strerror(errno.ENOSPC)
+        if full not in str(error):
+            raise
+        raise write_error(folder, OSError(errno.ENOSPC, full)) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 @contextmanager

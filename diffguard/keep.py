@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 
 from diffguard.errors import UserError
+from diffguard.files import create_folder
 from diffguard.paths import user_path
 from diffguard.printing import say
 from diffguard.weights import load_tensors
@@ -37,16 +38,17 @@ def keep_models(run: Path, folder: Path, shard_bytes: int = SHARD_BYTES) -> int:
         Size of all that was written in bytes.
 
     Raises:
-        UserError: If the run lacks a model, or the folder holds something.
+        UserError: If the run lacks a model or holds links, and as `create_folder`.
     """
     for name in _MODELS:
         if not (run / name).is_dir():
             raise UserError(f"{run} holds no trained {name}: expected a run of train.py")
-    if folder.exists() and any(folder.iterdir()):
-        raise UserError(f"{folder} is there already: name a new folder or empty it")
-    for name in _MODELS:
-        for path in sorted((run / name).rglob("*")):
-            target = folder / path.relative_to(run)
+    files = [path for name in _MODELS for path in sorted((run / name).rglob("*"))]
+    if links := [path for path in (*(run / name for name in _MODELS), *files) if path.is_symlink()]:
+        raise UserError(f"{links[0]} is a link: put what it leads to in its place")
+    with create_folder(folder) as temporary:
+        for path in files:
+            target = temporary / path.relative_to(run)
             if path.suffix == ".safetensors":
                 _write_shards(path, target, shard_bytes)
             elif path.is_file():

@@ -102,3 +102,26 @@ def test_a_lacking_tensor_is_named(kept):
 def test_a_run_without_models_is_told(tmp_path):
     with pytest.raises(UserError, match="holds no trained classifier"):
         keep.keep_models(tmp_path, tmp_path / "kept")
+
+
+def test_a_full_disk_leaves_nothing_and_the_next_try_works(run_folder, tmp_path, monkeypatch):
+    def full(*_args, **_options):
+        raise RuntimeError('IoError(Os { code: 28, message: "No space left on device" })')
+
+    monkeypatch.setattr("diffguard.keep._write_shards", full)
+    with pytest.raises(UserError, match="No space left on device"):
+        keep.keep_models(run_folder, tmp_path / "kept")
+    assert list(tmp_path.iterdir()) == []
+    monkeypatch.undo()
+    assert keep.keep_models(run_folder, tmp_path / "kept") > 0
+
+
+def test_links_in_a_run_are_not_followed(tmp_path):
+    secret = tmp_path / "secret"
+    secret.write_text("secret")
+    for name in ("classifier", "diffusion"):
+        (tmp_path / "run" / name).mkdir(parents=True)
+    (tmp_path / "run" / "diffusion" / "config.json").symlink_to(secret)
+    with pytest.raises(UserError, match="link"):
+        keep.keep_models(tmp_path / "run", tmp_path / "kept")
+    assert not (tmp_path / "kept").exists()

@@ -12,7 +12,7 @@ from diffguard.conversion.folder import CONTEXT, NOTE
 from diffguard.conversion.prompts import TEXT_ENCODER, TOKENIZER
 from diffguard.diffusion import DiffusionParts
 from diffguard.errors import UserError
-from diffguard.files import write_error
+from diffguard.files import create_folder
 
 
 def save_folder(
@@ -31,26 +31,13 @@ def save_folder(
     Raises:
         UserError: For a folder with something in it, or one that cannot be written.
     """
-    folder = Path(folder)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError(f"{folder} is there already: name a new folder or empty it")
-    # Only a full path has a name to go beside: `.` has none.
-    place = folder.resolve()
-    temporary = place.with_name(f".{place.name}.tmp")
-    try:
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(parents=True)
+    with create_folder(Path(folder)) as temporary:
         _write(parts, temporary)
         for name in (TEXT_ENCODER, TOKENIZER):
             if text_from is not None and (Path(text_from) / name).is_dir():
                 _refuse_foreign_links(Path(text_from), name)
                 shutil.copytree(Path(text_from) / name, temporary / name)
         _write_index(parts, temporary)
-        temporary.rename(place)
-    except OSError as error:
-        raise write_error(folder, error) from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _refuse_foreign_links(folder: Path, name: str) -> None:
