@@ -164,8 +164,12 @@ class LatentDenoiser(DiffusersDenoiser):
         """No autocast to float16 for an autoencoder that overflows in it."""
         config: Any = self.autoencoder.config
         kind = x.device.type
-        halves = torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind) == torch.float16
-        if halves and config.get("force_upcast"):
+        overflows = config.get("force_upcast") and torch.amp.is_autocast_available(kind)
+        if (
+            overflows
+            and torch.is_autocast_enabled(kind)
+            and torch.get_autocast_dtype(kind) == torch.float16
+        ):
             return torch.autocast(kind, enabled=False)
         return nullcontext()
 
