@@ -201,7 +201,9 @@ def wrap_parts(parts: DiffusionParts, spec: DiffusionSpec) -> DiffusersDenoiser:
         "null_class": parts.null_class,
         "antialias": spec.antialias,
     }
-    schedule = NoiseSchedule.from_diffusers(parts.scheduler)
+    # Noise levels are looked at, on whatever device the network is built.
+    with torch.device("cpu"):
+        schedule = NoiseSchedule.from_diffusers(parts.scheduler)
     _check_side(parts.network)
     if parts.autoencoder is None:
         if "cross_attention_dim" in parts.network.config:
