@@ -284,15 +284,18 @@ def test_a_hub_that_cannot_be_reached(start, monkeypatch):
 def test_a_model_of_the_hub(models, start, monkeypatch, tmp_path):
     asked = []
 
-    def download(name, revision, allow_patterns, ignore_patterns):
-        asked.append((name, revision))
+    def download(name, revision, *, local_files_only, **_):
+        asked.append((name, revision, local_files_only))
         return str(models("latent_dit_kl"))
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", download)
     ckpt = start("hub", "owner/name@v1", store="reference")
     assert read_checkpoint(ckpt)["diffusion"]["reference"]["path"] == "owner/name@v1"
+    assert set(asked) == {("owner/name", "v1", False)}
+    asked.clear()
     assert Detector.load(ckpt).denoiser.num_classes == CLASSES
-    assert set(asked) == {("owner/name", "v1")}
+    # A checkpoint alone never makes the program ask the hub.
+    assert set(asked) == {("owner/name", "v1", True)}
 
 
 def test_all_folders_are_tried():

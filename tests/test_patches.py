@@ -178,8 +178,8 @@ def test_models_written_before_there_were_patches_load(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"patch": 3}, "takes 4 channels, which is no grey or RGB image in patches of 3×3"),
-        ({"patch": 1}, "takes 4 channels, which is no grey or RGB image in patches of 1×1"),
+        ({"patch": 3}, "takes 4 channels, expected 9 or 27"),
+        ({"patch": 1}, "takes 4 channels, expected 1 or 3"),
         ({"fit": "pad", "image_size": 9}, "9 pixels cannot be padded to the diffusion model's 8"),
         ({"config": {**PATCHES, "sample_size": 5, "block_out_channels": [8, 8],
                      "down_block_types": ["DownBlock2D"] * 2, "up_block_types": ["UpBlock2D"] * 2}},
