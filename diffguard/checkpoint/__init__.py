@@ -1,0 +1,1 @@
+"""The detector checkpoint: one file that holds all that evaluation needs."""

@@ -1,0 +1,1 @@
+"""The protected classifier: networks, layers, preprocessing, weights, checks."""

@@ -1,0 +1,1 @@
+"""Diffusion models as denoisers, and how they are built and stored."""

@@ -1,0 +1,1 @@
+"""The mathematics of diffusion: schedules, DDIM, guidance, early stop."""

@@ -1,0 +1,1 @@
+"""Metrics, tables and figures: pure functions of the score table."""

@@ -1,0 +1,1 @@
+"""Distances, baselines and calibration: from reconstructions and logits to named scores."""
