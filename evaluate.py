@@ -14,18 +14,18 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from lightning_modules.interrupts import leave_at_once
+from diffguard_cli.interrupts import leave_at_once
 
 if __name__ == "__main__":
     leave_at_once()  # the next import takes seconds
 
-from diffguard.paths import user_path
 from diffguard.printing import say
-from lightning_modules.cli import SKIPPED_FILES, Parser, UserError, parse, run
+from diffguard.storage.paths import user_path
+from diffguard_cli.parser import SKIPPED_FILES, Parser, UserError, parse, run
 
 if TYPE_CHECKING:
     from diffguard.detector import Detector
-    from lightning_modules.evaluation import ScoringRun
+    from diffguard_cli.scoring import ScoringRun
 
 # Settings that make the networks faster, and change a score by rounding errors alone.
 _FASTER = ("compile", "channels_last")
@@ -34,8 +34,8 @@ _FASTER = ("compile", "channels_last")
 def build_parser() -> Parser:
     """The command line of evaluation."""
     from datamodules.ood import OODDataModule
-    from diffguard.settings import DetectorSettings
-    from lightning_modules.settings import TrainerConfig
+    from diffguard.settings.detector import DetectorSettings
+    from diffguard_cli.config import TrainerConfig
 
     parser = Parser("Score ID and OOD sets, or a folder of images, with a detector checkpoint.")
     parser.add_argument("--ckpt", type=str, required=True, help="the detector.ckpt of train.py")
@@ -92,8 +92,8 @@ def main(argv: Sequence[str]) -> int:
     if known.help:
         parse(parser, argv)
 
-    from diffguard.checkpoint import read_checkpoint
-    from lightning_modules.stored_config import stored_config
+    from diffguard.checkpoint.file import read_checkpoint
+    from diffguard_cli.stored_config import stored_config
 
     content = read_checkpoint(user_path(known.ckpt, "--ckpt"))
     stored = yaml.safe_dump(stored_config(content, known.ckpt), sort_keys=False)
@@ -150,7 +150,7 @@ def _report_tables(argv: Sequence[str], ckpt: str | None) -> int:
     if len(found.scores) > 1 and found.output is None:
         raise UserError("--output is missing: name the folder for the results of several runs")
 
-    from lightning_modules.reporting import report_again
+    from diffguard.report.publish import report_again
 
     folders = [user_path(folder, "--scores") for folder in found.scores]
     report_again(folders, found.fuse, Path(found.output) if found.output else folders[0])
@@ -158,10 +158,10 @@ def _report_tables(argv: Sequence[str], ckpt: str | None) -> int:
 
 
 def _dry_run(content: dict[str, Any], objects: Any) -> int:
-    from diffguard.arguments import consented
-    from diffguard.checkpoint import specs_of
-    from diffguard.dry_run import dry_run, format_cost
-    from lightning_modules.trainers import weight_dtype
+    from diffguard.checkpoint.file import specs_of
+    from diffguard.cost import dry_run, format_cost
+    from diffguard.storage.arguments import consented
+    from lightning_modules.trainer import weight_dtype
 
     cost = dry_run(
         *specs_of(content),
@@ -175,10 +175,10 @@ def _dry_run(content: dict[str, Any], objects: Any) -> int:
 
 def _detector(content: dict[str, Any], objects: Any) -> tuple[Detector, list[str]]:
     """The checkpoint's detector, and the settings for which it must be calibrated anew."""
-    from diffguard.calibration import Calibration
-    from diffguard.checkpoint import detector_from
-    from diffguard.settings import DECIDING, to_dict
-    from lightning_modules.trainers import cast_weights
+    from diffguard.checkpoint.file import detector_from
+    from diffguard.scores.calibration import Calibration
+    from diffguard.settings.detector import DECIDING, to_dict
+    from lightning_modules.trainer import cast_weights
 
     asked, stored = to_dict(objects.detector), content["settings"]
     fixed = (*DECIDING, *_FASTER)
@@ -201,8 +201,8 @@ def _detector(content: dict[str, Any], objects: Any) -> tuple[Detector, list[str
 
 def _only_combines(content: dict[str, Any], settings: Any, changed: list[str]) -> bool:
     """Whether changed settings only choose among the checkpoint's scores and combine them."""
-    from diffguard.calibration import score_names
-    from diffguard.settings import COMBINING
+    from diffguard.scores.calibration import score_names
+    from diffguard.settings.detector import COMBINING
 
     names = score_names(settings, derived=False)
     return set(changed) <= set(COMBINING) and set(names) <= set(content["calibration"]["scores"])
@@ -212,8 +212,8 @@ def _calibrate_again(
     scoring: ScoringRun, content: dict[str, Any], objects: Any, changed: str
 ) -> None:
     """Give a run a detector with other settings than the checkpoint's."""
-    from lightning_modules.calibration import calibrated
-    from lightning_modules.runs import Run
+    from diffguard_cli.calibrate import calibrated
+    from diffguard_cli.run import Run
 
     old, folder = scoring.detector, scoring.folder
     current = Run(folder, objects.data, objects.trainer, old.seed, content["config"])
@@ -233,14 +233,14 @@ def _calibrate_again(
 
 
 def _score_sets(content: dict[str, Any], objects: Any) -> int:
-    from diffguard.checkpoint import library_versions
-    from diffguard.scored_run import keep_run, read_run
-    from diffguard.settings import to_dict
-    from lightning_modules.evaluation import ScoringRun, file_hash
-    from lightning_modules.panels import panels
-    from lightning_modules.reporting import report
-    from lightning_modules.shared_table import read_together
-    from lightning_modules.trainers import scoring_trainer
+    from diffguard.checkpoint.file import library_versions
+    from diffguard.report.publish import report
+    from diffguard.report.scored_run import keep_run, read_run
+    from diffguard.settings.detector import to_dict
+    from diffguard_cli.evaluation import read_together
+    from diffguard_cli.panels import panels
+    from diffguard_cli.scoring import ScoringRun, file_hash
+    from lightning_modules.trainer import scoring_trainer
 
     detector, changed = _detector(content, objects)
     beside = Path(objects.ckpt).parent
@@ -292,11 +292,11 @@ def _score_sets(content: dict[str, Any], objects: Any) -> int:
 
 def _score_folder(content: dict[str, Any], objects: Any) -> int:
     """Verdicts on a folder of images, without `--output` in a folder of its name."""
-    from diffguard.score_table import ScoreTable
-    from diffguard.settings_check import check_unlabelled
-    from lightning_modules.evaluation import ScoringRun, file_hash, free_run
-    from lightning_modules.reporting import report_images
-    from lightning_modules.trainers import scoring_trainer
+    from diffguard.methods.checks import check_unlabelled
+    from diffguard.report.publish import report_images
+    from diffguard.score_table.table import ScoreTable
+    from diffguard_cli.scoring import ScoringRun, file_hash, free_run
+    from lightning_modules.trainer import scoring_trainer
 
     check_unlabelled(objects.detector)
     images, output = Path(objects.images), objects.output

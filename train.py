@@ -14,16 +14,16 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import yaml
 
-from lightning_modules.interrupts import INTERRUPTED, leave_at_once
+from diffguard_cli.interrupts import INTERRUPTED, leave_at_once
 
 if __name__ == "__main__":
     leave_at_once()  # the next import takes seconds
 
 from diffguard.printing import say
-from lightning_modules.cli import TIME_IS_UP, Parser, parse, run
+from diffguard_cli.parser import TIME_IS_UP, Parser, parse, run
 
 if TYPE_CHECKING:
-    from lightning_modules.runs import Run
+    from diffguard_cli.run import Run
 
 DEFAULT_CONFIG = Path(__file__).parent / "configs" / "digits.yaml"
 Stage = Literal["classifier", "diffusion", "noisy_classifier", "calibrate"]
@@ -32,8 +32,8 @@ Stage = Literal["classifier", "diffusion", "noisy_classifier", "calibrate"]
 def build_parser() -> Parser:
     """The command line of training."""
     from datamodules.ood import OODDataModule
-    from diffguard.settings import DetectorSettings
-    from lightning_modules.settings import (
+    from diffguard.settings.detector import DetectorSettings
+    from diffguard_cli.config import (
         ClassifierConfig,
         DiffusionConfig,
         NoisyClassifierConfig,
@@ -66,13 +66,13 @@ def build_parser() -> Parser:
 def main(argv: Sequence[str]) -> int:
     """Run the stages; returns the exit code."""
     from diffguard.errors import UserError
-    from lightning_modules.config_check import check_config
+    from diffguard_cli.config_check import check_config
+    from diffguard_cli.run import Run
+    from diffguard_cli.run_folder import open_run_folder
+    from lightning_modules.callbacks.time_limit import deadline_of
     from lightning_modules.connection import connect
-    from lightning_modules.legs import deadline_of
-    from lightning_modules.run_folder import open_run_folder
-    from lightning_modules.runs import Run
-    from lightning_modules.trainers import build_trainer
-    from lightning_modules.training_check import check_training
+    from lightning_modules.trainer import build_trainer
+    from lightning_modules.training_values import check_training
 
     began = time.monotonic()
     parser = build_parser()
@@ -87,7 +87,7 @@ def main(argv: Sequence[str]) -> int:
     if given and not Path(given).is_file():
         raise UserError(f"classifier.ckpt {given} does not exist: expected a file of weights")
     if "calibrate" in objects.stages:
-        from diffguard.settings_check import check_settings, check_weights
+        from diffguard.methods.checks import check_settings, check_weights
 
         check_settings(objects.detector, objects.data.image_size)
         check_weights(objects.detector)
@@ -103,7 +103,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _run(current: Run, objects: Any) -> int:
-    from lightning_modules.legs import TimeIsUpError
+    from lightning_modules.callbacks.time_limit import TimeIsUpError
 
     try:
         _run_stages(current, objects)
@@ -119,11 +119,11 @@ def _run(current: Run, objects: Any) -> int:
 def _run_stages(current: Any, objects: Any) -> None:
     from lightning.pytorch.utilities import rank_zero_only
 
-    from diffguard.settings_check import sees_labels
-    from lightning_modules import stages as stage
-    from lightning_modules.calibration import calibrate
-    from lightning_modules.checks import check_data, check_untrained, tell_assumptions
-    from lightning_modules.diffusion_models import load_trained
+    from diffguard.methods.checks import sees_labels
+    from diffguard_cli import stages as stage
+    from diffguard_cli.calibrate import calibrate
+    from diffguard_cli.checks import check_data, check_untrained, tell_assumptions
+    from diffguard_cli.models import load_trained
 
     wanted: list[str] = objects.stages
     current.data.prepare_data()
@@ -203,12 +203,12 @@ def _say_what_next(current: Any, objects: Any) -> None:
 def _with_config(argv: list[str]) -> tuple[list[str], str, dict[str, Any] | None]:
     """Put the config file that applies in front, and tell its name and a resumed run's config."""
     from diffguard.errors import UserError
-    from diffguard.paths import expand_home
+    from diffguard.storage.paths import expand_home
 
     resume = _option(argv, "--resume")
     if resume is not None:
-        from lightning_modules.stored_config import check_keys
-        from lightning_modules.yaml_text import read_yaml
+        from diffguard_cli.stored_config import check_keys
+        from diffguard_cli.yaml_text import read_yaml
 
         resume = expand_home(resume, "--resume")
         stored = Path(resume) / "config.yaml"

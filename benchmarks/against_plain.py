@@ -13,9 +13,9 @@ from network_calls import NetworkCalls, networks_of, synchronize
 from plain_loop import score_plainly
 from subjects import Subject
 
-from datamodules.stream import EvaluationStream
+from datamodules.evaluation_stream import EvaluationStream
 from diffguard.detector import Detector
-from diffguard.scoring import Item
+from diffguard.methods.stream import Item
 from lightning_modules.detector import items_of
 
 # Images that go through the plain loop, for its speed and for its scores in float64.

@@ -37,16 +37,16 @@ def score(
     import torch
     from stand_in import build, settings
 
+    from datamodules.benchmark import IDSets
+    from datamodules.evaluation_stream import EvaluationStream
     from datamodules.image_set import TensorSet, no_labels
     from datamodules.ood import OODDataModule
-    from datamodules.sources import IDSets
-    from datamodules.stream import EvaluationStream
-    from diffguard.settings import EarlyStopSettings
-    from lightning_modules.cli import quiet_libraries
-    from lightning_modules.evaluation import ScoringRun
-    from lightning_modules.settings import TrainerConfig
-    from lightning_modules.sharing import SharedWork
-    from lightning_modules.trainers import scoring_trainer
+    from diffguard.settings.detector import EarlyStopSettings
+    from diffguard_cli.config import TrainerConfig
+    from diffguard_cli.parser import quiet_libraries
+    from diffguard_cli.scoring import ScoringRun
+    from lightning_modules.processes import SharedWork
+    from lightning_modules.trainer import scoring_trainer
 
     quiet_libraries()
     torch.set_num_threads(1)

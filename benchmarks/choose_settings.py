@@ -25,13 +25,13 @@ import numpy as np
 import torch
 
 from datamodules.ood import IDSets, OODDataModule, OODSets
-from diffguard.calibration import Calibration
-from diffguard.checkpoint import detector_from, read_checkpoint
+from diffguard.checkpoint.file import detector_from, read_checkpoint
 from diffguard.detector import Detector
-from diffguard.ood_metrics import auroc
-from diffguard.scoring import Scored
-from diffguard.settings import DetectorSettings
-from diffguard.similarity import DISTANCES
+from diffguard.methods.stream import Scored
+from diffguard.report.metrics import auroc
+from diffguard.scores.calibration import Calibration
+from diffguard.scores.distances import DISTANCES
+from diffguard.settings.detector import DetectorSettings
 from lightning_modules.detector import items_of
 
 # Shares of the schedule, scales and steps that are tried.

@@ -12,15 +12,15 @@ from typing import Any
 import numpy as np
 import torch
 
+from datamodules.evaluation_stream import EvaluationStream
 from datamodules.ood import OODDataModule
-from datamodules.stream import EvaluationStream
 from diffguard.detector import Detector
-from diffguard.score_table import ScoreTable
-from diffguard.scoring import ScoreStream
-from diffguard.timing import read_timing
-from lightning_modules.evaluation import ScoringRun
-from lightning_modules.settings import TrainerConfig
-from lightning_modules.trainers import scoring_trainer
+from diffguard.methods.stream import ScoreStream
+from diffguard.score_table.table import ScoreTable
+from diffguard.score_table.timing import read_timing
+from diffguard_cli.config import TrainerConfig
+from diffguard_cli.scoring import ScoringRun
+from lightning_modules.trainer import scoring_trainer
 
 
 @dataclass

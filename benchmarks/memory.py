@@ -27,14 +27,14 @@ def score(count: int) -> None:
     import torch
     from stand_in import build, settings
 
+    from datamodules.benchmark import IDSets
+    from datamodules.evaluation_stream import EvaluationStream
     from datamodules.image_set import ImageSet, no_labels
     from datamodules.ood import OODDataModule
-    from datamodules.sources import IDSets
-    from datamodules.stream import EvaluationStream
-    from lightning_modules.cli import quiet_libraries
-    from lightning_modules.evaluation import ScoringRun
-    from lightning_modules.settings import TrainerConfig
-    from lightning_modules.trainers import scoring_trainer
+    from diffguard_cli.config import TrainerConfig
+    from diffguard_cli.parser import quiet_libraries
+    from diffguard_cli.scoring import ScoringRun
+    from lightning_modules.trainer import scoring_trainer
 
     quiet_libraries()
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from diffguard.detector import Detector
-from diffguard.perceptual import DISTS, LPIPS
+from diffguard.scores.perceptual import DISTS, LPIPS
 
 # Network, shape of its first input, whether a gradient was taken.
 Call = tuple[str, tuple[int, ...], bool]

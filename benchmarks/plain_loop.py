@@ -14,14 +14,14 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from diffguard.ddim import invert, synthesize
 from diffguard.detector import Detector
-from diffguard.early_stop import should_stop
-from diffguard.guidance import blend_clean, classifier_gradient
+from diffguard.diffusion.ddim import invert, synthesize
+from diffguard.diffusion.early_stop import should_stop
+from diffguard.diffusion.guidance import blend_clean, classifier_gradient
+from diffguard.engine.jobs import Recipe
 from diffguard.images import pixel_key
-from diffguard.recipe import Recipe
-from diffguard.scoring import Item
-from diffguard.similarity import Distance, Views
+from diffguard.methods.stream import Item
+from diffguard.scores.distances import Distance, Views
 
 
 @torch.no_grad()

@@ -20,14 +20,14 @@ import numpy as np
 import torch
 
 from datamodules.ood import IDSets, OODDataModule, OODSets
-from diffguard.checkpoint import detector_from, read_checkpoint
-from diffguard.ood_metrics import auroc
-from diffguard.score_table import ScoreTable
-from diffguard.timing import read_timing
-from lightning_modules.cli import quiet_libraries
-from lightning_modules.evaluation import ScoringRun
-from lightning_modules.settings import TrainerConfig
-from lightning_modules.trainers import scoring_trainer
+from diffguard.checkpoint.file import detector_from, read_checkpoint
+from diffguard.report.metrics import auroc
+from diffguard.score_table.table import ScoreTable
+from diffguard.score_table.timing import read_timing
+from diffguard_cli.config import TrainerConfig
+from diffguard_cli.parser import quiet_libraries
+from diffguard_cli.scoring import ScoringRun
+from lightning_modules.trainer import scoring_trainer
 
 # Name -> precision of the trainer, settings of the detector.
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {

@@ -20,17 +20,17 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from datamodules.datasets import open_set
+from datamodules.augmentation import Prepare
 from datamodules.image_set import ImageSet
-from datamodules.transforms import Prepare
-from diffguard.baselines import Baselines, Reference
-from diffguard.cam import grad_cam, scale_cam
-from diffguard.classifiers import Classifier, ClassifierOutput
+from datamodules.sources import open_set
+from diffguard.classifiers.build import ClassifierSpec, build_classifier
+from diffguard.classifiers.cam import grad_cam, scale_cam
+from diffguard.classifiers.classifier import Classifier, ClassifierOutput
 from diffguard.errors import UserError
 from diffguard.images import resize_and_crop
-from diffguard.models import ClassifierSpec, build_classifier
-from diffguard.ood_metrics import auroc
-from diffguard.weights import load_tensors
+from diffguard.report.metrics import auroc
+from diffguard.scores.baselines import Baselines, Reference
+from diffguard.storage.weights import load_tensors
 
 IMAGENET = "imglist:benchmark_imglist/imagenet/test_imagenet.txt@images_largescale"
 TEXTURES = "imglist:benchmark_imglist/cifar10/test_texture.txt@images_classic"

@@ -22,7 +22,7 @@ import torch
 from subjects import paper_unet
 from torch.utils.flop_counter import FlopCounterMode
 
-from diffguard.acceleration import accelerate
+from diffguard.engine.acceleration import accelerate
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 # What is added to the plain network, one after the other.

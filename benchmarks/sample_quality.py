@@ -26,15 +26,15 @@ from torchmetrics.image.fid import FrechetInceptionDistance
 from torchmetrics.image.kid import KernelInceptionDistance
 from torchvision.utils import make_grid
 
+from datamodules.benchmark import IDSets, OODSets, Part
+from datamodules.evaluation_stream import EvaluationStream
 from datamodules.image_set import shuffled
 from datamodules.ood import OODDataModule
-from datamodules.sources import IDSets, OODSets, Part
-from datamodules.stream import EvaluationStream
-from diffguard.checkpoint import detector_from, read_checkpoint
-from diffguard.classifiers import Classifier
+from diffguard.checkpoint.file import detector_from, read_checkpoint
+from diffguard.classifiers.classifier import Classifier
 from diffguard.detector import Detector
 from diffguard.errors import UserError
-from lightning_modules.callbacks import draw_samples
+from lightning_modules.callbacks.samples import draw_samples
 
 # Images per row of the sheet.
 COLUMNS = 10
@@ -225,6 +225,6 @@ def _per_class(batches: Iterator[tuple[Tensor, Tensor]], classes: int) -> Tensor
 
 
 if __name__ == "__main__":
-    from lightning_modules.cli import run
+    from diffguard_cli.parser import run
 
     run(main, sys.argv[1:])

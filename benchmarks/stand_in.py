@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from diffguard.classifiers import Classifier
-from diffguard.denoisers import PixelDenoiser
+from diffguard.classifiers.classifier import Classifier
+from diffguard.classifiers.small_cnn import SmallCNN
+from diffguard.denoisers.base import PixelDenoiser
 from diffguard.detector import Detector
-from diffguard.networks import SmallCNN
-from diffguard.schedule import NoiseSchedule
-from diffguard.settings import DetectorSettings, InversionSettings, SamplerSettings
+from diffguard.diffusion.schedule import NoiseSchedule
+from diffguard.settings.detector import DetectorSettings, InversionSettings, SamplerSettings
 
 CLASSES = 3
 _NOT_FUSED = {"fused": [], "decision": "diffguard"}

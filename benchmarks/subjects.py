@@ -12,15 +12,15 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from datamodules.evaluation_stream import EvaluationStream
 from datamodules.ood import IDSets, OODDataModule, OODSets
-from datamodules.stream import EvaluationStream
-from diffguard.checkpoint import detector_from, read_checkpoint
-from diffguard.classifiers import Classifier
-from diffguard.denoisers import PixelDenoiser
+from diffguard.checkpoint.file import detector_from, read_checkpoint
+from diffguard.classifiers.classifier import Classifier
+from diffguard.denoisers.base import PixelDenoiser
 from diffguard.detector import Detector
-from diffguard.schedule import NoiseSchedule
-from diffguard.settings import from_dict
-from lightning_modules.calibration import fit_early_stop
+from diffguard.diffusion.schedule import NoiseSchedule
+from diffguard.settings.detector import from_dict
+from diffguard_cli.calibrate import fit_early_stop
 
 
 def _classifier_guidance(side: int) -> dict[str, Any]:

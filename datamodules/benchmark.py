@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from itertools import combinations
 from typing import Literal
 
-from datamodules.datasets import same_source
+from datamodules.sources import same_source
 from diffguard.errors import UserError
 
 Part = Literal["train", "validation", "test"]

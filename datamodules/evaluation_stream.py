@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
+from datamodules.augmentation import Prepare
 from datamodules.image_set import ImageSet
-from datamodules.transforms import Prepare
 from diffguard.errors import UserError
 
 OnError = Literal["stop", "skip"]

@@ -14,8 +14,8 @@ from datamodules.image_files import read_image, why_no_image
 from datamodules.image_list import read_list
 from datamodules.image_set import ImageSet, MissingDataError, no_labels
 from diffguard.errors import UserError
-from diffguard.paths import kind_of
-from diffguard.reading import open_regular
+from diffguard.storage.paths import kind_of
+from diffguard.storage.reading import open_regular
 
 
 class FileSet(ImageSet):

@@ -18,7 +18,7 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 from torch import Tensor
 
 from diffguard.errors import UserError
-from diffguard.paths import kind_of, require_file
+from diffguard.storage.paths import kind_of, require_file
 
 # A closed list: Pillow also knows formats that start other programs (EPS runs Ghostscript).
 FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")

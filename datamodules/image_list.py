@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from diffguard.errors import UserError
-from diffguard.paths import require_file
+from diffguard.storage.paths import require_file
 
 # More than the largest data sets have; a greater label would need memory for classes in between.
 MAX_CLASSES = 100_000

@@ -13,13 +13,9 @@ from lightning import LightningDataModule
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
-from datamodules.datasets import is_folder, open_set
-from datamodules.file_set import folder_set
-from datamodules.image_set import ImageSet, MissingDataError
-from datamodules.memory import MemoryLoader, batch_augmentation, decode
-from datamodules.sources import Group, IDSets, OODSets, Part, check_sets, part_name
-from datamodules.split import cut_part
-from datamodules.stream import (
+from datamodules.augmentation import Augmentation, Prepare, augmentation
+from datamodules.benchmark import Group, IDSets, OODSets, Part, check_sets, part_name
+from datamodules.evaluation_stream import (
     EpochSampler,
     EvaluationStream,
     ImageLoader,
@@ -29,10 +25,14 @@ from datamodules.stream import (
     check_sockets,
     collate,
 )
-from datamodules.transforms import Augmentation, Prepare, augmentation
+from datamodules.file_set import folder_set
+from datamodules.image_set import ImageSet, MissingDataError
+from datamodules.sources import is_folder, open_set
+from datamodules.split import cut_part
+from datamodules.training_stream import MemoryLoader, batch_augmentation, decode
 from diffguard.errors import UserError
-from diffguard.paths import user_path
 from diffguard.printing import say
+from diffguard.storage.paths import user_path
 
 _NO_OOD = OODSets()
 # Images a loader reads at once where the batch size of the networks is yet to be found.

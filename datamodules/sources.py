@@ -31,7 +31,7 @@ from datamodules import embedded
 from datamodules.file_set import folder_set, list_set
 from datamodules.image_set import ImageSet, MissingDataError, TensorSet, no_labels
 from diffguard.errors import UserError
-from diffguard.paths import kind_of, user_path
+from diffguard.storage.paths import kind_of, user_path
 
 # Images of a torchvision set: NAME/PART, NAME/PART[FIRST:END], either number may be left out.
 _SECTION = re.compile(r"torchvision:([A-Za-z0-9]+/[a-z]+)(?:\[([0-9]*):([0-9]*)\])?")

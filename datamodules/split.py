@@ -6,8 +6,8 @@ import copy
 import hashlib
 from collections.abc import Sequence
 
+from datamodules.benchmark import Part
 from datamodules.image_set import ImageSet
-from datamodules.sources import Part
 from diffguard.errors import UserError
 
 _PARTS: tuple[Part, ...] = ("train", "validation", "test")

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from datamodules.stream import EpochSampler, mixed_seed
-from datamodules.transforms import CROP_PADDING, Augmentation
+from datamodules.augmentation import CROP_PADDING, Augmentation
+from datamodules.evaluation_stream import EpochSampler, mixed_seed
 from diffguard.errors import UserError
 
 BatchAugmentation = Callable[[Tensor, torch.Generator], Tensor]

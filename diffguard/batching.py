@@ -12,7 +12,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from diffguard.classifiers import ClassifierOutput
+from diffguard.classifiers.classifier import ClassifierOutput
 
 Output = TypeVar("Output", Tensor, ClassifierOutput)
 

@@ -10,16 +10,16 @@ import torch
 from torch import Tensor, nn
 
 from diffguard.batching import ROW_MULTIPLE
-from diffguard.classifiers import Classifier
+from diffguard.classifiers.build import ClassifierSpec, build_classifier
+from diffguard.classifiers.classifier import Classifier
+from diffguard.denoisers.build import DiffusionSpec
+from diffguard.denoisers.custom import build_any_denoiser, cast_weights, is_own, weight_parts
 from diffguard.detector import Detector
-from diffguard.diffusion import DiffusionSpec
-from diffguard.models import ClassifierSpec, build_classifier
-from diffguard.own_denoiser import build_any_denoiser, cast_weights, is_own, weight_parts
-from diffguard.rebuilding import WithoutWeights
-from diffguard.recipe import Job
-from diffguard.reconstruction import Reconstructor
-from diffguard.schedule import NoiseSchedule
-from diffguard.settings import DetectorSettings, EarlyStopSettings, from_dict, to_dict
+from diffguard.diffusion.schedule import NoiseSchedule
+from diffguard.engine.jobs import Job
+from diffguard.engine.reconstructor import Reconstructor
+from diffguard.settings.detector import DetectorSettings, EarlyStopSettings, from_dict, to_dict
+from diffguard.storage.rebuilding import WithoutWeights
 
 
 @dataclass(frozen=True)

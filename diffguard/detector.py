@@ -10,22 +10,22 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from diffguard.acceleration import accelerate
-from diffguard.baselines import Baselines, Reference
 from diffguard.batching import fixed_batch_size, in_fixed_batches
-from diffguard.calibration import Calibration, score_names
-from diffguard.classifiers import Classifier, ClassifierOutput
-from diffguard.denoisers import Denoiser
+from diffguard.classifiers.classifier import Classifier, ClassifierOutput
+from diffguard.denoisers.base import Denoiser
+from diffguard.diffusion.guidance import classifier_free
+from diffguard.diffusion.schedule import SamplingPlan
+from diffguard.engine.acceleration import accelerate
+from diffguard.engine.classifier_guidance import ClassifierSteering
+from diffguard.engine.jobs import Quality, Recipe
 from diffguard.errors import UserError
-from diffguard.guidance import classifier_free
 from diffguard.images import check_images, to_working_size
-from diffguard.recipe import Quality, Recipe
-from diffguard.schedule import SamplingPlan
-from diffguard.scoring import Item, Scored, ScoreStream, views_of
-from diffguard.settings import DetectorSettings
-from diffguard.settings_check import check_models, check_settings, check_unlabelled
-from diffguard.similarity import Distance, Views, build_distance
-from diffguard.steering import ClassifierSteering
+from diffguard.methods.checks import check_models, check_settings, check_unlabelled
+from diffguard.methods.stream import Item, Scored, ScoreStream, views_of
+from diffguard.scores.baselines import Baselines, Reference
+from diffguard.scores.calibration import Calibration, score_names
+from diffguard.scores.distances import Distance, Views, build_distance
+from diffguard.settings.detector import DetectorSettings
 
 
 @dataclass(frozen=True)
@@ -119,8 +119,8 @@ class Detector(nn.Module):
         trusted: str | Collection[str] = (),
         diffusion: str | None = None,
     ) -> Detector:
-        """Load a `detector.ckpt`; see `diffguard.checkpoint.load_detector`."""
-        from diffguard.checkpoint import load_detector
+        """Load a `detector.ckpt`; see `diffguard.checkpoint.file.load_detector`."""
+        from diffguard.checkpoint.file import load_detector
 
         return load_detector(path, device=device, trusted=trusted, diffusion=diffusion)
 

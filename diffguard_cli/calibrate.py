@@ -12,34 +12,34 @@ import torch
 from lightning.pytorch.utilities import rank_zero_only
 from torch import nn
 
-from diffguard.baselines import (
+from diffguard.batching import ROW_MULTIPLE, in_fixed_batches, padded
+from diffguard.checkpoint.file import diffusion_weights, save_detector, timed_cnn
+from diffguard.classifiers.build import ClassifierSpec
+from diffguard.classifiers.check import check_head, check_labels
+from diffguard.classifiers.classifier import Classifier, ClassifierOutput
+from diffguard.denoisers.base import Denoiser
+from diffguard.denoisers.custom import weight_parts
+from diffguard.detector import Detector
+from diffguard.diffusion.ddim import invert
+from diffguard.diffusion.early_stop import calibrate_thresholds
+from diffguard.engine.reproducible import reproducible
+from diffguard.errors import UserError
+from diffguard.methods.checks import check_settings
+from diffguard.methods.classifier_trial import looks_like_sigmoid, try_classifier
+from diffguard.score_table.table import ScoreTable
+from diffguard.scores.baselines import (
     FEATURE_BASELINES,
     HEAD_BASELINES,
     Reference,
     check_head_baselines,
 )
-from diffguard.batching import ROW_MULTIPLE, in_fixed_batches, padded
-from diffguard.calibration import ENOUGH_IMAGES, Calibration
-from diffguard.checkpoint import diffusion_weights, save_detector, timed_cnn
-from diffguard.classifier_check import check_head, check_labels
-from diffguard.classifier_trial import looks_like_sigmoid, try_classifier
-from diffguard.classifiers import Classifier, ClassifierOutput
-from diffguard.ddim import invert
-from diffguard.denoisers import Denoiser
-from diffguard.detector import Detector
-from diffguard.early_stop import calibrate_thresholds
-from diffguard.errors import UserError
-from diffguard.models import ClassifierSpec
-from diffguard.own_denoiser import weight_parts
-from diffguard.reproducible import reproducible
-from diffguard.score_table import ScoreTable
-from diffguard.settings import DetectorSettings, from_dict, to_dict
-from diffguard.settings_check import check_settings
-from diffguard.weights import load_tensors, weights_hash
-from lightning_modules.diffusion_models import LoadedDiffusion
-from lightning_modules.evaluation import ScoringRun, free_run
-from lightning_modules.runs import Run
-from lightning_modules.trainers import cast_weights, scoring_trainer
+from diffguard.scores.calibration import ENOUGH_IMAGES, Calibration
+from diffguard.settings.detector import DetectorSettings, from_dict, to_dict
+from diffguard.storage.weights import load_tensors, weights_hash
+from diffguard_cli.models import LoadedDiffusion
+from diffguard_cli.run import Run
+from diffguard_cli.scoring import ScoringRun, free_run
+from lightning_modules.trainer import cast_weights, scoring_trainer
 
 Warn = Callable[[str], None]
 

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import torch
 
-from diffguard.baselines import check_classes, check_head_baselines
-from diffguard.classifier_trial import try_classifier
+from diffguard.classifiers.build import build_classifier
+from diffguard.classifiers.preprocessing import assumptions
 from diffguard.errors import UserError
-from diffguard.models import build_classifier
-from diffguard.preprocessing import assumptions
-from diffguard.settings import DetectorSettings
-from lightning_modules.calibration import needs_reference
-from lightning_modules.runs import Run
-from lightning_modules.settings import ClassifierConfig
-from lightning_modules.stages import classifier_spec
+from diffguard.methods.classifier_trial import try_classifier
+from diffguard.scores.baselines import check_classes, check_head_baselines
+from diffguard.settings.detector import DetectorSettings
+from diffguard_cli.calibrate import needs_reference
+from diffguard_cli.config import ClassifierConfig
+from diffguard_cli.run import Run
+from diffguard_cli.stages import classifier_spec
 
 # Images on which an untrained network is tried.
 _TRIED = 2

@@ -1,4 +1,4 @@
-"""`python -m diffguard.keep RUN FOLDER`: a run's two models, small enough to keep beside the code.
+"""`python -m diffguard_cli.compact RUN FOLDER`: a run's two models, small enough to keep beside the code.
 
 Weights become bfloat16, in safetensors files of at most 15 MiB with the usual index beside them.
 """
@@ -14,10 +14,10 @@ from pathlib import Path
 import torch
 
 from diffguard.errors import UserError
-from diffguard.files import create_folder
-from diffguard.paths import user_path
 from diffguard.printing import say
-from diffguard.weights import load_tensors
+from diffguard.storage.files import create_folder
+from diffguard.storage.paths import user_path
+from diffguard.storage.weights import load_tensors
 
 SHARD_BYTES = 15 * 2**20
 _MODELS = ("classifier", "diffusion")
@@ -74,7 +74,7 @@ def _write_shards(path: Path, target: Path, shard_bytes: int) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Keep a run's models; returns the exit code, 2 for a user's mistake (one line on stderr)."""
-    parser = argparse.ArgumentParser(prog="python -m diffguard.keep", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m diffguard_cli.compact", description=__doc__)
     parser.add_argument("run", metavar="RUN", help="folder of a training run")
     parser.add_argument("folder", metavar="FOLDER", help="folder to make")
     asked = parser.parse_args(arguments)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-# The names that `datamodules.transforms` knows, which this package does not import.
+# The names that `datamodules.augmentation` knows, which this package does not import.
 Augmentation = Literal["none", "affine", "flip", "crop_flip"]
 # Arguments of other libraries: whatever YAML can say.
 Plain = dict[str, int | float | bool | str | list | dict | None]

@@ -7,10 +7,10 @@ import math
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from diffguard.conversion.hub import check_name
+from diffguard.denoisers.custom import is_own
+from diffguard.denoisers.formats.hub import check_name
 from diffguard.errors import UserError
-from diffguard.own_denoiser import is_own
-from lightning_modules.settings import DiffusionConfig
+from diffguard_cli.config import DiffusionConfig
 
 # The smallest sensible number of each key; None, where a key allows it, is no number.
 _LEAST = {

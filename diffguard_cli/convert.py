@@ -1,4 +1,4 @@
-"""`python -m diffguard.convert SRC DST`: a research checkpoint becomes a folder of diffusers."""
+"""`python -m diffguard_cli.convert SRC DST`: a research checkpoint becomes a folder of diffusers."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from diffguard.conversion import CheckpointOptions, load_diffusion
-from diffguard.conversion.save import save_folder
+from diffguard.denoisers.formats import CheckpointOptions, load_diffusion
+from diffguard.denoisers.formats.save import save_folder
 from diffguard.errors import UserError
-from diffguard.paths import expand_home
 from diffguard.printing import say
+from diffguard.storage.paths import expand_home
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Convert; returns the exit code, 2 for a user's mistake (one line on stderr)."""
-    parser = argparse.ArgumentParser(prog="python -m diffguard.convert", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m diffguard_cli.convert", description=__doc__)
     parser.add_argument("src", metavar="SRC", help="guided-diffusion, latent diffusion or DiffOOD")
     parser.add_argument("dst", metavar="DST", help="folder to write")
     parser.add_argument("--image_size", type=int, help="side of the model's images in pixels")

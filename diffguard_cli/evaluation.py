@@ -7,10 +7,10 @@ from pathlib import Path
 
 import lightning.pytorch as pl
 
-from diffguard.metric import synchronised_metrics
-from diffguard.score_table import ScoreTable
-from lightning_modules.evaluation import file_hash
-from lightning_modules.sharing import wait_until
+from diffguard.report.torch_metric import synchronised_metrics
+from diffguard.score_table.table import ScoreTable
+from diffguard_cli.scoring import file_hash
+from lightning_modules.processes import wait_until
 
 _Metrics = dict[tuple[str, str], dict[str, float]]
 

@@ -8,24 +8,24 @@ from typing import Any
 
 import torch
 
-from diffguard.conversion import CheckpointOptions, load_diffusion
-from diffguard.conversion.folder import label_rows
-from diffguard.conversion.hub import local_folder
-from diffguard.conversion.save import save_folder
-from diffguard.denoisers import DiffusersDenoiser
-from diffguard.diffusion import (
+from diffguard.denoisers.base import DiffusersDenoiser
+from diffguard.denoisers.build import (
     DiffusionParts,
     DiffusionSpec,
     build_denoiser,
     empty_network,
     wrap_parts,
 )
+from diffguard.denoisers.custom import build_own_denoiser, is_own, load_own_weights
+from diffguard.denoisers.formats import CheckpointOptions, load_diffusion
+from diffguard.denoisers.formats.folder import label_rows
+from diffguard.denoisers.formats.hub import local_folder
+from diffguard.denoisers.formats.save import save_folder
+from diffguard.denoisers.lora import add_lora, merge_lora, save_lora
+from diffguard.denoisers.reference import LARGE, refer
 from diffguard.errors import UserError, reason_of
-from diffguard.lora import add_lora, merge_lora, save_lora
-from diffguard.own_denoiser import build_own_denoiser, is_own, load_own_weights
-from diffguard.pretrained import LARGE, refer
-from lightning_modules.runs import Run
-from lightning_modules.settings import DiffusionConfig, ModelConfig
+from diffguard_cli.config import DiffusionConfig, ModelConfig
+from diffguard_cli.run import Run
 
 
 @dataclass

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from diffguard import figures
-from diffguard.calibration import DIFFGUARD
 from diffguard.detector import Detector
-from diffguard.score_table import ScoreTable
-from diffguard.scoring import Scored
+from diffguard.methods.stream import Scored
+from diffguard.report import figures
+from diffguard.score_table.table import ScoreTable
+from diffguard.scores.calibration import DIFFGUARD
+from diffguard_cli.scoring import ScoringRun
 from lightning_modules.detector import items_of
-from lightning_modules.evaluation import ScoringRun
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -25,11 +25,11 @@ from jsonargparse import (
 )
 
 from diffguard.errors import UserError
-from diffguard.paths import expand_home, require_file, user_path
 from diffguard.printing import accept_all_text, say
-from lightning_modules.interrupts import INTERRUPTED, SAID, is_first_process
-from lightning_modules.parser_messages import plain_message
-from lightning_modules.yaml_text import check_yaml
+from diffguard.storage.paths import expand_home, require_file, user_path
+from diffguard_cli.interrupts import INTERRUPTED, SAID, is_first_process
+from diffguard_cli.parser_messages import plain_message
+from diffguard_cli.yaml_text import check_yaml
 
 USER_ERROR = 2
 SKIPPED_FILES = 3
@@ -150,7 +150,7 @@ def run(main: Callable[[Sequence[str]], int], argv: Sequence[str] | None = None)
 
 def _shortage(error: Exception) -> str | None:
     """What to tell where memory or a disk is full; None where it is something else."""
-    from lightning_modules.batch_size import is_out_of_memory
+    from diffguard.methods.batch_size import is_out_of_memory
 
     if is_out_of_memory(error):
         return _OUT_OF_MEMORY

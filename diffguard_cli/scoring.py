@@ -18,19 +18,19 @@ import torch
 from diffguard.batching import fixed_batch_size
 from diffguard.detector import Detector
 from diffguard.errors import UserError
-from diffguard.files import append_line
-from diffguard.manifest import run_key
+from diffguard.methods.batch_size import find_batch_size
 from diffguard.printing import say
-from diffguard.reading import open_regular
-from diffguard.scores import ScoreWriter, merge
-from diffguard.settings import DetectorSettings
-from lightning_modules.batch_size import find_batch_size
+from diffguard.score_table.manifest import run_key
+from diffguard.score_table.writer import ScoreWriter, merge
+from diffguard.settings.detector import DetectorSettings
+from diffguard.storage.files import append_line
+from diffguard.storage.reading import open_regular
+from diffguard_cli.interrupts import interruptible
+from diffguard_cli.scoring_folder import ScoringFolder
+from lightning_modules.callbacks.scoring_bar import watched
 from lightning_modules.connection import connect
 from lightning_modules.detector import DetectorModule
-from lightning_modules.interrupts import interruptible
-from lightning_modules.scoring_folder import ScoringFolder
-from lightning_modules.scoring_progress import watched
-from lightning_modules.sharing import SharedWork, check_alike, check_shared, wait_until
+from lightning_modules.processes import SharedWork, check_alike, check_shared, wait_until
 
 
 class ScoringRun:

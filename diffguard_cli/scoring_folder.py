@@ -13,11 +13,10 @@ import torch
 from numpy.typing import NDArray
 
 from diffguard.batching import fixed_batch_size
-from diffguard.contents import changed_images, keep_contents
 from diffguard.errors import UserError
-from diffguard.files import refuse_links
-from diffguard.machine import describe_machine
-from diffguard.manifest import (
+from diffguard.methods.batch_size import AUTO, begun_with, too_large
+from diffguard.score_table.contents import changed_images, keep_contents
+from diffguard.score_table.manifest import (
     FORMAT,
     MACHINE,
     check_manifest,
@@ -25,9 +24,10 @@ from diffguard.manifest import (
     read_manifest,
     write_manifest,
 )
-from diffguard.scores import read_done
-from diffguard.settings import DECIDING, DetectorSettings, to_dict
-from lightning_modules.batch_size import AUTO, begun_with, too_large
+from diffguard.score_table.writer import read_done
+from diffguard.settings.detector import DECIDING, DetectorSettings, to_dict
+from diffguard.storage.environment import describe_machine
+from diffguard.storage.files import refuse_links
 
 
 class ScoringFolder:

@@ -13,15 +13,25 @@ import torch
 from lightning.pytorch.loggers import TensorBoardLogger
 from safetensors.torch import save_file
 
-from diffguard.classifier_weights import load_weights
-from diffguard.classifiers import Classifier
-from diffguard.denoisers import Denoiser
+from diffguard.classifiers.build import ClassifierSpec, build_classifier, resolve_spec
+from diffguard.classifiers.classifier import Classifier
+from diffguard.classifiers.small_cnn import TimedCNN
+from diffguard.classifiers.weights import load_weights
+from diffguard.denoisers.base import Denoiser
 from diffguard.errors import UserError
-from diffguard.files import replace_file
-from diffguard.models import ClassifierSpec, build_classifier, resolve_spec
-from diffguard.networks import TimedCNN
-from lightning_modules.callbacks import SampleGrid
-from lightning_modules.checkpoints import (
+from diffguard.storage.files import replace_file
+from diffguard_cli.config import (
+    ClassifierConfig,
+    DiffusionConfig,
+    NoisyClassifierConfig,
+)
+from diffguard_cli.interrupts import interruptible
+from diffguard_cli.models import check_network, keep_trained, to_train
+from diffguard_cli.run import Run
+from lightning_modules.base import TrainingModule
+from lightning_modules.callbacks.samples import SampleGrid
+from lightning_modules.callbacks.time_limit import TimeLimit, TrainingRate
+from lightning_modules.checkpoint_io import (
     EpochCheckpoint,
     SafeCheckpointIO,
     checkpoint_file,
@@ -29,19 +39,9 @@ from lightning_modules.checkpoints import (
 )
 from lightning_modules.classifier import ClassifierModule
 from lightning_modules.diffusion import DiffusionModule
-from lightning_modules.diffusion_models import check_network, keep_trained, to_train
-from lightning_modules.interrupts import interruptible
-from lightning_modules.legs import TimeLimit, TrainingRate
 from lightning_modules.noisy_classifier import NoisyClassifierModule
-from lightning_modules.runs import Run
-from lightning_modules.settings import (
-    ClassifierConfig,
-    DiffusionConfig,
-    NoisyClassifierConfig,
-)
-from lightning_modules.trainers import build_trainer
-from lightning_modules.training import TrainingModule
-from lightning_modules.training_check import StageConfig, check_accumulation, check_precision
+from lightning_modules.trainer import build_trainer
+from lightning_modules.training_values import StageConfig, check_accumulation, check_precision
 
 
 def classifier_spec(config: ClassifierConfig, data: Any) -> ClassifierSpec:

@@ -18,8 +18,8 @@ from pydantic import create_model
 
 from diffguard.errors import UserError
 from diffguard.printing import say
-from diffguard.schema import validated_plain
-from lightning_modules.settings import TrainerConfig
+from diffguard.storage.schema import validated_plain
+from diffguard_cli.config import TrainerConfig
 
 # Keys with which a parser would import a class or read a file.
 _RESERVED = ("class_path", "init_args", "dict_kwargs")

@@ -14,12 +14,12 @@ from torch.optim import SGD, AdamW, Optimizer
 from torch.optim.lr_scheduler import LRScheduler, OneCycleLR
 
 from diffguard.errors import UserError
-from lightning_modules.generators import (
+from lightning_modules.callbacks.resume import (
     GeneratorStates,
     generator_states,
     restore_generators,
 )
-from lightning_modules.training_check import check_accumulation, check_precision, check_values
+from lightning_modules.training_values import check_accumulation, check_precision, check_values
 
 OptimizerName = Literal["adamw", "sgd"]
 ScheduleName = Literal["one_cycle", "cosine", "constant"]

@@ -12,7 +12,7 @@ from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from diffguard.errors import UserError
-from diffguard.files import replace_file
+from diffguard.storage.files import replace_file
 
 _NAME = "last"
 

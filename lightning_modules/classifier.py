@@ -9,9 +9,9 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchmetrics.classification import MulticlassAccuracy
 
-from diffguard.classifiers import Classifier
-from lightning_modules.training import OptimizerName, ScheduleName, TrainingModule
-from lightning_modules.training_check import check_values
+from diffguard.classifiers.classifier import Classifier
+from lightning_modules.base import OptimizerName, ScheduleName, TrainingModule
+from lightning_modules.training_values import check_values
 
 
 class ClassifierModule(TrainingModule):

@@ -21,7 +21,7 @@ from torch.distributed import PrefixStore, Store, TCPStore
 
 from diffguard.errors import UserError
 from diffguard.printing import say
-from lightning_modules.cli import USER_ERROR
+from diffguard_cli.parser import USER_ERROR
 
 Result = TypeVar("Result")
 

@@ -12,9 +12,9 @@ import lightning.pytorch as pl
 from diffguard.batching import ROW_MULTIPLE, fixed_batch_size
 from diffguard.detector import Detector
 from diffguard.errors import UserError
+from diffguard.methods.batch_size import free_memory, is_out_of_memory, too_large
+from diffguard.methods.stream import Item, Scored, ScoreStream
 from diffguard.printing import say
-from diffguard.scoring import Item, Scored, ScoreStream
-from lightning_modules.batch_size import free_memory, is_out_of_memory, too_large
 
 RowSink = Callable[[Sequence[Scored]], None]
 OpenLoader = Callable[[pl.Trainer], Any]

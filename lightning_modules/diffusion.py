@@ -17,13 +17,13 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.optim import Optimizer
 
-from diffguard.denoisers import DiffusersDenoiser
+from diffguard.denoisers.base import DiffusersDenoiser
+from diffguard.denoisers.latent import LatentDenoiser
+from diffguard.diffusion.schedule import NoiseSchedule
 from diffguard.errors import UserError
-from diffguard.latent import LatentDenoiser
-from diffguard.schedule import NoiseSchedule
+from lightning_modules.base import ScheduleName, TrainingModule
 from lightning_modules.ema import EMA
-from lightning_modules.training import ScheduleName, TrainingModule
-from lightning_modules.training_check import check_values
+from lightning_modules.training_values import check_values
 
 LossWeighting = Literal["none", "min_snr"]
 

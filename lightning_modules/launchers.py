@@ -7,7 +7,7 @@ from typing import Any
 
 from lightning.pytorch.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
 
-from lightning_modules.settings import TrainerConfig
+from diffguard_cli.config import TrainerConfig
 
 
 def process_arguments(config: TrainerConfig) -> dict[str, Any]:

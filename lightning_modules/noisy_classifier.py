@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from diffguard.denoisers import Denoiser
-from diffguard.networks import TimedCNN
-from lightning_modules.training import TrainingModule
+from diffguard.classifiers.small_cnn import TimedCNN
+from diffguard.denoisers.base import Denoiser
+from lightning_modules.base import TrainingModule
 
 
 class NoisyClassifierModule(TrainingModule):

@@ -12,7 +12,7 @@ import lightning.pytorch as pl
 from torch.distributed import HashStore, Store, TCPStore
 
 from diffguard.errors import UserError
-from diffguard.files import write_error
+from diffguard.storage.files import write_error
 
 Result = TypeVar("Result")
 

@@ -12,13 +12,13 @@ import torch
 from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-from diffguard import own_denoiser
+from diffguard.denoisers import custom as own_denoiser
 from diffguard.errors import UserError
-from lightning_modules.callbacks import StageProgressBar
-from lightning_modules.cli import one_line, quiet_libraries
+from diffguard_cli.config import TrainerConfig
+from diffguard_cli.parser import one_line, quiet_libraries
+from lightning_modules.callbacks.samples import StageProgressBar
+from lightning_modules.callbacks.scoring_bar import ScoringProgressBar
 from lightning_modules.launchers import process_arguments
-from lightning_modules.scoring_progress import ScoringProgressBar
-from lightning_modules.settings import TrainerConfig
 
 # More than any machine or cluster has; more threads end the process or hang.
 _MOST_THREADS, _MOST_DEVICES, _MOST_NODES = 1024, 1024, 100_000

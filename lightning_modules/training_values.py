@@ -10,9 +10,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from diffguard.diffusion.schedule import NoiseSchedule
 from diffguard.errors import UserError
-from diffguard.schedule import NoiseSchedule
-from lightning_modules.settings import (
+from diffguard_cli.config import (
     ClassifierConfig,
     DiffusionConfig,
     NoisyClassifierConfig,

@@ -6,20 +6,20 @@ from multiprocessing import connection
 
 import pytest
 import torch
-from tiny_families import FILES, write_folder, write_stable_diffusion
-from tiny_models import denoiser_of, tiny_classifier, two_layers
-from tiny_project import write_config, write_data
 
 import train
-from diffguard.baselines import Reference
-from diffguard.calibration import Calibration
 from diffguard.detector import Detector
-from diffguard.settings import (
+from diffguard.scores.baselines import Reference
+from diffguard.scores.calibration import Calibration
+from diffguard.settings.detector import (
     DetectorSettings,
     GuidanceSettings,
     InversionSettings,
     SamplerSettings,
 )
+from tests.helpers.tiny_families import FILES, write_folder, write_stable_diffusion
+from tests.helpers.tiny_models import denoiser_of, tiny_classifier, two_layers
+from tests.helpers.tiny_project import write_config, write_data
 
 CLASSES = 3
 
@@ -79,7 +79,7 @@ def build_detector(settings=None, *, calibrated=True, seed=0, noisy_classifier=N
     )
     if calibrated:
         stream = detector.stream(8, derive=False)
-        from diffguard.scoring import Item
+        from diffguard.methods.stream import Item
 
         items = [Item(image, index=i) for i, image in enumerate(images)]
         rows = [one.row for one in stream.push(items) + stream.flush()]

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from diffguard.batching import fixed_batch_size, in_fixed_batches, padded
-from diffguard.classifiers import ClassifierOutput
+from diffguard.classifiers.classifier import ClassifierOutput
 
 
 @pytest.mark.parametrize(("asked", "taken"), [(1, 8), (7, 8), (8, 8), (9, 16), (64, 64), (65, 72)])

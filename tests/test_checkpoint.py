@@ -4,15 +4,11 @@ from dataclasses import replace
 
 import pytest
 import torch
-from conftest import CLASSES, small_settings
-from test_models import STRANGER
-from tiny_models import UNET
+from tests.helpers.tiny_detector import CLASSES, small_settings
 from torch import nn
 
 from diffguard import Detector
-from diffguard.baselines import Reference
-from diffguard.calibration import Calibration
-from diffguard.checkpoint import (
+from diffguard.checkpoint.file import (
     detector_from,
     fill,
     library_versions,
@@ -20,11 +16,15 @@ from diffguard.checkpoint import (
     read_checkpoint,
     save_detector,
 )
-from diffguard.diffusion import DiffusionSpec, build_denoiser
+from diffguard.classifiers.build import ClassifierSpec, build_classifier
+from diffguard.classifiers.small_cnn import TimedCNN
+from diffguard.denoisers.build import DiffusionSpec, build_denoiser
 from diffguard.errors import UserError
-from diffguard.models import ClassifierSpec, build_classifier
-from diffguard.networks import TimedCNN
-from diffguard.settings import GuidanceSettings
+from diffguard.scores.baselines import Reference
+from diffguard.scores.calibration import Calibration
+from diffguard.settings.detector import GuidanceSettings
+from tests.classifiers.test_build import STRANGER
+from tests.helpers.tiny_models import UNET
 
 CLASSIFIER = ClassifierSpec("small_cnn", CLASSES, {"width": 4}, channels=1, mean=[0.4], std=[0.3])
 DIFFUSION = DiffusionSpec(

@@ -4,17 +4,17 @@ from dataclasses import replace
 
 import pytest
 import torch
-from conftest import small_settings
-from tiny_families import CLASSES, dit, kl
-from tiny_models import tiny_classifier
+from tests.helpers.tiny_detector import small_settings
 
 import evaluate
+from diffguard.classifiers.build import ClassifierSpec
+from diffguard.cost import dry_run, format_cost
+from diffguard.denoisers.build import DiffusionParts, DiffusionSpec, build_denoiser
 from diffguard.detector import Detector
-from diffguard.diffusion import DiffusionParts, DiffusionSpec, build_denoiser
-from diffguard.dry_run import dry_run, format_cost
 from diffguard.errors import UserError
-from diffguard.models import ClassifierSpec
-from diffguard.settings import EarlyStopSettings, GuidanceSettings
+from diffguard.settings.detector import EarlyStopSettings, GuidanceSettings
+from tests.helpers.tiny_families import CLASSES, dit, kl
+from tests.helpers.tiny_models import tiny_classifier
 
 CLASSIFIER = ClassifierSpec("small_cnn", CLASSES, {"width": 4}, channels=3)
 SCHEDULER = {"beta_schedule": "linear", "num_train_timesteps": 100}

@@ -1,20 +1,20 @@
 import lightning.pytorch as pl
 import pytest
 import torch
-from conftest import build_detector, small_settings
 from PIL import Image
-from tiny_models import denoiser_of, tiny_classifier, two_layers
+from tests.helpers.tiny_detector import build_detector, small_settings
 
 from diffguard import Detector
+from diffguard.classifiers.small_cnn import TimedCNN
 from diffguard.errors import UserError
-from diffguard.networks import TimedCNN
-from diffguard.settings import (
+from diffguard.settings.detector import (
     CropSettings,
     EarlyStopSettings,
     GuidanceSettings,
     InversionSettings,
     SamplerSettings,
 )
+from tests.helpers.tiny_models import denoiser_of, tiny_classifier, two_layers
 
 VARIANTS = {
     "classifier-free": {},

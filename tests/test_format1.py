@@ -4,9 +4,9 @@ import re
 
 import pytest
 import torch
-from format1 import FOLDER, NOISY, fixed_images, results
 
-from diffguard.checkpoint import load_detector, read_checkpoint
+from diffguard.checkpoint.file import load_detector, read_checkpoint
+from tests.helpers.format1 import FOLDER, NOISY, fixed_images, results
 
 
 @pytest.mark.parametrize(

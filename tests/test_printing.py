@@ -5,13 +5,13 @@ import sys
 
 import pytest
 from rich.console import Console
-from small_table import GROUPS, OPTIONS, make_table
-from test_commands import command
 
 from diffguard.printing import printable, say
-from diffguard.report import summarise
-from diffguard.terminal import print_table
-from lightning_modules.progress import StageProgress
+from diffguard.report.summary import summarise
+from diffguard.report.terminal import print_table
+from lightning_modules.callbacks.progress import StageProgress
+from tests.helpers.small_table import GROUPS, OPTIONS, make_table
+from tests.runs.test_commands import command
 
 CASES = {
     "plain ü 図 😀": "plain ü 図 😀",

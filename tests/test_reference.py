@@ -7,17 +7,18 @@ files do not reach, the modules `beyond_*.py` compare with libraries and laws.
 
 import pytest
 import torch
-from beyond_guidance import *  # noqa: F403
-from beyond_outcomes import *  # noqa: F403
-from beyond_schedule import *  # noqa: F403
-from reference_files import GroupFile, folder
-from reference_outcomes import (
+
+from tests.reference.beyond_guidance import *  # noqa: F403
+from tests.reference.beyond_outcomes import *  # noqa: F403
+from tests.reference.beyond_schedule import *  # noqa: F403
+from tests.reference.files import GroupFile, folder
+from tests.reference.outcomes import (
     check_cam,
     check_cfg_end_to_end,
     check_gdm_early_stop,
     check_metrics,
 )
-from reference_solvers import (
+from tests.reference.solvers import (
     check_gdm_denoise,
     check_gdm_guidance,
     check_gdm_inversion,

@@ -18,25 +18,25 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from diffguard.baselines import Reference
-from diffguard.calibration import Calibration, score_names
-from diffguard.checkpoint_schema import check_content, damaged
-from diffguard.checkpoint_versions import VERSION, upgraded
-from diffguard.classifiers import Classifier
+from diffguard.checkpoint.schema import check_content, damaged
+from diffguard.checkpoint.versions import VERSION, upgraded
+from diffguard.classifiers.build import ClassifierSpec, build_classifier
+from diffguard.classifiers.classifier import Classifier
+from diffguard.classifiers.small_cnn import TimedCNN
+from diffguard.denoisers.build import DiffusionSpec, empty_context, wrap_parts
+from diffguard.denoisers.custom import build_any_denoiser, weight_parts
+from diffguard.denoisers.reference import load_reference
 from diffguard.detector import Detector
-from diffguard.diffusion import DiffusionSpec, empty_context, wrap_parts
 from diffguard.errors import UserError
-from diffguard.files import replace_file
-from diffguard.machine import installed_versions
-from diffguard.models import ClassifierSpec, build_classifier
-from diffguard.networks import TimedCNN
-from diffguard.own_denoiser import build_any_denoiser, weight_parts
-from diffguard.paths import expand_home, user_path
-from diffguard.pretrained import load_reference
-from diffguard.settings import DetectorSettings, from_dict, to_dict
-from diffguard.settings_check import check_settings
-from diffguard.sizes import check_fit, trial
-from diffguard.weights import fill, load_tensors
+from diffguard.methods.checks import check_settings
+from diffguard.scores.baselines import Reference
+from diffguard.scores.calibration import Calibration, score_names
+from diffguard.settings.detector import DetectorSettings, from_dict, to_dict
+from diffguard.storage.environment import installed_versions
+from diffguard.storage.files import replace_file
+from diffguard.storage.paths import expand_home, user_path
+from diffguard.storage.sizes import check_fit, trial
+from diffguard.storage.weights import fill, load_tensors
 
 FORMAT = "diffguard-detector"
 _LIBRARIES = ("torch", "torchvision", "lightning", "diffusers", "timm", "pytorch-ood")
@@ -261,7 +261,7 @@ def diffusion_weights(denoiser: Any, reference: Mapping[str, Any] | None = None)
 
     Args:
         denoiser: The model.
-        reference: What `diffguard.pretrained.refer` says of it: it is then named instead of
+        reference: What `diffguard.denoisers.reference.refer` says of it: it is then named instead of
             copied, but for the context of its labels, which may come from prompts.
     """
     parts = {name: _on_cpu(module) for name, module in weight_parts(denoiser).items()}

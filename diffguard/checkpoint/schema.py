@@ -10,13 +10,13 @@ from pydantic import AfterValidator, Field, InstanceOf, StringConstraints
 from torch import Tensor
 from typing_extensions import TypedDict
 
-from diffguard.arguments import LARGEST_SIDE
-from diffguard.conversion.options import CheckpointOptions
-from diffguard.diffusion import DiffusionSpec
+from diffguard.classifiers.build import ClassifierSpec
+from diffguard.denoisers.build import DiffusionSpec
+from diffguard.denoisers.formats.options import CheckpointOptions
 from diffguard.errors import UserError
-from diffguard.models import ClassifierSpec
-from diffguard.schema import validated, validated_plain
-from diffguard.settings import DetectorSettings
+from diffguard.settings.detector import DetectorSettings
+from diffguard.storage.arguments import LARGEST_SIDE
+from diffguard.storage.schema import validated, validated_plain
 
 _LONGEST_NAME = 500
 _LONGEST_PATH = 4096

@@ -12,7 +12,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from diffguard.settings_effect import without_idle
+from diffguard.settings.effect import without_idle
 
 VERSION = 2
 

@@ -18,19 +18,19 @@ from typing import Annotated, Any
 from pydantic import Field
 from torch import Tensor, nn
 
-from diffguard.arguments import LARGEST_SIDE, MOST_CLASSES, check_arguments, consented
-from diffguard.classifiers import Classifier
+from diffguard.classifiers.classifier import Classifier
+from diffguard.classifiers.library import published_arguments, timm_model, torchvision_model
+from diffguard.classifiers.openood import openood_network
+from diffguard.classifiers.preprocessing import published_preprocessing
+from diffguard.classifiers.pretrained import pretrained_network
+from diffguard.classifiers.small_cnn import SmallCNN
+from diffguard.classifiers.whitened import WhitenedCNN
 from diffguard.errors import UserError, reason_of
 from diffguard.images import Interpolation
-from diffguard.library_models import published_arguments, timm_model, torchvision_model
-from diffguard.networks import SmallCNN
-from diffguard.networks_openood import openood_network
-from diffguard.networks_whitened import WhitenedCNN
-from diffguard.preprocessing import published_preprocessing
-from diffguard.pretrained_classifiers import pretrained_network
-from diffguard.rebuilding import first_difference
-from diffguard.sizes import check_fit, trial
-from diffguard.weights import fill
+from diffguard.storage.arguments import LARGEST_SIDE, MOST_CLASSES, check_arguments, consented
+from diffguard.storage.rebuilding import first_difference
+from diffguard.storage.sizes import check_fit, trial
+from diffguard.storage.weights import fill
 
 _log = logging.getLogger(__name__)
 _PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from diffguard.classifiers import Classifier
+from diffguard.classifiers.classifier import Classifier
 
 
 def grad_cam(classifier: Classifier, images: Tensor, labels: Tensor) -> Tensor:

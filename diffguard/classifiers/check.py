@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
-from diffguard.classifiers import ClassifierOutput
+from diffguard.classifiers.classifier import ClassifierOutput
 from diffguard.errors import UserError
 
 # With fewer images of a class, chance could have moved most of them.

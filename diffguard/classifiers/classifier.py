@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.hooks import RemovableHandle
 
-from diffguard.classifier_layers import (
+from diffguard.classifiers.layers import (
     as_linear,
     find_cam_layer,
     find_head,

@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from diffguard.classifiers.library import timm_config, torchvision_weights
 from diffguard.images import Interpolation
-from diffguard.library_models import timm_config, torchvision_weights
 
 _IMAGENET = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
 # OpenOOD's, by number of classes.

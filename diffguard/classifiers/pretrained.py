@@ -7,17 +7,17 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from diffguard.classifier_layers import find_head
-from diffguard.errors import UserError, reason_of
-from diffguard.library_models import (
+from diffguard.classifiers.layers import find_head
+from diffguard.classifiers.library import (
     timm_config,
     timm_model,
     torchvision_model,
     torchvision_weights,
 )
+from diffguard.errors import UserError, reason_of
 
 if TYPE_CHECKING:
-    from diffguard.models import ClassifierSpec
+    from diffguard.classifiers.build import ClassifierSpec
 
 # How GoogLeNet and Inception name the heads that only training uses.
 _AUXILIARY_HEADS = ("aux1", "aux2", "AuxLogits")

@@ -7,10 +7,10 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from diffguard.classifiers import Classifier
-from diffguard.conversion.safe_load import read_foreign
+from diffguard.classifiers.classifier import Classifier
 from diffguard.errors import UserError
-from diffguard.weights import fill, tensors_of
+from diffguard.storage.foreign import read_foreign
+from diffguard.storage.weights import fill, tensors_of
 
 
 def load_weights(classifier: Classifier, path: str | Path, arch: str) -> None:

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from diffguard.diffusion.guidance import resize_mask
+from diffguard.diffusion.schedule import NoiseSchedule
 from diffguard.errors import UserError
-from diffguard.guidance import resize_mask
 from diffguard.images import convert_channels, resize_to, to_image_range, to_model_range
-from diffguard.schedule import NoiseSchedule
 
 
 @runtime_checkable

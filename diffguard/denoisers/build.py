@@ -16,13 +16,13 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from diffguard.arguments import LARGEST_NUMBER, LARGEST_SIDE, MOST_CLASSES, check_values
 from diffguard.batching import ROW_MULTIPLE
-from diffguard.denoisers import DiffusersDenoiser, PixelDenoiser
+from diffguard.denoisers.base import DiffusersDenoiser, PixelDenoiser
+from diffguard.denoisers.latent import ClassContext, LatentDenoiser
+from diffguard.diffusion.schedule import NoiseSchedule
 from diffguard.errors import UserError, reason_of
-from diffguard.latent import ClassContext, LatentDenoiser
-from diffguard.schedule import NoiseSchedule
-from diffguard.sizes import check_fit, trial
+from diffguard.storage.arguments import LARGEST_NUMBER, LARGEST_SIDE, MOST_CLASSES, check_values
+from diffguard.storage.sizes import check_fit, trial
 
 NETWORKS = ("UNet2DModel", "ADMUNet2DModel", "UNet2DConditionModel", "DiTTransformer2DModel")
 AUTOENCODERS = ("AutoencoderKL", "VQModel")
@@ -271,7 +271,7 @@ def module_class(name: str, known: tuple[str, ...]) -> Any:
             f"diffusion network {name!r} is not known, expected one of {', '.join(known)}"
         )
     if name == "ADMUNet2DModel":
-        from diffguard.conversion.adm_unet import ADMUNet2DModel
+        from diffguard.denoisers.adm_unet import ADMUNet2DModel
 
         return ADMUNet2DModel
     import diffusers

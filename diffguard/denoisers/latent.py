@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from diffguard.denoisers import DiffusersDenoiser
+from diffguard.denoisers.base import DiffusersDenoiser
+from diffguard.diffusion.schedule import NoiseSchedule
 from diffguard.errors import UserError
 from diffguard.images import convert_channels, resize_to, to_image_range, to_model_range
-from diffguard.schedule import NoiseSchedule
 
 
 class ClassContext(nn.Module):

@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import nn
 
-from diffguard.denoisers import DiffusersDenoiser
+from diffguard.denoisers.base import DiffusersDenoiser
 from diffguard.errors import UserError
 
 # The projections of attention, under the names that all families of diffusers share.

@@ -12,10 +12,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from diffguard.conversion import CheckpointOptions, load_diffusion
-from diffguard.conversion.folder import AUTOENCODER_FOLDERS, CONTEXT, NETWORK_FOLDERS
-from diffguard.conversion.hub import cached, fetch
-from diffguard.diffusion import DiffusionParts
+from diffguard.denoisers.build import DiffusionParts
+from diffguard.denoisers.formats import CheckpointOptions, load_diffusion
+from diffguard.denoisers.formats.folder import AUTOENCODER_FOLDERS, CONTEXT, NETWORK_FOLDERS
+from diffguard.denoisers.formats.hub import cached, fetch
 from diffguard.errors import UserError
 
 # Above this many weights a model is referred to, unless the config says otherwise.

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-from diffguard.schedule import SamplingPlan, expand
+from diffguard.diffusion.schedule import SamplingPlan, expand
 
 NoiseFunction = Callable[[Tensor, Tensor], Tensor]
 GuideFunction = Callable[[Tensor, Tensor, int], Tensor]

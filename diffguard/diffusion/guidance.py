@@ -18,9 +18,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from diffguard.ddim import predict_clean
+from diffguard.diffusion.ddim import predict_clean
+from diffguard.diffusion.schedule import expand
 from diffguard.errors import UserError
-from diffguard.schedule import expand
 
 LogitsFunction = Callable[[Tensor], Tensor]
 Reduction = Literal["sum", "mean"]

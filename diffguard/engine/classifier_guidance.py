@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from diffguard.batching import padded
-from diffguard.denoisers import Denoiser
-from diffguard.guidance import (
+from diffguard.denoisers.base import Denoiser
+from diffguard.diffusion.guidance import (
     Reduction,
     blend_clean,
     classifier_gradient,

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from diffguard.schedule import SamplingPlan
-from diffguard.steering import ClassifierSteering
+from diffguard.diffusion.schedule import SamplingPlan
+from diffguard.engine.classifier_guidance import ClassifierSteering
 
 Quality = Callable[[Tensor, Tensor], Tensor]
 

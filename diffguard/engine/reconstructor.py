@@ -16,13 +16,13 @@ import torch
 from torch import Tensor
 
 from diffguard.batching import in_fixed_batches, padded
-from diffguard.ddim import ddim_step, synthesis_step
-from diffguard.denoisers import Denoiser
-from diffguard.early_stop import should_stop
+from diffguard.denoisers.base import Denoiser
+from diffguard.diffusion.ddim import ddim_step, synthesis_step
+from diffguard.diffusion.early_stop import should_stop
+from diffguard.diffusion.guidance import classifier_free
+from diffguard.engine.jobs import Job, Recipe, Reconstruction
+from diffguard.engine.trajectories import Finished, Pool
 from diffguard.errors import UserError
-from diffguard.guidance import classifier_free
-from diffguard.pool import Finished, Pool
-from diffguard.recipe import Job, Recipe, Reconstruction
 
 
 class Reconstructor:

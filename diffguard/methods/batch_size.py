@@ -13,7 +13,7 @@ import torch
 from diffguard.batching import ROW_MULTIPLE, fixed_batch_size
 from diffguard.detector import Detector
 from diffguard.errors import UserError
-from diffguard.scoring import Item, ScoreStream
+from diffguard.methods.stream import Item, ScoreStream
 
 AUTO = "auto"
 LARGEST = 1024

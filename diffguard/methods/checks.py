@@ -8,16 +8,16 @@ from typing import Any, get_args
 
 from torch import nn
 
-from diffguard.arguments import LARGEST_SIDE
-from diffguard.baselines import check_head_baselines, check_names
-from diffguard.calibration import FUSION, FUSION_BASELINES, score_names
-from diffguard.classifiers import Classifier
-from diffguard.denoisers import Denoiser
+from diffguard.classifiers.classifier import Classifier
+from diffguard.denoisers.base import Denoiser
+from diffguard.denoisers.latent import LatentDenoiser
+from diffguard.diffusion.guidance import Reduction
+from diffguard.diffusion.schedule import FirstLevel, Pairing, Spacing, respace
 from diffguard.errors import UserError
-from diffguard.guidance import Reduction
-from diffguard.latent import LatentDenoiser
-from diffguard.schedule import FirstLevel, Pairing, Spacing, respace
-from diffguard.settings import (
+from diffguard.scores.baselines import check_head_baselines, check_names
+from diffguard.scores.calibration import FUSION, FUSION_BASELINES, score_names
+from diffguard.scores.distances import build_distance, find_distance
+from diffguard.settings.detector import (
     Combine,
     Condition,
     DetectorSettings,
@@ -27,8 +27,8 @@ from diffguard.settings import (
     LabelSource,
     to_dict,
 )
-from diffguard.settings_effect import check_effect
-from diffguard.similarity import build_distance, find_distance
+from diffguard.settings.effect import check_effect
+from diffguard.storage.arguments import LARGEST_SIDE
 
 MOST_CROPS = 10_000
 

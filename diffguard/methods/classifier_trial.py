@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from diffguard.cam import grad_cam
-from diffguard.classifiers import Classifier
+from diffguard.classifiers.cam import grad_cam
+from diffguard.classifiers.classifier import Classifier
 from diffguard.errors import UserError, reason_of
-from diffguard.settings import DetectorSettings
+from diffguard.settings.detector import DetectorSettings
 
 # Rounding errors of outputs, as a share of the largest.
 _ROUNDING = 1e-3

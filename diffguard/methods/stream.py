@@ -17,17 +17,17 @@ import torch
 from torch import Tensor
 
 from diffguard.batching import fixed_batch_size, padded
-from diffguard.calibration import DIFFGUARD
-from diffguard.cam import cam_mask, grad_cam, scale_cam
-from diffguard.classifiers import ClassifierOutput
+from diffguard.classifiers.cam import cam_mask, grad_cam, scale_cam
+from diffguard.classifiers.classifier import ClassifierOutput
+from diffguard.diffusion.guidance import image_generator
+from diffguard.engine.jobs import Job, Reconstruction
+from diffguard.engine.reconstructor import Reconstructor
+from diffguard.engine.reproducible import reproducible
 from diffguard.errors import UserError
-from diffguard.guidance import image_generator
 from diffguard.images import pixel_key
-from diffguard.recipe import Job, Reconstruction
-from diffguard.reconstruction import Reconstructor
-from diffguard.reproducible import reproducible
-from diffguard.scores import ScoreRow
-from diffguard.similarity import Distance, Views
+from diffguard.score_table.writer import ScoreRow
+from diffguard.scores.calibration import DIFFGUARD
+from diffguard.scores.distances import Distance, Views
 
 if TYPE_CHECKING:
     from diffguard.detector import Detector

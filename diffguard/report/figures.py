@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from diffguard.errors import UserError
-from diffguard.ood_metrics import auroc, roc_curve
+from diffguard.report.metrics import auroc, roc_curve
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

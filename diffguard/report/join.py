@@ -15,11 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from diffguard.calibration import FUSION, Calibration
 from diffguard.errors import UserError
-from diffguard.report import passes_per_image
-from diffguard.score_table import ScoreTable
-from diffguard.scored_run import ScoredRun
+from diffguard.report.scored_run import ScoredRun
+from diffguard.report.summary import passes_per_image
+from diffguard.score_table.table import ScoreTable
+from diffguard.scores.calibration import FUSION, Calibration
 
 Floats = NDArray[np.float64]
 

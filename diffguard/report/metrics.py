@@ -12,7 +12,7 @@ there are at each distinct score, counted in integers and divided in float64:
 - `fpr95_ood_positive`: share of ID flagged when at least 95% of OOD is detected (OpenOOD v1.5).
 
 torchmetrics' own curves are not used here: they divide integer counts in float32. The torchmetrics
-`Metric` over these functions is `diffguard.metric.OODMetrics`.
+`Metric` over these functions is `diffguard.report.torch_metric.OODMetrics`.
 """
 
 from __future__ import annotations

@@ -15,17 +15,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from torch.utils.tensorboard import SummaryWriter
 
-from diffguard import figures
-from diffguard.cells import to_cell
 from diffguard.detector import Detector
 from diffguard.errors import UserError
-from diffguard.files import refuse_links, replace_file
-from diffguard.joined_runs import add_fusions, join_runs
 from diffguard.printing import printable, say
-from diffguard.report import METRICS, summarise, write_results
-from diffguard.score_table import ScoreTable
-from diffguard.scored_run import ScoredRun, read_run
-from diffguard.terminal import print_table
+from diffguard.report import figures
+from diffguard.report.join import add_fusions, join_runs
+from diffguard.report.scored_run import ScoredRun, read_run
+from diffguard.report.summary import METRICS, summarise, write_results
+from diffguard.report.terminal import print_table
+from diffguard.score_table.cells import to_cell
+from diffguard.score_table.table import ScoreTable
+from diffguard.storage.files import refuse_links, replace_file
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -45,7 +45,7 @@ def report(
         run: What was scored.
         output: Folder for `results.json`, `results.csv`, `results.md` and `figures/`.
         tensorboard: TensorBoard folder; the evaluation gets its own part.
-        metrics: See `diffguard.report.summarise`.
+        metrics: See `diffguard.report.summary.summarise`.
         panels: Further figures with their names.
 
     Returns:
@@ -87,7 +87,7 @@ def report_again(
     """Make results anew from evaluation folders alone, without any model.
 
     Args:
-        folders: Evaluation folders; several are joined, see `diffguard.joined_runs`.
+        folders: Evaluation folders; several are joined, see `diffguard.report.join`.
         fusions: Further fusions, name -> scores.
         output: As in `report`; TensorBoard's files go to `tensorboard` in it.
 

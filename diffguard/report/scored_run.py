@@ -29,17 +29,17 @@ from pydantic import Field
 from torch import Tensor
 from typing_extensions import TypedDict
 
-from diffguard.calibration import DIFFGUARD, FUSION, FUSION_BASELINES
-from diffguard.cells import from_cell
-from diffguard.contents import read_contents
 from diffguard.errors import UserError, reason_of
-from diffguard.files import replace_file
-from diffguard.manifest import FORMAT, read_manifest
-from diffguard.reading import open_regular, read_json, read_text
-from diffguard.score_files import encode_rows
-from diffguard.score_table import ScoreTable
-from diffguard.scores import merge
-from diffguard.timing import read_timing
+from diffguard.score_table.cells import from_cell
+from diffguard.score_table.contents import read_contents
+from diffguard.score_table.encoding import encode_rows
+from diffguard.score_table.manifest import FORMAT, read_manifest
+from diffguard.score_table.table import ScoreTable
+from diffguard.score_table.timing import read_timing
+from diffguard.score_table.writer import merge
+from diffguard.scores.calibration import DIFFGUARD, FUSION, FUSION_BASELINES
+from diffguard.storage.files import replace_file
+from diffguard.storage.reading import open_regular, read_json, read_text
 
 _DIGESTED = ("scores.csv", "calibration.csv", "contents.npy")
 

@@ -17,14 +17,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from diffguard.bootstrap import EXACT_ROWS, auroc_draws, interval
-from diffguard.cells import to_cell
 from diffguard.errors import UserError
-from diffguard.files import replace_file
-from diffguard.ood_metrics import compute_metrics
-from diffguard.score_table import ScoreTable
-from diffguard.tables import to_markdown
-from diffguard.terminal import print_table
+from diffguard.report.bootstrap import EXACT_ROWS, auroc_draws, interval
+from diffguard.report.metrics import compute_metrics
+from diffguard.report.tables import to_markdown
+from diffguard.report.terminal import print_table
+from diffguard.score_table.cells import to_cell
+from diffguard.score_table.table import ScoreTable
+from diffguard.storage.files import replace_file
 
 __all__ = [
     "METRICS",

@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from diffguard.printing import printable
-from diffguard.tables import LEGEND, Group, make_groups, make_notes, score_names
+from diffguard.report.tables import LEGEND, Group, make_groups, make_notes, score_names
 
 _PIPE_WIDTH = 120
 _GAP = "   "

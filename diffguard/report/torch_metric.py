@@ -12,8 +12,8 @@ from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
 from diffguard.errors import UserError
-from diffguard.ood_metrics import compute_metrics
-from diffguard.score_table import ScoreTable
+from diffguard.report.metrics import compute_metrics
+from diffguard.score_table.table import ScoreTable
 
 
 class OODMetrics(Metric):

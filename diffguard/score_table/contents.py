@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffguard.errors import UserError
-from diffguard.files import replace_file
-from diffguard.reading import open_regular
+from diffguard.storage.files import replace_file
+from diffguard.storage.reading import open_regular
 
 _NAME = "contents.npy"
 Numbers = NDArray[np.int64]

@@ -22,9 +22,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO
 
-from diffguard.cells import from_cell, to_cell
 from diffguard.errors import UserError
-from diffguard.reading import open_regular
+from diffguard.score_table.cells import from_cell, to_cell
+from diffguard.storage.reading import open_regular
 
 SEAL = "seal"
 _LONGEST = 1 << 17  # bytes of a row; far above any path or error text

@@ -12,8 +12,8 @@ from pydantic import ConfigDict, Field, with_config
 from typing_extensions import TypedDict
 
 from diffguard.errors import UserError
-from diffguard.files import create_file, replace_file
-from diffguard.reading import read_json
+from diffguard.storage.files import create_file, replace_file
+from diffguard.storage.reading import read_json
 
 MACHINE = "machine"
 # Of the files in a folder of scores; a run of another format is not continued.

@@ -15,10 +15,10 @@ from typing import Any, BinaryIO, TextIO
 import numpy as np
 from numpy.typing import NDArray
 
-from diffguard.cells import from_cell
 from diffguard.errors import UserError
-from diffguard.reading import open_regular
-from diffguard.scores import HEAD_COLUMNS, TAIL_COLUMNS
+from diffguard.score_table.cells import from_cell
+from diffguard.score_table.writer import HEAD_COLUMNS, TAIL_COLUMNS
+from diffguard.storage.reading import open_regular
 
 _CHUNK = 10_000  # rows that are held as they were read
 _LONGEST = 1 << 17  # characters of a line; far above any path or error text

@@ -9,7 +9,7 @@ from pydantic import Field
 from typing_extensions import TypedDict
 
 from diffguard.errors import UserError
-from diffguard.reading import parse_json, read_text
+from diffguard.storage.reading import parse_json, read_text
 
 
 class _Line(TypedDict):

@@ -4,7 +4,7 @@
 started again adds `rank-<r>.2.csv` and so on: no two processes ever write to one file, even where
 an old one is not quite dead. `scores.csv` is the merge, sorted by set and index. Columns:
 `dataset, index, path, label, prediction, probability`, one per score,
-`stop_step, network_passes, error`. Text is always quoted (`diffguard.cells` says how), floats are
+`stop_step, network_passes, error`. Text is always quoted (`diffguard.score_table.cells` says how), floats are
 written by `repr` and so come back bitwise equal. The tables of processes have one more column,
 `seal`, by which an edited row, or one of another run, is recognized.
 
@@ -25,9 +25,7 @@ from types import TracebackType
 import numpy as np
 
 from diffguard.errors import UserError
-from diffguard.files import refuse_links, replace_file, write_error
-from diffguard.manifest import read_manifest, run_key
-from diffguard.score_files import (
+from diffguard.score_table.encoding import (
     SEAL,
     RecordReader,
     check_header,
@@ -40,6 +38,8 @@ from diffguard.score_files import (
     table_key,
     unsealed,
 )
+from diffguard.score_table.manifest import read_manifest, run_key
+from diffguard.storage.files import refuse_links, replace_file, write_error
 
 HEAD_COLUMNS = ("dataset", "index", "path", "label", "prediction", "probability")
 TAIL_COLUMNS = ("stop_step", "network_passes", "error")

@@ -15,9 +15,9 @@ from threadpoolctl import ThreadpoolController
 from torch import Tensor, nn
 
 from diffguard.batching import in_fixed_batches, padded
-from diffguard.classifiers import ClassifierOutput
+from diffguard.classifiers.classifier import ClassifierOutput
 from diffguard.errors import UserError
-from diffguard.mahalanobis import Mahalanobis, RelativeMahalanobis
+from diffguard.scores.mahalanobis import Mahalanobis, RelativeMahalanobis
 
 LOGIT_BASELINES = ("msp", "mls", "energy", "entropy", "gen")
 FEATURE_BASELINES = ("knn", "vim", "mahalanobis", "rmd", "she", "nnguide")

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from diffguard.errors import UserError
-from diffguard.settings import DetectorSettings
-from diffguard.similarity import tandem
+from diffguard.scores.distances import tandem
+from diffguard.settings.detector import DetectorSettings
 
 DIFFGUARD = "diffguard"
 FUSION = "fusion"

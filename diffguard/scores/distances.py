@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from diffguard.errors import UserError
-from diffguard.measures import (
+from diffguard.scores.formulas import (
     MS_SSIM_SMALLEST,
     SSIM_SMALLEST,
     dists_statistics,
@@ -31,8 +31,8 @@ from diffguard.measures import (
     ssim,
     ssim_reflect,
 )
-from diffguard.perceptual import DISTS, LPIPS
-from diffguard.perceptual_weights import Weights
+from diffguard.scores.perceptual import DISTS, LPIPS
+from diffguard.scores.perceptual_weights import Weights
 
 
 @dataclass(frozen=True)

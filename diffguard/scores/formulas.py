@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from diffguard.errors import UserError
 from diffguard.images import convert_channels
-from diffguard.perceptual import texture_structure
+from diffguard.scores.perceptual import texture_structure
 
 PSNR_CAP = 100.0
 """PSNR in dB that the distance gives to equal images, and to all that are closer than that."""

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from diffguard.errors import UserError
 from diffguard.images import convert_channels
-from diffguard.perceptual_weights import TAPS, Net, Weights, load_features, shipped
+from diffguard.scores.perceptual_weights import TAPS, Net, Weights, load_features, shipped
 
 # The smallest image of which every pooling still leaves a pixel.
 _SMALLEST = {"vgg16": 16, "alexnet": 31}

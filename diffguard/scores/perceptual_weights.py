@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from diffguard.errors import UserError
-from diffguard.paths import user_path
-from diffguard.weights import load_tensors, state_dict_of
+from diffguard.storage.paths import user_path
+from diffguard.storage.weights import load_tensors, state_dict_of
 
 Net = Literal["vgg16", "alexnet"]
 Weights = str | Path | Mapping[str, Tensor] | None

@@ -10,10 +10,10 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from typing import Any, Literal
 
-from diffguard.acceleration import CompileMode
+from diffguard.diffusion.guidance import Reduction
+from diffguard.diffusion.schedule import FirstLevel, Pairing, Spacing
+from diffguard.engine.acceleration import CompileMode
 from diffguard.errors import UserError
-from diffguard.guidance import Reduction
-from diffguard.schedule import FirstLevel, Pairing, Spacing
 
 Condition = Literal["null", "label", "guided"]
 Kind = Literal["classifier_free", "classifier"]
@@ -30,9 +30,9 @@ class SamplerSettings:
 
     Attributes:
         steps: DDIM steps of the whole schedule.
-        spacing: How timesteps are chosen, see `diffguard.schedule.respace`.
+        spacing: How timesteps are chosen, see `diffguard.diffusion.schedule.respace`.
         pairing: Which noise level a timestep belongs to in inversion, see
-            `diffguard.schedule.SamplingPlan`.
+            `diffguard.diffusion.schedule.SamplingPlan`.
         first_level: The level of a clean image: `clean` (ᾱ = 1) or `first` (ᾱ of timestep 0).
         clip: Clamp the clean estimate to [-1, 1] (pixel models), except at the first inversion
             step.
@@ -160,7 +160,7 @@ class DetectorSettings:
         reference_images: Most ID training images that the feature baselines are fitted on.
         vim_dim: Principal dimensions of the ViM baseline; None takes half of the features'.
         perceptual_weights: Folder or file with the backbone weights of LPIPS and DISTS.
-        compile: Compile the diffusion network, see `diffguard.acceleration.accelerate`. Changes no
+        compile: Compile the diffusion network, see `diffguard.engine.acceleration.accelerate`. Changes no
             score beyond rounding, as does `channels_last`.
         channels_last: Keep the diffusion network in channels-last memory format.
     """

@@ -7,7 +7,7 @@ from copy import deepcopy
 from typing import Any
 
 from diffguard.errors import UserError
-from diffguard.settings import DetectorSettings, to_dict
+from diffguard.settings.detector import DetectorSettings, to_dict
 
 Values = Mapping[str, Any]
 

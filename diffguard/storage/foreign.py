@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from diffguard.weights import load_tensors, refused, state_dict_of
+from diffguard.storage.weights import load_tensors, refused, state_dict_of
 
 _CALLBACK = re.compile(r"(pytorch_lightning|lightning\.pytorch)\.callbacks\.[\w.]+")
 

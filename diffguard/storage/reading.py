@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from diffguard.errors import UserError, reason_of
-from diffguard.schema import validated
+from diffguard.storage.schema import validated
 
 # Far above what a file of settings or times holds.
 LARGEST_TEXT = 64 << 20

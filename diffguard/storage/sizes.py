@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.modules import module as registration
 
 from diffguard.errors import UserError
-from diffguard.rebuilding import WithoutWeights
+from diffguard.storage.rebuilding import WithoutWeights
 
 # The largest networks that are trained for images have some thousand modules and, with rare
 # exceptions, fewer than three billion weights.

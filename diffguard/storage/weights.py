@@ -14,10 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from diffguard.archives import check_archive, check_tensors
 from diffguard.errors import UserError, reason_of
-from diffguard.paths import kind_of
-from diffguard.sizes import check_fit
+from diffguard.storage.archives import check_archive, check_tensors
+from diffguard.storage.paths import kind_of
+from diffguard.storage.sizes import check_fit
 
 # What training programs call the state dict beside the rest that they keep.
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "network")

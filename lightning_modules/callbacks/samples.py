@@ -12,12 +12,12 @@ from rich.console import Console
 from torch import Tensor
 from torchvision.utils import make_grid
 
-from diffguard.ddim import synthesize
-from diffguard.denoisers import DiffusersDenoiser
+from diffguard.denoisers.base import DiffusersDenoiser
+from diffguard.diffusion.ddim import synthesize
+from diffguard.diffusion.guidance import classifier_free
+from diffguard.diffusion.schedule import SamplingPlan
 from diffguard.errors import UserError
-from diffguard.guidance import classifier_free
-from diffguard.schedule import SamplingPlan
-from lightning_modules.progress import StageProgress
+from lightning_modules.callbacks.progress import StageProgress
 
 # The loss that is shown is a mean over about the last 20 steps.
 _SMOOTHING = 0.05

@@ -14,9 +14,9 @@ from typing import Any
 
 from lightning import Trainer
 
-from diffguard.score_files import complete_records, decode_row, rank_tables
-from diffguard.scores import TAIL_COLUMNS
-from lightning_modules.callbacks import StageProgressBar
+from diffguard.score_table.encoding import complete_records, decode_row, rank_tables
+from diffguard.score_table.writer import TAIL_COLUMNS
+from lightning_modules.callbacks.samples import StageProgressBar
 
 # From the end, where the seal comes last.
 _STOP_STEP = TAIL_COLUMNS.index("stop_step") - len(TAIL_COLUMNS) - 1

@@ -14,8 +14,8 @@ from lightning.pytorch.callbacks import Callback
 from torch.utils.flop_counter import FlopCounterMode
 
 from diffguard.errors import UserError
-from lightning_modules.settings import TrainerConfig
-from lightning_modules.training import TrainingModule
+from diffguard_cli.config import TrainerConfig
+from lightning_modules.base import TrainingModule
 
 # The first steps of a process compile kernels and fill caches.
 _WARM_UP_STEPS = 10

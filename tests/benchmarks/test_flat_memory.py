@@ -4,9 +4,9 @@ import contextlib
 import sys
 from pathlib import Path
 
-from scoring_processes import PROCESSES
+from tests.helpers.scoring_processes import PROCESSES
 
-BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
 
 def _score(count, output):

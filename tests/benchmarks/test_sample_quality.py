@@ -6,10 +6,10 @@ import shutil
 import pytest
 import torch
 from PIL import Image
-from tiny_models import tiny_classifier
 
 from benchmarks import sample_quality
 from diffguard.errors import UserError
+from tests.helpers.tiny_models import tiny_classifier
 
 pytestmark = pytest.mark.filterwarnings("ignore:Metric `.*Distance` will save:UserWarning")
 

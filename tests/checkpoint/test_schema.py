@@ -4,12 +4,12 @@ import zipfile
 
 import pytest
 import torch
-from test_checkpoint import CLASSIFIER, CONFIG, DIFFUSION, build
 
-from diffguard import checkpoint
-from diffguard.checkpoint import load_detector, read_checkpoint, save_detector
+from diffguard.checkpoint import file as checkpoint
+from diffguard.checkpoint.file import load_detector, read_checkpoint, save_detector
 from diffguard.errors import UserError
-from diffguard.weights import load_tensors
+from diffguard.storage.weights import load_tensors
+from tests.test_checkpoint import CLASSIFIER, CONFIG, DIFFUSION, build
 
 
 @pytest.fixture(scope="module")

@@ -7,14 +7,14 @@ import pytest
 import torch
 from torch import nn
 
-from diffguard.classifiers import Classifier
-from diffguard.errors import UserError
-from diffguard.models import (
+from diffguard.classifiers.build import (
     ClassifierSpec,
     build_classifier,
     import_class,
 )
-from diffguard.networks import SmallCNN
+from diffguard.classifiers.classifier import Classifier
+from diffguard.classifiers.small_cnn import SmallCNN
+from diffguard.errors import UserError
 
 
 class Stranger(nn.Module):
@@ -61,7 +61,7 @@ def test_a_small_cnn_takes_everything_from_its_spec():
         ("timm/test_resnet", {}, [0.5, 0.5, 0.5]),
         ("timm/resnet10t", {}, [0.485, 0.456, 0.406]),
         ("openood/ResNet18_32x32", {"widths": [3] * 5}, [0.0]),
-        ("diffguard.networks.SmallCNN", {"in_channels": 3, "width": 4}, [0.0]),
+        ("diffguard.classifiers.small_cnn.SmallCNN", {"in_channels": 3, "width": 4}, [0.0]),
     ],
 )
 def test_every_kind_of_classifier_is_built(arch, kwargs, mean):

@@ -2,13 +2,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny_models import tiny_classifier, tiny_transformer
 from torch import nn
 from torch.nn import functional as F
 
-from diffguard.cam import cam_mask, grad_cam, scale_cam
-from diffguard.classifiers import Classifier
+from diffguard.classifiers.cam import cam_mask, grad_cam, scale_cam
+from diffguard.classifiers.classifier import Classifier
 from diffguard.errors import UserError
+from tests.helpers.tiny_models import tiny_classifier, tiny_transformer
 
 
 def images(n=3, side=28):

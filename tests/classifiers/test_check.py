@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from diffguard.classifier_check import check_head, check_labels
-from diffguard.classifiers import ClassifierOutput
+from diffguard.classifiers.check import check_head, check_labels
+from diffguard.classifiers.classifier import ClassifierOutput
 from diffguard.errors import UserError
 
 NAMES = ("ant", "bee", "cat", "dog")

@@ -4,12 +4,12 @@ import pytest
 import timm
 import torch
 import torchvision
-from tiny_models import tiny_classifier
 from torch import nn
 
-from diffguard.classifiers import Classifier, ClassifierOutput
+from diffguard.classifiers.classifier import Classifier, ClassifierOutput
+from diffguard.classifiers.small_cnn import SmallCNN
 from diffguard.errors import UserError
-from diffguard.networks import SmallCNN
+from tests.helpers.tiny_models import tiny_classifier
 
 
 def _torchvision_resnet():

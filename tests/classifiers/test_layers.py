@@ -6,8 +6,8 @@ import torch
 import torchvision
 from torch import nn
 
-from diffguard.classifier_layers import as_linear, find_head, to_maps
-from diffguard.classifiers import Classifier
+from diffguard.classifiers.classifier import Classifier
+from diffguard.classifiers.layers import as_linear, find_head, to_maps
 from diffguard.errors import UserError
 
 K = 7

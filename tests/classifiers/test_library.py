@@ -6,13 +6,18 @@ import torch
 import torchvision
 from torchvision.models import WeightsEnum
 
-from diffguard.classifier_weights import load_weights
+from diffguard.classifiers.build import (
+    ClassifierSpec,
+    build_classifier,
+    library_builder,
+    resolve_spec,
+)
+from diffguard.classifiers.library import timm_model
+from diffguard.classifiers.preprocessing import assumptions, published_preprocessing
+from diffguard.classifiers.weights import load_weights
 from diffguard.errors import UserError
-from diffguard.library_models import timm_model
-from diffguard.models import ClassifierSpec, build_classifier, library_builder, resolve_spec
-from diffguard.preprocessing import assumptions, published_preprocessing
-from diffguard.rebuilding import WithoutWeights, first_difference
-from diffguard.sizes import trial
+from diffguard.storage.rebuilding import WithoutWeights, first_difference
+from diffguard.storage.sizes import trial
 
 CLASSIFIERS = torchvision.models.list_models(module=torchvision.models)
 
@@ -63,7 +68,7 @@ SAMPLE = ["test_vit", "test_resnet", "test_efficientnet", "vit_tiny_patch16_224"
 @pytest.mark.filterwarnings("ignore")
 def test_networks_of_timm_are_rebuilt_as_their_weights_want_them(name, monkeypatch):
     monkeypatch.setattr(timm.models._builder, "load_pretrained", lambda *_args, **_kwargs: None)
-    monkeypatch.setattr("diffguard.pretrained_classifiers._ask_hub", lambda *_args: None)
+    monkeypatch.setattr("diffguard.classifiers.pretrained._ask_hub", lambda *_args: None)
     spec = ClassifierSpec(f"timm/{name}", 1000)
     classes = timm.get_pretrained_cfg(timm_model(name)).num_classes
     spec = resolve_spec(ClassifierSpec(f"timm/{name}", classes))

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from diffguard.networks import SmallCNN, TimedCNN
+from diffguard.classifiers.small_cnn import SmallCNN, TimedCNN
 
 
 def network(**options):

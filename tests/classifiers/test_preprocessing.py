@@ -7,9 +7,9 @@ import torch
 import torchvision
 from PIL import Image
 
+from diffguard.classifiers.build import ClassifierSpec, build_classifier, resolve_spec
+from diffguard.classifiers.preprocessing import Preprocessing, published_preprocessing
 from diffguard.errors import UserError
-from diffguard.models import ClassifierSpec, build_classifier, resolve_spec
-from diffguard.preprocessing import Preprocessing, published_preprocessing
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))

@@ -8,8 +8,8 @@ import timm
 import torch
 import torchvision
 
+from diffguard.classifiers.build import ClassifierSpec, build_classifier
 from diffguard.errors import UserError
-from diffguard.models import ClassifierSpec, build_classifier
 
 NAME = "torchvision/shufflenet_v2_x0_5"
 

@@ -5,10 +5,10 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from diffguard.classifier_trial import looks_like_sigmoid, try_classifier
-from diffguard.classifiers import Classifier
+from diffguard.classifiers.classifier import Classifier
 from diffguard.errors import UserError
-from diffguard.settings import DetectorSettings, GuidanceSettings
+from diffguard.methods.classifier_trial import looks_like_sigmoid, try_classifier
+from diffguard.settings.detector import DetectorSettings, GuidanceSettings
 
 IMAGES = torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 

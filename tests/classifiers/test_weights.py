@@ -10,13 +10,13 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from diffguard.classifier_weights import load_weights
-from diffguard.classifiers import Classifier
+from diffguard.classifiers.build import ClassifierSpec, build_classifier
+from diffguard.classifiers.classifier import Classifier
+from diffguard.classifiers.small_cnn import SmallCNN
+from diffguard.classifiers.weights import load_weights
 from diffguard.errors import UserError
-from diffguard.models import ClassifierSpec, build_classifier
-from diffguard.networks import SmallCNN
 
-CHECKPOINTS = Path(__file__).parent / "checkpoints"
+CHECKPOINTS = Path(__file__).parents[1] / "checkpoints"
 
 
 def classifier(classes=3, seed=0, network=None):

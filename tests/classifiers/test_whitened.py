@@ -1,16 +1,16 @@
 """The classifier whose first layer whitens: what the layer computes, and when it is set."""
 
 import pytest
-import tiny_training as tiny
 import torch
 from lightning.pytorch.strategies import SingleDeviceStrategy
 from torch.nn import functional as F
 
-from diffguard.classifiers import Classifier
-from diffguard.models import ClassifierSpec, build_classifier
-from diffguard.networks_whitened import WhitenedCNN
-from lightning_modules.checkpoints import last_checkpoint
+from diffguard.classifiers.build import ClassifierSpec, build_classifier
+from diffguard.classifiers.classifier import Classifier
+from diffguard.classifiers.whitened import WhitenedCNN
+from lightning_modules.checkpoint_io import last_checkpoint
 from lightning_modules.classifier import ClassifierModule
+from tests.helpers import tiny_training as tiny
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*exists and is not empty")
 

@@ -6,13 +6,13 @@ import pytest
 import yaml
 
 import train
-from diffguard.diffusion import build_denoiser
-from diffguard.models import build_classifier
-from lightning_modules import stages
-from lightning_modules.cli import parse
-from lightning_modules.diffusion_models import diffusion_spec
+from diffguard.classifiers.build import build_classifier
+from diffguard.denoisers.build import build_denoiser
+from diffguard_cli import stages
+from diffguard_cli.models import diffusion_spec
+from diffguard_cli.parser import parse
 
-CONFIGS = Path(__file__).parent.parent / "configs"
+CONFIGS = Path(__file__).parents[2] / "configs"
 
 
 def parsed(*overlays):

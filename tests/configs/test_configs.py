@@ -5,14 +5,14 @@ from pathlib import Path
 
 import pytest
 import yaml
-from tiny_project import tiny_config, write_images
 
 import evaluate
 import train
-from diffguard.checkpoint import read_checkpoint
-from lightning_modules.cli import parse
+from diffguard.checkpoint.file import read_checkpoint
+from diffguard_cli.parser import parse
+from tests.helpers.tiny_project import tiny_config, write_images
 
-FOLDER = Path(__file__).parent.parent / "configs"
+FOLDER = Path(__file__).parents[2] / "configs"
 CONFIGS = sorted(FOLDER.rglob("*.yaml"))
 
 # Networks of ImageNet's size are not at hand; these distances need none.

@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from datamodules.transforms import Prepare, augmentation, read_image
+from datamodules.augmentation import Prepare, augmentation, read_image
 from diffguard.errors import UserError
 
 

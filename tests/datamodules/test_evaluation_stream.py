@@ -6,16 +6,16 @@ import pytest
 import torch
 from PIL import Image
 
-from datamodules.file_set import folder_set
-from datamodules.image_set import TensorSet, no_labels
-from datamodules.stream import (
+from datamodules.augmentation import Prepare, augmentation
+from datamodules.evaluation_stream import (
     EpochSampler,
     EvaluationStream,
     ImageLoader,
     TrainingStream,
     collate,
 )
-from datamodules.transforms import Prepare, augmentation
+from datamodules.file_set import folder_set
+from datamodules.image_set import TensorSet, no_labels
 from diffguard.errors import UserError
 
 

@@ -13,7 +13,7 @@ from datamodules.image_set import MissingDataError
 from datamodules.ood import IDSets, OODDataModule, OODSets
 from diffguard.errors import UserError
 
-CONFIG = Path(__file__).parents[1] / "configs" / "digits.yaml"
+CONFIG = Path(__file__).parents[2] / "configs" / "digits.yaml"
 
 
 def _draw(folder, *names, value=255):

@@ -7,8 +7,8 @@ import pytest
 import torch
 from PIL import Image
 
-from datamodules.datasets import is_folder, open_set, same_source
 from datamodules.image_set import MissingDataError
+from datamodules.sources import is_folder, open_set, same_source
 from diffguard.errors import UserError
 
 

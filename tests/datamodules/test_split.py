@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from datamodules.benchmark import IDSets, OODSets
 from datamodules.ood import OODDataModule
-from datamodules.sources import IDSets, OODSets
 from diffguard.errors import UserError
 
 

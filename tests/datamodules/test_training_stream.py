@@ -4,19 +4,19 @@ from itertools import islice
 
 import pytest
 import torch
-from tiny_training import images_of_three_classes
 
-from datamodules.memory import (
+from datamodules.augmentation import Prepare
+from datamodules.evaluation_stream import EpochSampler, EvaluationStream, ImageLoader, collate
+from datamodules.ood import IDSets, OODDataModule
+from datamodules.training_stream import (
     MemoryLoader,
     batch_augmentation,
     decode,
     random_crop_and_flip,
     random_flip,
 )
-from datamodules.ood import IDSets, OODDataModule
-from datamodules.stream import EpochSampler, EvaluationStream, ImageLoader, collate
-from datamodules.transforms import Prepare
 from diffguard.errors import UserError
+from tests.helpers.tiny_training import images_of_three_classes
 
 
 def loader(augment=None, *, count=20, batch_size=6, rank=0, ranks=1, seed=3):

@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from tiny_models import UNET
 
-from diffguard.denoisers import PixelDenoiser
-from diffguard.diffusion import DiffusionSpec, build_denoiser, module_class
+from diffguard.denoisers.base import PixelDenoiser
+from diffguard.denoisers.build import DiffusionSpec, build_denoiser, module_class
 from diffguard.errors import UserError
+from tests.helpers.tiny_models import UNET
 
 LINEAR = {"beta_schedule": "linear", "num_train_timesteps": 50, "prediction_type": "v_prediction"}
 

@@ -4,16 +4,16 @@ import re
 
 import pytest
 import torch
-from test_docs_diffusion import PAGE
-from tiny_project import write_config, write_data
 from torch import nn
 
 import evaluate
 import train
 from diffguard import Detector
+from diffguard.denoisers.custom import build_own_denoiser, cast_weights
+from diffguard.diffusion.schedule import NoiseSchedule
 from diffguard.errors import UserError
-from diffguard.own_denoiser import build_own_denoiser, cast_weights
-from diffguard.schedule import NoiseSchedule
+from tests.docs.test_diffusion_models import PAGE
+from tests.helpers.tiny_project import write_config, write_data
 
 CLASS = "page_denoiser.GaussianDenoiser"
 
@@ -22,7 +22,7 @@ CLASS = "page_denoiser.GaussianDenoiser"
 def page_denoiser(tmp_path_factory):
     """The class of the page, in a module that Python can import."""
     code = re.search(r"class GaussianDenoiser.*?(?=\n\n\n)", PAGE, re.DOTALL).group(0)
-    imports = "import torch\nfrom torch import nn\nfrom diffguard.schedule import NoiseSchedule\n"
+    imports = "import torch\nfrom torch import nn\nfrom diffguard.diffusion.schedule import NoiseSchedule\n"
     folder = tmp_path_factory.mktemp("modules")
     (folder / "page_denoiser.py").write_text(f"{imports}\n\n{code}\n")
     with pytest.MonkeyPatch.context() as patch:

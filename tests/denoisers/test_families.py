@@ -6,21 +6,21 @@ from dataclasses import replace
 import pytest
 import torch
 import yaml
-from family_detectors import detector_of, settings_for
-from tiny_families import CLASSES, FAMILIES, FILES, FOLDERS, options_of
-from tiny_models import denoiser_of, tiny_classifier, two_layers
-from tiny_project import write_config
 
 import evaluate
 import train
 from diffguard import Detector
-from diffguard.checkpoint import read_checkpoint
-from diffguard.conversion import load_denoiser, load_diffusion
-from diffguard.conversion.folder import label_rows
-from diffguard.conversion.options import CheckpointOptions
-from diffguard.conversion.save import save_folder
+from diffguard.checkpoint.file import read_checkpoint
+from diffguard.denoisers.formats import load_denoiser, load_diffusion
+from diffguard.denoisers.formats.folder import label_rows
+from diffguard.denoisers.formats.options import CheckpointOptions
+from diffguard.denoisers.formats.save import save_folder
 from diffguard.errors import UserError
-from diffguard.settings import GuidanceSettings
+from diffguard.settings.detector import GuidanceSettings
+from tests.helpers.family_detectors import detector_of, settings_for
+from tests.helpers.tiny_families import CLASSES, FAMILIES, FILES, FOLDERS, options_of
+from tests.helpers.tiny_models import denoiser_of, tiny_classifier, two_layers
+from tests.helpers.tiny_project import write_config
 
 
 @pytest.mark.parametrize("name", FAMILIES)

@@ -2,14 +2,14 @@ import diffusers
 import pytest
 import torch
 
-from diffguard.conversion import CheckpointOptions, load_denoiser, load_diffusion
-from diffguard.conversion.options import linear_schedule
-from diffguard.conversion.save import save_folder
-from diffguard.denoisers import Denoiser
-from diffguard.diffusion import DiffusionParts
+from diffguard.denoisers.base import Denoiser
+from diffguard.denoisers.build import DiffusionParts
+from diffguard.denoisers.formats import CheckpointOptions, load_denoiser, load_diffusion
+from diffguard.denoisers.formats.options import linear_schedule
+from diffguard.denoisers.formats.save import save_folder
+from diffguard.denoisers.latent import ClassContext, LatentDenoiser
+from diffguard.diffusion.schedule import NoiseSchedule
 from diffguard.errors import UserError
-from diffguard.latent import ClassContext, LatentDenoiser
-from diffguard.schedule import NoiseSchedule
 
 CLASSES = 4
 

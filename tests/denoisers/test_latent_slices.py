@@ -5,12 +5,12 @@ from dataclasses import replace
 
 import pytest
 import torch
-from engine_runs import jobs_of, run, steering_of
-from test_latent import dit, wrap
-from tiny_models import sound_plan, tiny_classifier
 
-from diffguard.recipe import Recipe
-from diffguard.similarity import Views, build_distance
+from diffguard.engine.jobs import Recipe
+from diffguard.scores.distances import Views, build_distance
+from tests.denoisers.test_latent import dit, wrap
+from tests.helpers.engine_runs import jobs_of, run, steering_of
+from tests.helpers.tiny_models import sound_plan, tiny_classifier
 
 
 def most_kept(call):

@@ -5,25 +5,25 @@ from dataclasses import asdict, replace
 
 import pytest
 import torch
-from conftest import CLASSES, small_settings
-from tiny_families import write_folder
-from tiny_models import UNET, tiny_classifier, two_layers
-from tiny_project import write_config
+from tests.helpers.tiny_detector import CLASSES, small_settings
 
 import train
-from diffguard import keep
-from diffguard.checkpoint import load_detector, read_checkpoint, specs_of
-from diffguard.conversion import CheckpointOptions, load_diffusion
-from diffguard.conversion.save import save_folder
-from diffguard.denoisers import PixelDenoiser
+from diffguard.checkpoint.file import load_detector, read_checkpoint, specs_of
+from diffguard.classifiers.build import ClassifierSpec
+from diffguard.cost import dry_run
+from diffguard.denoisers.base import PixelDenoiser
+from diffguard.denoisers.build import DiffusionParts, DiffusionSpec, build_denoiser, wrap_parts
+from diffguard.denoisers.formats import CheckpointOptions, load_diffusion
+from diffguard.denoisers.formats.save import save_folder
 from diffguard.detector import Detector
-from diffguard.diffusion import DiffusionParts, DiffusionSpec, build_denoiser, wrap_parts
-from diffguard.dry_run import dry_run
+from diffguard.diffusion.guidance import classifier_free
+from diffguard.diffusion.schedule import NoiseSchedule
 from diffguard.errors import UserError
-from diffguard.guidance import classifier_free
-from diffguard.models import ClassifierSpec
-from diffguard.schedule import NoiseSchedule
-from diffguard.settings import CropSettings, EarlyStopSettings, GuidanceSettings
+from diffguard.settings.detector import CropSettings, EarlyStopSettings, GuidanceSettings
+from diffguard_cli import compact as keep
+from tests.helpers.tiny_families import write_folder
+from tests.helpers.tiny_models import UNET, tiny_classifier, two_layers
+from tests.helpers.tiny_project import write_config
 
 PATCHES = {**UNET, "sample_size": 4, "in_channels": 4, "out_channels": 4}
 SPEC = DiffusionSpec(

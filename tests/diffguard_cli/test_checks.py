@@ -3,14 +3,14 @@
 from types import SimpleNamespace
 
 import pytest
-from tiny_project import write_data
 
+from datamodules.benchmark import IDSets
 from datamodules.ood import OODDataModule
-from datamodules.sources import IDSets
 from diffguard.errors import UserError
-from diffguard.settings import DetectorSettings
-from lightning_modules.checks import check_data, check_untrained, tell_assumptions
-from lightning_modules.settings import ClassifierConfig
+from diffguard.settings.detector import DetectorSettings
+from diffguard_cli.checks import check_data, check_untrained, tell_assumptions
+from diffguard_cli.config import ClassifierConfig
+from tests.helpers.tiny_project import write_data
 
 
 @pytest.fixture

@@ -5,13 +5,13 @@ import json
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny_project import write_config
 
 import train
 from diffguard import Detector, keep
-from diffguard.checkpoint import read_checkpoint
+from diffguard.checkpoint.file import read_checkpoint
 from diffguard.errors import UserError
-from diffguard.weights import load_tensors
+from diffguard.storage.weights import load_tensors
+from tests.helpers.tiny_project import write_config
 
 WEIGHTS = ("classifier/classifier", "diffusion/unet/diffusion_pytorch_model")
 
@@ -108,7 +108,7 @@ def test_a_full_disk_leaves_nothing_and_the_next_try_works(run_folder, tmp_path,
     def full(*_args, **_options):
         raise RuntimeError('IoError(Os { code: 28, message: "No space left on device" })')
 
-    monkeypatch.setattr("diffguard.keep._write_shards", full)
+    monkeypatch.setattr("diffguard_cli.compact._write_shards", full)
     with pytest.raises(UserError, match="No space left on device"):
         keep.keep_models(run_folder, tmp_path / "kept")
     assert list(tmp_path.iterdir()) == []

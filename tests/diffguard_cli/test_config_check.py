@@ -2,12 +2,12 @@
 
 import pytest
 import yaml
-from tiny_project import tiny_config
 
 import train
 from diffguard.errors import UserError
-from lightning_modules.cli import parse
-from lightning_modules.config_check import check_config
+from diffguard_cli.config_check import check_config
+from diffguard_cli.parser import parse
+from tests.helpers.tiny_project import tiny_config
 
 PARSER = train.build_parser()
 

@@ -9,7 +9,7 @@ from pathlib import Path
 # Scoring whose first batch never comes; Lightning has set its own handler by then.
 WAITING = """
 import os, sys
-from lightning_modules.interrupts import leave_at_once
+from diffguard_cli.interrupts import leave_at_once
 leave_at_once()
 from lightning.pytorch import LightningModule, Trainer
 
@@ -27,7 +27,7 @@ Trainer(accelerator="cpu", devices=1, logger=False, enable_progress_bar=False).t
 
 def test_sigterm_ends_a_run_whose_first_batch_does_not_come(tmp_path):
     os.mkfifo(tmp_path / "pipe")
-    root = Path(__file__).parent.parent
+    root = Path(__file__).parents[2]
     process = subprocess.Popen(
         [sys.executable, "-c", WAITING, tmp_path / "pipe"],
         cwd=root, stdout=subprocess.PIPE, text=True,

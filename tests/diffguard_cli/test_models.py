@@ -5,16 +5,16 @@ import copy
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny_families import CLASSES, write_folder, write_stable_diffusion
-from tiny_project import write_config
-from tiny_training import SIDE, CrashError, images_of_three_classes
 
 import train
-from diffguard.checkpoint import read_checkpoint
-from diffguard.conversion import CheckpointOptions, load_denoiser
+from diffguard.checkpoint.file import read_checkpoint
+from diffguard.denoisers.formats import CheckpointOptions, load_denoiser
+from diffguard.denoisers.lora import add_lora, merge_lora
 from diffguard.errors import UserError
-from diffguard.lora import add_lora, merge_lora
 from lightning_modules.diffusion import DiffusionModule
+from tests.helpers.tiny_families import CLASSES, write_folder, write_stable_diffusion
+from tests.helpers.tiny_project import write_config
+from tests.helpers.tiny_training import SIDE, CrashError, images_of_three_classes
 
 NAMES = ("dots", "left", "right")
 

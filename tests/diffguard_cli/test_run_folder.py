@@ -3,10 +3,10 @@
 import time
 
 import pytest
-import tiny_training as tiny
 
 from diffguard.errors import UserError
-from lightning_modules.run_folder import open_run_folder
+from diffguard_cli.run_folder import open_run_folder
+from tests.helpers import tiny_training as tiny
 
 CONFIG = {"seed": 1, "run_dir": None, "resume": None, "trainer": {}}
 

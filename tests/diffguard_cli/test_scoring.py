@@ -6,18 +6,18 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from conftest import CLASSES, build_detector, small_settings
+from tests.helpers.tiny_detector import CLASSES, build_detector, small_settings
 
-from diffguard.settings import EarlyStopSettings, InversionSettings, SamplerSettings
-from diffguard.timing import read_timing
-from lightning_modules.calibration import (
+from diffguard.score_table.timing import read_timing
+from diffguard.settings.detector import EarlyStopSettings, InversionSettings, SamplerSettings
+from diffguard_cli.calibrate import (
     check_classifier,
     fit_calibration,
     fit_early_stop,
     fit_reference,
     needs_reference,
 )
-from lightning_modules.evaluation import file_hash
+from diffguard_cli.scoring import file_hash
 
 NAMES = ("diffguard/logits_l1", "diffguard/l2", "msp", "knn")
 

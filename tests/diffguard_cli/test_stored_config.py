@@ -7,11 +7,11 @@ import torch
 
 import evaluate
 import train
-from diffguard.checkpoint import read_checkpoint
+from diffguard.checkpoint.file import read_checkpoint
 from diffguard.errors import UserError
-from lightning_modules.cli import parse
-from lightning_modules.stored_config import stored_config
-from lightning_modules.yaml_text import check_yaml, read_yaml
+from diffguard_cli.parser import parse
+from diffguard_cli.stored_config import stored_config
+from diffguard_cli.yaml_text import check_yaml, read_yaml
 
 BOMB = "a: &a0 [1, 1]\n" + "\n".join(f"b{i}: &a{i + 1} [*a{i}, *a{i}]" for i in range(30))
 CLASS = {"class_path": "stranger_helper.X", "init_args": {"a": 1}}

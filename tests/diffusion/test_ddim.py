@@ -3,11 +3,17 @@ import torch
 from diffusers import DDIMInverseScheduler, DDIMScheduler
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from reference_networks import predict
-from tiny_models import denoiser_of, sound_plan, tiny_unet
 
-from diffguard.ddim import inversion_step, invert, predict_clean, synthesis_step, synthesize
-from diffguard.schedule import NoiseSchedule, SamplingPlan
+from diffguard.diffusion.ddim import (
+    inversion_step,
+    invert,
+    predict_clean,
+    synthesis_step,
+    synthesize,
+)
+from diffguard.diffusion.schedule import NoiseSchedule, SamplingPlan
+from tests.helpers.reference_networks import predict
+from tests.helpers.tiny_models import denoiser_of, sound_plan, tiny_unet
 
 STEPS = 10
 PREDICTIONS = ("epsilon", "v_prediction", "sample")

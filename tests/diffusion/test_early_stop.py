@@ -1,6 +1,6 @@
 import torch
 
-from diffguard.early_stop import should_stop
+from diffguard.diffusion.early_stop import should_stop
 
 
 def test_any_quality_strictly_below_its_threshold_stops():

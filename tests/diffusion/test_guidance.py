@@ -1,10 +1,8 @@
 import pytest
 import torch
-from reference_networks import predict
-from tiny_models import denoiser_of, smooth_classifier, sound_plan, two_layers
 from torch.nn import functional as F
 
-from diffguard.guidance import (
+from diffguard.diffusion.guidance import (
     blend_clean,
     classifier_free,
     classifier_gradient,
@@ -12,7 +10,9 @@ from diffguard.guidance import (
     draw_boxes,
     resize_mask,
 )
-from diffguard.steering import ClassifierSteering
+from diffguard.engine.classifier_guidance import ClassifierSteering
+from tests.helpers.reference_networks import predict
+from tests.helpers.tiny_models import denoiser_of, smooth_classifier, sound_plan, two_layers
 
 BOXES = torch.tensor([[[5, 1, 2], [8, 0, 0]], [[4, 3, 0], [7, 1, 1]]])
 

@@ -3,7 +3,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from diffguard.schedule import NoiseSchedule, expand, respace
+from diffguard.diffusion.schedule import NoiseSchedule, expand, respace
 
 PREDICTIONS = ("epsilon", "v_prediction", "sample")
 

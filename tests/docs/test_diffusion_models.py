@@ -7,20 +7,20 @@ from dataclasses import fields
 from pathlib import Path
 
 import torch
-from checkpoint_files import full_size, options_of
-from test_dry_run import DIT_XL_2
 
-from diffguard.conversion import convert_tensors
-from diffguard.diffusion import module_class
-from lightning_modules.settings import DiffusionConfig, ModelConfig, TrainerConfig
+from diffguard.denoisers.build import module_class
+from diffguard.denoisers.formats import convert_tensors
+from diffguard_cli.config import DiffusionConfig, ModelConfig, TrainerConfig
+from tests.helpers.checkpoint_files import full_size, options_of
+from tests.test_cost import DIT_XL_2
 
-PAGE = (Path(__file__).parent.parent / "docs" / "diffusion-models.md").read_text(encoding="utf-8")
+PAGE = (Path(__file__).parents[2] / "docs" / "diffusion-models.md").read_text(encoding="utf-8")
 
 
 def test_the_denoiser_of_ones_own_runs_as_it_stands(tmp_path):
     code = re.search(r"```python\n(.*?)```", PAGE, re.DOTALL).group(1)
     script = f"import torch; torch.set_num_threads(1)\n{code}"
-    script += "from diffguard.denoisers import Denoiser\n"
+    script += "from diffguard.denoisers.base import Denoiser\n"
     script += "assert isinstance(detector.denoiser, Denoiser)\n"
     result = subprocess.run(
         [sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False

@@ -17,7 +17,7 @@ from PIL import Image
 import evaluate
 import train
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "your-classifier.md").read_text(encoding="utf-8")
 CONFIG = ROOT / "configs" / "your_classifier.yaml"
 CLASSES, SHADES = ("cat", "dog", "fox"), (30, 110, 190)

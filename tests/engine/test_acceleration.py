@@ -2,12 +2,12 @@
 
 import pytest
 import torch
-from conftest import build_detector, small_settings
-from tiny_models import tiny_unet
+from tests.helpers.tiny_detector import build_detector, small_settings
 from torch import nn
 
-from diffguard.acceleration import accelerate
+from diffguard.engine.acceleration import accelerate
 from diffguard.errors import UserError
+from tests.helpers.tiny_models import tiny_unet
 
 
 def test_channels_last_changes_no_score_beyond_rounding(images):

@@ -3,26 +3,26 @@
 from contextlib import nullcontext
 
 import pytest
-import tiny_training
 import torch
-from conftest import CLASSES, build_detector, small_settings
-from fake_gpu import Remote, fake_gpu
-from family_detectors import detector_of
-from tiny_families import FAMILIES, options_of
+from tests.helpers.tiny_detector import CLASSES, build_detector, small_settings
 
-from diffguard.conversion import load_denoiser
-from diffguard.networks import TimedCNN
-from diffguard.settings import (
+from diffguard.classifiers.small_cnn import TimedCNN
+from diffguard.denoisers.formats import load_denoiser
+from diffguard.settings.detector import (
     CropSettings,
     EarlyStopSettings,
     GuidanceSettings,
     InversionSettings,
     SamplerSettings,
 )
-from lightning_modules.calibration import fit_early_stop
+from diffguard_cli.calibrate import fit_early_stop
 from lightning_modules.classifier import ClassifierModule
 from lightning_modules.diffusion import DiffusionModule
 from lightning_modules.noisy_classifier import NoisyClassifierModule
+from tests.helpers import tiny_training
+from tests.helpers.fake_gpu import Remote, fake_gpu
+from tests.helpers.family_detectors import detector_of
+from tests.helpers.tiny_families import FAMILIES, options_of
 
 SETTINGS = {
     "CAM": {

@@ -2,12 +2,18 @@
 
 import pytest
 import torch
-from engine_runs import CLASSES, jobs_of, network_of, run, steering_of
-from tiny_models import ask_for_depth, denoiser_of, sound_plan, stops_by_image, two_layers
 
-from diffguard.recipe import Job, Recipe
-from diffguard.reconstruction import Reconstructor
-from diffguard.schedule import NoiseSchedule, SamplingPlan
+from diffguard.diffusion.schedule import NoiseSchedule, SamplingPlan
+from diffguard.engine.jobs import Job, Recipe
+from diffguard.engine.reconstructor import Reconstructor
+from tests.helpers.engine_runs import CLASSES, jobs_of, network_of, run, steering_of
+from tests.helpers.tiny_models import (
+    ask_for_depth,
+    denoiser_of,
+    sound_plan,
+    stops_by_image,
+    two_layers,
+)
 
 STEPS = 25
 

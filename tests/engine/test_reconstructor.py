@@ -2,9 +2,18 @@ from functools import partial
 
 import pytest
 import torch
-from engine_runs import CLASSES, jobs_of, network_of, run, steering_of
-from reference_networks import predict
-from tiny_models import (
+
+from diffguard.diffusion.ddim import invert, synthesize
+from diffguard.diffusion.early_stop import should_stop
+from diffguard.diffusion.guidance import classifier_free
+from diffguard.engine.classifier_guidance import ClassifierSteering
+from diffguard.engine.jobs import Job, Recipe
+from diffguard.engine.reconstructor import Reconstructor
+from diffguard.errors import UserError
+from diffguard.scores.formulas import psnr
+from tests.helpers.engine_runs import CLASSES, jobs_of, network_of, run, steering_of
+from tests.helpers.reference_networks import predict
+from tests.helpers.tiny_models import (
     denoiser_of,
     sound_plan,
     stops_by_image,
@@ -12,15 +21,6 @@ from tiny_models import (
     tiny_unet,
     two_layers,
 )
-
-from diffguard.ddim import invert, synthesize
-from diffguard.early_stop import should_stop
-from diffguard.errors import UserError
-from diffguard.guidance import classifier_free
-from diffguard.measures import psnr
-from diffguard.recipe import Job, Recipe
-from diffguard.reconstruction import Reconstructor
-from diffguard.steering import ClassifierSteering
 
 
 def plainly(denoiser, recipe, job):

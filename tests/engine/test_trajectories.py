@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from diffguard.pool import Pool
+from diffguard.engine.trajectories import Pool
 
 
 @dataclass(frozen=True)

@@ -15,10 +15,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from diffguard.conversion import CheckpointOptions
-from diffguard.conversion.safe_load import read_checkpoint_tensors
+from diffguard.denoisers.formats import CheckpointOptions
+from diffguard.storage.foreign import read_checkpoint_tensors
 
-OWN = Path(__file__).parent / "checkpoints"
+OWN = Path(__file__).parents[1] / "checkpoints"
 SUFFIXES = (".pt", ".pth", ".ckpt", ".bin", ".safetensors")
 
 

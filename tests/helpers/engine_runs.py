@@ -1,12 +1,18 @@
 """Jobs for the reconstruction engine, and its results in their order."""
 
 import torch
-from tiny_models import Clocked, ask_for_depth, sound_plan, tiny_classifier, two_layers
 
 from diffguard.batching import fixed_batch_size
-from diffguard.recipe import Job
-from diffguard.reconstruction import Reconstructor
-from diffguard.steering import ClassifierSteering
+from diffguard.engine.classifier_guidance import ClassifierSteering
+from diffguard.engine.jobs import Job
+from diffguard.engine.reconstructor import Reconstructor
+from tests.helpers.tiny_models import (
+    Clocked,
+    ask_for_depth,
+    sound_plan,
+    tiny_classifier,
+    two_layers,
+)
 
 CLASSES = 5
 

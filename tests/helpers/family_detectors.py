@@ -1,11 +1,11 @@
 """A quick detector on a diffusion model of any family."""
 
-from conftest import small_settings
-from tiny_families import CLASSES
-from tiny_models import tiny_classifier
+from tests.helpers.tiny_detector import small_settings
 
 from diffguard.detector import Detector
-from diffguard.settings import GuidanceSettings, InversionSettings, SamplerSettings
+from diffguard.settings.detector import GuidanceSettings, InversionSettings, SamplerSettings
+from tests.helpers.tiny_families import CLASSES
+from tests.helpers.tiny_models import tiny_classifier
 
 
 def settings_for(denoiser, **changes):

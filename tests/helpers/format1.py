@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-FOLDER = Path(__file__).parent / "fixtures"
+FOLDER = Path(__file__).parents[1] / "fixtures"
 
 # Guidance by the second detector's classifier of noisy images; its stored settings do not use it.
 NOISY = {"kind": "classifier", "scale": 4.0, "classifier": "noisy", "blend": False}

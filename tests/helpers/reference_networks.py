@@ -6,14 +6,14 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from diffguard.classifiers import Classifier
-from diffguard.denoisers import PixelDenoiser
+from diffguard.classifiers.classifier import Classifier
+from diffguard.denoisers.base import PixelDenoiser
+from diffguard.diffusion.schedule import NoiseSchedule, SamplingPlan
+from diffguard.engine.jobs import Job
+from diffguard.engine.reconstructor import Reconstructor
 from diffguard.images import to_model_range
-from diffguard.measures import psnr
-from diffguard.recipe import Job
-from diffguard.reconstruction import Reconstructor
-from diffguard.schedule import NoiseSchedule, SamplingPlan
-from diffguard.similarity import Views, build_distance
+from diffguard.scores.distances import Views, build_distance
+from diffguard.scores.formulas import psnr
 
 # The program's qualities: PSNR with peak 255 on [-1, 1], and DISTS without a network.
 QUALITIES = {

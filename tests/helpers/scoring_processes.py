@@ -16,21 +16,21 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import torch
-from conftest import build_detector, small_settings
+from tests.helpers.tiny_detector import build_detector, small_settings
 
-import diffguard.files
-import diffguard.scores
+import diffguard.score_table.writer
+import diffguard.storage.files
+from datamodules.benchmark import IDSets, OODSets
 from datamodules.ood import OODDataModule
-from datamodules.sources import IDSets, OODSets
+from diffguard_cli.config import TrainerConfig
+from diffguard_cli.scoring import ScoringRun
 from lightning_modules import cli, scoring_folder, sharing
-from lightning_modules.evaluation import ScoringRun
-from lightning_modules.settings import TrainerConfig
-from lightning_modules.sharing import SharedWork
-from lightning_modules.trainers import scoring_trainer
+from lightning_modules.processes import SharedWork
+from lightning_modules.trainer import scoring_trainer
 
 PROCESSES = multiprocessing.get_context("forkserver")
 PROCESSES.set_forkserver_preload(
-    ["datamodules.ood", "diffusers.models.unets.unet_2d", "lightning_modules.trainers", "train"]
+    ["datamodules.ood", "diffusers.models.unets.unet_2d", "lightning_modules.trainer", "train"]
 )
 
 
@@ -59,7 +59,7 @@ class Death:
         if rank != self.rank:
             return
         if self.place == "table":
-            diffguard.scores.io = SimpleNamespace(FileIO=self._dying_file())
+            diffguard.score_table.writer.io = SimpleNamespace(FileIO=self._dying_file())
         elif self.place == "merge":
             file, plain = self._dying_file(), Path.open
 

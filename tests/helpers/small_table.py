@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from diffguard.score_table import ScoreTable
+from diffguard.score_table.table import ScoreTable
 
 SIZES = {"digits": 50, "unused": 5, "near_a": 30, "far_a": 40, "far_b": 20}
 GROUPS = {"far_b": "far", "digits": "id", "far_a": "far", "near_a": "near"}

@@ -5,15 +5,15 @@ import string
 
 import diffusers
 import torch
-from checkpoint_files import OWN, cases_in
-from tiny_models import tiny_unet
 from torch import nn
 
-from diffguard.conversion import CheckpointOptions
-from diffguard.conversion.options import linear_schedule
-from diffguard.conversion.save import save_folder
-from diffguard.diffusion import DiffusionParts
-from diffguard.latent import ClassContext
+from diffguard.denoisers.build import DiffusionParts
+from diffguard.denoisers.formats import CheckpointOptions
+from diffguard.denoisers.formats.options import linear_schedule
+from diffguard.denoisers.formats.save import save_folder
+from diffguard.denoisers.latent import ClassContext
+from tests.helpers.checkpoint_files import OWN, cases_in
+from tests.helpers.tiny_models import tiny_unet
 
 CLASSES = 3
 NAMES = ("cat", "golden_retriever", "ox")

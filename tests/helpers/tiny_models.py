@@ -3,14 +3,14 @@
 import timm
 import torch
 from diffusers import UNet2DModel
-from reference_networks import NoiseNetwork
 from torch import nn
 from torch.nn import functional as F
 
-from diffguard.classifiers import Classifier
-from diffguard.denoisers import PixelDenoiser
-from diffguard.networks import SmallCNN
-from diffguard.schedule import NoiseSchedule, SamplingPlan
+from diffguard.classifiers.classifier import Classifier
+from diffguard.classifiers.small_cnn import SmallCNN
+from diffguard.denoisers.base import PixelDenoiser
+from diffguard.diffusion.schedule import NoiseSchedule, SamplingPlan
+from tests.helpers.reference_networks import NoiseNetwork
 
 UNET = {
     "sample_size": 8,

@@ -7,13 +7,19 @@ from diffusers import DiTTransformer2DModel, UNet2DModel
 from lightning import Callback, Trainer
 from torch import nn
 
+from datamodules.augmentation import Prepare
+from datamodules.evaluation_stream import (
+    EpochSampler,
+    EvaluationStream,
+    ImageLoader,
+    TrainingStream,
+    collate,
+)
 from datamodules.image_set import TensorSet
-from datamodules.stream import EpochSampler, EvaluationStream, ImageLoader, TrainingStream, collate
-from datamodules.transforms import Prepare
-from diffguard.classifiers import Classifier
-from diffguard.denoisers import PixelDenoiser
-from diffguard.schedule import NoiseSchedule
-from lightning_modules.checkpoints import EpochCheckpoint, SafeCheckpointIO
+from diffguard.classifiers.classifier import Classifier
+from diffguard.denoisers.base import PixelDenoiser
+from diffguard.diffusion.schedule import NoiseSchedule
+from lightning_modules.checkpoint_io import EpochCheckpoint, SafeCheckpointIO
 
 SIDE = 8
 

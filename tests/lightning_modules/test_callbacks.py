@@ -1,15 +1,15 @@
 import io
 
 import pytest
-import tiny_training as tiny
 import torch
 from lightning.pytorch.loggers import TensorBoardLogger
 from rich.console import Console
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from diffguard.errors import UserError
-from lightning_modules.callbacks import SampleGrid, StageProgressBar, draw_samples
+from lightning_modules.callbacks.samples import SampleGrid, StageProgressBar, draw_samples
 from lightning_modules.diffusion import DiffusionModule
+from tests.helpers import tiny_training as tiny
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*exists and is not empty")
 

@@ -1,13 +1,13 @@
 import pickle
 
 import pytest
-import tiny_training as tiny
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from diffguard.errors import UserError
-from lightning_modules.checkpoints import SafeCheckpointIO, last_checkpoint
+from lightning_modules.checkpoint_io import SafeCheckpointIO, last_checkpoint
 from lightning_modules.classifier import ClassifierModule
+from tests.helpers import tiny_training as tiny
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*exists and is not empty")
 

@@ -1,13 +1,13 @@
 import pytest
-import tiny_training as tiny
 import torch
 from lightning import Trainer
 from torch.utils.data import DataLoader
 from torchvision.transforms import v2
 
 from diffguard.errors import UserError
-from lightning_modules.checkpoints import last_checkpoint
+from lightning_modules.checkpoint_io import last_checkpoint
 from lightning_modules.classifier import ClassifierModule
+from tests.helpers import tiny_training as tiny
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*exists and is not empty")
 

@@ -5,13 +5,13 @@ import time
 
 import pytest
 from lightning.pytorch.utilities import rank_zero_only
-from scoring_processes import PROCESSES, free_port
 
 from diffguard.errors import UserError
+from diffguard_cli.config import TrainerConfig
 from lightning_modules import connection
 from lightning_modules.connection import connect, first_process_does
-from lightning_modules.settings import TrainerConfig
-from lightning_modules.trainers import scoring_trainer
+from lightning_modules.trainer import scoring_trainer
+from tests.helpers.scoring_processes import PROCESSES, free_port
 
 
 def slurm(rank, world, port):

@@ -1,7 +1,6 @@
 import copy
 
 import pytest
-import tiny_training as tiny
 import torch
 from diffusers import UNet2DModel
 from diffusers.models.embeddings import LabelEmbedding
@@ -9,12 +8,13 @@ from lightning import Trainer
 from torch import nn
 from torch.nn import functional as F
 
-from diffguard.denoisers import PixelDenoiser
+from diffguard.denoisers.base import PixelDenoiser
+from diffguard.diffusion.schedule import NoiseSchedule
 from diffguard.errors import UserError
-from diffguard.schedule import NoiseSchedule
-from lightning_modules.checkpoints import last_checkpoint
+from lightning_modules.checkpoint_io import last_checkpoint
 from lightning_modules.diffusion import DiffusionModule, loss_weights
 from lightning_modules.ema import EMA
+from tests.helpers import tiny_training as tiny
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*exists and is not empty")
 

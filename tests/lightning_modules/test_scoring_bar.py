@@ -4,14 +4,14 @@ import contextlib
 import io
 
 import pytest
-import tiny_training as tiny
 from lightning import LightningModule
 from rich.console import Console
-from test_scores import NAMES, ROWS
 
 from diffguard.errors import UserError
-from diffguard.scores import ScoreWriter
-from lightning_modules.scoring_progress import ScoringProgressBar, TableTail, watched
+from diffguard.score_table.writer import ScoreWriter
+from lightning_modules.callbacks.scoring_bar import ScoringProgressBar, TableTail, watched
+from tests.helpers import tiny_training as tiny
+from tests.score_table.test_writer import NAMES, ROWS
 
 STEPS = [row.stop_step for row in ROWS if row.stop_step is not None]
 

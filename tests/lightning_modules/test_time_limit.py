@@ -3,19 +3,16 @@
 import time
 
 import pytest
-import tiny_training as tiny
 import torch
 from lightning.pytorch.plugins.precision import MixedPrecision
 from torchvision.transforms import v2
 
-from datamodules.memory import MemoryLoader, random_crop_and_flip
-from datamodules.stream import EpochSampler, TrainingLoader, TrainingStream, collate
-from datamodules.transforms import Prepare
+from datamodules.augmentation import Prepare
+from datamodules.evaluation_stream import EpochSampler, TrainingLoader, TrainingStream, collate
+from datamodules.training_stream import MemoryLoader, random_crop_and_flip
 from diffguard.errors import UserError
-from lightning_modules.checkpoints import SafeCheckpointIO, checkpoint_file, last_checkpoint
-from lightning_modules.classifier import ClassifierModule
-from lightning_modules.diffusion import DiffusionModule
-from lightning_modules.legs import (
+from diffguard_cli.config import TrainerConfig
+from lightning_modules.callbacks.time_limit import (
     TimeIsUpError,
     TimeLimit,
     TrainingRate,
@@ -23,7 +20,10 @@ from lightning_modules.legs import (
     forward_flops,
     matrix_product_rate,
 )
-from lightning_modules.settings import TrainerConfig
+from lightning_modules.checkpoint_io import SafeCheckpointIO, checkpoint_file, last_checkpoint
+from lightning_modules.classifier import ClassifierModule
+from lightning_modules.diffusion import DiffusionModule
+from tests.helpers import tiny_training as tiny
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*exists and is not empty")
 
@@ -106,11 +106,13 @@ def test_a_deadline_is_minutes_from_the_start():
 
 def test_the_rate_counts_steps_after_the_first_and_no_validation(tmp_path, monkeypatch):
     clock = iter(range(1000))
-    monkeypatch.setattr("lightning_modules.legs._WARM_UP_STEPS", 5)
+    monkeypatch.setattr("lightning_modules.callbacks.time_limit._WARM_UP_STEPS", 5)
     said = []
     rate = TrainingRate(said.append)
     monkeypatch.setattr(time, "perf_counter", lambda: float(next(clock)))
-    monkeypatch.setattr("lightning_modules.legs.matrix_product_rate", lambda *_: 1e9)
+    monkeypatch.setattr(
+        "lightning_modules.callbacks.time_limit.matrix_product_rate", lambda *_: 1e9
+    )
     module = ClassifierModule(tiny.classifier())
     fit(tmp_path, module, from_memory(), callbacks=[rate])
     # Steps 6 to 16 in three epochs: a tick of the clock each, however many read it in between.

@@ -3,12 +3,12 @@
 from types import SimpleNamespace
 
 import pytest
-from tiny_project import tiny_config, write_config
 
 import train
 from diffguard.errors import UserError
-from lightning_modules.diffusion_models import check_network
-from lightning_modules.settings import DiffusionConfig
+from diffguard_cli.config import DiffusionConfig
+from diffguard_cli.models import check_network
+from tests.helpers.tiny_project import tiny_config, write_config
 
 KWARGS = {
     **tiny_config("")["diffusion"]["kwargs"],
@@ -57,7 +57,7 @@ def test_a_patch_must_divide_the_side():
 
 
 def test_it_is_looked_at_before_the_classifier_is_trained(tmp_path, data_root, monkeypatch):
-    monkeypatch.setattr("lightning_modules.stages.train_classifier", None)
+    monkeypatch.setattr("diffguard_cli.stages.train_classifier", None)
     kwargs = {"kwargs": KWARGS | {"sample_size": 7}}
     config = write_config(tmp_path / "tiny.yaml", data_root, diffusion=kwargs)
     with pytest.raises(UserError, match="a side of 7"):

@@ -4,23 +4,23 @@ import math
 
 import pytest
 import torch
-from conftest import build_detector, small_settings
 from PIL import Image
-from tiny_models import tiny_classifier
+from tests.helpers.tiny_detector import build_detector, small_settings
 
+from datamodules.augmentation import Prepare
+from datamodules.evaluation_stream import EvaluationStream, collate
 from datamodules.file_set import folder_set
-from datamodules.stream import EvaluationStream, collate
-from datamodules.transforms import Prepare
-from diffguard.cam import cam_mask, grad_cam, scale_cam
+from diffguard.classifiers.cam import cam_mask, grad_cam, scale_cam
 from diffguard.errors import UserError
-from diffguard.scoring import Item
-from diffguard.settings import (
+from diffguard.methods.stream import Item
+from diffguard.settings.detector import (
     CropSettings,
     EarlyStopSettings,
     GuidanceSettings,
     InversionSettings,
 )
 from lightning_modules.detector import items_of as items_of_batch
+from tests.helpers.tiny_models import tiny_classifier
 
 
 def items_of(images, **options):

@@ -6,14 +6,11 @@ import pytest
 import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from reference_networks import predict
-from tiny_models import denoiser_of, smooth_classifier, sound_plan, tiny_classifier, two_layers
 from torch.nn import functional as F
 from torchvision.transforms import functional as TF
 
-from diffguard.ddim import predict_clean
-from diffguard.errors import UserError
-from diffguard.guidance import (
+from diffguard.diffusion.ddim import predict_clean
+from diffguard.diffusion.guidance import (
     blend_clean,
     classifier_free,
     classifier_gradient,
@@ -22,7 +19,16 @@ from diffguard.guidance import (
     image_generator,
     place_boxes,
 )
-from diffguard.steering import ClassifierSteering
+from diffguard.engine.classifier_guidance import ClassifierSteering
+from diffguard.errors import UserError
+from tests.helpers.reference_networks import predict
+from tests.helpers.tiny_models import (
+    denoiser_of,
+    smooth_classifier,
+    sound_plan,
+    tiny_classifier,
+    two_layers,
+)
 
 
 def test_rows_without_label_are_not_shown_and_get_no_gradient():

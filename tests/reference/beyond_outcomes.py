@@ -9,14 +9,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score
 from sklearn.metrics import roc_curve as sklearn_roc_curve
-from sklearn_values import sklearn_metrics
-from tiny_models import tiny_classifier, tiny_transformer
 
-from diffguard import ood_metrics
-from diffguard.cam import grad_cam, scale_cam
-from diffguard.early_stop import calibrate_threshold, calibrate_thresholds, should_stop, stop_index
+from diffguard.classifiers.cam import grad_cam, scale_cam
+from diffguard.diffusion.early_stop import (
+    calibrate_threshold,
+    calibrate_thresholds,
+    should_stop,
+    stop_index,
+)
 from diffguard.errors import UserError
-from diffguard.ood_metrics import compute_metrics, roc_curve
+from diffguard.report import metrics as ood_metrics
+from diffguard.report.metrics import compute_metrics, roc_curve
+from tests.helpers.sklearn_values import sklearn_metrics
+from tests.helpers.tiny_models import tiny_classifier, tiny_transformer
 
 # Few distinct values, so that ties with the threshold occur.
 levels = st.integers(0, 8).map(lambda k: k / 8)

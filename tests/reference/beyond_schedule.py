@@ -6,9 +6,9 @@ import diffusers
 import pytest
 import torch
 
-from diffguard.ddim import predict_clean
+from diffguard.diffusion.ddim import predict_clean
+from diffguard.diffusion.schedule import NoiseSchedule, SamplingPlan, respace
 from diffguard.errors import UserError
-from diffguard.schedule import NoiseSchedule, SamplingPlan, respace
 
 
 @pytest.mark.parametrize("steps", [1, 8, 1000])

@@ -22,7 +22,7 @@ TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-3}
 
 def folder():
     """Where the files lie: DIFFGUARD_REFERENCE, or the copy beside this file."""
-    return Path(os.environ.get("DIFFGUARD_REFERENCE") or Path(__file__).parent / "reference")
+    return Path(os.environ.get("DIFFGUARD_REFERENCE") or Path(__file__).parents[1] / "reference")
 
 
 def parse(pattern, name):

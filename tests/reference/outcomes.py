@@ -1,8 +1,18 @@
 """Checks of early stop, CAM, the metrics and the whole method against the reference files."""
 
 import torch
-from reference_files import parse
-from reference_networks import (
+
+from diffguard.classifiers.cam import cam_mask, grad_cam, scale_cam
+from diffguard.diffusion.ddim import invert, synthesize
+from diffguard.diffusion.early_stop import calibrate_threshold, should_stop, stop_index
+from diffguard.diffusion.schedule import NoiseSchedule
+from diffguard.engine.classifier_guidance import ClassifierSteering
+from diffguard.engine.jobs import Recipe
+from diffguard.images import to_image_range, to_model_range
+from diffguard.report import metrics as ood_metrics
+from diffguard.report.torch_metric import OODMetrics
+from diffguard.scores.distances import build_distance
+from tests.helpers.reference_networks import (
     QUALITIES,
     build_classifier,
     build_denoiser,
@@ -13,17 +23,7 @@ from reference_networks import (
     predict,
     reconstruct,
 )
-
-from diffguard import ood_metrics
-from diffguard.cam import cam_mask, grad_cam, scale_cam
-from diffguard.ddim import invert, synthesize
-from diffguard.early_stop import calibrate_threshold, should_stop, stop_index
-from diffguard.images import to_image_range, to_model_range
-from diffguard.metric import OODMetrics
-from diffguard.recipe import Recipe
-from diffguard.schedule import NoiseSchedule
-from diffguard.similarity import build_distance
-from diffguard.steering import ClassifierSteering
+from tests.reference.files import parse
 
 
 def check_gdm_early_stop(data):

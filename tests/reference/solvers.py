@@ -3,8 +3,20 @@
 from dataclasses import replace
 
 import torch
-from reference_files import parse
-from reference_networks import (
+
+from diffguard.diffusion.ddim import (
+    inversion_step,
+    invert,
+    predict_clean,
+    synthesis_step,
+    synthesize,
+)
+from diffguard.diffusion.guidance import blend_clean, classifier_free, classifier_gradient
+from diffguard.diffusion.schedule import NoiseSchedule, expand
+from diffguard.engine.classifier_guidance import ClassifierSteering
+from diffguard.engine.jobs import Recipe
+from diffguard.images import to_image_range, to_model_range
+from tests.helpers.reference_networks import (
     build_classifier,
     build_denoiser,
     column,
@@ -13,13 +25,7 @@ from reference_networks import (
     predict,
     reconstruct,
 )
-
-from diffguard.ddim import inversion_step, invert, predict_clean, synthesis_step, synthesize
-from diffguard.guidance import blend_clean, classifier_free, classifier_gradient
-from diffguard.images import to_image_range, to_model_range
-from diffguard.recipe import Recipe
-from diffguard.schedule import NoiseSchedule, expand
-from diffguard.steering import ClassifierSteering
+from tests.reference.files import parse
 
 
 def check_schedule(data):

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from diffguard import bootstrap
-from diffguard.bootstrap import auroc_draws, interval
+from diffguard.report import bootstrap
+from diffguard.report.bootstrap import auroc_draws, interval
 
 
 def make_scores(n, shift=0.0, digits=1):

@@ -3,8 +3,14 @@ import pytest
 import torch
 
 from diffguard.errors import UserError
-from diffguard.figures import PanelRow, panel, roc_curves, score_histogram, stop_depth_histogram
-from diffguard.ood_metrics import roc_curve
+from diffguard.report.figures import (
+    PanelRow,
+    panel,
+    roc_curves,
+    score_histogram,
+    stop_depth_histogram,
+)
+from diffguard.report.metrics import roc_curve
 
 RNG = np.random.default_rng(0)
 ID = RNG.normal(0, 1, 200)

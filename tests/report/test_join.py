@@ -5,13 +5,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from small_table import GROUPS, NAMES, SIZES, make_table
 
-from diffguard.calibration import Calibration
 from diffguard.errors import UserError
-from diffguard.joined_runs import add_fusions, join_runs, run_labels
-from diffguard.report import summarise
-from diffguard.scored_run import ScoredRun
+from diffguard.report.join import add_fusions, join_runs, run_labels
+from diffguard.report.scored_run import ScoredRun
+from diffguard.report.summary import summarise
+from diffguard.scores.calibration import Calibration
+from tests.helpers.small_table import GROUPS, NAMES, SIZES, make_table
 
 VALIDATION = {
     name: torch.randn(60, generator=torch.Generator().manual_seed(n)).double()

@@ -3,11 +3,11 @@ import doctest
 import numpy as np
 import pytest
 import torch
-from sklearn_values import sklearn_metrics
 
-from diffguard import metric
 from diffguard.errors import UserError
-from diffguard.metric import OODMetrics
+from diffguard.report import torch_metric as metric
+from diffguard.report.torch_metric import OODMetrics
+from tests.helpers.sklearn_values import sklearn_metrics
 
 
 @pytest.mark.parametrize("batch", [1, 7, 64])

@@ -2,11 +2,11 @@ import json
 
 import pytest
 import torch
-from test_scores import NAMES, ROWS, write
 
 from diffguard.errors import UserError
-from diffguard.scored_run import keep_run, read_run
-from diffguard.scores import merge
+from diffguard.report.scored_run import keep_run, read_run
+from diffguard.score_table.writer import merge
+from tests.score_table.test_writer import NAMES, ROWS, write
 
 MANIFEST = {
     "groups": {"digits": "id", "letters": "far"},

@@ -4,11 +4,11 @@ import json
 import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
-from small_table import GROUPS, NAMES, OPTIONS, make_table
 
-from diffguard.bootstrap import auroc_draws, interval
 from diffguard.errors import UserError
-from diffguard.report import METRICS, summarise, write_results
+from diffguard.report.bootstrap import auroc_draws, interval
+from diffguard.report.summary import METRICS, summarise, write_results
+from tests.helpers.small_table import GROUPS, NAMES, OPTIONS, make_table
 
 
 @pytest.fixture(scope="module")
@@ -68,9 +68,9 @@ def test_group_rows_are_unweighted_means_with_the_interval_of_the_mean(results):
 def test_a_mean_over_small_and_large_sets_keeps_the_id_images_they_share(monkeypatch):
     # The far sets have 40 and 20 images: one alone would be small enough for exact draws.
     whole = summarise(make_table(), GROUPS, **{**OPTIONS, "draws": 1000})
-    monkeypatch.setattr("diffguard.report.EXACT_ROWS", 80)
-    monkeypatch.setattr("diffguard.bootstrap.EXACT_ROWS", 80)
-    monkeypatch.setattr("diffguard.bootstrap.GROUPS", 45)  # fewer than the ID images
+    monkeypatch.setattr("diffguard.report.summary.EXACT_ROWS", 80)
+    monkeypatch.setattr("diffguard.report.bootstrap.EXACT_ROWS", 80)
+    monkeypatch.setattr("diffguard.report.bootstrap.GROUPS", 45)  # fewer than the ID images
     mixed = summarise(make_table(), GROUPS, **{**OPTIONS, "draws": 1000})
     for name in ("msp", "diffguard"):
         low, high = find(mixed, name, "far")["auroc_ci95"]

@@ -1,8 +1,8 @@
 import pytest
-from small_table import GROUPS, NAMES, OPTIONS, make_table
 
-from diffguard.report import summarise
-from diffguard.tables import percent, to_markdown
+from diffguard.report.summary import summarise
+from diffguard.report.tables import percent, to_markdown
+from tests.helpers.small_table import GROUPS, NAMES, OPTIONS, make_table
 
 
 @pytest.fixture(scope="module")

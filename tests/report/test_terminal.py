@@ -3,10 +3,10 @@ import re
 
 import pytest
 from rich.console import Console
-from small_table import GROUPS, OPTIONS, make_table
 
-from diffguard.report import summarise
-from diffguard.terminal import print_table
+from diffguard.report.summary import summarise
+from diffguard.report.terminal import print_table
+from tests.helpers.small_table import GROUPS, OPTIONS, make_table
 
 
 @pytest.fixture(scope="module")

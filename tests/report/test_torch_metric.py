@@ -5,13 +5,13 @@ from pathlib import Path
 import pytest
 import torch
 import torch.multiprocessing as mp
-from sklearn_values import sklearn_metrics
-from small_table import GROUPS, NAMES, make_table
 
 from diffguard.errors import UserError
-from diffguard.metric import OODMetrics, synchronised_metrics
-from diffguard.ood_metrics import compute_metrics
-from diffguard.report import summarise
+from diffguard.report.metrics import compute_metrics
+from diffguard.report.summary import summarise
+from diffguard.report.torch_metric import OODMetrics, synchronised_metrics
+from tests.helpers.sklearn_values import sklearn_metrics
+from tests.helpers.small_table import GROUPS, NAMES, make_table
 
 GENERATOR = torch.Generator().manual_seed(0)
 SCORES = (torch.randn(191, generator=GENERATOR) * 10).round().double()

@@ -9,7 +9,7 @@ import torch
 
 from diffguard import Detector
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 
 def command(*words, **options):

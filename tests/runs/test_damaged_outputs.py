@@ -8,14 +8,14 @@ import resource
 import numpy as np
 import pytest
 import torch
-from test_evaluation import line
-from test_scores import NAMES, ROWS, make_row, write
+from tests.diffguard_cli.test_scoring import line
+from tests.score_table.test_writer import NAMES, ROWS, make_row, write
 
-from diffguard.contents import keep_contents, read_contents
+from diffguard.score_table.contents import keep_contents, read_contents
 from diffguard.errors import UserError
-from diffguard.manifest import FORMAT, open_manifest
-from diffguard.scored_run import keep_run, read_run
-from diffguard.scores import merge, read_done
+from diffguard.score_table.manifest import FORMAT, open_manifest
+from diffguard.report.scored_run import keep_run, read_run
+from diffguard.score_table.writer import merge, read_done
 
 SETS = {"digits": {"n": 7}, "letters": {"n": 4}}
 MANIFEST = {"format": FORMAT, "groups": {"digits": "id", "letters": "far"}, "sets": SETS, "seed": 5}

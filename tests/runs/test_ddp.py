@@ -3,9 +3,9 @@
 import json
 import shutil
 
-from test_commands import command
+from tests.runs.test_commands import command
 
-from diffguard.score_table import ScoreTable
+from diffguard.score_table.table import ScoreTable
 
 
 def test_two_processes_score_every_image_once_as_one_does(run_folder, tmp_path):

@@ -12,18 +12,18 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from test_commands import command
-from tiny_project import write_images
+from tests.runs.test_commands import command
+from tests.helpers.tiny_project import write_images
 
 import evaluate
 from diffguard import Detector
-from diffguard.calibration import Calibration
-from diffguard.cells import from_cell
+from diffguard.scores.calibration import Calibration
+from diffguard.score_table.cells import from_cell
 from diffguard.errors import UserError
-from diffguard.ood_metrics import auroc
-from diffguard.score_table import ScoreTable
-from diffguard.scores import ScoreWriter
-from diffguard.settings import DetectorSettings
+from diffguard.report.metrics import auroc
+from diffguard.score_table.table import ScoreTable
+from diffguard.score_table.writer import ScoreWriter
+from diffguard.settings.detector import DetectorSettings
 
 
 @pytest.fixture

@@ -4,12 +4,12 @@ import shutil
 
 import pytest
 import torch
-from conftest import build_detector, small_settings
-from scoring_processes import evaluate, said, score
+from tests.helpers.tiny_detector import build_detector, small_settings
+from tests.helpers.scoring_processes import evaluate, said, score
 
-from diffguard.baselines import FEATURE_BASELINES, LOGIT_BASELINES
-from diffguard.scores import read_done
-from diffguard.scoring import Item
+from diffguard.scores.baselines import FEATURE_BASELINES, LOGIT_BASELINES
+from diffguard.score_table.writer import read_done
+from diffguard.methods.stream import Item
 
 # SHE wants images of every class that the random network recognizes.
 BASELINES = [name for name in (*LOGIT_BASELINES, *FEATURE_BASELINES) if name != "she"]
@@ -65,7 +65,7 @@ def test_rows_do_not_know_their_batch(size):
 
 
 def test_knn_uses_the_threads_that_torch_has(monkeypatch, images):
-    import diffguard.baselines as module
+    import diffguard.scores.baselines as module
 
     detector, seen = build_detector(small_settings(**SETTINGS)), []
     knn = detector.baselines._features["knn"]

@@ -6,14 +6,14 @@ import sys
 import pytest
 import torch
 from safetensors.torch import load_file
-from scoring_processes import PROCESSES, free_port
-from test_commands import command
-from test_connection import slurm
-from tiny_project import write_config
+from tests.helpers.scoring_processes import PROCESSES, free_port
+from tests.runs.test_commands import command
+from tests.lightning_modules.test_connection import slurm
+from tests.helpers.tiny_project import write_config
 
 import train
 from diffguard import Detector
-from lightning_modules import cli
+from diffguard_cli import parser as cli
 
 STAGES = ("classifier/classifier", "diffusion/unet/diffusion_pytorch_model")
 

@@ -13,12 +13,12 @@ import time
 from pathlib import Path
 
 import pytest
-from scoring_processes import evaluate, free_port, said, start
-from tiny_project import write_images
+from tests.helpers.scoring_processes import evaluate, free_port, said, start
+from tests.helpers.tiny_project import write_images
 
 pytestmark = pytest.mark.soak
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 KILLS, FILLS, IMAGES = 20, 5, 600
 
 

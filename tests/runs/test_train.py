@@ -4,7 +4,7 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
-from tiny_project import write_config
+from tests.helpers.tiny_project import write_config
 
 import train
 from diffguard import Detector

@@ -3,7 +3,7 @@ import io
 
 import pytest
 
-from diffguard.cells import from_cell, to_cell
+from diffguard.score_table.cells import from_cell, to_cell
 
 PLAIN = ["", "deep/000.png", "a, b", 'say "x"', "ü 図 😀", "a=b", r"back\slash", "1.5", "don't"]
 ESCAPED = {

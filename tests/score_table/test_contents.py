@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from diffguard.contents import changed_images, keep_contents, read_contents
 from diffguard.errors import UserError
+from diffguard.score_table.contents import changed_images, keep_contents, read_contents
 
 NOW = np.array([5, 7, -1, 9], dtype=np.int64)
 SCORED = np.array([True, True, False, False])

@@ -1,8 +1,8 @@
 import pytest
 
-from diffguard import manifest
 from diffguard.errors import UserError
-from diffguard.manifest import check_manifest, open_manifest, read_manifest
+from diffguard.score_table import manifest
+from diffguard.score_table.manifest import check_manifest, open_manifest, read_manifest
 
 MANIFEST = {
     "checkpoint": "a" * 64,

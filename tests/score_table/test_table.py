@@ -1,10 +1,10 @@
 import numpy as np
 import pytest
-from test_scores import NAMES, ROWS, write
 
 from diffguard.errors import UserError
-from diffguard.score_table import ScoreTable
-from diffguard.scores import merge
+from diffguard.score_table.table import ScoreTable
+from diffguard.score_table.writer import merge
+from tests.score_table.test_writer import NAMES, ROWS, write
 
 
 @pytest.fixture

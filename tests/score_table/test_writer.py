@@ -8,10 +8,10 @@ from dataclasses import replace
 
 import pytest
 
-from diffguard.cells import from_cell
 from diffguard.errors import UserError
-from diffguard.manifest import open_manifest
-from diffguard.scores import ScoreRow, ScoreWriter, merge, read_done
+from diffguard.score_table.cells import from_cell
+from diffguard.score_table.manifest import open_manifest
+from diffguard.score_table.writer import ScoreRow, ScoreWriter, merge, read_done
 
 NAMES = ("msp", "diffguard/logits_l1")
 

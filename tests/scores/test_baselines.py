@@ -2,15 +2,15 @@ import pytest
 import torch
 from torch import nn
 
-from diffguard.baselines import (
+from diffguard.classifiers.classifier import ClassifierOutput
+from diffguard.errors import UserError
+from diffguard.scores.baselines import (
     FEATURE_BASELINES,
     LOGIT_BASELINES,
     Baselines,
     Reference,
     check_classes,
 )
-from diffguard.classifiers import ClassifierOutput
-from diffguard.errors import UserError
 
 
 @pytest.fixture

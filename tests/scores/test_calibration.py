@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 import torch
 
-from diffguard.calibration import Calibration
 from diffguard.errors import UserError
-from diffguard.settings import DetectorSettings
+from diffguard.scores.calibration import Calibration
+from diffguard.settings.detector import DetectorSettings
 
 
 def fit(scores, distance, fused, **changes):

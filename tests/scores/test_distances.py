@@ -8,9 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from diffguard import similarity
 from diffguard.errors import UserError
-from diffguard.measures import (
+from diffguard.scores import distances as similarity
+from diffguard.scores.distances import DISTANCES, Views, build_distance, tandem
+from diffguard.scores.formulas import (
     PSNR_CAP,
     dists_statistics,
     gmsd,
@@ -20,7 +21,6 @@ from diffguard.measures import (
     ssim,
     ssim_reflect,
 )
-from diffguard.similarity import DISTANCES, Views, build_distance, tandem
 
 PLAIN = [name for name, spec in DISTANCES.items() if not spec.perceptual]
 

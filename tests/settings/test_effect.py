@@ -6,14 +6,14 @@ from dataclasses import fields, is_dataclass
 
 import pytest
 import torch
-from conftest import build_detector
-from format1 import FOLDER
+from tests.helpers.tiny_detector import build_detector
 
-from diffguard.checkpoint import load_detector, read_checkpoint
+from diffguard.checkpoint.file import load_detector, read_checkpoint
+from diffguard.classifiers.small_cnn import TimedCNN
 from diffguard.errors import UserError
-from diffguard.networks import TimedCNN
-from diffguard.settings import DetectorSettings, from_dict, to_dict
-from diffguard.settings_check import check_settings
+from diffguard.methods.checks import check_settings
+from diffguard.settings.detector import DetectorSettings, from_dict, to_dict
+from tests.helpers.format1 import FOLDER
 
 FREE = {
     "sampler": {"steps": 6},

@@ -4,7 +4,7 @@ from dataclasses import fields, is_dataclass
 import pytest
 
 from diffguard.errors import UserError
-from diffguard.settings import (
+from diffguard.settings.detector import (
     CropSettings,
     DetectorSettings,
     EarlyStopSettings,

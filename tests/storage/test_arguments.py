@@ -2,14 +2,14 @@
 
 import pytest
 import torch
-from tiny_models import UNET
 from torch import nn
 
-from diffguard.arguments import check_values
-from diffguard.diffusion import DiffusionSpec, build_denoiser
+from diffguard.classifiers.build import ClassifierSpec, _announce, build_classifier, import_class
+from diffguard.denoisers.build import DiffusionSpec, build_denoiser
 from diffguard.errors import UserError
-from diffguard.models import ClassifierSpec, _announce, build_classifier, import_class
-from diffguard.sizes import trial
+from diffguard.storage.arguments import check_values
+from diffguard.storage.sizes import trial
+from tests.helpers.tiny_models import UNET
 
 OUTSIDE = {"pretrained_cfg_overlay": {"url": "file:///etc/hostname"}, "cache_dir": "."}
 
@@ -39,7 +39,7 @@ OUTSIDE = {"pretrained_cfg_overlay": {"url": "file:///etc/hostname"}, "cache_dir
         ("openood/ResNet50", {"weights": "DEFAULT"}),
         ("small_cnn", {"width": "a b"}),
         ("torch.nn.Linear", {"in_features": [[[[[[1]]]]]], "out_features": 1}),
-        ("diffguard.perceptual.LPIPS", {"weights": "here"}),
+        ("diffguard.scores.perceptual.LPIPS", {"weights": "here"}),
     ],
 )
 def test_arguments_that_reach_outside_the_network_need_consent(arch, kwargs, tmp_path, monkeypatch):

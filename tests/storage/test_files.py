@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from diffguard.errors import UserError
-from diffguard.files import append_line, create_file, refuse_links, replace_file
-from diffguard.reading import LARGEST_TEXT, read_json
+from diffguard.storage.files import append_line, create_file, refuse_links, replace_file
+from diffguard.storage.reading import LARGEST_TEXT, read_json
 
 
 def test_a_file_is_replaced_in_whole(tmp_path):
@@ -63,11 +63,11 @@ def test_a_file_system_without_links_will_do(tmp_path, monkeypatch):
 def test_what_killed_processes_left_is_removed_and_that_of_living_ones_stays(tmp_path):
     path = tmp_path / "file.txt"
     code = (
-        "import os, sys; from pathlib import Path; from diffguard.files import replace_file\n"
+        "import os, sys; from pathlib import Path; from diffguard.storage.files import replace_file\n"
         "with replace_file(Path(sys.argv[1])) as temporary:\n"
         "    temporary.write_text('half'); print('written', flush=True); sys.stdin.read()\n"
     )
-    root = Path(__file__).parent.parent
+    root = Path(__file__).parents[2]
     words = [sys.executable, "-c", code, str(path)]
     with subprocess.Popen(words, cwd=root, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
         other.stdout.readline()

@@ -8,13 +8,13 @@ import yaml
 from PIL import Image
 
 import train
-from datamodules.datasets import open_set, same_source
+from datamodules.sources import open_set, same_source
 from diffguard import Detector
-from diffguard.conversion.safe_load import read_foreign
 from diffguard.errors import UserError
-from diffguard.keep import main as keep
-from diffguard.paths import require_file, user_path
-from lightning_modules.cli import parse
+from diffguard.storage.foreign import read_foreign
+from diffguard.storage.paths import require_file, user_path
+from diffguard_cli.compact import main as keep
+from diffguard_cli.parser import parse
 
 KEYS = ("run_dir", "data.root", "classifier.ckpt", "diffusion.ckpt", "detector.perceptual_weights")
 

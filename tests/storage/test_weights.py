@@ -3,7 +3,7 @@ import torch
 from safetensors.torch import save_file
 
 from diffguard.errors import UserError
-from diffguard.weights import load_tensors, state_dict_of
+from diffguard.storage.weights import load_tensors, state_dict_of
 
 WEIGHTS = {"conv.weight": torch.arange(6.0).view(2, 3), "conv.bias": torch.ones(2)}
 

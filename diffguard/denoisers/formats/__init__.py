@@ -11,15 +11,15 @@ from typing import Any
 
 from torch import Tensor
 
-from diffguard.conversion import adm, ddpm, ldm
-from diffguard.conversion.folder import load_folder
-from diffguard.conversion.options import CheckpointOptions
-from diffguard.conversion.resnet import load_openood_classifier
-from diffguard.conversion.safe_load import read_checkpoint_tensors
-from diffguard.conversion.tensors import has
-from diffguard.denoisers import DiffusersDenoiser
-from diffguard.diffusion import DiffusionParts, wrap_parts
+from diffguard.denoisers.base import DiffusersDenoiser
+from diffguard.denoisers.build import DiffusionParts, wrap_parts
+from diffguard.denoisers.formats import adm, ddpm, ldm
+from diffguard.denoisers.formats.folder import load_folder
+from diffguard.denoisers.formats.options import CheckpointOptions
+from diffguard.denoisers.formats.resnet import load_openood_classifier
+from diffguard.denoisers.formats.tensors import has
 from diffguard.errors import UserError
+from diffguard.storage.foreign import read_checkpoint_tensors
 
 __all__ = [
     "CheckpointOptions",

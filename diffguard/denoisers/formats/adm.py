@@ -10,10 +10,10 @@ from typing import Any
 
 from torch import Tensor
 
-from diffguard.conversion.openai_names import OpenAILayout
-from diffguard.conversion.options import CheckpointOptions, linear_schedule
-from diffguard.conversion.tensors import build_empty, fill
-from diffguard.diffusion import DiffusionParts
+from diffguard.denoisers.build import DiffusionParts
+from diffguard.denoisers.formats.openai_names import OpenAILayout
+from diffguard.denoisers.formats.options import CheckpointOptions, linear_schedule
+from diffguard.denoisers.formats.tensors import build_empty, fill
 from diffguard.errors import UserError
 
 _PUBLISHED = "num_head_channels 64 at 64, 256 and 512 pixels, num_heads 4 at 128"
@@ -59,7 +59,7 @@ def convert(tensors: Mapping[str, Tensor], options: CheckpointOptions) -> Diffus
 def _build(layout: OpenAILayout, image_size: int, options: CheckpointOptions) -> Any:
     from diffusers import UNet2DModel
 
-    from diffguard.conversion.adm_unet import ADMUNet2DModel
+    from diffguard.denoisers.adm_unet import ADMUNet2DModel
 
     plain_down, plain_up = (
         ("ResnetDownsampleBlock2D", "ResnetUpsampleBlock2D")

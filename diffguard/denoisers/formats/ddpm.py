@@ -6,10 +6,10 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from diffguard.conversion.ddpm_names import DDPMLayout
-from diffguard.conversion.options import CheckpointOptions, linear_schedule
-from diffguard.conversion.tensors import build_empty, fill, has, shape_of
-from diffguard.diffusion import DiffusionParts
+from diffguard.denoisers.build import DiffusionParts
+from diffguard.denoisers.formats.ddpm_names import DDPMLayout
+from diffguard.denoisers.formats.options import CheckpointOptions, linear_schedule
+from diffguard.denoisers.formats.tensors import build_empty, fill, has, shape_of
 
 
 def convert(tensors: Mapping[str, Tensor], options: CheckpointOptions) -> DiffusionParts:

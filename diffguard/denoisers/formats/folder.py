@@ -16,17 +16,23 @@ import torch
 from pydantic import Field
 from torch import nn
 
-from diffguard.archives import check_archive
-from diffguard.arguments import LARGEST_SIDE
-from diffguard.conversion.hub import local_folder
-from diffguard.conversion.options import CheckpointOptions
-from diffguard.conversion.prompts import TEXT_ENCODER, encode_prompts
-from diffguard.diffusion import AUTOENCODERS, NETWORKS, DiffusionParts, module_class, own_config
+from diffguard.denoisers.build import (
+    AUTOENCODERS,
+    NETWORKS,
+    DiffusionParts,
+    module_class,
+    own_config,
+)
+from diffguard.denoisers.formats.hub import local_folder
+from diffguard.denoisers.formats.options import CheckpointOptions
+from diffguard.denoisers.formats.prompts import TEXT_ENCODER, encode_prompts
+from diffguard.denoisers.latent import ClassContext
 from diffguard.errors import UserError, reason_of
-from diffguard.latent import ClassContext
-from diffguard.schema import validated
-from diffguard.sizes import trial
-from diffguard.weights import check_values, load_tensors
+from diffguard.storage.archives import check_archive
+from diffguard.storage.arguments import LARGEST_SIDE
+from diffguard.storage.schema import validated
+from diffguard.storage.sizes import trial
+from diffguard.storage.weights import check_values, load_tensors
 
 NOTE = "diffguard.json"
 CONTEXT = "class_context/model.safetensors"

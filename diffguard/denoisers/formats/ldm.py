@@ -13,10 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from diffguard.conversion.ddpm_names import DDPMLayout
-from diffguard.conversion.openai_names import OpenAILayout
-from diffguard.conversion.options import CheckpointOptions
-from diffguard.conversion.tensors import (
+from diffguard.denoisers.build import DiffusionParts
+from diffguard.denoisers.formats.ddpm_names import DDPMLayout
+from diffguard.denoisers.formats.openai_names import OpenAILayout
+from diffguard.denoisers.formats.options import CheckpointOptions
+from diffguard.denoisers.formats.tensors import (
     Part,
     Source,
     build_empty,
@@ -26,11 +27,10 @@ from diffguard.conversion.tensors import (
     identity,
     shape_of,
 )
-from diffguard.diffusion import DiffusionParts
+from diffguard.denoisers.latent import ClassContext
+from diffguard.diffusion.schedule import NoiseSchedule
 from diffguard.errors import UserError
-from diffguard.latent import ClassContext
-from diffguard.schedule import NoiseSchedule
-from diffguard.weights import check_values
+from diffguard.storage.weights import check_values
 
 UNET = "model.diffusion_model."
 _FIRST_STAGE = "first_stage_model."

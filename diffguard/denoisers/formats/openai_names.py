@@ -12,7 +12,14 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from diffguard.conversion.tensors import Place, Source, count_entries, find_place, has, shape_of
+from diffguard.denoisers.formats.tensors import (
+    Place,
+    Source,
+    count_entries,
+    find_place,
+    has,
+    shape_of,
+)
 from diffguard.errors import UserError
 
 _OUTSIDE = {

@@ -7,10 +7,17 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from diffguard.conversion.safe_load import read_checkpoint_tensors
-from diffguard.conversion.tensors import build_empty, count_entries, fill, has, identity, shape_of
+from diffguard.classifiers.openood import ResNet18_32x32
+from diffguard.denoisers.formats.tensors import (
+    build_empty,
+    count_entries,
+    fill,
+    has,
+    identity,
+    shape_of,
+)
 from diffguard.errors import UserError
-from diffguard.networks_openood import ResNet18_32x32
+from diffguard.storage.foreign import read_checkpoint_tensors
 
 
 def load_openood_classifier(path: str | Path, num_classes: int | None = None) -> nn.Module:

@@ -8,11 +8,11 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from diffguard.conversion.folder import CONTEXT, NOTE
-from diffguard.conversion.prompts import TEXT_ENCODER, TOKENIZER
-from diffguard.diffusion import DiffusionParts
+from diffguard.denoisers.build import DiffusionParts
+from diffguard.denoisers.formats.folder import CONTEXT, NOTE
+from diffguard.denoisers.formats.prompts import TEXT_ENCODER, TOKENIZER
 from diffguard.errors import UserError
-from diffguard.files import create_folder
+from diffguard.storage.files import create_folder
 
 
 def save_folder(

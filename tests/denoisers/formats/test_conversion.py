@@ -4,12 +4,12 @@ import math
 
 import pytest
 import torch
-from checkpoint_files import SUFFIXES, Case, cases, folder, full_size, options_of
 
-from diffguard.conversion import convert_tensors, detect_family
-from diffguard.conversion import resnet as openood
-from diffguard.diffusion import wrap_parts
-from diffguard.schedule import NoiseSchedule
+from diffguard.denoisers.build import wrap_parts
+from diffguard.denoisers.formats import convert_tensors, detect_family
+from diffguard.denoisers.formats import resnet as openood
+from diffguard.diffusion.schedule import NoiseSchedule
+from tests.helpers.checkpoint_files import SUFFIXES, Case, cases, folder, full_size, options_of
 
 CASES = cases()
 DIFFUSION = [case for case in CASES if not case.is_classifier]

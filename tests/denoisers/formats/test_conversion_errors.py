@@ -10,18 +10,18 @@ import zipfile
 
 import pytest
 import torch
-from checkpoint_files import OWN, cases_in
 from safetensors.torch import save_file
 
-from diffguard.conversion import (
+from diffguard.denoisers.formats import (
     CheckpointOptions,
     load_denoiser,
     load_diffusion,
     load_openood_classifier,
 )
-from diffguard.conversion.safe_load import read_checkpoint_tensors
-from diffguard.convert import main
 from diffguard.errors import UserError
+from diffguard.storage.foreign import read_checkpoint_tensors
+from diffguard_cli.convert import main
+from tests.helpers.checkpoint_files import OWN, cases_in
 
 FOUND = {case.name: case for case in cases_in(OWN)}
 NAMES = ("adm_uncond", "adm_cond", "ldm_cin", "ddpm_cifar_cond")

@@ -7,13 +7,13 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from diffguard.conversion import CheckpointOptions, convert_tensors
-from diffguard.conversion.adm_unet import ADMUNet2DModel
-from diffguard.conversion.folder import load_folder
-from diffguard.conversion.openai_names import OpenAILayout
-from diffguard.conversion.save import save_folder
+from diffguard.denoisers.adm_unet import ADMUNet2DModel
+from diffguard.denoisers.formats import CheckpointOptions, convert_tensors
+from diffguard.denoisers.formats.folder import load_folder
+from diffguard.denoisers.formats.openai_names import OpenAILayout
+from diffguard.denoisers.formats.save import save_folder
+from diffguard.diffusion.schedule import NoiseSchedule
 from diffguard.errors import UserError
-from diffguard.schedule import NoiseSchedule
 
 CLASSES = 5
 

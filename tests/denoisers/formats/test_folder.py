@@ -8,13 +8,13 @@ import pytest
 import torch
 from diffusers import DDPMPipeline, DiTTransformer2DModel
 from safetensors.torch import load_file, save_file
-from tiny_models import tiny_unet
 
-from diffguard.conversion import CheckpointOptions, load_diffusion
-from diffguard.conversion.folder import label_rows
-from diffguard.conversion.save import save_folder
-from diffguard.diffusion import DiffusionParts, wrap_parts
+from diffguard.denoisers.build import DiffusionParts, wrap_parts
+from diffguard.denoisers.formats import CheckpointOptions, load_diffusion
+from diffguard.denoisers.formats.folder import label_rows
+from diffguard.denoisers.formats.save import save_folder
 from diffguard.errors import UserError
+from tests.helpers.tiny_models import tiny_unet
 
 SCHEDULER = {
     "beta_schedule": "linear",

@@ -2,7 +2,7 @@
 
 import pytest
 
-from diffguard.conversion.save import _refuse_foreign_links
+from diffguard.denoisers.formats.save import _refuse_foreign_links
 from diffguard.errors import UserError
 
 
