@@ -35,7 +35,7 @@ def build_parser() -> Parser:
     """The command line of evaluation."""
     from datamodules.ood import OODDataModule
     from diffguard.settings.detector import DetectorSettings
-    from diffguard_cli.config import TrainerConfig
+    from lightning_modules.trainer import TrainerConfig
 
     parser = Parser("Score ID and OOD sets, or a folder of images, with a detector checkpoint.")
     parser.add_argument("--ckpt", type=str, required=True, help="the detector.ckpt of train.py")
@@ -237,9 +237,10 @@ def _score_sets(content: dict[str, Any], objects: Any) -> int:
     from diffguard.report.publish import report
     from diffguard.report.scored_run import keep_run, read_run
     from diffguard.settings.detector import to_dict
+    from diffguard.storage.files import file_hash
     from diffguard_cli.evaluation import read_together
     from diffguard_cli.panels import panels
-    from diffguard_cli.scoring import ScoringRun, file_hash
+    from diffguard_cli.scoring import ScoringRun
     from lightning_modules.trainer import scoring_trainer
 
     detector, changed = _detector(content, objects)
@@ -293,9 +294,10 @@ def _score_sets(content: dict[str, Any], objects: Any) -> int:
 def _score_folder(content: dict[str, Any], objects: Any) -> int:
     """Verdicts on a folder of images, without `--output` in a folder of its name."""
     from diffguard.methods.checks import check_unlabelled
-    from diffguard.report.publish import report_images
+    from diffguard.report.verdicts import report_images
     from diffguard.score_table.table import ScoreTable
-    from diffguard_cli.scoring import ScoringRun, file_hash, free_run
+    from diffguard.storage.files import file_hash
+    from diffguard_cli.scoring import ScoringRun, free_run
     from lightning_modules.trainer import scoring_trainer
 
     check_unlabelled(objects.detector)

@@ -33,12 +33,8 @@ def build_parser() -> Parser:
     """The command line of training."""
     from datamodules.ood import OODDataModule
     from diffguard.settings.detector import DetectorSettings
-    from diffguard_cli.config import (
-        ClassifierConfig,
-        DiffusionConfig,
-        NoisyClassifierConfig,
-        TrainerConfig,
-    )
+    from diffguard_cli.config import ClassifierConfig, DiffusionConfig, NoisyClassifierConfig
+    from lightning_modules.trainer import TrainerConfig
 
     parser = Parser("Train a DiffGuard detector: classifier, diffusion model, calibration.")
     parser.add_argument("--seed", type=int, default=0, help="seed of everything")
@@ -69,10 +65,10 @@ def main(argv: Sequence[str]) -> int:
     from diffguard_cli.config_check import check_config
     from diffguard_cli.run import Run
     from diffguard_cli.run_folder import open_run_folder
+    from diffguard_cli.training_check import check_training
     from lightning_modules.callbacks.time_limit import deadline_of
     from lightning_modules.connection import connect
     from lightning_modules.trainer import build_trainer
-    from lightning_modules.training_values import check_training
 
     began = time.monotonic()
     parser = build_parser()
@@ -87,7 +83,8 @@ def main(argv: Sequence[str]) -> int:
     if given and not Path(given).is_file():
         raise UserError(f"classifier.ckpt {given} does not exist: expected a file of weights")
     if "calibrate" in objects.stages:
-        from diffguard.methods.checks import check_settings, check_weights
+        from diffguard.methods.checks import check_weights
+        from diffguard.settings.checks import check_settings
 
         check_settings(objects.detector, objects.data.image_size)
         check_weights(objects.detector)

@@ -29,7 +29,7 @@ from choose_settings import (
 from matplotlib import pyplot as plt
 
 from diffguard.checkpoint.file import detector_from, read_checkpoint
-from diffguard.methods.stream import Scored
+from diffguard.methods.items import Scored
 
 # On 16 by 16 pixels, with a classifier that never saw attacks, more than this only fools it.
 _CLASSIFIER = {"guidance.kind": "classifier", "guidance.scale": 0.1}

@@ -27,7 +27,7 @@ import torch
 from datamodules.ood import IDSets, OODDataModule, OODSets
 from diffguard.checkpoint.file import detector_from, read_checkpoint
 from diffguard.detector import Detector
-from diffguard.methods.stream import Scored
+from diffguard.methods.items import Scored
 from diffguard.report.metrics import auroc
 from diffguard.scores.calibration import Calibration
 from diffguard.scores.distances import DISTANCES

@@ -31,10 +31,9 @@ def score(count: int) -> None:
     from datamodules.evaluation_stream import EvaluationStream
     from datamodules.image_set import ImageSet, no_labels
     from datamodules.ood import OODDataModule
-    from diffguard_cli.config import TrainerConfig
-    from diffguard_cli.parser import quiet_libraries
     from diffguard_cli.scoring import ScoringRun
-    from lightning_modules.trainer import scoring_trainer
+    from lightning_modules.quiet import quiet_libraries
+    from lightning_modules.trainer import TrainerConfig, scoring_trainer
 
     quiet_libraries()
 

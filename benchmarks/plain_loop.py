@@ -20,7 +20,7 @@ from diffguard.diffusion.early_stop import should_stop
 from diffguard.diffusion.guidance import blend_clean, classifier_gradient
 from diffguard.engine.jobs import Recipe
 from diffguard.images import pixel_key
-from diffguard.methods.stream import Item
+from diffguard.methods.items import Item
 from diffguard.scores.distances import Distance, Views
 
 

@@ -23,9 +23,10 @@ from torch import Tensor
 from datamodules.augmentation import Prepare
 from datamodules.image_set import ImageSet
 from datamodules.sources import open_set
-from diffguard.classifiers.build import ClassifierSpec, build_classifier
+from diffguard.classifiers.build import build_classifier
 from diffguard.classifiers.cam import grad_cam, scale_cam
 from diffguard.classifiers.classifier import Classifier, ClassifierOutput
+from diffguard.classifiers.spec import ClassifierSpec
 from diffguard.errors import UserError
 from diffguard.images import resize_and_crop
 from diffguard.report.metrics import auroc

@@ -22,7 +22,7 @@ import numpy as np
 
 from diffguard.score_table.encoding import encode_rows
 from diffguard.score_table.manifest import open_manifest
-from diffguard.score_table.writer import HEAD_COLUMNS, TAIL_COLUMNS
+from diffguard.score_table.rows import HEAD_COLUMNS, TAIL_COLUMNS
 
 ROOT = Path(__file__).parent.parent
 SHARES = {"id": ("id", 4), "near_a": ("near", 1), "near_b": ("near", 1),

@@ -32,9 +32,9 @@ from datamodules.image_set import shuffled
 from datamodules.ood import OODDataModule
 from diffguard.checkpoint.file import detector_from, read_checkpoint
 from diffguard.classifiers.classifier import Classifier
+from diffguard.denoisers.sampling import draw_samples
 from diffguard.detector import Detector
 from diffguard.errors import UserError
-from lightning_modules.callbacks.samples import draw_samples
 
 # Images per row of the sheet.
 COLUMNS = 10

@@ -36,9 +36,8 @@ from subjects import Subject, embedded, large, write_images
 
 from datamodules.ood import IDSets, OODDataModule
 from diffguard.detector import Detector
-from diffguard_cli.config import TrainerConfig
-from diffguard_cli.parser import quiet_libraries
-from lightning_modules.trainer import scoring_trainer
+from lightning_modules.quiet import quiet_libraries
+from lightning_modules.trainer import TrainerConfig, scoring_trainer
 
 FORMS = ("classifier_free", "classifier")
 # Files that are read from disk, in each format.

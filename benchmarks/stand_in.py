@@ -11,10 +11,11 @@ from torch import Tensor, nn
 
 from diffguard.classifiers.classifier import Classifier
 from diffguard.classifiers.small_cnn import SmallCNN
-from diffguard.denoisers.base import PixelDenoiser
+from diffguard.denoisers.pixel import PixelDenoiser
 from diffguard.detector import Detector
 from diffguard.diffusion.schedule import NoiseSchedule
-from diffguard.settings.detector import DetectorSettings, InversionSettings, SamplerSettings
+from diffguard.settings.detector import DetectorSettings
+from diffguard.settings.sections import InversionSettings, SamplerSettings
 
 CLASSES = 3
 _NOT_FUSED = {"fused": [], "decision": "diffguard"}

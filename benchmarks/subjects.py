@@ -16,11 +16,11 @@ from datamodules.evaluation_stream import EvaluationStream
 from datamodules.ood import IDSets, OODDataModule, OODSets
 from diffguard.checkpoint.file import detector_from, read_checkpoint
 from diffguard.classifiers.classifier import Classifier
-from diffguard.denoisers.base import PixelDenoiser
+from diffguard.denoisers.pixel import PixelDenoiser
 from diffguard.detector import Detector
 from diffguard.diffusion.schedule import NoiseSchedule
+from diffguard.methods.fit import fit_early_stop
 from diffguard.settings.detector import from_dict
-from diffguard_cli.calibrate import fit_early_stop
 
 
 def _classifier_guidance(side: int) -> dict[str, Any]:

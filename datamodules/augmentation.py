@@ -8,6 +8,7 @@ from typing import Literal, get_args
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 from torchvision.transforms import v2
 
 from datamodules.image_files import read_image as read_image
@@ -67,3 +68,47 @@ def augmentation(name: Augmentation, image_size: int) -> Callable[[Tensor], Tens
         crop = v2.RandomCrop(image_size, padding=CROP_PADDING)
         return v2.Compose([crop, v2.RandomHorizontalFlip()])
     raise UserError(f"augment must be one of {', '.join(get_args(Augmentation))}, got {name!r}")
+
+
+BatchAugmentation = Callable[[Tensor, torch.Generator], Tensor]
+
+
+def batch_augmentation(name: Augmentation) -> BatchAugmentation | None:
+    """The augmentation of `transforms.py` for a whole batch at once; None for `none`.
+
+    Raises:
+        UserError: For one that works on single images only.
+    """
+    if name == "none":
+        return None
+    if name == "flip":
+        return random_flip
+    if name == "crop_flip":
+        return random_crop_and_flip
+    raise UserError(
+        f"augment {name} works on single images: set data.in_memory to false, or take another of "
+        + ", ".join(get_args(Augmentation))
+    )
+
+
+def random_flip(images: Tensor, generator: torch.Generator) -> Tensor:
+    """Flip half of the images `(N, C, H, W)` from left to right."""
+    flip = torch.rand(len(images), generator=generator) < 0.5
+    return torch.where(flip.to(images.device)[:, None, None, None], images.flip(3), images)
+
+
+def random_crop_and_flip(images: Tensor, generator: torch.Generator) -> Tensor:
+    """Pad images `(N, C, H, W)` by black, crop them at random to their size, flip half of them."""
+    count, channels, height, width = images.shape
+    padded = F.pad(images, [CROP_PADDING] * 4)
+    top, left = torch.randint(2 * CROP_PADDING + 1, (2, count, 1), generator=generator)
+    flip = torch.rand(count, 1, generator=generator) < 0.5
+    rows = top + torch.arange(height)
+    columns = left + torch.arange(width)
+    columns = torch.where(flip, columns.flip(1), columns)
+    return padded[
+        torch.arange(count, device=images.device)[:, None, None, None],
+        torch.arange(channels, device=images.device)[None, :, None, None],
+        rows.to(images.device)[:, None, :, None],
+        columns.to(images.device)[:, None, None, :],
+    ]

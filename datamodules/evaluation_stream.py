@@ -7,17 +7,15 @@ would bury an exception in its traceback; `ImageLoader` raises it in the main pr
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
-from itertools import islice
 from multiprocessing.connection import Listener
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, DistributedSampler
+from torch.utils.data import DataLoader, Dataset
 
 from datamodules.augmentation import Prepare
 from datamodules.image_set import ImageSet
@@ -111,65 +109,10 @@ class EvaluationStream(Dataset[dict[str, Any]]):
         return self.sets[which].name, self.sets[which].indices[i]
 
 
-class TrainingStream(Dataset[dict[str, Any]]):
-    """Prepared and augmented training images, picked by (index, epoch).
-
-    The augmentation of an image depends on seed, epoch and index alone, so training that resumes
-    sees what it would have seen, with any number of workers.
-
-    Args:
-        images: The ID training set.
-        prepare: Brings an image to the working size.
-        augment: Random transformation of `(C, H, W)`, drawing from torch's CPU generator; or None.
-        seed: Seed of the augmentation.
-    """
-
-    on_error: OnError = "stop"
-
-    def __init__(
-        self,
-        images: ImageSet,
-        prepare: Prepare,
-        augment: Callable[[Tensor], Tensor] | None,
-        seed: int,
-    ) -> None:
-        self.images, self.prepare, self.augment, self.seed = images, prepare, augment, seed
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def __getitem__(self, pick: tuple[int, int]) -> dict[str, Any]:
-        position, epoch = pick
-        item = _read(self.images, position, self.prepare)
-        if self.augment is not None:
-            with torch.random.fork_rng(devices=[]):
-                # Not `torch.manual_seed`, which would also set the accelerators' generators.
-                torch.default_generator.manual_seed(mixed_seed(self.seed, epoch, position))
-                item["image"] = self.augment(item["image"])
-        return item
-
-
 def mixed_seed(seed: int, epoch: int, place: int) -> int:
     """A seed for what is random at one place in one epoch."""
     # The primes keep neighbouring seeds, epochs and places apart.
     return ((seed * 1_000_003 + epoch) * 10_000_019 + place) % 2**63
-
-
-class EpochSampler(DistributedSampler):
-    """Shuffled (index, epoch) picks of one rank; the order depends on seed and epoch alone.
-
-    Lightning calls `set_epoch` before each epoch, a resumed one included.
-
-    Attributes:
-        skip: Picks that the next epoch begins after.
-    """
-
-    skip = 0
-
-    def __iter__(self) -> Iterator[tuple[int, int]]:
-        first, self.skip = self.skip, 0
-        for index in islice(super().__iter__(), first, None):
-            yield index, self.epoch
 
 
 class ImageLoader(DataLoader):
@@ -181,27 +124,6 @@ class ImageLoader(DataLoader):
             if errors and self.dataset.on_error == "stop":
                 raise UserError(errors[0])
             yield batch
-
-
-class TrainingLoader(ImageLoader):
-    """Loads batches of a `TrainingStream`; it can begin in the middle of an epoch."""
-
-    _given = _skip = 0
-
-    def __iter__(self) -> Iterator[dict[str, Any]]:
-        first, self._skip = self._skip, 0
-        self.sampler.skip = first * self.batch_size
-        for number, batch in enumerate(super().__iter__(), first + 1):
-            self._given = number
-            yield batch
-
-    def state_dict(self) -> dict[str, int]:
-        """How many batches of the epoch were given; Lightning keeps it in its checkpoints."""
-        return {"batches": self._given % len(self)}
-
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        """Begin the next epoch after so many batches."""
-        self._skip = state["batches"]
 
 
 def collate(items: Sequence[dict[str, Any]]) -> dict[str, Any]:

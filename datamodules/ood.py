@@ -13,15 +13,12 @@ from lightning import LightningDataModule
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
-from datamodules.augmentation import Augmentation, Prepare, augmentation
+from datamodules.augmentation import Augmentation, Prepare, augmentation, batch_augmentation
 from datamodules.benchmark import Group, IDSets, OODSets, Part, check_sets, part_name
 from datamodules.evaluation_stream import (
-    EpochSampler,
     EvaluationStream,
     ImageLoader,
     OnError,
-    TrainingLoader,
-    TrainingStream,
     check_sockets,
     collate,
 )
@@ -29,7 +26,13 @@ from datamodules.file_set import folder_set
 from datamodules.image_set import ImageSet, MissingDataError
 from datamodules.sources import is_folder, open_set
 from datamodules.split import cut_part
-from datamodules.training_stream import MemoryLoader, batch_augmentation, decode
+from datamodules.training_stream import (
+    EpochSampler,
+    MemoryLoader,
+    TrainingLoader,
+    TrainingStream,
+    decode,
+)
 from diffguard.errors import UserError
 from diffguard.printing import say
 from diffguard.storage.paths import user_path

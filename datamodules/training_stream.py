@@ -6,17 +6,16 @@ Small images are read from files more slowly than a fast device learns from them
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, get_args
+from itertools import islice
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
+from torch.utils.data import Dataset, DistributedSampler
 
-from datamodules.augmentation import CROP_PADDING, Augmentation
-from datamodules.evaluation_stream import EpochSampler, mixed_seed
-from diffguard.errors import UserError
-
-BatchAugmentation = Callable[[Tensor, torch.Generator], Tensor]
+from datamodules.augmentation import BatchAugmentation, Prepare
+from datamodules.evaluation_stream import ImageLoader, OnError, _read, mixed_seed
+from datamodules.image_set import ImageSet
 
 
 def decode(batches: Iterable[dict[str, Any]]) -> tuple[Tensor, Tensor]:
@@ -94,42 +93,77 @@ class MemoryLoader:
         self._skip = state["batches"]
 
 
-def batch_augmentation(name: Augmentation) -> BatchAugmentation | None:
-    """The augmentation of `transforms.py` for a whole batch at once; None for `none`.
+class TrainingStream(Dataset[dict[str, Any]]):
+    """Prepared and augmented training images, picked by (index, epoch).
 
-    Raises:
-        UserError: For one that works on single images only.
+    The augmentation of an image depends on seed, epoch and index alone, so training that resumes
+    sees what it would have seen, with any number of workers.
+
+    Args:
+        images: The ID training set.
+        prepare: Brings an image to the working size.
+        augment: Random transformation of `(C, H, W)`, drawing from torch's CPU generator; or None.
+        seed: Seed of the augmentation.
     """
-    if name == "none":
-        return None
-    if name == "flip":
-        return random_flip
-    if name == "crop_flip":
-        return random_crop_and_flip
-    raise UserError(
-        f"augment {name} works on single images: set data.in_memory to false, or take another of "
-        + ", ".join(get_args(Augmentation))
-    )
+
+    on_error: OnError = "stop"
+
+    def __init__(
+        self,
+        images: ImageSet,
+        prepare: Prepare,
+        augment: Callable[[Tensor], Tensor] | None,
+        seed: int,
+    ) -> None:
+        self.images, self.prepare, self.augment, self.seed = images, prepare, augment, seed
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, pick: tuple[int, int]) -> dict[str, Any]:
+        position, epoch = pick
+        item = _read(self.images, position, self.prepare)
+        if self.augment is not None:
+            with torch.random.fork_rng(devices=[]):
+                # Not `torch.manual_seed`, which would also set the accelerators' generators.
+                torch.default_generator.manual_seed(mixed_seed(self.seed, epoch, position))
+                item["image"] = self.augment(item["image"])
+        return item
 
 
-def random_flip(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Flip half of the images `(N, C, H, W)` from left to right."""
-    flip = torch.rand(len(images), generator=generator) < 0.5
-    return torch.where(flip.to(images.device)[:, None, None, None], images.flip(3), images)
+class EpochSampler(DistributedSampler):
+    """Shuffled (index, epoch) picks of one rank; the order depends on seed and epoch alone.
+
+    Lightning calls `set_epoch` before each epoch, a resumed one included.
+
+    Attributes:
+        skip: Picks that the next epoch begins after.
+    """
+
+    skip = 0
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        first, self.skip = self.skip, 0
+        for index in islice(super().__iter__(), first, None):
+            yield index, self.epoch
 
 
-def random_crop_and_flip(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Pad images `(N, C, H, W)` by black, crop them at random to their size, flip half of them."""
-    count, channels, height, width = images.shape
-    padded = F.pad(images, [CROP_PADDING] * 4)
-    top, left = torch.randint(2 * CROP_PADDING + 1, (2, count, 1), generator=generator)
-    flip = torch.rand(count, 1, generator=generator) < 0.5
-    rows = top + torch.arange(height)
-    columns = left + torch.arange(width)
-    columns = torch.where(flip, columns.flip(1), columns)
-    return padded[
-        torch.arange(count, device=images.device)[:, None, None, None],
-        torch.arange(channels, device=images.device)[None, :, None, None],
-        rows.to(images.device)[:, None, :, None],
-        columns.to(images.device)[:, None, None, :],
-    ]
+class TrainingLoader(ImageLoader):
+    """Loads batches of a `TrainingStream`; it can begin in the middle of an epoch."""
+
+    _given = _skip = 0
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        first, self._skip = self._skip, 0
+        self.sampler.skip = first * self.batch_size
+        for number, batch in enumerate(super().__iter__(), first + 1):
+            self._given = number
+            yield batch
+
+    def state_dict(self) -> dict[str, int]:
+        """How many batches of the epoch were given; Lightning keeps it in its checkpoints."""
+        return {"batches": self._given % len(self)}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Begin the next epoch after so many batches."""
+        self._skip = state["batches"]

@@ -10,15 +10,17 @@ import torch
 from torch import Tensor, nn
 
 from diffguard.batching import ROW_MULTIPLE
-from diffguard.classifiers.build import ClassifierSpec, build_classifier
+from diffguard.classifiers.build import build_classifier
 from diffguard.classifiers.classifier import Classifier
-from diffguard.denoisers.build import DiffusionSpec
+from diffguard.classifiers.spec import ClassifierSpec
 from diffguard.denoisers.custom import build_any_denoiser, cast_weights, is_own, weight_parts
+from diffguard.denoisers.spec import DiffusionSpec
 from diffguard.detector import Detector
 from diffguard.diffusion.schedule import NoiseSchedule
 from diffguard.engine.jobs import Job
 from diffguard.engine.reconstructor import Reconstructor
-from diffguard.settings.detector import DetectorSettings, EarlyStopSettings, from_dict, to_dict
+from diffguard.settings.detector import DetectorSettings, from_dict, to_dict
+from diffguard.settings.sections import EarlyStopSettings
 from diffguard.storage.rebuilding import WithoutWeights
 
 

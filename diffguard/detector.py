@@ -12,19 +12,21 @@ from torch import Tensor, nn
 
 from diffguard.batching import fixed_batch_size, in_fixed_batches
 from diffguard.classifiers.classifier import Classifier, ClassifierOutput
-from diffguard.denoisers.base import Denoiser
+from diffguard.diffusion.denoiser import Denoiser
 from diffguard.diffusion.guidance import classifier_free
-from diffguard.diffusion.schedule import SamplingPlan
+from diffguard.diffusion.plan import SamplingPlan
 from diffguard.engine.acceleration import accelerate
 from diffguard.engine.classifier_guidance import ClassifierSteering
 from diffguard.engine.jobs import Quality, Recipe
 from diffguard.errors import UserError
 from diffguard.images import check_images, to_working_size
-from diffguard.methods.checks import check_models, check_settings, check_unlabelled
-from diffguard.methods.stream import Item, Scored, ScoreStream, views_of
+from diffguard.methods.checks import check_models, check_unlabelled
+from diffguard.methods.items import Item, Scored
+from diffguard.methods.stream import ScoreStream, views_of
 from diffguard.scores.baselines import Baselines, Reference
 from diffguard.scores.calibration import Calibration, score_names
 from diffguard.scores.distances import Distance, Views, build_distance
+from diffguard.settings.checks import check_settings
 from diffguard.settings.detector import DetectorSettings
 
 

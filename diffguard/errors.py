@@ -17,3 +17,6 @@ def reason_of(error: Exception) -> str:
     if isinstance(error, KeyError) or not text:
         text = f"{type(error).__name__} {text}".rstrip()
     return re.split(r"(?<=[\w)'\"`])\. ", text)[0][:200].rstrip(".")
+
+
+USER_ERROR = 2

@@ -178,3 +178,9 @@ def resize_to(
         batch, size=size, mode=interpolation, align_corners=False, antialias=antialias
     )
     return resized.reshape(*images.shape[:-2], *size)
+
+
+def resize_mask(mask: Tensor, size: tuple[int, int] | torch.Size) -> Tensor:
+    """Bring a `(N, h, w)` mask in {0, 1} to `(N, *size)` bool by nearest neighbour."""
+    resized = F.interpolate(mask.unsqueeze(1).float(), size=tuple(size), mode="nearest")
+    return resized.squeeze(1) > 0.5

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from functools import partial
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,36 +11,27 @@ import torch
 from lightning.pytorch.utilities import rank_zero_only
 from torch import nn
 
-from diffguard.batching import ROW_MULTIPLE, in_fixed_batches, padded
 from diffguard.checkpoint.file import diffusion_weights, save_detector, timed_cnn
-from diffguard.classifiers.build import ClassifierSpec
-from diffguard.classifiers.check import check_head, check_labels
-from diffguard.classifiers.classifier import Classifier, ClassifierOutput
-from diffguard.denoisers.base import Denoiser
+from diffguard.classifiers.classifier import Classifier
+from diffguard.classifiers.spec import ClassifierSpec
 from diffguard.denoisers.custom import weight_parts
 from diffguard.detector import Detector
-from diffguard.diffusion.ddim import invert
-from diffguard.diffusion.early_stop import calibrate_thresholds
-from diffguard.engine.reproducible import reproducible
-from diffguard.errors import UserError
-from diffguard.methods.checks import check_settings
-from diffguard.methods.classifier_trial import looks_like_sigmoid, try_classifier
+from diffguard.diffusion.denoiser import Denoiser
+from diffguard.methods.fit import Warn, check_classifier, fit_early_stop, fit_reference
 from diffguard.score_table.table import ScoreTable
 from diffguard.scores.baselines import (
     FEATURE_BASELINES,
-    HEAD_BASELINES,
     Reference,
-    check_head_baselines,
 )
 from diffguard.scores.calibration import ENOUGH_IMAGES, Calibration
+from diffguard.settings.checks import check_settings
 from diffguard.settings.detector import DetectorSettings, from_dict, to_dict
-from diffguard.storage.weights import load_tensors, weights_hash
+from diffguard.storage.state_dict import weights_hash
+from diffguard.storage.weights import load_tensors
 from diffguard_cli.models import LoadedDiffusion
 from diffguard_cli.run import Run
 from diffguard_cli.scoring import ScoringRun, free_run
 from lightning_modules.trainer import cast_weights, scoring_trainer
-
-Warn = Callable[[str], None]
 
 
 def calibrate(
@@ -146,104 +136,6 @@ def calibrated(
     )
     detector.calibration = fit_calibration(table, settings, run.say)
     return detector
-
-
-@reproducible()
-def fit_reference(detector: Detector, loader: Any, batch_size: int) -> Reference:
-    """Features of ID training images for the feature baselines.
-
-    Args:
-        detector: A detector without feature baselines, on its device.
-        loader: ID training images, not shuffled and not augmented.
-        batch_size: Rows of each classifier call.
-    """
-    features, labels = [], []
-    for output, true in _classified(detector, loader, batch_size):
-        features.append(output.features.float().cpu())
-        labels.append(true)
-    return Reference(torch.cat(features), torch.cat(labels))
-
-
-@reproducible()
-def check_classifier(
-    detector: Detector, loader: Any, settings: DetectorSettings, batch_size: int, warn: Warn
-) -> None:
-    """Make sure that the classifier knows the ID validation images, before they are scored.
-
-    Raises:
-        UserError: If its classes are in another order, its outputs are not logits or differ from
-            pass to pass, a gradient in use is cut, or a baseline needs another last layer.
-    """
-    classifier = detector.classifier
-    check_head_baselines(settings.baselines, classifier.head, settings.vim_dim)
-    needs_head = [name for name in settings.baselines if name in HEAD_BASELINES]
-    labels, predictions, sigmoid = [], [], True
-    for images, true in _readable(loader):
-        images = images.to(detector.device)
-        if not labels:
-            try_classifier(classifier, padded(images[:ROW_MULTIPLE], ROW_MULTIPLE), settings)
-        output = detector.classify(images, batch_size)
-        check_head(classifier.head, output, needs_head)
-        sigmoid &= looks_like_sigmoid(output.logits)
-        labels.append(true.cpu())
-        predictions.append(output.logits.argmax(1).cpu())
-    if not labels:
-        raise UserError("no ID validation image can be read: check data.id.validation")
-    if sigmoid:
-        warn(
-            "warning: all outputs of the classifier lie between 0 and 1, as behind a sigmoid, and "
-            "are taken for logits: if they are not, take the sigmoid out of its forward"
-        )
-    names = classifier.class_names
-    if warning := check_labels(torch.cat(labels), torch.cat(predictions), names):
-        warn(warning)
-
-
-def _classified(
-    detector: Detector, loader: Any, batch_size: int
-) -> Iterator[tuple[ClassifierOutput, torch.Tensor]]:
-    """What the classifier makes of each batch, with the labels; unreadable images are left out."""
-    for images, labels in _readable(loader):
-        yield detector.classify(images.to(detector.device), batch_size), labels.cpu()
-
-
-@reproducible()
-def fit_early_stop(detector: Detector, loader: Any, batch_size: int) -> dict[str, float]:
-    """Thresholds at which ID validation images stop, on average, at the depth asked for."""
-    settings = detector.settings
-    if settings.early_stop.mean_depth is None:
-        return {}
-    denoiser, plan, cap = detector.denoiser, detector.plan, detector.max_steps
-    measures = detector.qualities
-
-    def trace(images: torch.Tensor) -> torch.Tensor:
-        clean = denoiser.encode(images)
-        seen = denoiser.preview(clean)
-        labels = detector.classifier(images).argmax(1)
-        noise = partial(detector.inversion_noise, labels=labels)
-        states = invert(noise, clean, plan, cap, clip=settings.sampler.clip)
-        steps = [
-            torch.stack([quality(denoiser.preview(x), seen) for quality in measures.values()], 1)
-            for x in states
-        ]
-        return torch.stack(steps, dim=2)  # (N, M, S)
-
-    traces = [
-        in_fixed_batches(trace, images.to(detector.device), batch_size).cpu()
-        for images, _ in _readable(loader)
-    ]
-    mean_steps = settings.early_stop.mean_depth * len(plan)
-    # (N, M, S) -> (S, M, N)
-    thresholds = calibrate_thresholds(torch.cat(traces).transpose(0, 2), mean_steps, cap)
-    return dict(zip(measures, thresholds, strict=True))
-
-
-def _readable(loader: Any) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Images and labels of the batches, without the images that could not be read."""
-    for batch in loader:
-        kept = torch.tensor([not error for error in batch["error"]])
-        if kept.any():
-            yield batch["image"][kept], batch["label"][kept]
 
 
 def fit_calibration(table: ScoreTable, settings: DetectorSettings, warn: Warn) -> Calibration:

@@ -12,8 +12,8 @@ from diffguard.scores.baselines import check_classes, check_head_baselines
 from diffguard.settings.detector import DetectorSettings
 from diffguard_cli.calibrate import needs_reference
 from diffguard_cli.config import ClassifierConfig
+from diffguard_cli.models import classifier_spec
 from diffguard_cli.run import Run
-from diffguard_cli.stages import classifier_spec
 
 # Images on which an untrained network is tried.
 _TRIED = 2

@@ -196,39 +196,3 @@ class NoisyClassifierConfig:
     lr: float = 2e-3
     weight_decay: float = 0.01
     val_every: int = 5
-
-
-@dataclass
-class TrainerConfig:
-    """The `trainer` section: how Lightning runs every stage.
-
-    Attributes:
-        accelerator: `auto`, `cpu`, `gpu`, …
-        devices: Number of devices (processes on a CPU), or `auto`. Where torchrun, SLURM or another
-            launcher has started the processes, their number counts.
-        num_nodes: Number of machines; see `devices`.
-        strategy: Lightning's strategy, such as `ddp`.
-        precision: Lightning's precision, such as `bf16-mixed`.
-        gradient_clip_val: Largest norm of the gradient; None does not clip.
-        accumulate_grad_batches: Training batches whose gradients make one step.
-        threads: CPU threads of each process; None leaves the libraries' choice. The last bits of
-            a score depend on it.
-        log_every_n_steps: Steps between logged values.
-        max_minutes: Training stops so many minutes after its start and keeps its state; `--resume`
-            goes on from there and ends with the weights of training that never stopped.
-        measure_rate: Tell images per second of each stage, and what share of the device that is.
-        progress: Show a progress bar, or lines where the output is no terminal.
-    """
-
-    accelerator: str = "auto"
-    devices: int | str = "auto"
-    num_nodes: int = 1
-    strategy: str = "auto"
-    precision: str = "32-true"
-    gradient_clip_val: float | None = 1.0
-    accumulate_grad_batches: int = 1
-    threads: int | None = None
-    log_every_n_steps: int = 20
-    max_minutes: float | None = None
-    measure_rate: bool = False
-    progress: bool = True

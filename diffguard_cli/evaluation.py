@@ -9,7 +9,7 @@ import lightning.pytorch as pl
 
 from diffguard.report.torch_metric import synchronised_metrics
 from diffguard.score_table.table import ScoreTable
-from diffguard_cli.scoring import file_hash
+from diffguard.storage.files import file_hash
 from lightning_modules.processes import wait_until
 
 _Metrics = dict[tuple[str, str], dict[str, float]]

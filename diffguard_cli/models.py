@@ -8,14 +8,12 @@ from typing import Any
 
 import torch
 
+from diffguard.classifiers.build import build_classifier
+from diffguard.classifiers.classifier import Classifier
+from diffguard.classifiers.spec import ClassifierSpec, resolve_spec
+from diffguard.classifiers.weights import load_weights
 from diffguard.denoisers.base import DiffusersDenoiser
-from diffguard.denoisers.build import (
-    DiffusionParts,
-    DiffusionSpec,
-    build_denoiser,
-    empty_network,
-    wrap_parts,
-)
+from diffguard.denoisers.build import DiffusionParts, build_denoiser, empty_network, wrap_parts
 from diffguard.denoisers.custom import build_own_denoiser, is_own, load_own_weights
 from diffguard.denoisers.formats import CheckpointOptions, load_diffusion
 from diffguard.denoisers.formats.folder import label_rows
@@ -23,8 +21,13 @@ from diffguard.denoisers.formats.hub import local_folder
 from diffguard.denoisers.formats.save import save_folder
 from diffguard.denoisers.lora import add_lora, merge_lora, save_lora
 from diffguard.denoisers.reference import LARGE, refer
+from diffguard.denoisers.spec import DiffusionSpec
 from diffguard.errors import UserError, reason_of
-from diffguard_cli.config import DiffusionConfig, ModelConfig
+from diffguard_cli.config import (
+    ClassifierConfig,
+    DiffusionConfig,
+    ModelConfig,
+)
 from diffguard_cli.run import Run
 
 
@@ -290,3 +293,42 @@ def _check_sizes(spec: DiffusionSpec) -> None:
         raise UserError(
             f"diffusion.kwargs.sample_size must be a whole number of at least 1, got {size!r:.60}"
         )
+
+
+def classifier_spec(config: ClassifierConfig, data: Any) -> ClassifierSpec:
+    """What the classifier of a config is, in full: libraries may publish other things later."""
+    spec = ClassifierSpec(
+        arch=config.arch,
+        num_classes=data.num_classes,
+        kwargs=dict(config.kwargs),
+        channels=config.channels or data.channels,
+        size=config.size,
+        resize=config.resize,
+        interpolation=config.interpolation,
+        mean=config.mean,
+        std=config.std,
+        feature_layer=config.feature_layer,
+        cam_layer=config.cam_layer,
+        class_names=list(data.class_names),
+    )
+    return resolve_spec(spec)
+
+
+def load_classifier(run: Run, config: ClassifierConfig) -> tuple[Classifier, ClassifierSpec]:
+    """The classifier of this run, or that of `classifier.ckpt`.
+
+    Raises:
+        UserError: Where there is none, or its weights do not fit.
+    """
+    spec = classifier_spec(config, run.data)
+    if config.ckpt is None and config.pretrained and not run.classifier_file.is_file():
+        return build_classifier(spec, pretrained=True), spec
+    path = Path(config.ckpt) if config.ckpt else run.classifier_file
+    if config.ckpt is None and not path.is_file():
+        raise UserError(
+            f"{run.folder} holds no trained classifier: add classifier to stages, or give its "
+            "weights in classifier.ckpt"
+        )
+    classifier = build_classifier(spec, trusted=[config.arch])
+    load_weights(classifier, path, config.arch)
+    return classifier, spec

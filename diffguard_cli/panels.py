@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from diffguard.detector import Detector
-from diffguard.methods.stream import Scored
+from diffguard.methods.items import Scored
 from diffguard.report import figures
 from diffguard.score_table.table import ScoreTable
 from diffguard.scores.calibration import DIFFGUARD

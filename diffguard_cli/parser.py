@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import errno
-import logging
 import os
 import re
 import sys
 import threading
 import traceback
-import warnings
 from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any, NoReturn
@@ -24,14 +22,14 @@ from jsonargparse import (
     set_parsing_settings,
 )
 
-from diffguard.errors import UserError
+from diffguard.errors import USER_ERROR, UserError
 from diffguard.printing import accept_all_text, say
 from diffguard.storage.paths import expand_home, require_file, user_path
 from diffguard_cli.interrupts import INTERRUPTED, SAID, is_first_process
 from diffguard_cli.parser_messages import plain_message
 from diffguard_cli.yaml_text import check_yaml
+from lightning_modules.quiet import quiet_libraries
 
-USER_ERROR = 2
 SKIPPED_FILES = 3
 TIME_IS_UP = 4
 _PATHS = (
@@ -150,7 +148,7 @@ def run(main: Callable[[Sequence[str]], int], argv: Sequence[str] | None = None)
 
 def _shortage(error: Exception) -> str | None:
     """What to tell where memory or a disk is full; None where it is something else."""
-    from diffguard.methods.batch_size import is_out_of_memory
+    from diffguard.engine.memory import is_out_of_memory
 
     if is_out_of_memory(error):
         return _OUT_OF_MEMORY
@@ -185,16 +183,3 @@ def _mistakes() -> tuple[type[Exception], ...]:
     from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
     return *known, MisconfigurationException
-
-
-def quiet_libraries() -> None:
-    """Silence advice of libraries that a user of this program cannot act on."""
-    os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
-    for name in ("lightning.pytorch", "lightning.fabric", "lightning"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-    warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*")
-    warnings.filterwarnings("ignore", message=".*exists and is not empty.*")
-    warnings.filterwarnings("ignore", message=".*across ranks is zero.*")
-    warnings.filterwarnings("ignore", message=".*smaller than the logging interval.*")
-    warnings.filterwarnings("ignore", message=".*functools.lru_cache.*", module="torch._dynamo.*")

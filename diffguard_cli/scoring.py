@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import sys
 import time
@@ -21,10 +20,10 @@ from diffguard.errors import UserError
 from diffguard.methods.batch_size import find_batch_size
 from diffguard.printing import say
 from diffguard.score_table.manifest import run_key
-from diffguard.score_table.writer import ScoreWriter, merge
+from diffguard.score_table.merge import merge
+from diffguard.score_table.writer import ScoreWriter
 from diffguard.settings.detector import DetectorSettings
 from diffguard.storage.files import append_line
-from diffguard.storage.reading import open_regular
 from diffguard_cli.interrupts import interruptible
 from diffguard_cli.scoring_folder import ScoringFolder
 from lightning_modules.callbacks.scoring_bar import watched
@@ -187,12 +186,6 @@ def free_run(folder: Path, trainer: pl.Trainer, make: Callable[[Path], ScoringRu
     numbers = (folder.with_name(f"{folder.name}-{number}") for number in count(2))
     runs = (make(place) for place in chain([folder], numbers))
     return next(run for run in runs if run.is_free(trainer))
-
-
-def file_hash(path: Path) -> str:
-    """SHA-256 of a file."""
-    with open_regular(path) as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _append_timing(

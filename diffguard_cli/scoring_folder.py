@@ -13,8 +13,9 @@ import torch
 from numpy.typing import NDArray
 
 from diffguard.batching import fixed_batch_size
+from diffguard.engine.memory import too_large
 from diffguard.errors import UserError
-from diffguard.methods.batch_size import AUTO, begun_with, too_large
+from diffguard.methods.batch_size import AUTO, begun_with
 from diffguard.score_table.contents import changed_images, keep_contents
 from diffguard.score_table.manifest import (
     FORMAT,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
@@ -13,12 +12,9 @@ import torch
 from lightning.pytorch.loggers import TensorBoardLogger
 from safetensors.torch import save_file
 
-from diffguard.classifiers.build import ClassifierSpec, build_classifier, resolve_spec
-from diffguard.classifiers.classifier import Classifier
+from diffguard.classifiers.build import build_classifier
 from diffguard.classifiers.small_cnn import TimedCNN
-from diffguard.classifiers.weights import load_weights
-from diffguard.denoisers.base import Denoiser
-from diffguard.errors import UserError
+from diffguard.diffusion.denoiser import Denoiser
 from diffguard.storage.files import replace_file
 from diffguard_cli.config import (
     ClassifierConfig,
@@ -26,11 +22,13 @@ from diffguard_cli.config import (
     NoisyClassifierConfig,
 )
 from diffguard_cli.interrupts import interruptible
-from diffguard_cli.models import check_network, keep_trained, to_train
+from diffguard_cli.models import check_network, classifier_spec, keep_trained, to_train
 from diffguard_cli.run import Run
+from diffguard_cli.training_check import StageConfig
 from lightning_modules.base import TrainingModule
 from lightning_modules.callbacks.samples import SampleGrid
-from lightning_modules.callbacks.time_limit import TimeLimit, TrainingRate
+from lightning_modules.callbacks.throughput import TrainingRate
+from lightning_modules.callbacks.time_limit import TimeLimit
 from lightning_modules.checkpoint_io import (
     EpochCheckpoint,
     SafeCheckpointIO,
@@ -41,26 +39,7 @@ from lightning_modules.classifier import ClassifierModule
 from lightning_modules.diffusion import DiffusionModule
 from lightning_modules.noisy_classifier import NoisyClassifierModule
 from lightning_modules.trainer import build_trainer
-from lightning_modules.training_values import StageConfig, check_accumulation, check_precision
-
-
-def classifier_spec(config: ClassifierConfig, data: Any) -> ClassifierSpec:
-    """What the classifier of a config is, in full: libraries may publish other things later."""
-    spec = ClassifierSpec(
-        arch=config.arch,
-        num_classes=data.num_classes,
-        kwargs=dict(config.kwargs),
-        channels=config.channels or data.channels,
-        size=config.size,
-        resize=config.resize,
-        interpolation=config.interpolation,
-        mean=config.mean,
-        std=config.std,
-        feature_layer=config.feature_layer,
-        cam_layer=config.cam_layer,
-        class_names=list(data.class_names),
-    )
-    return resolve_spec(spec)
+from lightning_modules.training_values import check_accumulation, check_precision
 
 
 def check_stages(run: Run, sections: Mapping[str, StageConfig]) -> None:
@@ -109,26 +88,6 @@ def train_classifier(run: Run, config: ClassifierConfig, title: str) -> None:
         with replace_file(run.classifier_file) as temporary:
             save_file(_contiguous(classifier.network.state_dict()), temporary)
     trainer.strategy.barrier("classifier kept")
-
-
-def load_classifier(run: Run, config: ClassifierConfig) -> tuple[Classifier, ClassifierSpec]:
-    """The classifier of this run, or that of `classifier.ckpt`.
-
-    Raises:
-        UserError: Where there is none, or its weights do not fit.
-    """
-    spec = classifier_spec(config, run.data)
-    if config.ckpt is None and config.pretrained and not run.classifier_file.is_file():
-        return build_classifier(spec, pretrained=True), spec
-    path = Path(config.ckpt) if config.ckpt else run.classifier_file
-    if config.ckpt is None and not path.is_file():
-        raise UserError(
-            f"{run.folder} holds no trained classifier: add classifier to stages, or give its "
-            "weights in classifier.ckpt"
-        )
-    classifier = build_classifier(spec, trusted=[config.arch])
-    load_weights(classifier, path, config.arch)
-    return classifier, spec
 
 
 def train_diffusion(run: Run, config: DiffusionConfig, title: str) -> None:

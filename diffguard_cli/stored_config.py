@@ -19,7 +19,7 @@ from pydantic import create_model
 from diffguard.errors import UserError
 from diffguard.printing import say
 from diffguard.storage.schema import validated_plain
-from diffguard_cli.config import TrainerConfig
+from lightning_modules.trainer import TrainerConfig
 
 # Keys with which a parser would import a class or read a file.
 _RESERVED = ("class_path", "init_args", "dict_kwargs")

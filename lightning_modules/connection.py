@@ -19,9 +19,8 @@ import torch
 from lightning.pytorch.plugins.environments import SLURMEnvironment
 from torch.distributed import PrefixStore, Store, TCPStore
 
-from diffguard.errors import UserError
+from diffguard.errors import USER_ERROR, UserError
 from diffguard.printing import say
-from diffguard_cli.parser import USER_ERROR
 
 Result = TypeVar("Result")
 

@@ -11,9 +11,10 @@ import lightning.pytorch as pl
 
 from diffguard.batching import ROW_MULTIPLE, fixed_batch_size
 from diffguard.detector import Detector
+from diffguard.engine.memory import free_memory, is_out_of_memory, too_large
 from diffguard.errors import UserError
-from diffguard.methods.batch_size import free_memory, is_out_of_memory, too_large
-from diffguard.methods.stream import Item, Scored, ScoreStream
+from diffguard.methods.items import Item, Scored
+from diffguard.methods.stream import ScoreStream
 from diffguard.printing import say
 
 RowSink = Callable[[Sequence[Scored]], None]

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from diffguard.classifiers.small_cnn import TimedCNN
-from diffguard.denoisers.base import Denoiser
+from diffguard.diffusion.denoiser import Denoiser
 from lightning_modules.base import TrainingModule
 
 

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
+from lightning.pytorch.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
 from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from diffguard.denoisers import custom as own_denoiser
 from diffguard.errors import UserError
-from diffguard_cli.config import TrainerConfig
-from diffguard_cli.parser import one_line, quiet_libraries
-from lightning_modules.callbacks.samples import StageProgressBar
+from diffguard_cli.parser import one_line
 from lightning_modules.callbacks.scoring_bar import ScoringProgressBar
-from lightning_modules.launchers import process_arguments
+from lightning_modules.callbacks.training_bar import StageProgressBar
+from lightning_modules.quiet import quiet_libraries
 
 # More than any machine or cluster has; more threads end the process or hang.
 _MOST_THREADS, _MOST_DEVICES, _MOST_NODES = 1024, 1024, 100_000
@@ -145,3 +146,73 @@ def weight_dtype(config: TrainerConfig) -> torch.dtype:
 def cast_weights(denoiser: Any, config: TrainerConfig) -> None:
     """Bring a diffusion model's weights to the trainer's precision; see `weight_dtype`."""
     own_denoiser.cast_weights(denoiser, weight_dtype(config))
+
+
+def process_arguments(config: TrainerConfig) -> dict[str, Any]:
+    """The arguments of a Trainer that say how many processes there are, and which one this is.
+
+    A launcher has already started them, so its numbers count and not the config's:
+
+    - torchrun, and any launcher that sets `RANK`, `WORLD_SIZE`, `LOCAL_RANK`, `MASTER_ADDR` and
+      `MASTER_PORT`. Where `LOCAL_WORLD_SIZE` is not set, there are `config.num_nodes` machines.
+    - SLURM's `srun`. Requeueing is left to SLURM: Lightning's own would save a training checkpoint.
+
+    Otherwise Lightning starts one process per device.
+
+    Raises:
+        RuntimeError: If SLURM's variables contradict each other.
+        ValueError: If a variable is no number.
+    """
+    environment = os.environ
+    if {"RANK", "WORLD_SIZE", "LOCAL_RANK"} <= environment.keys():
+        world = int(environment["WORLD_SIZE"])
+        devices = int(environment.get("LOCAL_WORLD_SIZE", max(1, world // config.num_nodes)))
+        return {
+            "devices": devices,
+            "num_nodes": world // devices,
+            "plugins": [TorchElasticEnvironment()],
+        }
+    if SLURMEnvironment.detect():
+        nodes = int(environment.get("SLURM_NNODES", 1))
+        return {
+            "devices": int(environment["SLURM_NTASKS"]) // nodes,
+            "num_nodes": nodes,
+            "plugins": [SLURMEnvironment(auto_requeue=False)],
+        }
+    return {"devices": config.devices, "num_nodes": config.num_nodes}
+
+
+@dataclass
+class TrainerConfig:
+    """The `trainer` section: how Lightning runs every stage.
+
+    Attributes:
+        accelerator: `auto`, `cpu`, `gpu`, …
+        devices: Number of devices (processes on a CPU), or `auto`. Where torchrun, SLURM or another
+            launcher has started the processes, their number counts.
+        num_nodes: Number of machines; see `devices`.
+        strategy: Lightning's strategy, such as `ddp`.
+        precision: Lightning's precision, such as `bf16-mixed`.
+        gradient_clip_val: Largest norm of the gradient; None does not clip.
+        accumulate_grad_batches: Training batches whose gradients make one step.
+        threads: CPU threads of each process; None leaves the libraries' choice. The last bits of
+            a score depend on it.
+        log_every_n_steps: Steps between logged values.
+        max_minutes: Training stops so many minutes after its start and keeps its state; `--resume`
+            goes on from there and ends with the weights of training that never stopped.
+        measure_rate: Tell images per second of each stage, and what share of the device that is.
+        progress: Show a progress bar, or lines where the output is no terminal.
+    """
+
+    accelerator: str = "auto"
+    devices: int | str = "auto"
+    num_nodes: int = 1
+    strategy: str = "auto"
+    precision: str = "32-true"
+    gradient_clip_val: float | None = 1.0
+    accumulate_grad_batches: int = 1
+    threads: int | None = None
+    log_every_n_steps: int = 20
+    max_minutes: float | None = None
+    measure_rate: bool = False
+    progress: bool = True

@@ -6,20 +6,10 @@ A mistake in the last stage must not show after hours of the first one. See also
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from diffguard.diffusion.schedule import NoiseSchedule
 from diffguard.errors import UserError
-from diffguard_cli.config import (
-    ClassifierConfig,
-    DiffusionConfig,
-    NoisyClassifierConfig,
-    TrainerConfig,
-)
-
-StageConfig = ClassifierConfig | DiffusionConfig | NoisyClassifierConfig
 
 # Precisions that hold the weights themselves in less than 32 bits.
 _HALF = ("16-true", "bf16-true", "transformer-engine", "transformer-engine-float16")
@@ -78,36 +68,6 @@ def check_values(section: str, values: Mapping[str, Any]) -> None:
         allowed, expected = _RULES.get(name, (None, ""))
         if allowed is not None and not allowed(value):
             raise UserError(f"{section}.{name} must be {expected}, got {value!r}")
-
-
-def check_training(
-    stages: Sequence[str], sections: Mapping[str, StageConfig], trainer: TrainerConfig
-) -> None:
-    """Check all that a run trains, before it trains anything.
-
-    Args:
-        stages: The stages of the run.
-        sections: Stage -> its section, for each stage that trains.
-        trainer: The `trainer` section.
-
-    Raises:
-        UserError: For the first mistake.
-    """
-    clip = trainer.gradient_clip_val
-    if clip is not None and not 0 <= clip < math.inf:
-        raise UserError(
-            f"trainer.gradient_clip_val must be at least 0 (0 or null does not clip), got {clip:g}"
-        )
-    for stage, config in sections.items():
-        check_values(stage, asdict(config))
-    diffusion = sections["diffusion"]
-    if (
-        isinstance(diffusion, DiffusionConfig)
-        and "diffusion" in stages
-        and diffusion.ckpt is None
-        and diffusion.finetune is None
-    ):
-        NoiseSchedule.from_diffusers(diffusion.scheduler)
 
 
 def check_precision(stage: str, precision: str) -> None:

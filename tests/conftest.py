@@ -8,20 +8,9 @@ import pytest
 import torch
 
 import train
-from diffguard.detector import Detector
-from diffguard.scores.baselines import Reference
-from diffguard.scores.calibration import Calibration
-from diffguard.settings.detector import (
-    DetectorSettings,
-    GuidanceSettings,
-    InversionSettings,
-    SamplerSettings,
-)
+from tests.helpers.tiny_detector import build_detector
 from tests.helpers.tiny_families import FILES, write_folder, write_stable_diffusion
-from tests.helpers.tiny_models import denoiser_of, tiny_classifier, two_layers
 from tests.helpers.tiny_project import write_config, write_data
-
-CLASSES = 3
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -42,51 +31,6 @@ def _short_sockets():
             folder = stack.enter_context(tempfile.TemporaryDirectory(dir="/tmp"))
             patch.setattr("multiprocessing.util.get_temp_dir", lambda: folder)
         yield
-
-
-def small_settings(**changes):
-    """Settings of a quick detector; 6 steps, 4 of them inverted."""
-    values = {
-        "sampler": SamplerSettings(steps=6),
-        "inversion": InversionSettings(depth=0.67),
-        "guidance": GuidanceSettings(scale=2.0),
-        "distances": ["logits_l1", "l2"],
-        "baselines": ["msp", "knn"],
-        "fused": ["knn"],
-        "knn_k": 3,
-    }
-    return DetectorSettings(**{**values, **changes})
-
-
-def build_detector(settings=None, *, calibrated=True, seed=0, noisy_classifier=None):
-    """A detector of random networks on grey 8-pixel images, calibrated on random images."""
-    settings = settings or small_settings()
-    generator = torch.Generator().manual_seed(seed + 1)
-    classifier = tiny_classifier(CLASSES, channels=1, seed=seed)
-    denoiser = denoiser_of(two_layers(1, 8, CLASSES, seed), CLASSES)
-    images = torch.rand(24, 1, 8, 8, generator=generator)
-    with torch.no_grad():
-        features = classifier.forward_features(images).features
-    reference = Reference(features, torch.arange(24) % CLASSES)
-    detector = Detector(
-        classifier,
-        denoiser,
-        settings,
-        image_size=8,
-        image_channels=1,
-        reference=reference,
-        noisy_classifier=noisy_classifier,
-    )
-    if calibrated:
-        stream = detector.stream(8, derive=False)
-        from diffguard.methods.stream import Item
-
-        items = [Item(image, index=i) for i, image in enumerate(images)]
-        rows = [one.row for one in stream.push(items) + stream.flush()]
-        names = detector.score_names(derived=False)
-        scores = {n: torch.tensor([r.scores[n] for r in rows], dtype=torch.float64) for n in names}
-        detector.calibration = Calibration.fit(scores, settings)
-    return detector
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tests.helpers.tiny_detector import CLASSES, small_settings
 from torch import nn
 
 from diffguard import Detector
@@ -16,14 +15,17 @@ from diffguard.checkpoint.file import (
     read_checkpoint,
     save_detector,
 )
-from diffguard.classifiers.build import ClassifierSpec, build_classifier
+from diffguard.classifiers.build import build_classifier
 from diffguard.classifiers.small_cnn import TimedCNN
-from diffguard.denoisers.build import DiffusionSpec, build_denoiser
+from diffguard.classifiers.spec import ClassifierSpec
+from diffguard.denoisers.build import build_denoiser
+from diffguard.denoisers.spec import DiffusionSpec
 from diffguard.errors import UserError
 from diffguard.scores.baselines import Reference
 from diffguard.scores.calibration import Calibration
-from diffguard.settings.detector import GuidanceSettings
-from tests.classifiers.test_build import STRANGER
+from diffguard.settings.sections import GuidanceSettings
+from tests.helpers.stranger import STRANGER
+from tests.helpers.tiny_detector import CLASSES, small_settings
 from tests.helpers.tiny_models import UNET
 
 CLASSIFIER = ClassifierSpec("small_cnn", CLASSES, {"width": 4}, channels=1, mean=[0.4], std=[0.3])

@@ -4,32 +4,22 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tests.helpers.tiny_detector import small_settings
 
 import evaluate
-from diffguard.classifiers.build import ClassifierSpec
+from diffguard.classifiers.spec import ClassifierSpec
 from diffguard.cost import dry_run, format_cost
-from diffguard.denoisers.build import DiffusionParts, DiffusionSpec, build_denoiser
+from diffguard.denoisers.build import DiffusionParts, build_denoiser
+from diffguard.denoisers.spec import DiffusionSpec
 from diffguard.detector import Detector
 from diffguard.errors import UserError
-from diffguard.settings.detector import EarlyStopSettings, GuidanceSettings
+from diffguard.settings.sections import EarlyStopSettings, GuidanceSettings
+from tests.helpers.published import DIT_XL_2
+from tests.helpers.tiny_detector import small_settings
 from tests.helpers.tiny_families import CLASSES, dit, kl
 from tests.helpers.tiny_models import tiny_classifier
 
 CLASSIFIER = ClassifierSpec("small_cnn", CLASSES, {"width": 4}, channels=3)
 SCHEDULER = {"beta_schedule": "linear", "num_train_timesteps": 100}
-
-
-DIT_XL_2 = {
-    "num_attention_heads": 16,
-    "attention_head_dim": 72,
-    "in_channels": 4,
-    "out_channels": 8,
-    "num_layers": 28,
-    "sample_size": 32,
-    "patch_size": 2,
-    "num_embeds_ada_norm": 1000,
-}
 
 
 def spec():

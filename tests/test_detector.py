@@ -2,18 +2,18 @@ import lightning.pytorch as pl
 import pytest
 import torch
 from PIL import Image
-from tests.helpers.tiny_detector import build_detector, small_settings
 
 from diffguard import Detector
 from diffguard.classifiers.small_cnn import TimedCNN
 from diffguard.errors import UserError
-from diffguard.settings.detector import (
+from diffguard.settings.sections import (
     CropSettings,
     EarlyStopSettings,
     GuidanceSettings,
     InversionSettings,
     SamplerSettings,
 )
+from tests.helpers.tiny_detector import build_detector, small_settings
 from tests.helpers.tiny_models import denoiser_of, tiny_classifier, two_layers
 
 VARIANTS = {

@@ -10,8 +10,8 @@ from diffguard.printing import printable, say
 from diffguard.report.summary import summarise
 from diffguard.report.terminal import print_table
 from lightning_modules.callbacks.progress import StageProgress
+from tests.helpers.commands import command
 from tests.helpers.small_table import GROUPS, OPTIONS, make_table
-from tests.runs.test_commands import command
 
 CASES = {
     "plain ü 図 😀": "plain ü 図 😀",

@@ -20,23 +20,26 @@ from torch import Tensor, nn
 
 from diffguard.checkpoint.schema import check_content, damaged
 from diffguard.checkpoint.versions import VERSION, upgraded
-from diffguard.classifiers.build import ClassifierSpec, build_classifier
+from diffguard.classifiers.build import build_classifier
 from diffguard.classifiers.classifier import Classifier
 from diffguard.classifiers.small_cnn import TimedCNN
-from diffguard.denoisers.build import DiffusionSpec, empty_context, wrap_parts
+from diffguard.classifiers.spec import ClassifierSpec
+from diffguard.denoisers.build import empty_context, wrap_parts
 from diffguard.denoisers.custom import build_any_denoiser, weight_parts
 from diffguard.denoisers.reference import load_reference
+from diffguard.denoisers.spec import DiffusionSpec
 from diffguard.detector import Detector
 from diffguard.errors import UserError
-from diffguard.methods.checks import check_settings
 from diffguard.scores.baselines import Reference
 from diffguard.scores.calibration import Calibration, score_names
+from diffguard.settings.checks import check_settings
 from diffguard.settings.detector import DetectorSettings, from_dict, to_dict
 from diffguard.storage.environment import installed_versions
 from diffguard.storage.files import replace_file
 from diffguard.storage.paths import expand_home, user_path
 from diffguard.storage.sizes import check_fit, trial
-from diffguard.storage.weights import fill, load_tensors
+from diffguard.storage.state_dict import fill
+from diffguard.storage.weights import load_tensors
 
 FORMAT = "diffguard-detector"
 _LIBRARIES = ("torch", "torchvision", "lightning", "diffusers", "timm", "pytorch-ood")

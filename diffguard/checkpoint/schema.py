@@ -10,9 +10,9 @@ from pydantic import AfterValidator, Field, InstanceOf, StringConstraints
 from torch import Tensor
 from typing_extensions import TypedDict
 
-from diffguard.classifiers.build import ClassifierSpec
-from diffguard.denoisers.build import DiffusionSpec
+from diffguard.classifiers.spec import ClassifierSpec
 from diffguard.denoisers.formats.options import CheckpointOptions
+from diffguard.denoisers.spec import DiffusionSpec
 from diffguard.errors import UserError
 from diffguard.settings.detector import DetectorSettings
 from diffguard.storage.arguments import LARGEST_SIDE

@@ -6,102 +6,32 @@ other must be named again by the user.
 
 from __future__ import annotations
 
-import importlib
 import inspect
-import logging
 import re
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field, replace
-from functools import cache, partial
-from typing import Annotated, Any
+from dataclasses import replace
+from functools import partial
+from typing import Any
 
-from pydantic import Field
 from torch import Tensor, nn
 
 from diffguard.classifiers.classifier import Classifier
-from diffguard.classifiers.library import published_arguments, timm_model, torchvision_model
+from diffguard.classifiers.library import timm_model, torchvision_model
 from diffguard.classifiers.openood import openood_network
-from diffguard.classifiers.preprocessing import published_preprocessing
 from diffguard.classifiers.pretrained import pretrained_network
 from diffguard.classifiers.small_cnn import SmallCNN
+from diffguard.classifiers.spec import ClassifierSpec, resolve_spec
 from diffguard.classifiers.whitened import WhitenedCNN
 from diffguard.errors import UserError, reason_of
-from diffguard.images import Interpolation
-from diffguard.storage.arguments import LARGEST_SIDE, MOST_CLASSES, check_arguments, consented
+from diffguard.storage.arguments import check_arguments, consented
 from diffguard.storage.rebuilding import first_difference
 from diffguard.storage.sizes import check_fit, trial
-from diffguard.storage.weights import fill
+from diffguard.storage.state_dict import fill
+from diffguard.storage.trust import import_class
 
-_log = logging.getLogger(__name__)
-_PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+")
 _PUBLISHED = re.compile(r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)?")
 _LIBRARIES = ("torchvision", "timm", "openood")
 OWN_NETWORKS: dict[str, type[nn.Module]] = {"small_cnn": SmallCNN, "whitened_cnn": WhitenedCNN}
-_Side = Annotated[int, Field(ge=1, le=LARGEST_SIDE)]
-_Finite = Annotated[float, Field(allow_inf_nan=False)]
-_Spread = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-
-_TRUSTED = ("diffguard.", "torchvision.", "timm.", "diffusers.", "torch.nn.")
-
-
-@dataclass
-class ClassifierSpec:
-    """What a classifier is, apart from its weights.
-
-    Attributes:
-        arch: `small_cnn`, `whitened_cnn`, `torchvision/NAME`, `timm/NAME`, `openood/NAME`, or the
-            import path of a module class.
-        num_classes: Number K of classes.
-        kwargs: Further arguments of the constructor.
-        channels: Channels that the network takes, 1 or 3.
-        size: `[height, width]` that the network takes; None is what it was published with (with
-            `resize`), or leaves images where nothing is known.
-        resize: Side to which images are resized before `size` is cut out of their centre; None
-            beside a given `size` resizes to that without a crop.
-        interpolation: `bilinear` or `bicubic`; None is what it was published with.
-        mean: Mean per channel; None is what it was published with.
-        std: Standard deviation per channel; None is what it was published with.
-        feature_layer: Layer whose input is the features; None is the last layer.
-        cam_layer: Layer for Grad-CAM; None is found, see `find_cam_layer`.
-        class_names: Names of the classes; None numbers them.
-    """
-
-    arch: str
-    num_classes: Annotated[int, Field(ge=1, le=MOST_CLASSES)]
-    kwargs: dict[str, Any] = field(default_factory=dict)
-    channels: Annotated[int, Field(ge=1, le=4)] = 3
-    size: list[_Side] | None = None
-    resize: _Side | None = None
-    interpolation: Interpolation | None = None
-    mean: list[_Finite] | None = None
-    std: list[_Spread] | None = None
-    feature_layer: str | None = None
-    cam_layer: str | None = None
-    class_names: Annotated[list[str], Field(max_length=MOST_CLASSES)] | None = None
-
-
-def resolve_spec(spec: ClassifierSpec) -> ClassifierSpec:
-    """The spec with what its architecture was published with, where it names nothing itself.
-
-    That is the preprocessing, and the arguments that the library adds with its weights.
-
-    Raises:
-        UserError: For an architecture that its library does not know.
-    """
-    kwargs = {**published_arguments(spec.arch, spec.num_classes), **spec.kwargs}
-    own = published_preprocessing(spec.arch, kwargs, spec.num_classes, spec.channels)
-    size, resize = spec.size, spec.resize
-    if size is None and own.size is not None:
-        size, resize = list(own.size), own.resize if resize is None else resize
-    return replace(
-        spec,
-        kwargs=kwargs,
-        size=size,
-        resize=resize,
-        interpolation=spec.interpolation or own.interpolation,
-        mean=list(own.mean) if spec.mean is None else spec.mean,
-        std=list(own.std) if spec.std is None else spec.std,
-    )
 
 
 def build_classifier(
@@ -245,38 +175,3 @@ def _check_rebuilt(network: nn.Module, spec: ClassifierSpec) -> None:
             "classifier.arch and classifier.kwargs: name the argument that makes the difference "
             "in classifier.kwargs, or give your own weights in classifier.ckpt"
         )
-
-
-def import_class(path: str, trusted: str | Collection[str] = ()) -> type[nn.Module]:
-    """Import a module class by its path; one outside the known libraries is named in the log.
-
-    Raises:
-        UserError: For a path that is not trusted, or names no `nn.Module`.
-    """
-    own = not path.startswith(_TRUSTED)
-    if own and path not in consented(trusted):
-        raise UserError(
-            f"class {path!r} is named by a checkpoint but is no part of diffguard, torchvision, "
-            f"timm, diffusers or torch.nn: if you trust it, say so with --trusted {path}"
-        )
-    if not _PATH.fullmatch(path):
-        raise UserError(
-            f"class {path!r} cannot be imported: expected an import path such as my_module.Net"
-        )
-    module, _, name = path.rpartition(".")
-    try:
-        found = getattr(importlib.import_module(module), name)
-    except Exception as error:
-        # Modules of others raise what they like as they are imported.
-        raise UserError(f"class {path!r} cannot be imported: {reason_of(error)}") from error
-    if not (isinstance(found, type) and issubclass(found, nn.Module)):
-        raise UserError(f"{path!r} is no torch.nn.Module class")
-    if own:
-        _announce(path)
-    return found
-
-
-@cache
-def _announce(path: str) -> None:
-    """Say once that code runs which is no part of the program."""
-    _log.warning("runs the code of class %s, which the config or --trusted names", path)

@@ -17,7 +17,7 @@ from diffguard.classifiers.library import (
 from diffguard.errors import UserError, reason_of
 
 if TYPE_CHECKING:
-    from diffguard.classifiers.build import ClassifierSpec
+    from diffguard.classifiers.spec import ClassifierSpec
 
 # How GoogLeNet and Inception name the heads that only training uses.
 _AUXILIARY_HEADS = ("aux1", "aux2", "AuxLogits")

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from diffguard.classifiers.classifier import Classifier
 from diffguard.errors import UserError
 from diffguard.storage.foreign import read_foreign
-from diffguard.storage.weights import fill, tensors_of
+from diffguard.storage.state_dict import fill
+from diffguard.storage.weights import tensors_of
 
 
 def load_weights(classifier: Classifier, path: str | Path, arch: str) -> None:

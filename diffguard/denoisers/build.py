@@ -9,66 +9,23 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal
+from dataclasses import dataclass
+from typing import Any
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 
 from diffguard.batching import ROW_MULTIPLE
-from diffguard.denoisers.base import DiffusersDenoiser, PixelDenoiser
-from diffguard.denoisers.latent import ClassContext, LatentDenoiser
+from diffguard.denoisers.base import DiffusersDenoiser
+from diffguard.denoisers.context import ClassContext
+from diffguard.denoisers.latent import LatentDenoiser
+from diffguard.denoisers.networks import AUTOENCODERS, NETWORKS, module_class
+from diffguard.denoisers.pixel import PixelDenoiser
+from diffguard.denoisers.spec import DiffusionSpec, Fit
 from diffguard.diffusion.schedule import NoiseSchedule
 from diffguard.errors import UserError, reason_of
-from diffguard.storage.arguments import LARGEST_NUMBER, LARGEST_SIDE, MOST_CLASSES, check_values
+from diffguard.storage.arguments import check_values
 from diffguard.storage.sizes import check_fit, trial
-
-NETWORKS = ("UNet2DModel", "ADMUNet2DModel", "UNet2DConditionModel", "DiTTransformer2DModel")
-AUTOENCODERS = ("AutoencoderKL", "VQModel")
-Fit = Literal["resize", "pad"]
-
-
-@dataclass
-class DiffusionSpec:
-    """What a diffusion model is, apart from its weights.
-
-    Attributes:
-        network: Class of the network, one of `NETWORKS`.
-        config: Its diffusers config.
-        scheduler: Config of its diffusers scheduler: the noise levels and the prediction type.
-        image_size: Side of the working images.
-        image_channels: Channels of the working images.
-        num_classes: Number of classes; None for an unconditional model.
-        null_class: Label that means "no label"; None where there is none.
-        fit: How images reach a pixel model's size: `resize` or `pad`.
-        antialias: Whether `resize` low-passes when it shrinks.
-        autoencoder: Class of a latent model's autoencoder, one of `AUTOENCODERS`.
-        autoencoder_config: Its diffusers config.
-        context: Shape `[labels, tokens, width]` of what cross-attention is shown of each label.
-        slice_size: Images that pass the autoencoder at once: 1 or a multiple of 8.
-        patch: Side of the squares of pixels that a position of a pixel model's state holds.
-    """
-
-    network: str
-    config: dict[str, Any]
-    scheduler: dict[str, Any]
-    image_size: Annotated[int, Field(ge=1, le=LARGEST_SIDE)]
-    image_channels: Annotated[int, Field(ge=1, le=3)]
-    num_classes: Annotated[int, Field(ge=1, le=MOST_CLASSES)] | None = None
-    null_class: Annotated[int, Field(ge=0, le=MOST_CLASSES)] | None = None
-    fit: Fit = "resize"
-    antialias: bool = True
-    autoencoder: str | None = None
-    autoencoder_config: dict[str, Any] = field(default_factory=dict)
-    context: (
-        Annotated[
-            list[Annotated[int, Field(ge=1, le=LARGEST_NUMBER)]], Field(min_length=3, max_length=3)
-        ]
-        | None
-    ) = None
-    slice_size: Annotated[int, Field(ge=1, le=LARGEST_SIDE)] = ROW_MULTIPLE
-    patch: Annotated[int, Field(ge=1, le=LARGEST_SIDE)] = 1
 
 
 @dataclass
@@ -258,25 +215,6 @@ def _check_channels(config: Mapping[str, Any], patch: int) -> None:
             f"the diffusion model takes {taken} channels and gives {given}, expected {taken}, or "
             f"{2 * taken} with a learned variance"
         )
-
-
-def module_class(name: str, known: tuple[str, ...]) -> Any:
-    """A network's or autoencoder's class by name.
-
-    Raises:
-        UserError: For one that is not known here.
-    """
-    if name not in known:
-        raise UserError(
-            f"diffusion network {name!r} is not known, expected one of {', '.join(known)}"
-        )
-    if name == "ADMUNet2DModel":
-        from diffguard.denoisers.adm_unet import ADMUNet2DModel
-
-        return ADMUNet2DModel
-    import diffusers
-
-    return getattr(diffusers, name)
 
 
 def own_config(cls: Any, config: Mapping[str, Any]) -> dict[str, Any]:

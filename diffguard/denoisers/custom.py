@@ -9,14 +9,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from diffguard.classifiers.build import import_class
 from diffguard.denoisers.base import DiffusersDenoiser
-from diffguard.denoisers.build import DiffusionSpec, build_denoiser
+from diffguard.denoisers.build import build_denoiser
+from diffguard.denoisers.spec import DiffusionSpec
 from diffguard.diffusion.schedule import NoiseSchedule
 from diffguard.errors import UserError, reason_of
 from diffguard.storage.arguments import check_arguments, consented
 from diffguard.storage.foreign import read_foreign
-from diffguard.storage.weights import fill, tensors_of, without_prefixes
+from diffguard.storage.state_dict import fill
+from diffguard.storage.trust import import_class
+from diffguard.storage.weights import tensors_of, without_prefixes
 
 _MEMBERS = (
     "num_classes",
@@ -82,7 +84,7 @@ def build_own_denoiser(path: str, kwargs: Mapping[str, Any], trusted: str | Coll
     if lacking:
         raise UserError(
             f"{path} is no denoiser, it has no {', '.join(lacking)}: expected the attributes and "
-            "methods of diffguard.denoisers.base.Denoiser"
+            "methods of diffguard.diffusion.denoiser.Denoiser"
         )
     return denoiser.eval()
 

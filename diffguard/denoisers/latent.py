@@ -10,26 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from diffguard.denoisers.base import DiffusersDenoiser
+from diffguard.denoisers.context import ClassContext
 from diffguard.diffusion.schedule import NoiseSchedule
 from diffguard.errors import UserError
 from diffguard.images import convert_channels, resize_to, to_image_range, to_model_range
-
-
-class ClassContext(nn.Module):
-    """What cross-attention is shown of each label: a table of token sequences.
-
-    Args:
-        table: `(labels, tokens, width)`: an embedding of the label (one token), or the encoded
-            prompts of the classes' names; the null class has a row of its own.
-    """
-
-    def __init__(self, table: Tensor) -> None:
-        super().__init__()
-        self.table = nn.Parameter(table)
-
-    def forward(self, y: Tensor) -> Tensor:
-        """Labels `(N,)` to contexts `(N, tokens, width)`."""
-        return self.table[y]
 
 
 class LatentDenoiser(DiffusersDenoiser):

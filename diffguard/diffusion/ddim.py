@@ -16,24 +16,11 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-from diffguard.diffusion.schedule import SamplingPlan, expand
+from diffguard.diffusion.plan import SamplingPlan
+from diffguard.diffusion.schedule import expand
 
 NoiseFunction = Callable[[Tensor, Tensor], Tensor]
 GuideFunction = Callable[[Tensor, Tensor, int], Tensor]
-
-
-def predict_clean(x: Tensor, noise: Tensor, alpha: Tensor) -> Tensor:
-    """The clean estimate x̂_0.
-
-    Args:
-        x: `(N, …)` states.
-        noise: `(N, …)` predicted noise ε.
-        alpha: `(N,)` float64 levels ᾱ of the states, in (0, 1].
-
-    Returns:
-        `(N, …)`.
-    """
-    return (x - expand((1 - alpha).sqrt(), x) * noise) / expand(alpha.sqrt(), x)
 
 
 def ddim_step(

@@ -10,7 +10,6 @@ $\hat x_0$ is the model's clean estimate. Nothing is propagated through the diff
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from typing import Literal
 
@@ -18,9 +17,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from diffguard.diffusion.ddim import predict_clean
-from diffguard.diffusion.schedule import expand
+from diffguard.diffusion.crops import crop_nearest
+from diffguard.diffusion.schedule import expand, predict_clean
 from diffguard.errors import UserError
+from diffguard.images import resize_mask
 
 LogitsFunction = Callable[[Tensor], Tensor]
 Reduction = Literal["sum", "mean"]
@@ -46,12 +46,6 @@ def classifier_free(
     if mask is None:
         return guided
     return torch.where(resize_mask(mask, noise_null.shape[-2:]).unsqueeze(1), guided, noise_null)
-
-
-def resize_mask(mask: Tensor, size: tuple[int, int] | torch.Size) -> Tensor:
-    """Bring a `(N, h, w)` mask in {0, 1} to `(N, *size)` bool by nearest neighbour."""
-    resized = F.interpolate(mask.unsqueeze(1).float(), size=tuple(size), mode="nearest")
-    return resized.squeeze(1) > 0.5
 
 
 def blend_clean(x: Tensor, noise: Tensor, alpha: Tensor, *, blend: bool = True) -> Tensor:
@@ -177,102 +171,3 @@ def _views(
         return crops
     resized = F.interpolate(crops.flatten(0, 1), size=(output_size, output_size), mode="nearest")
     return resized.unflatten(0, crops.shape[:2])
-
-
-def crop_nearest(images: Tensor, boxes: Tensor, size: int) -> Tensor:
-    """Cut squares out of each image and resize them by nearest neighbour, differentiably.
-
-    Args:
-        images: `(N, C, H, W)`.
-        boxes: `(M, N, 3)` int64 `(side, x, y)` on the CPU, inside the image.
-        size: Side of the result; output pixel p reads source pixel `p * side // size`.
-
-    Returns:
-        `(M, N, C, size, size)`.
-    """
-    side, x, y = boxes.to(images.device, non_blocking=True).unsqueeze(-1).unbind(-2)
-    offset = torch.arange(size, device=images.device) * side // size
-    rows, columns = y + offset, x + offset
-    if int(boxes[..., 0].min()) < size:
-        return _select_by_matrices(images, rows, columns)
-    index = (rows * images.shape[-1]).unsqueeze(-1) + columns.unsqueeze(-2)
-    index = index.flatten(2).unsqueeze(2).expand(-1, -1, images.shape[1], -1)
-    pixels = images.flatten(2).expand(len(boxes), -1, -1, -1)
-    return pixels.gather(3, index).unflatten(3, (size, size))
-
-
-def _select_by_matrices(images: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """Crops that read a pixel several times.
-
-    The gradient of an index adds the parts of such a pixel up in any order on a GPU, that of
-    one-hot matrices always in the same.
-    """
-    height, width = images.shape[-2:]
-    down = F.one_hot(rows, height).to(images)
-    across = F.one_hot(columns, width).to(images)
-    # Lower precision would round the pixels.
-    with torch.autocast(images.device.type, enabled=False):
-        return torch.einsum("mnph,nchw,mnqw->mncpq", down, images, across)
-
-
-def draw_boxes(
-    generator: torch.Generator, crops: int, size: tuple[int, int] | torch.Size, smallest: int
-) -> Tensor:
-    """Draw random square crops, sides uniform between `smallest` and the image's shorter side.
-
-    The draws come one by one, in the order of the authors' program.
-
-    Args:
-        generator: CPU generator; continues across calls.
-        crops: Number M of crops.
-        size: Height and width of the image.
-        smallest: Smallest side, cut at the shorter side.
-
-    Returns:
-        `(M, 3)` int64 `(side, x, y)`.
-    """
-    height, width = size
-    shorter = min(height, width)
-    low = min(shorter, smallest)
-    boxes = []
-    for _ in range(crops):
-        side = low + int(torch.rand([], generator=generator).item() * (shorter - low))
-        x = torch.randint(0, width - side + 1, (), generator=generator).item()
-        y = torch.randint(0, height - side + 1, (), generator=generator).item()
-        boxes.append([side, x, y])
-    return torch.tensor(boxes)
-
-
-def place_boxes(draws: Tensor, size: tuple[int, int] | torch.Size, smallest: int) -> Tensor:
-    """Random square crops from uniform draws; as those of `draw_boxes`, but for many at once.
-
-    Args:
-        draws: `(…, 3)` float64 in [0, 1), for the side, x and y of a crop.
-        size: Height and width of the image.
-        smallest: Smallest side, cut at the shorter side.
-
-    Returns:
-        `(…, 3)` int64 `(side, x, y)`.
-    """
-    height, width = size
-    shorter = min(height, width)
-    low = min(shorter, smallest)
-    side = low + (draws[..., 0] * (shorter - low)).long()
-    x = (draws[..., 1] * (width - side + 1)).long()
-    y = (draws[..., 2] * (height - side + 1)).long()
-    return torch.stack([side, x, y], dim=-1)
-
-
-def image_generator(seed: int, *parts: object) -> torch.Generator:
-    """A generator that belongs to one image (and step), whatever its neighbours.
-
-    Args:
-        seed: The run's seed.
-        parts: What names the image and the use: set, key, step, …
-
-    Returns:
-        A CPU generator seeded by a hash of all of them.
-    """
-    text = "\x1f".join(str(part) for part in (seed, *parts))
-    digest = hashlib.sha256(text.encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)

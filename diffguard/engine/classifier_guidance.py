@@ -9,15 +9,10 @@ import torch
 from torch import Tensor
 
 from diffguard.batching import padded
-from diffguard.denoisers.base import Denoiser
-from diffguard.diffusion.guidance import (
-    Reduction,
-    blend_clean,
-    classifier_gradient,
-    draw_boxes,
-    image_generator,
-    place_boxes,
-)
+from diffguard.diffusion.crops import draw_boxes, place_boxes
+from diffguard.diffusion.denoiser import Denoiser
+from diffguard.diffusion.guidance import Reduction, blend_clean, classifier_gradient
+from diffguard.randomness import image_generator
 
 # Most pixels in a classifier call of several crops, 50 images of 224: small classifiers are faster
 # with all crops at once, but the memory of the gradient grows with the pixels.

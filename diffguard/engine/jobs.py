@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from diffguard.diffusion.schedule import SamplingPlan
+from diffguard.diffusion.plan import SamplingPlan
 from diffguard.engine.classifier_guidance import ClassifierSteering
 
 Quality = Callable[[Tensor, Tensor], Tensor]

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from diffguard.batching import in_fixed_batches, padded
-from diffguard.denoisers.base import Denoiser
 from diffguard.diffusion.ddim import ddim_step, synthesis_step
+from diffguard.diffusion.denoiser import Denoiser
 from diffguard.diffusion.early_stop import should_stop
 from diffguard.diffusion.guidance import classifier_free
 from diffguard.engine.jobs import Job, Recipe, Reconstruction

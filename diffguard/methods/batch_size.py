@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -12,8 +11,10 @@ import torch
 
 from diffguard.batching import ROW_MULTIPLE, fixed_batch_size
 from diffguard.detector import Detector
+from diffguard.engine.memory import free_memory, is_out_of_memory, too_large
 from diffguard.errors import UserError
-from diffguard.methods.stream import Item, ScoreStream
+from diffguard.methods.items import Item
+from diffguard.methods.stream import ScoreStream
 
 AUTO = "auto"
 LARGEST = 1024
@@ -22,22 +23,6 @@ LARGEST = 1024
 _STEPS = 4
 # A larger batch must be faster by this much to be worth its memory.
 _GAIN = 1.02
-# What allocators say that have no exception of their own.
-_SIGNS = ("out of memory", "can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED")
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an exception means that memory ran out, on whatever device."""
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
-        return True
-    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in _SIGNS)
-
-
-def free_memory() -> None:
-    """Give back what nobody holds any more."""
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
 
 
 def begun_with(manifest: Mapping[str, Any] | None, asked: int | str) -> int | None:
@@ -122,17 +107,3 @@ def _passes_per_second(detector: Detector, size: int) -> float:
         stream.flush()
         rows = float(engine.rows)
     return rows / (time.perf_counter() - began)
-
-
-def too_large(size: int) -> str:
-    """What to tell when memory runs out and no smaller batch can be taken."""
-    if size <= ROW_MULTIPLE:
-        return (
-            f"out of memory even with {ROW_MULTIPLE} images a batch: take a smaller diffusion "
-            "model or image size, free the memory that others use, or score on another device"
-        )
-    return (
-        f"out of memory with {size} images a batch; what is scored is kept. Free the memory that "
-        "others use and start the same command again; or begin anew with a smaller "
-        "--data.batch_size and another --output, for a score belongs to its batch size"
-    )

@@ -19,54 +19,19 @@ from torch import Tensor
 from diffguard.batching import fixed_batch_size, padded
 from diffguard.classifiers.cam import cam_mask, grad_cam, scale_cam
 from diffguard.classifiers.classifier import ClassifierOutput
-from diffguard.diffusion.guidance import image_generator
 from diffguard.engine.jobs import Job, Reconstruction
 from diffguard.engine.reconstructor import Reconstructor
 from diffguard.engine.reproducible import reproducible
 from diffguard.errors import UserError
 from diffguard.images import pixel_key
-from diffguard.score_table.writer import ScoreRow
+from diffguard.methods.items import Item, Scored
+from diffguard.randomness import image_generator
+from diffguard.score_table.rows import ScoreRow
 from diffguard.scores.calibration import DIFFGUARD
 from diffguard.scores.distances import Distance, Views
 
 if TYPE_CHECKING:
     from diffguard.detector import Detector
-
-
-@dataclass
-class Item:
-    """An image to score.
-
-    Attributes:
-        image: `(C, H, W)` in [0, 1], of the detector's working size.
-        label: True class of an ID image, -1 for OOD or unknown.
-        dataset: Name of its set.
-        index: Place in the set, 0-based.
-        path: Where it came from.
-        error: Why it could not be read; then `image` is not looked at.
-    """
-
-    image: Tensor
-    label: int = -1
-    dataset: str = "images"
-    index: int = 0
-    path: str = ""
-    error: str = ""
-
-
-@dataclass
-class Scored:
-    """A scored image.
-
-    Attributes:
-        item: The image.
-        row: Its row of the score table.
-        reconstruction: What the comparison was made with; None for an unreadable image.
-    """
-
-    item: Item
-    row: ScoreRow
-    reconstruction: Reconstruction | None
 
 
 @dataclass

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from diffguard.errors import UserError
 from diffguard.score_table.cells import from_cell
-from diffguard.score_table.writer import HEAD_COLUMNS, TAIL_COLUMNS
+from diffguard.score_table.rows import HEAD_COLUMNS, TAIL_COLUMNS
 from diffguard.storage.reading import open_regular
 
 _CHUNK = 10_000  # rows that are held as they were read

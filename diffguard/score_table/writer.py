@@ -16,62 +16,22 @@ from __future__ import annotations
 import io
 import math
 import os
-from array import array
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
-
-import numpy as np
 
 from diffguard.errors import UserError
 from diffguard.score_table.encoding import (
     SEAL,
-    RecordReader,
-    check_header,
-    complete_records,
-    decode_row,
     encode_rows,
     locate_rows,
     rank_tables,
     seal,
     table_key,
-    unsealed,
 )
-from diffguard.score_table.manifest import read_manifest, run_key
-from diffguard.storage.files import refuse_links, replace_file, write_error
-
-HEAD_COLUMNS = ("dataset", "index", "path", "label", "prediction", "probability")
-TAIL_COLUMNS = ("stop_step", "network_passes", "error")
-
-
-@dataclass(frozen=True)
-class ScoreRow:
-    """What evaluation found out about one image; an unreadable image has its `error` only.
-
-    Attributes:
-        dataset: Name of the set.
-        index: Place of the image in its set, 0-based.
-        path: Where the image came from.
-        label: Its class, −1 for OOD.
-        prediction: Predicted class.
-        probability: Softmax probability of the prediction, in [0, 1].
-        scores: Score name -> finite value, higher = more OOD.
-        stop_step: Inversion step at which the image stopped.
-        network_passes: Passes of the diffusion network spent on the image.
-        error: Why the image could not be scored; empty when it was.
-    """
-
-    dataset: str
-    index: int
-    path: str
-    label: int
-    prediction: int | None = None
-    probability: float | None = None
-    scores: Mapping[str, float] = field(default_factory=dict)
-    stop_step: int | None = None
-    network_passes: int | None = None
-    error: str = ""
+from diffguard.score_table.manifest import run_key
+from diffguard.score_table.rows import HEAD_COLUMNS, TAIL_COLUMNS, ScoreRow
+from diffguard.storage.files import refuse_links, write_error
 
 
 class ScoreWriter:
@@ -197,75 +157,3 @@ def read_done(folder: Path) -> set[tuple[str, int]]:
     for path in rank_tables(folder):
         done.update(place.image for place in locate_rows(path, run) if not place.failed)
     return done
-
-
-def merge(folder: Path, order: Sequence[str] | None = None) -> Path:
-    """Merge the tables of all processes into `scores.csv`, sorted by set and index.
-
-    Rows are copied as bytes, so the merge does not depend on how many processes wrote them. A row
-    with an error gives way to one with scores of the same image. The file appears in one step;
-    memory is about 100 bytes per image.
-
-    Args:
-        folder: The evaluation folder.
-        order: Order of the sets; by default that of `"sets"` in the manifest.
-
-    Returns:
-        The path of `scores.csv`.
-
-    Raises:
-        UserError: If there is no table, tables differ in their columns, a row was changed, an image
-            has two different rows, a set is not in the order, or has fewer images than the manifest
-            says.
-    """
-    folder = Path(folder)
-    sets, run = (read_manifest(folder) or {}).get("sets", {}), run_key(folder)
-    codes = {name: code for code, name in enumerate(sets if order is None else order)}
-    tables = [path for path in rank_tables(folder) if any(complete_records(path))]
-    if not tables:
-        raise UserError(f"no score tables in {folder / 'scores'}: run the evaluation first")
-    columns = [decode_row(next(complete_records(path))[1], path) for path in tables]
-    where = array("q")
-    for number, path in enumerate(tables):
-        check_header(path, columns[number], columns[0])
-        for place in locate_rows(path, run):
-            name, index = place.image
-            if name not in codes:
-                raise UserError(
-                    f"{path} has rows of {name!r}, expected one of {', '.join(codes) or 'no set'}: "
-                    "name it in the order of the sets"
-                )
-            where.extend((codes[name], index, place.failed, number, place.offset, place.size))
-    rows = np.frombuffer(where, dtype=np.int64).reshape(-1, 6)
-    # Of the rows of an image those with scores come first.
-    rows = rows[np.lexsort((rows[:, 2], rows[:, 1], rows[:, 0]))]
-    first = np.ones(len(rows), dtype=bool)
-    first[1:] = (rows[1:, :2] != rows[:-1, :2]).any(axis=1)
-    for name, code in codes.items():
-        count, wanted = int(first[rows[:, 0] == code].sum()), sets.get(name, {}).get("n")
-        if wanted is not None and count != wanted:
-            raise UserError(
-                f"{folder} has rows for {count} of the {wanted} images of {name}: start the same "
-                "command again to score the rest"
-            )
-    target = folder / "scores.csv"
-    with (
-        replace_file(target) as temporary,
-        temporary.open("wb") as output,
-        RecordReader(tables) as reader,
-    ):
-        output.write(encode_rows([columns[0][:-1]]))
-        last = b""
-        for row, is_first in zip(rows, first, strict=True):
-            code, index, failed, number, offset, size = row.tolist()
-            record = unsealed(reader.read(number, offset, size))
-            if is_first:
-                output.write(record)
-                last = record
-            elif record != last and not failed:
-                raise UserError(
-                    f"image {index} of {list(codes)[code]} has two different rows, one of them in "
-                    f"{tables[number]}: two runs wrote them that were not alike; delete "
-                    f"{folder / 'scores'} and start again"
-                )
-    return target

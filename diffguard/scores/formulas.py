@@ -13,7 +13,6 @@ from torch.nn import functional as F
 
 from diffguard.errors import UserError
 from diffguard.images import convert_channels
-from diffguard.scores.perceptual import texture_structure
 
 PSNR_CAP = 100.0
 """PSNR in dB that the distance gives to equal images, and to all that are closer than that."""
@@ -173,3 +172,30 @@ def pool_features(x: Tensor) -> Tensor:
     if x.ndim == 3:
         return x.mean(1)
     return x.flatten(2).mean(2) if x.ndim == 4 else x
+
+
+def texture_structure(
+    a: Tensor, b: Tensor, alpha: Tensor | float, beta: Tensor | float, c: float = 1e-6
+) -> Tensor:
+    """The DISTS comparison of two feature maps, as a distance.
+
+    With per-channel spatial means m, biased variances v and covariance c_ab it is
+    `Σ_channels α (1 - (2 m_a m_b + c)/(m_a² + m_b² + c)) + β (1 - (2 c_ab + c)/(v_a + v_b + c))`,
+    written with `1 - …` worked out, so that it is exactly 0 for equal maps and never negative.
+
+    Args:
+        a: Feature maps `(N, C, H, W)`, any range.
+        b: Feature maps of the same shape.
+        alpha: Weight of the texture term, `(C,)` or one number for all channels.
+        beta: Weight of the structure term, likewise.
+        c: Constant that keeps the quotients finite.
+
+    Returns:
+        `(N,)`, higher = more different.
+    """
+    mean_a, mean_b = a.mean((2, 3)), b.mean((2, 3))
+    rest_a, rest_b = a - mean_a[..., None, None], b - mean_b[..., None, None]
+    texture = (mean_a - mean_b).square() / (mean_a.square() + mean_b.square() + c)
+    variances = rest_a.square().mean((2, 3)) + rest_b.square().mean((2, 3))
+    structure = (rest_a - rest_b).square().mean((2, 3)) / (variances + c)
+    return (alpha * texture + beta * structure).sum(1)

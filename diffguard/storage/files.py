@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import glob
+import hashlib
 import os
 import re
 import shutil
@@ -14,6 +15,7 @@ from pathlib import Path
 from uuid import uuid4
 
 from diffguard.errors import UserError
+from diffguard.storage.reading import open_regular
 
 
 @contextmanager
@@ -174,3 +176,9 @@ def write_error(path: Path, error: OSError) -> UserError:
         f"cannot write {path}: {error.strerror or error}; make room or allow writing there, "
         "then start again with the same command"
     )
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file."""
+    with open_regular(path) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import pickle
 import re
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from diffguard.errors import UserError, reason_of
 from diffguard.storage.archives import check_archive, check_tensors
 from diffguard.storage.paths import kind_of
-from diffguard.storage.sizes import check_fit
 
 # What training programs call the state dict beside the rest that they keep.
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "network")
@@ -164,63 +162,3 @@ def without_prefixes(tensors: Mapping[str, Tensor]) -> Iterator[dict[str, Tensor
     while prefix := next((p for p in _PREFIXES if all(n.startswith(p) for n in tensors)), None):
         tensors = {name.removeprefix(prefix): value for name, value in tensors.items()}
         yield tensors
-
-
-def fill(network: nn.Module, state: Mapping[str, Tensor], what: str) -> None:
-    """Load weights strictly.
-
-    Raises:
-        UserError: Naming the first tensors that are missing, left over or of another shape.
-    """
-    check_fit(network, state, what)
-    for name, value in network.state_dict(keep_vars=True).items():
-        check_values(name, state[name], value)
-    network.load_state_dict(state)
-
-
-def check_values(name: str, found: Tensor, own: Tensor) -> None:
-    """Make sure that a tensor can be a network's weight.
-
-    Args:
-        name: Its name, for error lines.
-        found: The tensor; its shape is not looked at.
-        own: The network's. Where that is no parameter, as a mask, infinite values are taken.
-
-    Raises:
-        UserError: For integers in the place of floating-point numbers and the reverse, sparse
-            tensors, and values that are not finite.
-    """
-    if found.is_meta:
-        return
-    if found.layout != torch.strided or found.is_floating_point() != own.is_floating_point():
-        raise UserError(
-            f"tensor {name} is {_kind(found)}, expected {_kind(own)}: save the network's "
-            "state_dict() as it is after training"
-        )
-    values = found.to(own.dtype)
-    bad = values.isnan() if not isinstance(own, nn.Parameter) else ~values.isfinite()
-    if name.endswith("running_var") and bool((values < 0).any()):
-        raise UserError(
-            f"tensor {name} holds variances below zero: expected trained weights, take another file"
-        )
-    if bad.any():
-        raise UserError(
-            f"tensor {name} holds {int(bad.sum())} values that are no finite numbers: expected "
-            "trained weights, take a checkpoint from before training diverged"
-        )
-
-
-def _kind(tensor: Tensor) -> str:
-    layout = "dense" if tensor.layout == torch.strided else "sparse"
-    return f"{layout} {str(tensor.dtype).removeprefix('torch.')}"
-
-
-def weights_hash(networks: Sequence[nn.Module]) -> str:
-    """SHA-256 (hex) over names, shapes, dtypes and values of networks' weights and buffers."""
-    digest = hashlib.sha256()
-    for network in networks:
-        for name, value in network.state_dict().items():
-            digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
-            flat = value.detach().cpu().contiguous().flatten()
-            digest.update(flat.view(torch.uint8).numpy())
-    return digest.hexdigest()

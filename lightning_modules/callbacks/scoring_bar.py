@@ -15,8 +15,8 @@ from typing import Any
 from lightning import Trainer
 
 from diffguard.score_table.encoding import complete_records, decode_row, rank_tables
-from diffguard.score_table.writer import TAIL_COLUMNS
-from lightning_modules.callbacks.samples import StageProgressBar
+from diffguard.score_table.rows import TAIL_COLUMNS
+from lightning_modules.callbacks.training_bar import StageProgressBar
 
 # From the end, where the seal comes last.
 _STOP_STEP = TAIL_COLUMNS.index("stop_step") - len(TAIL_COLUMNS) - 1

@@ -7,28 +7,13 @@ import pytest
 import torch
 from torch import nn
 
-from diffguard.classifiers.build import (
-    ClassifierSpec,
-    build_classifier,
-    import_class,
-)
+from diffguard.classifiers.build import build_classifier
 from diffguard.classifiers.classifier import Classifier
 from diffguard.classifiers.small_cnn import SmallCNN
+from diffguard.classifiers.spec import ClassifierSpec
 from diffguard.errors import UserError
-
-
-class Stranger(nn.Module):
-    """A network of the user's own."""
-
-    def __init__(self, num_classes, width=4):
-        super().__init__()
-        self.stem, self.fc = nn.Conv2d(3, width, 3), nn.Linear(width, num_classes)
-
-    def forward(self, x):
-        return self.fc(self.stem(x).mean((2, 3)))
-
-
-STRANGER = f"{Stranger.__module__}.Stranger"
+from diffguard.storage.trust import import_class
+from tests.helpers.stranger import STRANGER
 
 
 def test_a_small_cnn_takes_everything_from_its_spec():

@@ -6,14 +6,10 @@ import torch
 import torchvision
 from torchvision.models import WeightsEnum
 
-from diffguard.classifiers.build import (
-    ClassifierSpec,
-    build_classifier,
-    library_builder,
-    resolve_spec,
-)
+from diffguard.classifiers.build import build_classifier, library_builder
 from diffguard.classifiers.library import timm_model
 from diffguard.classifiers.preprocessing import assumptions, published_preprocessing
+from diffguard.classifiers.spec import ClassifierSpec, resolve_spec
 from diffguard.classifiers.weights import load_weights
 from diffguard.errors import UserError
 from diffguard.storage.rebuilding import WithoutWeights, first_difference

@@ -7,8 +7,9 @@ import torch
 import torchvision
 from PIL import Image
 
-from diffguard.classifiers.build import ClassifierSpec, build_classifier, resolve_spec
+from diffguard.classifiers.build import build_classifier
 from diffguard.classifiers.preprocessing import Preprocessing, published_preprocessing
+from diffguard.classifiers.spec import ClassifierSpec, resolve_spec
 from diffguard.errors import UserError
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))

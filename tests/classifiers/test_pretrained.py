@@ -8,7 +8,8 @@ import timm
 import torch
 import torchvision
 
-from diffguard.classifiers.build import ClassifierSpec, build_classifier
+from diffguard.classifiers.build import build_classifier
+from diffguard.classifiers.spec import ClassifierSpec
 from diffguard.errors import UserError
 
 NAME = "torchvision/shufflenet_v2_x0_5"

@@ -8,7 +8,8 @@ from torch.nn import functional as F
 from diffguard.classifiers.classifier import Classifier
 from diffguard.errors import UserError
 from diffguard.methods.classifier_trial import looks_like_sigmoid, try_classifier
-from diffguard.settings.detector import DetectorSettings, GuidanceSettings
+from diffguard.settings.detector import DetectorSettings
+from diffguard.settings.sections import GuidanceSettings
 
 IMAGES = torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 

@@ -10,9 +10,10 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from diffguard.classifiers.build import ClassifierSpec, build_classifier
+from diffguard.classifiers.build import build_classifier
 from diffguard.classifiers.classifier import Classifier
 from diffguard.classifiers.small_cnn import SmallCNN
+from diffguard.classifiers.spec import ClassifierSpec
 from diffguard.classifiers.weights import load_weights
 from diffguard.errors import UserError
 

@@ -5,8 +5,9 @@ import torch
 from lightning.pytorch.strategies import SingleDeviceStrategy
 from torch.nn import functional as F
 
-from diffguard.classifiers.build import ClassifierSpec, build_classifier
+from diffguard.classifiers.build import build_classifier
 from diffguard.classifiers.classifier import Classifier
+from diffguard.classifiers.spec import ClassifierSpec
 from diffguard.classifiers.whitened import WhitenedCNN
 from lightning_modules.checkpoint_io import last_checkpoint
 from lightning_modules.classifier import ClassifierModule

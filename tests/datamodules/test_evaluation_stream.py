@@ -7,15 +7,10 @@ import torch
 from PIL import Image
 
 from datamodules.augmentation import Prepare, augmentation
-from datamodules.evaluation_stream import (
-    EpochSampler,
-    EvaluationStream,
-    ImageLoader,
-    TrainingStream,
-    collate,
-)
+from datamodules.evaluation_stream import EvaluationStream, ImageLoader, collate
 from datamodules.file_set import folder_set
 from datamodules.image_set import TensorSet, no_labels
+from datamodules.training_stream import EpochSampler, TrainingStream
 from diffguard.errors import UserError
 
 

@@ -5,16 +5,10 @@ from itertools import islice
 import pytest
 import torch
 
-from datamodules.augmentation import Prepare
-from datamodules.evaluation_stream import EpochSampler, EvaluationStream, ImageLoader, collate
+from datamodules.augmentation import Prepare, batch_augmentation, random_crop_and_flip, random_flip
+from datamodules.evaluation_stream import EvaluationStream, ImageLoader, collate
 from datamodules.ood import IDSets, OODDataModule
-from datamodules.training_stream import (
-    MemoryLoader,
-    batch_augmentation,
-    decode,
-    random_crop_and_flip,
-    random_flip,
-)
+from datamodules.training_stream import EpochSampler, MemoryLoader, decode
 from diffguard.errors import UserError
 from tests.helpers.tiny_training import images_of_three_classes
 

@@ -3,8 +3,10 @@
 import pytest
 import torch
 
-from diffguard.denoisers.base import PixelDenoiser
-from diffguard.denoisers.build import DiffusionSpec, build_denoiser, module_class
+from diffguard.denoisers.build import build_denoiser
+from diffguard.denoisers.networks import module_class
+from diffguard.denoisers.pixel import PixelDenoiser
+from diffguard.denoisers.spec import DiffusionSpec
 from diffguard.errors import UserError
 from tests.helpers.tiny_models import UNET
 

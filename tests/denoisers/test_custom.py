@@ -12,7 +12,7 @@ from diffguard import Detector
 from diffguard.denoisers.custom import build_own_denoiser, cast_weights
 from diffguard.diffusion.schedule import NoiseSchedule
 from diffguard.errors import UserError
-from tests.docs.test_diffusion_models import PAGE
+from tests.helpers.pages import PAGE
 from tests.helpers.tiny_project import write_config, write_data
 
 CLASS = "page_denoiser.GaussianDenoiser"

@@ -16,7 +16,7 @@ from diffguard.denoisers.formats.folder import label_rows
 from diffguard.denoisers.formats.options import CheckpointOptions
 from diffguard.denoisers.formats.save import save_folder
 from diffguard.errors import UserError
-from diffguard.settings.detector import GuidanceSettings
+from diffguard.settings.sections import GuidanceSettings
 from tests.helpers.family_detectors import detector_of, settings_for
 from tests.helpers.tiny_families import CLASSES, FAMILIES, FILES, FOLDERS, options_of
 from tests.helpers.tiny_models import denoiser_of, tiny_classifier, two_layers

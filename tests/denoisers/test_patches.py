@@ -5,22 +5,23 @@ from dataclasses import asdict, replace
 
 import pytest
 import torch
-from tests.helpers.tiny_detector import CLASSES, small_settings
 
 import train
 from diffguard.checkpoint.file import load_detector, read_checkpoint, specs_of
-from diffguard.classifiers.build import ClassifierSpec
+from diffguard.classifiers.spec import ClassifierSpec
 from diffguard.cost import dry_run
-from diffguard.denoisers.base import PixelDenoiser
-from diffguard.denoisers.build import DiffusionParts, DiffusionSpec, build_denoiser, wrap_parts
+from diffguard.denoisers.build import DiffusionParts, build_denoiser, wrap_parts
 from diffguard.denoisers.formats import CheckpointOptions, load_diffusion
 from diffguard.denoisers.formats.save import save_folder
+from diffguard.denoisers.pixel import PixelDenoiser
+from diffguard.denoisers.spec import DiffusionSpec
 from diffguard.detector import Detector
 from diffguard.diffusion.guidance import classifier_free
 from diffguard.diffusion.schedule import NoiseSchedule
 from diffguard.errors import UserError
-from diffguard.settings.detector import CropSettings, EarlyStopSettings, GuidanceSettings
+from diffguard.settings.sections import CropSettings, EarlyStopSettings, GuidanceSettings
 from diffguard_cli import compact as keep
+from tests.helpers.tiny_detector import CLASSES, small_settings
 from tests.helpers.tiny_families import write_folder
 from tests.helpers.tiny_models import UNET, tiny_classifier, two_layers
 from tests.helpers.tiny_project import write_config

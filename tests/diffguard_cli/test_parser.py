@@ -17,7 +17,7 @@ import train
 from diffguard.errors import UserError
 from diffguard_cli.interrupts import interruptible
 from diffguard_cli.parser import Parser, one_line, parse, run
-from tests.runs.test_commands import command
+from tests.helpers.commands import command
 
 
 @dataclass
@@ -277,8 +277,7 @@ def test_an_exit_inside_training_is_an_interruption():
 
 
 def test_advice_that_lightning_turns_on_as_it_loads_is_not_shown(capfd):
-    from diffguard_cli.config import TrainerConfig
-    from lightning_modules.trainer import build_trainer
+    from lightning_modules.trainer import TrainerConfig, build_trainer
 
     logging.getLogger("lightning.pytorch").setLevel(logging.INFO)
     build_trainer(TrainerConfig(accelerator="cpu", devices=1), "title")

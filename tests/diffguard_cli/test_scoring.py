@@ -6,18 +6,13 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from tests.helpers.tiny_detector import CLASSES, build_detector, small_settings
 
+from diffguard.methods.fit import check_classifier, fit_early_stop, fit_reference
 from diffguard.score_table.timing import read_timing
-from diffguard.settings.detector import EarlyStopSettings, InversionSettings, SamplerSettings
-from diffguard_cli.calibrate import (
-    check_classifier,
-    fit_calibration,
-    fit_early_stop,
-    fit_reference,
-    needs_reference,
-)
-from diffguard_cli.scoring import file_hash
+from diffguard.settings.sections import EarlyStopSettings, InversionSettings, SamplerSettings
+from diffguard.storage.files import file_hash
+from diffguard_cli.calibrate import fit_calibration, needs_reference
+from tests.helpers.tiny_detector import CLASSES, build_detector, small_settings
 
 NAMES = ("diffguard/logits_l1", "diffguard/l2", "msp", "knn")
 

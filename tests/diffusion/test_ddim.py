@@ -4,14 +4,9 @@ from diffusers import DDIMInverseScheduler, DDIMScheduler
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from diffguard.diffusion.ddim import (
-    inversion_step,
-    invert,
-    predict_clean,
-    synthesis_step,
-    synthesize,
-)
-from diffguard.diffusion.schedule import NoiseSchedule, SamplingPlan
+from diffguard.diffusion.ddim import inversion_step, invert, synthesis_step, synthesize
+from diffguard.diffusion.plan import SamplingPlan
+from diffguard.diffusion.schedule import NoiseSchedule, predict_clean
 from tests.helpers.reference_networks import predict
 from tests.helpers.tiny_models import denoiser_of, sound_plan, tiny_unet
 

@@ -2,15 +2,10 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from diffguard.diffusion.guidance import (
-    blend_clean,
-    classifier_free,
-    classifier_gradient,
-    crop_nearest,
-    draw_boxes,
-    resize_mask,
-)
+from diffguard.diffusion.crops import crop_nearest, draw_boxes
+from diffguard.diffusion.guidance import blend_clean, classifier_free, classifier_gradient
 from diffguard.engine.classifier_guidance import ClassifierSteering
+from diffguard.images import resize_mask
 from tests.helpers.reference_networks import predict
 from tests.helpers.tiny_models import denoiser_of, smooth_classifier, sound_plan, two_layers
 

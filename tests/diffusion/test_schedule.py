@@ -3,7 +3,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from diffguard.diffusion.schedule import NoiseSchedule, expand, respace
+from diffguard.diffusion.plan import respace
+from diffguard.diffusion.schedule import NoiseSchedule, expand
 
 PREDICTIONS = ("epsilon", "v_prediction", "sample")
 

@@ -4,17 +4,16 @@ import re
 import subprocess
 import sys
 from dataclasses import fields
-from pathlib import Path
 
 import torch
 
-from diffguard.denoisers.build import module_class
 from diffguard.denoisers.formats import convert_tensors
-from diffguard_cli.config import DiffusionConfig, ModelConfig, TrainerConfig
+from diffguard.denoisers.networks import module_class
+from diffguard_cli.config import DiffusionConfig, ModelConfig
+from lightning_modules.trainer import TrainerConfig
 from tests.helpers.checkpoint_files import full_size, options_of
-from tests.test_cost import DIT_XL_2
-
-PAGE = (Path(__file__).parents[2] / "docs" / "diffusion-models.md").read_text(encoding="utf-8")
+from tests.helpers.pages import PAGE
+from tests.helpers.published import DIT_XL_2
 
 
 def test_the_denoiser_of_ones_own_runs_as_it_stands(tmp_path):

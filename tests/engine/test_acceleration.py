@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from tests.helpers.tiny_detector import build_detector, small_settings
 from torch import nn
 
 from diffguard.engine.acceleration import accelerate
 from diffguard.errors import UserError
+from tests.helpers.tiny_detector import build_detector, small_settings
 from tests.helpers.tiny_models import tiny_unet
 
 

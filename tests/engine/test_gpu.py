@@ -4,24 +4,24 @@ from contextlib import nullcontext
 
 import pytest
 import torch
-from tests.helpers.tiny_detector import CLASSES, build_detector, small_settings
 
 from diffguard.classifiers.small_cnn import TimedCNN
 from diffguard.denoisers.formats import load_denoiser
-from diffguard.settings.detector import (
+from diffguard.methods.fit import fit_early_stop
+from diffguard.settings.sections import (
     CropSettings,
     EarlyStopSettings,
     GuidanceSettings,
     InversionSettings,
     SamplerSettings,
 )
-from diffguard_cli.calibrate import fit_early_stop
 from lightning_modules.classifier import ClassifierModule
 from lightning_modules.diffusion import DiffusionModule
 from lightning_modules.noisy_classifier import NoisyClassifierModule
 from tests.helpers import tiny_training
 from tests.helpers.fake_gpu import Remote, fake_gpu
 from tests.helpers.family_detectors import detector_of
+from tests.helpers.tiny_detector import CLASSES, build_detector, small_settings
 from tests.helpers.tiny_families import FAMILIES, options_of
 
 SETTINGS = {

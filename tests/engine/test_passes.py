@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from diffguard.diffusion.schedule import NoiseSchedule, SamplingPlan
+from diffguard.diffusion.plan import SamplingPlan
+from diffguard.diffusion.schedule import NoiseSchedule
 from diffguard.engine.jobs import Job, Recipe
 from diffguard.engine.reconstructor import Reconstructor
 from tests.helpers.engine_runs import CLASSES, jobs_of, network_of, run, steering_of

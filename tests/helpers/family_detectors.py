@@ -1,9 +1,8 @@
 """A quick detector on a diffusion model of any family."""
 
-from tests.helpers.tiny_detector import small_settings
-
 from diffguard.detector import Detector
-from diffguard.settings.detector import GuidanceSettings, InversionSettings, SamplerSettings
+from diffguard.settings.sections import GuidanceSettings, InversionSettings, SamplerSettings
+from tests.helpers.tiny_detector import small_settings
 from tests.helpers.tiny_families import CLASSES
 from tests.helpers.tiny_models import tiny_classifier
 

@@ -7,8 +7,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from diffguard.classifiers.classifier import Classifier
-from diffguard.denoisers.base import PixelDenoiser
-from diffguard.diffusion.schedule import NoiseSchedule, SamplingPlan
+from diffguard.denoisers.pixel import PixelDenoiser
+from diffguard.diffusion.plan import SamplingPlan
+from diffguard.diffusion.schedule import NoiseSchedule
 from diffguard.engine.jobs import Job
 from diffguard.engine.reconstructor import Reconstructor
 from diffguard.images import to_model_range

@@ -16,17 +16,16 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import torch
-from tests.helpers.tiny_detector import build_detector, small_settings
 
 import diffguard.score_table.writer
 import diffguard.storage.files
 from datamodules.benchmark import IDSets, OODSets
 from datamodules.ood import OODDataModule
-from diffguard_cli.config import TrainerConfig
 from diffguard_cli.scoring import ScoringRun
 from lightning_modules import cli, scoring_folder, sharing
 from lightning_modules.processes import SharedWork
-from lightning_modules.trainer import scoring_trainer
+from lightning_modules.trainer import TrainerConfig, scoring_trainer
+from tests.helpers.tiny_detector import build_detector, small_settings
 
 PROCESSES = multiprocessing.get_context("forkserver")
 PROCESSES.set_forkserver_preload(

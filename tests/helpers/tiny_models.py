@@ -8,8 +8,9 @@ from torch.nn import functional as F
 
 from diffguard.classifiers.classifier import Classifier
 from diffguard.classifiers.small_cnn import SmallCNN
-from diffguard.denoisers.base import PixelDenoiser
-from diffguard.diffusion.schedule import NoiseSchedule, SamplingPlan
+from diffguard.denoisers.pixel import PixelDenoiser
+from diffguard.diffusion.plan import SamplingPlan
+from diffguard.diffusion.schedule import NoiseSchedule
 from tests.helpers.reference_networks import NoiseNetwork
 
 UNET = {

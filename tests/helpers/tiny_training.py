@@ -8,16 +8,11 @@ from lightning import Callback, Trainer
 from torch import nn
 
 from datamodules.augmentation import Prepare
-from datamodules.evaluation_stream import (
-    EpochSampler,
-    EvaluationStream,
-    ImageLoader,
-    TrainingStream,
-    collate,
-)
+from datamodules.evaluation_stream import EvaluationStream, ImageLoader, collate
 from datamodules.image_set import TensorSet
+from datamodules.training_stream import EpochSampler, TrainingStream
 from diffguard.classifiers.classifier import Classifier
-from diffguard.denoisers.base import PixelDenoiser
+from diffguard.denoisers.pixel import PixelDenoiser
 from diffguard.diffusion.schedule import NoiseSchedule
 from lightning_modules.checkpoint_io import EpochCheckpoint, SafeCheckpointIO
 

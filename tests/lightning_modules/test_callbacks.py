@@ -6,8 +6,10 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from rich.console import Console
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from diffguard.denoisers.sampling import draw_samples
 from diffguard.errors import UserError
-from lightning_modules.callbacks.samples import SampleGrid, StageProgressBar, draw_samples
+from lightning_modules.callbacks.samples import SampleGrid
+from lightning_modules.callbacks.training_bar import StageProgressBar
 from lightning_modules.diffusion import DiffusionModule
 from tests.helpers import tiny_training as tiny
 

@@ -7,10 +7,9 @@ import pytest
 from lightning.pytorch.utilities import rank_zero_only
 
 from diffguard.errors import UserError
-from diffguard_cli.config import TrainerConfig
 from lightning_modules import connection
 from lightning_modules.connection import connect, first_process_does
-from lightning_modules.trainer import scoring_trainer
+from lightning_modules.trainer import TrainerConfig, scoring_trainer
 from tests.helpers.scoring_processes import PROCESSES, free_port
 
 

@@ -8,7 +8,7 @@ from lightning import Trainer
 from torch import nn
 from torch.nn import functional as F
 
-from diffguard.denoisers.base import PixelDenoiser
+from diffguard.denoisers.pixel import PixelDenoiser
 from diffguard.diffusion.schedule import NoiseSchedule
 from diffguard.errors import UserError
 from lightning_modules.checkpoint_io import last_checkpoint

@@ -7,9 +7,7 @@ from lightning.pytorch.plugins.environments import SLURMEnvironment, TorchElasti
 from lightning.pytorch.utilities import rank_zero_only
 
 from diffguard.errors import UserError
-from diffguard_cli.config import TrainerConfig
-from lightning_modules.launchers import process_arguments
-from lightning_modules.trainer import scoring_trainer
+from lightning_modules.trainer import TrainerConfig, process_arguments, scoring_trainer
 
 USUAL = {
     "RANK": "5",

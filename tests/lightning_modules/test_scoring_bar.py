@@ -11,7 +11,7 @@ from diffguard.errors import UserError
 from diffguard.score_table.writer import ScoreWriter
 from lightning_modules.callbacks.scoring_bar import ScoringProgressBar, TableTail, watched
 from tests.helpers import tiny_training as tiny
-from tests.score_table.test_writer import NAMES, ROWS
+from tests.helpers.table_rows import NAMES, ROWS
 
 STEPS = [row.stop_step for row in ROWS if row.stop_step is not None]
 

@@ -7,22 +7,16 @@ import torch
 from lightning.pytorch.plugins.precision import MixedPrecision
 from torchvision.transforms import v2
 
-from datamodules.augmentation import Prepare
-from datamodules.evaluation_stream import EpochSampler, TrainingLoader, TrainingStream, collate
-from datamodules.training_stream import MemoryLoader, random_crop_and_flip
+from datamodules.augmentation import Prepare, random_crop_and_flip
+from datamodules.evaluation_stream import collate
+from datamodules.training_stream import EpochSampler, MemoryLoader, TrainingLoader, TrainingStream
 from diffguard.errors import UserError
-from diffguard_cli.config import TrainerConfig
-from lightning_modules.callbacks.time_limit import (
-    TimeIsUpError,
-    TimeLimit,
-    TrainingRate,
-    deadline_of,
-    forward_flops,
-    matrix_product_rate,
-)
+from lightning_modules.callbacks.throughput import TrainingRate, forward_flops, matrix_product_rate
+from lightning_modules.callbacks.time_limit import TimeIsUpError, TimeLimit, deadline_of
 from lightning_modules.checkpoint_io import SafeCheckpointIO, checkpoint_file, last_checkpoint
 from lightning_modules.classifier import ClassifierModule
 from lightning_modules.diffusion import DiffusionModule
+from lightning_modules.trainer import TrainerConfig
 from tests.helpers import tiny_training as tiny
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*exists and is not empty")
@@ -106,12 +100,12 @@ def test_a_deadline_is_minutes_from_the_start():
 
 def test_the_rate_counts_steps_after_the_first_and_no_validation(tmp_path, monkeypatch):
     clock = iter(range(1000))
-    monkeypatch.setattr("lightning_modules.callbacks.time_limit._WARM_UP_STEPS", 5)
+    monkeypatch.setattr("lightning_modules.callbacks.throughput._WARM_UP_STEPS", 5)
     said = []
     rate = TrainingRate(said.append)
     monkeypatch.setattr(time, "perf_counter", lambda: float(next(clock)))
     monkeypatch.setattr(
-        "lightning_modules.callbacks.time_limit.matrix_product_rate", lambda *_: 1e9
+        "lightning_modules.callbacks.throughput.matrix_product_rate", lambda *_: 1e9
     )
     module = ClassifierModule(tiny.classifier())
     fit(tmp_path, module, from_memory(), callbacks=[rate])

@@ -4,17 +4,17 @@ import json
 
 import pytest
 import torch
-from tests.helpers.tiny_detector import build_detector, small_settings
 from torch import nn
 
 from datamodules.ood import IDSets, OODDataModule, OODSets
+from diffguard.engine.memory import is_out_of_memory
 from diffguard.errors import UserError
-from diffguard.methods.batch_size import begun_with, fastest, find_batch_size, is_out_of_memory
+from diffguard.methods.batch_size import begun_with, fastest, find_batch_size
 from diffguard.score_table.table import ScoreTable
 from diffguard_cli import scoring as evaluation
-from diffguard_cli.config import TrainerConfig
 from diffguard_cli.scoring import ScoringRun
-from lightning_modules.trainer import scoring_trainer
+from lightning_modules.trainer import TrainerConfig, scoring_trainer
+from tests.helpers.tiny_detector import build_detector, small_settings
 
 PLAIN = {"baselines": ["msp"], "fused": [], "decision": "diffguard"}
 

@@ -5,21 +5,21 @@ import math
 import pytest
 import torch
 from PIL import Image
-from tests.helpers.tiny_detector import build_detector, small_settings
 
 from datamodules.augmentation import Prepare
 from datamodules.evaluation_stream import EvaluationStream, collate
 from datamodules.file_set import folder_set
 from diffguard.classifiers.cam import cam_mask, grad_cam, scale_cam
 from diffguard.errors import UserError
-from diffguard.methods.stream import Item
-from diffguard.settings.detector import (
+from diffguard.methods.items import Item
+from diffguard.settings.sections import (
     CropSettings,
     EarlyStopSettings,
     GuidanceSettings,
     InversionSettings,
 )
 from lightning_modules.detector import items_of as items_of_batch
+from tests.helpers.tiny_detector import build_detector, small_settings
 from tests.helpers.tiny_models import tiny_classifier
 
 

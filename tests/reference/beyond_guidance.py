@@ -9,18 +9,12 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 from torchvision.transforms import functional as TF
 
-from diffguard.diffusion.ddim import predict_clean
-from diffguard.diffusion.guidance import (
-    blend_clean,
-    classifier_free,
-    classifier_gradient,
-    crop_nearest,
-    draw_boxes,
-    image_generator,
-    place_boxes,
-)
+from diffguard.diffusion.crops import crop_nearest, draw_boxes, place_boxes
+from diffguard.diffusion.guidance import blend_clean, classifier_free, classifier_gradient
+from diffguard.diffusion.schedule import predict_clean
 from diffguard.engine.classifier_guidance import ClassifierSteering
 from diffguard.errors import UserError
+from diffguard.randomness import image_generator
 from tests.helpers.reference_networks import predict
 from tests.helpers.tiny_models import (
     denoiser_of,

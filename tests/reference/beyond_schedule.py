@@ -6,8 +6,8 @@ import diffusers
 import pytest
 import torch
 
-from diffguard.diffusion.ddim import predict_clean
-from diffguard.diffusion.schedule import NoiseSchedule, SamplingPlan, respace
+from diffguard.diffusion.plan import SamplingPlan, respace
+from diffguard.diffusion.schedule import NoiseSchedule, predict_clean
 from diffguard.errors import UserError
 
 

@@ -4,15 +4,9 @@ from dataclasses import replace
 
 import torch
 
-from diffguard.diffusion.ddim import (
-    inversion_step,
-    invert,
-    predict_clean,
-    synthesis_step,
-    synthesize,
-)
+from diffguard.diffusion.ddim import inversion_step, invert, synthesis_step, synthesize
 from diffguard.diffusion.guidance import blend_clean, classifier_free, classifier_gradient
-from diffguard.diffusion.schedule import NoiseSchedule, expand
+from diffguard.diffusion.schedule import NoiseSchedule, expand, predict_clean
 from diffguard.engine.classifier_guidance import ClassifierSteering
 from diffguard.engine.jobs import Recipe
 from diffguard.images import to_image_range, to_model_range

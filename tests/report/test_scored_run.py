@@ -5,8 +5,8 @@ import torch
 
 from diffguard.errors import UserError
 from diffguard.report.scored_run import keep_run, read_run
-from diffguard.score_table.writer import merge
-from tests.score_table.test_writer import NAMES, ROWS, write
+from diffguard.score_table.merge import merge
+from tests.helpers.table_rows import NAMES, ROWS, write
 
 MANIFEST = {
     "groups": {"digits": "id", "letters": "far"},

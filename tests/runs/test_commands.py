@@ -9,18 +9,10 @@ import torch
 
 from diffguard import Detector
 
-ROOT = Path(__file__).parents[2]
+from tests.helpers.commands import command
 
 
-def command(*words, **options):
-    return subprocess.run(
-        [sys.executable, *map(str, words)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-        **options,
-    )
+
 
 
 @pytest.mark.parametrize(

@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 import torch
 from tests.diffguard_cli.test_scoring import line
-from tests.score_table.test_writer import NAMES, ROWS, make_row, write
+from tests.helpers.table_rows import NAMES, ROWS, make_row, write
 
 from diffguard.score_table.contents import keep_contents, read_contents
 from diffguard.errors import UserError
 from diffguard.score_table.manifest import FORMAT, open_manifest
 from diffguard.report.scored_run import keep_run, read_run
-from diffguard.score_table.writer import merge, read_done
+from diffguard.score_table.writer import read_done
+from diffguard.score_table.merge import merge
 
 SETS = {"digits": {"n": 7}, "letters": {"n": 4}}
 MANIFEST = {"format": FORMAT, "groups": {"digits": "id", "letters": "far"}, "sets": SETS, "seed": 5}

@@ -3,7 +3,7 @@
 import json
 import shutil
 
-from tests.runs.test_commands import command
+from tests.helpers.commands import command
 
 from diffguard.score_table.table import ScoreTable
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tests.runs.test_commands import command
+from tests.helpers.commands import command
 from tests.helpers.tiny_project import write_images
 
 import evaluate

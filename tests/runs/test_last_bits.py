@@ -9,7 +9,7 @@ from tests.helpers.scoring_processes import evaluate, said, score
 
 from diffguard.scores.baselines import FEATURE_BASELINES, LOGIT_BASELINES
 from diffguard.score_table.writer import read_done
-from diffguard.methods.stream import Item
+from diffguard.methods.items import Item
 
 # SHE wants images of every class that the random network recognizes.
 BASELINES = [name for name in (*LOGIT_BASELINES, *FEATURE_BASELINES) if name != "she"]

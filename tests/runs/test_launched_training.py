@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from tests.helpers.scoring_processes import PROCESSES, free_port
-from tests.runs.test_commands import command
+from tests.helpers.commands import command
 from tests.lightning_modules.test_connection import slurm
 from tests.helpers.tiny_project import write_config
 

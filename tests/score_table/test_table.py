@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 
 from diffguard.errors import UserError
+from diffguard.score_table.merge import merge
 from diffguard.score_table.table import ScoreTable
-from diffguard.score_table.writer import merge
-from tests.score_table.test_writer import NAMES, ROWS, write
+from tests.helpers.table_rows import NAMES, ROWS, write
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@ import csv
 import errno
 import math
 import os
-import random
 import threading
 from dataclasses import replace
 
@@ -11,36 +10,13 @@ import pytest
 from diffguard.errors import UserError
 from diffguard.score_table.cells import from_cell
 from diffguard.score_table.manifest import open_manifest
-from diffguard.score_table.writer import ScoreRow, ScoreWriter, merge, read_done
+from diffguard.score_table.merge import merge
+from diffguard.score_table.rows import ScoreRow
+from diffguard.score_table.writer import ScoreWriter, read_done
+from tests.helpers.table_rows import NAMES, ROWS, SETS, make_row, write
 
-NAMES = ("msp", "diffguard/logits_l1")
-
-
-def make_row(dataset, index, path=None):
-    rng = random.Random(f"{dataset}/{index}")
-    return ScoreRow(
-        dataset=dataset,
-        index=index,
-        path=path or f"{dataset}/{index}.png",
-        label=index % 3 if dataset == "digits" else -1,
-        prediction=index % 3,
-        probability=rng.random(),
-        scores={name: rng.gauss(0, 30) for name in NAMES},
-        stop_step=index,
-        network_passes=2 * index,
-    )
-
-
-ROWS = [make_row("digits", i) for i in range(7)] + [make_row("letters", i) for i in range(4)]
 ROWS[3] = make_row("digits", 3, path='a, "quoted"\r\npath with ütf-8 and \udcff.png')
 ROWS[5] = ScoreRow("digits", 5, "broken.png", 2, error="truncated,\nimage")
-SETS = {"letters": {"n": 4}, "digits": {"n": 7}}
-
-
-def write(folder, rank, rows, chunk=3):
-    with ScoreWriter(folder, rank, NAMES) as writer:
-        for start in range(0, len(rows), chunk):
-            writer.write(rows[start : start + chunk])
 
 
 def test_columns_and_values_of_a_row(tmp_path):

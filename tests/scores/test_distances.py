@@ -10,7 +10,8 @@ from torch import nn
 
 from diffguard.errors import UserError
 from diffguard.scores import distances as similarity
-from diffguard.scores.distances import DISTANCES, Views, build_distance, tandem
+from diffguard.scores.calibration import tandem
+from diffguard.scores.distances import DISTANCES, Views, build_distance
 from diffguard.scores.formulas import (
     PSNR_CAP,
     dists_statistics,

@@ -13,7 +13,8 @@ from torchmetrics.functional.image import lpips as tm_lpips
 
 from diffguard.errors import UserError
 from diffguard.scores.distances import build_distance
-from diffguard.scores.perceptual import DISTS, LPIPS, texture_structure
+from diffguard.scores.formulas import texture_structure
+from diffguard.scores.perceptual import DISTS, LPIPS
 from diffguard.scores.perceptual_weights import load_features
 
 FILES = {"vgg16": "vgg16-397923af.pth", "alexnet": "alexnet-owt-7be5be79.pth"}

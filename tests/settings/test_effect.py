@@ -6,14 +6,14 @@ from dataclasses import fields, is_dataclass
 
 import pytest
 import torch
-from tests.helpers.tiny_detector import build_detector
 
 from diffguard.checkpoint.file import load_detector, read_checkpoint
 from diffguard.classifiers.small_cnn import TimedCNN
 from diffguard.errors import UserError
-from diffguard.methods.checks import check_settings
+from diffguard.settings.checks import check_settings
 from diffguard.settings.detector import DetectorSettings, from_dict, to_dict
 from tests.helpers.format1 import FOLDER
+from tests.helpers.tiny_detector import build_detector
 
 FREE = {
     "sampler": {"steps": 6},

@@ -4,15 +4,13 @@ from dataclasses import fields, is_dataclass
 import pytest
 
 from diffguard.errors import UserError
-from diffguard.settings.detector import (
+from diffguard.settings.detector import DetectorSettings, from_dict, to_dict
+from diffguard.settings.sections import (
     CropSettings,
-    DetectorSettings,
     EarlyStopSettings,
     GuidanceSettings,
     InversionSettings,
     SamplerSettings,
-    from_dict,
-    to_dict,
 )
 
 CHANGED = DetectorSettings(

@@ -4,11 +4,14 @@ import pytest
 import torch
 from torch import nn
 
-from diffguard.classifiers.build import ClassifierSpec, _announce, build_classifier, import_class
-from diffguard.denoisers.build import DiffusionSpec, build_denoiser
+from diffguard.classifiers.build import build_classifier
+from diffguard.classifiers.spec import ClassifierSpec
+from diffguard.denoisers.build import build_denoiser
+from diffguard.denoisers.spec import DiffusionSpec
 from diffguard.errors import UserError
 from diffguard.storage.arguments import check_values
 from diffguard.storage.sizes import trial
+from diffguard.storage.trust import _announce, import_class
 from tests.helpers.tiny_models import UNET
 
 OUTSIDE = {"pretrained_cfg_overlay": {"url": "file:///etc/hostname"}, "cache_dir": "."}

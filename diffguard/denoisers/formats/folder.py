@@ -16,23 +16,19 @@ import torch
 from pydantic import Field
 from torch import nn
 
-from diffguard.denoisers.build import (
-    AUTOENCODERS,
-    NETWORKS,
-    DiffusionParts,
-    module_class,
-    own_config,
-)
+from diffguard.denoisers.build import DiffusionParts, own_config
+from diffguard.denoisers.context import ClassContext
 from diffguard.denoisers.formats.hub import local_folder
 from diffguard.denoisers.formats.options import CheckpointOptions
 from diffguard.denoisers.formats.prompts import TEXT_ENCODER, encode_prompts
-from diffguard.denoisers.latent import ClassContext
+from diffguard.denoisers.networks import AUTOENCODERS, NETWORKS, module_class
 from diffguard.errors import UserError, reason_of
 from diffguard.storage.archives import check_archive
 from diffguard.storage.arguments import LARGEST_SIDE
 from diffguard.storage.schema import validated
 from diffguard.storage.sizes import trial
-from diffguard.storage.weights import check_values, load_tensors
+from diffguard.storage.state_dict import check_values
+from diffguard.storage.weights import load_tensors
 
 NOTE = "diffguard.json"
 CONTEXT = "class_context/model.safetensors"

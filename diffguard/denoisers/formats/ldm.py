@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from diffguard.denoisers.build import DiffusionParts
+from diffguard.denoisers.context import ClassContext
 from diffguard.denoisers.formats.ddpm_names import DDPMLayout
 from diffguard.denoisers.formats.openai_names import OpenAILayout
 from diffguard.denoisers.formats.options import CheckpointOptions
@@ -27,10 +28,9 @@ from diffguard.denoisers.formats.tensors import (
     identity,
     shape_of,
 )
-from diffguard.denoisers.latent import ClassContext
 from diffguard.diffusion.schedule import NoiseSchedule
 from diffguard.errors import UserError
-from diffguard.storage.weights import check_values
+from diffguard.storage.state_dict import check_values
 
 UNET = "model.diffusion_model."
 _FIRST_STAGE = "first_stage_model."

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from diffguard.errors import UserError, reason_of
-from diffguard.storage.weights import check_values
+from diffguard.storage.state_dict import check_values
 
 Locate = Callable[[str], "Source"]
 

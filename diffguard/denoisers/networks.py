@@ -1,0 +1,31 @@
+"""The network classes that a diffusion model may name."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from diffguard.errors import UserError
+
+NETWORKS = ("UNet2DModel", "ADMUNet2DModel", "UNet2DConditionModel", "DiTTransformer2DModel")
+
+
+AUTOENCODERS = ("AutoencoderKL", "VQModel")
+
+
+def module_class(name: str, known: tuple[str, ...]) -> Any:
+    """A network's or autoencoder's class by name.
+
+    Raises:
+        UserError: For one that is not known here.
+    """
+    if name not in known:
+        raise UserError(
+            f"diffusion network {name!r} is not known, expected one of {', '.join(known)}"
+        )
+    if name == "ADMUNet2DModel":
+        from diffguard.denoisers.adm_unet import ADMUNet2DModel
+
+        return ADMUNet2DModel
+    import diffusers
+
+    return getattr(diffusers, name)

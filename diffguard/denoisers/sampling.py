@@ -1,0 +1,52 @@
+"""Samples of each class from a diffusion model."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from diffguard.denoisers.base import DiffusersDenoiser
+from diffguard.diffusion.ddim import synthesize
+from diffguard.diffusion.guidance import classifier_free
+from diffguard.diffusion.plan import SamplingPlan
+
+
+@torch.no_grad()
+def draw_samples(
+    denoiser: DiffusersDenoiser,
+    labels: Tensor,
+    *,
+    steps: int = 20,
+    scale: float = 2.0,
+    seed: int = 0,
+) -> Tensor:
+    """Sample images by DDIM from noise that depends on the seed alone.
+
+    Args:
+        denoiser: The model, in evaluation mode.
+        labels: `(N,)` int64 classes on the model's device; a model without classes reads only how
+            many there are.
+        steps: DDIM steps.
+        scale: Scale of the classifier-free guidance, where the model has a null class.
+        seed: Seed of the noise.
+
+    Returns:
+        `(N, C, H, W)` in [0, 1].
+    """
+
+    def predict_noise(x: Tensor, t: Tensor) -> Tensor:
+        if denoiser.num_classes is None:
+            return denoiser.predict_noise(x, t, None)
+        if denoiser.null_class is None or scale == 1:
+            return denoiser.predict_noise(x, t, labels)
+        both = torch.cat([torch.full_like(labels, denoiser.null_class), labels])
+        noise = denoiser.predict_noise(torch.cat([x, x]), torch.cat([t, t]), both)
+        noise_null, noise_label = noise.chunk(2)
+        return classifier_free(noise_null, noise_label, scale)
+
+    plan = SamplingPlan.build(denoiser.schedule, steps)
+    shape = (len(labels), denoiser.channels, denoiser.state_size, denoiser.state_size)
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(labels.device)
+    for state in synthesize(predict_noise, x, plan, len(plan) - 1, clip=True):
+        x = state
+    return denoiser.decode(x)

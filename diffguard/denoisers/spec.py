@@ -1,0 +1,55 @@
+"""The description of a diffusion model, apart from its weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from diffguard.batching import ROW_MULTIPLE
+from diffguard.storage.arguments import LARGEST_NUMBER, LARGEST_SIDE, MOST_CLASSES
+
+Fit = Literal["resize", "pad"]
+
+
+@dataclass
+class DiffusionSpec:
+    """What a diffusion model is, apart from its weights.
+
+    Attributes:
+        network: Class of the network, one of `NETWORKS`.
+        config: Its diffusers config.
+        scheduler: Config of its diffusers scheduler: the noise levels and the prediction type.
+        image_size: Side of the working images.
+        image_channels: Channels of the working images.
+        num_classes: Number of classes; None for an unconditional model.
+        null_class: Label that means "no label"; None where there is none.
+        fit: How images reach a pixel model's size: `resize` or `pad`.
+        antialias: Whether `resize` low-passes when it shrinks.
+        autoencoder: Class of a latent model's autoencoder, one of `AUTOENCODERS`.
+        autoencoder_config: Its diffusers config.
+        context: Shape `[labels, tokens, width]` of what cross-attention is shown of each label.
+        slice_size: Images that pass the autoencoder at once: 1 or a multiple of 8.
+        patch: Side of the squares of pixels that a position of a pixel model's state holds.
+    """
+
+    network: str
+    config: dict[str, Any]
+    scheduler: dict[str, Any]
+    image_size: Annotated[int, Field(ge=1, le=LARGEST_SIDE)]
+    image_channels: Annotated[int, Field(ge=1, le=3)]
+    num_classes: Annotated[int, Field(ge=1, le=MOST_CLASSES)] | None = None
+    null_class: Annotated[int, Field(ge=0, le=MOST_CLASSES)] | None = None
+    fit: Fit = "resize"
+    antialias: bool = True
+    autoencoder: str | None = None
+    autoencoder_config: dict[str, Any] = field(default_factory=dict)
+    context: (
+        Annotated[
+            list[Annotated[int, Field(ge=1, le=LARGEST_NUMBER)]], Field(min_length=3, max_length=3)
+        ]
+        | None
+    ) = None
+    slice_size: Annotated[int, Field(ge=1, le=LARGEST_SIDE)] = ROW_MULTIPLE
+    patch: Annotated[int, Field(ge=1, le=LARGEST_SIDE)] = 1

@@ -1,0 +1,50 @@
+"""An image that enters a detector and the scored row that leaves it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from diffguard.engine.jobs import Reconstruction
+from diffguard.score_table.rows import ScoreRow
+
+if TYPE_CHECKING:
+    pass
+
+
+@dataclass
+class Item:
+    """An image to score.
+
+    Attributes:
+        image: `(C, H, W)` in [0, 1], of the detector's working size.
+        label: True class of an ID image, -1 for OOD or unknown.
+        dataset: Name of its set.
+        index: Place in the set, 0-based.
+        path: Where it came from.
+        error: Why it could not be read; then `image` is not looked at.
+    """
+
+    image: Tensor
+    label: int = -1
+    dataset: str = "images"
+    index: int = 0
+    path: str = ""
+    error: str = ""
+
+
+@dataclass
+class Scored:
+    """A scored image.
+
+    Attributes:
+        item: The image.
+        row: Its row of the score table.
+        reconstruction: What the comparison was made with; None for an unreadable image.
+    """
+
+    item: Item
+    row: ScoreRow
+    reconstruction: Reconstruction | None

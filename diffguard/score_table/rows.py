@@ -1,0 +1,40 @@
+"""One row of the score table."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+HEAD_COLUMNS = ("dataset", "index", "path", "label", "prediction", "probability")
+
+
+TAIL_COLUMNS = ("stop_step", "network_passes", "error")
+
+
+@dataclass(frozen=True)
+class ScoreRow:
+    """What evaluation found out about one image; an unreadable image has its `error` only.
+
+    Attributes:
+        dataset: Name of the set.
+        index: Place of the image in its set, 0-based.
+        path: Where the image came from.
+        label: Its class, −1 for OOD.
+        prediction: Predicted class.
+        probability: Softmax probability of the prediction, in [0, 1].
+        scores: Score name -> finite value, higher = more OOD.
+        stop_step: Inversion step at which the image stopped.
+        network_passes: Passes of the diffusion network spent on the image.
+        error: Why the image could not be scored; empty when it was.
+    """
+
+    dataset: str
+    index: int
+    path: str
+    label: int
+    prediction: int | None = None
+    probability: float | None = None
+    scores: Mapping[str, float] = field(default_factory=dict)
+    stop_step: int | None = None
+    network_passes: int | None = None
+    error: str = ""

@@ -1,0 +1,57 @@
+"""The classes that a file may name."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import re
+from collections.abc import Collection
+from functools import cache
+
+from torch import nn
+
+from diffguard.errors import UserError, reason_of
+from diffguard.storage.arguments import consented
+
+_log = logging.getLogger(__name__)
+
+
+_PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+")
+
+
+_TRUSTED = ("diffguard.", "torchvision.", "timm.", "diffusers.", "torch.nn.")
+
+
+def import_class(path: str, trusted: str | Collection[str] = ()) -> type[nn.Module]:
+    """Import a module class by its path; one outside the known libraries is named in the log.
+
+    Raises:
+        UserError: For a path that is not trusted, or names no `nn.Module`.
+    """
+    own = not path.startswith(_TRUSTED)
+    if own and path not in consented(trusted):
+        raise UserError(
+            f"class {path!r} is named by a checkpoint but is no part of diffguard, torchvision, "
+            f"timm, diffusers or torch.nn: if you trust it, say so with --trusted {path}"
+        )
+    if not _PATH.fullmatch(path):
+        raise UserError(
+            f"class {path!r} cannot be imported: expected an import path such as my_module.Net"
+        )
+    module, _, name = path.rpartition(".")
+    try:
+        found = getattr(importlib.import_module(module), name)
+    except Exception as error:
+        # Modules of others raise what they like as they are imported.
+        raise UserError(f"class {path!r} cannot be imported: {reason_of(error)}") from error
+    if not (isinstance(found, type) and issubclass(found, nn.Module)):
+        raise UserError(f"{path!r} is no torch.nn.Module class")
+    if own:
+        _announce(path)
+    return found
+
+
+@cache
+def _announce(path: str) -> None:
+    """Say once that code runs which is no part of the program."""
+    _log.warning("runs the code of class %s, which the config or --trusted names", path)
