@@ -21,7 +21,7 @@ demo: $(VENV)/.demo
 	$(BIN)/python evaluate.py --ckpt $(RUN)/detector.ckpt
 
 test: lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .

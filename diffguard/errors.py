@@ -20,3 +20,10 @@ def reason_of(error: Exception) -> str:
 
 
 USER_ERROR = 2
+
+
+def one_line(error: BaseException) -> str:
+    """An exception's message on one line, without the marks of a list."""
+    lines = [line.strip().removeprefix("- ") for line in str(error).splitlines()]
+    lines = [line for line in lines if line.strip("-")]
+    return " ".join(lines) or type(error).__name__

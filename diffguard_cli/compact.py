@@ -1,4 +1,4 @@
-"""`python -m diffguard_cli.compact RUN FOLDER`: a run's two models, small enough to keep beside the code.
+"""`python -m diffguard_cli.compact RUN FOLDER`: the two models of a run, compact enough to keep.
 
 Weights become bfloat16, in safetensors files of at most 15 MiB with the usual index beside them.
 """

@@ -1,4 +1,4 @@
-"""`python -m diffguard_cli.convert SRC DST`: a research checkpoint becomes a folder of diffusers."""
+"""`python -m diffguard_cli.convert SRC DST`: a research checkpoint as a diffusers folder."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ from jsonargparse import (
     set_parsing_settings,
 )
 
-from diffguard.errors import USER_ERROR, UserError
+from diffguard.errors import USER_ERROR, UserError, one_line
 from diffguard.printing import accept_all_text, say
 from diffguard.storage.paths import expand_home, require_file, user_path
 from diffguard_cli.interrupts import INTERRUPTED, SAID, is_first_process
@@ -66,12 +66,12 @@ class Parser(ArgumentParser):
         try:
             return super().parse_path(path, *args, **options)
         except (UserError, ArgumentError, TypeError, ValueError, KeyError) as error:
-            text = one_line(error).replace('in "<unicode string>", line', "at line")
+            text = plain_line(error).replace('in "<unicode string>", line', "at line")
             raise UserError(f"{path}: {text}") from error
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Raise instead of printing the usage."""
-        raise UserError(one_line(UserError(message))) from ex
+        raise UserError(plain_line(UserError(message))) from ex
 
 
 _load_yaml = get_loader("yaml")
@@ -94,7 +94,7 @@ def parse(parser: Parser, argv: Sequence[str]) -> Namespace:
     except (ArgumentError, TypeError, ValueError, KeyError, OSError) as error:
         if isinstance(error, UserError):
             raise
-        raise UserError(one_line(error)) from error
+        raise UserError(plain_line(error)) from error
     for section in _SECTIONS:
         value = namespace.get(section, Namespace())
         if not isinstance(value, Namespace):
@@ -109,12 +109,9 @@ def parse(parser: Parser, argv: Sequence[str]) -> Namespace:
     return namespace
 
 
-def one_line(error: BaseException) -> str:
-    """An exception's message on one line, without the parser's ornaments."""
-    lines = [line.strip().removeprefix("- ") for line in str(error).splitlines()]
-    lines = [line for line in lines if line.strip("-")]
-    text = " ".join(lines) or type(error).__name__
-    return plain_message(re.sub(r'Parser key "([^"]+)":', r"--\1:", text))
+def plain_line(error: BaseException) -> str:
+    """An exception's message on one line, in plain words where it is the parser's."""
+    return plain_message(re.sub(r'Parser key "([^"]+)":', r"--\1:", one_line(error)))
 
 
 def run(main: Callable[[Sequence[str]], int], argv: Sequence[str] | None = None) -> NoReturn:
@@ -128,7 +125,7 @@ def run(main: Callable[[Sequence[str]], int], argv: Sequence[str] | None = None)
     except _mistakes() as error:
         if "--debug" in argv:
             raise
-        say(f"error: {one_line(error)}", file=sys.stderr)
+        say(f"error: {plain_line(error)}", file=sys.stderr)
         code = USER_ERROR
     except Exception as error:
         told = _shortage(error)

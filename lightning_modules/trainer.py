@@ -15,8 +15,7 @@ from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from diffguard.denoisers import custom as own_denoiser
-from diffguard.errors import UserError
-from diffguard_cli.parser import one_line
+from diffguard.errors import UserError, one_line
 from lightning_modules.callbacks.scoring_bar import ScoringProgressBar
 from lightning_modules.callbacks.training_bar import StageProgressBar
 from lightning_modules.quiet import quiet_libraries

@@ -264,7 +264,8 @@ def diffusion_weights(denoiser: Any, reference: Mapping[str, Any] | None = None)
 
     Args:
         denoiser: The model.
-        reference: What `diffguard.denoisers.reference.refer` says of it: it is then named instead of
+        reference: What `diffguard.denoisers.reference.refer` returns for it: the model is then
+            named instead of
             copied, but for the context of its labels, which may come from prompts.
     """
     parts = {name: _on_cpu(module) for name, module in weight_parts(denoiser).items()}

@@ -3,7 +3,8 @@
 1. The first.
 2. `ssim` averages the windows that lie inside the image. What version 1 called `ssim` mirrors the
    borders, and is `ssim_reflect` now. Settings without effect are refused; those that a checkpoint
-   of version 1 holds are replaced by the defaults.
+   of version 1 holds are replaced by the defaults. Network classes of the project have other
+   import paths.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from diffguard.settings.effect import without_idle
 
 VERSION = 2
 
+# Import paths of classes in version 1, and where the classes are now.
+_MOVED = {"diffguard.networks_openood.": "diffguard.classifiers.openood."}
 # Settings that name distances or the scores made of them.
 _NAMING = ("distances", "unguided", "distance", "decision")
 
@@ -33,8 +36,15 @@ def upgraded(content: Mapping[str, Any]) -> dict[str, Any]:
     content["version"] = VERSION
     content["settings"] = _settings(content.get("settings"))
     config = content.get("config")
-    if isinstance(config, Mapping) and "detector" in config:
-        content["config"] = {**config, "detector": _settings(config["detector"])}
+    if isinstance(config, Mapping):
+        content["config"] = config = dict(config)
+        if "detector" in config:
+            config["detector"] = _settings(config["detector"])
+        if "classifier" in config:
+            config["classifier"] = _spec(config["classifier"])
+    classifier = content.get("classifier")
+    if isinstance(classifier, Mapping) and "spec" in classifier:
+        content["classifier"] = {**classifier, "spec": _spec(classifier["spec"])}
     calibration = content.get("calibration")
     if isinstance(calibration, Mapping) and isinstance(calibration.get("scores"), Mapping):
         content["calibration"] = {**calibration, "scores": _renamed(calibration["scores"])}
@@ -53,6 +63,16 @@ def _settings(settings: Any) -> Any:
     except (KeyError, TypeError):
         # Not the settings of version 1: what reads them says so.
         return {**settings, **changed}
+
+
+def _spec(spec: Any) -> Any:
+    """A classifier's description with the present import path of its class."""
+    if not isinstance(spec, Mapping) or not isinstance(spec.get("arch"), str):
+        return spec
+    arch = spec["arch"]
+    for old, new in _MOVED.items():
+        arch = arch.replace(old, new) if arch.startswith(old) else arch
+    return {**spec, "arch": arch}
 
 
 def _renamed(names: Any) -> Any:

@@ -56,7 +56,9 @@ def check_classifier(
     classifier = detector.classifier
     check_head_baselines(settings.baselines, classifier.head, settings.vim_dim)
     needs_head = [name for name in settings.baselines if name in HEAD_BASELINES]
-    labels, predictions, sigmoid = [], [], True
+    labels: list[torch.Tensor] = []
+    predictions: list[torch.Tensor] = []
+    sigmoid = True
     for images, true in _readable(loader):
         images = images.to(detector.device)
         if not labels:

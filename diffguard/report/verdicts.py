@@ -59,7 +59,7 @@ def report_images(detector: Detector, table: ScoreTable, output: Path, accept: f
             writer.writerow(
                 [
                     to_cell(table.path[row]),
-                    to_cell(detector.classifier.class_names[table.prediction[row]]),
+                    to_cell(detector.classifier.class_names[int(table.prediction[row])]),
                     repr(float(table.probability[row])),
                     repr(score),
                     f"{calibration.percentile(name, score):.1f}",

@@ -4,7 +4,7 @@
 started again adds `rank-<r>.2.csv` and so on: no two processes ever write to one file, even where
 an old one is not quite dead. `scores.csv` is the merge, sorted by set and index. Columns:
 `dataset, index, path, label, prediction, probability`, one per score,
-`stop_step, network_passes, error`. Text is always quoted (`diffguard.score_table.cells` says how), floats are
+`stop_step, network_passes, error`. Text is always quoted (see `score_table/cells.py`), floats are
 written by `repr` and so come back bitwise equal. The tables of processes have one more column,
 `seal`, by which an edited row, or one of another run, is recognized.
 

@@ -49,8 +49,8 @@ class DetectorSettings:
         reference_images: Most ID training images that the feature baselines are fitted on.
         vim_dim: Principal dimensions of the ViM baseline; None takes half of the features'.
         perceptual_weights: Folder or file with the backbone weights of LPIPS and DISTS.
-        compile: Compile the diffusion network, see `diffguard.engine.acceleration.accelerate`. Changes no
-            score beyond rounding, as does `channels_last`.
+        compile: Compile the diffusion network, see `engine/acceleration.py`. Changes no score
+            beyond rounding, as does `channels_last`.
         channels_last: Keep the diffusion network in channels-last memory format.
     """
 

@@ -22,7 +22,10 @@ CLASS = "page_denoiser.GaussianDenoiser"
 def page_denoiser(tmp_path_factory):
     """The class of the page, in a module that Python can import."""
     code = re.search(r"class GaussianDenoiser.*?(?=\n\n\n)", PAGE, re.DOTALL).group(0)
-    imports = "import torch\nfrom torch import nn\nfrom diffguard.diffusion.schedule import NoiseSchedule\n"
+    imports = (
+        "import torch\nfrom torch import nn\n"
+        "from diffguard.diffusion.schedule import NoiseSchedule\n"
+    )
     folder = tmp_path_factory.mktemp("modules")
     (folder / "page_denoiser.py").write_text(f"{imports}\n\n{code}\n")
     with pytest.MonkeyPatch.context() as patch:

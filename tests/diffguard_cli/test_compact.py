@@ -7,10 +7,11 @@ import torch
 from safetensors.torch import load_file
 
 import train
-from diffguard import Detector, keep
+from diffguard import Detector
 from diffguard.checkpoint.file import read_checkpoint
 from diffguard.errors import UserError
 from diffguard.storage.weights import load_tensors
+from diffguard_cli import compact
 from tests.helpers.tiny_project import write_config
 
 WEIGHTS = ("classifier/classifier", "diffusion/unet/diffusion_pytorch_model")
@@ -18,7 +19,7 @@ WEIGHTS = ("classifier/classifier", "diffusion/unet/diffusion_pytorch_model")
 
 @pytest.fixture
 def kept(tmp_path, run_folder):
-    keep.keep_models(run_folder, tmp_path / "kept", shard_bytes=2000)
+    compact.keep_models(run_folder, tmp_path / "kept", shard_bytes=2000)
     return tmp_path / "kept"
 
 
@@ -37,14 +38,14 @@ def test_shards_hold_the_weights_in_bfloat16(kept, run_folder, name):
 
 
 def test_small_weights_are_one_file_and_the_command_tells_the_size(tmp_path, run_folder, capsys):
-    assert keep.main([str(run_folder), str(tmp_path / "kept")]) == 0
+    assert compact.main([str(run_folder), str(tmp_path / "kept")]) == 0
     files = [p for p in (tmp_path / "kept").rglob("*") if p.is_file()]
     size = sum(path.stat().st_size for path in files)
     assert f"kept, {size / 1e6:.1f} MB" in capsys.readouterr().out
     assert {p.name for p in files if p.suffix == ".safetensors"} == {
         "classifier.safetensors", "diffusion_pytorch_model.safetensors",
     }  # fmt: skip
-    assert keep.main([str(run_folder), str(tmp_path / "kept")]) == 2
+    assert compact.main([str(run_folder), str(tmp_path / "kept")]) == 2
     assert "is there already" in capsys.readouterr().err
 
 
@@ -101,7 +102,7 @@ def test_a_lacking_tensor_is_named(kept):
 
 def test_a_run_without_models_is_told(tmp_path):
     with pytest.raises(UserError, match="holds no trained classifier"):
-        keep.keep_models(tmp_path, tmp_path / "kept")
+        compact.keep_models(tmp_path, tmp_path / "kept")
 
 
 def test_a_full_disk_leaves_nothing_and_the_next_try_works(run_folder, tmp_path, monkeypatch):
@@ -110,10 +111,10 @@ def test_a_full_disk_leaves_nothing_and_the_next_try_works(run_folder, tmp_path,
 
     monkeypatch.setattr("diffguard_cli.compact._write_shards", full)
     with pytest.raises(UserError, match="No space left on device"):
-        keep.keep_models(run_folder, tmp_path / "kept")
+        compact.keep_models(run_folder, tmp_path / "kept")
     assert list(tmp_path.iterdir()) == []
     monkeypatch.undo()
-    assert keep.keep_models(run_folder, tmp_path / "kept") > 0
+    assert compact.keep_models(run_folder, tmp_path / "kept") > 0
 
 
 def test_links_in_a_run_are_not_followed(tmp_path):
@@ -123,5 +124,5 @@ def test_links_in_a_run_are_not_followed(tmp_path):
         (tmp_path / "run" / name).mkdir(parents=True)
     (tmp_path / "run" / "diffusion" / "config.json").symlink_to(secret)
     with pytest.raises(UserError, match="link"):
-        keep.keep_models(tmp_path / "run", tmp_path / "kept")
+        compact.keep_models(tmp_path / "run", tmp_path / "kept")
     assert not (tmp_path / "kept").exists()

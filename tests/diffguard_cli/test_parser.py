@@ -16,7 +16,7 @@ import evaluate
 import train
 from diffguard.errors import UserError
 from diffguard_cli.interrupts import interruptible
-from diffguard_cli.parser import Parser, one_line, parse, run
+from diffguard_cli.parser import Parser, parse, plain_line, run
 from tests.helpers.commands import command
 
 
@@ -59,7 +59,7 @@ def _first_process(monkeypatch):
     ],
 )
 def test_messages_become_one_line(text, line):
-    assert one_line(ValueError(text)) == line
+    assert plain_line(ValueError(text)) == line
 
 
 def test_values_are_typed_and_later_ones_win(parser, tmp_path):

@@ -26,6 +26,8 @@ def make_row(dataset, index, path=None):
 
 
 ROWS = [make_row("digits", i) for i in range(7)] + [make_row("letters", i) for i in range(4)]
+ROWS[3] = make_row("digits", 3, path='a, "quoted"\r\npath with ütf-8 and \udcff.png')
+ROWS[5] = ScoreRow("digits", 5, "broken.png", 2, error="truncated,\nimage")
 
 
 SETS = {"letters": {"n": 4}, "digits": {"n": 7}}

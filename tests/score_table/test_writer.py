@@ -11,12 +11,8 @@ from diffguard.errors import UserError
 from diffguard.score_table.cells import from_cell
 from diffguard.score_table.manifest import open_manifest
 from diffguard.score_table.merge import merge
-from diffguard.score_table.rows import ScoreRow
 from diffguard.score_table.writer import ScoreWriter, read_done
 from tests.helpers.table_rows import NAMES, ROWS, SETS, make_row, write
-
-ROWS[3] = make_row("digits", 3, path='a, "quoted"\r\npath with ütf-8 and \udcff.png')
-ROWS[5] = ScoreRow("digits", 5, "broken.png", 2, error="truncated,\nimage")
 
 
 def test_columns_and_values_of_a_row(tmp_path):

@@ -100,8 +100,8 @@ def test_consent_is_given_by_the_whole_name():
 
 def test_a_class_of_the_users_is_named_when_its_code_runs(caplog):
     _announce.cache_clear()
-    import_class("test_models.Stranger", "test_models.Stranger")
-    assert "runs the code of class test_models.Stranger" in caplog.text
+    import_class("tests.helpers.stranger.Stranger", "tests.helpers.stranger.Stranger")
+    assert "runs the code of class tests.helpers.stranger.Stranger" in caplog.text
 
 
 @pytest.mark.parametrize(

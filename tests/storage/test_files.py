@@ -63,7 +63,8 @@ def test_a_file_system_without_links_will_do(tmp_path, monkeypatch):
 def test_what_killed_processes_left_is_removed_and_that_of_living_ones_stays(tmp_path):
     path = tmp_path / "file.txt"
     code = (
-        "import os, sys; from pathlib import Path; from diffguard.storage.files import replace_file\n"
+        "import os, sys; from pathlib import Path\n"
+        "from diffguard.storage.files import replace_file\n"
         "with replace_file(Path(sys.argv[1])) as temporary:\n"
         "    temporary.write_text('half'); print('written', flush=True); sys.stdin.read()\n"
     )
