@@ -58,7 +58,7 @@ def report_images(detector: Detector, table: ScoreTable, output: Path, accept: f
             flagged += verdict == "ood"
             writer.writerow(
                 [
-                    to_cell(table.path[row]),
+                    to_cell(table.path[int(row)]),
                     to_cell(detector.classifier.class_names[int(table.prediction[row])]),
                     repr(float(table.probability[row])),
                     repr(score),
