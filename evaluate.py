@@ -194,15 +194,15 @@ def _detector(content: dict[str, Any], objects: Any) -> tuple[Detector, list[str
     cast_weights(detector.denoiser, objects.trainer)
     if combines:
         scores = content["calibration"]["scores"]
-        detector.calibration = Calibration.refit(scores, detector.settings)
+        plain = {name: scores[name] for name in detector.score_names(derived=False)}
+        detector.calibration = Calibration.fit(plain, detector.settings.fusion_rule())
         changed = []
     return detector, changed
 
 
 def _only_combines(content: dict[str, Any], settings: Any, changed: list[str]) -> bool:
     """Whether changed settings only choose among the checkpoint's scores and combine them."""
-    from diffguard.scores.calibration import score_names
-    from diffguard.settings.detector import COMBINING
+    from diffguard.settings.detector import COMBINING, score_names
 
     names = score_names(settings, derived=False)
     return set(changed) <= set(COMBINING) and set(names) <= set(content["calibration"]["scores"])

@@ -84,7 +84,7 @@ def add_derived(table: Mapping[str, dict[str, np.ndarray]], settings: DetectorSe
     """Add the scores that a calibration on the ID validation images derives."""
     ident = next(iter(table.values()))
     scores = {name: torch.from_numpy(values) for name, values in ident.items()}
-    calibration = Calibration.fit(scores, settings)
+    calibration = Calibration.fit(scores, settings.fusion_rule())
     for values in table.values():
         values |= calibration.derive(values)
 

@@ -24,10 +24,10 @@ from diffguard.methods.checks import check_models, check_unlabelled
 from diffguard.methods.items import Item, Scored
 from diffguard.methods.stream import ScoreStream, views_of
 from diffguard.scores.baselines import Baselines, Reference
-from diffguard.scores.calibration import Calibration, score_names
+from diffguard.scores.calibration import Calibration
 from diffguard.scores.distances import Distance, Views, build_distance
 from diffguard.settings.checks import check_settings
-from diffguard.settings.detector import DetectorSettings
+from diffguard.settings.detector import DetectorSettings, score_names
 
 
 @dataclass(frozen=True)

@@ -141,7 +141,7 @@ def calibrated(
 def fit_calibration(table: ScoreTable, settings: DetectorSettings, warn: Warn) -> Calibration:
     """Calibrate from the score table of ID validation images, those that could be read."""
     scores = {name: torch.from_numpy(values[table.valid]) for name, values in table.scores.items()}
-    calibration = Calibration.fit(scores, settings)
+    calibration = Calibration.fit(scores, settings.fusion_rule())
     count = int(table.valid.sum())
     if count < ENOUGH_IMAGES:
         low, high = calibration.accept_interval(settings.accept)

@@ -42,7 +42,6 @@ ONLY = {
 STILL_OPEN = {
     ("diffguard.batching", "diffguard.classifiers.classifier"),
     ("diffguard.scores.baselines", "diffguard.classifiers.classifier"),
-    ("diffguard.scores.calibration", "diffguard.settings.detector"),
     ("diffguard.report.verdicts", "diffguard.detector"),
     ("diffguard.methods.batch_size", "diffguard.detector"),
     ("diffguard.methods.fit", "diffguard.detector"),

@@ -52,7 +52,7 @@ def build(spec=CLASSIFIER, **changes):
         seed=3,
     )
     scores = {n: torch.rand(30, dtype=torch.float64) for n in detector.score_names(derived=False)}
-    detector.calibration = Calibration.fit(scores, settings)
+    detector.calibration = Calibration.fit(scores, settings.fusion_rule())
     return detector
 
 

@@ -31,9 +31,9 @@ from diffguard.denoisers.spec import DiffusionSpec
 from diffguard.detector import Detector
 from diffguard.errors import UserError
 from diffguard.scores.baselines import Reference
-from diffguard.scores.calibration import Calibration, score_names
+from diffguard.scores.calibration import Calibration
 from diffguard.settings.checks import check_settings
-from diffguard.settings.detector import DetectorSettings, from_dict, to_dict
+from diffguard.settings.detector import DetectorSettings, from_dict, score_names, to_dict
 from diffguard.storage.environment import installed_versions
 from diffguard.storage.files import replace_file
 from diffguard.storage.paths import expand_home, user_path
@@ -207,7 +207,7 @@ def detector_from(
         image_size=content["image"]["size"],
         image_channels=content["image"]["channels"],
         reference=None if reference is None else Reference(**reference),
-        calibration=Calibration.of(scores, own),
+        calibration=Calibration(scores, own.fusion_rule()),
         noisy_classifier=None if noisy is None else timed_cnn(noisy),
         seed=content["seed"],
     )

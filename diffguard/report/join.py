@@ -87,7 +87,7 @@ def add_fusions(run: ScoredRun, fusions: Mapping[str, Sequence[str]]) -> ScoredR
             scores are named.
     """
     scores = dict(run.table.scores)
-    calibration = Calibration(run.calibration, distance=[], baselines=[], fused=[])
+    calibration = Calibration(run.calibration)
     comparisons = list(run.comparisons)
     for name, members in fusions.items():
         column = f"{FUSION}/{name}"

@@ -1,20 +1,19 @@
-"""What a detector learns from ID validation images: normalisation, fusion, threshold.
+"""What a detector learns from ID validation images: normalization, fusion, thresholds.
 
-Nothing here sees an OOD image.
+OOD images are never used here.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from diffguard.errors import UserError
-from diffguard.settings.detector import DetectorSettings
 
 DIFFGUARD = "diffguard"
 FUSION = "fusion"
@@ -26,22 +25,22 @@ _KNEE = 0.9
 ENOUGH_IMAGES = 200
 
 
-def score_names(settings: DetectorSettings, *, derived: bool = True) -> list[str]:
-    """The scores of each image, in the order of the table's columns.
+@dataclass(frozen=True)
+class FusionRule:
+    """How the scores of an image are combined.
 
-    Args:
-        settings: The detector's settings.
-        derived: With those that need calibration: `diffguard` and its fusion.
+    Attributes:
+        distance: The distances that the `diffguard` score combines.
+        baselines: All baselines; each is also fused with `diffguard` alone.
+        fused: The baselines that `fusion` combines with `diffguard`.
+        band: Tandem: the shares of ID validation images, both in [0, 1), between which a case is
+            in doubt; None takes the mean of the distances.
     """
-    names = [
-        *([DIFFGUARD] if derived else []),
-        *(f"{DIFFGUARD}/{name}" for name in settings.distances),
-        *(f"{DIFFGUARD}/unguided/{name}" for name in settings.unguided),
-        *settings.baselines,
-    ]
-    if derived and settings.fused:
-        names += [FUSION, *(f"{FUSION}/{name}" for name in settings.baselines), FUSION_BASELINES]
-    return list(dict.fromkeys(names))
+
+    distance: Sequence[str] = ()
+    baselines: Sequence[str] = ()
+    fused: Sequence[str] = ()
+    band: tuple[float, float] | None = None
 
 
 @dataclass
@@ -51,34 +50,24 @@ class Calibration:
     Attributes:
         scores: Score -> `(n,)` float64 of the n ID validation images, higher = more OOD; derived
             scores included.
-        distance: The distances that `diffguard` stands for.
-        baselines: All baselines; each has a fusion of its own with `diffguard`.
-        fused: Those that `fusion` combines with `diffguard`.
-        band: Where several distances work in tandem: the shares of ID validation images between
-            which a case is in doubt; None takes their mean.
+        rule: How scores are combined.
     """
 
     scores: dict[str, Tensor]
-    distance: list[str]
-    baselines: list[str]
-    fused: list[str]
-    band: tuple[float, float] | None = None
+    rule: FusionRule = field(default_factory=FusionRule)
 
     @classmethod
-    def of(cls, scores: dict[str, Tensor], settings: DetectorSettings) -> Calibration:
-        """A calibration with given scores, whose rules are those of the settings."""
-        low, high = settings.tandem_band
-        band = (low, high) if settings.combine == "tandem" else None
-        return cls(scores, settings.distance, settings.baselines, settings.fused, band)
-
-    @classmethod
-    def fit(cls, scores: Mapping[str, Tensor], settings: DetectorSettings) -> Calibration:
+    def fit(cls, scores: Mapping[str, Tensor], rule: FusionRule) -> Calibration:
         """Calibrate from the plain scores of ID validation images; derived ones are added.
 
+        Args:
+            scores: Score -> `(n,)` of the n ID validation images, higher = more OOD.
+            rule: How scores are combined.
+
         Raises:
-            UserError: Where there are fewer than two images, or a score does not vary.
+            UserError: If there are fewer than two images, or a score does not vary.
         """
-        calibration = cls.of({}, settings)
+        calibration = cls({}, rule)
         for name, values in scores.items():
             if len(values) < 2 or float(values.std()) == 0:
                 raise UserError(
@@ -87,22 +76,11 @@ class Calibration:
                 )
             calibration.scores[name] = values.double().cpu()
         table = {name: values.numpy() for name, values in calibration.scores.items()}
-        own = calibration.diffguard(table)
-        calibration.scores[DIFFGUARD] = torch.from_numpy(own)
+        combined = calibration.diffguard(table)
+        calibration.scores[DIFFGUARD] = torch.from_numpy(combined)
         derived = calibration.derive(table)
         calibration.scores |= {name: torch.from_numpy(v) for name, v in derived.items()}
         return calibration
-
-    @classmethod
-    def refit(cls, scores: Mapping[str, Tensor], settings: DetectorSettings) -> Calibration:
-        """Calibrate other settings from the scores of a calibration, which hold all they need.
-
-        Args:
-            scores: Scores of the ID validation images, derived ones of the old settings included.
-            settings: Settings that differ from those of the scores in `COMBINING` only.
-        """
-        names = score_names(settings, derived=False)
-        return cls.fit({name: scores[name] for name in names}, settings)
 
     def surprise(self, name: str, values: np.ndarray) -> np.ndarray:
         """How unlikely a score is on ID images: -log of the share of them that score as high.
@@ -134,13 +112,13 @@ class Calibration:
 
     def diffguard(self, scores: Mapping[str, np.ndarray]) -> np.ndarray:
         """The `diffguard` score `(N,)`: the chosen distance, or several as surprises, combined."""
-        names = [f"{DIFFGUARD}/{name}" for name in self.distance]
+        names = [f"{DIFFGUARD}/{name}" for name in self.rule.distance]
         if len(names) == 1:
             return scores[names[0]].copy()
         parts = [self.surprise(name, scores[name]) for name in names]
-        if self.band is None:
+        if self.rule.band is None:
             return np.mean(parts, axis=0)
-        low, high = -np.log1p(-np.array(self.band))
+        low, high = -np.log1p(-np.array(self.rule.band))
         stages = [torch.from_numpy(part) for part in parts]
         return tandem(stages, [(float(low), float(high))] * (len(stages) - 1)).numpy()
 
@@ -158,11 +136,11 @@ class Calibration:
             Derived score -> `(N,)`; no fusion where nothing is fused.
         """
         derived = {DIFFGUARD: self.diffguard(scores)}
-        if not self.fused:
+        if not self.rule.fused:
             return derived
         own = self.surprise(DIFFGUARD, derived[DIFFGUARD])
-        parts = {name: self.surprise(name, scores[name]) for name in self.baselines}
-        baselines = np.mean([parts[name] for name in self.fused], axis=0)
+        parts = {name: self.surprise(name, scores[name]) for name in self.rule.baselines}
+        baselines = np.mean([parts[name] for name in self.rule.fused], axis=0)
         derived[FUSION] = (own + baselines) / 2
         derived |= {f"{FUSION}/{name}": (own + part) / 2 for name, part in parts.items()}
         derived[FUSION_BASELINES] = baselines

@@ -10,9 +10,9 @@ from diffguard.diffusion.guidance import Reduction
 from diffguard.diffusion.schedule import FirstLevel, Pairing, Spacing
 from diffguard.errors import UserError
 from diffguard.scores.baselines import check_names
-from diffguard.scores.calibration import FUSION, FUSION_BASELINES, score_names
+from diffguard.scores.calibration import FUSION, FUSION_BASELINES
 from diffguard.scores.distances import find_distance
-from diffguard.settings.detector import Combine, DetectorSettings, to_dict
+from diffguard.settings.detector import Combine, DetectorSettings, score_names, to_dict
 from diffguard.settings.effect import check_effect
 from diffguard.settings.sections import (
     Condition,

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from diffguard.engine.acceleration import CompileMode
 from diffguard.errors import UserError
+from diffguard.scores.calibration import DIFFGUARD, FUSION, FUSION_BASELINES, FusionRule
 from diffguard.settings.sections import (
     EarlyStopSettings,
     GuidanceSettings,
@@ -37,7 +38,7 @@ class DetectorSettings:
         unguided: Distances that are computed between the unguided and the guided reconstruction
             (which costs the unguided passes).
         distance: What `diffguard` stands for: a name in `distances`, or `unguided/NAME`, or several
-            of them, each then normalised on ID validation images.
+            of them, each then normalized on ID validation images.
         combine: How several are combined: `mean`, or in `tandem`: the first decides clear cases,
             the next the rest.
         tandem_band: Tandem: shares of the ID validation images between which a case is in doubt.
@@ -74,11 +75,37 @@ class DetectorSettings:
     compile: CompileMode = False
     channels_last: bool = False
 
+    def fusion_rule(self) -> FusionRule:
+        """How the scores of an image are combined."""
+        band = None
+        if self.combine == "tandem":
+            low, high = self.tandem_band
+            band = (low, high)
+        return FusionRule(self.distance, self.baselines, self.fused, band)
+
 
 # Settings that decide on new images and change no score.
 DECIDING = ("decision", "accept")
 # Settings that choose among the columns of a score table, or combine them.
 COMBINING = ("distances", "unguided", "distance", "combine", "tandem_band", "baselines", "fused")
+
+
+def score_names(settings: DetectorSettings, *, derived: bool = True) -> list[str]:
+    """The scores of each image, in the order of the table's columns.
+
+    Args:
+        settings: The detector's settings.
+        derived: Include those that need calibration: `diffguard` and its fusion.
+    """
+    names = [
+        *([DIFFGUARD] if derived else []),
+        *(f"{DIFFGUARD}/{name}" for name in settings.distances),
+        *(f"{DIFFGUARD}/unguided/{name}" for name in settings.unguided),
+        *settings.baselines,
+    ]
+    if derived and settings.fused:
+        names += [FUSION, *(f"{FUSION}/{name}" for name in settings.baselines), FUSION_BASELINES]
+    return list(dict.fromkeys(names))
 
 
 def to_dict(settings: DetectorSettings) -> dict[str, Any]:

@@ -55,5 +55,5 @@ def build_detector(settings=None, *, calibrated=True, seed=0, noisy_classifier=N
         rows = [one.row for one in stream.push(items) + stream.flush()]
         names = detector.score_names(derived=False)
         scores = {n: torch.tensor([r.scores[n] for r in rows], dtype=torch.float64) for n in names}
-        detector.calibration = Calibration.fit(scores, settings)
+        detector.calibration = Calibration.fit(scores, settings.fusion_rule())
     return detector

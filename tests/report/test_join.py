@@ -186,7 +186,7 @@ def test_labels_are_where_the_paths_differ(tmp_path):
 def test_a_fusion_is_the_mean_of_surprises_on_validation_images(folders):
     run = add_fusions(make_run(folders[0]), {"mine": ["diffguard", "msp"]})
     table, rows = make_table(), make_table().valid
-    calibration = Calibration(VALIDATION, ["l2"], [], [])
+    calibration = Calibration(VALIDATION)
     parts = [calibration.surprise(name, table.scores[name]) for name in ("diffguard", "msp")]
     fused = run.table.scores["fusion/mine"]
     np.testing.assert_array_equal(fused[rows], (parts[0] + parts[1])[rows] / 2)

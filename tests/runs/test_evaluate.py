@@ -199,7 +199,7 @@ def test_settings_that_only_combine_scores_need_no_calibration_images(ckpt, caps
         fused=["msp"],
     )
     plain = {name: stored[name] for name in ("diffguard/logits_l1", "diffguard/l2", "msp")}
-    derived = Calibration.fit(plain, settings).derive(scores)
+    derived = Calibration.fit(plain, settings.fusion_rule()).derive(scores)
     for name in ("diffguard", "fusion", "fusion/msp"):
         np.testing.assert_allclose(scores[name], derived[name], rtol=1e-12)
 

@@ -8,9 +8,8 @@ from diffguard.settings.detector import DetectorSettings
 
 
 def fit(scores, distance, fused, **changes):
-    return Calibration.fit(
-        scores, DetectorSettings(distance=distance, baselines=fused, fused=fused, **changes)
-    )
+    settings = DetectorSettings(distance=distance, baselines=fused, fused=fused, **changes)
+    return Calibration.fit(scores, settings.fusion_rule())
 
 
 @pytest.fixture
