@@ -14,6 +14,7 @@ from diffguard.classifiers.build import build_classifier
 from diffguard.classifiers.classifier import Classifier
 from diffguard.classifiers.spec import ClassifierSpec
 from diffguard.denoisers.custom import build_any_denoiser, cast_weights, is_own, weight_parts
+from diffguard.denoisers.scheduler_config import schedule_from_config
 from diffguard.denoisers.spec import DiffusionSpec
 from diffguard.detector import Detector
 from diffguard.diffusion.schedule import NoiseSchedule
@@ -87,7 +88,7 @@ def dry_run(
     parts = [_part("classifier", classifier.arch, protected.network)]
     for name, module in weight_parts(denoiser).items():
         parts.append(_part(name, type(module).__name__, module))
-    schedule = denoiser.schedule if own else NoiseSchedule.from_diffusers(diffusion.scheduler)
+    schedule = denoiser.schedule if own else schedule_from_config(diffusion.scheduler)
     stand_in = _StandIn(schedule, diffusion.num_classes, diffusion.null_class)
     fewest, most = _count_passes(protected, stand_in, settings)
     return Cost(parts, fewest, most)

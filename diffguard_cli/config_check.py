@@ -1,18 +1,18 @@
-"""All that can be wrong with a training config by itself, found before any data is read."""
+"""Checks of a training config by itself, before any data is read."""
 
 from __future__ import annotations
 
-import inspect
 import math
 from collections.abc import Collection, Mapping
 from typing import Any
 
 from diffguard.denoisers.custom import is_own
 from diffguard.denoisers.formats.hub import check_name
+from diffguard.denoisers.networks import argument_names
 from diffguard.errors import UserError
 from diffguard_cli.config import DiffusionConfig
 
-# The smallest sensible number of each key; None, where a key allows it, is no number.
+# The smallest sensible value of each key; keys that are None are skipped.
 _LEAST = {
     "classifier": {"channels": 1, "resize": 1, "max_epochs": 1, "val_every": 1, "batch_size": 1},
     "diffusion": {
@@ -65,21 +65,18 @@ def _check_diffusion(config: DiffusionConfig, stages: Collection[str]) -> None:
             check_name(name, f"diffusion.{key}")
     if "diffusion" not in stages or config.ckpt or config.finetune or is_own(config.network):
         return
-    import diffusers
+    if argument_names(config.network) is not None:
+        _check_keys("diffusion.kwargs", config.kwargs, config.network)
+    scheduler = str(config.scheduler.get("_class_name"))
+    # The loader treats an unknown scheduler as DDPM's.
+    known = argument_names(scheduler) is not None
+    _check_keys("diffusion.scheduler", config.scheduler, scheduler if known else "DDPMScheduler")
 
-    network = getattr(diffusers, config.network, None)
-    if network is not None:
-        _check_keys("diffusion.kwargs", config.kwargs, network)
-    scheduler = getattr(diffusers, str(config.scheduler.get("_class_name")), None)
-    _check_keys("diffusion.scheduler", config.scheduler, scheduler or diffusers.DDPMScheduler)
 
-
-def _check_keys(section: str, values: Mapping[str, Any], cls: Any) -> None:
+def _check_keys(section: str, values: Mapping[str, Any], cls: str) -> None:
     """Refuse keys that a class of diffusers would ignore."""
-    allowed = list(inspect.signature(cls.__init__).parameters)[1:]
+    allowed = argument_names(cls) or []
     for key in values:
-        # Those with an underscore are notes of diffusers in a config.json.
+        # Keys that begin with an underscore are notes of diffusers in a config.json.
         if key not in allowed and not key.startswith("_"):
-            raise UserError(
-                f"{section} has no key {key!r}: {cls.__name__} takes {', '.join(allowed)}"
-            )
+            raise UserError(f"{section} has no key {key!r}: {cls} takes {', '.join(allowed)}")

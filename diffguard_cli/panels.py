@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -15,11 +14,10 @@ from diffguard.scores.calibration import DIFFGUARD
 from diffguard_cli.scoring import ScoringRun
 from lightning_modules.detector import items_of
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
-
-def panels(scoring: ScoringRun, table: ScoreTable, count: int) -> Iterator[tuple[str, Figure]]:
+def panels(
+    scoring: ScoringRun, table: ScoreTable, count: int
+) -> Iterator[tuple[str, figures.Figure]]:
     """A panel per set.
 
     Args:

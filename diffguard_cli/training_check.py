@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 
-from diffguard.diffusion.schedule import NoiseSchedule
+from diffguard.denoisers.scheduler_config import schedule_from_config
 from diffguard.errors import UserError
 from diffguard_cli.config import ClassifierConfig, DiffusionConfig, NoisyClassifierConfig
 from lightning_modules.trainer import TrainerConfig
@@ -42,4 +42,4 @@ def check_training(
         and diffusion.ckpt is None
         and diffusion.finetune is None
     ):
-        NoiseSchedule.from_diffusers(diffusion.scheduler)
+        schedule_from_config(diffusion.scheduler)

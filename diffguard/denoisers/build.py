@@ -21,8 +21,8 @@ from diffguard.denoisers.context import ClassContext
 from diffguard.denoisers.latent import LatentDenoiser
 from diffguard.denoisers.networks import AUTOENCODERS, NETWORKS, module_class
 from diffguard.denoisers.pixel import PixelDenoiser
+from diffguard.denoisers.scheduler_config import schedule_from_config
 from diffguard.denoisers.spec import DiffusionSpec, Fit
-from diffguard.diffusion.schedule import NoiseSchedule
 from diffguard.errors import UserError, reason_of
 from diffguard.storage.arguments import check_values
 from diffguard.storage.sizes import check_fit, trial
@@ -160,7 +160,7 @@ def wrap_parts(parts: DiffusionParts, spec: DiffusionSpec) -> DiffusersDenoiser:
     }
     # Noise levels are looked at, on whatever device the network is built.
     with torch.device("cpu"):
-        schedule = NoiseSchedule.from_diffusers(parts.scheduler)
+        schedule = schedule_from_config(parts.scheduler)
     _check_side(parts.network)
     if parts.autoencoder is None:
         if "cross_attention_dim" in parts.network.config:

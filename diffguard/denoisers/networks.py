@@ -1,14 +1,13 @@
-"""The network classes that a diffusion model may name."""
+"""The network classes that a diffusion model may name, and the arguments that diffusers takes."""
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 from diffguard.errors import UserError
 
 NETWORKS = ("UNet2DModel", "ADMUNet2DModel", "UNet2DConditionModel", "DiTTransformer2DModel")
-
-
 AUTOENCODERS = ("AutoencoderKL", "VQModel")
 
 
@@ -29,3 +28,11 @@ def module_class(name: str, known: tuple[str, ...]) -> Any:
     import diffusers
 
     return getattr(diffusers, name)
+
+
+def argument_names(name: str) -> list[str] | None:
+    """Names of the arguments of a class of diffusers; None if diffusers has no such class."""
+    import diffusers
+
+    cls = getattr(diffusers, name, None)
+    return None if cls is None else list(inspect.signature(cls.__init__).parameters)[1:]

@@ -9,11 +9,8 @@ $$ x_t = \sqrt{\bar\alpha_t}\, x_0 + \sqrt{1 - \bar\alpha_t}\, \epsilon , \qquad
 
 from __future__ import annotations
 
-import inspect
 import math
-import re
-from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -24,13 +21,6 @@ PredictionType = Literal["epsilon", "v_prediction", "sample"]
 Spacing = Literal["even", "stride", "shifted"]
 Pairing = Literal["current", "target"]
 FirstLevel = Literal["clean", "first"]
-
-
-# Published schedules have 1,000 timesteps, a few 4,000.
-MOST_TIMESTEPS = 100_000
-
-# The lowest ᾱ of a schedule that ends on pure noise.
-_LEAST_LEVEL = 2.0**-24
 
 
 def expand(values: Tensor, like: Tensor) -> Tensor:
@@ -108,56 +98,6 @@ class NoiseSchedule:
         signal = torch.cos((t + 0.008) / 1.008 * math.pi / 2) ** 2
         return cls((1 - signal[1:] / signal[:-1]).clamp(max=max_beta), prediction_type)
 
-    @classmethod
-    def from_diffusers(cls, config: Mapping[str, Any]) -> NoiseSchedule:
-        """Read the noise levels of any diffusers scheduler's config.
-
-        Args:
-            config: The mapping in `scheduler_config.json`; what it leaves out is as the scheduler
-                that it names assumes.
-
-        Raises:
-            UserError: For a schedule that is not known here, or a scheduler without betas (flow
-                matching, EDM).
-        """
-        config = {**_defaults_of(config.get("_class_name")), **config}
-        prediction, kind = config["prediction_type"], config["beta_schedule"]
-        if config["rescale_betas_zero_snr"]:
-            return cls._to_pure_noise(config, prediction)
-        if config["trained_betas"] is not None:
-            return cls(_trained_betas(config["trained_betas"]), prediction)
-        steps, start, end = _range_of(config)
-        if kind == "linear":
-            return cls.linear(steps, start, end, prediction)
-        if kind == "scaled_linear":
-            return cls.scaled_linear(steps, start, end, prediction)
-        if kind == "squaredcos_cap_v2":
-            return cls.cosine(steps, prediction)
-        if kind in ("sigmoid", "laplace"):
-            from diffusers import DDPMScheduler
-
-            return cls(DDPMScheduler.from_config(dict(config)).betas, prediction)
-        raise UserError(
-            f"beta schedule {kind!r} is not known, expected linear, scaled_linear, "
-            "squaredcos_cap_v2, sigmoid or laplace (or trained_betas in the scheduler's config)"
-        )
-
-    @classmethod
-    def _to_pure_noise(cls, config: Mapping[str, Any], prediction: PredictionType) -> NoiseSchedule:
-        """A schedule whose last level is rescaled to no signal (Lin et al., 2024, alg. 1)."""
-        from diffusers.schedulers.scheduling_ddim import rescale_zero_terminal_snr
-
-        if prediction == "epsilon":
-            raise UserError(
-                "a scheduler with rescale_betas_zero_snr ends on pure noise, where ε says nothing "
-                "of the image: expected prediction_type v_prediction or sample"
-            )
-        plain = cls.from_diffusers({**config, "rescale_betas_zero_snr": False})
-        betas = rescale_zero_terminal_snr(plain.betas)
-        # ᾱ = 0 cannot be divided by; at the least level float32 still tells x_0 from the noise.
-        betas[-1] = 1 - _LEAST_LEVEL / (1 - betas[:-1]).prod()
-        return cls(betas, prediction)
-
     def add_noise(self, x0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
         """Draw x_t given x_0.
 
@@ -204,57 +144,6 @@ def _shown(betas: Tensor) -> str:
     values = betas.flatten().tolist()
     first = ", ".join(f"{value:g}" for value in values[:4])
     return f"{len(values)} ({first}{', …' if len(values) > 4 else ''})"
-
-
-def _trained_betas(values: Any) -> Tensor:
-    """The betas that a scheduler's config lists."""
-    try:
-        betas = torch.tensor(values, dtype=torch.float64)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise UserError(
-            f"trained_betas of the scheduler must be a list of numbers, got {values!r:.60}"
-        ) from error
-    if betas.ndim != 1:
-        raise UserError(
-            f"trained_betas of the scheduler must be a list of numbers, got {values!r:.60}"
-        )
-    return betas
-
-
-def _range_of(config: Mapping[str, Any]) -> tuple[int, float, float]:
-    """Number of timesteps, first and last beta of a scheduler's config."""
-    steps, start, end = (config[k] for k in ("num_train_timesteps", "beta_start", "beta_end"))
-    if isinstance(steps, bool) or not isinstance(steps, int) or not 1 <= steps <= MOST_TIMESTEPS:
-        raise UserError(
-            f"num_train_timesteps of the scheduler must be 1 … {MOST_TIMESTEPS}, got {steps!r:.60}"
-        )
-    for name, value in (("beta_start", start), ("beta_end", end)):
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1:
-            raise UserError(
-                f"{name} of the scheduler must be a number between 0 and 1, got {value!r:.60}"
-            )
-    return steps, float(start), float(end)
-
-
-def _defaults_of(scheduler: str | None) -> dict[str, Any]:
-    """What a scheduler of diffusers assumes where its config is silent; DDPM's where unknown."""
-    import diffusers
-
-    if scheduler is not None and not (
-        isinstance(scheduler, str) and re.fullmatch(r"\w+Scheduler\w*", scheduler)
-    ):
-        raise UserError(
-            f"the scheduler's class is {scheduler!r}, expected one such as DDIMScheduler"
-        )
-    kind = getattr(diffusers, scheduler or "", diffusers.DDPMScheduler)
-    own = inspect.signature(kind).parameters
-    if "beta_schedule" not in own:
-        raise UserError(
-            f"{scheduler} has no betas, which DDIM needs: expected the config of a scheduler that "
-            "has, such as DDPMScheduler or DDIMScheduler"
-        )
-    ddpm = inspect.signature(diffusers.DDPMScheduler).parameters
-    return {name: parameter.default for name, parameter in {**ddpm, **own}.items()}
 
 
 def predict_clean(x: Tensor, noise: Tensor, alpha: Tensor) -> Tensor:

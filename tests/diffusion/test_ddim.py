@@ -4,6 +4,7 @@ from diffusers import DDIMInverseScheduler, DDIMScheduler
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from diffguard.denoisers.scheduler_config import schedule_from_config
 from diffguard.diffusion.ddim import inversion_step, invert, synthesis_step, synthesize
 from diffguard.diffusion.plan import SamplingPlan
 from diffguard.diffusion.schedule import NoiseSchedule, predict_clean
@@ -25,13 +26,13 @@ def both(kind, prediction, spacing, clip=False):
         prediction_type=prediction, timestep_spacing="leading", clip_sample=clip, **options
     )
     # diffusers multiplies in float32; its own levels serve both.
-    scheduler.alphas_cumprod = NoiseSchedule.from_diffusers(scheduler.config).alphas_cumprod
+    scheduler.alphas_cumprod = schedule_from_config(scheduler.config).alphas_cumprod
     level = scheduler.alphas_cumprod[0]
     scheduler.final_alpha_cumprod = scheduler.initial_alpha_cumprod = (
         torch.ones_like(level) if options["set_alpha_to_one"] else level
     )
     scheduler.set_timesteps(STEPS)
-    schedule = NoiseSchedule.from_diffusers(scheduler.config)
+    schedule = schedule_from_config(scheduler.config)
     network = tiny_unet().double()
     plan = SamplingPlan.build(schedule, STEPS, spacing, "target", first_level)
     return scheduler, network, predict(denoiser_of(network, schedule=schedule)), plan

@@ -6,6 +6,7 @@ import diffusers
 import pytest
 import torch
 
+from diffguard.denoisers.scheduler_config import schedule_from_config
 from diffguard.diffusion.plan import SamplingPlan, respace
 from diffguard.diffusion.schedule import NoiseSchedule, predict_clean
 from diffguard.errors import UserError
@@ -17,7 +18,7 @@ class TestNoiseSchedule:
     @pytest.mark.parametrize("steps", [1, 8, 1000])
     def test_cosine_schedule_and_spacings_equal_diffusers(self, steps):
         scheduler = diffusers.DDPMScheduler(beta_schedule="squaredcos_cap_v2")
-        for schedule in (NoiseSchedule.cosine(), NoiseSchedule.from_diffusers(scheduler.config)):
+        for schedule in (NoiseSchedule.cosine(), schedule_from_config(scheduler.config)):
             actual = schedule.alphas_cumprod.float()
             torch.testing.assert_close(actual, scheduler.alphas_cumprod, rtol=2e-4, atol=1e-11)
         kinds = {"even": "linspace", "stride": "leading"}
@@ -53,7 +54,7 @@ class TestNoiseSchedule:
         ],
     )
     def test_reads_the_config_of_any_diffusers_scheduler(self, scheduler):
-        schedule = NoiseSchedule.from_diffusers(scheduler.config)
+        schedule = schedule_from_config(scheduler.config)
         assert schedule.prediction_type == scheduler.config.get("prediction_type", "epsilon")
         assert schedule.alphas_cumprod.dtype == torch.float64
         # diffusers multiplies in float32.
@@ -65,7 +66,7 @@ class TestNoiseSchedule:
         "kind", [diffusers.DDIMScheduler, diffusers.LCMScheduler, diffusers.UnCLIPScheduler]
     )
     def test_missing_config_values_default_to_those_of_the_scheduler(self, kind):
-        schedule = NoiseSchedule.from_diffusers({"_class_name": kind.__name__})
+        schedule = schedule_from_config({"_class_name": kind.__name__})
         expected = kind().alphas_cumprod.double()
         torch.testing.assert_close(schedule.alphas_cumprod, expected, rtol=2e-4, atol=1e-11)
 
@@ -93,14 +94,14 @@ class TestNoiseSchedule:
     )
     def test_unsupported_configs_are_refused(self, config, message):
         with pytest.raises(UserError, match=message):
-            NoiseSchedule.from_diffusers(config)
+            schedule_from_config(config)
 
     @pytest.mark.parametrize("prediction", ["v_prediction", "sample"])
     def test_schedule_may_end_on_pure_noise(self, prediction):
         scheduler = diffusers.DDIMScheduler(
             num_train_timesteps=50, rescale_betas_zero_snr=True, prediction_type=prediction
         )
-        schedule = NoiseSchedule.from_diffusers(scheduler.config)
+        schedule = schedule_from_config(scheduler.config)
         assert schedule.prediction_type == prediction
         # Half of float32's spacing at 1.
         assert float(schedule.alphas_cumprod[-1]) == pytest.approx(2.0**-24, rel=1e-6)
@@ -122,7 +123,7 @@ class TestNoiseSchedule:
         assert (float(linear.betas[0]), float(linear.betas[-1])) == pytest.approx((1e-4, 0.02))
         assert (float(latent.betas[0]), float(latent.betas[-1])) == pytest.approx((0.0015, 0.0195))
         assert len(linear) == len(latent) == 1000
-        assert torch.equal(NoiseSchedule.from_diffusers({}).betas, linear.betas)
+        assert torch.equal(schedule_from_config({}).betas, linear.betas)
         # Steps of one length, in double precision: of betas, of their roots, of the cosine's angle.
         angles = (
             NoiseSchedule.cosine().alphas_cumprod[:-9].sqrt() * math.cos(math.pi / 252)
@@ -133,13 +134,13 @@ class TestNoiseSchedule:
 
     def test_given_betas_are_not_rounded(self):
         given = [0.1, 0.2, 1 / 3]
-        schedule = NoiseSchedule.from_diffusers({"trained_betas": given})
+        schedule = schedule_from_config({"trained_betas": given})
         assert schedule.betas.tolist() == given
         assert NoiseSchedule(torch.tensor(given)).prediction_type == "epsilon"
 
     def test_add_noise_and_velocity_equal_diffusers(self):
         scheduler = diffusers.DDPMScheduler(prediction_type="v_prediction")
-        schedule = NoiseSchedule.from_diffusers(scheduler.config)
+        schedule = schedule_from_config(scheduler.config)
         x0, noise, t = (
             torch.randn(4, 1, 3, 3),
             torch.randn(4, 1, 3, 3),

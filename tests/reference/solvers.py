@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import torch
 
+from diffguard.denoisers.scheduler_config import schedule_from_config
 from diffguard.diffusion.ddim import inversion_step, invert, synthesis_step, synthesize
 from diffguard.diffusion.guidance import blend_clean, classifier_free, classifier_gradient
 from diffguard.diffusion.schedule import NoiseSchedule, expand, predict_clean
@@ -43,12 +44,12 @@ def _same_schedules(kind, steps, betas):
     yield (NoiseSchedule.linear if kind == "gdm" else NoiseSchedule.scaled_linear)(steps)
     config = {"num_train_timesteps": steps, "trained_betas": None}
     if kind == "gdm":
-        yield NoiseSchedule.from_diffusers({"num_train_timesteps": steps})
+        yield schedule_from_config({"num_train_timesteps": steps})
         config |= {"beta_schedule": "linear", "beta_start": 1e-4, "beta_end": 0.02}
     else:
         config |= {"beta_schedule": "scaled_linear", "beta_start": 0.0015, "beta_end": 0.0195}
-    yield NoiseSchedule.from_diffusers(config)
-    yield NoiseSchedule.from_diffusers(config | {"trained_betas": betas.tolist()})
+    yield schedule_from_config(config)
+    yield schedule_from_config(config | {"trained_betas": betas.tolist()})
 
 
 def _cast(data, levels):

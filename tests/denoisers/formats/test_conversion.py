@@ -8,7 +8,7 @@ import torch
 from diffguard.denoisers.build import wrap_parts
 from diffguard.denoisers.formats import convert_tensors, detect_family
 from diffguard.denoisers.formats import resnet as openood
-from diffguard.diffusion.schedule import NoiseSchedule
+from diffguard.denoisers.scheduler_config import schedule_from_config
 from tests.helpers.checkpoint_files import SUFFIXES, Case, cases, folder, full_size, options_of
 
 CASES = cases()
@@ -115,7 +115,7 @@ def test_schedule_and_labels(case):
     info = case.info
     converted = convert_tensors(case.tensors(), case.options())
     assert converted.null_class == info["null_class"]
-    schedule = NoiseSchedule.from_diffusers(converted.scheduler)
+    schedule = schedule_from_config(converted.scheduler)
     expected = info["expected_noise_schedule"]
     assert len(schedule) == expected["num_train_timesteps"]
     assert schedule.prediction_type == expected["prediction_type"]

@@ -12,6 +12,7 @@ from diffguard.denoisers.formats import CheckpointOptions, convert_tensors
 from diffguard.denoisers.formats.folder import load_folder
 from diffguard.denoisers.formats.openai_names import OpenAILayout
 from diffguard.denoisers.formats.save import save_folder
+from diffguard.denoisers.scheduler_config import schedule_from_config
 from diffguard.diffusion.schedule import NoiseSchedule
 from diffguard.errors import UserError
 
@@ -252,7 +253,7 @@ def test_cosine_schedule():
     shape, heads = VARIANTS["256"]
     options = CheckpointOptions(image_size=16, noise_schedule="cosine", **heads)
     scheduler = convert_tensors(Maker(**shape).tensors, options).scheduler
-    found = NoiseSchedule.from_diffusers(scheduler).alphas_cumprod
+    found = schedule_from_config(scheduler).alphas_cumprod
     assert torch.equal(found, NoiseSchedule.cosine().alphas_cumprod)
     options = CheckpointOptions(image_size=16, noise_schedule="sigmoid", **heads)
     with pytest.raises(UserError, match="noise_schedule 'sigmoid' is not known"):
