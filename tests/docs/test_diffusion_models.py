@@ -19,7 +19,7 @@ from tests.helpers.published import DIT_XL_2
 def test_the_denoiser_of_ones_own_runs_as_it_stands(tmp_path):
     code = re.search(r"```python\n(.*?)```", PAGE, re.DOTALL).group(1)
     script = f"import torch; torch.set_num_threads(1)\n{code}"
-    script += "from diffguard.denoisers.base import Denoiser\n"
+    script += "from diffguard.diffusion.denoiser import Denoiser\n"
     script += "assert isinstance(detector.denoiser, Denoiser)\n"
     result = subprocess.run(
         [sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False

@@ -14,6 +14,8 @@ import train
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+ROOMS = "benchmarks|configs|datamodules|diffguard|diffguard_cli|lightning_modules|tests"
+FILE = rf"(?<!/)\b((?:{ROOMS})/[\w/]+\.(?:py|yaml))"
 
 
 def test_the_python_lines_run_as_they_stand(run_folder, tmp_path):
@@ -36,6 +38,15 @@ def test_the_commands_name_files_that_are_there():
         assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), re.MULTILINE), target
     for path in re.findall(r"\]\((?!http)([^)#]+)\)", README):
         assert (ROOT / path).exists(), path
+
+
+def test_files_that_the_pages_name_are_there():
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        for path in re.findall(FILE, text):
+            assert (ROOT / path).is_file(), f"{page.name}: {path}"
+        for path in re.findall(r"\]\((?!http|#)([^)#]+)\)", text):
+            assert (page.parent / path).exists(), f"{page.name}: {path}"
 
 
 def test_options_that_the_pages_name_are_there():
