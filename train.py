@@ -120,7 +120,7 @@ def _run_stages(current: Any, objects: Any) -> None:
     from diffguard_cli import stages as stage
     from diffguard_cli.calibrate import calibrate
     from diffguard_cli.checks import check_data, check_untrained, tell_assumptions
-    from diffguard_cli.models import load_trained
+    from diffguard_cli.models import load_classifier, load_trained
 
     wanted: list[str] = objects.stages
     current.data.prepare_data()
@@ -151,7 +151,7 @@ def _run_stages(current: Any, objects: Any) -> None:
                 denoiser = load_trained(current, objects.diffusion).denoiser
                 stage.train_noisy_classifier(current, objects.noisy_classifier, denoiser, title)
         else:
-            classifier = stage.load_classifier(current, objects.classifier)
+            classifier = load_classifier(current, objects.classifier)
             diffusion = load_trained(
                 current, objects.diffusion, same_classes=sees_labels(objects.detector)
             )
