@@ -341,7 +341,15 @@ def _score_folder(content: dict[str, Any], objects: Any) -> int:
     if not trainer.is_global_zero:
         return 0
     table = ScoreTable.read(path)
-    skipped = report_images(scoring.detector, table, scoring.folder, objects.accept)
+    judge = scoring.detector
+    skipped = report_images(
+        table,
+        scoring.folder,
+        judge.require_calibration(),
+        judge.classifier.class_names,
+        judge.settings.decision,
+        judge.settings.accept if objects.accept is None else objects.accept,
+    )
     return SKIPPED_FILES if skipped else 0
 
 

@@ -69,9 +69,10 @@ def main() -> None:
         vim_dim=arguments.vim_dim,
     )
     small = classify(classifier, identifier, tested, shrink_to=96)
-    far = baselines.score(ood)
+    far = baselines.score(ood.logits, ood.features)
     print("\n| score | AUROC | ID images reduced to 96 pixels too |\n| --- | --- | --- |")
-    plain, reduced = baselines.score(rows(own, tested)), baselines.score(small)
+    plain = baselines.score(own.logits[list(tested)], own.features[list(tested)])
+    reduced = baselines.score(small.logits, small.features)
     for name in NAMES:
         values = [float(auroc(scores[name], far[name])) for scores in (plain, reduced)]
         print(f"| `{name}` | {values[0]:.3f} | {values[1]:.3f} |")
@@ -117,11 +118,6 @@ def prepared(images: ImageSet, index: int, shrink_to: int | None = None) -> Tens
     if shrink_to is not None:
         image = resize_and_crop(image, shrink_to)
     return Prepare(SIDE, 3)(image)
-
-
-def rows(output: ClassifierOutput, chosen: range) -> ClassifierOutput:
-    """Some rows of an output."""
-    return ClassifierOutput(output.logits[list(chosen)], output.features[list(chosen)])
 
 
 def report_accuracy(images: ImageSet, output: ClassifierOutput, tested: range) -> None:

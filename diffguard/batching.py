@@ -1,29 +1,25 @@
 """Network calls of one fixed shape.
 
-With one batch shape the kernels of a network, and so the order of its sums, stay the same: a row's
-result does not depend on its neighbours or on how many there are.
+With one batch shape a network always uses the same kernels and adds in the same order, so that the
+result of a row does not depend on the other rows or on their number.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
-from typing import TypeVar
 
 import torch
 from torch import Tensor
 
-from diffguard.classifiers.classifier import ClassifierOutput
-
-Output = TypeVar("Output", Tensor, ClassifierOutput)
-
-# Matrix products treat the last few rows of other sizes by other kernels: there a row's result
-# would depend on its place in the batch.
+# For other batch sizes, matrix products use a different kernel for the last few rows, so that a
+# row's result would depend on its place in the batch.
 ROW_MULTIPLE = 8
 
 
 def fixed_batch_size(batch_size: int) -> int:
     """Round a batch size up to one at which a row's place does not matter."""
-    return -(-batch_size // ROW_MULTIPLE) * ROW_MULTIPLE
+    return math.ceil(batch_size / ROW_MULTIPLE) * ROW_MULTIPLE
 
 
 def padded(x: Tensor, size: int) -> Tensor:
@@ -33,11 +29,11 @@ def padded(x: Tensor, size: int) -> Tensor:
     return torch.cat([x, x[:1].expand(size - len(x), *x.shape[1:])])
 
 
-def in_fixed_batches(function: Callable[[Tensor], Output], x: Tensor, size: int) -> Output:
-    """Apply a network to any number of rows, `size` at a time, the last padded.
+def in_fixed_batches(function: Callable[[Tensor], Tensor], x: Tensor, size: int) -> Tensor:
+    """Apply a network to any number of rows, `size` at a time; the last batch is padded.
 
     Args:
-        function: Rows `(size, …)` to a tensor (or classifier output) of as many rows.
+        function: Maps rows `(size, …)` to a tensor of as many rows.
         x: `(N, …)`, N at least 1.
         size: Rows of each call.
 
@@ -47,10 +43,5 @@ def in_fixed_batches(function: Callable[[Tensor], Output], x: Tensor, size: int)
     parts = []
     for begin in range(0, len(x), size):
         rows = x[begin : begin + size]
-        part = function(padded(rows, size))
-        parts.append(
-            part[: len(rows)] if isinstance(part, Tensor) else part.select(slice(len(rows)))
-        )
-    if isinstance(parts[0], Tensor):
-        return torch.cat(parts)
-    return ClassifierOutput.concatenate(parts)
+        parts.append(function(padded(rows, size))[: len(rows)])
+    return torch.cat(parts)

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from diffguard.batching import fixed_batch_size, in_fixed_batches
+from diffguard.batching import fixed_batch_size, padded
 from diffguard.classifiers.classifier import Classifier, ClassifierOutput
 from diffguard.diffusion.denoiser import Denoiser
 from diffguard.diffusion.guidance import classifier_free
@@ -196,9 +196,11 @@ class Detector(nn.Module):
     @torch.no_grad()
     def classify(self, images: Tensor, batch_size: int) -> ClassifierOutput:
         """Logits, features and named layers of images `(N, C, H, W)` in [0, 1]."""
-        return in_fixed_batches(
-            lambda rows: self.classifier.forward_features(rows, self.layers), images, batch_size
-        )
+        parts = []
+        for rows in images.split(batch_size):
+            output = self.classifier.forward_features(padded(rows, batch_size), self.layers)
+            parts.append(output.select(slice(len(rows))))
+        return ClassifierOutput.concatenate(parts)
 
     def prepare(self, images: Tensor) -> Tensor:
         """Bring images `(N, C, H, W)` in [0, 1] of any size to the working size, on the CPU.
@@ -212,6 +214,16 @@ class Detector(nn.Module):
         for target, image in zip(prepared, images, strict=True):
             target.copy_(to_working_size(image, self.image_size, self.image_channels))
         return prepared
+
+    def require_calibration(self) -> Calibration:
+        """The calibration.
+
+        Raises:
+            UserError: If the detector is not calibrated.
+        """
+        if self.calibration is None:
+            raise UserError("the detector is not calibrated: run train.py with stage calibrate")
+        return self.calibration
 
     def score_images(self, images: Tensor, *, batch_size: int = 64) -> list[Scored]:
         """Score images, with all scores and reconstructions, in their order.
@@ -266,20 +278,19 @@ class Detector(nn.Module):
                 labels of an oracle.
         """
         check_unlabelled(self.settings)
-        calibration = self.calibration
-        if calibration is None:
-            raise UserError("the detector is not calibrated: run train.py with stage calibrate")
-        name = self.settings.decision
-        threshold = calibration.threshold(name, self.settings.accept if accept is None else accept)
-        rows = [one.row for one in self.score_images(images, batch_size=batch_size)]
+        calibration, name = self.require_calibration(), self.settings.decision
+        accept = self.settings.accept if accept is None else accept
+        calibration.threshold(name, accept)  # Refuses a wrong share before images are scored.
+        rows = [scored.row for scored in self.score_images(images, batch_size=batch_size)]
         scores = [row.scores[name] for row in rows]
+        percentiles, is_ood = calibration.verdict(name, scores, accept)
         double: dict[str, Any] = {"dtype": torch.float64}
         return Verdicts(
             label=torch.tensor([row.prediction for row in rows], dtype=torch.int64),
             probability=torch.tensor([row.probability for row in rows], **double),
             score=torch.tensor(scores, **double),
-            percentile=torch.tensor([calibration.percentile(name, s) for s in scores], **double),
-            is_ood=torch.tensor([s > threshold for s in scores], dtype=torch.bool),
+            percentile=torch.tensor(percentiles, **double),
+            is_ood=torch.tensor(is_ood, dtype=torch.bool),
         )
 
     def _measure(self, name: str) -> Distance:

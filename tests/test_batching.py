@@ -2,7 +2,6 @@ import pytest
 import torch
 
 from diffguard.batching import fixed_batch_size, in_fixed_batches, padded
-from diffguard.classifiers.classifier import ClassifierOutput
 
 
 @pytest.mark.parametrize(("asked", "taken"), [(1, 8), (7, 8), (8, 8), (9, 16), (64, 64), (65, 72)])
@@ -27,18 +26,6 @@ def test_every_call_has_one_shape_and_no_row_is_lost(count):
 
     assert torch.equal(in_fixed_batches(double, x, 4), 2 * x)
     assert shapes == [(4, 2)] * -(-count // 4)
-
-
-def test_classifier_outputs_are_joined_in_order():
-    x = torch.arange(14.0).view(7, 2)
-    found = in_fixed_batches(
-        lambda rows: ClassifierOutput(rows + 1, rows + 2, {"a": rows + 3, "b": -rows}), x, 4
-    )
-    assert torch.equal(found.logits, x + 1)
-    assert torch.equal(found.features, x + 2)
-    assert list(found.layers) == ["a", "b"]
-    assert torch.equal(found.layers["a"], x + 3)
-    assert torch.equal(found.layers["b"], -x)
 
 
 def test_a_row_of_a_network_depends_neither_on_its_place_nor_on_its_neighbours():

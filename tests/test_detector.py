@@ -4,6 +4,7 @@ import torch
 from PIL import Image
 
 from diffguard import Detector
+from diffguard.classifiers.classifier import ClassifierOutput
 from diffguard.classifiers.small_cnn import TimedCNN
 from diffguard.errors import UserError
 from diffguard.settings.sections import (
@@ -200,6 +201,21 @@ def test_training_around_a_detector_does_not_change_it(tmp_path):
     assert all(torch.equal(scores, expected) for scores in around.scores)
     for name, value in detector.state_dict().items():
         assert torch.equal(value, before[name]), name
+
+
+def test_classifier_outputs_are_joined_in_order(monkeypatch):
+    detector, x = build_detector(), torch.arange(14.0).view(7, 2)
+
+    def outputs(rows, _layers):
+        return ClassifierOutput(rows + 1, rows + 2, {"a": rows + 3, "b": -rows})
+
+    monkeypatch.setattr(detector.classifier, "forward_features", outputs)
+    joined = detector.classify(x, 4)
+    assert torch.equal(joined.logits, x + 1)
+    assert torch.equal(joined.features, x + 2)
+    assert list(joined.layers) == ["a", "b"]
+    assert torch.equal(joined.layers["a"], x + 3)
+    assert torch.equal(joined.layers["b"], -x)
 
 
 def test_scores_are_made_in_full_precision_and_the_program_keeps_its_own(detector, monkeypatch):

@@ -120,7 +120,7 @@ class ScoreStream:
             target = torch.tensor(labels, device=device)
             cam = grad_cam(detector.classifier, padded(images, size), padded(target, size))
             masks = list(cam_mask(scale_cam(cam[: len(items)]), cut))
-        baselines = detector.baselines.score(whole)
+        baselines = detector.baselines.score(whole.logits, whole.features)
         jobs = []
         for row, item in enumerate(items):
             key = (pixel_key(item.image),) if self._draws_crops else ()

@@ -3,30 +3,36 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from diffguard.detector import Detector
 from diffguard.errors import UserError
 from diffguard.printing import say
 from diffguard.score_table.cells import to_cell
 from diffguard.score_table.table import ScoreTable
+from diffguard.scores.calibration import Calibration
 from diffguard.storage.files import replace_file
 
-if TYPE_CHECKING:
-    pass
 
-
-def report_images(detector: Detector, table: ScoreTable, output: Path, accept: float | None) -> int:
+def report_images(
+    table: ScoreTable,
+    output: Path,
+    calibration: Calibration,
+    class_names: Sequence[str],
+    decision: str,
+    accept: float,
+) -> int:
     """Write `images.csv` and print a summary line.
 
     Args:
-        detector: The calibrated detector.
         table: The scores of the folder's files.
-        output: Where to write.
-        accept: Share of ID images that the threshold accepts; None is the detector's.
+        output: Folder to write to.
+        calibration: The detector's calibration.
+        class_names: Names of the classifier's classes.
+        decision: The score that decides.
+        accept: Share of ID images that the threshold accepts, in (0, 1).
 
     Returns:
         How many files could not be scored.
@@ -34,40 +40,33 @@ def report_images(detector: Detector, table: ScoreTable, output: Path, accept: f
     Raises:
         UserError: If no file could be scored.
     """
-    calibration, name = detector.calibration, detector.settings.decision
-    if calibration is None:
-        raise UserError("the detector is not calibrated: run train.py with stage calibrate")
-    share = detector.settings.accept if accept is None else accept
-    threshold = calibration.threshold(name, share)
     skipped = [str(table.error[row]) for row in np.flatnonzero(~table.valid)]
     for reason in skipped:
         say(f"skipped: {reason}")
     rows = np.flatnonzero(table.valid)
     if not len(rows):
         raise UserError("none of the files is an image that can be read")
-    flagged = 0
+    scores = table.scores[decision][rows].tolist()
+    percentiles, is_ood = calibration.verdict(decision, scores, accept)
     with (
         replace_file(output / "images.csv") as temporary,
         temporary.open("w", encoding="utf-8", newline="") as file,
     ):
         writer = csv.writer(file)
         writer.writerow(["path", "prediction", "probability", "score", "percentile", "verdict"])
-        for row in rows:
-            score = float(table.scores[name][row])
-            verdict = "ood" if score > threshold else "id"
-            flagged += verdict == "ood"
+        for row, score, percentile, ood in zip(rows, scores, percentiles, is_ood, strict=True):
             writer.writerow(
                 [
                     to_cell(table.path[int(row)]),
-                    to_cell(detector.classifier.class_names[int(table.prediction[row])]),
+                    to_cell(class_names[int(table.prediction[row])]),
                     repr(float(table.probability[row])),
                     repr(score),
-                    f"{calibration.percentile(name, score):.1f}",
-                    verdict,
+                    f"{percentile:.1f}",
+                    "ood" if ood else "id",
                 ]
             )
     say(
-        f"{len(rows)} images: {flagged} flagged as OOD by {name} at the threshold that accepts "
-        f"{share:.0%} of ID images; {len(skipped)} files skipped; {output / 'images.csv'}"
+        f"{len(rows)} images: {sum(is_ood)} flagged as OOD by {decision} at the threshold that "
+        f"accepts {accept:.0%} of ID images; {len(skipped)} files skipped; {output / 'images.csv'}"
     )
     return len(skipped)

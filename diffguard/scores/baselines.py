@@ -5,6 +5,7 @@ All give higher = more OOD.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -15,7 +16,6 @@ from threadpoolctl import ThreadpoolController
 from torch import Tensor, nn
 
 from diffguard.batching import in_fixed_batches, padded
-from diffguard.classifiers.classifier import ClassifierOutput
 from diffguard.errors import UserError
 from diffguard.scores.mahalanobis import Mahalanobis, RelativeMahalanobis
 
@@ -111,18 +111,19 @@ class Baselines:
                 )
             self._features[name] = _fitted(name, ood, features, labels, head, knn_k, vim_dim)
 
-    def score(self, output: ClassifierOutput) -> dict[str, Tensor]:
+    def score(self, logits: Tensor, features: Tensor) -> dict[str, Tensor]:
         """Score a batch.
 
         Args:
-            output: Logits `(N, K)` and features `(N, D)` of the classifier.
+            logits: `(N, K)` of the classifier.
+            features: `(N, D)` of the classifier, the input of its last layer.
 
         Returns:
             Name -> `(N,)` float64 on the CPU, higher = more OOD, in the order of `names`.
         """
-        logits, features = output.logits.float().cpu(), output.features.float().cpu()
+        logits, features = logits.float().cpu(), features.float().cpu()
         count = len(logits)
-        features = padded(features, -(-count // _ROWS) * _ROWS)
+        features = padded(features, math.ceil(count / _ROWS) * _ROWS)
         scores: dict[str, Tensor] = {}
         for name in self.names:
             if name in self._logits:

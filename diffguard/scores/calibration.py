@@ -154,13 +154,34 @@ class Calibration:
         """
         if not 0 < accept < 1:
             raise UserError(f"the accepted share must lie between 0 and 1, got {accept:g}")
-        ordered = self._known(name).sort().values
+        ordered = self._values(name).sort().values
         return float(ordered[math.ceil(accept * len(ordered)) - 1])
 
     def percentile(self, name: str, value: float) -> float:
         """Share of the ID validation images, in percent, whose score is at most `value`."""
-        reference = self._known(name)
+        reference = self._values(name)
         return 100.0 * float((reference <= value).double().mean())
+
+    def verdict(
+        self, name: str, scores: Sequence[float], accept: float
+    ) -> tuple[list[float], list[bool]]:
+        """Judge images by one score.
+
+        Args:
+            name: The score.
+            scores: Its value of each image, higher = more OOD.
+            accept: Share of ID images that the threshold accepts, in (0, 1).
+
+        Returns:
+            The percentile of each image among the ID validation images, 0 … 100, and whether its
+            score is above the threshold.
+
+        Raises:
+            UserError: For an unknown score or a share outside (0, 1).
+        """
+        threshold = self.threshold(name, accept)
+        percentiles = [self.percentile(name, score) for score in scores]
+        return percentiles, [score > threshold for score in scores]
 
     def accept_interval(self, accept: float) -> tuple[float, float]:
         """95% interval of the share of new ID images that a threshold at `accept` accepts.
@@ -174,7 +195,7 @@ class Calibration:
         low, high = beta.ppf([0.025, 0.975], rank, count + 1 - rank)
         return float(low), float(high)
 
-    def _known(self, name: str) -> Tensor:
+    def _values(self, name: str) -> Tensor:
         if name not in self.scores:
             raise UserError(
                 f"the detector has no score {name!r}, expected one of {', '.join(self.scores)}"

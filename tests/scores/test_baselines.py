@@ -2,7 +2,6 @@ import pytest
 import torch
 from torch import nn
 
-from diffguard.classifiers.classifier import ClassifierOutput
 from diffguard.errors import UserError
 from diffguard.scores.baselines import (
     FEATURE_BASELINES,
@@ -31,7 +30,7 @@ def head():
 
 
 def output_of(head, features):
-    return ClassifierOutput(head(features).detach(), features)
+    return head(features).detach(), features
 
 
 @pytest.mark.parametrize("name", [*LOGIT_BASELINES, *FEATURE_BASELINES])
@@ -39,7 +38,7 @@ def test_what_lies_far_from_the_classes_scores_higher(name, reference, head):
     baselines = Baselines([name], reference, head, knn_k=5)
     inside = output_of(head, reference.features[:30])
     outside = output_of(head, torch.tensor([[1.3, 1.3, 1.3, 9.0, -9.0, 9.0]]).repeat(4, 1))
-    inside, outside = baselines.score(inside)[name], baselines.score(outside)[name]
+    inside, outside = baselines.score(*inside)[name], baselines.score(*outside)[name]
     assert inside.dtype == torch.float64
     assert inside.shape == (30,)
     assert outside.min() > inside.median()
@@ -47,7 +46,7 @@ def test_what_lies_far_from_the_classes_scores_higher(name, reference, head):
 
 def test_known_values(head):
     logits = torch.tensor([[2.0, 1.0, 0.0]])
-    scores = Baselines(["msp", "mls", "energy"]).score(ClassifierOutput(logits, torch.zeros(1, 6)))
+    scores = Baselines(["msp", "mls", "energy"]).score(logits, torch.zeros(1, 6))
     assert scores["msp"].item() == pytest.approx(-logits.softmax(1).max().item())
     assert scores["mls"].item() == pytest.approx(-2.0)
     assert scores["energy"].item() == pytest.approx(-logits.logsumexp(1).item())
@@ -57,8 +56,8 @@ def test_a_row_does_not_depend_on_its_place(reference, head):
     baselines = Baselines(["knn", "vim", "mahalanobis"], reference, head, knn_k=5)
     features = torch.randn(16, 6, generator=torch.Generator().manual_seed(3))
     order = torch.randperm(16, generator=torch.Generator().manual_seed(4))
-    plain = baselines.score(output_of(head, features))
-    moved = baselines.score(output_of(head, features[order]))
+    plain = baselines.score(*output_of(head, features))
+    moved = baselines.score(*output_of(head, features[order]))
     for name, values in plain.items():
         assert torch.equal(values[order], moved[name]), name
 
@@ -86,11 +85,11 @@ def test_mahalanobis_and_rmd_are_their_formulas(width):
     nearest = torch.stack([squared_distance(rows.double(), mean, within) for mean in means]).amin(0)
     overall = squared_distance(rows.double(), double.mean(0), total)
     baselines = Baselines(["mahalanobis", "rmd"], Reference(features, labels))
-    scores = baselines.score(ClassifierOutput(torch.zeros(5, 3), rows))
+    scores = baselines.score(torch.zeros(5, 3), rows)
     torch.testing.assert_close(scores["mahalanobis"], nearest / 2, rtol=1e-6, atol=0)
     torch.testing.assert_close(scores["rmd"], nearest - overall, rtol=1e-6, atol=1e-6)
     for k in range(5):
-        alone = baselines.score(ClassifierOutput(torch.zeros(8, 3), rows[[k] * 8]))
+        alone = baselines.score(torch.zeros(8, 3), rows[[k] * 8])
         torch.testing.assert_close(alone["rmd"][0], scores["rmd"][k], rtol=1e-12, atol=1e-9)
 
 
@@ -98,7 +97,7 @@ def test_mahalanobis_and_rmd_are_those_of_pytorch_ood(reference):
     from pytorch_ood import detector as ood
 
     scores = Baselines(["mahalanobis", "rmd"], reference).score(
-        ClassifierOutput(torch.zeros(60, 3), reference.features + 1)
+        torch.zeros(60, 3), reference.features + 1
     )
     for name, cls in (("mahalanobis", ood.Mahalanobis), ("rmd", ood.RMD)):
         theirs = cls(None).fit_features(reference.features, reference.labels)
@@ -127,7 +126,7 @@ def test_vim_takes_fewer_dimensions_than_there_are_features(reference, head):
     for dimensions in (6, 9999):
         with pytest.raises(UserError, match=rf"vim_dim is {dimensions}, .* has 6 features"):
             Baselines(["vim"], reference, head, vim_dim=dimensions)
-    scores = Baselines(["vim"], reference, head, vim_dim=5).score(output_of(head, torch.eye(6)))
+    scores = Baselines(["vim"], reference, head, vim_dim=5).score(*output_of(head, torch.eye(6)))
     assert scores["vim"].isfinite().all()
 
 
