@@ -19,6 +19,13 @@ from lightning_modules.callbacks.resume import (
     generator_states,
     restore_generators,
 )
+from lightning_modules.resumed_state import (
+    check_loop,
+    check_optimizer,
+    check_progress,
+    check_scheduler,
+    check_types,
+)
 from lightning_modules.training_values import check_accumulation, check_precision, check_values
 
 OptimizerName = Literal["adamw", "sgd"]
@@ -140,10 +147,32 @@ class TrainingModule(LightningModule):
             checkpoint["loader"] = loader.state_dict()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Recall for how many steps the schedule was made; Lightning builds it after this."""
+        """Recall for how many steps the schedule was made; Lightning builds it after this.
+
+        Raises:
+            UserError: If the state of loop, optimizer, schedule or gradient scaler does not fit.
+        """
+        self._check_resumed(checkpoint)
         self._planned_steps = checkpoint.get("planned_steps")
         self._generators = checkpoint.get("generators")
         self._loader_state = checkpoint.get("loader")
+
+    def _check_resumed(self, checkpoint: Mapping[str, Any]) -> None:
+        check_types(checkpoint)
+        # First the weights: another network explains all other differences.
+        self.load_state_dict(checkpoint["state_dict"])
+        check_loop(checkpoint["loops"]["fit_loop"], self.trainer.fit_loop.state_dict())
+        optimizer = self._build_optimizer()
+        steps, schedules = checkpoint["planned_steps"], checkpoint["lr_schedulers"]
+        if bool(schedules) != (steps is not None):
+            raise UserError("the checkpoint is damaged: its schedule and planned_steps disagree")
+        if schedules:
+            check_scheduler(schedules[0], self._build_schedule(optimizer, steps), steps)
+        check_optimizer(checkpoint["optimizer_states"][0], optimizer)
+        precision = self.trainer.precision_plugin
+        name = type(precision).__qualname__
+        if name in checkpoint:
+            check_progress(checkpoint[name], precision.state_dict(), name)
 
     def _build_schedule(self, optimizer: Optimizer, steps: int) -> LRScheduler:
         from diffusers import optimization

@@ -12,7 +12,10 @@ from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from diffguard.errors import UserError
+from diffguard.storage.archives import check_archive, check_tensors
 from diffguard.storage.files import replace_file
+from diffguard.storage.paths import require_file
+from lightning_modules.resumed_state import check_version
 
 _NAME = "last"
 
@@ -74,23 +77,23 @@ class SafeCheckpointIO(TorchCheckpointIO):
         map_location: Any = "cpu",
         weights_only: bool | None = True,  # noqa: ARG002
     ) -> dict[str, Any]:
-        """Read a checkpoint, whatever Lightning asks for with `weights_only=True`.
+        """Read a checkpoint as tensors and plain values, without regard to `weights_only`.
 
         Raises:
-            UserError: If it is missing, damaged, or holds anything but tensors and plain values.
+            UserError: If it is missing, damaged, would take more memory than its file, or holds
+                anything but tensors and plain values.
         """
+        require_file(path, "checkpoint")
+        check_archive(Path(path))
         try:
             checkpoint = torch.load(path, map_location=map_location, weights_only=True)
-        except FileNotFoundError:
-            raise UserError(
-                f"checkpoint {path} does not exist: name one that training wrote"
-            ) from None
         except pickle.UnpicklingError as error:
             raise UserError(
                 f"checkpoint {path} is refused: it is damaged, or holds more than tensors and "
                 "plain values; name one that training wrote"
             ) from error
-        except (RuntimeError, EOFError, OSError, KeyError, ValueError) as error:
+        except Exception as error:
+            # Damaged archives surface as many types.
             raise UserError(
                 f"checkpoint {path} cannot be read, it is damaged or no checkpoint: delete it and "
                 "train that stage again"
@@ -99,6 +102,8 @@ class SafeCheckpointIO(TorchCheckpointIO):
             raise UserError(
                 f"{path} is no checkpoint of a training stage: name a last.ckpt that training wrote"
             )
+        check_tensors(checkpoint, Path(path))
+        check_version(checkpoint["pytorch-lightning_version"], str(path))
         # No callback of a stage has a state. What is there is of another program, and may name
         # files to delete.
         checkpoint["callbacks"] = {}

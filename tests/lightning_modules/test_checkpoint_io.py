@@ -1,4 +1,6 @@
+import os
 import pickle
+import zipfile
 
 import pytest
 import torch
@@ -108,3 +110,91 @@ def test_what_a_checkpoint_names_is_not_deleted(tmp_path):
     trainer.fit(module, tiny.train_loader(), tiny.val_loader(), ckpt_path=path)
     assert trainer.current_epoch == 2
     assert victim.is_dir()
+
+
+def _loops(checkpoint):
+    return checkpoint["loops"]["fit_loop"]
+
+
+def _group(checkpoint):
+    return checkpoint["optimizer_states"][0]["param_groups"][0]
+
+
+def _state(checkpoint):
+    return checkpoint["optimizer_states"][0]["state"]
+
+
+MALFORMED = {
+    "no loops": lambda c: c.pop("loops"),
+    "loops of another type": lambda c: c.update(loops=[1]),
+    "an empty loop": lambda c: c.update(loops={"fit_loop": {}}),
+    "text as progress": lambda c: _loops(c)["epoch_progress"]["current"].update(ready="x"),
+    "negative progress": lambda c: _loops(c)["epoch_progress"]["current"].update(ready=-1),
+    "another attribute": lambda c: _loops(c)["epoch_progress"]["current"].update(reset=1),
+    "a loader state": lambda c: _loops(c)["state_dict"].update(combined_loader=[{"batches": -1}]),
+    "an epoch of text": lambda c: c.update(epoch="1"),
+    "no optimizer": lambda c: c.update(optimizer_states=[]),
+    "no groups": lambda c: c["optimizer_states"][0].pop("param_groups"),
+    "a rate of NaN": lambda c: _group(c).update(lr=float("nan")),
+    "other parameters": lambda c: _group(c).update(params=[0, 7]),
+    "another option": lambda c: _group(c).update(fused="yes"),
+    "a moment of another shape": lambda c: _state(c)[0].update(exp_avg=torch.zeros(3)),
+    "no moments": lambda c: _state(c).update({1: {}}),
+    "a state beyond the parameters": lambda c: _state(c).update({99: _state(c)[0]}),
+    "no schedule": lambda c: c.update(lr_schedulers=[]),
+    "a schedule of another form": lambda c: c.update(lr_schedulers=[{"step": 1}]),
+    "a step beyond the schedule": lambda c: c["lr_schedulers"][0].update(last_epoch=10**6),
+    "other base rates": lambda c: c["lr_schedulers"][0].update(base_lrs=["x"]),
+    "no planned steps": lambda c: c.update(planned_steps=None),
+    "planned steps of text": lambda c: c.update(planned_steps="8"),
+    "no generators": lambda c: c.update(generators=[]),
+    "generators of another size": lambda c: c.update(generators=[{"cpu": torch.zeros(3)}]),
+    "a generator cut short": lambda c: c["generators"][0].update(cpu=torch.zeros(8).byte()),
+    "weights that are no tensors": lambda c: c["state_dict"].update(more=1),
+    "an expanded tensor": lambda c: c["state_dict"].update(more=torch.zeros(1).expand(10**9)),
+    "an old version": lambda c: c.update({"pytorch-lightning_version": "1.0.0"}),
+    "a version of text": lambda c: c.update({"pytorch-lightning_version": "2.x"}),
+}
+
+
+@pytest.fixture(scope="module")
+def interrupted(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("interrupted")
+    with pytest.raises(tiny.CrashError):
+        fit(folder, max_epochs=2, callbacks=[tiny.Crash(1)])
+    return last_checkpoint(folder)
+
+
+@pytest.mark.parametrize("kind", MALFORMED)
+def test_malformed_states_are_one_line(tmp_path, interrupted, kind):
+    content = torch.load(interrupted, weights_only=True)
+    MALFORMED[kind](content)
+    torch.save(content, tmp_path / "last.ckpt")
+    trainer = tiny.trainer(tmp_path, max_epochs=2)
+    module = ClassifierModule(tiny.classifier())
+    with pytest.raises(UserError) as caught:
+        trainer.fit(
+            module,
+            tiny.train_loader(),
+            tiny.val_loader(),
+            ckpt_path=tmp_path / "last.ckpt",
+            weights_only=True,
+        )
+    assert "\n" not in str(caught.value)
+
+
+def test_a_compressed_archive_is_refused(tmp_path, interrupted):
+    with (
+        zipfile.ZipFile(interrupted) as source,
+        zipfile.ZipFile(tmp_path / "last.ckpt", "w", zipfile.ZIP_DEFLATED) as target,
+    ):
+        for member in source.namelist():
+            target.writestr(member, source.read(member))
+    with pytest.raises(UserError, match="compressed"):
+        SafeCheckpointIO().load_checkpoint(tmp_path / "last.ckpt")
+
+
+def test_a_named_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "last.ckpt")
+    with pytest.raises(UserError, match="named pipe"):
+        SafeCheckpointIO().load_checkpoint(tmp_path / "last.ckpt")
