@@ -9,7 +9,7 @@ from diffguard.checkpoint import file as checkpoint
 from diffguard.checkpoint.file import load_detector, read_checkpoint, save_detector
 from diffguard.errors import UserError
 from diffguard.storage.weights import load_tensors
-from tests.test_checkpoint import CLASSIFIER, CONFIG, DIFFUSION, build
+from tests.helpers.saved_detector import CLASSIFIER, CONFIG, DIFFUSION, build
 
 
 @pytest.fixture(scope="module")

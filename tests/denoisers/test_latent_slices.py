@@ -8,8 +8,8 @@ import torch
 
 from diffguard.engine.jobs import Recipe
 from diffguard.scores.distances import Views, build_distance
-from tests.denoisers.test_latent import dit, wrap
 from tests.helpers.engine_runs import jobs_of, run, steering_of
+from tests.helpers.tiny_latent import dit, wrap
 from tests.helpers.tiny_models import sound_plan, tiny_classifier
 
 

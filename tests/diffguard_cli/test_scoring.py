@@ -1,6 +1,5 @@
 """Pieces of the evaluation: its times, and what calibration learns."""
 
-import json
 from types import SimpleNamespace
 
 import numpy as np
@@ -12,14 +11,10 @@ from diffguard.score_table.timing import read_timing
 from diffguard.settings.sections import EarlyStopSettings, InversionSettings, SamplerSettings
 from diffguard.storage.files import file_hash
 from diffguard_cli.calibrate import fit_calibration, needs_reference
+from tests.helpers.table_rows import timing_line
 from tests.helpers.tiny_detector import CLASSES, build_detector, small_settings
 
 NAMES = ("diffguard/logits_l1", "diffguard/l2", "msp", "knn")
-
-
-def line(session, rank=0, images=10, seconds=2.0, fill=1.0):
-    values = {"session": session, "rank": rank, "images": images, "seconds": seconds, "fill": fill}
-    return json.dumps(values)
 
 
 def write(folder, *lines):
@@ -27,7 +22,11 @@ def write(folder, *lines):
 
 
 def test_times_of_sessions_add_up_and_those_of_processes_overlap(tmp_path):
-    ranks = [line("a", 0, 10, 2.0, 1.0), line("a", 1, 30, 5.0, 0.5), line("b", 0, 40, 1.0, 0.25)]
+    ranks = [
+        timing_line("a", 0, 10, 2.0, 1.0),
+        timing_line("a", 1, 30, 5.0, 0.5),
+        timing_line("b", 0, 40, 1.0, 0.25),
+    ]
     write(tmp_path, *(f"{one}\n" for one in ranks))
     found = read_timing(tmp_path)
     assert (found["images"], found["seconds"]) == (80, 6.0)
@@ -36,17 +35,23 @@ def test_times_of_sessions_add_up_and_those_of_processes_overlap(tmp_path):
 
 @pytest.mark.parametrize("kept", [1, 20, -1])
 def test_a_torn_line_is_left_out(tmp_path, kept):
-    whole = line("a", images=7)
-    write(tmp_path, f"{whole}\n", line("b")[:kept])
+    whole = timing_line("a", images=7)
+    write(tmp_path, f"{whole}\n", timing_line("b")[:kept])
     assert read_timing(tmp_path) == {"images": 7, "seconds": 2.0, "fill": 1.0}
-    # The next session writes on behind it.
-    write(tmp_path, f"{whole}\n", line("b")[:kept], line("c", images=5) + "\n", whole + "\n")
+    # The next session appends to the torn line.
+    write(
+        tmp_path,
+        f"{whole}\n",
+        timing_line("b")[:kept],
+        timing_line("c", images=5) + "\n",
+        whole + "\n",
+    )
     assert read_timing(tmp_path)["images"] == 7 + 5 + 7
 
 
 def test_no_times_are_no_images(tmp_path):
     assert read_timing(tmp_path) == {"images": 0, "seconds": 0, "fill": 1.0}
-    write(tmp_path, line("a", images=0) + "\n")
+    write(tmp_path, timing_line("a", images=0) + "\n")
     assert read_timing(tmp_path)["fill"] == 1.0
 
 

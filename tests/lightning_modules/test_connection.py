@@ -10,22 +10,8 @@ from diffguard.errors import UserError
 from lightning_modules import connection
 from lightning_modules.connection import connect, first_process_does
 from lightning_modules.trainer import TrainerConfig, scoring_trainer
+from tests.helpers.launchers import slurm
 from tests.helpers.scoring_processes import PROCESSES, free_port
-
-
-def slurm(rank, world, port):
-    return {
-        "MASTER_PORT": port,
-        "SLURM_JOB_ID": 71,
-        "SLURM_JOB_NAME": "train",
-        "SLURM_NTASKS": world,
-        "SLURM_NTASKS_PER_NODE": world,
-        "SLURM_NNODES": 1,
-        "SLURM_NODEID": 0,
-        "SLURM_PROCID": rank,
-        "SLURM_LOCALID": rank,
-        "SLURM_NODELIST": "localhost",
-    }
 
 
 def trainer_of(rank, world, port):

@@ -8,8 +8,7 @@ import resource
 import numpy as np
 import pytest
 import torch
-from tests.diffguard_cli.test_scoring import line
-from tests.helpers.table_rows import NAMES, ROWS, make_row, write
+from tests.helpers.table_rows import NAMES, ROWS, make_row, timing_line, write
 
 from diffguard.score_table.contents import keep_contents, read_contents
 from diffguard.errors import UserError
@@ -33,7 +32,7 @@ def folder(tmp_path):
     merge(out)
     scores = {name: torch.arange(9).double() / 3 for name in NAMES}
     keep_run(out, scores, {"device": "cpu"}, {})
-    (out / "timing.jsonl").write_text(line("a") + "\n")
+    (out / "timing.jsonl").write_text(timing_line("a") + "\n")
     return out
 
 
@@ -150,8 +149,8 @@ DAMAGED = {
         '{"a":' * 5000,
     ],
     "timing.jsonl": [
-        "}", "[1]}", '{"session": "a"}', line("a", images=-1), line("a", images="3"),
-        line("a", fill=float("nan")), line("a", seconds=float("inf")), "{" * 50_000 + "}",
+        "}", "[1]}", '{"session": "a"}', timing_line("a", images=-1), timing_line("a", images="3"),
+        timing_line("a", fill=float("nan")), timing_line("a", seconds=float("inf")), "{" * 50_000 + "}",
     ],
     "calibration.csv": [
         "", '"a"\n', '"a"\nx\n', '"a"\nnan\n', '"a","b"\n1\n', '"a","a"\n1,2\n', '"a"\n\n1\n',

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 from tests.helpers.scoring_processes import PROCESSES, free_port
 from tests.helpers.commands import command
-from tests.lightning_modules.test_connection import slurm
+from tests.helpers.launchers import slurm
 from tests.helpers.tiny_project import write_config
 
 import train

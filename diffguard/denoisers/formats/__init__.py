@@ -16,7 +16,6 @@ from diffguard.denoisers.build import DiffusionParts, wrap_parts
 from diffguard.denoisers.formats import adm, ddpm, ldm
 from diffguard.denoisers.formats.folder import load_folder
 from diffguard.denoisers.formats.options import CheckpointOptions
-from diffguard.denoisers.formats.resnet import load_openood_classifier
 from diffguard.denoisers.formats.tensors import has
 from diffguard.errors import UserError
 from diffguard.storage.foreign import read_checkpoint_tensors
@@ -27,7 +26,6 @@ __all__ = [
     "detect_family",
     "load_denoiser",
     "load_diffusion",
-    "load_openood_classifier",
 ]
 
 _PLAIN = CheckpointOptions()

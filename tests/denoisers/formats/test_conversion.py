@@ -7,22 +7,14 @@ import torch
 
 from diffguard.denoisers.build import wrap_parts
 from diffguard.denoisers.formats import convert_tensors, detect_family
-from diffguard.denoisers.formats import resnet as openood
 from diffguard.denoisers.scheduler_config import schedule_from_config
 from tests.helpers.checkpoint_files import SUFFIXES, Case, cases, folder, full_size, options_of
+from tests.helpers.openood_networks import openood_network
 
 CASES = cases()
 DIFFUSION = [case for case in CASES if not case.is_classifier]
 FULL_SIZE = full_size()
 TOLERANCE = 1e-4
-
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def ids(found):
@@ -41,7 +33,7 @@ def outputs(case: Case, dtype):
     arrays, tensors = case.arrays(), case.tensors()
     x = arrays["x"].to(dtype)
     if case.is_classifier:
-        network = openood.convert(tensors, case.info["num_classes"]).to(dtype)
+        network = openood_network(tensors).to(dtype)
         features = []
         network.fc.register_forward_pre_hook(lambda _module, inputs: features.append(inputs[0]))
         return {"logits": network(x), "features": features[0]}
@@ -99,7 +91,7 @@ def test_every_value_is_used_once(case):
     """Some tensors cannot influence the stored outputs; their values must arrive all the same."""
     tensors = case.tensors()
     if case.is_classifier:
-        networks = [openood.convert(tensors)]
+        networks = [openood_network(tensors)]
     else:
         converted = convert_tensors(tensors, case.options())
         networks = [converted.network, converted.autoencoder, converted.context]
@@ -133,7 +125,7 @@ def test_full_size_names(title, entry):
     tensors = {n: torch.empty(s, device="meta") for n, s in entry["tensors"].items()}
     settings = entry["hyper_parameters"]
     if set(settings) <= {"widths", "num_classes"}:
-        networks, elsewhere = [openood.convert(tensors, settings["num_classes"])], 0
+        networks, elsewhere = [openood_network(tensors)], 0
     else:
         converted = convert_tensors(tensors, options_of(settings))
         networks = [converted.network, converted.autoencoder, converted.context]

@@ -16,7 +16,6 @@ from diffguard.denoisers.formats import (
     CheckpointOptions,
     load_denoiser,
     load_diffusion,
-    load_openood_classifier,
 )
 from diffguard.errors import UserError
 from diffguard.storage.foreign import read_checkpoint_tensors
@@ -169,20 +168,11 @@ def test_options_that_the_file_does_not_carry_are_asked_for(case):
         refuse(case.file, options, "num_heads 5 does not divide")
 
 
-def test_wrong_family(tmp_path):
+def test_files_of_other_families_are_refused(tmp_path):
     path = write(tmp_path, {"encoder.weight": torch.zeros(2), "decoder.weight": torch.zeros(2)})
     refuse(path, CheckpointOptions(), "no family that is known")
     classifier = FOUND["openood_resnet18_32x32"].file
     refuse(classifier, CheckpointOptions(), "is a classifier")
-    for case in DIFFUSION:
-        with pytest.raises(UserError, match="missing") as error:
-            load_openood_classifier(case.file)
-        line(error)
-
-
-def test_a_classifier_of_other_classes():
-    with pytest.raises(UserError, match="has 10 classes, expected 100"):
-        load_openood_classifier(FOUND["openood_resnet18_32x32"].file, num_classes=100)
 
 
 def test_files_without_tensors_and_missing_files(tmp_path):

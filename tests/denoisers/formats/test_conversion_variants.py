@@ -19,14 +19,6 @@ from diffguard.errors import UserError
 CLASSES = 5
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 class Maker:
     """Random tensors of a U-Net in guided-diffusion's layout."""
 
