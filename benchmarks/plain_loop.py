@@ -1,60 +1,66 @@
-"""DiffGuard as one would write it down, with the steps of the authors' program, to compare with.
+"""The authors' program as a baseline: `engine/plain.py` with its extra passes.
 
-The images of a batch are inverted together until the last of them has stopped. Everything after
-that has a batch of one: a synthesis towards the label, in which the guidance makes a second network
-pass of its own for the clean estimate, and a synthesis without guidance. The crops of an image are
-shown in one call. With `together` the two syntheses of an image share their calls, of two rows, as
-in the authors' program.
+The images of a batch are inverted together until the last of them has stopped. Then each image is a
+batch of one: the guided synthesis makes a second network pass per step for the clean estimate, and
+the unguided synthesis shares none.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from diffguard.detector import Detector
-from diffguard.diffusion.ddim import invert, synthesize
+from diffguard.diffusion.ddim import invert
+from diffguard.diffusion.denoiser import Denoiser
 from diffguard.diffusion.early_stop import should_stop
-from diffguard.diffusion.guidance import blend_clean, classifier_gradient
-from diffguard.engine.jobs import Recipe
+from diffguard.engine.classifier_guidance import ClassifierSteering
+from diffguard.engine.jobs import Job, Recipe
+from diffguard.engine.plain import Noise, synthesize_both
 from diffguard.images import pixel_key
 from diffguard.methods.items import Item
 from diffguard.scores.distances import Distance, Views
 
 
+class TwoPassGuidance(ClassifierSteering):
+    """Classifier guidance that predicts the noise of each state a second time."""
+
+    def gradient(
+        self, denoiser: Denoiser, x: Tensor, noise: Tensor, t: Tensor, *args: Any, **options: Any
+    ) -> Tensor:
+        """The guidance gradient of states `(N, …)`; see the base class."""
+        noise = Noise(denoiser, -1)(x, t.to(x.device))
+        return super().gradient(denoiser, x, noise, t, *args, **options)
+
+
 @torch.no_grad()
-def score_plainly(
-    detector: Detector, items: Sequence[Item], *, together: bool = False
-) -> list[dict[str, float]]:
+def score_plainly(detector: Detector, items: Sequence[Item]) -> list[dict[str, float]]:
     """Score a batch of images with classifier guidance and adaptive early stop.
 
     Args:
         detector: With `guidance.kind = "classifier"` and an early stop.
         items: One batch of images of the working size.
-        together: Make the guided and the unguided synthesis in calls of two rows.
 
     Returns:
-        The distances of each image, as the score table names them.
+        The distances of each image, named as in the score table.
     """
+    denoiser, recipe = detector.denoiser, detector.recipe()
+    assert recipe.steering is not None
+    recipe = replace(recipe, steering=TwoPassGuidance(**vars(recipe.steering)))
     images = torch.stack([item.image for item in items]).to(detector.device)
-    labels = detector.classifier(images).argmax(1).cpu()
-    recipe = detector.recipe()
+    labels = detector.classifier(images).argmax(1).tolist()
     latents, stops = _invert(detector, recipe, images)
-    return [
-        _finish(
-            detector,
-            recipe,
-            item,
-            images[n : n + 1],
-            labels[n : n + 1],
-            latents[n],
-            stops[n],
-            together=together,
-        )
-        for n, item in enumerate(items)
-    ]
+    scores = []
+    for item, image, label, latent, stop in zip(items, images, labels, latents, stops, strict=True):
+        job = Job(image, label, (pixel_key(item.image),))
+        states = synthesize_both(Noise(denoiser, label), recipe, job, latent, stop)
+        guided, unguided = (None if s is None else denoiser.decode(s) for s in states)
+        scores.append(_distances(detector, image.unsqueeze(0), guided, unguided))
+    return scores
 
 
 def _invert(detector: Detector, recipe: Recipe, images: Tensor) -> tuple[list[Tensor], list[int]]:
@@ -76,57 +82,21 @@ def _invert(detector: Detector, recipe: Recipe, images: Tensor) -> tuple[list[Te
     return latents, stops
 
 
-def _finish(
-    detector: Detector,
-    recipe: Recipe,
-    item: Item,
-    image: Tensor,
-    label: Tensor,
-    latent: Tensor,
-    stop: int,
-    *,
-    together: bool,
+def _distances(
+    detector: Detector, image: Tensor, guided: Tensor, unguided: Tensor | None
 ) -> dict[str, float]:
-    denoiser, steering, plan = detector.denoiser, recipe.steering, recipe.plan
-    if steering is None:
-        raise ValueError("the plain loop knows classifier guidance only")
-    start = int(plan.start_index(torch.tensor(stop), recipe.extra_start, recipe.skip))
-
-    def guide(states: Tensor, _noise: Tensor, i: int) -> Tensor:
-        x = states[:1]
-        t, alpha, _ = plan.synthesis(torch.tensor([i]))
-        noise = detector.null_noise(x, t.to(x.device))  # the second pass
-        u = blend_clean(x, noise, alpha, blend=steering.blend)
-        boxes = None
-        if steering.crops:
-            size = denoiser.preview(u).shape[-2:]
-            boxes = steering.boxes(size, [(pixel_key(item.image),)], [start - i])
-        gradient = torch.zeros_like(states)
-        gradient[:1] = classifier_gradient(
-            lambda views: steering.classify(views, t), u, label, steering.scale,
-            boxes=boxes, crop_size=steering.crop_size, reduction=steering.reduction,
-            to_image=denoiser.preview,
-        )  # fmt: skip
-        return gradient
-
-    noise, both = detector.null_noise, together and bool(detector.unguided_distances)
-    states = torch.cat([latent, latent]) if both else latent
-    *_, states = synthesize(noise, states, plan, start, clip=recipe.clip, guide=guide)
-    guided, unguided = states[:1], states[1:]
-    compared = [*detector.distances.values(), *detector.unguided_distances.values()]
-    source = _view(detector, image, compared)
-    found = _view(detector, denoiser.decode(guided), compared)
+    """The distances of one image `(1, C, H, W)` and its reconstructions."""
+    unguided_distances = detector.unguided_distances
+    compared = [*detector.distances.values(), *unguided_distances.values()]
+    source, target = _view(detector, image, compared), _view(detector, guided, compared)
     scores = {
-        f"diffguard/{name}": float(distance(source, found))
+        f"diffguard/{name}": float(distance(source, target))
         for name, distance in detector.distances.items()
     }
-    if detector.unguided_distances:
-        if not both:
-            *_, unguided = synthesize(noise, latent, plan, start, clip=recipe.clip)
-        compared = list(detector.unguided_distances.values())
-        plain = _view(detector, denoiser.decode(unguided), compared)
-        for name, distance in detector.unguided_distances.items():
-            scores[f"diffguard/unguided/{name}"] = float(distance(plain, found))
+    if unguided is not None:
+        source = _view(detector, unguided, list(unguided_distances.values()))
+        for name, distance in unguided_distances.items():
+            scores[f"diffguard/unguided/{name}"] = float(distance(source, target))
     return scores
 
 

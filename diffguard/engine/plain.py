@@ -1,0 +1,140 @@
+r"""DiffGuard for one image, as the paper describes it. Read this file first.
+
+1. Invert the image by DDIM, until a quality of the state falls below its threshold.
+2. Synthesize from there, guided towards the label that the classifier predicted: by the mix
+   $\epsilon_\varnothing + s\,(\epsilon_y - \epsilon_\varnothing)$ inside a mask, or by the
+   gradient of the classifier.
+3. Synthesize once more without guidance.
+
+An in-distribution image comes back similar; an out-of-distribution image does not.
+`reconstructor.py` computes the same for a stream of images, in full batches.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from diffguard.diffusion.ddim import invert, synthesize
+from diffguard.diffusion.denoiser import Denoiser
+from diffguard.diffusion.early_stop import should_stop
+from diffguard.diffusion.guidance import classifier_free
+from diffguard.engine.jobs import Job, Recipe, Reconstruction
+
+
+@torch.no_grad()
+def reconstruct(denoiser: Denoiser, recipe: Recipe, job: Job) -> Reconstruction:
+    """Reconstruct one image, one network pass at a time.
+
+    Args:
+        denoiser: The diffusion model.
+        recipe: Timesteps, early stop and guidance.
+        job: The image `(C, H, W)` in [0, 1], on the model's device, and its label.
+
+    Returns:
+        The guided reconstruction, and the unguided one if the recipe asks for it.
+    """
+    noise = Noise(denoiser, job.label)
+    latent, stop = invert_until_stop(noise, recipe, job.image.unsqueeze(0))
+    guided, unguided = synthesize_both(noise, recipe, job, latent, stop)
+    return Reconstruction(
+        job=job,
+        guided=denoiser.decode(guided)[0],
+        unguided=None if unguided is None else denoiser.decode(unguided)[0],
+        stop_index=stop,
+        network_passes=noise.passes,
+        latent=latent[0],
+        guided_state=guided[0],
+        unguided_state=None if unguided is None else unguided[0],
+    )
+
+
+class Noise:
+    """The noise that a diffusion model predicts for one image.
+
+    Args:
+        denoiser: The diffusion model.
+        label: Class of the image; -1 for none.
+
+    Attributes:
+        passes: Network passes so far.
+    """
+
+    def __init__(self, denoiser: Denoiser, label: int) -> None:
+        self.denoiser, self.label, self.passes = denoiser, label, 0
+
+    def __call__(
+        self, x: Tensor, t: Tensor, scale: float = 0.0, mask: Tensor | None = None
+    ) -> Tensor:
+        """Noise ε `(1, …)` of a state; scale 0 is unguided, 1 is the noise with label."""
+        # A model without a null class always sees the label.
+        null = self.label if self.denoiser.null_class is None else self.denoiser.null_class
+        if scale == 0 or self.label < 0:
+            return self._predict(x, t, null)
+        if scale == 1 and mask is None:
+            return self._predict(x, t, self.label)
+        without, with_label = self._predict(x, t, null), self._predict(x, t, self.label)
+        return classifier_free(without, with_label, scale, mask)
+
+    def _predict(self, x: Tensor, t: Tensor, label: int) -> Tensor:
+        self.passes += 1
+        labels = None if self.denoiser.num_classes is None else torch.full_like(t, label)
+        return self.denoiser.predict_noise(x, t, labels).to(x)
+
+
+def invert_until_stop(noise: Noise, recipe: Recipe, image: Tensor) -> tuple[Tensor, int]:
+    """Invert an image `(1, C, H, W)`; the state reached and the index of the last step."""
+    scale = {"null": 0.0, "label": 1.0, "guided": recipe.inversion_scale}[recipe.inversion]
+    clean = noise.denoiser.encode(image)
+    states = invert(
+        partial(noise, scale=scale), clean, recipe.plan, recipe.max_steps, clip=recipe.clip
+    )
+    thresholds = [threshold for _, threshold in recipe.qualities]
+    stop = -1
+    for latent in states:
+        stop += 1
+        views = noise.denoiser.preview(latent), noise.denoiser.preview(clean)
+        qualities = [quality(*views) for quality, _ in recipe.qualities]
+        if qualities and should_stop(torch.stack(qualities), thresholds):
+            break
+    return latent, stop
+
+
+def synthesize_both(
+    noise: Noise, recipe: Recipe, job: Job, latent: Tensor, stop: int
+) -> tuple[Tensor, Tensor | None]:
+    """The guided and, if the recipe asks for it, the unguided final state of an image.
+
+    Args:
+        noise: The diffusion model's noise.
+        recipe: Timesteps and guidance.
+        job: The image.
+        latent: `(1, …)` the state at which inversion stopped.
+        stop: Index of the last inversion step.
+    """
+    denoiser, plan, steering = noise.denoiser, recipe.plan, recipe.steering
+    start = int(plan.start_index(torch.tensor(stop), recipe.extra_start, recipe.skip))
+    synthesis = partial(synthesize, x=latent, plan=plan, start_index=start, clip=recipe.clip)
+    mask = None if job.mask is None else denoiser.place_mask(job.mask.unsqueeze(0))
+    scale = recipe.scale if steering is None else steering.scale
+    if job.label < 0 or scale == 0 or (mask is not None and not bool(mask.any())):
+        *_, state = synthesis(noise)
+        return state, state if recipe.unguided else None
+    if steering is None:
+        *_, guided = synthesis(partial(noise, scale=scale, mask=mask))
+    else:
+
+        def gradient(x: Tensor, eps: Tensor, i: int) -> Tensor:
+            t, alpha, _ = plan.synthesis(torch.tensor([i]))
+            return steering.gradient(
+                denoiser, x, eps, t, alpha, labels=torch.tensor([job.label]), keys=[job.key],
+                steps=[start - i], batch_size=1,
+            )  # fmt: skip
+
+        *_, guided = synthesis(noise, guide=gradient)
+    if not recipe.unguided:
+        return guided, None
+    *_, unguided = synthesis(noise)
+    return guided, unguided
