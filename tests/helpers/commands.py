@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import evaluate
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -18,3 +20,8 @@ def command(*words, **options):
         check=False,
         **options,
     )
+
+
+def start(ckpt, *arguments):
+    """Run evaluate.py on a checkpoint in this process and return its exit code."""
+    return evaluate.main(["--ckpt", str(ckpt), *map(str, arguments)])

@@ -1,18 +1,11 @@
 """The scripts as a person runs them: real commands, exit codes, one line on standard error."""
 
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
 
 from diffguard import Detector
-
 from tests.helpers.commands import command
-
-
-
 
 
 @pytest.mark.parametrize(

@@ -8,14 +8,14 @@ import resource
 import numpy as np
 import pytest
 import torch
-from tests.helpers.table_rows import NAMES, ROWS, make_row, timing_line, write
 
-from diffguard.score_table.contents import keep_contents, read_contents
 from diffguard.errors import UserError
-from diffguard.score_table.manifest import FORMAT, open_manifest
 from diffguard.report.scored_run import keep_run, read_run
-from diffguard.score_table.writer import read_done
+from diffguard.score_table.contents import keep_contents, read_contents
+from diffguard.score_table.manifest import FORMAT, open_manifest
 from diffguard.score_table.merge import merge
+from diffguard.score_table.writer import read_done
+from tests.helpers.table_rows import NAMES, ROWS, make_row, timing_line, write
 
 SETS = {"digits": {"n": 7}, "letters": {"n": 4}}
 MANIFEST = {"format": FORMAT, "groups": {"digits": "id", "letters": "far"}, "sets": SETS, "seed": 5}
@@ -149,8 +149,9 @@ DAMAGED = {
         '{"a":' * 5000,
     ],
     "timing.jsonl": [
-        "}", "[1]}", '{"session": "a"}', timing_line("a", images=-1), timing_line("a", images="3"),
-        timing_line("a", fill=float("nan")), timing_line("a", seconds=float("inf")), "{" * 50_000 + "}",
+        "}", "[1]}", '{"session": "a"}', "{" * 50_000 + "}",
+        timing_line("a", images=-1), timing_line("a", images="3"),
+        timing_line("a", fill=float("nan")), timing_line("a", seconds=float("inf")),
     ],
     "calibration.csv": [
         "", '"a"\n', '"a"\nx\n', '"a"\nnan\n', '"a","b"\n1\n', '"a","a"\n1,2\n', '"a"\n\n1\n',

@@ -3,9 +3,8 @@
 import json
 import shutil
 
-from tests.helpers.commands import command
-
 from diffguard.score_table.table import ScoreTable
+from tests.helpers.commands import command
 
 
 def test_two_processes_score_every_image_once_as_one_does(run_folder, tmp_path):

@@ -4,12 +4,12 @@ import shutil
 
 import pytest
 import torch
-from tests.helpers.tiny_detector import build_detector, small_settings
-from tests.helpers.scoring_processes import evaluate, said, score
 
-from diffguard.scores.baselines import FEATURE_BASELINES, LOGIT_BASELINES
-from diffguard.score_table.writer import read_done
 from diffguard.methods.items import Item
+from diffguard.score_table.writer import read_done
+from diffguard.scores.baselines import FEATURE_BASELINES, LOGIT_BASELINES
+from tests.helpers.scoring_processes import evaluate, said, score
+from tests.helpers.tiny_detector import build_detector, small_settings
 
 # SHE wants images of every class that the random network recognizes.
 BASELINES = [name for name in (*LOGIT_BASELINES, *FEATURE_BASELINES) if name != "she"]

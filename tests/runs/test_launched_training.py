@@ -6,14 +6,14 @@ import sys
 import pytest
 import torch
 from safetensors.torch import load_file
-from tests.helpers.scoring_processes import PROCESSES, free_port
-from tests.helpers.commands import command
-from tests.helpers.launchers import slurm
-from tests.helpers.tiny_project import write_config
 
 import train
 from diffguard import Detector
 from diffguard_cli import parser as cli
+from tests.helpers.commands import command
+from tests.helpers.launchers import slurm
+from tests.helpers.scoring_processes import PROCESSES, free_port
+from tests.helpers.tiny_project import write_config
 
 STAGES = ("classifier/classifier", "diffusion/unet/diffusion_pytorch_model")
 

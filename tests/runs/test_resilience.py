@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.helpers.scoring_processes import Death, Elsewhere, OtherMachine, evaluate, said
 
 from diffguard.score_table.table import ScoreTable
 from diffguard.score_table.writer import read_done
+from tests.helpers.scoring_processes import Death, Elsewhere, OtherMachine, evaluate, said
 
 SIGKILLED = -9
 

@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 import pytest
+
 from tests.helpers.scoring_processes import evaluate, free_port, said, start
 from tests.helpers.tiny_project import write_images
 

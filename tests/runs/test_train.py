@@ -4,11 +4,11 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
-from tests.helpers.tiny_project import write_config
 
 import train
 from diffguard import Detector
 from diffguard.errors import UserError
+from tests.helpers.tiny_project import write_config
 
 
 @pytest.fixture

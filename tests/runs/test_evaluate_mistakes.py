@@ -1,0 +1,110 @@
+"""Mistakes on the command line of evaluate.py are one line each."""
+
+import pytest
+import torch
+
+import evaluate
+from diffguard.errors import UserError
+from tests.helpers.commands import start
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--scores", "nowhere"], "nowhere is no evaluation"),
+        (["--scores", "a", "b"], "--output is missing"),
+        (["--scores", "a", "--ckpt", "b"], "leave --ckpt away"),
+        (["--scores", "a", "--panels", "3"], "--panels"),
+        (["--scores", "a", "--fuse.x", "msp"], "--fuse"),
+    ],
+)
+def test_mistakes_with_tables_are_told_in_one_line(tmp_path, monkeypatch, words, said):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError) as caught:
+        evaluate.main(words)
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+class Malicious:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return (open, (str(self.path), "w"))
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        ("missing", "does not exist"),
+        ("folder", "is a folder"),
+        ("text", "cannot be read|was refused"),
+        ("truncated", "cannot be read|was refused"),
+        ("foreign", "no detector checkpoint"),
+        ("version", "format version 99"),
+        ("damaged", "is damaged"),
+        ("malicious", "was refused"),
+        ("class", "--trusted os.path.Evil"),
+    ],
+)
+def test_bad_checkpoints_are_refused_in_one_line(kind, said, ckpt, tmp_path):
+    bad = tmp_path / "bad.ckpt"
+    content = torch.load(ckpt, weights_only=True)
+    if kind == "folder":
+        bad.mkdir()
+    elif kind == "text":
+        bad.write_text("hello")
+    elif kind == "truncated":
+        bad.write_bytes(ckpt.read_bytes()[:5000])
+    elif kind == "foreign":
+        torch.save({"state_dict": {"w": torch.zeros(2)}}, bad)
+    elif kind == "version":
+        torch.save(content | {"version": 99}, bad)
+    elif kind == "damaged":
+        torch.save({k: v for k, v in content.items() if k != "calibration"}, bad)
+    elif kind == "malicious":
+        torch.save(content | {"extra": Malicious(tmp_path / "ran")}, bad)
+    elif kind == "class":
+        content["classifier"]["spec"]["arch"] = "os.path.Evil"
+        torch.save(content, bad)
+    with pytest.raises(UserError, match=said) as caught:
+        start(bad)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--images", "nowhere"], "nowhere"),
+        (["--images", "."], "holds no"),
+        (["--images", ""], "--images is empty"),
+        (["--accept", "2"], "--accept must lie between 0 and 1"),
+        (["--data.batch_size", "-1"], "data.batch_size must be at least 1"),
+        (["--data.root", "nowhere"], "nowhere"),
+        (["--detector.decision", "nope"], "no score 'nope'"),
+        (["--detector.distance", "[nope]"], "unknown distance 'nope': choose from l1"),
+        (
+            ["--detector.early_stop.thresholds", "{psnr:20}"],
+            "'{name: value}', with a space",
+        ),
+        (["--detector.guidance.label", "oracle", "--images", "."], "oracle, a mode for studies"),
+        (["--nonsense", "1"], "--nonsense"),
+        (["--fuse.x", "[msp, knn]"], "--fuse goes with --scores"),
+        (["--trainer.devices", "[x"], "trainer: `devices`"),
+    ],
+)
+def test_mistakes_are_told_in_one_line(ckpt, tmp_path, monkeypatch, arguments, said):
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
+    with pytest.raises(UserError) as caught:
+        start(ckpt, *arguments)
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_without_ood_sets_nothing_is_scored_and_what_to_do_is_told(ckpt):
+    with pytest.raises(UserError, match=r"no OOD set .* --data\.ood\.far\.NAME .* --images"):
+        start(ckpt, "--data.ood.near", "{}", "--data.ood.far", "{}")
+    assert not (ckpt.parent / "evaluation").exists()
