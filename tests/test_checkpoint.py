@@ -29,7 +29,7 @@ def saved(tmp_path_factory):
     return detector, path
 
 
-def test_the_same_detector_comes_back(saved, images):
+def test_a_loaded_detector_gives_the_same_scores(saved, images):
     detector, path = saved
     loaded = load_detector(path)
     ours, theirs = (one.score_images(images) for one in (loaded, detector))
@@ -102,7 +102,7 @@ def test_only_calibrated_detectors_are_saved(saved, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_other_settings_may_be_put_in(saved, images):
+def test_settings_can_be_replaced(saved, images):
     content = read_checkpoint(saved[1])
     changed = {**content["settings"], "decision": "msp", "accept": 0.5}
     found = load_detector(saved[1], settings=changed)
@@ -125,7 +125,7 @@ def test_other_settings_may_be_put_in(saved, images):
         (lambda c: c["classifier"]["spec"].update(arch="os.path.Evil"), "--trusted os.path.Evil"),
     ],
 )
-def test_files_that_do_not_fit_together(saved, tmp_path, change, said):
+def test_parts_that_do_not_fit_together_are_refused(saved, tmp_path, change, said):
     content = read_checkpoint(saved[1])
     change(content)
     torch.save(content, tmp_path / "bad.ckpt")

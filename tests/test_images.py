@@ -107,7 +107,7 @@ def test_sides_keep_their_order():
     assert resize_to(torch.zeros(3, 4, 5), (7, 2)).shape == (3, 7, 2)
 
 
-def test_ranges_go_there_and_back():
+def test_ranges_are_inverse_to_each_other():
     images = random_images(2, 3, 4, 4)
     x = to_model_range(images)
     assert to_model_range(torch.tensor([0.0, 0.5, 1.0])).tolist() == [-1.0, 0.0, 1.0]

@@ -63,7 +63,7 @@ def test_timm_networks_take_grey_images():
     assert build_classifier(spec).eval()(torch.rand(2, 3, 32, 32)).shape == (2, 4)
 
 
-def test_a_class_of_the_users_must_be_named():
+def test_a_user_class_needs_consent():
     spec = ClassifierSpec(STRANGER, 4, {"width": 6})
     with pytest.raises(UserError, match=f"--trusted {STRANGER}"):
         build_classifier(spec)
@@ -84,7 +84,7 @@ def test_a_class_of_the_users_must_be_named():
         (ClassifierSpec("small_cnn", 3, size=[32]), r"must be \[height, width\], got \[32\]"),
     ],
 )
-def test_classifiers_that_cannot_be_built(spec, said):
+def test_impossible_classifiers_are_refused(spec, said):
     with pytest.raises(UserError, match=said) as caught:
         build_classifier(spec)
     assert "\n" not in str(caught.value)
@@ -101,7 +101,7 @@ class Fixed(nn.Module):
         return self.fc(x.mean((2, 3)))
 
 
-def test_a_class_of_the_users_may_fix_its_classes():
+def test_a_user_class_may_fix_its_number_of_classes():
     path = f"{Fixed.__module__}.Fixed"
     assert build_classifier(ClassifierSpec(path, 4), trusted=[path])(
         torch.rand(2, 3, 8, 8)
@@ -122,7 +122,7 @@ def test_a_class_of_the_users_may_fix_its_classes():
         ("diffguard.", "cannot be imported"),
     ],
 )
-def test_other_classes_are_refused(path, said):
+def test_another_number_of_classes_is_refused(path, said):
     with pytest.raises(UserError, match=said):
         import_class(path)
 

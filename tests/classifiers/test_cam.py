@@ -15,7 +15,7 @@ def images(n=3, side=28):
     return torch.rand(n, 3, side, side, generator=torch.Generator().manual_seed(1))
 
 
-def test_equals_the_class_activation_map_where_a_mean_and_a_linear_layer_follow():
+def test_equals_the_class_activation_map_of_a_pooled_linear_head():
     # Zhou et al., 2016: there the gradient is the class's weight, divided by the area.
     classifier, x, labels = tiny_classifier(), images(), torch.tensor([0, 4, 2])
     caught = {}
@@ -48,7 +48,7 @@ def test_weights_are_the_mean_gradient_whatever_the_head():
     torch.testing.assert_close(found, expected.detach())
 
 
-def test_label_decides():
+def test_maps_depend_on_the_label():
     classifier, x = tiny_classifier(), images(1)
     first, second = (grad_cam(classifier, x, torch.tensor([k])) for k in (0, 1))
     assert not torch.equal(first, second)
@@ -72,7 +72,7 @@ maps = st.lists(st.floats(-100, 100, width=32), min_size=12, max_size=12)
 
 @settings(max_examples=60, deadline=None)
 @given(values=maps, cut=st.floats(0.0, 1.0))
-def test_masks_of_both_signs_part_the_map(values, cut):
+def test_masks_of_both_signs_partition_the_map(values, cut):
     scaled = scale_cam(torch.tensor(values).view(1, 3, 4))
     assert float(scaled.min()) == 0.0
     assert float(scaled.max()) <= 1.0

@@ -22,7 +22,7 @@ def test_a_good_classifier_passes():
 
 
 @pytest.mark.parametrize("order", [[1, 0, 2, 3], [1, 2, 3, 0], [3, 2, 1, 0]])
-def test_another_order_is_told_with_the_names(order):
+def test_another_class_order_is_reported_with_the_names(order):
     predictions = torch.tensor(order)[labels()]
     predictions[::5] = 2
     with pytest.raises(UserError, match=r"images of 'ant' are classified as '\w+'.*class_names"):
@@ -42,7 +42,7 @@ def confused(classes, each, pairs, seed, right=0.76):
 
 
 @pytest.mark.parametrize(("each", "seeds"), [(5, 12), (50, 2)])
-def test_imagenets_synonyms_are_no_other_order(each, seeds):
+def test_synonyms_of_imagenet_are_the_same_order(each, seeds):
     names = ["sunglass", "sunglasses", *map(str, range(998))]
     warnings = [check_labels(*confused(1000, each, 5, seed), names) for seed in range(seeds)]
     assert any("'sunglass' are classified as 'sunglasses'" in (line or "") for line in warnings)
@@ -65,18 +65,18 @@ def test_two_classes_that_changed_places_among_a_thousand_are_refused():
         check_labels(true, swapped[predictions], list(map(str, range(1000))))
 
 
-def test_a_class_that_is_never_predicted_is_no_other_order():
+def test_a_class_that_is_never_predicted_is_not_another_order():
     predictions = labels()
     predictions[predictions == 0] = 1
     assert check_labels(labels(), predictions, NAMES) is None
 
 
-def test_few_images_of_two_mixed_classes_are_no_other_order():
+def test_few_images_of_two_mixed_classes_are_not_another_order():
     predictions = torch.tensor([1, 0, 2, 3])[labels(4)]
     assert check_labels(labels(4), predictions, NAMES) is None
 
 
-def test_chance_is_warned_of():
+def test_accuracy_at_chance_is_a_warning():
     predictions = torch.arange(40) % 4
     said = check_labels(labels(), predictions, NAMES)
     assert "right on only 10 of 40 ID validation images" in said
@@ -89,7 +89,7 @@ def output(head, scale):
         return ClassifierOutput(scale * head(features), features)
 
 
-def test_a_last_layer_that_is_not_linear_is_told_where_it_matters():
+def test_a_nonlinear_last_layer_is_reported_if_a_baseline_needs_it():
     head = nn.Linear(5, 3)
     check_head(head, output(head, 1.0), ["vim"])
     check_head(head, output(head, 4.0), [])

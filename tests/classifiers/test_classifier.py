@@ -76,7 +76,7 @@ def test_the_cam_layer_is_found(family, built):
     assert maps.shape[2] == maps.shape[3] > 1
 
 
-def test_named_layers_are_what_the_layer_gave():
+def test_named_layers_are_the_outputs_of_the_layers():
     # The ReLU behind `bn1` works in place: it must not reach what was read.
     torch.manual_seed(0)
     classifier = Classifier(_torchvision_resnet(), 6).eval()
@@ -96,7 +96,7 @@ def test_tokens_are_pooled(built):
     assert output.layers["blocks.0"].shape == (2, 192)
 
 
-def test_layers_can_be_named_by_the_user():
+def test_the_user_can_name_layers():
     network = SmallCNN(6, 3, width=4)
     classifier = Classifier(network, 6, feature_layer="stage3", cam_layer="stage2").eval()
     assert classifier.head is None
@@ -157,13 +157,13 @@ class Pair(SmallCNN):
         (lambda: tiny_classifier().cam_maps(torch.zeros(2, 3)), r"gives \(2, 3\), expected"),
     ],
 )
-def test_mistakes_are_told(use, said):
+def test_wrong_layers_and_outputs_are_refused(use, said):
     with pytest.raises(UserError, match=said) as caught:
         use()
     assert "\n" not in str(caught.value)
 
 
-def test_hooks_are_gone_after_an_error():
+def test_an_error_leaves_no_hooks():
     classifier = tiny_classifier()
     with pytest.raises(RuntimeError):
         classifier.forward_features(torch.rand(1, 3, 1, 1), ["stage1"])
@@ -171,7 +171,7 @@ def test_hooks_are_gone_after_an_error():
     assert not classifier.network.fc._forward_pre_hooks
 
 
-def test_images_are_normalised_per_channel():
+def test_images_are_normalized_per_channel():
     mean, std = [0.1, 0.2, 0.3], [0.5, 2.0, 4.0]
     classifier = Classifier(SmallCNN(6, 3), 6, mean=mean, std=std)
     x = images(8)
@@ -199,11 +199,11 @@ def test_the_centre_is_cut_out_unless_images_are_shown_whole():
     assert torch.equal(classifier(x, crop=False), classifier.network(whole))
 
 
-def test_normalisation_is_no_weight():
+def test_normalization_is_not_a_weight():
     assert all(name.startswith("network.") for name in tiny_classifier().state_dict())
 
 
-def test_classes_are_numbered_where_they_have_no_names():
+def test_classes_without_names_are_numbered():
     assert tiny_classifier(3).class_names == ["0", "1", "2"]
     named = Classifier(SmallCNN(2), 2, class_names=("cat", "dog"))
     assert named.class_names == ["cat", "dog"]

@@ -61,7 +61,7 @@ def build(name):
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_layers_are_found(name):
+def test_head_and_cam_layer_are_found(name):
     side, head, cam_layer = FAMILIES[name]
     with torch.device("meta"):
         classifier = Classifier(build(name), K).eval()
@@ -108,7 +108,7 @@ PLACED = {
 
 
 @pytest.mark.parametrize("name", PLACED)
-def test_maps_keep_the_places_of_the_picture(name):
+def test_maps_keep_the_positions_of_the_image(name):
     torch.manual_seed(0)
     network = PLACED[name]()
     classifier = Classifier(network, 1000 if name.startswith("torchvision") else K).eval()
@@ -138,14 +138,14 @@ def test_a_convolution_can_be_the_head():
     assert as_linear(nn.Identity()) is None
 
 
-def test_a_network_without_a_head_is_told():
+def test_a_network_without_a_head_is_refused():
     with pytest.raises(
         UserError, match=r"no last layer with 7 outputs .* classifier\.feature_layer"
     ):
         find_head(nn.Sequential(nn.Conv2d(3, K, 3), nn.Linear(4, 5)), K)
 
 
-def test_what_holds_no_places_gives_no_maps():
+def test_layers_without_positions_give_no_maps():
     assert to_maps(torch.zeros(2, 5)) is None
     assert to_maps(torch.zeros(2, 12, 3), prefix_tokens=1) is None
     assert to_maps(torch.zeros(2, 10, 3)).shape == (2, 3, 3, 3)

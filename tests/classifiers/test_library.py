@@ -27,7 +27,7 @@ def no_values(monkeypatch):
 
 @pytest.mark.parametrize("model", CLASSIFIERS)
 @pytest.mark.filterwarnings("ignore")
-def test_every_network_of_torchvision_is_rebuilt_as_its_weights_want_it(model, no_values):
+def test_every_network_of_torchvision_is_rebuilt_to_fit_its_weights(model, no_values):
     seen = []
     for weights in torchvision.models.get_model_weights(model):
         spec = ClassifierSpec(
@@ -62,7 +62,7 @@ SAMPLE = ["test_vit", "test_resnet", "test_efficientnet", "vit_tiny_patch16_224"
 
 @pytest.mark.parametrize("name", [*SAMPLE, "tf_efficientnet_b0_ns", "vit_base_patch16_384"])
 @pytest.mark.filterwarnings("ignore")
-def test_networks_of_timm_are_rebuilt_as_their_weights_want_them(name, monkeypatch):
+def test_networks_of_timm_are_rebuilt_to_fit_their_weights(name, monkeypatch):
     monkeypatch.setattr(timm.models._builder, "load_pretrained", lambda *_args, **_kwargs: None)
     monkeypatch.setattr("diffguard.classifiers.pretrained._ask_hub", lambda *_args: None)
     spec = ClassifierSpec(f"timm/{name}", 1000)
@@ -83,7 +83,7 @@ def test_weights_without_a_last_layer_are_refused():
         build_classifier(spec, pretrained=True)
 
 
-def test_a_difference_is_found():
+def test_a_difference_is_detected():
     def network(**changes):
         kwargs = {"weights": None, "init_weights": False, "aux_logits": False, **changes}
         with WithoutWeights():
@@ -109,7 +109,7 @@ def test_a_library_that_adds_an_argument_of_its_own_is_refused(monkeypatch, no_v
         build_classifier(ClassifierSpec("torchvision/resnet18", 1000), pretrained=True)
 
 
-def test_heads_that_only_training_uses_may_lie_in_the_file(tmp_path):
+def test_the_file_may_hold_heads_of_training(tmp_path):
     kwargs = {"init_weights": False, "aux_logits": True}
     torch.save(
         torchvision.models.googlenet(num_classes=3, **kwargs).state_dict(), tmp_path / "g.pt"
@@ -149,14 +149,14 @@ def test_old_names_of_timm_mean_the_new_ones(old):
     ],
 )
 @pytest.mark.parametrize("resolved", [False, True])
-def test_what_is_no_classifier_of_the_library_is_refused(arch, resolved):
+def test_networks_outside_the_library_are_refused(arch, resolved):
     with pytest.raises(
         UserError, match=r"no classifier of that name|unknown model|is not the name of a model"
     ):
         build_classifier(ClassifierSpec(arch, 1000), resolved=resolved)
 
 
-def test_what_is_assumed_is_a_line():
+def test_assumptions_are_one_line():
     assert assumptions("torchvision/resnet18", 7, 3, None) is None
     assert assumptions("timm/test_resnet", 7, 3, None) is None
     assert assumptions("openood/ResNet18_32x32", 10, 3, None) is None

@@ -35,14 +35,14 @@ def test_the_head_sees_the_spatial_mean():
     torch.testing.assert_close(logits, model.fc(caught["maps"].mean((2, 3))))
 
 
-def test_dropout_acts_in_training_alone():
+def test_dropout_acts_only_in_training():
     model, images = network(dropout=0.5), torch.rand(4, 1, 8, 8)
     assert not torch.equal(model(images), model(images))
     model.eval()
     assert torch.equal(model(images), model(images))
 
 
-def test_it_learns_to_tell_two_patterns():
+def test_it_learns_to_distinguish_two_patterns():
     generator = torch.Generator().manual_seed(0)
     images = 0.3 * torch.rand(32, 1, 8, 8, generator=generator)
     labels = torch.arange(32) % 2

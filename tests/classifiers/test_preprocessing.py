@@ -37,11 +37,11 @@ def picture(side=300):
         ("small_cnn", {}, (None, None, "bilinear", (0.0,), (1.0,))),
     ],
 )
-def test_what_is_published(arch, kwargs, expected):
+def test_published_preprocessing_is_used(arch, kwargs, expected):
     assert published_preprocessing(arch, kwargs, 1000, 3) == Preprocessing(*expected)
 
 
-def test_openood_normalises_by_the_data_set():
+def test_openood_normalizes_by_the_data_set():
     ten, hundred, other = (
         published_preprocessing("openood/ResNet18_32x32", {}, classes, 3)
         for classes in (10, 100, 7)
@@ -52,7 +52,7 @@ def test_openood_normalises_by_the_data_set():
     assert {ten.size, hundred.size, other.size} == {(32, 32)}
 
 
-def test_grey_networks_of_timm_have_no_published_normalisation():
+def test_grey_networks_of_timm_have_no_published_normalization():
     assert published_preprocessing("timm/test_resnet", {}, 5, 1).mean == (0.5,)
 
 
@@ -66,13 +66,13 @@ def test_grey_networks_of_timm_have_no_published_normalisation():
         ("openood/LeNet", "openood/LeNet is not known, expected openood/ResNet18_32x32"),
     ],
 )
-def test_unknown_names_are_told(arch, said):
+def test_unknown_names_are_refused(arch, said):
     with pytest.raises(UserError, match=said) as caught:
         build_classifier(ClassifierSpec(arch, 10))
     assert "\n" not in str(caught.value)
 
 
-def test_what_the_user_says_goes_first():
+def test_values_of_the_user_override_published_ones():
     spec = ClassifierSpec("timm/test_resnet", 4, size=[64, 48], mean=[0.1], interpolation="bicubic")
     found = resolve_spec(spec)
     assert (found.size, found.resize, found.interpolation) == ([64, 48], None, "bicubic")
@@ -81,7 +81,7 @@ def test_what_the_user_says_goes_first():
     assert (cropped.size, cropped.resize) == ([160, 160], 200)
 
 
-def test_a_resolved_spec_stays_as_it_is():
+def test_a_resolved_spec_does_not_change():
     for arch in ("timm/test_resnet", "torchvision/resnet18", "small_cnn"):
         found = resolve_spec(ClassifierSpec(arch, 4))
         assert resolve_spec(found) == found

@@ -42,7 +42,7 @@ def no_hub(monkeypatch):
     monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *_args: None)
 
 
-def test_the_published_weights_are_taken(hub, published):
+def test_published_weights_are_loaded(hub, published):
     found = build_classifier(ClassifierSpec(NAME, 1000), pretrained=True).network.state_dict()
     assert all(torch.equal(found[name], value) for name, value in published.items())
 
@@ -77,7 +77,7 @@ def test_weights_in_the_cache_need_no_hub(no_hub, monkeypatch, tmp_path):
     assert all(torch.equal(value, expected[name]) for name, value in found.state_dict().items())
 
 
-def test_nothing_is_fetched_unless_asked_for(no_hub):
+def test_nothing_is_downloaded_by_default(no_hub):
     assert build_classifier(ClassifierSpec(NAME, 4)).num_classes == 4
     assert build_classifier(ClassifierSpec("timm/test_resnet", 4)).num_classes == 4
 

@@ -62,13 +62,13 @@ def refuse_other_sizes(features):
         (Net(lambda x: x[:, :2]), {}, "check the number of classes"),
     ],
 )
-def test_what_it_does_instead_is_named(network, choices, said):
+def test_the_failure_of_a_network_is_named(network, choices, said):
     with pytest.raises(UserError, match=said) as caught:
         attempt(network, **choices)
     assert "\n" not in str(caught.value)
 
 
-def test_gradients_are_asked_for_only_where_they_are_used():
+def test_gradients_are_required_only_if_they_are_used():
     attempt(Net(between=torch.detach), kind="classifier_free")
     attempt(Net(lambda x: x.log_softmax(-1)))
 

@@ -38,7 +38,7 @@ def check_loaded(path, into=None):
 
 @pytest.mark.parametrize("suffix", [".pt", ".pth", ".ckpt", ".safetensors"])
 @pytest.mark.parametrize("prefix", ["", "module.", "model.", "net.", "backbone._orig_mod."])
-def test_formats_and_prefixes(tmp_path, suffix, prefix):
+def test_every_format_and_prefix_is_loaded(tmp_path, suffix, prefix):
     state = {prefix + name: value for name, value in weights().items()}
     path = tmp_path / f"w{suffix}"
     (save_file if suffix == ".safetensors" else torch.save)(state, path)
@@ -54,12 +54,12 @@ def test_formats_and_prefixes(tmp_path, suffix, prefix):
         lambda state: {"model": {"state_dict": state}},
     ],
 )
-def test_wrappers(tmp_path, wrap):
+def test_state_dict_is_found_in_common_wrappers(tmp_path, wrap):
     torch.save(wrap(weights()), tmp_path / "w.pt")
     check_loaded(tmp_path / "w.pt")
 
 
-def test_a_lightning_file_with_callbacks_and_metrics(tmp_path):
+def test_a_lightning_file_with_callbacks_and_metrics_is_loaded(tmp_path):
     from lightning.pytorch.callbacks import ModelCheckpoint
 
     state = {f"net.{name}": value for name, value in weights().items()}
@@ -113,7 +113,7 @@ def twice():
         (twice, "more than once, below 'model.' and 'ema.'"),
     ],
 )
-def test_other_tensors_are_told(tmp_path, state, said):
+def test_tensors_of_another_network_are_refused(tmp_path, state, said):
     torch.save(state(), tmp_path / "w.pt")
     with pytest.raises(UserError, match=said) as caught:
         load_weights(classifier(), tmp_path / "w.pt", "small_cnn")

@@ -40,13 +40,13 @@ def test_whitened_patches_are_uncorrelated_and_of_one_size():
     assert torch.equal(seen[:half], -seen[half:])
 
 
-def test_a_constant_image_does_not_break_it():
+def test_a_constant_image_gives_finite_logits():
     model = network()
     model.init_from_images(torch.zeros(2, 3, 8, 8))
     assert model.whiten.weight.isfinite().all()
 
 
-def test_a_config_names_it():
+def test_a_config_builds_it():
     spec = ClassifierSpec("whitened_cnn", 4, {"widths": [4, 4, 8]}, channels=1)
     classifier = build_classifier(spec)
     output = classifier.forward_features(torch.rand(2, 1, 32, 32))

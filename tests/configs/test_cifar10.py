@@ -26,7 +26,7 @@ def parameters(network):
     return sum(p.numel() for p in network.parameters())
 
 
-def test_the_sets_are_openoods():
+def test_the_sets_are_those_of_openood():
     data = parsed().data
     assert data.name == "cifar10"
     lists = {"train": data.id.train, "val": data.id.validation, "test": data.id.test}
@@ -49,14 +49,14 @@ def test_the_sets_are_openoods():
         (["cifar10_torchvision"], 1000, "torchvision"),
     ],
 )
-def test_overlays_change_what_they_say(overlay, limit, near):
+def test_overlays_change_only_their_keys(overlay, limit, near):
     data = parsed(*overlay).data
     assert data.limit == limit
     assert data.ood.near["cifar100"].startswith(near)
     assert data.in_memory
 
 
-def test_the_recipes_keep_their_bounds():
+def test_recipes_stay_in_their_bounds():
     config = parsed()
     spec = stages.classifier_spec(config.classifier, config.data)
     assert parameters(build_classifier(spec).network) == 11_173_962  # OpenOOD's ResNet-18
@@ -83,7 +83,7 @@ def test_the_overlay_for_a_cpu_is_small_and_asks_for_nothing_of_a_gpu():
     assert config.trainer.accelerator == "cpu"
 
 
-def test_the_page_names_what_is_there():
+def test_the_page_names_existing_configs():
     page = (CONFIGS.parent / "docs" / "cifar10.md").read_text()
     shipped = {path.name for path in CONFIGS.glob("cifar10*.yaml")}
     assert all(f"configs/{name}" in page for name in shipped)

@@ -51,7 +51,7 @@ RESET = {
 }
 
 
-def test_there_are_configs():
+def test_configs_are_shipped():
     assert train.DEFAULT_CONFIG in CONFIGS
     assert FOLDER / "paper_gdm.yaml" in CONFIGS
 
@@ -108,7 +108,7 @@ def tiny(tmp_path, data_root):
 
 
 @pytest.mark.parametrize("shipped", CONFIGS, ids=lambda path: path.stem)
-def test_a_shipped_config_says_nothing_unknown(shipped, tiny):
+def test_a_shipped_config_has_only_known_keys(shipped, tiny):
     # Some name settings alone and are combined with a config of data and networks.
     argv = tiny(shipped)[:4]
     parsed = parse(train.build_parser(), argv)

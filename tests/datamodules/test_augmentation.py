@@ -47,7 +47,7 @@ def test_alpha_is_laid_over_white(tmp_path, mode):
     torch.testing.assert_close(pixels[0, 0], torch.tensor([0.0, 0.8, 1.0]))
 
 
-def test_palette_with_and_without_transparency(tmp_path):
+def test_palettes_are_converted_with_and_without_transparency(tmp_path):
     image = Image.new("P", (2, 1))
     image.putpalette([255, 0, 0, 0, 0, 255])
     image.putpixel((1, 0), 1)
@@ -79,7 +79,7 @@ def test_cmyk_becomes_rgb(tmp_path):
     torch.testing.assert_close(pixels[:, 4, 4], torch.tensor([0.0, 1.0, 1.0]), atol=0.02, rtol=0)
 
 
-def test_exif_orientation_is_turned(tmp_path):
+def test_exif_orientation_is_applied(tmp_path):
     image = Image.new("RGB", (4, 2))
     image.putpixel((0, 0), (255, 255, 255))
     exif = Image.Exif()
@@ -139,7 +139,7 @@ def test_augmentation_changes_images_and_keeps_the_range(name):
     assert not torch.equal(changed, augment(image))
 
 
-def test_no_augmentation_and_an_unknown_one():
+def test_no_augmentation_changes_nothing_and_an_unknown_one_is_refused():
     image = torch.rand(1, 28, 28)
     assert torch.equal(augmentation("none", 28)(image), image)
     with pytest.raises(UserError, match="one of none, affine, flip, crop_flip, got 'blur'"):

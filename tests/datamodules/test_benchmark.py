@@ -18,7 +18,7 @@ def test_a_sound_benchmark_passes():
 
 
 @pytest.mark.parametrize("name", ["", "a b", "a/b", "..", "-x", "ä", "a,b"])
-def test_names_must_serve_in_tables_and_paths(name):
+def test_names_must_suit_tables_and_paths(name):
     with pytest.raises(UserError, match="must consist of letters"):
         _check(far={name: "letters:test"})
     with pytest.raises(UserError, match="must consist of letters"):
@@ -26,7 +26,7 @@ def test_names_must_serve_in_tables_and_paths(name):
 
 
 @pytest.mark.parametrize("name", ["id", "near", "far", "mnist", "mnist_train", "mnist_validation"])
-def test_reserved_names(name):
+def test_reserved_names_are_refused(name):
     with pytest.raises(UserError, match=f"{name!r} is reserved or used twice"):
         _check(far={name: "letters:test"})
 
@@ -57,6 +57,6 @@ def test_training_and_validation_images_are_not_the_same(tmp_path):
         _check(validation={"v": "blends:validation", "w": "blends:validation"})
 
 
-def test_part_names():
+def test_only_the_test_part_has_the_name_of_its_set():
     assert part_name("mnist", "test") == "mnist"
     assert part_name("mnist", "validation") == "mnist_validation"

@@ -40,7 +40,7 @@ def test_folder_lists_images_below_in_order(tmp_path):
     assert images.class_names is None
 
 
-def test_folder_of_any_file(tmp_path):
+def test_a_folder_may_hold_any_file(tmp_path):
     _draw(tmp_path, "b.png")
     (tmp_path / "notes.txt").touch()
     (tmp_path / ".DS_Store").touch()
@@ -73,7 +73,7 @@ def test_a_linked_folder_is_read_once_and_under_one_name(tmp_path):
 
 
 @pytest.mark.parametrize("any_file", [False, True])
-def test_results_of_the_program_are_no_input(tmp_path, any_file):
+def test_results_of_the_program_are_not_input(tmp_path, any_file):
     _draw(tmp_path, "1.png", "out/figures/roc.png", "joined/figures/roc.png", "next/x.png")
     for name in ("out/manifest.json", "out/contents.npy", "joined/results.json"):
         (tmp_path / name).touch()
@@ -117,7 +117,7 @@ def test_folder_that_may_not_be_read_is_named(tmp_path, monkeypatch):
         folder_set("mine", tmp_path)
 
 
-def test_absent_and_empty_folders(tmp_path):
+def test_absent_and_empty_folders_are_refused(tmp_path):
     with pytest.raises(MissingDataError, match="nowhere does not exist"):
         folder_set("mine", tmp_path / "nowhere")
     (tmp_path / "notes.txt").touch()

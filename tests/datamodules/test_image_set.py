@@ -11,7 +11,7 @@ def _images(count=20):
     return (torch.arange(count * 16) % 251).to(torch.uint8).reshape(count, 1, 4, 4)
 
 
-def test_items_carry_everything():
+def test_items_carry_image_label_path_and_index():
     images = _images()
     item = TensorSet("a", images, torch.arange(20))[3]
     image = item.pop("image")
@@ -20,7 +20,7 @@ def test_items_carry_everything():
     assert item == {"label": 3, "dataset": "a", "index": 3, "path": ""}
 
 
-def test_iteration_ends():
+def test_iteration_ends_after_the_last_image():
     assert len(list(TensorSet("a", _images(), no_labels(20)))) == 20
 
 
@@ -38,13 +38,13 @@ def test_subset_keeps_indices_labels_and_pixels():
     assert full.subset(None) is full.subset(20) is full
 
 
-def test_shuffled_is_fixed_for_ever():
+def test_shuffled_order_is_fixed():
     assert shuffled(range(8), seed=0) == [3, 7, 5, 2, 4, 1, 6, 0]
     assert shuffled(range(8), seed=1) != shuffled(range(8), seed=0)
 
 
 @pytest.mark.parametrize("change", ["name", "label", "subset", "count"])
-def test_fingerprint_tells_which_images_these_are(change):
+def test_fingerprint_identifies_the_images(change):
     images, labels = _images(), torch.arange(20)
     before = TensorSet("a", images, labels)
     assert before.fingerprint() == TensorSet("a", images.clone(), labels.clone()).fingerprint()
@@ -57,7 +57,7 @@ def test_fingerprint_tells_which_images_these_are(change):
     assert after.fingerprint() != before.fingerprint()
 
 
-def test_contents_tell_the_images_that_have_changed():
+def test_contents_identify_changed_images():
     images, labels = _images(), torch.arange(20)
     changed = images.clone()
     changed[7, 0, 2, 2] += 1

@@ -36,7 +36,7 @@ def root(tmp_path):
         ("blends:validation", 400),
     ],
 )
-def test_embedded_sets_by_name(source, count):
+def test_embedded_sets_are_built_by_name(source, count):
     images = open_set("mine", source, root=None, labelled=False)
     assert len(images) == count
     assert (images.labels == -1).all()
@@ -56,7 +56,7 @@ def test_digits_have_labels_and_names():
 @pytest.mark.parametrize(
     "source", ["imglist:lists/test.txt@images", "folder:images", "imglist:plain.txt"]
 )
-def test_files_below_the_root(root, source):
+def test_files_are_found_below_the_root(root, source):
     images = open_set("mine", source, root=root, labelled=True)
     assert images.labels.tolist() == [0, 1]
     assert images[1]["image"][0].mean().item() == pytest.approx(0.2)
@@ -127,7 +127,7 @@ def test_labels_must_fit_the_class_names(root):
 
 
 @pytest.mark.parametrize("source", ["letters:test", "patches:test", "blends:validation"])
-def test_sets_without_labels_are_no_id_sets(source):
+def test_sets_without_labels_are_not_id_sets(source):
     with pytest.raises(UserError, match=r"expected an ID set, and .* have no labels"):
         open_set("id", source, root=None, labelled=True)
 
@@ -140,7 +140,7 @@ def test_sets_without_labels_are_no_id_sets(source):
         ("MNIST", torch.zeros(3, 28, 28, dtype=torch.uint8), "targets"),
     ],
 )
-def test_torchvision_layouts(monkeypatch, name, stored, labels):
+def test_torchvision_layouts_are_read(monkeypatch, name, stored, labels):
     asked = {}
 
     def load(root, download, **split):
@@ -162,7 +162,7 @@ def test_torchvision_layouts(monkeypatch, name, stored, labels):
         open_set("mine", f"torchvision:{name}/test[3:]", root=None, labelled=True)
 
 
-def test_the_same_source_written_otherwise(root, monkeypatch):
+def test_two_spellings_of_a_source_are_equal(root, monkeypatch):
     monkeypatch.chdir(root)
     assert same_source("letters:test", "letters:test", None)
     assert not same_source("letters:test", "letters:validation", None)
@@ -181,7 +181,7 @@ def test_sections_of_a_torchvision_set_are_the_same_source_where_they_overlap():
     assert not same_source(test, "torchvision:CIFAR10/train", None)
 
 
-def test_is_folder(root):
+def test_folder_sources_are_recognized(root):
     assert is_folder("folder:anything")
     assert is_folder(str(root))
     assert not is_folder("digits:0-5")

@@ -56,7 +56,7 @@ def test_shares_can_be_chosen(folder):
     }
 
 
-def test_a_part_without_images_is_told(folder):
+def test_a_part_without_images_is_refused(folder):
     data = OODDataModule(IDSets(all=str(folder), shares=[0.5, 0.5, 0.0]), image_size=4)
     with pytest.raises(
         UserError, match=r"the test part of data\.id\.all holds none of its 15 images"
@@ -73,7 +73,7 @@ def test_a_part_without_images_is_told(folder):
         (IDSets(all="x", shares=[0.5, 0.4, 0.2]), "with sum 1"),
     ],
 )
-def test_wrong_shares_are_told(sets, said):
+def test_wrong_shares_are_refused(sets, said):
     with pytest.raises(UserError, match=said):
         OODDataModule(sets)
 

@@ -67,7 +67,7 @@ def test_a_set_smaller_than_a_batch_is_one_batch():
 
 
 @pytest.mark.parametrize("stop", [1, 2])
-def test_an_epoch_goes_on_where_it_stopped(stop):
+def test_an_epoch_resumes_where_it_stopped(stop):
     whole = epoch_of(loader(random_crop_and_flip), 2)
     cut = loader(random_crop_and_flip)
     cut.sampler.set_epoch(2)

@@ -35,13 +35,13 @@ def test_a_denoiser_takes_everything_from_its_spec():
         ("UNet2DModel", {"norm_num_groups": 3}, "UNet2DModel cannot be built"),
     ],
 )
-def test_diffusion_models_that_cannot_be_built(network, changes, said):
+def test_impossible_diffusion_models_are_refused(network, changes, said):
     with pytest.raises(UserError, match=said) as caught:
         build_denoiser(DiffusionSpec(network, {**UNET, **changes}, LINEAR, 8, 1))
     assert "\n" not in str(caught.value)
 
 
-def test_only_known_classes_of_diffusers():
+def test_only_known_classes_of_diffusers_are_built():
     known = ("DiTTransformer2DModel",)
     assert module_class(*known, known).__name__ == "DiTTransformer2DModel"
     with pytest.raises(UserError, match="'DiffusionPipeline' is not known"):

@@ -70,7 +70,7 @@ def test_a_dry_run_counts_it(run, capsys):
     assert re.search(r"network GaussianDenoiser +256 ", capsys.readouterr().out)
 
 
-def test_it_is_built_only_where_it_is_named_again(run):
+def test_it_is_built_only_with_consent(run):
     with pytest.raises(UserError, match=f"--trusted {CLASS}"):
         Detector.load(run / "detector.ckpt")
 
@@ -103,7 +103,7 @@ class NoSchedule(NoNoise):
         (f"{__name__}.NoSchedule", {}, "has no schedule of the class NoiseSchedule"),
     ],
 )
-def test_what_is_no_denoiser_is_told(path, kwargs, said):
+def test_a_class_that_is_not_a_denoiser_is_refused(path, kwargs, said):
     with pytest.raises(UserError, match=said) as error:
         build_own_denoiser(path, kwargs, [path])
     assert "\n" not in str(error.value)
@@ -122,7 +122,7 @@ def test_what_is_no_denoiser_is_told(path, kwargs, said):
         ({"store": "reference"}, "diffusion.store reference"),
     ],
 )
-def test_what_does_not_fit_it_is_told(run, tmp_path, changes, said):
+def test_settings_that_do_not_fit_are_refused(run, tmp_path, changes, said):
     diffusion = {
         "network": CLASS,
         "kwargs": {"classes": 3, "side": 8},

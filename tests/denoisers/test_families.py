@@ -50,7 +50,7 @@ def test_without_a_null_class_there_is_no_noise_without_label(models):
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_attention_is_torchs_fused_one(models, name):
+def test_attention_is_fused(models, name):
     denoiser = load_denoiser(models(name), options_of(name))
     processors = [
         type(module.processor).__name__
@@ -104,7 +104,7 @@ def test_labels_of_stable_diffusion_are_prompts(models):
         load_denoiser(folder)
 
 
-def test_a_text_encoder_that_is_damaged(models, tmp_path):
+def test_a_damaged_text_encoder_is_refused(models, tmp_path):
     folder = shutil.copytree(models("stable_diffusion"), tmp_path / "sd")
     (folder / "text_encoder" / "model.safetensors").write_bytes(b"none")
     with pytest.raises(UserError, match="text encoder cannot be loaded") as caught:
@@ -261,7 +261,7 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize("kind", MISTAKES)
-def test_mistakes_are_told_in_one_line(models, start, kind):
+def test_mistakes_are_one_line(models, start, kind):
     name, given, said = MISTAKES[kind]
     path = FILES["adm_uncond"].folder / "openood_resnet18_32x32.ckpt"
     if name != "openood":
@@ -271,7 +271,7 @@ def test_mistakes_are_told_in_one_line(models, start, kind):
     assert "\n" not in str(caught.value)
 
 
-def test_a_hub_that_cannot_be_reached(start, monkeypatch):
+def test_an_unreachable_hub_is_one_line(start, monkeypatch):
     def fail(*_args, **_kwargs):
         raise ConnectionError("no route\nto the hub")
 
@@ -281,7 +281,7 @@ def test_a_hub_that_cannot_be_reached(start, monkeypatch):
     assert "\n" not in str(caught.value)
 
 
-def test_a_model_of_the_hub(models, start, monkeypatch, tmp_path):
+def test_a_model_of_the_hub_is_loaded(models, start, monkeypatch, tmp_path):
     asked = []
 
     def download(name, revision, *, local_files_only, **_):

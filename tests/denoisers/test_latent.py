@@ -99,7 +99,7 @@ def test_mask_is_brought_to_the_latents():
     assert not placed[:, 4:].any()
 
 
-def test_latents_must_fit():
+def test_a_network_with_other_latents_is_refused():
     with pytest.raises(UserError, match="4 latent channels and the diffusion model takes 3"):
         wrap(dit(in_channels=3))
 
@@ -112,7 +112,7 @@ def write(folder, network, part, **further):
 
 
 @torch.no_grad()
-def test_folders_of_diffusers(tmp_path):
+def test_folders_of_diffusers_are_loaded(tmp_path):
     images, t = torch.rand(1, 3, 16, 16), torch.tensor([7])
     y = torch.tensor([2])
     for build, part, options in (
@@ -135,7 +135,7 @@ def test_folders_of_diffusers(tmp_path):
         load_denoiser(tmp_path / "transformer", fit="pad")
 
 
-def test_damaged_folders(tmp_path):
+def test_damaged_folders_are_refused(tmp_path):
     folder = write(tmp_path / "model", dit(), "transformer")
     weights = folder / "transformer" / "diffusion_pytorch_model.safetensors"
     content = weights.read_bytes()
@@ -151,7 +151,7 @@ def test_damaged_folders(tmp_path):
         load_diffusion(folder)
 
 
-def test_a_bare_model_folder(tmp_path):
+def test_a_bare_model_folder_needs_image_size(tmp_path):
     network = diffusers.UNet2DModel(
         sample_size=None,
         block_out_channels=(32, 32),
@@ -184,7 +184,7 @@ def test_saved_folder_is_read_by_diffusers(tmp_path):
     assert all(torch.equal(v, state[n]) for n, v in pipeline.unet.state_dict().items())
 
 
-def test_a_hub_that_cannot_be_reached(monkeypatch):
+def test_an_unreachable_hub_is_one_line(monkeypatch):
     def fail(*_args, **_kwargs):
         raise ConnectionError("no route\nto the hub")
 

@@ -195,7 +195,7 @@ def test_patches_that_do_not_fit_are_refused(changes, said):
 
 
 @pytest.mark.parametrize(("patch", "said"), [(3, "8 pixels cannot be cut"), (0, "at least 1")])
-def test_a_config_whose_patches_do_not_fit(tmp_path, data_root, patch, said):
+def test_a_config_with_impossible_patches_is_refused(tmp_path, data_root, patch, said):
     path = write_config(tmp_path / "tiny.yaml", data_root)
     given = ["--config", str(path), "--run_dir", str(tmp_path / "run"), "--stages", "[diffusion]"]
     with pytest.raises(UserError, match=said):

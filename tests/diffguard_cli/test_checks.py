@@ -40,7 +40,7 @@ def settings(*baselines, **options):
     return DetectorSettings(baselines=list(baselines), fused=[], decision="diffguard", **options)
 
 
-def test_sound_data_pass_without_a_line(project):
+def test_sound_data_print_nothing(project):
     check_data(project.run(), settings("msp", "mahalanobis", "she"))
     check_data(project.run(), None)
     assert project.said == []
@@ -64,7 +64,7 @@ def test_classes_without_images_are_named(project):
         check_data(project.run(), settings("she", reference_images=2))
 
 
-def test_one_class_is_refused(project):
+def test_a_single_class_is_refused(project):
     train = write_list(project.root, "train.txt", [0, 0])
     with pytest.raises(UserError, match="have one class"):
         check_data(project.run(IDSets(train)), None)
@@ -83,7 +83,7 @@ def test_an_architecture_that_cannot_serve_is_refused(project):
         check_untrained(run, config, settings("msp"))
 
 
-def test_what_is_assumed_is_told(project):
+def test_assumptions_are_printed(project):
     tell_assumptions(project.run(), ClassifierConfig(arch="my.Net"))
     tell_assumptions(project.run(), ClassifierConfig())
     assert len(project.said) == 1

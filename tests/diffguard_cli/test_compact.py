@@ -84,14 +84,14 @@ def test_weights_that_bfloat16_does_not_hold_stay_as_they_are(run_folder):
         ({}, "cannot be read as a file of weights"),
     ],
 )
-def test_a_wrong_index_is_told(tmp_path, index, said):
+def test_a_wrong_index_is_refused(tmp_path, index, said):
     path = tmp_path / "model.safetensors.index.json"
     path.write_text(json.dumps(index))
     with pytest.raises(UserError, match=said):
         load_tensors(path)
 
 
-def test_a_lacking_tensor_is_named(kept):
+def test_a_missing_tensor_is_named(kept):
     path = kept / f"{WEIGHTS[0]}.safetensors.index.json"
     index = json.loads(path.read_text())
     index["weight_map"]["more"] = next(iter(index["weight_map"].values()))
@@ -100,7 +100,7 @@ def test_a_lacking_tensor_is_named(kept):
         load_tensors(path)
 
 
-def test_a_run_without_models_is_told(tmp_path):
+def test_a_run_without_models_is_refused(tmp_path):
     with pytest.raises(UserError, match="holds no trained classifier"):
         compact.keep_models(tmp_path, tmp_path / "kept")
 

@@ -57,7 +57,7 @@ def one_step(module):
         ("stable_diffusion", {"network"}),
     ],
 )
-def test_what_is_trained_of_a_model(tmp_path, name, trained):
+def test_only_the_chosen_weights_are_trained(tmp_path, name, trained):
     denoiser = load(write(name, tmp_path / name), image_size=SIDE)
     module = DiffusionModule(denoiser, label_dropout=0.5)
     changed = one_step(module)
@@ -148,7 +148,7 @@ def test_lora_leaves_adapters_and_a_merged_folder(tmp_path, start):
     assert read_checkpoint(run / "detector.ckpt")["diffusion"]["reference"] is None
 
 
-def test_an_interrupted_fine_tuning_goes_on_to_the_same_weights(tmp_path, start, monkeypatch):
+def test_an_interrupted_fine_tuning_resumes_to_the_same_weights(tmp_path, start, monkeypatch):
     model = write("latent_dit_kl", tmp_path / "model")
     given = {"lora_rank": 2, "max_epochs": 3, "trainer": {"accumulate_grad_batches": 2}}
     assert start("whole", model, **given) == 0
@@ -183,7 +183,7 @@ def test_an_interrupted_fine_tuning_goes_on_to_the_same_weights(tmp_path, start,
         ({"finetune": "nowhere"}, "nowhere does not exist"),
     ],
 )
-def test_mistakes_are_told_in_one_line(tmp_path, start, changes, said):
+def test_mistakes_are_one_line(tmp_path, start, changes, said):
     model = write("unet_classes", tmp_path / "model")
     with pytest.raises(UserError, match=said) as caught:
         start("run", model, **changes)

@@ -49,13 +49,13 @@ def test_a_torn_line_is_left_out(tmp_path, kept):
     assert read_timing(tmp_path)["images"] == 7 + 5 + 7
 
 
-def test_no_times_are_no_images(tmp_path):
+def test_no_timing_means_no_images(tmp_path):
     assert read_timing(tmp_path) == {"images": 0, "seconds": 0, "fill": 1.0}
     write(tmp_path, timing_line("a", images=0) + "\n")
     assert read_timing(tmp_path)["fill"] == 1.0
 
 
-def test_a_hash_tells_files_apart(tmp_path):
+def test_a_hash_differs_between_files(tmp_path):
     for name, content in (("a", b"one"), ("b", b"one"), ("c", b"two")):
         (tmp_path / name).write_bytes(content)
     one, same, other = (file_hash(tmp_path / name) for name in "abc")

@@ -53,12 +53,12 @@ def place(monkeypatch, variables, **config):
     return place, where
 
 
-def test_without_a_launcher_the_config_counts():
+def test_without_a_launcher_the_config_decides():
     config = TrainerConfig(devices=3, num_nodes=2)
     assert process_arguments(config) == {"devices": 3, "num_nodes": 2}
 
 
-def test_torchrun(monkeypatch):
+def test_ranks_of_torchrun_are_used(monkeypatch):
     variables = {**USUAL, "LOCAL_WORLD_SIZE": "4", "GROUP_RANK": "1"}
     # The config's own number, of the machine that trained, does not matter.
     found, environment = place(monkeypatch, variables, devices=1)
@@ -67,12 +67,12 @@ def test_torchrun(monkeypatch):
     assert (environment.main_address, environment.main_port) == ("127.0.0.1", 29500)
 
 
-def test_another_launcher_that_does_not_say_how_many_processes_a_machine_has(monkeypatch):
+def test_a_launcher_without_local_world_size_works(monkeypatch):
     found, _ = place(monkeypatch, USUAL, num_nodes=2)
     assert found == (5, 1, 8, 2)
 
 
-def test_slurm(monkeypatch):
+def test_ranks_of_slurm_are_used(monkeypatch):
     found, environment = place(monkeypatch, SLURM)
     assert found == (5, 1, 8, 2)
     assert isinstance(environment, SLURMEnvironment)

@@ -121,12 +121,12 @@ def test_images_drawn_in_groups_give_the_interval_of_single_ones(monkeypatch):
 
 
 @pytest.mark.parametrize("exact_rows", [0, 20_000])
-def test_a_perfect_and_a_useless_score(monkeypatch, exact_rows):
+def test_every_draw_of_a_perfect_score_is_1_and_of_a_useless_one_a_half(monkeypatch, exact_rows):
     monkeypatch.setattr(bootstrap, "EXACT_ROWS", exact_rows)
     perfect, useless = [np.zeros(9), np.zeros(9)], [np.ones(5), np.zeros(5)]
     values = auroc_draws(perfect, useless, "x", draws=25)
     np.testing.assert_array_equal(values, np.tile([1.0, 0.5], (25, 1)))
 
 
-def test_a_single_image_of_each_kind():
+def test_a_single_image_of_each_kind_gives_equal_draws():
     assert auroc_draws([np.array([0.0])], [np.array([1.0])], "x", draws=3).tolist() == [[1.0]] * 3

@@ -40,7 +40,7 @@ def test_histogram_has_a_density_per_set_and_is_not_squeezed_by_an_outlier():
     assert draw(figure).std() > 0
 
 
-def test_histogram_of_a_constant_score():
+def test_histogram_of_a_constant_score_is_drawn():
     assert draw(score_histogram(np.ones(5), {"x": np.ones(3)}, "msp")).std() > 0
 
 
@@ -105,7 +105,7 @@ def test_panel_shows_each_image_with_set_label_and_score():
     assert draw(figure).std() > 0
 
 
-def test_panel_of_colour_images_without_unguided_ones():
+def test_panel_needs_no_unguided_images():
     figure = panel([make_row(3, 4)], "letters")
     heads = [axes.get_title() for axes in figure.axes]
     assert heads == ["input", "guided", "|input − guided|"]

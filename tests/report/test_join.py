@@ -65,7 +65,7 @@ def folders(tmp_path):
     return [tmp_path / name / "evaluation" for name in ("a", "b", "c")]
 
 
-def test_one_run_is_itself(folders):
+def test_a_single_run_is_unchanged(folders):
     run = make_run(folders[0])
     assert join_runs([run]) is run
     assert add_fusions(run, {}) == run
@@ -149,7 +149,7 @@ def relabelled(row, column, value):
         ({"sets": {"digits": {"n": 50, "fingerprint": "z"}}}, "the set digits is"),
     ],
 )
-def test_other_data_is_refused(folders, changes, said):
+def test_runs_of_other_data_are_refused(folders, changes, said):
     with pytest.raises(UserError, match="no run of the same data") as caught:
         join_runs([make_run(folders[0]), make_run(folders[1], **changes)])
     assert said in str(caught.value)
@@ -171,7 +171,7 @@ def test_files_of_the_same_path_must_be_the_same_where_both_were_scored(folders)
         join_runs([first, make_run(folders[1], contents=replaced[order], **other)])
 
 
-def test_a_run_is_named_once(folders):
+def test_run_names_are_unique(folders):
     with pytest.raises(UserError, match="named twice"):
         join_runs([make_run(folders[0]), make_run(folders[0])])
 
@@ -209,7 +209,7 @@ def test_a_fusion_is_the_mean_of_surprises_on_validation_images(folders):
         ({"l2": ["msp", "fusion"]}, "there is a score 'fusion/l2' already"),
     ],
 )
-def test_fusions_that_cannot_be_made(folders, fusions, said):
+def test_impossible_fusions_are_refused(folders, fusions, said):
     table = make_table()
     table.scores["fusion/l2"] = table.scores["msp"]
     known = {name: values for name, values in VALIDATION.items() if name != "diffguard/l2"}

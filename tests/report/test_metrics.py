@@ -55,5 +55,5 @@ def test_shapes_must_agree():
         OODMetrics().update(torch.zeros(2), torch.zeros(3))
 
 
-def test_docstring_example():
+def test_the_docstring_example_is_right():
     assert doctest.testmod(metric).failed == 0

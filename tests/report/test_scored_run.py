@@ -22,7 +22,7 @@ def folder(tmp_path):
     return tmp_path
 
 
-def test_what_was_kept_comes_back_bitwise(folder):
+def test_a_saved_run_is_read_back_bitwise(folder):
     scores = {name: torch.randn(9).double() for name in NAMES}
     keep_run(folder, scores, {"device": "cpu", "config": {"a": [1, 2]}}, {"gone": "no folder"})
     line = {"session": "x", "rank": 0, "images": 11, "seconds": 2.0, "fill": 0.5}
@@ -45,7 +45,7 @@ def test_a_folder_with_no_more_than_tables_will_do(folder):
     assert run.settings == MANIFEST
 
 
-def test_a_folder_that_is_none(tmp_path):
+def test_a_folder_without_an_evaluation_is_refused(tmp_path):
     with pytest.raises(UserError, match="is no evaluation of ID and OOD sets"):
         read_run(tmp_path / "nowhere")
     (tmp_path / "manifest.json").write_text(json.dumps({"seed": 3, "sets": {}, "images": "x"}))

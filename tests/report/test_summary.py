@@ -39,7 +39,7 @@ def test_rows_have_the_form_and_order_of_results_json(results):
     assert {row["n_id"] for row in results["rows"]} == {49}
 
 
-def test_metrics_of_a_set(results):
+def test_metrics_of_a_set_compare_it_with_the_id_set(results):
     ident, ood = scores_of("diffguard", "digits"), scores_of("diffguard", "far_a")
     row = find(results, "diffguard", "far_a")
     is_ood = np.r_[np.zeros(49), np.ones(40)]
@@ -94,7 +94,7 @@ def test_comparisons_are_paired(results):
     assert row["ci95"] == list(interval(draws[:, 0] - draws[:, 1]))
 
 
-def test_accuracy_cost_and_errors(results):
+def test_summary_has_accuracy_cost_and_errors(results):
     # Of the 49 readable digits those at 3, 13, 23, 33, 43 are predicted 0 instead of 3.
     assert results["id"] == {"dataset": "digits", "n": 49, "accuracy": 44 / 49}
     passes = (49 * 60 + 4 * 40 + 30 * 40 + 40 * 40 + 19 * 40) / 142

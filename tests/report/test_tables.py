@@ -66,5 +66,5 @@ def test_a_name_cannot_break_the_table(results):
     ("value", "digits", "text"),
     [(1.0, 2, "100"), (0.99999, 2, "100"), (0.9999, 2, "99.99"), (0.0, 1, "0.0"), (0.5, 1, "50.0")],
 )
-def test_percent(value, digits, text):
+def test_percentages_have_fixed_digits_except_100(value, digits, text):
     assert percent(value, digits) == text

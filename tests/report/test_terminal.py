@@ -44,7 +44,7 @@ def test_one_table_when_it_fits_and_means_apart_when_it_does_not(results):
     assert "mean of 2 far sets · 59 images" in blocks[2]
 
 
-def test_notes_below_the_table(results):
+def test_notes_stand_below_the_table(results):
     text = " ".join(show(results, 100).split())
     assert "ID accuracy 89.80 % (digits, 49 images)" in text
     assert "Cost 12.5 images per second, 46.9 network passes per image" in text
@@ -71,7 +71,7 @@ def test_a_pipe_gets_whole_lines(results, capsys):
     assert not any("…" in line for line in lines)
 
 
-def test_an_output_without_unicode(results):
+def test_an_output_without_unicode_gets_ascii(results):
     raw = io.BytesIO()
     file = io.TextIOWrapper(raw, encoding="latin-1")
     print_table(results, Console(file=file, width=100))

@@ -174,7 +174,7 @@ def test_files_of_another_form_are_named(folder, name, text):
 @pytest.mark.parametrize("kind", ["folder", "pipe", "loop", "device"])
 @pytest.mark.parametrize("name", ["manifest.json", "run.json", "timing.jsonl", "contents.npy",
                                   "calibration.csv", "scores.csv", RANK])  # fmt: skip
-def test_what_is_no_file_is_named_and_never_waited_for(folder, name, kind):
+def test_special_files_are_named_and_never_read(folder, name, kind):
     path = folder / name
     path.unlink()
     if kind == "folder":

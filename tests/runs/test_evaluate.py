@@ -60,7 +60,7 @@ def test_the_evaluation_is_in_tensorboard(evaluated):
     assert "auroc/fusion/near" in tags["scalars"]
 
 
-def test_results_come_again_from_the_tables_alone(evaluated, tmp_path):
+def test_results_are_reproduced_from_the_tables_alone(evaluated, tmp_path):
     code = (
         "import sys, evaluate; evaluate.main(sys.argv[1:]);"
         "print({'lightning', 'torchvision', 'diffusers', 'pytorch_ood'} & set(sys.modules))"
@@ -169,7 +169,7 @@ def test_settings_that_only_combine_scores_need_no_calibration_images(ckpt, caps
         np.testing.assert_allclose(scores[name], derived[name], rtol=1e-12)
 
 
-def test_an_interrupted_calibration_goes_on_and_refusal_comes_before_it(
+def test_an_interrupted_calibration_resumes_and_is_checked_first(
     ckpt, tmp_path, monkeypatch, capsys
 ):
     plain, writes = ScoreWriter.write, []

@@ -36,7 +36,7 @@ def test_a_folder_of_images_gets_verdicts(ckpt, tmp_path, capsys):
     assert "9 images" in capsys.readouterr().out
 
 
-def test_files_that_are_no_images_are_skipped_and_named(ckpt, tmp_path, capsys):
+def test_files_that_are_not_images_are_skipped_and_listed(ckpt, tmp_path, capsys):
     write_images(tmp_path / "mine", 3, "noise", 4)
     (tmp_path / "mine" / "notes.txt").write_text("no image")
     (tmp_path / "mine" / "torn.png").write_bytes(b"\x89PNG\r\n\x1a\n")
@@ -57,7 +57,7 @@ def test_files_that_are_no_images_are_skipped_and_named(ckpt, tmp_path, capsys):
     assert paths == ["000.png", "001.png", "caf\udce9.png"]
 
 
-def test_results_inside_the_folder_of_images_are_no_images(ckpt, tmp_path, monkeypatch, capsys):
+def test_results_inside_the_folder_of_images_are_not_scored(ckpt, tmp_path, monkeypatch, capsys):
     home, mine = tmp_path / "home", tmp_path / "home" / "a@b:c"
     write_images(mine, 3, "noise", 4)
     monkeypatch.setenv("HOME", str(home))

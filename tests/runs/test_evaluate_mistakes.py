@@ -18,7 +18,7 @@ from tests.helpers.commands import start
         (["--scores", "a", "--fuse.x", "msp"], "--fuse"),
     ],
 )
-def test_mistakes_with_tables_are_told_in_one_line(tmp_path, monkeypatch, words, said):
+def test_mistakes_with_tables_are_one_line(tmp_path, monkeypatch, words, said):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError) as caught:
         evaluate.main(words)
@@ -95,7 +95,7 @@ def test_bad_checkpoints_are_refused_in_one_line(kind, said, ckpt, tmp_path):
         (["--trainer.devices", "[x"], "trainer: `devices`"),
     ],
 )
-def test_mistakes_are_told_in_one_line(ckpt, tmp_path, monkeypatch, arguments, said):
+def test_mistakes_are_one_line(ckpt, tmp_path, monkeypatch, arguments, said):
     (tmp_path / "empty").mkdir()
     monkeypatch.chdir(tmp_path / "empty")
     with pytest.raises(UserError) as caught:
@@ -104,7 +104,7 @@ def test_mistakes_are_told_in_one_line(ckpt, tmp_path, monkeypatch, arguments, s
     assert "\n" not in str(caught.value)
 
 
-def test_without_ood_sets_nothing_is_scored_and_what_to_do_is_told(ckpt):
+def test_without_ood_sets_nothing_is_scored(ckpt):
     with pytest.raises(UserError, match=r"no OOD set .* --data\.ood\.far\.NAME .* --images"):
         start(ckpt, "--data.ood.near", "{}", "--data.ood.far", "{}")
     assert not (ckpt.parent / "evaluation").exists()

@@ -36,21 +36,21 @@ def interrupted(whole, folder, left):
 
 
 @pytest.mark.parametrize("left", range(1, IMAGES))
-def test_with_any_number_of_images_left(whole, tmp_path, data_root, left):
+def test_scores_do_not_depend_on_the_images_already_scored(whole, tmp_path, data_root, left):
     folder = interrupted(whole, tmp_path / "run", left)
     score(folder, data_root, limit=4, **SETTINGS)
     assert (folder / "scores.csv").read_bytes() == (whole / "scores.csv").read_bytes()
 
 
 @pytest.mark.parametrize("left", [1, 3, 12])
-def test_by_two_processes(whole, tmp_path, data_root, left):
+def test_two_processes_give_the_same_bits(whole, tmp_path, data_root, left):
     folder = interrupted(whole, tmp_path / "run", left)
     assert evaluate(folder, data_root, world=2, limit=4, **SETTINGS) == [0, 0], said(folder)
     assert (folder / "scores.csv").read_bytes() == (whole / "scores.csv").read_bytes()
 
 
 @pytest.mark.parametrize("size", [8, 24, 64])
-def test_rows_do_not_know_their_batch(size):
+def test_rows_do_not_depend_on_their_batch(size):
     detector = build_detector(small_settings(**SETTINGS))
     images = torch.rand(size + 3, 1, 8, 8, generator=torch.Generator().manual_seed(1))
     items = [Item(image, index=i) for i, image in enumerate(images)]

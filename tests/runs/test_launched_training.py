@@ -46,7 +46,7 @@ def assert_same_run(folder, other):
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
-def test_torchrun(tmp_path, config, own):
+def test_torchrun_trains_the_same_model(tmp_path, config, own):
     launcher = ["-m", "torch.distributed.run", "--nproc_per_node", 2, "--master_port", free_port()]
     folder = tmp_path / "run"
     result = command(*launcher, "train.py", "--config", config, "--run_dir", folder)

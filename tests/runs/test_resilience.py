@@ -24,7 +24,7 @@ def whole(tmp_path_factory, data_root):
     return (folder / "scores.csv").read_bytes()
 
 
-def test_two_processes_with_uneven_shares(tmp_path, data_root, whole):
+def test_uneven_shares_of_two_processes_give_the_same_table(tmp_path, data_root, whole):
     folder = tmp_path / "run"
     assert evaluate(folder, data_root, world=2) == [0, 0], said(folder)
     assert (folder / "scores.csv").read_bytes() == whole
@@ -32,7 +32,7 @@ def test_two_processes_with_uneven_shares(tmp_path, data_root, whole):
     assert rows == 34  # none was scored twice
 
 
-def test_more_processes_than_images_in_sets_of_one_image(tmp_path, data_root, whole):
+def test_more_processes_than_images_give_the_same_table(tmp_path, data_root, whole):
     one, many = tmp_path / "one", tmp_path / "many"
     assert evaluate(one, data_root, limit=1) == [0], said(one)
     assert evaluate(many, data_root, world=4, limit=1) == [0] * 4, said(many)
@@ -56,7 +56,7 @@ def test_more_processes_than_images_in_sets_of_one_image(tmp_path, data_root, wh
     ],
     ids=str,
 )
-def test_a_run_killed_anywhere_goes_on_and_ends_with_the_same_table(
+def test_a_run_killed_anywhere_resumes_to_the_same_table(
     tmp_path, data_root, whole, death
 ):
     folder = tmp_path / "run"
@@ -89,7 +89,7 @@ def test_any_process_of_two_may_be_killed(tmp_path, data_root, whole, death):
     assert (folder / "scores.csv").read_bytes() == whole
 
 
-def test_a_killed_run_may_go_on_with_another_number_of_processes(tmp_path, data_root, whole):
+def test_a_killed_run_may_resume_with_another_number_of_processes(tmp_path, data_root, whole):
     folder = tmp_path / "run"
     assert evaluate(folder, data_root, death=Death(0, "table", writes=2, cut=-3)) == [SIGKILLED]
     assert evaluate(folder, data_root, world=3) == [0] * 3, said(folder)
@@ -165,7 +165,7 @@ def test_machines_that_share_no_folder_are_told_before_anything_is_scored(
     assert list((tmp_path / "run").iterdir()) == []
 
 
-def test_a_run_goes_on_with_the_threads_it_began_with(tmp_path, data_root, whole):
+def test_a_run_resumes_with_its_first_number_of_threads(tmp_path, data_root, whole):
     folder = tmp_path / "run"
     death = Death(0, "table", writes=2)
     assert evaluate(folder, data_root, death=death, asked=2) == [SIGKILLED]

@@ -47,7 +47,7 @@ def whole(tmp_path_factory, root):
     return table, seconds
 
 
-def test_processes_killed_at_random_moments(tmp_path, root, whole, record_property):
+def test_processes_killed_at_random_moments_give_the_same_table(tmp_path, root, whole, record_property):
     table, seconds = whole
     rng = random.Random(0)
     kills = runs = 0
@@ -93,7 +93,7 @@ def small_disk(tmp_path):
     subprocess.run(["umount", str(disk)], check=True)
 
 
-def test_a_disk_that_is_full_at_random_moments(small_disk, root, whole):
+def test_a_disk_that_is_full_at_random_moments_loses_nothing(small_disk, root, whole):
     table, _ = whole
     rng = random.Random(1)
     folder = small_disk  # what the processes say lies beside it
@@ -140,7 +140,7 @@ def lose(machine):
     machine.communicate()
 
 
-def test_a_machine_of_two_is_lost(tmp_path, root, run_folder):
+def test_a_lost_machine_loses_no_rows(tmp_path, root, run_folder):
     ckpt = shutil.copy(run_folder / "detector.ckpt", tmp_path / "detector.ckpt")
     words = ["evaluate.py", "--ckpt", ckpt, "--data.root", root, "--trainer.threads", 1]
     words += ["--panels", 0]

@@ -85,7 +85,7 @@ def test_given_artefacts_skip_their_stages(tmp_path, config, run_folder, capsys)
     assert torch.equal(ours.calibration.scores["fusion"], theirs.calibration.scores["fusion"])
 
 
-def test_few_validation_images_are_warned_of(tmp_path, config, run_folder, capsys):
+def test_few_validation_images_are_a_warning(tmp_path, config, run_folder, capsys):
     given = ["--classifier.ckpt", run_folder / "classifier" / "classifier.safetensors"]
     given += ["--diffusion.ckpt", run_folder / "diffusion", "--stages", "[calibrate]"]
     start(config, "--run_dir", tmp_path / "few", *given)
@@ -146,7 +146,7 @@ def test_an_interrupted_run_loses_at_most_its_epoch(tmp_path, config, run_folder
     assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
 
 
-def test_a_run_in_legs_ends_as_one_that_was_never_stopped(
+def test_time_limited_training_ends_as_an_uninterrupted_run(
     tmp_path, config, run_folder, monkeypatch, capsys
 ):
     folder = tmp_path / "legs"
@@ -225,7 +225,7 @@ def test_a_stage_has_its_own_batches_augmentation_and_precision(tmp_path, config
         (["--resume", "nowhere"], "nowhere is no run"),
     ],
 )
-def test_mistakes_are_told_in_one_line(tmp_path, config, run_folder, arguments, said):
+def test_mistakes_are_one_line(tmp_path, config, run_folder, arguments, said):
     folder = [] if "--resume" in arguments else ["--run_dir", tmp_path / "wrong"]
     if "detector" in arguments[0]:
         arguments = [

@@ -42,7 +42,7 @@ def test_rows_of_a_set_leave_out_unreadable_images(path):
     assert table.rows("absent").tolist() == []
 
 
-def test_a_table_without_rows(path):
+def test_a_table_without_rows_is_read(path):
     path.write_text(path.read_text(errors="replace").splitlines()[0] + "\n")
     table = ScoreTable.read(path)
     assert len(table) == 0

@@ -198,7 +198,7 @@ class FullDisk:
         return getattr(self.file, name)
 
 
-def test_a_full_disk_keeps_whole_chunks_and_the_run_goes_on_later(tmp_path):
+def test_a_full_disk_keeps_whole_chunks_and_the_run_can_resume(tmp_path):
     with ScoreWriter(tmp_path, 0, NAMES) as writer:
         writer._file = FullDisk(writer._create(), room=600)
         writer.write(ROWS[:2])

@@ -34,7 +34,7 @@ def output_of(head, features):
 
 
 @pytest.mark.parametrize("name", [*LOGIT_BASELINES, *FEATURE_BASELINES])
-def test_what_lies_far_from_the_classes_scores_higher(name, reference, head):
+def test_features_far_from_the_classes_score_higher(name, reference, head):
     baselines = Baselines([name], reference, head, knn_k=5)
     inside = output_of(head, reference.features[:30])
     outside = output_of(head, torch.tensor([[1.3, 1.3, 1.3, 9.0, -9.0, 9.0]]).repeat(4, 1))
@@ -44,7 +44,7 @@ def test_what_lies_far_from_the_classes_scores_higher(name, reference, head):
     assert outside.min() > inside.median()
 
 
-def test_known_values(head):
+def test_baselines_equal_their_formulas(head):
     logits = torch.tensor([[2.0, 1.0, 0.0]])
     scores = Baselines(["msp", "mls", "energy"]).score(logits, torch.zeros(1, 6))
     assert scores["msp"].item() == pytest.approx(-logits.softmax(1).max().item())
@@ -140,7 +140,7 @@ def test_vim_takes_fewer_dimensions_than_there_are_features(reference, head):
         (["msp", "knn"], {"with_reference": True, "spoiled": True}, "features .* not finite"),
     ],
 )
-def test_what_is_missing_is_named(names, arguments, said, reference):
+def test_missing_inputs_are_named(names, arguments, said, reference):
     given = dict(arguments)
     if given.pop("spoiled", False):
         reference.features[3, 2] = float("nan")

@@ -36,7 +36,7 @@ def test_percentile_is_the_share_of_validation_images_below(calibration):
     assert calibration.percentile("knn", float(ordered[-1])) == 100.0
 
 
-def test_fusion_does_not_care_for_units(calibration):
+def test_fusion_does_not_depend_on_units(calibration):
     scores = {
         n: v.numpy() for n, v in calibration.scores.items() if n in ("diffguard/l2", "knn", "vim")
     }
@@ -60,13 +60,13 @@ def test_fusion_rises_with_each_part_and_the_baselines_alone_ignore_diffguard(ca
     assert only["fusion_baselines"] == base["fusion_baselines"]
 
 
-def test_no_fusion_without_parts():
+def test_there_is_no_fusion_without_parts():
     calibration = fit({"diffguard/l2": torch.arange(5.0)}, ["l2"], [])
     assert list(calibration.scores) == ["diffguard/l2", "diffguard"]
     assert list(calibration.derive({"diffguard/l2": np.zeros(2)})) == ["diffguard"]
 
 
-def test_several_distances_are_averaged_as_surprises(calibration):
+def test_several_distances_are_averaged_as_negative_log_p_values(calibration):
     scores = {f"diffguard/{name}": calibration.scores[name] for name in ("knn", "vim")}
     both = fit(scores, ["knn", "vim"], [])
     parts = [both.surprise(name, values.numpy()) for name, values in scores.items()]
@@ -122,7 +122,7 @@ def test_interval_of_the_accepted_share_narrows_with_more_images():
     assert many.accept_interval(0.95)[1] < high
 
 
-def test_what_cannot_be_calibrated_is_refused(calibration):
+def test_impossible_calibrations_are_refused(calibration):
     with pytest.raises(UserError, match="does not vary"):
         fit({"diffguard/l2": torch.ones(10)}, ["l2"], [])
     with pytest.raises(UserError, match="between 0 and 1"):

@@ -139,7 +139,7 @@ def test_a_trial_leaves_random_numbers_and_hooks_as_they_were():
     assert len(nn.ModuleList(nn.Identity() for _ in range(60_000))) == 60_000
 
 
-def test_values_of_configs():
+def test_config_values_are_accepted_or_refused():
     check_values("it", {"a": 1, "b": None, "c": [True, 0.5, "silu"], "d": "gelu-approximate"})
     for value in ({}, "a b", "../x", "http:x", float("inf"), 10**7, [[[[[["x"]]]]]], ["/"]):
         with pytest.raises(UserError, match="it sets key"):

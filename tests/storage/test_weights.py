@@ -22,7 +22,7 @@ def test_both_formats_are_read(tmp_path, name):
 
 @pytest.mark.parametrize("around", [None, "state_dict", "model"])
 @pytest.mark.parametrize("prefix", ["", "network.", "classifier.network.", "model.", "module."])
-def test_wrappers_are_taken_off(tmp_path, around, prefix):
+def test_state_dict_is_found_in_wrappers(tmp_path, around, prefix):
     state = {prefix + name: value for name, value in WEIGHTS.items()}
     content = state if around is None else {around: state, "epoch": 3}
     same(state_dict_of(content, tmp_path))
@@ -33,7 +33,7 @@ def test_a_prefix_of_some_names_only_belongs_to_the_network(tmp_path):
     assert set(state_dict_of(state, tmp_path)) == set(state)
 
 
-def test_what_is_no_tensor_is_left_out(tmp_path):
+def test_values_that_are_not_tensors_are_left_out(tmp_path):
     same(state_dict_of({**WEIGHTS, "epoch": 3, "note": "text"}, tmp_path))
 
 
@@ -77,7 +77,7 @@ def test_bad_files_are_refused_in_one_line(tmp_path, name, kind, said):
     assert "\n" not in str(caught.value)
 
 
-def test_a_list_of_tensors_is_no_state_dict(tmp_path):
+def test_a_list_of_tensors_is_not_a_state_dict(tmp_path):
     torch.save([torch.zeros(1)], tmp_path / "w.pt")
     with pytest.raises(UserError, match="holds a list, expected a dictionary"):
         load_tensors(tmp_path / "w.pt")

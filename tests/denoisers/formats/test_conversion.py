@@ -62,7 +62,7 @@ def outputs(case: Case, dtype):
 
 
 @pytest.mark.parametrize("case", CASES, ids=ids(CASES))
-def test_outputs_agree(case):
+def test_converted_network_gives_the_original_output(case):
     arrays = case.arrays()
     inputs = {"x", "t", "y", "z", "z_dec", "context4", "img_uint8"}
     expected = {k: v for k, v in arrays.items() if k not in inputs and not k.endswith("_f64")}
@@ -75,7 +75,7 @@ def test_outputs_agree(case):
 
 
 @pytest.mark.parametrize("case", CASES, ids=ids(CASES))
-def test_outputs_agree_in_double_precision(case):
+def test_converted_network_gives_the_original_output_in_double_precision(case):
     """Without rounding the agreement is far closer than any wrong detail would leave it."""
     stored = {k: v for k, v in case.arrays().items() if k.endswith("_f64")}
     if not stored:
@@ -103,7 +103,7 @@ def test_every_value_is_used_once(case):
 
 
 @pytest.mark.parametrize("case", DIFFUSION, ids=ids(DIFFUSION))
-def test_schedule_and_labels(case):
+def test_schedule_and_labels_are_those_of_the_original(case):
     info = case.info
     converted = convert_tensors(case.tensors(), case.options())
     assert converted.null_class == info["null_class"]
@@ -120,7 +120,7 @@ def test_schedule_and_labels(case):
 
 
 @pytest.mark.parametrize(("title", "entry"), FULL_SIZE, ids=[title for title, _ in FULL_SIZE])
-def test_full_size_names(title, entry):
+def test_full_size_networks_take_every_tensor(title, entry):
     """Published configurations: each name consumed, each tensor filled, no memory taken."""
     tensors = {n: torch.empty(s, device="meta") for n, s in entry["tensors"].items()}
     settings = entry["hyper_parameters"]
@@ -135,7 +135,7 @@ def test_full_size_names(title, entry):
     assert sum(v.numel() for v in values) + elsewhere == entry["num_elements"]
 
 
-def test_full_size_lists_are_there():
+def test_full_size_lists_cover_every_family():
     assert {detect_family(dict.fromkeys(e["tensors"])) for _, e in FULL_SIZE} == {
         "adm", "ldm", "ddpm", "classifier"
     }  # fmt: skip

@@ -92,7 +92,7 @@ SPOILED = {
 
 
 @pytest.mark.parametrize("kind", SPOILED)
-def test_tensors_that_are_no_weights_are_named(case, tmp_path, kind):
+def test_tensors_that_are_not_weights_are_named(case, tmp_path, kind):
     spoil, said = SPOILED[kind]
     tensors = case.tensors()
     # The architecture is read from some of them; the others only fill it.
@@ -140,7 +140,7 @@ def test_truncated_files_are_refused(case, tmp_path):
         refuse(path, case.options(), "refused|cannot be read")
 
 
-def test_wrong_number_of_classes(case, tmp_path, capsys):
+def test_a_wrong_number_of_classes_is_refused(case, tmp_path, capsys):
     options = CheckpointOptions(**{**vars(case.options()), "num_classes": 77})
     if case.name == "adm_uncond":
         # Any classifier can be protected by it, but a conversion was asked for classes.
@@ -152,12 +152,12 @@ def test_wrong_number_of_classes(case, tmp_path, capsys):
         refuse(case.file, options, "expected 77")
 
 
-def test_an_image_size_that_the_model_cannot_take(case):
+def test_an_impossible_image_size_is_refused(case):
     options = {**vars(case.options()), "image_size": 33}
     refuse(case.file, CheckpointOptions(**options), "image_size 33 cannot be taken .* multiple of")
 
 
-def test_options_that_the_file_does_not_carry_are_asked_for(case):
+def test_options_missing_in_the_file_are_required(case):
     given = vars(case.options())
     options = CheckpointOptions(**{**given, "image_size": None})
     refuse(case.file, options, "give image_size")
@@ -175,7 +175,7 @@ def test_files_of_other_families_are_refused(tmp_path):
     refuse(classifier, CheckpointOptions(), "is a classifier")
 
 
-def test_files_without_tensors_and_missing_files(tmp_path):
+def test_files_without_tensors_and_missing_files_are_refused(tmp_path):
     refuse(write(tmp_path, {"epoch": 3}), CheckpointOptions(), "holds no tensors")
     refuse(tmp_path / "none.ckpt", CheckpointOptions(), "does not exist")
     (tmp_path / "empty").mkdir()
@@ -255,7 +255,7 @@ def test_callback_classes_become_stubs_and_others_are_refused(
         line(error)
 
 
-def test_safetensors_and_prefixes(case, tmp_path):
+def test_safetensors_and_prefixes_are_read(case, tmp_path):
     tensors = {f"module.{n}": v.contiguous() for n, v in case.tensors().items()}
     save_file(tensors, tmp_path / "model.safetensors")
     found = load_diffusion(tmp_path / "model.safetensors", case.options()).network.state_dict()
@@ -271,7 +271,7 @@ def test_averaged_weights_are_ignored(tmp_path):
     assert load_diffusion(write(tmp_path, tensors), case.options()).family == "ldm"
 
 
-def test_command_line(case, tmp_path, capsys):
+def test_the_command_converts_a_file(case, tmp_path, capsys):
     given = case.options()
     arguments = [f"--image_size={given.image_size}"]
     if given.num_head_channels:

@@ -224,7 +224,7 @@ def test_variants_agree_with_the_reference(name, tmp_path):
     assert torch.equal(same, converted.network(x, t, class_labels=y).sample)
 
 
-def test_ours_is_used_only_where_diffusers_cannot():
+def test_own_network_is_used_only_if_diffusers_has_none():
     for name, (shape, heads) in VARIANTS.items():
         converted = convert_tensors(
             Maker(**shape).tensors, CheckpointOptions(image_size=16, **heads)
@@ -241,7 +241,7 @@ def test_layout_is_read_from_names_and_shapes():
     assert (layout.layers, layout.classes) == (2, CLASSES)
 
 
-def test_cosine_schedule():
+def test_cosine_schedule_survives_conversion():
     shape, heads = VARIANTS["256"]
     options = CheckpointOptions(image_size=16, noise_schedule="cosine", **heads)
     scheduler = convert_tensors(Maker(**shape).tensors, options).scheduler

@@ -134,7 +134,7 @@ def test_options_reach_the_denoiser(folder):
         (4, 3, 0, (3, 0)),
     ],
 )
-def test_which_label_means_none(rows, classes, null, expected):
+def test_the_null_class_follows_from_the_folder(rows, classes, null, expected):
     options = CheckpointOptions(num_classes=classes, null_class=null)
     assert label_rows(rows, options) == expected
 
@@ -147,12 +147,12 @@ def test_which_label_means_none(rows, classes, null, expected):
         (4, 3, 7, "null_class must be one of the 4 class embeddings, got 7"),
     ],
 )
-def test_labels_that_do_not_fit(rows, classes, null, said):
+def test_labels_that_do_not_fit_are_refused(rows, classes, null, said):
     with pytest.raises(UserError, match=said):
         label_rows(rows, CheckpointOptions(num_classes=classes, null_class=null))
 
 
-def test_a_null_class_against_the_folders_own_is_refused(folder):
+def test_a_null_class_that_contradicts_the_folder_is_refused(folder):
     with pytest.raises(UserError, match=r"null_class 0 was given, but the model's is 3"):
         load(folder, null_class=0)
 
@@ -249,7 +249,7 @@ def test_weights_as_bin_are_read_as_tensors(folder, weights):
     assert all(torch.equal(after[name], value) for name, value in before.items())
 
 
-def test_half_precision_weights_are_taken_where_there_are_no_others(folder, weights):
+def test_half_precision_weights_are_loaded_if_there_are_no_others(folder, weights):
     network = tiny_unet(1, 8, 3, seed=5).half()
     network.save_pretrained(folder / "unet", variant="fp16")
     plain = load(folder)[0].network.state_dict()
@@ -259,7 +259,7 @@ def test_half_precision_weights_are_taken_where_there_are_no_others(folder, weig
     assert torch.equal(half["conv_in.weight"], network.conv_in.weight.float())
 
 
-def test_sizes_that_a_model_takes(tmp_path):
+def test_a_unet_takes_other_image_sizes_and_a_dit_does_not(tmp_path):
     save(tmp_path / "unet", tiny_unet(1, 8, 3))
     save(tmp_path / "dit", dit())
     larger = load_diffusion(tmp_path / "unet", CheckpointOptions(image_size=12, num_classes=3))
@@ -269,7 +269,7 @@ def test_sizes_that_a_model_takes(tmp_path):
         load_diffusion(tmp_path / "dit", CheckpointOptions(image_size=16))
 
 
-def test_a_dit_as_older_folders_name_it(tmp_path):
+def test_old_names_of_a_dit_are_read(tmp_path):
     save(tmp_path / "dit", dit())
     _config("transformer", _class_name="Transformer2DModel", use_linear_projection=False)(
         tmp_path / "dit", None
