@@ -12,15 +12,11 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.utils.hooks import RemovableHandle
 
 from diffguard.classifiers.layers import (
     as_linear,
-    find_cam_layer,
     find_head,
-    to_maps,
-    token_grid,
 )
 from diffguard.errors import UserError
 from diffguard.images import Interpolation, convert_channels, resize_to
@@ -128,7 +124,7 @@ class Classifier(nn.Module):
         if self.size is not None:
             full = (self.resize, self.resize) if self.resize and crop else self.size
             images = resize_to(images, full, interpolation=self.interpolation)
-            top, left = self._corner(full)
+            top, left = self.corner(full)
             images = images[..., top : top + self.size[0], left : left + self.size[1]]
         return (images - self.mean.to(images)) / self.std.to(images)  # type: ignore[operator]
 
@@ -170,58 +166,8 @@ class Classifier(nn.Module):
         finally:
             for handle in handles:
                 handle.remove()
-        pooled = {name: _pool(_found(caught, name, name)) for name in layers}
-        return ClassifierOutput(logits, _pool(_found(caught, "", self.feature_layer)), pooled)
-
-    def forward_cam(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Classify with a graph up to the CAM layer.
-
-        Returns:
-            Logits `(N, K)` and the layer's output, whose gradient can be taken.
-        """
-        caught: dict[str, Tensor] = {}
-        if self.cam_layer is None:
-            self.cam_layer = find_cam_layer(self.network, self._output_shapes(images))
-        handle = _catch_output(self.layer(self.cam_layer), caught, "cam", keep_graph=True)
-        try:
-            logits = self(images.requires_grad_())
-        finally:
-            handle.remove()
-        return logits, _found(caught, "cam", self.cam_layer)
-
-    def cam_maps(self, activation: Tensor) -> Tensor:
-        """Bring an activation of the CAM layer to `(N, D, h, w)`; see `to_maps`.
-
-        Raises:
-            UserError: For a shape that holds no places.
-        """
-        prefix_tokens = getattr(self.network, "num_prefix_tokens", None)
-        maps = to_maps(activation, prefix_tokens, token_grid(self.network))
-        if maps is None:
-            raise UserError(
-                f"CAM layer {self.cam_layer!r} gives {tuple(activation.shape)}, expected feature "
-                "maps (N, D, h, w) or tokens (N, L, D) of a grid: name another in "
-                "classifier.cam_layer"
-            )
-        return maps
-
-    def place_maps(self, maps: Tensor, size: tuple[int, int]) -> Tensor:
-        """Lay maps of what the network saw over whole images.
-
-        Args:
-            maps: `(N, D, h, w)`.
-            size: `(H, W)` of the images.
-
-        Returns:
-            `(N, D, H, W)`, bilinear; 0 at the margin that a centre crop leaves out.
-        """
-        if self.resize is not None and self.size is not None:
-            full = (self.resize, self.resize)
-            top, left = self._corner(full)
-            inner = F.interpolate(maps, size=self.size, mode="bilinear", align_corners=False)
-            bottom, right = full[0] - top - self.size[0], full[1] - left - self.size[1]
-            maps = F.pad(inner, (left, right, top, bottom))
-        return F.interpolate(maps, size=size, mode="bilinear", align_corners=False)
+        pooled = {name: _pool(_output(caught, name, name)) for name in layers}
+        return ClassifierOutput(logits, _pool(_output(caught, "", self.feature_layer)), pooled)
 
     @property
     def feature_module(self) -> nn.Module:
@@ -233,8 +179,8 @@ class Classifier(nn.Module):
         """The last layer, where the features enter it; needed by ViM."""
         return as_linear(self.feature_module)
 
-    def _corner(self, full: tuple[int, int]) -> tuple[int, int]:
-        """Top and left of the centre crop, rounded as torchvision does."""
+    def corner(self, full: tuple[int, int]) -> tuple[int, int]:
+        """Top and left of the center crop of an image of size `full`, rounded as in torchvision."""
         if self.size is None:
             return 0, 0
         return round((full[0] - self.size[0]) / 2), round((full[1] - self.size[1]) / 2)
@@ -253,45 +199,17 @@ class Classifier(nn.Module):
                 f"the classifier has no layer {name!r}; its parts are {', '.join(known)}"
             ) from error
 
-    @torch.no_grad()
-    def _output_shapes(self, images: Tensor) -> dict[str, tuple[int, ...]]:
-        """Shapes of the modules' outputs, in the order in which they are computed."""
-        caught: dict[str, tuple[int, ...]] = {}
 
-        def note(name: str, output: object) -> None:
-            if isinstance(output, Tensor):
-                caught[name] = tuple(output.shape)
-
-        handles = [
-            module.register_forward_hook(lambda _m, _i, output, name=name: note(name, output))
-            for name, module in self.network.named_modules()
-            if name
-        ]
-        try:
-            self(images[:1].detach())
-        finally:
-            for handle in handles:
-                handle.remove()
-        return caught
-
-
-def _catch_output(
-    module: nn.Module, caught: dict[str, Tensor], name: str, *, keep_graph: bool = False
-) -> RemovableHandle:
-    def hook(_module: nn.Module, _inputs: object, output: object) -> Tensor | None:
-        if not isinstance(output, Tensor):
-            return None
-        # An in-place layer behind this one would overwrite what is read here.
-        if not keep_graph:
+def _catch_output(module: nn.Module, caught: dict[str, Tensor], name: str) -> RemovableHandle:
+    def hook(_module: nn.Module, _inputs: object, output: object) -> None:
+        if isinstance(output, Tensor):
+            # A following in-place layer would overwrite it.
             caught[name] = output.clone()
-            return None
-        caught[name] = output
-        return output.clone()
 
     return module.register_forward_hook(hook)
 
 
-def _found(caught: dict[str, Tensor], key: str, layer: str) -> Tensor:
+def _output(caught: dict[str, Tensor], key: str, layer: str) -> Tensor:
     if key not in caught:
         raise UserError(f"layer {layer!r} of the classifier gives no tensor: name another")
     return caught[key]

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
 
-from diffguard.classifiers.cam import cam_mask, grad_cam, scale_cam
+from diffguard.classifiers.cam import cam_maps, cam_mask, grad_cam, scale_cam
 from diffguard.classifiers.classifier import Classifier
 from diffguard.errors import UserError
 from tests.helpers.tiny_models import tiny_classifier, tiny_transformer
@@ -58,7 +58,7 @@ def test_tokens_become_a_grid_in_reading_order():
     classifier = tiny_transformer()
     patches = torch.arange(16.0).view(1, 16, 1)
     tokens = torch.cat([torch.full((1, 1, 1), -5.0), patches], dim=1)
-    assert torch.equal(classifier.cam_maps(tokens)[0, 0], torch.arange(16.0).view(4, 4))
+    assert torch.equal(cam_maps(classifier, tokens)[0, 0], torch.arange(16.0).view(4, 4))
 
 
 def test_a_classifier_without_maps_is_refused():

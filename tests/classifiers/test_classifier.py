@@ -6,6 +6,7 @@ import torch
 import torchvision
 from torch import nn
 
+from diffguard.classifiers.cam import cam_maps, forward_cam
 from diffguard.classifiers.classifier import Classifier, ClassifierOutput
 from diffguard.classifiers.small_cnn import SmallCNN
 from diffguard.errors import UserError
@@ -67,11 +68,11 @@ def test_features_enter_the_last_linear_layer(family, built):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_cam_layer_is_found(family, built):
     classifier, side = built[family], 64 if "resnet" in family else 32
-    logits, activation = classifier.forward_cam(images(side))
+    logits, activation = forward_cam(classifier, images(side))
     assert classifier.cam_layer == FAMILIES[family][2]
     (gradient,) = torch.autograd.grad(logits[:, 1].sum(), activation)
     assert float(gradient.abs().max()) > 0
-    maps = classifier.cam_maps(activation)
+    maps = cam_maps(classifier, activation)
     assert maps.ndim == 4
     assert maps.shape[2] == maps.shape[3] > 1
 
@@ -104,7 +105,7 @@ def test_the_user_can_name_layers():
         features = classifier.forward_features(images(16)).features
         expected = network.pool(network.stage2(network.pool(network.stage1(images(16)))))
     torch.testing.assert_close(features, expected.mean((2, 3)))
-    assert classifier.forward_cam(images(16))[1].shape == (2, 8, 8, 8)
+    assert forward_cam(classifier, images(16))[1].shape == (2, 8, 8, 8)
 
 
 class Unused(SmallCNN):
@@ -131,12 +132,12 @@ class Pair(SmallCNN):
         (lambda: Classifier(SmallCNN(6), 6, feature_layer="nope"), r"'nope'; its parts are stage1"),
         (lambda: tiny_classifier().forward_features(images(8), ["stage9"]), "no layer 'stage9'"),
         (
-            lambda: Classifier(SmallCNN(6, 3), 6, cam_layer="stage9").forward_cam(images(8)),
+            lambda: forward_cam(Classifier(SmallCNN(6, 3), 6, cam_layer="stage9"), images(8)),
             "no layer 'stage9'",
         ),
         (lambda: Classifier(Unused(), 6).forward_features(images(8), ["spare"]), "'spare' of the"),
         (
-            lambda: Classifier(Unused(), 6, cam_layer="spare").forward_cam(images(8)),
+            lambda: forward_cam(Classifier(Unused(), 6, cam_layer="spare"), images(8)),
             "'spare' of the classifier gives no tensor",
         ),
         (
@@ -154,7 +155,7 @@ class Pair(SmallCNN):
             r"gives \(2, 6\) for 2 images, expected logits \(2, 7\)",
         ),
         (lambda: Classifier(SmallCNN(6), 6, class_names=["a"]), "1 class names were given for 6"),
-        (lambda: tiny_classifier().cam_maps(torch.zeros(2, 3)), r"gives \(2, 3\), expected"),
+        (lambda: cam_maps(tiny_classifier(), torch.zeros(2, 3)), r"gives \(2, 3\), expected"),
     ],
 )
 def test_wrong_layers_and_outputs_are_refused(use, said):

@@ -6,6 +6,7 @@ from lightning.pytorch.strategies import SingleDeviceStrategy
 from torch.nn import functional as F
 
 from diffguard.classifiers.build import build_classifier
+from diffguard.classifiers.cam import forward_cam
 from diffguard.classifiers.classifier import Classifier
 from diffguard.classifiers.spec import ClassifierSpec
 from diffguard.classifiers.whitened import WhitenedCNN
@@ -54,7 +55,7 @@ def test_a_config_builds_it():
     assert classifier.head is classifier.network.fc
     # Features and last layer give the logits: what ViM assumes.
     torch.testing.assert_close(classifier.head(output.features), output.logits)
-    logits, maps = classifier.forward_cam(torch.rand(2, 1, 32, 32))
+    logits, maps = forward_cam(classifier, torch.rand(2, 1, 32, 32))
     assert maps.shape[1:] == (8, 3, 3)
     assert logits.requires_grad
 
