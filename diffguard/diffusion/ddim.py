@@ -45,6 +45,11 @@ def ddim_step(
 
     Returns:
         `(N, …)` states at `alpha_to`.
+
+    Example:
+        >>> x, noise = torch.tensor([[0.9]]), torch.tensor([[0.5]])
+        >>> ddim_step(x, noise, alpha_from=torch.tensor([0.64]), alpha_to=torch.tensor([1.0]))
+        tensor([[0.7500]])
     """
     signal, signal_to, spread, spread_to = _roots(x, alpha_from, alpha_to)
     clean = (x - spread * noise) / signal

@@ -40,6 +40,11 @@ def classifier_free(
 
     Returns:
         `(N, C, H, W)`.
+
+    Example:
+        >>> null, label = torch.zeros(1, 1, 1, 2), torch.ones(1, 1, 1, 2)
+        >>> classifier_free(null, label, scale=3.0, mask=torch.tensor([[[0.0, 1.0]]]).bool())
+        tensor([[[[0., 3.]]]])
     """
     # At scale 1 the formula would only add rounding to ε_y.
     guided = noise_label if scale == 1 else noise_null + scale * (noise_label - noise_null)

@@ -28,6 +28,10 @@ def respace(total: int, steps: int, spacing: Spacing) -> Tensor:
 
     Raises:
         UserError: Where no such timesteps exist.
+
+    Example:
+        >>> respace(1000, 4, "even")
+        tensor([  0, 333, 666, 999])
     """
     if not 1 <= steps <= total:
         raise UserError(f"steps must lie in 1 … {total}, got {steps}")
@@ -66,6 +70,11 @@ class SamplingPlan:
             timestep 0 (`"first"`).
         alphas_next: `(S,)` the level above; ends with 0.
         pairing: Which convention inversion follows.
+
+    Example:
+        >>> plan = SamplingPlan.build(NoiseSchedule.linear(), steps=4)
+        >>> plan.timesteps
+        tensor([  0, 333, 666, 999])
     """
 
     timesteps: Tensor

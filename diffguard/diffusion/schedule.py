@@ -41,6 +41,11 @@ class NoiseSchedule:
 
     Attributes:
         alphas_cumprod: `(T,)` float64, strictly decreasing in (0, 1).
+
+    Example:
+        >>> schedule = NoiseSchedule(torch.tensor([0.1, 0.5], dtype=torch.float64))
+        >>> schedule.alphas_cumprod
+        tensor([0.9000, 0.4500], dtype=torch.float64)
     """
 
     def __init__(self, betas: Tensor, prediction_type: PredictionType = "epsilon") -> None:
@@ -156,5 +161,10 @@ def predict_clean(x: Tensor, noise: Tensor, alpha: Tensor) -> Tensor:
 
     Returns:
         `(N, …)`.
+
+    Example:
+        >>> x, noise = torch.tensor([[0.9]]), torch.tensor([[0.5]])
+        >>> predict_clean(x, noise, alpha=torch.tensor([0.64]))
+        tensor([[0.7500]])
     """
     return (x - expand((1 - alpha).sqrt(), x) * noise) / expand(alpha.sqrt(), x)

@@ -51,6 +51,15 @@ class Calibration:
         scores: Score -> `(n,)` float64 of the n ID validation images, higher = more OOD; derived
             scores included.
         rule: How scores are combined.
+
+    Example:
+        >>> values = torch.arange(100, dtype=torch.float64)
+        >>> rule = FusionRule(distance=["l2"], baselines=["msp"], fused=["msp"])
+        >>> calibration = Calibration.fit({"diffguard/l2": values, "msp": values}, rule)
+        >>> calibration.threshold("msp", accept=0.95)
+        94.0
+        >>> calibration.percentile("msp", 49.0)
+        50.0
     """
 
     scores: dict[str, Tensor]

@@ -163,6 +163,14 @@ def find_distance(name: str) -> tuple[DistanceSpec, str | None]:
 
     Raises:
         UserError: For an unknown name.
+
+    Example:
+        >>> spec, layer = find_distance("feature_cosine@layer2.1")
+        >>> spec.needs, layer
+        ('features', 'layer2.1')
+        >>> find_distance("l3")
+        Traceback (most recent call last):
+        diffguard.errors.UserError: unknown distance 'l3': choose from ...
     """
     base, at, layer = name.partition("@")
     spec = DISTANCES.get(base)
@@ -187,6 +195,11 @@ def build_distance(name: str, *, weights: Weights = None, download: bool = False
 
     Raises:
         UserError: For an unknown name, or missing weights.
+
+    Example:
+        >>> distance = build_distance("l2")
+        >>> distance.compare(torch.zeros(1, 1, 2, 2), torch.ones(1, 1, 2, 2))
+        tensor([2.])
     """
     spec, layer = find_distance(name)
     function = spec.function(weights, download=download) if spec.perceptual else spec.function

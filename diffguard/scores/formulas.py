@@ -43,6 +43,10 @@ def psnr(a: Tensor, b: Tensor, *, peak: float = 1.0) -> Tensor:
         a: Images `(N, C, H, W)` of any range.
         b: Images of the same shape and range.
         peak: Width of the range: 1 for images in [0, 1]. The paper used 255 on images in [-1, 1].
+
+    Example:
+        >>> psnr(torch.zeros(1, 1, 4, 4), torch.full((1, 1, 4, 4), 0.1))
+        tensor([20.])
     """
     return 20.0 * torch.log10(peak / (a - b).square().flatten(1).mean(1).sqrt())
 
@@ -60,6 +64,11 @@ def ssim(a: Tensor, b: Tensor) -> Tensor:
 
     Raises:
         UserError: For images smaller than 3 px.
+
+    Example:
+        >>> image = torch.linspace(0, 1, 144).view(1, 1, 12, 12)
+        >>> bool(ssim(image, image) < ssim(image, 1 - image))
+        True
     """
     similarity, radius = _ssim_map(a, b)
     inside = similarity[..., radius:-radius, radius:-radius]

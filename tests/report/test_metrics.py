@@ -1,11 +1,8 @@
-import doctest
-
 import numpy as np
 import pytest
 import torch
 
 from diffguard.errors import UserError
-from diffguard.report import torch_metric as metric
 from diffguard.report.torch_metric import OODMetrics
 from tests.helpers.sklearn_values import sklearn_metrics
 
@@ -53,7 +50,3 @@ def test_metric_without_data_is_refused():
 def test_shapes_must_agree():
     with pytest.raises(UserError, match=r"shape \(N,\), got \(2,\) and \(3,\)"):
         OODMetrics().update(torch.zeros(2), torch.zeros(3))
-
-
-def test_the_docstring_example_is_right():
-    assert doctest.testmod(metric).failed == 0
