@@ -113,7 +113,7 @@ class Comparison:
             self._add(images, real=True)
 
     def compare(self, batches: Iterator[tuple[Tensor, Tensor]]) -> dict[str, float]:
-        """FID, KID (mean and deviation over subsets), and the share classified as labelled."""
+        """FID, KID (mean and deviation over subsets), and the share classified as labeled."""
         right = total = 0
         for images, labels in batches:
             self._add(images, real=False)

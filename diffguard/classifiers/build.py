@@ -1,7 +1,6 @@
-"""Classifiers from what a config or a checkpoint says of them.
+"""Builds classifiers from a config or a checkpoint.
 
-A checkpoint may name classes, but only those of libraries that are trusted here are built; any
-other must be named again by the user.
+Only classes of trusted libraries are built from a checkpoint; the user must name any other class.
 """
 
 from __future__ import annotations
@@ -47,17 +46,17 @@ def build_classifier(
 
     Args:
         spec: What to build.
-        pretrained: Fetch pre-trained weights through torchvision or timm (may download).
-        new_head: Whether a pre-trained network of other classes gets a new, random last layer.
-        resolved: Take the spec as it is, as a checkpoint holds it: what a library publishes now
-            may be something else.
-        trusted: What the user has consented to: import paths outside the known libraries, and
+        pretrained: Use pre-trained weights of torchvision or timm (may download).
+        new_head: Whether a pre-trained network with other classes gets a new, random last layer.
+        resolved: Use the spec unchanged, as stored in a checkpoint, because the values that a
+            library publishes may have changed since.
+        trusted: Names that the user allows: import paths outside the known libraries, and
             architectures whose arguments may do more than shape the network.
-        state: Weights to fill it with, strictly.
+        state: Weights to load strictly.
 
     Raises:
-        UserError: For an architecture that cannot be built, arguments without consent, sizes that
-            no network has, and weights that do not fit; before memory is taken for the network.
+        UserError: For an architecture that cannot be built, arguments that are not allowed, absurd
+            sizes, and weights that do not fit; before memory is allocated for the network.
     """
     trusted = consented(trusted)
     _check_library(spec.arch)
@@ -94,7 +93,7 @@ def build_classifier(
 
 
 def _check_library(arch: str) -> None:
-    """Make sure that a library is asked for a classifier of its own, not for one from elsewhere."""
+    """Refuse model names that would make a library load a classifier from elsewhere."""
     library, slash, name = arch.partition("/")
     if not slash:
         return
@@ -123,7 +122,7 @@ def _filled_network(
             if not named:
                 check_arguments("classifier", spec.arch, cls, spec.kwargs)
             build = partial(cls, **_classes(cls, spec), **spec.kwargs)
-        # A class of the user's own may need real tensors as it is built.
+        # A user's class may need real tensors in its constructor.
         if is_library or not named:
             empty = trial(build, what)
             if state is not None:
@@ -132,7 +131,7 @@ def _filled_network(
     except UserError:
         raise
     except Exception as error:
-        # Constructors of others raise what they like: TypeError, AssertionError, KeyError, …
+        # Constructors of libraries raise any type: TypeError, AssertionError, KeyError, …
         raise UserError(f"{what} cannot be built: {reason_of(error)}") from error
     if state is not None:
         fill(network, state, "classifier")
@@ -140,7 +139,7 @@ def _filled_network(
 
 
 def library_builder(spec: ClassifierSpec) -> Callable[[], nn.Module]:
-    """What builds a network that a library knows by name."""
+    """A function that builds a network by its name in a library."""
     library, _, name = spec.arch.partition("/")
     given: dict[str, Any] = {"num_classes": spec.num_classes, **spec.kwargs}
     if library == "torchvision":
@@ -158,7 +157,7 @@ def library_builder(spec: ClassifierSpec) -> Callable[[], nn.Module]:
 
 
 def _classes(cls: type[nn.Module], spec: ClassifierSpec) -> dict[str, int]:
-    """The number of classes; a class of the user's may fix it, or name it otherwise."""
+    """The argument for the number of classes, if the class accepts it."""
     parameters = inspect.signature(cls).parameters
     takes_classes = "num_classes" in parameters or any(
         parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()
@@ -167,7 +166,7 @@ def _classes(cls: type[nn.Module], spec: ClassifierSpec) -> dict[str, int]:
 
 
 def _check_rebuilt(network: nn.Module, spec: ClassifierSpec) -> None:
-    """Make sure that a checkpoint, which keeps spec and weights, leads to the same network."""
+    """Check that spec and weights, which a checkpoint stores, rebuild the same network."""
     rebuilt = trial(library_builder(spec), f"classifier {spec.arch}")
     if place := first_difference(network, rebuilt):
         raise UserError(

@@ -16,7 +16,7 @@ from diffguard.errors import UserError
 
 
 def grad_cam(classifier: Classifier, images: Tensor, labels: Tensor) -> Tensor:
-    """Where the classifier sees the label.
+    """Heat map of the evidence for the label.
 
     Args:
         classifier: The protected classifier, with a CAM layer.
@@ -50,7 +50,7 @@ def scale_cam(cam: Tensor) -> Tensor:
 
 
 def cam_mask(scaled: Tensor, cut: float) -> Tensor:
-    """Cut a scaled map.
+    """Threshold a scaled map.
 
     Args:
         scaled: `(N, H, W)` in [0, 1].

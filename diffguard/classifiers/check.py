@@ -1,4 +1,4 @@
-"""Whether a classifier and labelled images belong together, judged by its predictions on them."""
+"""Checks that a classifier fits labeled images, from its predictions on them."""
 
 from __future__ import annotations
 
@@ -14,31 +14,31 @@ from torch import Tensor, nn
 from diffguard.classifiers.classifier import ClassifierOutput
 from diffguard.errors import UserError
 
-# With fewer images of a class, chance could have moved most of them.
+# With fewer images in a class, most of them could be misclassified by chance.
 _ENOUGH_OF_A_CLASS = 5
-# A class with at most this share of its images right is lost.
+# A class counts as lost if at most this share of its images is classified correctly.
 _LOST_RECALL = 0.05
-# How probable it may be that chance alone loses the classes for which a classifier is refused.
+# A classifier is refused only if chance alone loses its classes with a lower probability.
 _CHANCE_OF_LOSS = 0.01
-# Share of all images that another order must explain where it is compared by accuracy.
+# Share of all images that another order must explain when it is compared by accuracy.
 _EXPLAINED = 1 / 3
 
 
 def check_labels(labels: Tensor, predictions: Tensor, class_names: Sequence[str]) -> str | None:
-    """Notice a classifier whose classes are in another order, or that does not know the images.
+    """Detect a classifier whose classes are in another order, or that does not fit the images.
 
-    Among many classes, two that mean the same (ImageNet's sunglass and sunglasses) change places
-    by chance. So another order is an error only if it at least doubles the accuracy, or if the
-    classes that it moves have lost their images, more of them than chance would take.
+    Two of many classes that mean the same (ImageNet's sunglass and sunglasses) are confused by
+    chance. Another order is therefore an error only if it at least doubles the accuracy, or if the
+    classes that it moves have lost more images than chance explains.
 
     Args:
         labels: `(N,)` int64, true classes of ID images.
-        predictions: `(N,)` int64, predicted ones.
+        predictions: `(N,)` int64, predicted classes.
         class_names: Names of the classes in the order of the labels.
 
     Returns:
-        A warning if classes may have changed places, or if the accuracy is no better than chance,
-        else None.
+        A warning if classes may be swapped, or if the accuracy is no better than chance; otherwise
+        None.
 
     Raises:
         UserError: If another order of the classes explains the predictions, or for a label
@@ -81,7 +81,7 @@ def check_labels(labels: Tensor, predictions: Tensor, class_names: Sequence[str]
 
 
 def _moved_classes(confusion: NDArray[np.int64]) -> list[tuple[int, int]]:
-    """Classes most of whose images are predicted as another, the least recognized first."""
+    """Classes most of whose images are predicted as another class, least recognized first."""
     per_class = confusion.sum(1)
     rows, columns = linear_sum_assignment(confusion, maximize=True)
     moved = [
@@ -100,23 +100,23 @@ def _is_another_order(confusion: NDArray[np.int64], moved: Sequence[tuple[int, i
     if explained > 2 * recognized.sum() and explained > _EXPLAINED * confusion.sum():
         return True
     lost = [row for row, _ in moved if recognized[row] <= _LOST_RECALL * per_class[row]]
-    # Of two classes that mean the same, an image is right as often as it is wrong.
+    # If two classes mean the same, half of their images are classified correctly.
     chance = len(confusion) * 0.5 ** int(per_class[lost].sum())
     return len(lost) > 1 and chance < _CHANCE_OF_LOSS
 
 
 def check_head(head: nn.Linear | None, output: ClassifierOutput, baselines: Sequence[str]) -> None:
-    """Make sure that the features, through the last layer, are the logits.
+    """Check that the last layer maps the features to the logits.
 
-    ViM, SHE and NNGuide compute with that layer's weights, and would be wrong in silence.
+    ViM, SHE and NNGuide use that layer's weights and would otherwise be silently wrong.
 
     Args:
-        head: The classifier's last linear layer; None where it has none.
+        head: The classifier's last linear layer; None if it has none.
         output: Logits and features of some images.
-        baselines: Those in use that read the head's weights.
+        baselines: The baselines in use that read the head's weights.
 
     Raises:
-        UserError: Where they are not.
+        UserError: If it does not.
     """
     if head is None or not baselines:
         return

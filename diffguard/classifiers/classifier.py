@@ -1,6 +1,6 @@
 """The protected classifier: any network, wrapped so that it takes images in [0, 1].
 
-The wrapper owns what the network expects (channels, size, normalisation) and reads what DiffGuard
+The wrapper owns what the network expects (channels, size, normalization) and reads what DiffGuard
 and the baselines need: the features (input of the last layer), the layer for Grad-CAM, and further
 layers by name.
 """
@@ -24,7 +24,7 @@ from diffguard.images import Interpolation, convert_channels, resize_to
 
 @dataclass
 class ClassifierOutput:
-    """What one pass of the classifier gives.
+    """Output of one pass of the classifier.
 
     Attributes:
         logits: `(N, K)`.
@@ -55,23 +55,23 @@ class Classifier(nn.Module):
     """A classifier `(N, C, H, W)` in [0, 1] -> logits `(N, K)`.
 
     Args:
-        network: Any module that maps normalised images to logits.
+        network: Any module that maps normalized images to logits.
         num_classes: Number K of classes.
-        channels: Channels that the network takes, 1 or 3; grey and colour are converted.
+        channels: Channels that the network takes, 1 or 3; gray and color are converted.
         size: `(height, width)` that the network takes; None leaves images as they are.
-        resize: Side to which images are resized before `size` is cut out of their centre; None
+        resize: Side to which images are resized before `size` is cut out of their center; None
             resizes to `size` without a crop.
-        interpolation: How images are resized, always low-passed where they shrink.
-        mean: Mean per channel that is subtracted.
-        std: Standard deviation per channel, by which is divided.
+        interpolation: How images are resized; shrinking always applies a low-pass filter.
+        mean: Mean per channel, which is subtracted.
+        std: Standard deviation per channel, the divisor.
         feature_layer: Module whose *input* is the features; by default the last layer, see
             `find_head`.
         cam_layer: Module whose *output* Grad-CAM reads; by default see `find_cam_layer`.
         class_names: Names of the classes.
 
     Raises:
-        UserError: For a layer that the network lacks, where no feature layer is found, or for a
-            crop that is larger than the image.
+        UserError: For a layer that the network lacks, if no feature layer is found, or for a crop
+            that is larger than the image.
     """
 
     def __init__(
@@ -117,8 +117,7 @@ class Classifier(nn.Module):
 
         Args:
             images: The images.
-            crop: Cut the centre out, where the network has a `resize`; otherwise images are shown
-                whole.
+            crop: Crop the center if there is a `resize`; otherwise the whole image is used.
         """
         images = convert_channels(images, self.channels)
         if self.size is not None:
@@ -132,7 +131,7 @@ class Classifier(nn.Module):
         """Classify images `(N, C, H, W)` in [0, 1] to logits `(N, K)`; `crop` as in `normalize`.
 
         Raises:
-            UserError: Where the network gives anything else.
+            UserError: If the network returns anything else.
         """
         logits = self.network(self.normalize(images, crop=crop))
         if not isinstance(logits, Tensor) or logits.shape != (len(images), self.num_classes):
@@ -176,7 +175,7 @@ class Classifier(nn.Module):
 
     @property
     def head(self) -> nn.Linear | None:
-        """The last layer, where the features enter it; needed by ViM."""
+        """The last layer, if its input is the features; needed by ViM."""
         return as_linear(self.feature_module)
 
     def corner(self, full: tuple[int, int]) -> tuple[int, int]:

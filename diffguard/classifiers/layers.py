@@ -1,7 +1,7 @@
-"""The places in a classifier that DiffGuard and the baselines read, found for the known families.
+"""Finds the layers of a classifier that DiffGuard and the baselines read.
 
-Two are looked for: the *head*, the last layer, whose input is the features; and the *CAM layer*,
-whose output Grad-CAM reads. Both are told by what a network computes, not by its name.
+There are two: the *head*, the last layer, whose input is the features; and the *CAM layer*, whose
+output Grad-CAM reads. Both are detected from what a network computes, not from its name.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from diffguard.errors import UserError
 
-# Pooling may repeat a single position, so its output says nothing of places.
+# Pooling may repeat a single position, so its output carries no spatial information.
 _NO_MAPS = (nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d)
-# Class, distillation and register tokens that stand in front of the patches.
+# Class, distillation and register tokens come before the patches.
 _MOST_PREFIX_TOKENS = 8
 
 
@@ -24,7 +24,7 @@ def find_head(network: nn.Module, num_classes: int) -> str:
     """The last linear layer, or 1×1 convolution, with an output per class.
 
     Raises:
-        UserError: Where there is none.
+        UserError: If there is no such layer.
     """
     heads = [
         name
@@ -42,7 +42,7 @@ def find_head(network: nn.Module, num_classes: int) -> str:
 
 
 def as_linear(module: nn.Module) -> nn.Linear | None:
-    """A head as a linear layer; None for a module that is none."""
+    """A head as a linear layer; None for any other module."""
     if isinstance(module, nn.Linear):
         return module
     if not isinstance(module, nn.Conv2d) or not _is_pointwise(module, module.out_channels):
@@ -58,16 +58,16 @@ def as_linear(module: nn.Module) -> nn.Linear | None:
 def find_cam_layer(network: nn.Module, shapes: Mapping[str, Sequence[int]]) -> str:
     """The layer that Grad-CAM reads.
 
-    In a network that ends on feature maps it is the last module that gives any. In one that ends
-    on tokens it is the first norm of the last block: behind its attention, where only the class
-    token goes on, the patches would have no gradient.
+    If the network ends on feature maps, it is the last module that outputs any. If it ends on
+    tokens, it is the first norm of the last block: after the block's attention only the class
+    token is used, so the patches would have no gradient.
 
     Args:
         network: The classifier's network.
         shapes: Shapes of the modules' outputs for one image, in the order of computation.
 
     Raises:
-        UserError: Where there are neither maps nor tokens.
+        UserError: If the network has neither maps nor tokens.
     """
     order = list(shapes)
     maps = [n for n in order if _is_map(shapes[n]) and not isinstance(_at(network, n), _NO_MAPS)]
@@ -96,13 +96,13 @@ def token_grid(network: nn.Module) -> tuple[int, int] | None:
 def to_maps(
     activation: Tensor, prefix_tokens: int | None = None, grid: tuple[int, int] | None = None
 ) -> Tensor | None:
-    """Bring an activation to maps `(N, D, h, w)`; None for a shape that holds no places.
+    """Bring an activation to maps `(N, D, h, w)`; None for a shape without spatial positions.
 
     Args:
         activation: `(N, D, h, w)`; `(N, h, w, D)` with h = w; or tokens `(N, L, D)`, patch by
             patch in reading order.
-        prefix_tokens: Tokens in front of the patches that belong to no place; None counts what
-            the grid leaves over.
+        prefix_tokens: Tokens before the patches, which have no position; None counts the tokens
+            that the grid does not cover.
         grid: Rows and columns of the patches; None, or one that does not fit, means the largest
             square.
     """

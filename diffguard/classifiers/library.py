@@ -1,6 +1,6 @@
 """Names and arguments of the classifiers of torchvision and timm.
 
-All of it is read from tables that ship with the libraries; nothing is downloaded.
+They come from tables that ship with the libraries; nothing is downloaded.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ def torchvision_model(name: str) -> str:
     import torchvision
 
     model = name.partition(".")[0]
-    # Builders of other tasks fetch weights of their backbone unasked.
+    # Builders for other tasks download backbone weights by default.
     if model not in torchvision.models.list_models(module=torchvision.models):
         raise UserError(
             f"classifier torchvision/{name} cannot be built: torchvision has no classifier of "
@@ -48,7 +48,7 @@ def torchvision_weights(name: str) -> Any:
 
 
 def timm_model(name: str) -> str:
-    """The current name of timm's model `NAME` or `NAME.TAG`; timm still takes old names.
+    """The current name of timm's model `NAME` or `NAME.TAG`; timm still accepts old names.
 
     Raises:
         UserError: For a name that timm does not know, or a model that it has removed.
@@ -65,7 +65,7 @@ def timm_model(name: str) -> str:
 
 
 def timm_config(name: str) -> Any:
-    """What timm publishes of a model, a `PretrainedCfg`; None if it publishes nothing.
+    """The `PretrainedCfg` that timm publishes for a model; None if there is none.
 
     Raises:
         UserError: For a name or tag that timm does not know.
@@ -79,13 +79,13 @@ def timm_config(name: str) -> Any:
 
 
 def published_arguments(arch: str, num_classes: int) -> dict[str, Any]:
-    """Constructor arguments that torchvision adds where it loads published weights.
+    """Constructor arguments that torchvision adds when it loads published weights.
 
-    A network that is rebuilt without them has the same weights, and computes something else.
+    A network that is rebuilt without them has the same weights but different outputs.
 
     Args:
         arch: `torchvision/NAME`, `torchvision/NAME.WEIGHTS`, or another, which adds nothing.
-        num_classes: Number K of classes. Auxiliary heads are kept for the published classes alone.
+        num_classes: Number K of classes. Auxiliary heads are kept only for the published classes.
 
     Raises:
         UserError: For a name that torchvision does not know.

@@ -59,7 +59,7 @@ class ResNet18_32x32(nn.Module):  # noqa: N801
         self.fc = nn.Linear(widths[4], num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Classify `(N, 3, H, W)` normalised images to logits `(N, K)`."""
+        """Classify `(N, 3, H, W)` normalized images to logits `(N, K)`."""
         x = F.relu(self.bn1(self.conv1(x)))
         x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
         return self.fc(F.adaptive_avg_pool2d(x, 1).flatten(1))

@@ -1,6 +1,6 @@
-"""What a library publishes of its models: the size, crop, interpolation and normalisation.
+"""Preprocessing that libraries publish: size, crop, interpolation and normalization.
 
-It is read from tables that ship with the libraries; nothing is downloaded.
+It comes from tables that ship with the libraries; nothing is downloaded.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ _CIFAR = {
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """How images reach a network.
+    """Preprocessing of images for a network.
 
     Attributes:
         size: `(height, width)` that the network takes; None leaves images as they are.
-        resize: Side to which images are resized before `size` is cut out of their centre; None
+        resize: Side to which images are resized before `size` is cut out of their center; None
             resizes to `size` without a crop.
         interpolation: How they are resized.
         mean: Mean per channel.
@@ -47,8 +47,8 @@ def published_preprocessing(
     """The preprocessing that an architecture was published with.
 
     Args:
-        arch: `torchvision/NAME`, `timm/NAME`, `openood/NAME` or another, of which nothing is known.
-        kwargs: Arguments of its constructor; an image size among them goes before the table.
+        arch: `torchvision/NAME`, `timm/NAME`, `openood/NAME`, or another without published values.
+        kwargs: Arguments of its constructor; an image size among them overrides the table.
         num_classes: Number K of classes.
         channels: Channels that the network takes.
 
@@ -68,13 +68,13 @@ def published_preprocessing(
 def assumptions(
     arch: str, num_classes: int, channels: int, mean: Sequence[float] | None
 ) -> str | None:
-    """A line on what is assumed because nothing is published of it; None where nothing is.
+    """A line that reports an assumption made because nothing is published; None if there is none.
 
     Args:
         arch: As `published_preprocessing`.
         num_classes: Number K of classes.
         channels: Channels that the network takes.
-        mean: The mean that the user gives; None takes the published one.
+        mean: The user's mean; None uses the published one.
 
     Raises:
         UserError: For a name that the library does not know.

@@ -1,4 +1,4 @@
-"""Pre-trained networks of torchvision and timm; used where a config says `pretrained: true`."""
+"""Pre-trained networks of torchvision and timm; used if a config sets `pretrained: true`."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ from diffguard.errors import UserError, reason_of
 if TYPE_CHECKING:
     from diffguard.classifiers.spec import ClassifierSpec
 
-# How GoogLeNet and Inception name the heads that only training uses.
+# Names of the heads of GoogLeNet and Inception that only training uses.
 _AUXILIARY_HEADS = ("aux1", "aux2", "AuxLogits")
-# The names that weights have in a repository of timm.
+# File names of weights in a timm repository.
 _HUB_FILES = ("model.safetensors", "pytorch_model.bin")
 
 
 def pretrained_network(spec: ClassifierSpec, *, new_head: bool) -> nn.Module:
-    """A network with the weights that its library publishes, fetched where they are not at hand.
+    """A network with the weights that its library publishes, downloaded if they are not cached.
 
     Args:
         spec: What to build, `torchvision/…` or `timm/…`.
-        new_head: Whether a network of another number of classes gets a new, random last layer.
+        new_head: Whether a network with another number of classes gets a new, random last layer.
 
     Raises:
-        UserError: Where there are none, they cannot be fetched, or they have other classes.
+        UserError: If there are no weights, they cannot be downloaded, or they have other classes.
     """
     library, _, name = spec.arch.partition("/")
     if library not in ("torchvision", "timm"):
@@ -64,7 +64,7 @@ def pretrained_network(spec: ClassifierSpec, *, new_head: bool) -> nn.Module:
     except UserError:
         raise
     except Exception as error:
-        # Downloads fail in as many types as there are libraries below.
+        # Every library below raises its own types when a download fails.
         raise UserError(
             f"the pre-trained weights of {spec.arch} cannot be had ({reason_of(error)}): connect "
             "to the network, or give a file with them in classifier.ckpt"
@@ -72,11 +72,11 @@ def pretrained_network(spec: ClassifierSpec, *, new_head: bool) -> nn.Module:
 
 
 def _ask_hub(name: str, kwargs: Mapping[str, Any]) -> None:
-    """Fail at once where the hub cannot be reached: timm would ask for most of a minute."""
+    """Fail at once if the hub cannot be reached: timm would retry for most of a minute."""
     import huggingface_hub as hub
 
     repository = getattr(timm_config(name), "hf_hub_id", None)
-    # The arguments may say that the weights come from elsewhere.
+    # The arguments may name another source of the weights.
     if repository is None or any(key.startswith("pretrained_cfg") for key in kwargs):
         return
     cached = (hub.try_to_load_from_cache(repository, file) for file in _HUB_FILES)
@@ -101,7 +101,7 @@ def _published_classes(library: str, name: str) -> int:
 def _from_torchvision(spec: ClassifierSpec, name: str, classes: int) -> nn.Module:
     import torchvision
 
-    # Published weights have auxiliary heads, so torchvision refuses to load them without.
+    # Published weights have auxiliary heads, and torchvision refuses to load them without.
     drops_heads = spec.kwargs.get("aux_logits") is False
     kwargs = {k: v for k, v in spec.kwargs.items() if not (drops_heads and k == "aux_logits")}
     network = torchvision.models.get_model(

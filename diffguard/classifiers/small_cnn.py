@@ -1,4 +1,4 @@
-"""Small classifiers of our own: of clean images, and of noisy ones for the paper's ablation."""
+"""Small classifiers: one for clean images, one for noisy images (the paper's ablation)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ class SmallCNN(nn.Module):
 
     Args:
         num_classes: Number K of classes.
-        in_channels: 1 for grey, 3 for RGB.
+        in_channels: 1 for gray, 3 for RGB.
         width: Channels of the first stage; the next have two and four times as many.
         dropout: Dropout before the last layer.
     """
@@ -30,7 +30,7 @@ class SmallCNN(nn.Module):
         self.fc = nn.Linear(4 * width, num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Classify `(N, C, H, W)` normalised images to logits `(N, K)`."""
+        """Classify `(N, C, H, W)` normalized images to logits `(N, K)`."""
         x = self.pool(self.stage1(x))
         x = self.pool(self.stage2(x))
         x = self.stage3(x)
@@ -38,11 +38,11 @@ class SmallCNN(nn.Module):
 
 
 class TimedCNN(nn.Module):
-    """A classifier of noisy images that is told the timestep (Dhariwal & Nichol, 2021, sec. 4).
+    """A classifier of noisy images, conditioned on the timestep (Dhariwal & Nichol, 2021, sec. 4).
 
     Args:
         num_classes: Number K of classes.
-        in_channels: 1 for grey, 3 for RGB.
+        in_channels: 1 for gray, 3 for RGB.
         width: Channels of the first stage; the next have two and four times as many.
     """
 

@@ -31,15 +31,15 @@ class ClassifierSpec:
         num_classes: Number K of classes.
         kwargs: Further arguments of the constructor.
         channels: Channels that the network takes, 1 or 3.
-        size: `[height, width]` that the network takes; None is what it was published with (with
-            `resize`), or leaves images where nothing is known.
-        resize: Side to which images are resized before `size` is cut out of their centre; None
-            beside a given `size` resizes to that without a crop.
-        interpolation: `bilinear` or `bicubic`; None is what it was published with.
-        mean: Mean per channel; None is what it was published with.
-        std: Standard deviation per channel; None is what it was published with.
-        feature_layer: Layer whose input is the features; None is the last layer.
-        cam_layer: Layer for Grad-CAM; None is found, see `find_cam_layer`.
+        size: `[height, width]` that the network takes; None uses the published size (with
+            `resize`), or leaves images unchanged if nothing is published.
+        resize: Side to which images are resized before `size` is cropped from their center; with
+            a `size` and no `resize`, images are resized without a crop.
+        interpolation: `bilinear` or `bicubic`; None uses the published one.
+        mean: Mean per channel; None uses the published one.
+        std: Standard deviation per channel; None uses the published one.
+        feature_layer: Layer whose input is the features; None uses the last layer.
+        cam_layer: Layer for Grad-CAM; None uses `find_cam_layer`.
         class_names: Names of the classes; None numbers them.
     """
 
@@ -58,9 +58,9 @@ class ClassifierSpec:
 
 
 def resolve_spec(spec: ClassifierSpec) -> ClassifierSpec:
-    """The spec with what its architecture was published with, where it names nothing itself.
+    """Fill the gaps of a spec with the values published for its architecture.
 
-    That is the preprocessing, and the arguments that the library adds with its weights.
+    These are the preprocessing, and the arguments that the library adds with its weights.
 
     Raises:
         UserError: For an architecture that its library does not know.

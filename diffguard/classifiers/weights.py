@@ -1,4 +1,4 @@
-"""A classifier's weights from the files that training programs leave."""
+"""Loads a classifier's weights from the files that training programs write."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from diffguard.storage.weights import tensors_of
 def load_weights(classifier: Classifier, path: str | Path, arch: str) -> None:
     """Load a state dict into a classifier's network, strictly.
 
-    Whatever stands in front of the network's names is taken off (`module.`, Lightning's `model.`),
-    and what lies beside the network in the file (a loss, metrics) is left there.
+    Prefixes before the network's names are removed (`module.`, Lightning's `model.`), and other
+    entries of the file (a loss, metrics) are ignored.
 
     Args:
-        classifier: Where the weights go.
+        classifier: The classifier to load them into.
         path: A `.pt`, `.pth`, `.ckpt` or `.safetensors` file.
         arch: What the network is, for error lines.
 
     Raises:
-        UserError: For a file that cannot be read safely, or holds other tensors than the network.
+        UserError: For a file that cannot be read safely, or whose tensors do not fit the network.
     """
     path = Path(path)
     found = tensors_of(read_foreign(path), path)
@@ -44,14 +44,14 @@ def load_weights(classifier: Classifier, path: str | Path, arch: str) -> None:
 
 
 def _is_left_out(network: nn.Module, name: str) -> bool:
-    """Whether a tensor belongs to a part that the network can have and was built without."""
+    """Whether a tensor belongs to an optional part that the network was built without."""
     return getattr(network, name.partition(".")[0], network) is None
 
 
 def _without_prefix(
     found: Mapping[str, Tensor], own: Mapping[str, Tensor], path: Path
 ) -> Mapping[str, Tensor]:
-    """The tensors below the prefix under which all the network's names are found."""
+    """The tensors under the prefix that precedes all of the network's names."""
     needed = [name for name in own if not name.endswith("num_batches_tracked")]
     probe = needed[0] if needed else ""
     prefixes = [
@@ -68,7 +68,7 @@ def _without_prefix(
 
 
 def _shared_prefix(found: Mapping[str, Tensor], prefixes: list[str]) -> str:
-    """Where the network is not complete: the prefix that an error line need not repeat."""
+    """The most common prefix of an incomplete network, so that an error line can omit it."""
     return max(prefixes, key=lambda p: sum(name.startswith(p) for name in found), default="")
 
 

@@ -1,4 +1,4 @@
-"""A convolutional classifier of small images that learns fast: its first layer is whitening."""
+"""A convolutional classifier for small images that trains fast: its first layer whitens."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-# Added to the variances: what varies less than this in normalised images is hardly signal.
+# Added to the variances: smaller variations in normalized images are hardly signal.
 _LEAST_VARIANCE = 5e-4
 _SIDE = 2
 
 
 class WhitenedCNN(nn.Module):
-    """Six 3×3 convolutions in three stages behind a whitening layer, for images of 32 pixels.
+    """Six 3×3 convolutions in three stages after a whitening layer, for images of 32 pixels.
 
     The layout is that of K. Jordan, "94% on CIFAR-10 in 3.29 seconds on a single GPU" (2024). The
-    filters of the first layer are not learned: `init_from_images` computes them, training calls it
-    with the first batch, and they are kept with the weights.
+    filters of the first layer are not learned: training calls `init_from_images` with the first
+    batch to compute them, and they are stored with the weights.
 
     Args:
         num_classes: Number K of classes.
-        in_channels: 1 for grey, 3 for RGB.
+        in_channels: 1 for gray, 3 for RGB.
         widths: Channels of the stages, each of which halves the maps.
-        scale: Factor of the features in front of the last layer.
+        scale: Factor of the features before the last layer.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class WhitenedCNN(nn.Module):
 
     @torch.no_grad()
     def init_from_images(self, images: Tensor) -> None:
-        """Set the filters to whiten the 2×2 patches of images; half of them with the sign turned.
+        """Set the filters to whiten the 2×2 patches of images; half of them with opposite sign.
 
         Args:
             images: `(N, C, H, W)`, as `forward` takes them.
@@ -57,7 +57,7 @@ class WhitenedCNN(nn.Module):
         self.whiten.weight.copy_(both.view_as(self.whiten.weight))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Classify `(N, C, H, W)` normalised images to logits `(N, K)`."""
+        """Classify `(N, C, H, W)` normalized images to logits `(N, K)`."""
         x = self.stages(F.gelu(self.whiten(x)))
         return self.fc(x.amax(dim=(2, 3)) * self.scale)
 

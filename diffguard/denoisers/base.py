@@ -31,7 +31,7 @@ class DiffusersDenoiser(nn.Module):
         image_size: Side of the working images in pixels.
         image_channels: Channels of the working images, 1 or 3.
         num_classes: Number of classes; None for an unconditional model.
-        null_class: Label that means "no label"; None where the model has none.
+        null_class: Label that means "no label"; None if the model has none.
         antialias: Whether resizing low-passes when it shrinks; the authors' program does not.
 
     Attributes:
@@ -74,7 +74,7 @@ class DiffusersDenoiser(nn.Module):
         raise NotImplementedError
 
     def place_mask(self, mask: Tensor) -> Tensor:
-        """Bring a mask `(N, H, W)` over the images to the states' size (nearest neighbour)."""
+        """Bring a mask `(N, H, W)` over the images to the states' size (nearest neighbor)."""
         return resize_mask(mask, (self.state_size, self.state_size))
 
     def predict(self, z_t: Tensor, t: Tensor, y: Tensor | None) -> Tensor:

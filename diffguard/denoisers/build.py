@@ -38,7 +38,7 @@ class DiffusionParts:
         scheduler: Config of a diffusers scheduler: noise levels and prediction type.
         image_size: Side in pixels of the images that it was trained on.
         num_classes: Classes without the null class; None for an unconditional model.
-        null_class: Label that means "no label"; None where there is none.
+        null_class: Label that means "no label"; None if there is none.
         autoencoder: First stage of a latent model.
         context: What cross-attention is shown of each label.
         patch: Side of the squares of pixels that a position of a pixel model's state holds.
@@ -58,7 +58,7 @@ class DiffusionParts:
         """Compare with the number of classes that the user expects.
 
         Raises:
-            UserError: Where they differ.
+            UserError: If they differ.
         """
         if expected is None or expected == self.num_classes:
             return
@@ -73,7 +73,7 @@ class DiffusionParts:
         """Compare with the label that the user takes for "no label".
 
         Raises:
-            UserError: Where they differ.
+            UserError: If they differ.
         """
         if given not in (None, self.null_class):
             raise UserError(
@@ -203,7 +203,7 @@ def _check_side(network: Any) -> None:
 
 
 def _check_channels(config: Mapping[str, Any], patch: int) -> None:
-    """Make sure that a pixel model works on images: grey or colour in, the same or twice out."""
+    """Make sure that a pixel model works on images: gray or color in, the same or twice out."""
     taken, given = config["in_channels"], config.get("out_channels") or config["in_channels"]
     if taken not in (patch**2, 3 * patch**2):
         raise UserError(

@@ -30,7 +30,7 @@ class LatentDenoiser(DiffusersDenoiser):
         image_size: Side of the working images in pixels.
         image_channels: Channels of the working images, 1 or 3.
         num_classes: Number of classes; None for an unconditional model.
-        null_class: Label that means "no label"; None where the model has none.
+        null_class: Label that means "no label"; None if the model has none.
         context: What cross-attention is shown of each label; None passes labels to the network.
         scale_factor: Factor from the autoencoder's latents to the network's; None is the one in
             the autoencoder's config.
@@ -38,7 +38,7 @@ class LatentDenoiser(DiffusersDenoiser):
         slice_size: Images that pass the autoencoder at once, which bounds its memory.
 
     Raises:
-        UserError: Where autoencoder and network have different latents, or the network has
+        UserError: If autoencoder and network have different latents, or the network has
             cross-attention and no `context` is given, or one of another width.
     """
 

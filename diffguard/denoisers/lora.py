@@ -32,7 +32,7 @@ def add_lora(
         targets: Ends of the names of the layers that get one, linear or convolutional.
 
     Raises:
-        UserError: Where peft is not installed, or no layer has such a name.
+        UserError: If peft is not installed, or no layer has such a name.
     """
     if rank < 1 or alpha <= 0:
         raise UserError(f"LoRA needs a positive rank and alpha, got {rank} and {alpha:g}")

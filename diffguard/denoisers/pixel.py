@@ -104,7 +104,7 @@ class PixelDenoiser(DiffusersDenoiser):
     def place_mask(self, mask: Tensor) -> Tensor:
         """Bring a mask over the images to the states' positions.
 
-        It is resized (nearest neighbour) or padded as images are; a position that holds several
+        It is resized (nearest neighbor) or padded as images are; a position that holds several
         pixels is in the mask where any of them is.
         """
         if self.fit == "pad":

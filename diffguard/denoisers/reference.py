@@ -57,7 +57,7 @@ def load_reference(
         instead: Where the model lies now, if it was moved.
 
     Raises:
-        UserError: Where the model is not there, or is not the one that was referred to.
+        UserError: If the model is not there, or is not the one that was referred to.
     """
     inside: bool = reference["inside"]
     if inside and (Path(reference["path"]).is_absolute() or ".." in Path(reference["path"]).parts):

@@ -24,7 +24,7 @@ class DiffusionSpec:
         image_size: Side of the working images.
         image_channels: Channels of the working images.
         num_classes: Number of classes; None for an unconditional model.
-        null_class: Label that means "no label"; None where there is none.
+        null_class: Label that means "no label"; None if there is none.
         fit: How images reach a pixel model's size: `resize` or `pad`.
         antialias: Whether `resize` low-passes when it shrinks.
         autoencoder: Class of a latent model's autoencoder, one of `AUTOENCODERS`.

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Okabe and Ito's palette, which colour-blind people can tell apart; ID is always the first.
+# Okabe and Ito's palette, which color-blind people can tell apart; ID is always the first.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
 _LINES = ("-", "--", "-.", ":")
 _BINS = 40
@@ -35,7 +35,7 @@ class PanelRow:
 
     Attributes:
         image: Input `(C, H, W)` in [0, 1], C = 1 or 3.
-        guided: Reconstruction towards the predicted label, same shape and range.
+        guided: Reconstruction toward the predicted label, same shape and range.
         prediction: Predicted label, as it shall be read.
         score: Its score, higher = more OOD.
         dataset: Name of its set.
@@ -202,7 +202,7 @@ def _new_figure(title: str, width: float = 7.0, height: float = 4.2) -> tuple[Fi
 
 
 def _styles(number: int) -> list[tuple[str, str]]:
-    """A colour and a line style each; the styles tell them apart in black and white too."""
+    """A color and a line style each; the styles tell them apart in black and white too."""
     return [
         (_COLOURS[i % len(_COLOURS)], _LINES[(i + i // len(_COLOURS)) % len(_LINES)])
         for i in range(number)

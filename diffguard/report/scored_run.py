@@ -4,7 +4,7 @@
 | --- | --- |
 | `scores.csv` | the score table |
 | `manifest.json` | what it belongs to: sets with their groups, seed, settings |
-| `calibration.csv` | scores of the ID validation images, from which normalisation comes |
+| `calibration.csv` | scores of the ID validation images, from which normalization comes |
 | `run.json` | what results tell of the run: config, versions, device, absent sets; digests |
 | `contents.npy` | a hash per image, by which another image of the same name is recognized |
 | `timing.jsonl` | what it cost |
@@ -71,7 +71,7 @@ class ScoredRun:
         comparisons: Pairs (score, against) whose AUROC is compared.
         remarks: What a reader of the results must know.
         contents: `(N,)` int64 in the order of the table, different where an image is another one;
-            None where the folder does not tell.
+            None if the folder does not tell.
     """
 
     folder: Path

@@ -22,7 +22,7 @@ class OODMetrics(Metric):
     As input to `update`: `scores` `(N,)`, higher = more OOD, and `labels` `(N,)`, −1 for OOD and
     >= 0 for ID. As output of `compute`: the dictionary of `compute_metrics` with float64 scalars.
 
-    Scores are checked in `compute`, after the states are synchronised: a process that raised alone
+    Scores are checked in `compute`, after the states are synchronized: a process that raised alone
     would leave the others waiting for it.
 
     Args:
@@ -66,7 +66,7 @@ class OODMetrics(Metric):
     def compute(self) -> dict[str, Tensor]:
         """Compute the metrics over everything that was added, on all processes."""
         none = torch.empty(0, dtype=torch.float64)
-        # After synchronisation a state is one tensor, before it a list.
+        # After synchronization a state is one tensor, before it a list.
         scores = dim_zero_cat(self.scores) if len(self.scores) else none
         labels = dim_zero_cat(self.labels) if len(self.labels) else none
         metrics = compute_metrics(scores[labels >= 0], scores[labels < 0])

@@ -36,10 +36,10 @@ def load_tensors(path: Path) -> dict[str, Any]:
 
     Returns:
         What the file holds: a state dict, or a dictionary around one. Of a list, such as DiffOOD's
-        `train.ckpt`, its first entry, which is the network; the optimiser's state follows.
+        `train.ckpt`, its first entry, which is the network; the optimizer's state follows.
 
     Raises:
-        UserError: Where the file is missing, damaged, or holds more than tensors and plain data.
+        UserError: If the file is missing, damaged, or holds more than tensors and plain data.
     """
     if not path.is_file():
         kind = kind_of(path)
@@ -108,7 +108,7 @@ def tensors_of(content: Mapping[str, Any], path: Path) -> dict[str, Tensor]:
     """The state dict in a loaded file, under the names that it has there.
 
     Raises:
-        UserError: Where the file holds no tensors.
+        UserError: If the file holds no tensors.
     """
     inner: Any = content
     while isinstance(inner, Mapping):
@@ -147,7 +147,7 @@ def state_dict_of(content: Mapping[str, Any], path: Path) -> dict[str, Tensor]:
     """The network's tensors in a loaded file, without wrappers and prefixes that all names share.
 
     Raises:
-        UserError: Where the file holds no tensors.
+        UserError: If the file holds no tensors.
     """
     *_, tensors = without_prefixes(tensors_of(content, path))
     return tensors

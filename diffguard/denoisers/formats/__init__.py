@@ -91,7 +91,7 @@ def load_diffusion(path: str | Path, options: CheckpointOptions = _PLAIN) -> Dif
             `num_classes` classes, where that is given.
 
     Raises:
-        UserError: Where it cannot be loaded; one line that starts with the path.
+        UserError: If it cannot be loaded; one line that starts with the path.
     """
     try:
         if Path(path).is_file():

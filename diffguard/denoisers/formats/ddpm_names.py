@@ -52,7 +52,7 @@ class DDPMLayout:
         """Infer the architecture from one half, `down` or `up`.
 
         Raises:
-            UserError: Where there are no levels.
+            UserError: If there are no levels.
         """
         levels = count_entries(tensors, f"{half}.")
         blocks = count_entries(tensors, f"{half}.0.block.") - (half == "up")

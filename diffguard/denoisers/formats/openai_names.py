@@ -73,7 +73,7 @@ class OpenAILayout:
         """Infer the architecture.
 
         Raises:
-            UserError: Where the blocks do not add up.
+            UserError: If the blocks do not add up.
         """
         outputs = count_entries(tensors, "output_blocks.")
         up = re.compile(r"output_blocks\.(\d+)\.[12]\.(in_layers\.|conv\.)")

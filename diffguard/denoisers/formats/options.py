@@ -66,7 +66,7 @@ class CheckpointOptions:
         """The image size, which must be a multiple of `factor`.
 
         Raises:
-            UserError: Where it was not given, or the model cannot take it.
+            UserError: If it was not given, or the model cannot take it.
         """
         if self.image_size is None:
             raise UserError(
@@ -88,7 +88,7 @@ class CheckpointOptions:
             published: What the published files need, for the message.
 
         Raises:
-            UserError: Where neither option, or both, or one that does not divide, was given.
+            UserError: If neither option, or both, or one that does not divide, was given.
         """
         given = [v for v in (self.num_head_channels, self.num_heads) if v is not None]
         if len(given) != 1:

@@ -47,7 +47,7 @@ def encode_prompts(folder: Path, class_names: Sequence[str], prompt: str) -> Ten
         `(K + 1, tokens, width)` float32; the last row is that of the empty prompt.
 
     Raises:
-        UserError: Where transformers is not installed, or the folder's parts cannot be loaded.
+        UserError: If transformers is not installed, or the folder's parts cannot be loaded.
     """
     texts = make_prompts(class_names, prompt)
     try:

@@ -98,7 +98,7 @@ def shape_of(tensors: Mapping[str, Tensor], name: str) -> tuple[int, int]:
     """Outputs and inputs of a layer or table, by the weight that the architecture is read from.
 
     Raises:
-        UserError: Where the file lacks it, or it is no weight.
+        UserError: If the file lacks it, or it is no weight.
     """
     if name not in tensors:
         full = _prefix(tensors) + name
@@ -116,7 +116,7 @@ def count_entries(tensors: Mapping[str, Tensor], prefix: str) -> int:
     """Number of the entries `prefix0.…`, `prefix1.…`, … by the highest that occurs.
 
     Raises:
-        UserError: Where it counts further than the file has tensors.
+        UserError: If it counts further than the file has tensors.
     """
     pattern = re.compile(re.escape(prefix) + r"(\d+)\.")
     found = [int(match.group(1)) for name in tensors if (match := pattern.match(name))]
@@ -138,7 +138,7 @@ def build_empty(cls: Callable[..., Any], **config: Any) -> Any:
     """Build a network without memory for its weights; `fill` gives it the file's.
 
     Raises:
-        UserError: Where the class refuses the config that the file's shapes led to.
+        UserError: If the class refuses the config that the file's shapes led to.
     """
     try:
         with torch.device("meta"):
