@@ -1,4 +1,4 @@
-"""Files of `torch.save` that would grow as they are read: found before and after reading."""
+"""Rejects files of `torch.save` that would expand in memory, before and after reading."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def check_archive(path: Path) -> None:
     `torch.save` never compresses; a compressed archive of some MB may hold many GB.
 
     Args:
-        path: Any file; one that is not an archive is passed over.
+        path: Any file; a file that is not an archive is skipped.
 
     Raises:
         UserError: For such an archive.
@@ -49,11 +49,11 @@ def check_archive(path: Path) -> None:
 
 
 def _check_pickle(path: Path, content: bytes) -> None:
-    """The one harmless function that reserves as many bytes as the file says is `bytearray`."""
+    """Refuse `bytearray`, the only harmless function that reserves memory as a file says."""
     try:
         asked = any(argument in _RESERVES for _, argument, _ in pickletools.genops(content))
     except Exception:
-        # What cannot be taken apart, torch refuses too.
+        # A pickle that cannot be parsed is refused by torch too.
         return
     if asked:
         raise UserError(
@@ -62,14 +62,14 @@ def _check_pickle(path: Path, content: bytes) -> None:
 
 
 def check_tensors(content: Any, path: Path) -> None:
-    """Refuse tensors without values, and those that take more memory than their file holds.
+    """Refuse tensors without values, and tensors that need more memory than their file holds.
 
     Args:
-        content: What was read: tensors in mappings and lists.
+        content: The file's content: tensors in mappings and lists.
         path: The file, for its size and for the error line.
 
     Raises:
-        UserError: Naming the first tensor that is wrong.
+        UserError: Names the first wrong tensor.
     """
     total = 0
     allowed = _MOST_SHARED * path.stat().st_size + _FREE_BYTES
@@ -96,7 +96,7 @@ def _kind(value: Tensor) -> str:
 
 
 def _tensors(content: Any, path: Path) -> Iterator[tuple[str, Tensor]]:
-    """All tensors with their names; values that occur often in the file count as often."""
+    """All tensors with their names; a value that occurs several times is counted each time."""
     waiting: list[tuple[str, Any, int]] = [("?", content, 0)]
     values = 0
     while waiting:

@@ -1,9 +1,9 @@
-"""What a spec that was read from a file may set: arguments that only shape a network.
+"""Checks the arguments in a spec from a file: they may only shape a network.
 
-A constructor's arguments are as powerful as code: some of timm's fetch a URL into a folder, some
-read a pickle. A file may therefore set only what is on two lists: values that are numbers,
-booleans, None, plain words or lists of these, and names of arguments that the network's own class
-has, without those that read, download, write or run. The user consents to more by name.
+Constructor arguments can be as powerful as code: some of timm's download a URL to a folder, some
+read a pickle. A file may therefore set only arguments that the network's class has and that do not
+read, download, write or run anything, to numbers, booleans, None, plain words or lists of these.
+The user can allow more by name.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from torch import nn
 
 from diffguard.errors import UserError
 
-# Nothing that shapes a network is larger: channels, classes, tokens, timesteps.
+# Channels, classes, tokens and timesteps are never larger.
 LARGEST_NUMBER = 1_000_000
 LARGEST_SIDE = 4096
 MOST_CLASSES = 100_000
@@ -30,26 +30,26 @@ _WORD = re.compile(r"(?:[A-Za-z0-9_][A-Za-z0-9_+-]{0,63})?")
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,63}")
 _SIDES = {"image_size", "img_size", "sample_size", "input_size"}
 
-# Words in the name of an argument that names something outside the network.
+# Words in the names of arguments that refer to something outside the network.
 _OUTSIDE = {
     *("cache", "checkpoint", "checkpoints", "ckpt", "code", "dir", "dirs", "download", "exec"),
     *("exportable", "file", "filename", "files", "folder", "hub", "load", "path", "paths"),
     *("pretrained", "progress", "quantize", "remote", "repo", "revision", "save", "script"),
     *("scriptable", "trust", "uri", "url", "urls", "weights"),
 }
-# Names with such a word that shape a network all the same.
+# Names that contain such a word but do shape a network.
 _INSIDE = {
     *("drop_path", "drop_path_rate", "drop_path_rates", "drop_path_prob", "init_weights"),
     *("num_paths", "pretrained_window_size", "pretrained_window_sizes", "use_checkpoint"),
 }
-# They turn a classifier into something else.
+# Arguments that turn a classifier into something else.
 _OTHER_KINDS = {"features_only", "out_indices"}
-# Arguments that timm's builders take beside those of the network's class.
+# Arguments of timm's builders in addition to those of the network's class.
 _OF_TIMM = {"bn_momentum", "bn_eps", "bn_tf"}
 
 
 def consented(trusted: str | Collection[str]) -> tuple[str, ...]:
-    """The names that a user has consented to; a single one may be given as it is."""
+    """The names that a user allows; a single name may be a plain string."""
     return (trusted,) if isinstance(trusted, str) else tuple(trusted)
 
 
@@ -59,14 +59,14 @@ def check_arguments(
     """Refuse arguments that could do more than shape a network.
 
     Args:
-        what: What the network is, for the error line, such as `classifier`.
+        what: Kind of network, for the error line, such as `classifier`.
         name: Its name in the spec.
         cls: Its class.
-        arguments: What the spec sets.
-        builder: Whether a function of a library builds it, which takes arguments of its own.
+        arguments: The arguments in the spec.
+        builder: Whether a library function with arguments of its own builds the network.
 
     Raises:
-        UserError: Naming the argument and how to consent to it.
+        UserError: Names the argument and how to allow it.
     """
     own = _of_module(cls) if builder else _of_class(cls)
     for key, value in arguments.items():
@@ -91,8 +91,8 @@ def check_values(what: str, arguments: Mapping[str, Any]) -> None:
     """Refuse values that are not numbers, booleans, None, plain words or lists of these.
 
     Args:
-        what: What they configure, for the error line.
-        arguments: Names and values; all names are taken, for a library that ignores unknown ones.
+        what: The part that they configure, for the error line.
+        arguments: Names and values; all names are accepted, because libraries ignore unknown ones.
 
     Raises:
         UserError: For the first value that is refused.
@@ -107,7 +107,7 @@ def check_values(what: str, arguments: Mapping[str, Any]) -> None:
 
 
 def _of_module(cls: type[Any]) -> set[str]:
-    """The arguments of a class and of what its module makes such networks with."""
+    """Arguments of a class, and of the functions and layers in its module."""
     names = _of_class(cls) | _OF_TIMM
     module = sys.modules[cls.__module__]
     for value in vars(module).values():
@@ -137,7 +137,7 @@ def _parameters(function: Callable[..., Any]) -> set[str]:
 
 
 def _refusal(key: str, value: Any, depth: int = 0) -> str | None:
-    """Why a value is refused; None if it is plain."""
+    """The reason to refuse a value; None if it is plain."""
     if value is None or isinstance(value, bool):
         return None
     if isinstance(value, int | float):

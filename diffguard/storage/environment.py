@@ -1,4 +1,4 @@
-"""What a machine adds to the last bits of a score: device, threads and libraries."""
+"""The machine's influence on the last bits of a score: device, threads and libraries."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 import torch
 
-# Those that read an image, or compute with it.
+# Libraries that read an image or compute with it.
 _LIBRARIES = (
     "torch", "torchvision", "diffusers", "timm", "pytorch-ood", "scikit-learn", "torchmetrics",
     "numpy", "pillow",
@@ -15,11 +15,11 @@ _LIBRARIES = (
 
 
 def describe_machine(device: torch.device, threads: int) -> dict[str, str | int]:
-    """Tell what moves the last bits of a score, where everything else is the same.
+    """Describe what affects the last bits of a score when everything else is equal.
 
     Args:
-        device: Where the networks run.
-        threads: CPU threads of a process.
+        device: The device of the networks.
+        threads: CPU threads per process.
 
     Returns:
         The kind of device, the threads, and a version for each library.
@@ -28,7 +28,7 @@ def describe_machine(device: torch.device, threads: int) -> dict[str, str | int]
 
 
 def installed_versions(names: Sequence[str]) -> dict[str, str]:
-    """Versions of those of some packages that are installed."""
+    """Versions of the given packages; those that are not installed are omitted."""
     found = {}
     for name in names:
         try:

@@ -1,4 +1,4 @@
-"""Files that are there in whole or not at all."""
+"""Atomic writes: a file or folder exists completely or not at all."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ from diffguard.storage.reading import open_regular
 
 @contextmanager
 def replace_file(path: Path) -> Iterator[Path]:
-    """Give a temporary path to write to, then put it in the place of `path` in one step.
+    """Provide a temporary path to write to, then move it to `path` in one step.
 
-    Whoever reads `path`, at any moment and after any crash, finds the old content or the new one,
-    even where several processes write it at once.
+    A reader always sees either the old or the new content, also after a crash, and also if
+    several processes write at once.
 
     Args:
-        path: The file to make or replace; its folder is made where it is missing.
+        path: The file to create or replace; its folder is created if it is missing.
 
     Yields:
         The path to write to, in the same folder.
 
     Raises:
-        UserError: If the system refuses to write, as on a full disk; `path` is then as before.
+        UserError: If the system refuses to write, as on a full disk; `path` is then unchanged.
     """
     with _written(path) as temporary:
         yield temporary
@@ -42,21 +42,21 @@ def replace_file(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def create_folder(folder: Path) -> Iterator[Path]:
-    """Give a temporary folder to fill, then put it in the place of `folder` in one step.
+    """Provide a temporary folder to fill, then move it to `folder` in one step.
 
     Args:
-        folder: The folder to make; it may be there if it is empty.
+        folder: The folder to create; it may exist if it is empty.
 
     Yields:
-        The folder to fill, beside the other.
+        The folder to fill, next to the final one.
 
     Raises:
-        UserError: For a folder with something in it, and if the system refuses to write, as on a
-            full disk; nothing is left behind.
+        UserError: For a folder that is not empty, and if the system refuses to write, as on a full
+            disk; no files are left then.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{folder} is there already: name a new folder or empty it")
-    # Only a full path has a name to go beside: `.` has none.
+    # `.` has no name; a full path has one.
     place = folder.resolve()
     temporary = place.with_name(f".{place.name}.{uuid4().hex}.tmp")
     try:
@@ -66,7 +66,7 @@ def create_folder(folder: Path) -> Iterator[Path]:
     except OSError as error:
         raise write_error(folder, error) from error
     except Exception as error:
-        # Libraries that are not written in Python have exceptions of their own.
+        # Libraries that are not written in Python raise their own exceptions.
         full = os.strerror(errno.ENOSPC)
         if full not in str(error):
             raise
@@ -77,7 +77,7 @@ def create_folder(folder: Path) -> Iterator[Path]:
 
 @contextmanager
 def create_file(path: Path) -> Iterator[Path]:
-    """As `replace_file`, but a file that is there stays: of several processes one is the first."""
+    """Like `replace_file`, but keep an existing file: the first of several processes wins."""
     with _written(path) as temporary:
         yield temporary
         _to_disk(temporary)
@@ -92,14 +92,14 @@ def create_file(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def _written(path: Path) -> Iterator[Path]:
-    # No two processes share a name, whatever host name and process number they have.
+    # Host names and process ids may repeat, so names are random.
     temporary = path.with_name(f".{path.name}.{uuid4().hex}.tmp")
     lock = -1
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         _remove_abandoned(path)
         lock = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
-        with suppress(OSError):  # a file system without locks: what is abandoned stays there
+        with suppress(OSError):  # without locks, abandoned files stay
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield temporary
     except OSError as error:
@@ -112,7 +112,7 @@ def _written(path: Path) -> Iterator[Path]:
 
 
 def _remove_abandoned(path: Path) -> None:
-    """Remove what processes have left that were killed while they wrote: nobody locks it."""
+    """Remove unlocked temporary files, which processes left when they were killed."""
     name = re.compile(re.escape(f".{path.name}.") + r"[0-9a-f]{32}\.tmp")
     for left in path.parent.glob(f"{glob.escape(f'.{path.name}.')}*.tmp"):
         if not name.fullmatch(left.name):
@@ -124,17 +124,17 @@ def _remove_abandoned(path: Path) -> None:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             left.unlink(missing_ok=True)
-        except OSError:  # being written
+        except OSError:  # another process is writing it
             continue
         finally:
             os.close(file)
 
 
 def append_line(path: Path, line: str) -> None:
-    """Append a line to a file in one write, so that lines of several processes stay whole.
+    """Append a line to a file in one write, so that lines of several processes do not mix.
 
     Args:
-        path: The file; made where it is missing. A link is not followed.
+        path: The file; created if it is missing. A link is not followed.
         line: Without its line break.
 
     Raises:
@@ -152,10 +152,10 @@ def append_line(path: Path, line: str) -> None:
 
 
 def refuse_links(*paths: Path) -> None:
-    """Refuse folders and files to be written to that lead out of the folder they lie in.
+    """Refuse output folders and files that are links to somewhere else.
 
     Raises:
-        UserError: For the first that is a link.
+        UserError: For the first link.
     """
     for path in paths:
         if path.is_symlink():
@@ -171,7 +171,7 @@ def _to_disk(path: Path) -> None:
 
 
 def write_error(path: Path, error: OSError) -> UserError:
-    """The line for a file that the system refused to write."""
+    """The error for a file that the system refused to write."""
     return UserError(
         f"cannot write {path}: {error.strerror or error}; make room or allow writing there, "
         "then start again with the same command"

@@ -1,8 +1,8 @@
-"""Reading the files of others: tensors come in, code does not.
+"""Reads untrusted weight files: tensors are loaded, code is not run.
 
-Weights of research programs are pickles. Only tensors and plain data are taken from them, with
-one exception: Lightning files are keyed by the classes of their callbacks, and an empty class
-stands in for each of those.
+Weights of research programs are pickles. Only tensors and plain data are loaded from them, with
+one exception: Lightning files contain the classes of their callbacks, and an empty class replaces
+each of those.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _CALLBACK = re.compile(r"(pytorch_lightning|lightning\.pytorch)\.callbacks\.[\w.
 
 
 class InertCallback:
-    """What a Lightning callback in a file becomes: nothing, whatever it is built with."""
+    """Empty replacement for a Lightning callback in a file; it accepts any arguments."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         del args, kwargs
@@ -39,18 +39,18 @@ def read_checkpoint_tensors(path: str | Path) -> dict[str, Tensor]:
 
 
 def read_foreign(path: str | Path) -> dict[str, Any]:
-    """Read a file of weights without running anything of it.
+    """Read a file of weights without running any of its code.
 
     Args:
         path: A `.safetensors` file or one written by `torch.save`: a state dict, a dictionary
-            with one under `state_dict`, or a list that begins with one.
+            with one under `state_dict`, or a list that starts with one.
 
     Returns:
-        What the file holds, tensors on the CPU.
+        The file's content, with tensors on the CPU.
 
     Raises:
-        UserError: For a file that is missing, cut short, or that names any class or function
-            apart from tensors and Lightning's callbacks.
+        UserError: For a file that is missing or truncated, or that names any class or function
+            except tensors and Lightning's callbacks.
     """
     path = Path(path)
     stubs: list[Any] = []
@@ -63,15 +63,15 @@ def read_foreign(path: str | Path) -> dict[str, Any]:
 
 
 def _foreign_names(path: Path) -> list[str]:
-    """Classes and functions that a pickle names and that are not known to be harmless.
+    """Classes and functions in a pickle that are not known to be harmless.
 
-    The pickle is only taken apart, not run. What cannot be taken apart (another format, a damaged
-    file) gives none: `load_tensors` judges it.
+    The pickle is only parsed, not run. If it cannot be parsed (another format, a damaged file),
+    the result is empty, and `load_tensors` decides.
     """
-    if not path.is_file():  # a named pipe would be waited for
+    if not path.is_file():  # opening a named pipe would block
         return []
     try:
         return sorted(torch.serialization.get_unsafe_globals_in_checkpoint(str(path)))
     except Exception:
-        # Damaged archives surface as many types.
+        # Damaged archives raise many types.
         return []

@@ -1,4 +1,4 @@
-"""Paths as a user gives them: where they lead, and what may be opened there."""
+"""Paths from the user: expansion, and checks before a file is opened."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ _KINDS = {
 def user_path(text: str | Path, name: str) -> Path:
     """A path that a user wrote, with `~` as the home folder.
 
-    Every path from the command line, a config or Python enters here.
+    Every path from the command line, a config or Python passes through here.
 
     Args:
-        text: What the user wrote.
+        text: The user's input.
         name: Its name in an error, such as `--images`.
 
     Raises:
-        UserError: If it is empty, holds a NUL character, or names a home folder that is unknown.
+        UserError: If it is empty, holds a NUL character, or names an unknown home folder.
     """
     return Path(expand_home(str(text), name))
 
 
 def expand_home(text: str, name: str) -> str:
-    """The same for a text that may also be something other than a path, such as a hub id."""
+    """Like `user_path`, for a text that may also be something else, such as a hub id."""
     if not text:
         raise UserError(f"{name} is empty: expected a path ('.' is the current folder)")
     if "\0" in text:
@@ -50,17 +50,17 @@ def expand_home(text: str, name: str) -> str:
 def require_file(path: str | Path, name: str) -> Path:
     """Check that a path leads to an ordinary file, before it is opened.
 
-    A named pipe would be waited for without end, a device may hold data without end.
+    Opening a named pipe may block forever, and a device may supply endless data.
 
     Args:
         path: The path; links are followed.
-        name: What it is, at the beginning of an error, such as `image`.
+        name: Kind of file, at the start of the error, such as `image`.
 
     Returns:
         The path.
 
     Raises:
-        UserError: If there is nothing, or something other than a file.
+        UserError: If the path does not exist, or is not a file.
     """
     kind = kind_of(path)
     if kind == "nothing":
@@ -71,10 +71,10 @@ def require_file(path: str | Path, name: str) -> Path:
 
 
 def kind_of(path: str | Path) -> str:
-    """What a path leads to: `a file`, `a folder`, `a named pipe`, …, or `nothing`.
+    """The kind of a path: `a file`, `a folder`, `a named pipe`, …, or `nothing`.
 
     Raises:
-        UserError: If the system does not tell, as in a folder that may not be entered.
+        UserError: If the system denies access, as in a folder that may not be entered.
     """
     try:
         mode = Path(path).stat().st_mode

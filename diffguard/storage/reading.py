@@ -1,7 +1,6 @@
-"""Files that somebody else may have written: only regular files are read, and only so much of them.
+"""Reads untrusted files: only regular files, and only up to a maximum size.
 
-A named pipe is never waited for, and what a file claims to hold takes no more memory than it is
-large.
+Reading never blocks on a named pipe, and uses no more memory than the size of the file.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from typing import Any, NoReturn
 from diffguard.errors import UserError, reason_of
 from diffguard.storage.schema import validated
 
-# Far above what a file of settings or times holds.
+# Far above the size of a file of settings or times.
 LARGEST_TEXT = 64 << 20
 _DEEPEST = 100  # nesting of JSON
 
@@ -29,10 +28,10 @@ def open_regular(path: Path) -> io.BufferedReader:
 
     Raises:
         FileNotFoundError: If there is nothing at `path`.
-        UserError: If it is something else than a file, or cannot be read.
+        UserError: If it is not a file, or cannot be read.
     """
     try:
-        # Without O_NONBLOCK, opening a named pipe waits for somebody who writes to it.
+        # Without O_NONBLOCK, opening a named pipe blocks until another process writes to it.
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except FileNotFoundError:
         if path.is_symlink():
@@ -47,11 +46,11 @@ def open_regular(path: Path) -> io.BufferedReader:
 
 
 def read_text(path: Path) -> str:
-    """Read a file of text in UTF-8.
+    """Read a UTF-8 text file.
 
     Raises:
         FileNotFoundError: If there is nothing at `path`.
-        UserError: If it is no such file, or larger than any that this project writes.
+        UserError: If it is not such a file, or larger than any file that this project writes.
     """
     with open_regular(path) as file:
         size = os.fstat(file.fileno()).st_size
@@ -79,10 +78,10 @@ def parse_json(text: str, kind: Any, source: str) -> Any:
     Args:
         text: The text.
         kind: See `schema.validated`.
-        source: Where it was read; the error begins with it.
+        source: Its origin; the error begins with it.
 
     Returns:
-        The data as JSON gives them, keys in their order.
+        The data, with keys in the order of the text.
 
     Raises:
         UserError: If it is not JSON, nested too deeply, or does not fit.

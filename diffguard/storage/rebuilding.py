@@ -1,4 +1,4 @@
-"""Networks without memory for their weights, and how two networks differ but for their weights."""
+"""Builds networks without memory for weights, and compares networks except for their weights."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ _PLAIN = (bool, int, float, str, type(None))
 class WithoutWeights(TorchFunctionMode):
     """Builds networks whose layers have their weights on the meta device.
 
-    Unlike under `torch.device("meta")`, a constructor may compute with tensors, as torchvision's
+    Unlike with `torch.device("meta")`, a constructor may compute with tensors, as torchvision's
     RegNet does to find its widths.
     """
 
     def __torch_function__(
         self, func: Any, _types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        """Put uninitialized tensors, with which layers begin, on the meta device."""
+        """Create uninitialized tensors, as layers do first, on the meta device."""
         given = dict(kwargs or {})
         if func is torch.empty and given.get("device") is None:
             given["device"] = "meta"
@@ -29,9 +29,9 @@ class WithoutWeights(TorchFunctionMode):
 
 
 def first_difference(first: nn.Module, second: nn.Module) -> str | None:
-    """Where two networks differ in anything but the values of their tensors.
+    """The first difference between two networks, except for the values of their tensors.
 
-    Compared are the modules and their classes, names and shapes of parameters and buffers, and
+    It compares the modules and their classes, names and shapes of parameters and buffers, and
     plain attributes, such as the `transform_input` of torchvision's Inception.
 
     Returns:

@@ -1,4 +1,4 @@
-"""One check for data that a file holds: types, ranges and sizes."""
+"""Checks data from a file: types, ranges and sizes."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ def validated(kind: Any, value: object, source: str) -> Any:
 
     Args:
         kind: A type that pydantic understands: a dataclass, a `TypedDict`, an `Annotated`, …
-        value: What was read. Nothing is converted: the text "1" is not a number.
-        source: Where it was read, such as `runs/a/manifest.json`; the error begins with it.
+        value: The data. Nothing is converted: the text "1" is not a number.
+        source: Its origin, such as `runs/a/manifest.json`; the error begins with it.
 
     Raises:
         UserError: For the first value that does not fit; one line that names its key.
@@ -32,8 +32,8 @@ def validated_plain(kind: Any, value: object, source: str) -> Any:
 
     Args:
         kind: A type that pydantic understands; a data class may hold others.
-        value: What was read.
-        source: Where it was read; the error begins with it.
+        value: The data.
+        source: Its origin; the error begins with it.
 
     Raises:
         UserError: For the first value that does not fit, or is not plain.
@@ -50,7 +50,7 @@ def validated_plain(kind: Any, value: object, source: str) -> Any:
 
 
 def _damaged(error: ValidationError, source: str) -> UserError:
-    """The line for the first value that does not fit."""
+    """The error for the first value that does not fit."""
     first = error.errors(include_url=False)[0]
     key = ".".join(ascii(str(part))[1:-1][:60] for part in first["loc"]) or "its content"
     reason = first["msg"][:1].lower() + first["msg"][1:]

@@ -1,4 +1,4 @@
-"""Bounds on the size of a network, looked at before memory is taken for it."""
+"""Limits on the size of a network, checked before memory is allocated for it."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from torch.nn.modules import module as registration
 from diffguard.errors import UserError
 from diffguard.storage.rebuilding import WithoutWeights
 
-# The largest networks that are trained for images have some thousand modules and, with rare
-# exceptions, fewer than three billion weights.
+# The largest image networks have some thousand modules and, with rare exceptions, fewer than three
+# billion weights.
 MOST_MODULES = 50_000
 MOST_WEIGHTS = 4_000_000_000
 
 
 def trial(build: Callable[[], nn.Module], what: str) -> nn.Module:
-    """Build a network on the meta device, which takes no memory for weights.
+    """Build a network on the meta device, which needs no memory for weights.
 
     Args:
-        build: Builds it.
-        what: What it is, for the error line.
+        build: A function that builds the network.
+        what: Kind of network, for the error line.
 
     Raises:
-        UserError: For a network of absurd size, as soon as it is known, and whatever `build`
-            raises.
+        UserError: For a network of absurd size, as soon as it is detected. Errors of `build` are
+            passed on.
     """
-    # What is built afterwards has the same random weights as without a trial.
+    # The trial must not change the random weights of later networks.
     with torch.random.fork_rng(devices=[]):
         try:
             with _counted(what), torch.device("meta"):
@@ -43,7 +43,7 @@ def trial(build: Callable[[], nn.Module], what: str) -> nn.Module:
 
 @contextmanager
 def _counted(what: str) -> Iterator[None]:
-    """Count what is registered in modules, and stop where it is absurd."""
+    """Count registered modules and weights, and stop if there are absurdly many."""
     modules = weights = 0
 
     def count_module(*_: Any) -> None:
@@ -73,12 +73,12 @@ def _counted(what: str) -> Iterator[None]:
 
 
 def check_fit(network: nn.Module, state: Mapping[str, Tensor], what: str) -> None:
-    """Compare the names and shapes of a network's tensors with those that it shall be given.
+    """Compare the names and shapes of a network's tensors with a state dict.
 
     Args:
         network: Any network, on the meta device or not.
         state: Name -> tensor.
-        what: What the network is, for the error line.
+        what: Kind of network, for the error line.
 
     Raises:
         UserError: Naming the first tensors that are missing, left over or of another shape.

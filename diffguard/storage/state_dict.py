@@ -1,4 +1,4 @@
-"""Weights from a state dict into a module, checked."""
+"""Loads a state dict into a module after checking it."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ def fill(network: nn.Module, state: Mapping[str, Tensor], what: str) -> None:
 
 
 def check_values(name: str, found: Tensor, own: Tensor) -> None:
-    """Make sure that a tensor can be a network's weight.
+    """Check that a tensor can be a network's weight.
 
     Args:
         name: Its name, for error lines.
-        found: The tensor; its shape is not looked at.
-        own: The network's. Where that is no parameter, as a mask, infinite values are taken.
+        found: The tensor; its shape is not checked.
+        own: The network's tensor. If it is not a parameter, such as a mask, infinity is allowed.
 
     Raises:
-        UserError: For integers in the place of floating-point numbers and the reverse, sparse
-            tensors, and values that are not finite.
+        UserError: For integers instead of floating-point numbers or the reverse, sparse tensors,
+            and values that are not finite.
     """
     if found.is_meta:
         return
@@ -51,7 +51,7 @@ def check_values(name: str, found: Tensor, own: Tensor) -> None:
         )
     if bad.any():
         raise UserError(
-            f"tensor {name} holds {int(bad.sum())} values that are no finite numbers: expected "
+            f"tensor {name} holds {int(bad.sum())} values that are not finite numbers: expected "
             "trained weights, take a checkpoint from before training diverged"
         )
 

@@ -1,4 +1,4 @@
-"""The classes that a file may name."""
+"""Imports the classes that a file may name."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ _TRUSTED = ("diffguard.", "torchvision.", "timm.", "diffusers.", "torch.nn.")
 
 
 def import_class(path: str, trusted: str | Collection[str] = ()) -> type[nn.Module]:
-    """Import a module class by its path; one outside the known libraries is named in the log.
+    """Import a module class by its path; the log names each class from outside the libraries.
 
     Raises:
-        UserError: For a path that is not trusted, or names no `nn.Module`.
+        UserError: For a path that is not trusted, or that does not name an `nn.Module`.
     """
     own = not path.startswith(_TRUSTED)
     if own and path not in consented(trusted):
@@ -42,10 +42,10 @@ def import_class(path: str, trusted: str | Collection[str] = ()) -> type[nn.Modu
     try:
         found = getattr(importlib.import_module(module), name)
     except Exception as error:
-        # Modules of others raise what they like as they are imported.
+        # Third-party modules may raise any exception on import.
         raise UserError(f"class {path!r} cannot be imported: {reason_of(error)}") from error
     if not (isinstance(found, type) and issubclass(found, nn.Module)):
-        raise UserError(f"{path!r} is no torch.nn.Module class")
+        raise UserError(f"{path!r} is not a torch.nn.Module class")
     if own:
         _announce(path)
     return found
@@ -53,5 +53,5 @@ def import_class(path: str, trusted: str | Collection[str] = ()) -> type[nn.Modu
 
 @cache
 def _announce(path: str) -> None:
-    """Say once that code runs which is no part of the program."""
+    """Report once that third-party code runs."""
     _log.warning("runs the code of class %s, which the config or --trusted names", path)

@@ -1,4 +1,4 @@
-"""Reading weight files of strangers: tensors and plain data, nothing that runs code."""
+"""Reads untrusted weight files: tensors and plain data, nothing that runs code."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from diffguard.errors import UserError, reason_of
 from diffguard.storage.archives import check_archive, check_tensors
 from diffguard.storage.paths import kind_of
 
-# What training programs call the state dict beside the rest that they keep.
+# Keys under which training programs store the state dict.
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "network")
-# What they leave in front of the names of a network's tensors; `torch.compile` the last one.
+# Prefixes that they add to the names of tensors; the last one is from `torch.compile`.
 _PREFIXES = ("classifier.network.", "network.", "model.", "module.", "net.", "_orig_mod.")
-# What `torch.optim.swa_utils.AveragedModel` keeps beside the network.
+# A counter that `torch.optim.swa_utils.AveragedModel` stores with the network.
 _COUNTER = "n_averaged"
-# How torch names a class or function that a file asks for and that is not let in.
+# How torch reports a class or function in a file that it refuses.
 _ASKED_FOR = re.compile(r"GLOBAL ([\w.]+)")
 
 
@@ -35,11 +35,11 @@ def load_tensors(path: Path) -> dict[str, Any]:
             `torch.save`.
 
     Returns:
-        What the file holds: a state dict, or a dictionary around one. Of a list, such as DiffOOD's
-        `train.ckpt`, its first entry, which is the network; the optimizer's state follows.
+        The file's content: a state dict, or a dictionary that contains one. For a list, such as
+        DiffOOD's `train.ckpt`, its first entry, the network; the optimizer's state follows it.
 
     Raises:
-        UserError: If the file is missing, damaged, or holds more than tensors and plain data.
+        UserError: If the file is missing or damaged, or holds more than tensors and plain data.
     """
     if not path.is_file():
         kind = kind_of(path)
@@ -54,7 +54,7 @@ def load_tensors(path: Path) -> dict[str, Any]:
             return load_file(path)
         check_archive(path)
         with warnings.catch_warnings():
-            # What torch says of an unusual pickle, it says again when it refuses it.
+            # torch repeats its warnings about an unusual pickle in the error.
             warnings.simplefilter("ignore")
             content = torch.load(path, map_location="cpu", weights_only=True)
     except UserError:
@@ -63,7 +63,7 @@ def load_tensors(path: Path) -> dict[str, Any]:
         asked = _ASKED_FOR.search(str(error))
         raise refused(path, asked.group(1) if asked else None) from error
     except Exception as error:
-        # Damaged archives surface as many types (EOFError, RuntimeError, SafetensorError, …).
+        # Damaged archives raise many types (EOFError, RuntimeError, SafetensorError, …).
         raise UserError(
             f"{path} cannot be read as a file of weights ({reason_of(error)}): is it complete?"
         ) from error
@@ -78,7 +78,7 @@ def load_tensors(path: Path) -> dict[str, Any]:
 
 
 def refused(path: Path, asked_for: str | None) -> UserError:
-    """The line for a file that could run code; `asked_for` is a class or function that it names."""
+    """The error for a file that could run code; `asked_for` is the class or function it names."""
     if asked_for is None:
         return UserError(
             f"{path} was refused: it is damaged, or holds more than tensors and plain data, which "
@@ -91,7 +91,7 @@ def refused(path: Path, asked_for: str | None) -> UserError:
 
 
 def _load_shards(index: Path) -> dict[str, Tensor]:
-    """The tensors of the safetensors files that an index beside them names."""
+    """The tensors of the safetensors files listed in an index next to them."""
     weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
     tensors: dict[str, Tensor] = {}
     for name in sorted(set(weight_map.values())):
@@ -105,7 +105,7 @@ def _load_shards(index: Path) -> dict[str, Tensor]:
 
 
 def tensors_of(content: Mapping[str, Any], path: Path) -> dict[str, Tensor]:
-    """The state dict in a loaded file, under the names that it has there.
+    """The state dict in a loaded file, with its original names.
 
     Raises:
         UserError: If the file holds no tensors.
@@ -134,7 +134,7 @@ def _own_tensors(values: Any) -> dict[str, Tensor]:
 
 
 def _tensors_below(values: Any, place: str = "") -> Iterator[tuple[str, dict[str, Tensor]]]:
-    """The mappings that hold tensors, by their keys; an optimizer's state is passed over."""
+    """The mappings that contain tensors, by their keys; an optimizer's state is skipped."""
     for key, value in values.items() if isinstance(values, Mapping) else ():
         if not str(key).startswith("optim"):
             if tensors := _own_tensors(value):
@@ -144,7 +144,7 @@ def _tensors_below(values: Any, place: str = "") -> Iterator[tuple[str, dict[str
 
 
 def state_dict_of(content: Mapping[str, Any], path: Path) -> dict[str, Tensor]:
-    """The network's tensors in a loaded file, without wrappers and prefixes that all names share.
+    """The network's tensors in a loaded file, without wrappers and common prefixes.
 
     Raises:
         UserError: If the file holds no tensors.
@@ -154,7 +154,7 @@ def state_dict_of(content: Mapping[str, Any], path: Path) -> dict[str, Tensor]:
 
 
 def without_prefixes(tensors: Mapping[str, Tensor]) -> Iterator[dict[str, Tensor]]:
-    """The tensors as they are, then without each prefix that training leaves, one after another."""
+    """The tensors unchanged, then with one training prefix after another removed."""
     tensors = dict(tensors)
     if any(name.startswith("module.") for name in tensors):
         tensors.pop(_COUNTER, None)

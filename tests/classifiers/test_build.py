@@ -116,7 +116,7 @@ def test_a_user_class_may_fix_its_number_of_classes():
         ("os.system", "is named by a checkpoint"),
         ("diffguardian.Net", "is named by a checkpoint"),
         ("torch.load", "is named by a checkpoint"),
-        ("torch.nn.functional.relu", "is no torch.nn.Module class"),
+        ("torch.nn.functional.relu", "is not a torch.nn.Module class"),
         ("torch.nn.NoSuchLayer", "cannot be imported"),
         ("timm.no_such.Net", "cannot be imported"),
         ("diffguard.", "cannot be imported"),

@@ -97,7 +97,7 @@ class NoSchedule(NoNoise):
     ("path", "kwargs", "said"),
     [
         ("none.Denoiser", {}, "cannot be imported"),
-        (f"{__name__}.PAGE", {}, "is no torch.nn.Module class"),
+        (f"{__name__}.PAGE", {}, "is not a torch.nn.Module class"),
         (CLASS, {"width": 3}, "cannot be built: .*unexpected keyword argument"),
         (f"{__name__}.NoNoise", {}, "is no denoiser, it has no predict_noise: expected"),
         (f"{__name__}.NoSchedule", {}, "has no schedule of the class NoiseSchedule"),

@@ -87,7 +87,7 @@ SPOILED = {
     "empty": (lambda v: v[:0], "has shape"),
     "sparse": (lambda v: v.to_sparse(), "is sparse float32, expected dense float32"),
     "integers": (lambda v: v.long(), "is dense int64, expected dense float32"),
-    "not finite": (lambda v: v / 0, "values that are no finite numbers"),
+    "not finite": (lambda v: v / 0, "values that are not finite numbers"),
 }
 
 
