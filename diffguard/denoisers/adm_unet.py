@@ -13,16 +13,16 @@ from diffusers.models.embeddings import TimestepEmbedding, Timesteps
 class ADMUNet2DModel(UNet2DModel):
     """`UNet2DModel` with a fixed number of heads, or a wider time embedding.
 
-    The published 128×128 model has four attention heads at every level, and `UNet2DModel` fixes
-    the channels per head instead. The 512×512 model's first level is narrower than its sinusoidal
-    embedding, and `UNet2DModel` has one width for both. All else is diffusers' class, whose
-    arguments of the same names these are. The folder that `save_pretrained` writes names this
-    class, so that diffusers' own is not loaded in its stead.
+    The published 128×128 model has four attention heads at every level, but `UNet2DModel` fixes
+    the channels per head. The 512×512 model's first level is narrower than its sinusoidal
+    embedding, but `UNet2DModel` has one width for both. Everything else, including the arguments,
+    is that of diffusers' class. The folder that `save_pretrained` writes names this class, so
+    that diffusers' class is not loaded instead.
 
     Args:
         num_heads: Attention heads of every level; None keeps `attention_head_dim`.
         time_embedding_dim: Channels of the time embedding, four times those of the sinusoidal one;
-            None is four times those of the first level.
+            defaults to four times those of the first level.
     """
 
     @register_to_config

@@ -1,7 +1,7 @@
-"""The Denoiser protocol, and the adapter for pixel-space models of diffusers.
+"""The base of the adapters for diffusers models.
 
-A denoiser turns images into the states that a diffusion model works on and back, and predicts the
-noise of a state. Everything else of the method is the same for every model.
+A denoiser converts images to the states of a diffusion model and back, and predicts the noise of a
+state. The rest of the method is the same for every model.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from diffguard.images import (
 
 
 class DiffusersDenoiser(nn.Module):
-    """What the adapters for models of diffusers share.
+    """Base class of the adapters for diffusers models.
 
     ε, v and x_0 prediction are converted to ε; a learned variance in the second half of the
-    output channels is left out, as DDIM does. States keep their dtype (float32 in the samplers)
-    whatever the weights have.
+    output channels is ignored, as in DDIM. States keep their dtype (float32 in the samplers),
+    regardless of the dtype of the weights.
 
     Args:
         network: The diffusers model.
@@ -32,7 +32,7 @@ class DiffusersDenoiser(nn.Module):
         image_channels: Channels of the working images, 1 or 3.
         num_classes: Number of classes; None for an unconditional model.
         null_class: Label that means "no label"; None if the model has none.
-        antialias: Whether resizing low-passes when it shrinks; the authors' program does not.
+        antialias: Whether shrinking applies a low-pass filter; the authors' program does not.
 
     Attributes:
         channels: Channels of a state.
@@ -78,7 +78,7 @@ class DiffusersDenoiser(nn.Module):
         return resize_mask(mask, (self.state_size, self.state_size))
 
     def predict(self, z_t: Tensor, t: Tensor, y: Tensor | None) -> Tensor:
-        """What the network was trained to predict (ε, v or x_0), `(N, …)` in the dtype of `z_t`."""
+        """The network's prediction (ε, v or x_0), `(N, …)` in the dtype of `z_t`."""
         dtype = next(self.network.parameters()).dtype
         return self._call(z_t.to(dtype), t, y)[:, : self.channels].to(z_t)
 
@@ -87,7 +87,7 @@ class DiffusersDenoiser(nn.Module):
         return self.schedule.to_noise(self.predict(z_t, t, y), z_t, t)
 
     def parts(self) -> dict[str, nn.Module]:
-        """The modules that hold weights, by name: `network`, and what else the family has."""
+        """The modules with weights, by name: `network`, and further ones for some families."""
         return {"network": self.network}
 
     def count_weights(self) -> int:
@@ -95,7 +95,7 @@ class DiffusersDenoiser(nn.Module):
         return sum(p.numel() for part in self.parts().values() for p in part.parameters())
 
     def cast(self, dtype: torch.dtype) -> None:
-        """Bring the weights to a floating dtype, such as bfloat16, which halves their memory."""
+        """Convert the weights to a floating dtype, such as bfloat16, which halves their memory."""
         for part in self.parts().values():
             part.to(dtype)
 

@@ -1,8 +1,8 @@
-"""Diffusion models: what a config or a checkpoint says of them, their parts, their adapters.
+"""Builds diffusion models from their specs: their parts and their adapters.
 
-A model is a network and the noise levels that it was trained on; a latent one has an autoencoder
-too, and one with cross-attention a context for each label. All of them are modules of diffusers,
-or ours where diffusers cannot express a published one.
+A model consists of a network and the noise levels that it was trained on. A latent model also has
+an autoencoder, and one with cross-attention a context for each label. All parts are diffusers
+modules, or modules of this project if diffusers cannot express a published model.
 """
 
 from __future__ import annotations
@@ -30,18 +30,18 @@ from diffguard.storage.sizes import check_fit, trial
 
 @dataclass
 class DiffusionParts:
-    """The modules of a diffusion model and what must be known of them.
+    """The modules of a diffusion model and their properties.
 
     Attributes:
         family: `adm`, `ldm` or `ddpm` for the files of these programs, otherwise `diffusers`.
-        network: The U-Net or transformer of diffusers, or ours where that cannot express it.
+        network: The U-Net or transformer of diffusers, or ours if diffusers cannot express it.
         scheduler: Config of a diffusers scheduler: noise levels and prediction type.
         image_size: Side in pixels of the images that it was trained on.
         num_classes: Classes without the null class; None for an unconditional model.
         null_class: Label that means "no label"; None if there is none.
         autoencoder: First stage of a latent model.
-        context: What cross-attention is shown of each label.
-        patch: Side of the squares of pixels that a position of a pixel model's state holds.
+        context: The cross-attention context of each label.
+        patch: Side in pixels of the squares that a pixel model rearranges into channels.
     """
 
     family: str
@@ -70,7 +70,7 @@ class DiffusionParts:
         )
 
     def check_null_class(self, given: int | None) -> None:
-        """Compare with the label that the user takes for "no label".
+        """Compare with the label that the user gives for "no label".
 
         Raises:
             UserError: If they differ.
@@ -89,7 +89,7 @@ class DiffusionParts:
         antialias: bool = True,
         slice_size: int = ROW_MULTIPLE,
     ) -> DiffusionSpec:
-        """What the model is, used on images of a size; None is the model's own."""
+        """The spec of the model for an image size, which defaults to the model's own."""
         autoencoder, context = self.autoencoder, self.context
         return DiffusionSpec(
             network=type(self.network).__name__,
@@ -116,12 +116,12 @@ def build_denoiser(
 
     Args:
         spec: What to build.
-        states: The weights that each part shall be given, by its name: they are compared with the
-            parts before memory is taken for these.
+        states: Weights by name of the part; they are compared with the parts before memory is
+            allocated.
 
     Raises:
-        UserError: For a network that is not known, a config that it refuses or that could do more
-            than shape it, sizes that no network has, and weights that do not fit.
+        UserError: For an unknown network, a config that it refuses or that could do more than
+            shape it, absurd sizes, and weights that do not fit.
     """
     autoencoder = context = None
     if spec.autoencoder is not None:
@@ -146,7 +146,7 @@ def build_denoiser(
 
 
 def wrap_parts(parts: DiffusionParts, spec: DiffusionSpec) -> DiffusersDenoiser:
-    """Put the adapter around a model's parts, as a spec says.
+    """Wrap a model's parts in the adapter that the spec needs.
 
     Raises:
         UserError: For parts that do not fit each other, or images that the model cannot take.
@@ -158,7 +158,7 @@ def wrap_parts(parts: DiffusionParts, spec: DiffusionSpec) -> DiffusersDenoiser:
         "null_class": parts.null_class,
         "antialias": spec.antialias,
     }
-    # Noise levels are looked at, on whatever device the network is built.
+    # Noise levels are read on the CPU, regardless of the network's device.
     with torch.device("cpu"):
         schedule = schedule_from_config(parts.scheduler)
     _check_side(parts.network)
@@ -190,7 +190,7 @@ def wrap_parts(parts: DiffusionParts, spec: DiffusionSpec) -> DiffusersDenoiser:
 
 
 def _check_side(network: Any) -> None:
-    """Refuse states that a network cannot halve, or cut into patches, without a rest."""
+    """Refuse state sizes that a network cannot halve, or divide into patches, evenly."""
     config = network.config
     multiple = config.get("patch_size", 1)
     if type(network).__name__ == "UNet2DModel":
@@ -203,7 +203,7 @@ def _check_side(network: Any) -> None:
 
 
 def _check_channels(config: Mapping[str, Any], patch: int) -> None:
-    """Make sure that a pixel model works on images: gray or color in, the same or twice out."""
+    """Check the channels of a pixel model: gray or color in, the same or twice as many out."""
     taken, given = config["in_channels"], config.get("out_channels") or config["in_channels"]
     if taken not in (patch**2, 3 * patch**2):
         raise UserError(
@@ -218,7 +218,7 @@ def _check_channels(config: Mapping[str, Any], patch: int) -> None:
 
 
 def own_config(cls: Any, config: Mapping[str, Any]) -> dict[str, Any]:
-    """The part of a config that a class of diffusers takes; the rest, it would ignore.
+    """The part of a config that a diffusers class accepts; it would ignore the rest.
 
     Raises:
         UserError: For values that do more than shape a network.
@@ -232,7 +232,7 @@ def own_config(cls: Any, config: Mapping[str, Any]) -> dict[str, Any]:
 def empty_context(
     shape: list[int], states: Mapping[str, Mapping[str, Tensor]] | None
 ) -> ClassContext:
-    """A context of zeros, whose size was compared with its weights, by the name of the part."""
+    """A context of zeros, after its size was compared with its weights."""
     empty = trial(lambda: ClassContext(torch.zeros(shape)), "the context of the labels")
     if states is not None:
         check_fit(empty, states.get("context", {}), "diffusion model's context")
@@ -240,10 +240,10 @@ def empty_context(
 
 
 def empty_network(name: str, config: dict[str, Any]) -> nn.Module:
-    """A network of diffusers without numbers, on torch's `meta` device.
+    """A diffusers network without values, on torch's `meta` device.
 
     Raises:
-        UserError: For a class that is not known here, or a config that it refuses.
+        UserError: For an unknown class, or a config that it refuses.
     """
     with torch.device("meta"):
         return _build(name, NETWORKS, config, "network", None)
@@ -274,7 +274,7 @@ def _build(
 
 
 def _public(config: Any) -> dict[str, Any]:
-    """A config as plain data, without diffusers' notes to itself."""
+    """A config as plain data, without the private entries of diffusers."""
     return {
         name: list(value) if isinstance(value, tuple) else value
         for name, value in config.items()

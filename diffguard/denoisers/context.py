@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 
 class ClassContext(nn.Module):
-    """What cross-attention is shown of each label: a table of token sequences.
+    """The cross-attention context of each label: a table of token sequences.
 
     Args:
         table: `(labels, tokens, width)`: an embedding of the label (one token), or the encoded

@@ -1,4 +1,4 @@
-"""A diffusion model of the user's own: a module with the methods of `Denoiser`, by import path."""
+"""A user's diffusion model: a module with the methods of `Denoiser`, by import path."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _MEMBERS = (
 
 
 def is_own(network: str) -> bool:
-    """Whether a network's name is the import path of a class, and not a class of diffusers."""
+    """Whether a network's name is the import path of a class, not a diffusers class."""
     return "." in network
 
 
@@ -42,12 +42,12 @@ def build_any_denoiser(
     trusted: str | Collection[str] = (),
     states: Mapping[str, Mapping[str, Tensor]] | None = None,
 ) -> Any:
-    """Build a diffusion model of diffusers or of the user's own, with the weights it is born with.
+    """Build a diffusion model of diffusers or of the user, with its initial weights.
 
     Args:
         spec: What to build.
         trusted: Import paths that the user has named.
-        states: See `build_denoiser`; a class of the user's own is built as it comes.
+        states: See `build_denoiser`; not used for a user's class.
 
     Raises:
         UserError: For a class that is not trusted or cannot be built.
@@ -58,7 +58,7 @@ def build_any_denoiser(
 
 
 def build_own_denoiser(path: str, kwargs: Mapping[str, Any], trusted: str | Collection[str]) -> Any:
-    """Build a denoiser of the user's own; it is an `nn.Module` and follows `Denoiser`.
+    """Build a user's denoiser; it is an `nn.Module` and follows `Denoiser`.
 
     Args:
         path: Import path of its class.
@@ -66,7 +66,7 @@ def build_own_denoiser(path: str, kwargs: Mapping[str, Any], trusted: str | Coll
         trusted: Import paths that the user has named.
 
     Raises:
-        UserError: For a class that is not trusted, cannot be built or is no denoiser.
+        UserError: For a class that is not trusted, cannot be built or is not a denoiser.
     """
     cls = import_class(path, trusted)
     if path not in consented(trusted):
@@ -76,24 +76,24 @@ def build_own_denoiser(path: str, kwargs: Mapping[str, Any], trusted: str | Coll
     except UserError:
         raise
     except Exception as error:
-        # Constructors of others raise what they like.
+        # Constructors of users may raise any exception.
         raise UserError(f"denoiser {path} cannot be built: {reason_of(error)}") from error
     lacking = [name for name in _MEMBERS if not hasattr(denoiser, name)]
     if not lacking and not isinstance(denoiser.schedule, NoiseSchedule):
         lacking = ["schedule of the class NoiseSchedule"]
     if lacking:
         raise UserError(
-            f"{path} is no denoiser, it has no {', '.join(lacking)}: expected the attributes and "
-            "methods of diffguard.diffusion.denoiser.Denoiser"
+            f"{path} is not a denoiser, it has no {', '.join(lacking)}: expected the attributes "
+            "and methods of diffguard.diffusion.denoiser.Denoiser"
         )
     return denoiser.eval()
 
 
 def load_own_weights(denoiser: nn.Module, file: str, path: str) -> None:
-    """Load a state dict into a denoiser of the user's own, strictly.
+    """Load a state dict into a user's denoiser, strictly.
 
     Args:
-        denoiser: Where the weights go.
+        denoiser: The denoiser to load them into.
         file: The file; it is read as data.
         path: Import path of the denoiser, for error lines.
 
@@ -118,10 +118,10 @@ def weight_parts(denoiser: Any) -> dict[str, nn.Module]:
 
 
 def cast_weights(denoiser: Any, dtype: torch.dtype) -> None:
-    """Bring a denoiser's weights to a floating dtype, where they are not float32 anyway.
+    """Convert a denoiser's weights to a floating dtype; float32 changes nothing.
 
     Raises:
-        UserError: For a denoiser of the user's own that has no method `cast`.
+        UserError: For a user's denoiser without a method `cast`.
     """
     if dtype == torch.float32:
         return

@@ -19,8 +19,8 @@ from diffguard.images import convert_channels, resize_to, to_image_range, to_mod
 class LatentDenoiser(DiffusersDenoiser):
     """A diffusion model on the latents of an autoencoder; follows the `Denoiser` protocol.
 
-    Encoding is deterministic: the mode of a variational autoencoder, the unquantised latent of a
-    VQ one. Decoding quantises where the autoencoder does.
+    Encoding is deterministic: the mode of a variational autoencoder, or the unquantized latent of
+    a VQ one. Decoding quantizes if the autoencoder does.
 
     Args:
         network: `UNet2DConditionModel` (labels as class embeddings, or with `context`),
@@ -31,11 +31,11 @@ class LatentDenoiser(DiffusersDenoiser):
         image_channels: Channels of the working images, 1 or 3.
         num_classes: Number of classes; None for an unconditional model.
         null_class: Label that means "no label"; None if the model has none.
-        context: What cross-attention is shown of each label; None passes labels to the network.
-        scale_factor: Factor from the autoencoder's latents to the network's; None is the one in
-            the autoencoder's config.
-        antialias: Whether resizing low-passes when it shrinks.
-        slice_size: Images that pass the autoencoder at once, which bounds its memory.
+        context: The cross-attention context of each label; None passes labels to the network.
+        scale_factor: Factor from the autoencoder's latents to the network's; defaults to the one
+            in the autoencoder's config.
+        antialias: Whether shrinking applies a low-pass filter.
+        slice_size: Images per call of the autoencoder, which limits its memory.
 
     Raises:
         UserError: If autoencoder and network have different latents, or the network has
@@ -104,7 +104,7 @@ class LatentDenoiser(DiffusersDenoiser):
         return found if self.context is None else {**found, "context": self.context}
 
     def cast(self, dtype: torch.dtype) -> None:
-        """See `DiffusersDenoiser.cast`; an autoencoder that overflows in float16 stays as it is."""
+        """See `DiffusersDenoiser.cast`; an autoencoder that overflows in float16 is unchanged."""
         config: Any = self.autoencoder.config
         for part in self.parts().values():
             if not (
@@ -113,7 +113,7 @@ class LatentDenoiser(DiffusersDenoiser):
                 part.to(dtype)
 
     def freeze_first_stage(self) -> None:
-        """Keep what is not trained with the network: the autoencoder, and encoded prompts.
+        """Freeze the parts that are not trained: the autoencoder, and encoded prompts.
 
         A context of one token is an embedding of the labels, which is trained.
         """

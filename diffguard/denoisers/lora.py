@@ -1,7 +1,7 @@
 r"""Low-rank adaptation of a diffusion model (LoRA; Hu et al., 2022), through peft.
 
-A layer's weight W stays as it is, and a product of two thin matrices is learned beside it:
-$W + \frac{\alpha}{r} B A$ with B zero at first. Merged, the model is an ordinary one again.
+A layer's weight W does not change; the product of two thin matrices is learned in addition:
+$W + \frac{\alpha}{r} B A$, where B starts at zero. After merging, the model is an ordinary one.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ from torch import nn
 from diffguard.denoisers.base import DiffusersDenoiser
 from diffguard.errors import UserError
 
-# The projections of attention, under the names that all families of diffusers share.
+# The attention projections, by the names that all diffusers families share.
 TARGETS = ("to_q", "to_k", "to_v", "to_out.0")
 
 
 def add_lora(
     denoiser: DiffusersDenoiser, rank: int, alpha: float, targets: Sequence[str] = TARGETS
 ) -> None:
-    """Put adapters into a denoiser's network; only they are trained from then on.
+    """Add adapters to a denoiser's network; after this only they are trained.
 
     Args:
         denoiser: The model.
         rank: Rank r of the adapters, at least 1.
         alpha: Scale α.
-        targets: Ends of the names of the layers that get one, linear or convolutional.
+        targets: Name suffixes of the layers that get an adapter, linear or convolutional.
 
     Raises:
         UserError: If peft is not installed, or no layer has such a name.
@@ -52,7 +52,7 @@ def add_lora(
 
 
 def save_lora(denoiser: DiffusersDenoiser, folder: Path) -> None:
-    """Write the adapters alone, in peft's format: `adapter_config.json` and safetensors."""
+    """Write only the adapters, in peft's format: `adapter_config.json` and safetensors."""
     from safetensors.torch import save_file
 
     peft, network = _peft(), denoiser.network
@@ -66,7 +66,7 @@ def save_lora(denoiser: DiffusersDenoiser, folder: Path) -> None:
 
 
 def merge_lora(denoiser: DiffusersDenoiser) -> None:
-    """Add the adapters to the weights and take them out: an ordinary model remains."""
+    """Merge the adapters into the weights and remove them."""
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     network = denoiser.network

@@ -1,4 +1,4 @@
-"""The network classes that a diffusion model may name, and the arguments that diffusers takes."""
+"""The network classes that a diffusion model may use, and the arguments that diffusers accepts."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def module_class(name: str, known: tuple[str, ...]) -> Any:
     """A network's or autoencoder's class by name.
 
     Raises:
-        UserError: For one that is not known here.
+        UserError: For an unknown class.
     """
     if name not in known:
         raise UserError(
@@ -31,7 +31,7 @@ def module_class(name: str, known: tuple[str, ...]) -> Any:
 
 
 def argument_names(name: str) -> list[str] | None:
-    """Names of the arguments of a class of diffusers; None if diffusers has no such class."""
+    """Names of the arguments of a diffusers class; None if diffusers has no such class."""
     import diffusers
 
     cls = getattr(diffusers, name, None)

@@ -29,16 +29,16 @@ class PixelDenoiser(DiffusersDenoiser):
         image_channels: See `DiffusersDenoiser`.
         num_classes: See `DiffusersDenoiser`.
         null_class: See `DiffusersDenoiser`.
-        fit: How images of another size reach the network's: `resize` (bilinear) or `pad` (black
-            all around).
+        fit: How images are brought to the network's size: `resize` (bilinear) or `pad` (with
+            black).
         antialias: See `DiffusersDenoiser`.
-        patch: Side p of the squares of pixels that one position of a state holds: a state has p²
-            times the channels of an image and 1/p of its side, so that a pass costs about 1/p².
+        patch: Side p of the squares of pixels that become one position of a state. A state has p²
+            times the channels of an image and 1/p of its side, so a pass costs about 1/p².
 
     Attributes:
         pixel_channels: Channels of the images that the network was trained on, 1 or 3.
         pixel_size: Side of these images.
-        preview_size: Side of what `preview` gives.
+        preview_size: Side of the images of `preview`.
 
     Raises:
         UserError: For images that cannot be padded, or a network whose channels do not fit `patch`.
@@ -85,14 +85,14 @@ class PixelDenoiser(DiffusersDenoiser):
         return x if self.patch == 1 else F.pixel_unshuffle(x, self.patch)
 
     def to_working_size(self, z: Tensor) -> Tensor:
-        """States `(N, p²C, s, s)` to the size of the images, range as it is."""
+        """States `(N, p²C, s, s)` to the size of the images, without a change of range."""
         x = self._to_pixels(z)
         if self.fit == "pad":
             return F.pad(x, tuple(-p for p in self._padding()))
         return resize_to(x, (self.image_size, self.image_size), antialias=self.antialias)
 
     def decode(self, z: Tensor) -> Tensor:
-        """States to images in [0, 1]; what a model leaves outside the range is clamped."""
+        """States to images in [0, 1]; values outside the range are clamped."""
         images = to_image_range(self.to_working_size(z))
         return convert_channels(images, self.image_channels)
 
@@ -104,8 +104,8 @@ class PixelDenoiser(DiffusersDenoiser):
     def place_mask(self, mask: Tensor) -> Tensor:
         """Bring a mask over the images to the states' positions.
 
-        It is resized (nearest neighbor) or padded as images are; a position that holds several
-        pixels is in the mask where any of them is.
+        It is resized (nearest neighbor) or padded like the images; a position with several pixels
+        is in the mask if any of them is.
         """
         if self.fit == "pad":
             mask = F.pad(mask, self._padding(), value=False)

@@ -1,7 +1,7 @@
-"""A pre-trained diffusion model that a checkpoint refers to instead of holding a copy of it.
+"""A pre-trained diffusion model that a checkpoint refers to instead of storing a copy.
 
-The reference is where the model lies, what was said of it, and a hash of its files, so that no
-other model takes its place unnoticed.
+The reference consists of the model's location, its options, and a hash of its files, so that a
+different model in its place is detected.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from diffguard.denoisers.formats.folder import AUTOENCODER_FOLDERS, CONTEXT, NET
 from diffguard.denoisers.formats.hub import cached, fetch
 from diffguard.errors import UserError
 
-# Above this many weights a model is referred to, unless the config says otherwise.
+# Larger models are referred to by default.
 LARGE = 100_000_000
 
 
@@ -26,17 +26,17 @@ def refer(path: str, options: CheckpointOptions, folder: Path) -> dict[str, Any]
     """A reference to a model, as plain data.
 
     Args:
-        path: Checkpoint file, folder of diffusers or hub id.
-        options: What it was loaded with.
-        folder: Folder of the file that will hold the reference. A model inside it is named
-            relative to it, so that both can be moved together.
+        path: Checkpoint file, diffusers folder or hub id.
+        options: The options it was loaded with.
+        folder: Folder of the file that will store the reference. The path of a model inside it is
+            relative, so that both can be moved together.
     """
     place, inside = Path(path), False
     if place.exists():
         inside = place.resolve().is_relative_to(folder.resolve())
         place = place.resolve()
         path = str(place.relative_to(folder.resolve()) if inside else place)
-    # What is made of the names, the checkpoint holds itself.
+    # The checkpoint stores the encoded names itself.
     kept = {k: v for k, v in asdict(options).items() if k not in ("class_names", "prompt")}
     return {
         "path": path,
@@ -52,12 +52,12 @@ def load_reference(
     """Load the model that a reference names.
 
     Args:
-        reference: What `refer` gave.
-        folder: Folder of the file that holds it.
-        instead: Where the model lies now, if it was moved.
+        reference: Result of `refer`.
+        folder: Folder of the file that stores it.
+        instead: The model's new location, if it was moved.
 
     Raises:
-        UserError: If the model is not there, or is not the one that was referred to.
+        UserError: If the model is missing, or is a different one.
     """
     inside: bool = reference["inside"]
     if inside and (Path(reference["path"]).is_absolute() or ".." in Path(reference["path"]).parts):
@@ -73,7 +73,7 @@ def load_reference(
                 f"{path} does not exist: the detector refers to the diffusion model there; name "
                 "the place it was moved to with --diffusion_model"
             )
-        # A file may name a model of the hub; only the user may have it fetched.
+        # A file may name a hub model, but only the user may have it downloaded.
         place = fetch(path) if instead else cached(path)
     found = model_hash(place)
     if found != reference["sha256"]:
@@ -86,7 +86,7 @@ def load_reference(
 
 
 def model_hash(path: Path) -> str:
-    """SHA-256 of a checkpoint file, or over the files of a folder that define the network."""
+    """SHA-256 of a checkpoint file, or of the files in a folder that define the network."""
     if path.is_file():
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()

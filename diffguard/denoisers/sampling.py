@@ -20,14 +20,14 @@ def draw_samples(
     scale: float = 2.0,
     seed: int = 0,
 ) -> Tensor:
-    """Sample images by DDIM from noise that depends on the seed alone.
+    """Sample images by DDIM from noise that depends only on the seed.
 
     Args:
         denoiser: The model, in evaluation mode.
-        labels: `(N,)` int64 classes on the model's device; a model without classes reads only how
-            many there are.
+        labels: `(N,)` int64 classes on the model's device; for a model without classes, only
+            their number is used.
         steps: DDIM steps.
-        scale: Scale of the classifier-free guidance, where the model has a null class.
+        scale: Scale of classifier-free guidance, if the model has a null class.
         seed: Seed of the noise.
 
     Returns:

@@ -15,7 +15,7 @@ Fit = Literal["resize", "pad"]
 
 @dataclass
 class DiffusionSpec:
-    """What a diffusion model is, apart from its weights.
+    """Description of a diffusion model, apart from its weights.
 
     Attributes:
         network: Class of the network, one of `NETWORKS`.
@@ -25,13 +25,13 @@ class DiffusionSpec:
         image_channels: Channels of the working images.
         num_classes: Number of classes; None for an unconditional model.
         null_class: Label that means "no label"; None if there is none.
-        fit: How images reach a pixel model's size: `resize` or `pad`.
-        antialias: Whether `resize` low-passes when it shrinks.
+        fit: How images are brought to a pixel model's size: `resize` or `pad`.
+        antialias: Whether shrinking applies a low-pass filter.
         autoencoder: Class of a latent model's autoencoder, one of `AUTOENCODERS`.
         autoencoder_config: Its diffusers config.
-        context: Shape `[labels, tokens, width]` of what cross-attention is shown of each label.
-        slice_size: Images that pass the autoencoder at once: 1 or a multiple of 8.
-        patch: Side of the squares of pixels that a position of a pixel model's state holds.
+        context: Shape `[labels, tokens, width]` of the cross-attention context of the labels.
+        slice_size: Images per call of the autoencoder: 1 or a multiple of 8.
+        patch: Side in pixels of the squares that a pixel model rearranges into channels.
     """
 
     network: str

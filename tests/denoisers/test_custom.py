@@ -99,7 +99,7 @@ class NoSchedule(NoNoise):
         ("none.Denoiser", {}, "cannot be imported"),
         (f"{__name__}.PAGE", {}, "is not a torch.nn.Module class"),
         (CLASS, {"width": 3}, "cannot be built: .*unexpected keyword argument"),
-        (f"{__name__}.NoNoise", {}, "is no denoiser, it has no predict_noise: expected"),
+        (f"{__name__}.NoNoise", {}, "is not a denoiser, it has no predict_noise: expected"),
         (f"{__name__}.NoSchedule", {}, "has no schedule of the class NoiseSchedule"),
     ],
 )
