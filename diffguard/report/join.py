@@ -1,7 +1,7 @@
 """Several scored runs of the same data as one table, and fusions of their scores.
 
 Rows are joined on (set, index). A score that several runs have with the same values stays one
-column; where the values differ, each gets the name of its run behind it, as in `diffguard (b)`.
+column; if the values differ, each is suffixed with the name of its run, as in `diffguard (b)`.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ def join_runs(runs: Sequence[ScoredRun]) -> ScoredRun:
 
     An image that one run could not read is left out for all, so that all scores are compared on the
     same images. Predictions, labels and groups are those of the first run. Steps and network passes
-    belong to a run, not to an image: they are told in `settings["runs"]`.
+    belong to a run, not to an image: they are recorded in `settings["runs"]`.
 
     Args:
         runs: One run or more.
 
     Returns:
-        The only run as it is, or the joined one.
+        The only run unchanged, or the joined run.
 
     Raises:
         UserError: If the runs are not of the same data, naming the first difference.
@@ -72,10 +72,10 @@ def join_runs(runs: Sequence[ScoredRun]) -> ScoredRun:
 
 
 def add_fusions(run: ScoredRun, fusions: Mapping[str, Sequence[str]]) -> ScoredRun:
-    """Add fusions of scores: the mean of their surprises on the ID validation images.
+    """Add fusions of scores: the mean of their negative log p-values on ID validation images.
 
     Args:
-        run: What was scored, with its calibration.
+        run: The scored run, with its calibration.
         fusions: Name -> the scores to fuse; the new score is called `fusion/<name>`, and its AUROC
             is compared with that of each of them.
 
@@ -83,7 +83,7 @@ def add_fusions(run: ScoredRun, fusions: Mapping[str, Sequence[str]]) -> ScoredR
         The run with the new columns.
 
     Raises:
-        UserError: If a name is taken, a score or its calibration is missing, or less than two
+        UserError: If a name is taken, a score or its calibration is missing, or fewer than two
             scores are named.
     """
     scores = dict(run.table.scores)
@@ -122,7 +122,7 @@ def run_labels(folders: Sequence[Path]) -> list[str]:
 
 
 def _differing_names(tables: Sequence[ScoreTable]) -> set[str]:
-    """Names of scores of which several tables have different values."""
+    """Names of scores whose values differ between tables."""
     differing = set()
     for name in {name for table in tables for name in table.scores}:
         first, *others = [table.scores[name] for table in tables if name in table.scores]

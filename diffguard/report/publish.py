@@ -1,4 +1,4 @@
-"""What an evaluation shows: tables, files, TensorBoard, verdicts on a folder of images.
+"""Output of an evaluation: tables, files, TensorBoard, verdicts on a folder of images.
 
 Nothing here needs a model but the verdicts, which need the detector's calibration.
 """
@@ -36,7 +36,7 @@ def report(
     """Write and print the results of a scored run, and draw its figures.
 
     Args:
-        run: What was scored.
+        run: The scored run.
         output: Folder for `results.json`, `results.csv`, `results.md` and `figures/`.
         tensorboard: TensorBoard folder; the evaluation gets its own part.
         metrics: See `diffguard.report.summary.summarise`.
@@ -78,7 +78,7 @@ def report(
 def report_again(
     folders: Sequence[Path], fusions: Mapping[str, Sequence[str]], output: Path
 ) -> dict[str, Any]:
-    """Make results anew from evaluation folders alone, without any model.
+    """Compute results again from evaluation folders alone, without any model.
 
     Args:
         folders: Evaluation folders; several are joined, see `diffguard.report.join`.
@@ -94,7 +94,7 @@ def report_again(
 
 
 def _tag(name: str) -> str:
-    """A name as TensorBoard can hold it."""
+    """A name that TensorBoard accepts."""
     return printable(name).replace(" ", "_")
 
 

@@ -1,13 +1,13 @@
-"""An evaluation folder as it lies on disk: all that results are made from, without any model.
+"""An evaluation folder on disk: everything results are computed from, without a model.
 
-| file | what it holds |
+| file | contents |
 | --- | --- |
 | `scores.csv` | the score table |
-| `manifest.json` | what it belongs to: sets with their groups, seed, settings |
+| `manifest.json` | the run it belongs to: sets with their groups, seed, settings |
 | `calibration.csv` | scores of the ID validation images, from which normalization comes |
-| `run.json` | what results tell of the run: config, versions, device, absent sets; digests |
+| `run.json` | what results report about the run: config, versions, device, absent sets; digests |
 | `contents.npy` | a hash per image, by which another image of the same name is recognized |
-| `timing.jsonl` | what it cost |
+| `timing.jsonl` | its cost |
 """
 
 from __future__ import annotations
@@ -60,18 +60,18 @@ class ScoredRun:
         folder: Its evaluation folder.
         table: The score table.
         groups: Set name -> `id`, `near` or `far`.
-        sets: Set name -> what the manifest says of it: number of images, fingerprint.
+        sets: Set name -> its entry in the manifest: number of images, fingerprint.
         seed: Seed of the run.
-        calibration: Score -> `(n,)` float64 of the ID validation images; empty where the folder has
+        calibration: Score -> `(n,)` float64 of the ID validation images; empty if the folder has
             none.
         settings: What results tell of the run.
         absent: Sets that were asked for and not there, with the reason.
-        cost: Images per second and fill of the batches, where the folder tells.
+        cost: Images per second and fill of the batches, if the folder records them.
         headline: Scores of which figures are drawn.
         comparisons: Pairs (score, against) whose AUROC is compared.
-        remarks: What a reader of the results must know.
-        contents: `(N,)` int64 in the order of the table, different where an image is another one;
-            None if the folder does not tell.
+        remarks: Remarks for readers of the results.
+        contents: `(N,)` int64 in the order of the table, a hash that differs for another image;
+            None if the folder does not record it.
     """
 
     folder: Path
@@ -94,7 +94,7 @@ def read_run(folder: Path, table: ScoreTable | None = None) -> ScoredRun:
 
     Args:
         folder: The output folder of an evaluation.
-        table: Its score table, where it was read before.
+        table: Its score table, if it was already read.
 
     Raises:
         UserError: If the folder is no evaluation, its images are not all scored, or a file is
@@ -114,7 +114,7 @@ def read_run(folder: Path, table: ScoreTable | None = None) -> ScoredRun:
     told = _read_told(folder) or {"settings": manifest, "absent": {}}
     _check_digests(folder, told.get("digests", {}))
     _check_rows(folder, table, manifest["sets"])
-    # An earlier format knew images by their size.
+    # An earlier format identified images by their size.
     contents = read_contents(folder) if manifest.get("format") == FORMAT else None
     if contents is not None and len(contents) != len(table):
         raise UserError(
@@ -144,7 +144,7 @@ def keep_run(
     settings: Mapping[str, Any],
     absent: Mapping[str, str],
 ) -> None:
-    """Write `calibration.csv` and `run.json` beside a merged score table.
+    """Write `calibration.csv` and `run.json` next to a merged score table.
 
     Args:
         folder: The evaluation folder.
@@ -164,7 +164,7 @@ def keep_run(
 
 
 def _digests(folder: Path) -> dict[str, str]:
-    """SHA-256 of the files that results are made from; of those that are there."""
+    """SHA-256 of the existing files that results are computed from."""
     digests = {}
     for name in _DIGESTED:
         try:

@@ -1,6 +1,6 @@
-"""From the score table to results: metrics, intervals, comparisons, and the files that keep them.
+"""From the score table to results: metrics, intervals, comparisons, and the files that store them.
 
-Everything here is a pure function of the table, so results can be made anew at any time.
+Everything here is a pure function of the table, so results can be computed again at any time.
 """
 
 from __future__ import annotations
@@ -68,13 +68,13 @@ def summarise(
 
     Args:
         table: The merged score table. Rows with an error are counted and left out.
-        groups: Set name -> `"id"` (one set), `"near"` or `"far"`; other sets are left aside.
+        groups: Set name -> `"id"` (one set), `"near"` or `"far"`; other sets are ignored.
         score_names: Which scores to report, in this order; all of the table by default.
         comparisons: Pairs (score, against) of reported scores, whose AUROC is compared on the same
             bootstrap draws.
-        cost: What the caller measured, such as `images_per_second`; kept as it is.
-        settings: Configuration, versions and hashes of the run; kept as they are.
-        absent: OOD sets of the config that were not there, name -> reason; named with the table.
+        cost: Measurements of the caller, such as `images_per_second`; stored unchanged.
+        settings: Configuration, versions and hashes of the run; stored unchanged.
+        absent: OOD sets of the config that were missing, name -> reason; listed with the table.
         seed: Seed of the bootstrap.
         draws: Number of bootstrap draws.
         metrics: (score, OOD set) -> its metrics, where processes have computed them together
@@ -102,7 +102,7 @@ def summarise(
     id_rows = table.rows(id_set)
     id_values = _values(table, id_rows, names)
 
-    # One way for all sets, as their means need the same draws of ID images.
+    # All sets share one path, because their means need the same draws of ID images.
     largest = max(len(table.rows(name)) for sets in members.values() for name in sets)
     exact = len(id_rows) + largest <= EXACT_ROWS
 
@@ -148,7 +148,7 @@ def write_results(folder: Path, results: Mapping[str, Any]) -> None:
     """Write `results.json`, `results.csv` (its rows) and `results.md` (its tables).
 
     Args:
-        folder: Where to write; made where it is missing.
+        folder: Output folder; created if it is missing.
         results: What `summarise` returned.
 
     Raises:
@@ -248,7 +248,7 @@ def _compare(name: str, against: str, cell: _Cell, other: _Cell) -> dict[str, An
 
 
 def passes_per_image(table: ScoreTable) -> dict[str, float]:
-    """Mean `network_passes_per_image`; nothing where no row tells."""
+    """Mean `network_passes_per_image`; empty if no row records it."""
     passes = table.network_passes[table.valid & (table.network_passes >= 0)]
     return {"network_passes_per_image": float(passes.mean())} if len(passes) else {}
 

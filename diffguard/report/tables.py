@@ -1,4 +1,4 @@
-"""Results as tables for people: what the cells say, and the Markdown form. Figures are percent."""
+"""Results as tables for people: cells and their Markdown form. Figures are percentages."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ LEGEND = (
 
 @dataclass(frozen=True)
 class Kind:
-    """A column that every group has; `merit` tells the best cell, None marks no best."""
+    """A column that every group has; `merit` determines the best cell, None marks none."""
 
     title: str
     head: str
@@ -56,7 +56,7 @@ class Group:
     kinds: Sequence[Kind] = KINDS
 
     def split(self) -> list[Group]:
-        """The same group in pieces of one heading each."""
+        """The group, split into parts with one heading each."""
         titles = dict.fromkeys(kind.title for kind in self.kinds)
         parts = [[kind for kind in self.kinds if kind.title == title] for title in titles]
         return [replace(self, kinds=part) for part in parts]
@@ -85,7 +85,7 @@ def make_groups(results: Mapping[str, Any]) -> list[Group]:
 
 
 def make_notes(results: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """What stands below the table, as (label, text): accuracy, cost, comparisons, left out."""
+    """Notes below the table, as (label, text): accuracy, cost, comparisons, left out."""
     known, cost = results["id"], results["cost"]
     images = f"{known['dataset']}, {known['n']:,} images"
     notes = [("ID accuracy", f"{percent(known['accuracy'], 2)} % ({images})")]
@@ -140,7 +140,7 @@ def to_markdown(results: Mapping[str, Any]) -> str:
 
 
 def percent(value: float, digits: int = 1) -> str:
-    """A fraction as percent; exactly full ones in three characters."""
+    """A fraction as a percentage; exactly 100% takes three characters."""
     text = f"{100 * value:.{digits}f}"
     return "100" if text.startswith("100.") else text
 

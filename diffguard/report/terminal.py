@@ -1,7 +1,7 @@
 """Results on the terminal.
 
 A row per score and a column group per OOD set, with the means over the near and the far sets at the
-end. Where the groups do not fit side by side the table is folded: as many as fit, the next below.
+end. If the groups do not fit side by side, the table is folded: the rest follows below.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def print_table(results: Mapping[str, Any], console: Console | None = None) -> N
 
     Args:
         results: What `report.summarise` returned.
-        console: Where to print, with its width; by default the standard output, folded to the
+        console: Console and its width; by default the standard output, folded to the
             width of the terminal, or to 120 columns when the output is a file or a pipe.
     """
     console = console or Console(width=None if sys.stdout.isatty() else _PIPE_WIDTH)
@@ -116,13 +116,13 @@ def _width(group: Group) -> int:
 
 
 def _family(name: str) -> str:
-    """Post-hoc baselines, DiffGuard's distances and the fusions are set apart by a line."""
+    """A line separates post-hoc baselines, DiffGuard's distances and the fusions."""
     head = name.partition(" (")[0].split("/")[0].removesuffix("_baselines")
     return head if head in ("diffguard", "fusion") else ""
 
 
 def _encodable(text: Text, console: Console) -> Text:
-    """The text as the output can hold it: a week's run must not end on a dash."""
+    """The text in the encoding of the output: a long run must not fail because of a dash."""
     plain = text.plain.translate(_ASCII) if console.options.ascii_only else text.plain
     plain = printable(plain, console.encoding)
     return text if plain == text.plain else Text(plain)

@@ -64,7 +64,7 @@ class OODMetrics(Metric):
         self.labels.append(labels.detach().double())
 
     def compute(self) -> dict[str, Tensor]:
-        """Compute the metrics over everything that was added, on all processes."""
+        """Compute the metrics over all added batches, on all processes."""
         none = torch.empty(0, dtype=torch.float64)
         # After synchronization a state is one tensor, before it a list.
         scores = dim_zero_cat(self.scores) if len(self.scores) else none
@@ -85,7 +85,7 @@ def synchronised_metrics(
     world_size: int,
     device: torch.device | str = "cpu",
 ) -> dict[tuple[str, str], dict[str, float]]:
-    """Metrics of a table of which every process feeds its share of the rows, all at once.
+    """Metrics of a table, computed together: every process adds its share of the rows.
 
     Every process calls this with the same table and gets the same figures, which are those of one
     process.

@@ -31,7 +31,7 @@ def report_images(
         output: Folder to write to.
         calibration: The detector's calibration.
         class_names: Names of the classifier's classes.
-        decision: The score that decides.
+        decision: The decision score.
         accept: Share of ID images that the threshold accepts, in (0, 1).
 
     Returns:

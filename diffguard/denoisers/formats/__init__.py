@@ -1,6 +1,6 @@
-"""Diffusion models as people have them: the paper's own checkpoints, and folders of diffusers.
+"""Loads published diffusion models: the paper's checkpoints, and diffusers folders.
 
-The family of a file is told by the names of its tensors; see `adm`, `ldm` and `ddpm` for each.
+A file's family is detected from the names of its tensors; see `adm`, `ldm` and `ddpm` for each.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ __all__ = [
 _PLAIN = CheckpointOptions()
 _CONVERTERS = {"adm": adm.convert, "ldm": ldm.convert, "ddpm": ddpm.convert}
 _HEADS = {"num_head_channels", "num_heads"}
-# The options that say something of a family, and what the family is called.
+# The options of each family, and the name of the family.
 _OPTIONS = {
     "adm": ("guided-diffusion", {"image_size", "new_attention_order", "noise_schedule", *_HEADS}),
     "ldm": ("latent diffusion", {"image_size", *_HEADS}),
@@ -40,10 +40,10 @@ _OPTIONS = {
 
 
 def detect_family(tensors: Mapping[str, Tensor]) -> str:
-    """Tell the family of a state dict by its names: `adm`, `ldm`, `ddpm` or `classifier`.
+    """Detect the family of a state dict from its names: `adm`, `ldm`, `ddpm` or `classifier`.
 
     Raises:
-        UserError: For names of none of them.
+        UserError: For names of no known family.
     """
     if has(tensors, ldm.UNET):
         return "ldm"
@@ -67,7 +67,7 @@ def convert_tensors(
 
     Args:
         tensors: Name -> tensor, as in the file; they may be on the meta device.
-        options: What the file does not say.
+        options: Hyper-parameters that the file does not contain.
 
     Raises:
         UserError: For another family, a missing option or one without effect, and tensors that do
@@ -111,7 +111,7 @@ def load_diffusion(path: str | Path, options: CheckpointOptions = _PLAIN) -> Dif
 def load_denoiser(
     path: str | Path, options: CheckpointOptions = _PLAIN, **use: Any
 ) -> DiffusersDenoiser:
-    """Load a diffusion model and put its adapter around.
+    """Load a diffusion model and wrap it in its adapter.
 
     Args:
         path: See `load_diffusion`.

@@ -1,9 +1,9 @@
-"""Folders of diffusers, from anyone.
+"""Loads diffusers folders from any source.
 
 A folder has `unet` or `transformer`, `scheduler`, for latent models `vae` or `vqvae`, and for
-Stable Diffusion `text_encoder` and `tokenizer`. Two things diffusers has no place for are ours:
-`class_context` (what cross-attention is shown of each label) and `diffguard.json` (classes, null
-class, image size, and the side of the patches that a pixel model rearranges into channels).
+Stable Diffusion `text_encoder` and `tokenizer`. This project adds two parts that diffusers
+lacks: `class_context` (the cross-attention context of each label) and `diffguard.json` (classes,
+null class, image size, and the side of the patches that a pixel model rearranges into channels).
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _Patch = Annotated[int, Field(ge=1, le=LARGEST_SIDE)]
 
 
 def load_folder(path: str | Path, options: CheckpointOptions) -> DiffusionParts:
-    """Load a folder of diffusers, or fetch it from the hub.
+    """Load a diffusers folder, or download it from the hub.
 
     Args:
         path: A folder, or a hub id `owner/name` where there is no such folder.
@@ -209,11 +209,11 @@ def _load_model(folder: Path, known: tuple[str, ...]) -> Any:
             output_loading_info=True,
         )
     except Exception as error:
-        # Damaged weights and configs surface as many types.
+        # Damaged weights and configs raise many types.
         raise UserError(
             f"{folder.name} cannot be loaded ({reason_of(error)}): is it complete?"
         ) from error
-    # diffusers fills what is missing with random numbers.
+    # diffusers fills missing weights with random numbers.
     for what in ("missing_keys", "unexpected_keys", "mismatched_keys"):
         if report[what]:
             first = sorted(str(key) for key in report[what])[0]
@@ -245,7 +245,7 @@ def _check_size(cls: Any, config: dict[str, Any], folder: Path) -> None:
     except UserError:
         raise
     except Exception as error:
-        # Constructors of others raise what they like.
+        # Constructors of libraries may raise any exception.
         raise UserError(
             f"{folder.name} cannot be loaded ({reason_of(error)}): is it complete?"
         ) from error

@@ -1,4 +1,4 @@
-"""Fetching a model from the Hugging Face hub, where a config names one."""
+"""Downloads a model from the Hugging Face hub if a config names one."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def _hub_id(name: str, prefix: str = "") -> re.Match[str]:
 
 
 def fetch(name: str) -> Path:
-    """Fetch what this project reads of a model, from the cache where it is there.
+    """Download the files of a model that this project reads, or take them from the cache.
 
     Args:
         name: `owner/name`, or `owner/name@revision`.
@@ -48,7 +48,7 @@ def fetch(name: str) -> Path:
         The folder that it lies in.
 
     Raises:
-        UserError: For a name that is no hub id, or where the hub does not give it.
+        UserError: For a name that is not a hub id, or if the hub refuses it.
     """
     match, wanted = _hub_id(name), _wanted()
     try:
@@ -67,13 +67,13 @@ def fetch(name: str) -> Path:
 
 
 def cached(name: str) -> Path:
-    """What was fetched of a model before; the hub is not asked.
+    """The cached files of a model; the hub is not contacted.
 
     Args:
         name: `owner/name`, or `owner/name@revision`.
 
     Raises:
-        UserError: For a name that is no hub id, or a model that is not in the cache.
+        UserError: For a name that is not a hub id, or a model that is not in the cache.
     """
     match = _ID.fullmatch(name)
     try:

@@ -1,4 +1,4 @@
-"""What a checkpoint's file does not say."""
+"""Options for hyper-parameters that a checkpoint file does not contain."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Writing a diffusion model as a folder of diffusers."""
+"""Writes a diffusion model as a diffusers folder."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ def save_folder(
     *,
     text_from: str | Path | None = None,
 ) -> None:
-    """Write a diffusion model as a folder of diffusers, in whole or not at all.
+    """Write a diffusion model as a diffusers folder, atomically.
 
     Args:
         parts: The model.
-        folder: Where to; it may not exist, or be empty.
+        folder: Output folder, new or empty.
         text_from: Folder whose text encoder and tokenizer, where it has them, are copied.
 
     Raises:
@@ -96,7 +96,7 @@ _PIPELINES = {
 
 
 def _write_index(parts: DiffusionParts, folder: Path) -> None:
-    """Name the parts, so that diffusers finds its pipeline for them, where it has one."""
+    """Name the parts, so that diffusers finds its pipeline for them, if it has one."""
     import diffusers
 
     kinds = (type(parts.network).__name__, type(parts.autoencoder).__name__)

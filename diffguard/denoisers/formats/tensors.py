@@ -1,7 +1,7 @@
-"""Filling a network from a file whose tensors have other names.
+"""Fills a network from a file whose tensors have other names.
 
 The direction is from our network to the file: each tensor of the network says where in the file
-it comes from. So what the file lacks, and what nobody asked for, is known by name.
+it comes from. Missing and unused tensors can therefore be reported by name.
 """
 
 from __future__ import annotations
