@@ -59,8 +59,8 @@ def score(
     stop = EarlyStopSettings(thresholds={"psnr": 0.0})
     detector = build(settings(STEPS, baselines=[], early_stop=stop), SIDE, 3, seconds)
     # An image says in its second channel at which level of noise it wants to be left.
-    detector.qualities = {"psnr": lambda state, image: image[:, 1, 0, 0] - state[:, 0, 0, 0]}
-    levels = (1 - detector.plan.alphas).sqrt()
+    detector.method.qualities = {"psnr": lambda state, image: image[:, 1, 0, 0] - state[:, 0, 0, 0]}
+    levels = (1 - detector.method.plan.alphas).sqrt()
     below = torch.cat([levels.new_zeros(1), levels[:-1]])
     wanted = torch.from_numpy(depths_of(count, order)) - 1
     images = torch.full((count, 3, SIDE, SIDE), 0.5)

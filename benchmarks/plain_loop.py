@@ -48,7 +48,7 @@ def score_plainly(detector: Detector, items: Sequence[Item]) -> list[dict[str, f
     Returns:
         The distances of each image, named as in the score table.
     """
-    denoiser, recipe = detector.denoiser, detector.recipe()
+    denoiser, recipe = detector.denoiser, detector.method.recipe()
     assert recipe.steering is not None
     recipe = replace(recipe, steering=TwoPassGuidance(**vars(recipe.steering)))
     images = torch.stack([item.image for item in items]).to(detector.device)
@@ -69,7 +69,7 @@ def _invert(detector: Detector, recipe: Recipe, images: Tensor) -> tuple[list[Te
     latents: list[Tensor] = [clean] * len(images)
     stops = [-1] * len(images)
     thresholds = [threshold for _, threshold in recipe.qualities]
-    states = invert(detector.null_noise, clean, recipe.plan, recipe.max_steps, clip=recipe.clip)
+    states = invert(detector.method.null_noise, clean, recipe.plan, recipe.max_steps, clip=recipe.clip)
     for step, state in enumerate(states):
         seen, before = denoiser.preview(state), denoiser.preview(clean)
         qualities = torch.stack([quality(seen, before) for quality, _ in recipe.qualities])
@@ -86,12 +86,12 @@ def _distances(
     detector: Detector, image: Tensor, guided: Tensor, unguided: Tensor | None
 ) -> dict[str, float]:
     """The distances of one image `(1, C, H, W)` and its reconstructions."""
-    unguided_distances = detector.unguided_distances
-    compared = [*detector.distances.values(), *unguided_distances.values()]
+    unguided_distances = detector.method.unguided_distances
+    compared = [*detector.method.distances.values(), *unguided_distances.values()]
     source, target = _view(detector, image, compared), _view(detector, guided, compared)
     scores = {
         f"diffguard/{name}": float(distance(source, target))
-        for name, distance in detector.distances.items()
+        for name, distance in detector.method.distances.items()
     }
     if unguided is not None:
         source = _view(detector, unguided, list(unguided_distances.values()))
@@ -103,5 +103,5 @@ def _distances(
 def _view(detector: Detector, images: Tensor, distances: Sequence[Distance]) -> Views:
     if all(distance.needs == "images" for distance in distances):
         return Views(images)
-    output = detector.classifier.forward_features(images, detector.layers)
+    output = detector.classifier.forward_features(images, detector.method.layers)
     return Views(images, output.logits, output.features, output.layers)

@@ -16,10 +16,10 @@ from diffguard.classifiers.spec import ClassifierSpec
 from diffguard.denoisers.custom import build_any_denoiser, cast_weights, is_own, weight_parts
 from diffguard.denoisers.scheduler_config import schedule_from_config
 from diffguard.denoisers.spec import DiffusionSpec
-from diffguard.detector import Detector
 from diffguard.diffusion.schedule import NoiseSchedule
 from diffguard.engine.jobs import Job
 from diffguard.engine.reconstructor import Reconstructor
+from diffguard.methods.diffguard import DiffGuard
 from diffguard.settings.detector import DetectorSettings, from_dict, to_dict
 from diffguard.settings.sections import EarlyStopSettings
 from diffguard.storage.rebuilding import WithoutWeights
@@ -160,10 +160,10 @@ def _count_passes(
     }
     bare = replace(from_dict(plain), early_stop=EarlyStopSettings())
     noisy = nn.Identity() if settings.guidance.classifier == "noisy" else None
-    detector = Detector(
+    method = DiffGuard(
         classifier, denoiser, bare, image_size=1, image_channels=1, noisy_classifier=noisy
     )
-    recipe = detector.recipe()
+    recipe = method.recipe()
     if recipe.steering is not None:
         recipe = replace(recipe, steering=replace(recipe.steering, classify=_two_classes, crops=0))
     stops_early = bool(settings.early_stop.thresholds)

@@ -10,23 +10,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from diffguard.batching import fixed_batch_size, padded
-from diffguard.classifiers.classifier import Classifier, ClassifierOutput
+from diffguard.batching import fixed_batch_size
+from diffguard.classifiers.classifier import Classifier
 from diffguard.diffusion.denoiser import Denoiser
-from diffguard.diffusion.guidance import classifier_free
-from diffguard.diffusion.plan import SamplingPlan
 from diffguard.engine.acceleration import accelerate
-from diffguard.engine.classifier_guidance import ClassifierSteering
-from diffguard.engine.jobs import Quality, Recipe
 from diffguard.errors import UserError
 from diffguard.images import check_images, to_working_size
-from diffguard.methods.checks import check_models, check_unlabelled
+from diffguard.methods.checks import check_unlabelled
+from diffguard.methods.diffguard import DiffGuard
 from diffguard.methods.items import Item, Scored
-from diffguard.methods.stream import ScoreStream, views_of
+from diffguard.methods.stream import ScoreStream
 from diffguard.scores.baselines import Baselines, Reference
 from diffguard.scores.calibration import Calibration
-from diffguard.scores.distances import Distance, Views, build_distance
-from diffguard.settings.checks import check_settings
 from diffguard.settings.detector import DetectorSettings, score_names
 
 
@@ -82,21 +77,17 @@ class Detector(nn.Module):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        self.classifier = classifier.eval().requires_grad_(requires_grad=False)
-        self.denoiser = denoiser
-        if isinstance(denoiser, nn.Module):
-            denoiser.eval().requires_grad_(requires_grad=False)
-        self.settings = settings
-        self.image_size = image_size
-        self.image_channels = image_channels
+        self.method = DiffGuard(
+            classifier,
+            denoiser,
+            settings,
+            image_size=image_size,
+            image_channels=image_channels,
+            noisy_classifier=noisy_classifier,
+            seed=seed,
+        )
         self.reference = reference
         self.calibration = calibration
-        self.noisy_classifier = noisy_classifier
-        if noisy_classifier is not None:
-            noisy_classifier.eval().requires_grad_(requires_grad=False)
-        self.seed = seed
-        check_settings(settings, image_size)
-        check_models(settings, classifier, denoiser, noisy_classifier)
         self.baselines = Baselines(
             settings.baselines,
             reference,
@@ -104,13 +95,6 @@ class Detector(nn.Module):
             knn_k=settings.knn_k,
             vim_dim=settings.vim_dim,
         )
-        self._measures = nn.ModuleDict()
-        self.distances = {name: self._measure(name) for name in settings.distances}
-        self.unguided_distances = {name: self._measure(name) for name in settings.unguided}
-        # Built now, so that `to(device)` takes their networks along.
-        self.qualities = {name: self._quality(name) for name in settings.early_stop.thresholds}
-        every = [*self.distances.values(), *self.unguided_distances.values()]
-        self.layers = sorted({d.layer for d in every if d.layer is not None})
 
     @classmethod
     def load(
@@ -135,44 +119,44 @@ class Detector(nn.Module):
         return super().train(mode=False)
 
     @property
+    def classifier(self) -> Classifier:
+        """The protected classifier."""
+        return self.method.classifier
+
+    @property
+    def denoiser(self) -> Denoiser:
+        """The diffusion model."""
+        return self.method.denoiser
+
+    @property
+    def noisy_classifier(self) -> nn.Module | None:
+        """The classifier of noisy images, if there is one."""
+        return self.method.noisy_classifier
+
+    @property
+    def settings(self) -> DetectorSettings:
+        """The settings that define the score."""
+        return self.method.settings
+
+    @property
+    def image_size(self) -> int:
+        """Side of the working images in pixels."""
+        return self.method.image_size
+
+    @property
+    def image_channels(self) -> int:
+        """Channels of the working images, 1 or 3."""
+        return self.method.image_channels
+
+    @property
+    def seed(self) -> int:
+        """Seed of the randomness that belongs to each image."""
+        return self.method.seed
+
+    @property
     def device(self) -> torch.device:
-        """Where the classifier's weights are."""
-        return next(self.classifier.parameters()).device
-
-    @property
-    def plan(self) -> SamplingPlan:
-        """The respaced timesteps."""
-        s = self.settings.sampler
-        return SamplingPlan.build(
-            self.denoiser.schedule, s.steps, s.spacing, s.pairing, s.first_level
-        )
-
-    @property
-    def max_steps(self) -> int:
-        """Most inversion steps of an image."""
-        return self.settings.inversion.most_steps(len(self.plan))
-
-    def recipe(self) -> Recipe:
-        """How to reconstruct, resolved from the settings."""
-        settings, guidance = self.settings, self.settings.guidance
-        thresholds = settings.early_stop.thresholds
-        return Recipe(
-            plan=self.plan,
-            max_steps=self.max_steps,
-            clip=settings.sampler.clip,
-            inversion=settings.inversion.condition,
-            inversion_scale=settings.inversion.scale,
-            qualities=[
-                (quality, thresholds[name])
-                for name, quality in self.qualities.items()
-                if thresholds[name] is not None
-            ],
-            scale=guidance.scale,
-            steering=self._steering() if guidance.kind == "classifier" else None,
-            unguided=bool(settings.unguided),
-            extra_start=guidance.extra_start,
-            skip=guidance.skip,
-        )
+        """The device of the classifier's weights."""
+        return self.method.device
 
     def score_names(self, *, derived: bool = True) -> list[str]:
         """The scores of each image, in the order of the table's columns.
@@ -186,21 +170,13 @@ class Detector(nn.Module):
         self, batch_size: int, *, derive: bool = True, unguided: bool = False
     ) -> ScoreStream:
         """A stream that scores images in calls of one shape; see `ScoreStream`."""
-        # A part may have been put into training mode by itself.
+        # A part may have been put into training mode on its own.
         self.eval()
         network, settings = getattr(self.denoiser, "network", None), self.settings
         if isinstance(network, nn.Module):
             accelerate(network, compile=settings.compile, channels_last=settings.channels_last)
-        return ScoreStream(self, batch_size, derive=derive, unguided=unguided)
-
-    @torch.no_grad()
-    def classify(self, images: Tensor, batch_size: int) -> ClassifierOutput:
-        """Logits, features and named layers of images `(N, C, H, W)` in [0, 1]."""
-        parts = []
-        for rows in images.split(batch_size):
-            output = self.classifier.forward_features(padded(rows, batch_size), self.layers)
-            parts.append(output.select(slice(len(rows))))
-        return ClassifierOutput.concatenate(parts)
+        calibration = self.calibration if derive else None
+        return ScoreStream(self.method, self.baselines, calibration, batch_size, unguided=unguided)
 
     def prepare(self, images: Tensor) -> Tensor:
         """Bring images `(N, C, H, W)` in [0, 1] of any size to the working size, on the CPU.
@@ -291,76 +267,4 @@ class Detector(nn.Module):
             score=torch.tensor(scores, **double),
             percentile=torch.tensor(percentiles, **double),
             is_ood=torch.tensor(is_ood, dtype=torch.bool),
-        )
-
-    def _measure(self, name: str) -> Distance:
-        # Module names must not hold dots, which layer names do.
-        key = name.replace(".", "/")
-        if key not in self._measures:
-            self._measures[key] = build_distance(name, weights=self.settings.perceptual_weights)
-        found = self._measures[key]
-        if not isinstance(found, Distance):
-            raise TypeError(f"{name} is no distance")
-        return found
-
-    def _quality(self, name: str) -> Quality:
-        """A quality of states against their images, both `(N, C, h, w)`."""
-        distance = self._measure(name)
-
-        def views(images: Tensor) -> Views:
-            if distance.needs == "images":
-                return Views(images)
-            layers = [] if distance.layer is None else [distance.layer]
-            return views_of(images, self.classifier.forward_features(images, layers))
-
-        return lambda seen, images: distance.quality(views(seen), views(images))
-
-    def null_noise(self, x: Tensor, t: Tensor) -> Tensor:
-        """Noise of states `(N, …)` at timesteps `(N,)`, without label.
-
-        Raises:
-            UserError: If the model knows classes, but none that means "no label".
-        """
-        null = self.denoiser.null_class
-        if null is None and self.denoiser.num_classes is not None:
-            raise UserError(
-                "the depth at which images stop cannot be found without labels, and this diffusion "
-                "model has no class that means 'no label': give detector.early_stop.thresholds "
-                "and leave out mean_depth"
-            )
-        return self.denoiser.predict_noise(x, t, None if null is None else torch.full_like(t, null))
-
-    def inversion_noise(self, x: Tensor, t: Tensor, labels: Tensor) -> Tensor:
-        """Noise that inversion follows, of states `(N, …)` at timesteps `(N,)`.
-
-        Args:
-            x: The states.
-            t: Their timesteps.
-            labels: `(N,)` predicted labels, for an inversion that sees them.
-        """
-        inversion = self.settings.inversion
-        if inversion.condition == "null":
-            return self.null_noise(x, t)
-        noise = self.denoiser.predict_noise(x, t, labels)
-        if inversion.condition == "label":
-            return noise
-        return classifier_free(self.null_noise(x, t), noise, inversion.scale)
-
-    def _steering(self) -> ClassifierSteering:
-        guidance, crops = self.settings.guidance, self.settings.guidance.crops
-        noisy = self.noisy_classifier
-        if guidance.classifier == "protected":
-            noisy = None
-        size = self.classifier.size
-        return ClassifierSteering(
-            # Random crops are seen whole, without the classifier's own centre crop.
-            classify=noisy or (lambda images, _t: self.classifier(images, crop=not crops.number)),
-            scale=guidance.scale,
-            blend=guidance.blend,
-            crops=crops.number,
-            crop_size=crops.size or (None if size is None else min(size)),
-            input_size=None if size is None else max(size),
-            reduction=crops.reduction,
-            shared_crops=crops.shared,
-            seed=crops.seed if crops.shared else self.seed,
         )

@@ -1,8 +1,9 @@
-"""The last stage: ID images tell a detector its baselines' reference, depth and threshold."""
+"""The last stage: fit baselines, depth and threshold of a detector on ID images."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from diffguard.classifiers.spec import ClassifierSpec
 from diffguard.denoisers.custom import weight_parts
 from diffguard.detector import Detector
 from diffguard.diffusion.denoiser import Denoiser
+from diffguard.methods.diffguard import DiffGuard
 from diffguard.methods.fit import Warn, check_classifier, fit_early_stop, fit_reference
 from diffguard.score_table.table import ScoreTable
 from diffguard.scores.baselines import (
@@ -24,8 +26,7 @@ from diffguard.scores.baselines import (
     Reference,
 )
 from diffguard.scores.calibration import ENOUGH_IMAGES, Calibration
-from diffguard.settings.checks import check_settings
-from diffguard.settings.detector import DetectorSettings, from_dict, to_dict
+from diffguard.settings.detector import DetectorSettings
 from diffguard.storage.state_dict import weights_hash
 from diffguard.storage.weights import load_tensors
 from diffguard_cli.models import LoadedDiffusion
@@ -41,7 +42,7 @@ def calibrate(
     diffusion: LoadedDiffusion,
     title: str,
 ) -> None:
-    """Score the ID validation images, and keep the detector with what they tell."""
+    """Score the ID validation images and write the calibrated detector."""
     pl.seed_everything(run.seed, verbose=False)
     noisy = None
     if run.noisy_classifier_file.is_file():
@@ -76,7 +77,7 @@ def calibrated(
     *,
     reference: Reference | None = None,
 ) -> Detector:
-    """A detector calibrated on ID validation images; one that was interrupted goes on.
+    """A detector calibrated on ID validation images; an interrupted calibration resumes.
 
     Args:
         run: The run.
@@ -85,57 +86,73 @@ def calibrated(
         denoiser: The diffusion model.
         noisy_classifier: The classifier of noisy images, if there is one.
         title: What the progress bar calls it.
-        folder: Where the scores go, to `calibration`, or beside it where that holds others.
-        identity: What tells the models from others.
+        folder: The scores go to `calibration` in it, or beside that if it holds other scores.
+        identity: Values that identify the models.
         reference: Features of ID training images; None computes them if a baseline needs them.
     """
     data = run.data
-    # What is plain below must not hide a mistake until the images are scored.
-    check_settings(settings, data.image_size)
-    given: dict[str, Any] = {
+    options: dict[str, Any] = {
         "image_size": data.image_size,
         "image_channels": data.channels,
         "noisy_classifier": noisy_classifier,
         "seed": run.seed,
     }
     trainer = scoring_trainer(run.trainer, title)
-    asked, settings = settings, from_dict(to_dict(settings))
-    plain = from_dict({**to_dict(settings), "baselines": [], "fused": [], "decision": "diffguard"})
-    bare = Detector(classifier, denoiser, plain, **given)
-    bare.to(trainer.strategy.root_device)
     precision = trainer.precision_plugin.test_step_context
+    method = DiffGuard(classifier, denoiser, settings, **options)
+    method.to(trainer.strategy.root_device)
     loader = data.stream_loader(data.id_stream("validation"))
-    check_classifier(bare, loader, settings, data.read_size, run.say)
+    check_classifier(method, loader, settings, data.read_size, run.say)
     identity = {**identity, "precision": run.trainer.precision}
     if reference is None and needs_reference(settings):
         # Lists are often sorted by class: the first images would be of a few classes only.
         stream = data.id_stream("train", settings.reference_images)
         identity["reference"] = stream.sets[0].fingerprint()
         with precision():
-            reference = fit_reference(bare, data.stream_loader(stream), data.read_size)
-    if settings.early_stop.mean_depth is not None:
-        loader = data.stream_loader(data.id_stream("validation"))
-        with precision():
-            settings.early_stop.thresholds |= fit_early_stop(bare, loader, data.read_size)
-    detector = Detector(classifier, denoiser, settings, reference=reference, **given)
-    table = ScoreTable.read(
-        free_run(
-            folder / "calibration",
-            trainer,
-            lambda place: ScoringRun(
-                detector,
-                data,
-                data.id_stream("validation"),
-                place,
-                identity,
-                derive=False,
-                settings=asked,
-                threads=run.trainer.threads,
-            ),
-        ).run(trainer)
-    )
-    detector.calibration = fit_calibration(table, settings, run.say)
+            reference = fit_reference(method, data.stream_loader(stream), data.read_size)
+    with precision():
+        fitted = _with_fitted_depth(method, data)
+    detector = Detector(classifier, denoiser, fitted, reference=reference, **options)
+    table = _score_validation(run, detector, folder, identity, trainer, settings)
+    detector.calibration = fit_calibration(table, fitted, run.say)
     return detector
+
+
+def _with_fitted_depth(method: DiffGuard, data: Any) -> DetectorSettings:
+    """The method's settings, with fitted thresholds of early stop if a mean depth is set."""
+    settings = method.settings
+    if settings.early_stop.mean_depth is None:
+        return settings
+    loader = data.stream_loader(data.id_stream("validation"))
+    thresholds = fit_early_stop(method, loader, data.read_size)
+    thresholds = settings.early_stop.thresholds | thresholds
+    return replace(settings, early_stop=replace(settings.early_stop, thresholds=thresholds))
+
+
+def _score_validation(
+    run: Run,
+    detector: Detector,
+    folder: Path,
+    identity: Mapping[str, Any],
+    trainer: pl.Trainer,
+    settings: DetectorSettings,
+) -> ScoreTable:
+    """Score the ID validation images, under `settings` as they were before anything was fitted."""
+
+    def run_in(place: Path) -> ScoringRun:
+        return ScoringRun(
+            detector,
+            run.data,
+            run.data.id_stream("validation"),
+            place,
+            identity,
+            derive=False,
+            settings=settings,
+            threads=run.trainer.threads,
+        )
+
+    scoring = free_run(folder / "calibration", trainer, run_in)
+    return ScoreTable.read(scoring.run(trainer))
 
 
 def fit_calibration(table: ScoreTable, settings: DetectorSettings, warn: Warn) -> Calibration:

@@ -166,7 +166,7 @@ class ScoringRun:
 
     def _find_batch_size(self) -> int:
         with self.precision():
-            size = find_batch_size(self.detector, len(self.stream))
+            size = find_batch_size(self.detector.method, self.detector.baselines, len(self.stream))
         say(f"batch size: {size}", file=sys.stderr)
         return size
 

@@ -66,7 +66,7 @@ def test_what_the_classifier_sees_can_stop_inversion(images, quality):
         stop.thresholds[quality] = threshold
         ends.append({one.row.stop_step for one in detector.score_images(images)})
     assert ends == [{4}, {1}]
-    seen = detector.qualities[quality](images, images.flip(0))
+    seen = detector.method.qualities[quality](images, images.flip(0))
     output = detector.classifier.forward_features(images, ["stage2"])
     if quality == "logits_l1":
         expected = -(output.logits - output.logits.flip(0)).abs().sum(1)
@@ -210,7 +210,7 @@ def test_classifier_outputs_are_joined_in_order(monkeypatch):
         return ClassifierOutput(rows + 1, rows + 2, {"a": rows + 3, "b": -rows})
 
     monkeypatch.setattr(detector.classifier, "forward_features", outputs)
-    joined = detector.classify(x, 4)
+    joined = detector.method.classify(x, 4)
     assert torch.equal(joined.logits, x + 1)
     assert torch.equal(joined.features, x + 2)
     assert list(joined.layers) == ["a", "b"]
@@ -316,7 +316,7 @@ def test_shifted_timesteps_may_be_more_than_steps_and_can_all_be_skipped():
     sampler = SamplerSettings(steps=30, spacing="shifted")
     settings = small_settings(sampler=sampler, guidance=GuidanceSettings(skip=30))
     detector = build_detector(settings, calibrated=False)
-    assert detector.recipe().skip == len(detector.plan) - 1
+    assert detector.method.recipe().skip == len(detector.method.plan) - 1
 
 
 def test_models_that_do_not_fit_are_refused():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 
@@ -22,12 +23,14 @@ class Job:
         label: Class to guide to; -1 is not guided.
         key: What the image is known by, for randomness that belongs to it.
         mask: `(H, W)` bool, where classifier-free guidance applies; None everywhere.
+        tag: Anything of the caller's; `Reconstruction.job` returns it.
     """
 
     image: Tensor
     label: int
     key: tuple[str, ...] = ()
     mask: Tensor | None = None
+    tag: Any = None
 
 
 @dataclass

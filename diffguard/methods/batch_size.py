@@ -10,11 +10,12 @@ from typing import Any
 import torch
 
 from diffguard.batching import ROW_MULTIPLE, fixed_batch_size
-from diffguard.detector import Detector
 from diffguard.engine.memory import free_memory, is_out_of_memory, too_large
 from diffguard.errors import UserError
+from diffguard.methods.diffguard import DiffGuard
 from diffguard.methods.items import Item
 from diffguard.methods.stream import ScoreStream
+from diffguard.scores.baselines import Baselines
 
 AUTO = "auto"
 LARGEST = 1024
@@ -77,27 +78,28 @@ def fastest(rate: Callable[[int], float], limit: int) -> int:
     return best
 
 
-def find_batch_size(detector: Detector, images: int) -> int:
+def find_batch_size(method: DiffGuard, baselines: Baselines, images: int) -> int:
     """The fastest batch size that fits, measured on random images.
 
     Args:
-        detector: The detector, on its device, in the precision and mode of its use.
+        method: The method, on its device, in the precision and mode of its use.
+        baselines: Post-hoc detectors that are scored too.
         images: How many images are to be scored; a batch is no larger than needed for them.
     """
     limit = min(LARGEST, fixed_batch_size(max(1, images)))
-    return fastest(lambda size: _passes_per_second(detector, size), limit)
+    return fastest(lambda size: _passes_per_second(method, baselines, size), limit)
 
 
-def _passes_per_second(detector: Detector, size: int) -> float:
+def _passes_per_second(method: DiffGuard, baselines: Baselines, size: int) -> float:
     """Run all that scoring does, in its shapes, but with few steps of inversion."""
     generator = torch.Generator().manual_seed(0)
-    shape = (size, detector.image_channels, detector.image_size, detector.image_size)
+    shape = (size, method.image_channels, method.image_size, method.image_size)
     images = torch.rand(shape, generator=generator)
     items = [Item(image, index=i) for i, image in enumerate(images)]
     began = rows = 0.0
     # The first round also allocates the pool and chooses kernels.
     for _ in range(2):
-        stream = ScoreStream(detector, size, derive=False)
+        stream = ScoreStream(method, baselines, None, size)
         engine = stream.reconstructor
         engine.recipe = replace(
             engine.recipe, max_steps=min(_STEPS, engine.recipe.max_steps), skip=None

@@ -11,12 +11,12 @@ import torch
 from diffguard.batching import ROW_MULTIPLE, in_fixed_batches, padded
 from diffguard.classifiers.check import check_head, check_labels
 from diffguard.classifiers.classifier import ClassifierOutput
-from diffguard.detector import Detector
 from diffguard.diffusion.ddim import invert
 from diffguard.diffusion.early_stop import calibrate_thresholds
 from diffguard.engine.reproducible import reproducible
 from diffguard.errors import UserError
 from diffguard.methods.classifier_trial import looks_like_sigmoid, try_classifier
+from diffguard.methods.diffguard import DiffGuard
 from diffguard.scores.baselines import (
     HEAD_BASELINES,
     Reference,
@@ -28,16 +28,16 @@ Warn = Callable[[str], None]
 
 
 @reproducible()
-def fit_reference(detector: Detector, loader: Any, batch_size: int) -> Reference:
+def fit_reference(method: DiffGuard, loader: Any, batch_size: int) -> Reference:
     """Features of ID training images for the feature baselines.
 
     Args:
-        detector: A detector without feature baselines, on its device.
+        method: The method, on its device.
         loader: ID training images, not shuffled and not augmented.
         batch_size: Rows of each classifier call.
     """
     features, labels = [], []
-    for output, true in _classified(detector, loader, batch_size):
+    for output, true in _classified(method, loader, batch_size):
         features.append(output.features.float().cpu())
         labels.append(true)
     return Reference(torch.cat(features), torch.cat(labels))
@@ -45,7 +45,7 @@ def fit_reference(detector: Detector, loader: Any, batch_size: int) -> Reference
 
 @reproducible()
 def check_classifier(
-    detector: Detector, loader: Any, settings: DetectorSettings, batch_size: int, warn: Warn
+    method: DiffGuard, loader: Any, settings: DetectorSettings, batch_size: int, warn: Warn
 ) -> None:
     """Make sure that the classifier knows the ID validation images, before they are scored.
 
@@ -53,17 +53,17 @@ def check_classifier(
         UserError: If its classes are in another order, its outputs are not logits or differ from
             pass to pass, a gradient in use is cut, or a baseline needs another last layer.
     """
-    classifier = detector.classifier
+    classifier = method.classifier
     check_head_baselines(settings.baselines, classifier.head, settings.vim_dim)
     needs_head = [name for name in settings.baselines if name in HEAD_BASELINES]
     labels: list[torch.Tensor] = []
     predictions: list[torch.Tensor] = []
     sigmoid = True
     for images, true in _readable(loader):
-        images = images.to(detector.device)
+        images = images.to(method.device)
         if not labels:
             try_classifier(classifier, padded(images[:ROW_MULTIPLE], ROW_MULTIPLE), settings)
-        output = detector.classify(images, batch_size)
+        output = method.classify(images, batch_size)
         check_head(classifier.head, output, needs_head)
         sigmoid &= looks_like_sigmoid(output.logits)
         labels.append(true.cpu())
@@ -81,27 +81,27 @@ def check_classifier(
 
 
 def _classified(
-    detector: Detector, loader: Any, batch_size: int
+    method: DiffGuard, loader: Any, batch_size: int
 ) -> Iterator[tuple[ClassifierOutput, torch.Tensor]]:
     """What the classifier makes of each batch, with the labels; unreadable images are left out."""
     for images, labels in _readable(loader):
-        yield detector.classify(images.to(detector.device), batch_size), labels.cpu()
+        yield method.classify(images.to(method.device), batch_size), labels.cpu()
 
 
 @reproducible()
-def fit_early_stop(detector: Detector, loader: Any, batch_size: int) -> dict[str, float]:
+def fit_early_stop(method: DiffGuard, loader: Any, batch_size: int) -> dict[str, float]:
     """Thresholds at which ID validation images stop, on average, at the depth asked for."""
-    settings = detector.settings
+    settings = method.settings
     if settings.early_stop.mean_depth is None:
         return {}
-    denoiser, plan, cap = detector.denoiser, detector.plan, detector.max_steps
-    measures = detector.qualities
+    denoiser, plan, cap = method.denoiser, method.plan, method.max_steps
+    measures = method.qualities
 
     def trace(images: torch.Tensor) -> torch.Tensor:
         clean = denoiser.encode(images)
         seen = denoiser.preview(clean)
-        labels = detector.classifier(images).argmax(1)
-        noise = partial(detector.inversion_noise, labels=labels)
+        labels = method.classifier(images).argmax(1)
+        noise = partial(method.inversion_noise, labels=labels)
         states = invert(noise, clean, plan, cap, clip=settings.sampler.clip)
         steps = [
             torch.stack([quality(denoiser.preview(x), seen) for quality in measures.values()], 1)
@@ -110,7 +110,7 @@ def fit_early_stop(detector: Detector, loader: Any, batch_size: int) -> dict[str
         return torch.stack(steps, dim=2)  # (N, M, S)
 
     traces = [
-        in_fixed_batches(trace, images.to(detector.device), batch_size).cpu()
+        in_fixed_batches(trace, images.to(method.device), batch_size).cpu()
         for images, _ in _readable(loader)
     ]
     mean_steps = settings.early_stop.mean_depth * len(plan)

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from torch import Tensor
 
 from diffguard.engine.jobs import Reconstruction
 from diffguard.score_table.rows import ScoreRow
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass
@@ -24,7 +20,7 @@ class Item:
         dataset: Name of its set.
         index: Place in the set, 0-based.
         path: Where it came from.
-        error: Why it could not be read; then `image` is not looked at.
+        error: Why it could not be read; then `image` is not used.
     """
 
     image: Tensor

@@ -46,7 +46,7 @@ def test_without_a_null_class_there_is_no_noise_without_label(models):
     """guided-diffusion's class-conditional models sample with labels only."""
     detector = detector_of(load_denoiser(models("adm_cond"), options_of("adm_cond"), image_size=16))
     with pytest.raises(UserError, match="no class that means 'no label'"):
-        detector.null_noise(torch.zeros(1, 3, 32, 32), torch.tensor([3]))
+        detector.method.null_noise(torch.zeros(1, 3, 32, 32), torch.tensor([3]))
 
 
 @pytest.mark.parametrize("name", FAMILIES)

@@ -117,7 +117,7 @@ def batches(count=20, size=4, torn=()):
 
 def test_the_reference_is_of_all_images_that_can_be_read(detector):
     torn = (4, 5, 6, 7, 9)
-    reference = fit_reference(detector, batches(torn=torn), 8)
+    reference = fit_reference(detector.method, batches(torn=torn), 8)
     whole = [row for row in range(20) if row not in torn]
     assert reference.labels.tolist() == [row % CLASSES for row in whole]
     images = torch.cat([batch["image"] for batch in batches()])[whole]
@@ -128,7 +128,7 @@ def test_the_reference_is_of_all_images_that_can_be_read(detector):
 
 def test_the_classifier_is_checked_on_images_that_can_be_read(detector):
     said = []
-    check_classifier(detector, batches(torn=(3,)), small_settings(), 8, said.append)
+    check_classifier(detector.method, batches(torn=(3,)), small_settings(), 8, said.append)
     assert not said or "of 19 ID validation images" in said[0]
 
 
@@ -144,7 +144,7 @@ def early_stop(**changes):
 
 
 def test_thresholds_stay_where_no_depth_is_asked_for():
-    assert fit_early_stop(early_stop(), None, 8) == {}
+    assert fit_early_stop(early_stop().method, None, 8) == {}
 
 
 @pytest.mark.parametrize("condition", ["null", "label", "guided"])
@@ -159,7 +159,7 @@ def test_the_depth_that_is_asked_for_is_that_of_the_inversion_in_use(condition):
     )
     detector = build_detector(settings, calibrated=False)
     torn = (3, 11, 30)
-    settings.early_stop.thresholds |= fit_early_stop(detector, batches(32, 8, torn), 8)
+    settings.early_stop.thresholds |= fit_early_stop(detector.method, batches(32, 8, torn), 8)
     images = torch.cat([batch["image"] for batch in batches(32, 8)])
     whole = [row for row in range(32) if row not in torn]
     scored = detector.score_images(images[whole])
@@ -167,7 +167,9 @@ def test_the_depth_that_is_asked_for_is_that_of_the_inversion_in_use(condition):
 
 
 def test_thresholds_fall_with_the_depth_that_is_asked_for():
-    found = [fit_early_stop(early_stop(mean_depth=d), batches(16, 8), 8) for d in (0.3, 0.6, 0.9)]
+    found = [
+        fit_early_stop(early_stop(mean_depth=d).method, batches(16, 8), 8) for d in (0.3, 0.6, 0.9)
+    ]
     assert all(list(thresholds) == ["psnr", "ssim"] for thresholds in found)
     for name in ("psnr", "ssim"):
         shallow, middle, deep = (thresholds[name] for thresholds in found)

@@ -136,7 +136,7 @@ def test_auto_is_found_once_and_frozen(data_root, tmp_path, monkeypatch, capsys)
 
 def test_the_search_takes_no_more_rows_than_there_are_images():
     detector = hungry()
-    assert find_batch_size(detector, 20) in (8, 16)
+    assert find_batch_size(detector.method, detector.baselines, 20) in (8, 16)
     assert set(detector.denoiser.network.seen) == {8, 16}
 
 

@@ -117,7 +117,7 @@ def oracle_labels(seed=0, shades=range(40), label=-1, **options):
     """Labels to which OOD images are guided."""
     settings = small_settings(guidance=GuidanceSettings(scale=2.0, label="oracle"))
     detector = build_detector(settings, calibrated=False)
-    detector.seed = seed
+    detector.method.seed = seed
     images = [torch.full((1, 8, 8), shade / 40) for shade in shades]
     items = [Item(image, label=label, **options) for image in images]
     return [one.reconstruction.job.label for one in score(detector, items, derive=False)]

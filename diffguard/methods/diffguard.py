@@ -1,0 +1,298 @@
+"""DiffGuard: reconstruct an image under the guidance of its label, and compare it with the result.
+
+An image whose label is right comes back almost unchanged. One that the label does not describe is
+pulled towards the label, and the distance between the two images is the score.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from diffguard.batching import padded
+from diffguard.classifiers.cam import cam_mask, grad_cam, scale_cam
+from diffguard.classifiers.classifier import Classifier, ClassifierOutput
+from diffguard.diffusion.denoiser import Denoiser
+from diffguard.diffusion.guidance import classifier_free
+from diffguard.diffusion.plan import SamplingPlan
+from diffguard.engine.classifier_guidance import ClassifierSteering
+from diffguard.engine.jobs import Job, Quality, Recipe, Reconstruction
+from diffguard.errors import UserError
+from diffguard.images import pixel_key
+from diffguard.methods.checks import check_models
+from diffguard.methods.items import Item
+from diffguard.randomness import image_generator
+from diffguard.scores.calibration import DIFFGUARD
+from diffguard.scores.distances import Distance, Views, build_distance
+from diffguard.settings.checks import check_settings
+from diffguard.settings.detector import DetectorSettings
+
+
+class DiffGuard(nn.Module):
+    """The method: which label guides an image, how it is reconstructed, how the two are compared.
+
+    Args:
+        classifier: The protected classifier.
+        denoiser: The diffusion model.
+        settings: The settings that define the score.
+        image_size: Side of the working images in pixels.
+        image_channels: Channels of the working images, 1 or 3.
+        noisy_classifier: `(images, t) -> logits`, trained on noisy images; used if
+            `guidance.classifier` is `noisy`.
+        seed: Seed of the randomness that belongs to each image.
+
+    Attributes:
+        distances: Distance by name, between each image and its guided reconstruction.
+        unguided_distances: Distance by name, between the unguided and the guided reconstruction.
+        qualities: Quality of early stop by name.
+        layers: Names of the classifier's layers that the distances read.
+
+    Raises:
+        UserError: For settings that do not fit each other or the models.
+    """
+
+    def __init__(
+        self,
+        classifier: Classifier,
+        denoiser: Denoiser,
+        settings: DetectorSettings,
+        *,
+        image_size: int,
+        image_channels: int,
+        noisy_classifier: nn.Module | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.classifier = classifier
+        self.denoiser = denoiser
+        self.noisy_classifier = noisy_classifier
+        for network in (classifier, denoiser, noisy_classifier):
+            if isinstance(network, nn.Module):
+                network.eval().requires_grad_(requires_grad=False)
+        self.settings = settings
+        self.image_size = image_size
+        self.image_channels = image_channels
+        self.seed = seed
+        check_settings(settings, image_size)
+        check_models(settings, classifier, denoiser, noisy_classifier)
+        self._distances = nn.ModuleDict()
+        self.distances = {name: self._distance(name) for name in settings.distances}
+        self.unguided_distances = {name: self._distance(name) for name in settings.unguided}
+        # Built now, so that `to(device)` moves their networks too.
+        self.qualities = {name: self._quality(name) for name in settings.early_stop.thresholds}
+        distances = [*self.distances.values(), *self.unguided_distances.values()]
+        self.layers = sorted({d.layer for d in distances if d.layer is not None})
+
+    def train(self, mode: bool = True) -> DiffGuard:  # noqa: ARG002
+        """Stay in evaluation mode.
+
+        In training mode the normalization layers would learn from the images that are judged.
+        """
+        return super().train(mode=False)
+
+    @property
+    def device(self) -> torch.device:
+        """The device of the classifier's weights."""
+        return next(self.classifier.parameters()).device
+
+    @property
+    def plan(self) -> SamplingPlan:
+        """The respaced timesteps."""
+        s = self.settings.sampler
+        return SamplingPlan.build(
+            self.denoiser.schedule, s.steps, s.spacing, s.pairing, s.first_level
+        )
+
+    @property
+    def max_steps(self) -> int:
+        """The largest number of inversion steps of an image."""
+        return self.settings.inversion.most_steps(len(self.plan))
+
+    @property
+    def draws_crops(self) -> bool:
+        """Whether classifier guidance draws crops for each image."""
+        return self.settings.guidance.kind == "classifier" and self._steering().draws_crops
+
+    def recipe(self) -> Recipe:
+        """How images are reconstructed, resolved from the settings."""
+        settings, guidance = self.settings, self.settings.guidance
+        thresholds = settings.early_stop.thresholds
+        return Recipe(
+            plan=self.plan,
+            max_steps=self.max_steps,
+            clip=settings.sampler.clip,
+            inversion=settings.inversion.condition,
+            inversion_scale=settings.inversion.scale,
+            qualities=[
+                (quality, thresholds[name])
+                for name, quality in self.qualities.items()
+                if thresholds[name] is not None
+            ],
+            scale=guidance.scale,
+            steering=self._steering() if guidance.kind == "classifier" else None,
+            unguided=bool(settings.unguided),
+            extra_start=guidance.extra_start,
+            skip=guidance.skip,
+        )
+
+    @torch.no_grad()
+    def classify(self, images: Tensor, batch_size: int) -> ClassifierOutput:
+        """Logits, features and named layers of images `(N, C, H, W)` in [0, 1], N at least 1."""
+        parts = []
+        for rows in images.split(batch_size):
+            output = self.classifier.forward_features(padded(rows, batch_size), self.layers)
+            parts.append(output.select(slice(len(rows))))
+        return ClassifierOutput.concatenate(parts)
+
+    def jobs(
+        self, items: Sequence[Item], images: Tensor, predictions: Sequence[int], batch_size: int
+    ) -> list[Job]:
+        """What to reconstruct, and under which label.
+
+        Args:
+            items: At most `batch_size` items.
+            images: `(N, C, H, W)`, their images on the device.
+            predictions: Their predicted classes.
+            batch_size: Rows of every network call.
+        """
+        labels = [self._label(item, y) for item, y in zip(items, predictions, strict=True)]
+        masks: Sequence[Tensor | None] = [None] * len(items)
+        cut = self.settings.guidance.cam_cut
+        if cut is not None:
+            target = padded(torch.tensor(labels, device=images.device), batch_size)
+            cam = grad_cam(self.classifier, padded(images, batch_size), target)
+            masks = list(cam_mask(scale_cam(cam[: len(items)]), cut))
+        draws = self.draws_crops
+        return [
+            Job(image, label, (pixel_key(item.image),) if draws else (), mask)
+            for item, image, label, mask in zip(items, images, labels, masks, strict=True)
+        ]
+
+    def compare(
+        self, reconstructions: Sequence[Reconstruction], output: ClassifierOutput, batch_size: int
+    ) -> dict[str, np.ndarray]:
+        """Distances between images and their reconstructions.
+
+        Args:
+            reconstructions: At most `batch_size` of them.
+            output: The classifier's output for the original images.
+            batch_size: Rows of every network call.
+
+        Returns:
+            Name -> `(N,)` float64, higher = more OOD.
+        """
+        images = torch.stack([r.job.image for r in reconstructions])
+        source = views_of(padded(images, batch_size), padded_output(output, batch_size))
+        distances = [*self.distances.values(), *self.unguided_distances.values()]
+        guided = self._views([r.guided for r in reconstructions], distances, batch_size)
+        columns: dict[str, Tensor] = {}
+        for name, distance in self.distances.items():
+            columns[f"{DIFFGUARD}/{name}"] = distance(source, guided)
+        if self.unguided_distances:
+            plain = [r.unguided for r in reconstructions if r.unguided is not None]
+            unguided = self._views(plain, list(self.unguided_distances.values()), batch_size)
+            for name, distance in self.unguided_distances.items():
+                columns[f"{DIFFGUARD}/unguided/{name}"] = distance(unguided, guided)
+        return {n: c[: len(images)].double().cpu().numpy() for n, c in columns.items()}
+
+    def null_noise(self, x: Tensor, t: Tensor) -> Tensor:
+        """Noise of states `(N, …)` at timesteps `(N,)`, without label.
+
+        Raises:
+            UserError: If the model knows classes, but none that means "no label".
+        """
+        null = self.denoiser.null_class
+        if null is None and self.denoiser.num_classes is not None:
+            raise UserError(
+                "the depth at which images stop cannot be found without labels, and this diffusion "
+                "model has no class that means 'no label': give detector.early_stop.thresholds "
+                "and leave out mean_depth"
+            )
+        return self.denoiser.predict_noise(x, t, None if null is None else torch.full_like(t, null))
+
+    def inversion_noise(self, x: Tensor, t: Tensor, labels: Tensor) -> Tensor:
+        """Noise that inversion follows, of states `(N, …)` at timesteps `(N,)`.
+
+        Args:
+            x: The states.
+            t: Their timesteps.
+            labels: `(N,)` predicted labels, used by an inversion that sees labels.
+        """
+        inversion = self.settings.inversion
+        if inversion.condition == "null":
+            return self.null_noise(x, t)
+        noise = self.denoiser.predict_noise(x, t, labels)
+        if inversion.condition == "label":
+            return noise
+        return classifier_free(self.null_noise(x, t), noise, inversion.scale)
+
+    def _label(self, item: Item, prediction: int) -> int:
+        """The label that guides an item."""
+        if self.settings.guidance.label == "prediction":
+            return prediction
+        if item.label >= 0:
+            return item.label
+        generator = image_generator(self.seed, pixel_key(item.image), "oracle")
+        return int(torch.randint(self.classifier.num_classes, (), generator=generator))
+
+    def _distance(self, name: str) -> Distance:
+        # Module names must not hold dots, which layer names do.
+        key = name.replace(".", "/")
+        if key not in self._distances:
+            self._distances[key] = build_distance(name, weights=self.settings.perceptual_weights)
+        distance = self._distances[key]
+        if not isinstance(distance, Distance):
+            raise TypeError(f"{name} is not a distance")
+        return distance
+
+    def _quality(self, name: str) -> Quality:
+        """A quality of states against their images, both `(N, C, h, w)`."""
+        distance = self._distance(name)
+
+        def views(images: Tensor) -> Views:
+            if distance.needs == "images":
+                return Views(images)
+            layers = [] if distance.layer is None else [distance.layer]
+            return views_of(images, self.classifier.forward_features(images, layers))
+
+        return lambda states, images: distance.quality(views(states), views(images))
+
+    def _views(
+        self, reconstructions: Sequence[Tensor], distances: Sequence[Distance], batch_size: int
+    ) -> Views:
+        """Reconstructions, with the classifier's output if a distance reads it."""
+        images = padded(torch.stack(list(reconstructions)), batch_size)
+        if all(distance.needs == "images" for distance in distances):
+            return Views(images)
+        return views_of(images, self.classifier.forward_features(images, self.layers))
+
+    def _steering(self) -> ClassifierSteering:
+        guidance, crops = self.settings.guidance, self.settings.guidance.crops
+        noisy = None if guidance.classifier == "protected" else self.noisy_classifier
+        size = self.classifier.size
+        return ClassifierSteering(
+            # Random crops are classified whole, without the classifier's own center crop.
+            classify=noisy or (lambda images, _t: self.classifier(images, crop=not crops.number)),
+            scale=guidance.scale,
+            blend=guidance.blend,
+            crops=crops.number,
+            crop_size=crops.size or (None if size is None else min(size)),
+            input_size=None if size is None else max(size),
+            reduction=crops.reduction,
+            shared_crops=crops.shared,
+            seed=crops.seed if crops.shared else self.seed,
+        )
+
+
+def views_of(images: Tensor, output: ClassifierOutput) -> Views:
+    """Images `(N, C, H, W)` with the classifier's output, as the distances take them."""
+    return Views(images, output.logits, output.features, output.layers)
+
+
+def padded_output(output: ClassifierOutput, size: int) -> ClassifierOutput:
+    """An output whose first row is repeated until there are `size` rows."""
+    layers = {name: padded(value, size) for name, value in output.layers.items()}
+    return ClassifierOutput(padded(output.logits, size), padded(output.features, size), layers)
