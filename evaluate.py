@@ -158,7 +158,7 @@ def _report_tables(argv: Sequence[str], ckpt: str | None) -> int:
 
 
 def _dry_run(content: dict[str, Any], objects: Any) -> int:
-    from diffguard.checkpoint.file import specs_of
+    from diffguard.checkpoint.build import specs_of
     from diffguard.cost import dry_run, format_cost
     from diffguard.storage.arguments import consented
     from lightning_modules.trainer import weight_dtype
@@ -175,7 +175,6 @@ def _dry_run(content: dict[str, Any], objects: Any) -> int:
 
 def _detector(content: dict[str, Any], objects: Any) -> tuple[Detector, list[str]]:
     """The checkpoint's detector, and the settings for which it must be calibrated anew."""
-    from diffguard.checkpoint.file import detector_from
     from diffguard.scores.calibration import Calibration
     from diffguard.settings.detector import DECIDING, to_dict
     from lightning_modules.trainer import cast_weights
@@ -184,7 +183,7 @@ def _detector(content: dict[str, Any], objects: Any) -> tuple[Detector, list[str
     fixed = (*DECIDING, *_FASTER)
     changed = [key for key in asked if key not in fixed and asked[key] != stored.get(key)]
     combines = bool(changed) and _only_combines(content, objects.detector, changed)
-    detector = detector_from(
+    detector = Detector.from_checkpoint(
         content,
         settings=None if changed and not combines else asked,
         trusted=objects.trusted,

@@ -28,7 +28,8 @@ from choose_settings import (
 )
 from matplotlib import pyplot as plt
 
-from diffguard.checkpoint.file import detector_from, read_checkpoint
+from diffguard.checkpoint.file import read_checkpoint
+from diffguard.detector import Detector
 from diffguard.methods.items import Scored
 
 # On 16 by 16 pixels, with a classifier that never saw attacks, more than this only fools it.
@@ -146,7 +147,9 @@ def main(argv: Sequence[str]) -> int:
         for variant, changes in TECHNIQUES[technique].items():
             if "noisy" in variant and content["noisy_classifier"] is None:
                 continue
-            detector = detector_from(content, settings=changed(content["settings"], changes))
+            detector = Detector.from_checkpoint(
+                content, settings=changed(content["settings"], changes)
+            )
             detector.to(options.device)
             began = time.perf_counter()
             table, rows = score_validation(detector, data)

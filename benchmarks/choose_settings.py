@@ -25,7 +25,7 @@ import numpy as np
 import torch
 
 from datamodules.ood import IDSets, OODDataModule, OODSets
-from diffguard.checkpoint.file import detector_from, read_checkpoint
+from diffguard.checkpoint.file import read_checkpoint
 from diffguard.detector import Detector
 from diffguard.methods.items import Scored
 from diffguard.report.metrics import auroc
@@ -161,7 +161,7 @@ def main(argv: Sequence[str]) -> int:
         settings["sampler"] = {**settings["sampler"], "steps": steps}
         settings["inversion"] = {**settings["inversion"], "depth": depth}
         settings["guidance"] = {**settings["guidance"], "scale": scale}
-        detector = detector_from(content, settings=settings).to(grid.device)
+        detector = Detector.from_checkpoint(content, settings=settings).to(grid.device)
         began = time.perf_counter()
         table, scored = score_validation(detector, data)
         seconds = time.perf_counter() - began

@@ -69,7 +69,9 @@ def _invert(detector: Detector, recipe: Recipe, images: Tensor) -> tuple[list[Te
     latents: list[Tensor] = [clean] * len(images)
     stops = [-1] * len(images)
     thresholds = [threshold for _, threshold in recipe.qualities]
-    states = invert(detector.method.null_noise, clean, recipe.plan, recipe.max_steps, clip=recipe.clip)
+    states = invert(
+        detector.method.null_noise, clean, recipe.plan, recipe.max_steps, clip=recipe.clip
+    )
     for step, state in enumerate(states):
         seen, before = denoiser.preview(state), denoiser.preview(clean)
         qualities = torch.stack([quality(seen, before) for quality, _ in recipe.qualities])

@@ -20,7 +20,8 @@ import numpy as np
 import torch
 
 from datamodules.ood import IDSets, OODDataModule, OODSets
-from diffguard.checkpoint.file import detector_from, read_checkpoint
+from diffguard.checkpoint.file import read_checkpoint
+from diffguard.detector import Detector
 from diffguard.report.metrics import auroc
 from diffguard.score_table.table import ScoreTable
 from diffguard.score_table.timing import read_timing
@@ -77,7 +78,7 @@ def main(argv: Sequence[str]) -> int:
     rows, worst = [], 0.0
     for name in arguments.variants:
         precision, settings = VARIANTS[name]
-        detector = detector_from(content, settings=content["settings"] | settings)
+        detector = Detector.from_checkpoint(content, settings=content["settings"] | settings)
         with tempfile.TemporaryDirectory() as folder:
             output = Path(folder)
             own = replace(trainer, precision=precision)

@@ -30,7 +30,7 @@ from datamodules.benchmark import IDSets, OODSets, Part
 from datamodules.evaluation_stream import EvaluationStream
 from datamodules.image_set import shuffled
 from datamodules.ood import OODDataModule
-from diffguard.checkpoint.file import detector_from, read_checkpoint
+from diffguard.checkpoint.file import read_checkpoint
 from diffguard.classifiers.classifier import Classifier
 from diffguard.denoisers.sampling import draw_samples
 from diffguard.detector import Detector
@@ -182,7 +182,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--output", type=Path, default=None, help="default: beside the checkpoint")
     asked = parser.parse_args(argv)
     content = read_checkpoint(asked.ckpt)
-    detector = detector_from(content).to(asked.device)
+    detector = Detector.from_checkpoint(content).to(asked.device)
     if detector.denoiser.num_classes is None:
         raise UserError(f"{asked.ckpt}: the diffusion model knows no classes to sample")
     output = asked.output or asked.ckpt.parent / "samples"

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from datamodules.evaluation_stream import EvaluationStream
 from datamodules.ood import IDSets, OODDataModule, OODSets
-from diffguard.checkpoint.file import detector_from, read_checkpoint
+from diffguard.checkpoint.file import read_checkpoint
 from diffguard.classifiers.classifier import Classifier
 from diffguard.denoisers.pixel import PixelDenoiser
 from diffguard.detector import Detector
@@ -83,7 +83,7 @@ def embedded(ckpt: Path, images: int) -> Subject:
     data = OODDataModule(**{**config, "limit": -(-images // sets)})
 
     def build(changes: Mapping[str, Any]) -> Detector:
-        return detector_from(content, settings=_merged(content["settings"], changes))
+        return Detector.from_checkpoint(content, settings=_merged(content["settings"], changes))
 
     return Subject(build, data, data.stream("test"), data.id_stream("validation"))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from diffguard.batching import fixed_batch_size
+from diffguard.checkpoint.build import build_parts, read_parts
+from diffguard.checkpoint.file import write_checkpoint
+from diffguard.checkpoint.parts import DetectorParts
 from diffguard.classifiers.classifier import Classifier
+from diffguard.classifiers.spec import ClassifierSpec
+from diffguard.denoisers.spec import DiffusionSpec
 from diffguard.diffusion.denoiser import Denoiser
 from diffguard.engine.acceleration import accelerate
 from diffguard.errors import UserError
@@ -97,18 +102,79 @@ class Detector(nn.Module):
         )
 
     @classmethod
+    def from_parts(cls, parts: DetectorParts) -> Detector:
+        """A detector of given parts."""
+        return cls(**vars(parts))
+
+    @classmethod
+    def from_checkpoint(
+        cls,
+        content: Mapping[str, Any],
+        *,
+        trusted: str | Collection[str] = (),
+        settings: Mapping[str, Any] | None = None,
+        folder: Path | None = None,
+        diffusion: str | None = None,
+    ) -> Detector:
+        """Build the detector of a checkpoint that was read; see `checkpoint.build.build_parts`."""
+        return cls.from_parts(
+            build_parts(
+                content, trusted=trusted, settings=settings, folder=folder, diffusion=diffusion
+            )
+        )
+
+    @classmethod
     def load(
         cls,
         path: str | Path,
         *,
         device: str | torch.device = "cpu",
         trusted: str | Collection[str] = (),
+        settings: Mapping[str, Any] | None = None,
         diffusion: str | None = None,
     ) -> Detector:
-        """Load a `detector.ckpt`; see `diffguard.checkpoint.file.load_detector`."""
-        from diffguard.checkpoint.file import load_detector
+        """Load a `detector.ckpt`.
 
-        return load_detector(path, device=device, trusted=trusted, diffusion=diffusion)
+        Args:
+            path: The file.
+            device: Device to load it to.
+            trusted: Import paths of further classes that the file may name.
+            settings: Settings instead of the stored ones, in full.
+            diffusion: Present path of a diffusion model that the file refers to, if it was moved.
+
+        Raises:
+            UserError: For a file that is missing, foreign, damaged, of another version, or that
+                holds anything but plain data.
+        """
+        parts = read_parts(path, trusted=trusted, settings=settings, diffusion=diffusion)
+        return cls.from_parts(parts).to(device)
+
+    def save(
+        self,
+        path: str | Path,
+        classifier_spec: ClassifierSpec,
+        diffusion_spec: DiffusionSpec,
+        config: Mapping[str, Any],
+        *,
+        weights: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Write a `detector.ckpt`; see `checkpoint.file.write_checkpoint`.
+
+        Raises:
+            UserError: If the detector is not calibrated, or its denoiser is not a module.
+        """
+        parts = DetectorParts(
+            self.classifier,
+            self.denoiser,
+            self.settings,
+            self.image_size,
+            self.image_channels,
+            self.reference,
+            self.calibration,
+            self.noisy_classifier,
+            self.seed,
+        )
+        write_checkpoint(path, parts, classifier_spec, diffusion_spec, config, weights=weights)
 
     def train(self, mode: bool = True) -> Detector:  # noqa: ARG002
         """Stay in evaluation mode, whatever the mode of a module around the detector.

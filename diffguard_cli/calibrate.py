@@ -12,7 +12,8 @@ import torch
 from lightning.pytorch.utilities import rank_zero_only
 from torch import nn
 
-from diffguard.checkpoint.file import diffusion_weights, save_detector, timed_cnn
+from diffguard.checkpoint.build import timed_cnn
+from diffguard.checkpoint.file import diffusion_weights
 from diffguard.classifiers.classifier import Classifier
 from diffguard.classifiers.spec import ClassifierSpec
 from diffguard.denoisers.custom import weight_parts
@@ -55,14 +56,7 @@ def calibrate(
     identity = {"models": weights_hash([one for one in networks if one is not None])}
     detector = calibrated(run, settings, *models, title, run.folder, identity)
     if rank_zero_only.rank == 0:
-        save_detector(
-            run.detector_file,
-            detector,
-            classifier[1],
-            diffusion.spec,
-            run.config,
-            weights=weights,
-        )
+        detector.save(run.detector_file, classifier[1], diffusion.spec, run.config, weights=weights)
 
 
 def calibrated(

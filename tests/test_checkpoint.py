@@ -7,16 +7,10 @@ import torch
 from torch import nn
 
 from diffguard import Detector
-from diffguard.checkpoint.file import (
-    detector_from,
-    fill,
-    library_versions,
-    load_detector,
-    read_checkpoint,
-    save_detector,
-)
+from diffguard.checkpoint.file import library_versions, read_checkpoint
 from diffguard.errors import UserError
 from diffguard.settings.sections import GuidanceSettings
+from diffguard.storage.state_dict import fill
 from tests.helpers.saved_detector import CLASSIFIER, CONFIG, DIFFUSION, build
 from tests.helpers.stranger import STRANGER
 
@@ -25,13 +19,13 @@ from tests.helpers.stranger import STRANGER
 def saved(tmp_path_factory):
     """A detector and its file; not to be changed."""
     detector, path = build(), tmp_path_factory.mktemp("saved") / "detector.ckpt"
-    save_detector(path, detector, CLASSIFIER, DIFFUSION, CONFIG)
+    detector.save(path, CLASSIFIER, DIFFUSION, CONFIG)
     return detector, path
 
 
 def test_a_loaded_detector_gives_the_same_scores(saved, images):
     detector, path = saved
-    loaded = load_detector(path)
+    loaded = Detector.load(path)
     ours, theirs = (one.score_images(images) for one in (loaded, detector))
     assert [one.row for one in ours] == [one.row for one in theirs]
     assert set(ours[0].row.scores) == set(detector.score_names())
@@ -48,8 +42,8 @@ def test_a_loaded_detector_gives_the_same_scores(saved, images):
 def test_a_classifier_of_noisy_images_comes_along(tmp_path, images):
     guidance = GuidanceSettings(kind="classifier", scale=20.0, classifier="noisy", blend=False)
     detector, path = build(guidance=guidance), tmp_path / "detector.ckpt"
-    save_detector(path, detector, CLASSIFIER, DIFFUSION, CONFIG)
-    found = load_detector(path).score(images, name="diffguard")
+    detector.save(path, CLASSIFIER, DIFFUSION, CONFIG)
+    found = Detector.load(path).score(images, name="diffguard")
     assert torch.equal(found, detector.score(images, name="diffguard"))
     protected = build(guidance=replace(guidance, classifier="protected"))
     assert not torch.equal(protected.score(images, name="diffguard"), found)
@@ -57,8 +51,8 @@ def test_a_classifier_of_noisy_images_comes_along(tmp_path, images):
 
 def test_a_file_written_again_is_the_same_detector(saved, tmp_path, images):
     detector, path = saved
-    save_detector(tmp_path / "again.ckpt", load_detector(path), CLASSIFIER, DIFFUSION, CONFIG)
-    again = load_detector(tmp_path / "again.ckpt")
+    Detector.load(path).save(tmp_path / "again.ckpt", CLASSIFIER, DIFFUSION, CONFIG)
+    again = Detector.load(tmp_path / "again.ckpt")
     assert torch.equal(again.score(images), detector.score(images))
 
 
@@ -89,26 +83,26 @@ def test_a_crash_while_writing_leaves_the_old_file(saved, tmp_path, monkeypatch)
 
     monkeypatch.setattr(torch, "save", half)
     with pytest.raises(KeyboardInterrupt):
-        save_detector(path, saved[0], CLASSIFIER, DIFFUSION, CONFIG)
+        saved[0].save(path, CLASSIFIER, DIFFUSION, CONFIG)
     assert path.read_bytes() == saved[1].read_bytes()
     assert [file.name for file in tmp_path.iterdir()] == ["detector.ckpt"]
 
 
 def test_only_calibrated_detectors_are_saved(saved, tmp_path):
-    detector = load_detector(saved[1])
+    detector = Detector.load(saved[1])
     detector.calibration = None
     with pytest.raises(UserError, match="only a calibrated detector"):
-        save_detector(tmp_path / "detector.ckpt", detector, CLASSIFIER, DIFFUSION, CONFIG)
+        detector.save(tmp_path / "detector.ckpt", CLASSIFIER, DIFFUSION, CONFIG)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_settings_can_be_replaced(saved, images):
     content = read_checkpoint(saved[1])
     changed = {**content["settings"], "decision": "msp", "accept": 0.5}
-    found = load_detector(saved[1], settings=changed)
+    found = Detector.load(saved[1], settings=changed)
     assert torch.equal(found.score(images), saved[0].score(images, name="msp"))
     with pytest.raises(UserError, match="'nope' is not a detector setting"):
-        load_detector(saved[1], settings={"nope": 1})
+        Detector.load(saved[1], settings={"nope": 1})
 
 
 @pytest.mark.parametrize(
@@ -130,20 +124,20 @@ def test_parts_that_do_not_fit_together_are_refused(saved, tmp_path, change, sai
     change(content)
     torch.save(content, tmp_path / "bad.ckpt")
     with pytest.raises(UserError, match=said) as caught:
-        load_detector(tmp_path / "bad.ckpt")
+        Detector.load(tmp_path / "bad.ckpt")
     assert "\n" not in str(caught.value)
 
 
 def test_a_field_that_a_later_version_adds_is_ignored(saved, images):
     content = read_checkpoint(saved[1])
     content["classifier"]["spec"]["later"] = 1
-    assert torch.equal(detector_from(content).score(images), saved[0].score(images))
+    assert torch.equal(Detector.from_checkpoint(content).score(images), saved[0].score(images))
 
 
 def test_a_class_of_the_users_must_be_trusted_again(tmp_path, images):
     spec = replace(CLASSIFIER, arch=STRANGER, channels=3)
     detector, path = build(spec), tmp_path / "detector.ckpt"
-    save_detector(path, detector, spec, DIFFUSION, CONFIG)
+    detector.save(path, spec, DIFFUSION, CONFIG)
     with pytest.raises(UserError, match=f"--trusted {STRANGER}"):
         Detector.load(path)
     found = Detector.load(path, trusted=[STRANGER])

@@ -5,7 +5,8 @@ import re
 import pytest
 import torch
 
-from diffguard.checkpoint.file import load_detector, read_checkpoint
+from diffguard.checkpoint.file import read_checkpoint
+from diffguard.detector import Detector
 from tests.helpers.format1 import FOLDER, NOISY, fixed_images, results
 
 
@@ -22,7 +23,7 @@ def test_an_old_checkpoint_gives_the_same_results(name, variant):
     settings = None
     if variant == "noisy":
         settings = {**read_checkpoint(path)["settings"], "guidance": NOISY}
-    detector, images = load_detector(path, settings=settings), fixed_images()
+    detector, images = Detector.load(path, settings=settings), fixed_images()
     recorded = results(name)[variant]
     # Other processors and versions of torch sum in another order: only where the classifier's
     # outputs are the recorded bits can the scores be.

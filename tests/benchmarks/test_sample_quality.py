@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 
 from benchmarks import sample_quality
+from diffguard.detector import Detector
 from diffguard.errors import UserError
 from tests.helpers.tiny_models import tiny_classifier
 
@@ -64,13 +65,13 @@ def test_the_command_writes_figures_and_a_sheet(run_folder, data_root, tmp_path,
 
 
 def test_a_model_without_classes_is_refused(run_folder, monkeypatch):
-    load = sample_quality.detector_from
+    load = Detector.from_checkpoint
 
     def unconditional(content):
         detector = load(content)
         detector.denoiser.num_classes = None
         return detector
 
-    monkeypatch.setattr(sample_quality, "detector_from", unconditional)
+    monkeypatch.setattr(Detector, "from_checkpoint", unconditional)
     with pytest.raises(UserError, match="knows no classes"):
         sample_quality.main([str(run_folder / "detector.ckpt"), "--device", "cpu"])

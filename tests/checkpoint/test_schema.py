@@ -5,8 +5,9 @@ import zipfile
 import pytest
 import torch
 
-from diffguard.checkpoint import file as checkpoint
-from diffguard.checkpoint.file import load_detector, read_checkpoint, save_detector
+from diffguard.checkpoint import build as checkpoint_build
+from diffguard.checkpoint.file import read_checkpoint
+from diffguard.detector import Detector
 from diffguard.errors import UserError
 from diffguard.storage.weights import load_tensors
 from tests.helpers.saved_detector import CLASSIFIER, CONFIG, DIFFUSION, build
@@ -15,7 +16,7 @@ from tests.helpers.saved_detector import CLASSIFIER, CONFIG, DIFFUSION, build
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory):
     path = tmp_path_factory.mktemp("saved") / "detector.ckpt"
-    save_detector(path, build(), CLASSIFIER, DIFFUSION, CONFIG)
+    build().save(path, CLASSIFIER, DIFFUSION, CONFIG)
     return path
 
 
@@ -124,7 +125,7 @@ def test_edited_checkpoints_end_in_one_line(saved, tmp_path, edit, monkeypatch):
     path = tmp_path / "bad.ckpt"
     torch.save(content, path)
     with pytest.raises(UserError) as caught:
-        load_detector(path)
+        Detector.load(path)
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 700
 
@@ -133,9 +134,9 @@ def test_a_mistake_of_ours_is_not_called_a_damaged_checkpoint(saved, monkeypatch
     def broken(*_args, **_options):
         raise AttributeError("a mistake")
 
-    monkeypatch.setattr(checkpoint, "Detector", broken)
+    monkeypatch.setattr(checkpoint_build, "build_classifier", broken)
     with pytest.raises(AttributeError, match="a mistake"):
-        load_detector(saved)
+        Detector.load(saved)
 
 
 def test_files_that_grow_are_refused(saved, tmp_path):

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 import train
-from diffguard.checkpoint.file import load_detector, read_checkpoint, specs_of
+from diffguard.checkpoint.build import specs_of
+from diffguard.checkpoint.file import read_checkpoint
 from diffguard.classifiers.spec import ClassifierSpec
 from diffguard.cost import dry_run
 from diffguard.denoisers.build import DiffusionParts, build_denoiser, wrap_parts
@@ -209,7 +210,7 @@ def test_a_run_with_patches_from_training_to_the_kept_weights(tmp_path, data_roo
     content = read_checkpoint(tmp_path / "run" / "detector.ckpt")
     spec = content["diffusion"]["spec"]
     assert (spec["patch"], spec["config"]["in_channels"]) == (2, 4 * spec["image_channels"])
-    detector = load_detector(tmp_path / "run" / "detector.ckpt")
+    detector = Detector.load(tmp_path / "run" / "detector.ckpt")
     side, channels = detector.image_size, detector.image_channels
     assert detector.denoiser.patch == 2
     assert detector.predict(torch.rand(2, channels, side, side)).score.isfinite().all()

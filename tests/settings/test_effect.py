@@ -7,8 +7,9 @@ from dataclasses import fields, is_dataclass
 import pytest
 import torch
 
-from diffguard.checkpoint.file import load_detector, read_checkpoint
+from diffguard.checkpoint.file import read_checkpoint
 from diffguard.classifiers.small_cnn import TimedCNN
+from diffguard.detector import Detector
 from diffguard.errors import UserError
 from diffguard.settings.checks import check_settings
 from diffguard.settings.detector import DetectorSettings, from_dict, to_dict
@@ -205,7 +206,7 @@ def test_an_old_checkpoint_with_settings_without_effect_still_loads(tmp_path):
         content["settings"] = with_value(content["settings"], name, value)
     content["settings"]["guidance"]["crops"] |= {"size": 5, "seed": 4}
     torch.save(content, tmp_path / "old.ckpt")
-    load_detector(tmp_path / "old.ckpt")
+    Detector.load(tmp_path / "old.ckpt")
     cleaned = read_checkpoint(tmp_path / "old.ckpt")["settings"]
     assert cleaned["guidance"] == before["guidance"]
     assert cleaned["inversion"] == before["inversion"]
