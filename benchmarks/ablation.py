@@ -32,14 +32,14 @@ from diffguard.checkpoint.file import read_checkpoint
 from diffguard.detector import Detector
 from diffguard.methods.items import Scored
 
-# On 16 by 16 pixels, with a classifier that never saw attacks, more than this only fools it.
+# On 16 by 16 pixels, a larger scale only fools a classifier without adversarial training.
 _CLASSIFIER = {"guidance.kind": "classifier", "guidance.scale": 0.1}
 _NOISY = {
     "guidance.kind": "classifier",
     "guidance.blend": False,
     "guidance.classifier": "noisy",
 }
-# What changes from the checkpoint's settings: technique -> variant -> dotted setting -> value.
+# Changes to the checkpoint's settings: technique -> variant -> dotted setting -> value.
 TECHNIQUES: dict[str, dict[str, dict[str, Any]]] = {
     "guidance": {
         "classifier-free": {},

@@ -1,9 +1,9 @@
 """How long processes wait for the slowest: `python benchmarks/balance.py`.
 
 Images of widely spread depths, 1 to 50 inversion steps, on four processes whose network sleeps for
-a fixed time per call, as a GPU would be busy. Shares are handed out as they are asked for, or
-strided as they would be without that; the depths are in random order, or every fourth image is
-deep. A process waits from its last row until all have theirs.
+a fixed time per call, as if a GPU were busy. Shares are handed out on request, or strided; the
+depths are in random order, or every fourth image is deep. A process waits from its last row until
+all have theirs.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def score(
 
 
 def measure(count: int, order: str, shares: str, batch_size: int, seconds: float) -> str:
-    """Run the processes, and give a row of the table."""
+    """Run the processes, and return a row of the table."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]

@@ -1,4 +1,4 @@
-"""Evaluations that are measured, and the table of what was found."""
+"""Measured evaluations, and the table of results."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ class Row:
     Attributes:
         name: What is measured.
         value: The figure.
-        target: What to reach; empty where there is nothing to reach.
-        met: Whether it is reached; None without target.
+        target: The target; empty if there is none.
+        met: Whether it is reached; None without a target.
     """
 
     name: str
@@ -62,7 +62,7 @@ class Scoring:
     Attributes:
         table: Its rows.
         seconds: From the first image read to the last row written.
-        fill: Share of the rows of all denoiser calls that were no padding.
+        fill: Share of the rows of all denoiser calls that were not padding.
         steady_fill: The same until the stream of images ended.
     """
 
@@ -73,7 +73,7 @@ class Scoring:
 
     @property
     def images_per_second(self) -> float:
-        """Images scored a second."""
+        """Images scored per second."""
         return len(self.table) / self.seconds
 
 
@@ -102,7 +102,7 @@ def score(
     trainer: TrainerConfig,
     batch_size: int,
 ) -> Scoring:
-    """Score images as `evaluate.py` does, into a folder that is then forgotten."""
+    """Score images as `evaluate.py` does, into a temporary folder."""
     data.batch_size = batch_size
     with tempfile.TemporaryDirectory() as name, watched() as fills:
         folder = Path(name)
@@ -124,7 +124,7 @@ def formula(detector: Detector, table: ScoreTable, form: str) -> np.ndarray:
 
 
 def difference(first: Mapping[Any, Mapping[str, float]], second: Mapping[Any, Any]) -> float:
-    """How far the same images' scores are apart, relative, the worst of all distances.
+    """Relative difference of the scores of the same images, the largest of all distances.
 
     Each distance's scores are compared as a vector, by the Euclidean norm.
     """

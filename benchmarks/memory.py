@@ -1,7 +1,7 @@
 """Memory while scoring 1,000 and 100,000 images: `python benchmarks/memory.py`.
 
-Each size runs in a process of its own, with a model of two layers and images that are made from
-their index, so that nothing but the program's own bookkeeping can grow.
+Each size runs in its own process, with a model of two layers and images that are generated from
+their index, so only the program's own bookkeeping can grow.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""The network calls of a run: noted as they come, and made once more on their own.
+"""The network calls of a run: recorded, and repeated on their own.
 
-On a CPU each call is made again right after it was made, so that whatever else slows the machine
-slows both alike; the time of that is known and can be taken off. On a GPU this would stop the queue
-of kernels, so there the whole sequence is made again after the run.
+On a CPU each call is repeated at once, so that other load on the machine slows both equally; the
+time of the repetition is subtracted. On a GPU this would interrupt the queue of kernels, so the
+whole sequence is repeated after the run.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ def networks_of(detector: Detector) -> dict[str, nn.Module]:
 
 
 def synchronize() -> None:
-    """Wait until the GPU, if there is one, has done what it was told."""
+    """Wait until the GPU, if there is one, has finished its work."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
 
 
 class NetworkCalls:
-    """Notes calls of networks.
+    """Records calls of networks.
 
     Args:
         networks: Name -> network.
@@ -60,7 +60,7 @@ class NetworkCalls:
 
     @contextmanager
     def noted(self) -> Iterator[None]:
-        """Note every call in this block."""
+        """Record every call in this block."""
         handles = []
         for name, network in self.networks.items():
             note = self._note(name)

@@ -2,7 +2,7 @@
 
     python benchmarks/precision.py runs/demo/detector.ckpt --limit 250
 
-scores the same test images with each variant. The calibration stays that of the checkpoint.
+scores the same test images with each variant. The calibration is that of the checkpoint.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def aurocs(table: ScoreTable, groups: dict[str, str], score: str) -> dict[str, f
 
 
 def main(argv: Sequence[str]) -> int:
-    """Score with every variant, print the table and write it; 1 if an AUROC moves too far."""
+    """Score with every variant, print the table and write it; 1 if an AUROC changes too much."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("ckpt", type=Path)
     parser.add_argument("--limit", type=int, default=250, help="images per set")
@@ -82,7 +82,7 @@ def main(argv: Sequence[str]) -> int:
         with tempfile.TemporaryDirectory() as folder:
             output = Path(folder)
             own = replace(trainer, precision=precision)
-            # What is compiled at the first call belongs to the start-up.
+            # Compilation at the first call counts as start-up.
             first_call = ScoringRun(
                 detector, few, few.stream("test"), output / "few", {}, derive=True
             )

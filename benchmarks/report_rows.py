@@ -1,4 +1,4 @@
-"""Time and peak memory of making results from a score table of a million rows.
+"""Time and peak memory of computing results from a score table of a million rows.
 
     python benchmarks/report_rows.py
 
@@ -58,7 +58,7 @@ def write_folder(folder: Path, rows: int) -> None:
 
 
 def main() -> None:
-    """Write the folder, report it, print what that took."""
+    """Write the folder, report it, print time and memory."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--folder", type=Path, default=None, help="keep the table here")

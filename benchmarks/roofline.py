@@ -1,9 +1,9 @@
-"""How near a large U-Net comes to what this machine can compute.
+"""How close a large U-Net comes to the peak rate of this machine.
 
     python benchmarks/roofline.py --output roofline.json
 
 makes passes of a 256×256 U-Net of the paper's size (random weights) in several precisions, plain,
-in channels-last and compiled, and prints the FLOP/s that it reaches beside those of a large matrix
+in channels-last and compiled, and prints its FLOP/s next to those of a large matrix
 product in the same precision. It is meant for a GPU; `--side 32 --width 32 --matrix 512` tries it
 out anywhere.
 """
@@ -35,7 +35,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 
 
 def seconds(call: Callable[[], object], device: torch.device, least: float) -> float:
-    """Median time of a call, after two that do not count."""
+    """Median time of a call, after two warm-up calls."""
     times: list[float] = []
     for number in range(1000):
         began = time.perf_counter()
@@ -58,7 +58,7 @@ def matrix_flops(size: int, dtype: torch.dtype, device: torch.device, least: flo
 def network_flops(
     arguments: argparse.Namespace, variant: str, dtype: torch.dtype, device: torch.device
 ) -> dict[str, Any]:
-    """FLOP/s and images a second of a network pass."""
+    """FLOP/s and images per second of a network pass."""
     torch.manual_seed(0)
     network = paper_unet(arguments.side, arguments.width).to(device)
     size, side = arguments.batch_size, arguments.side

@@ -1,13 +1,13 @@
-"""How good a detector's diffusion model is: samples beside real images, FID, KID, and a sheet.
+"""Quality of a detector's diffusion model: samples next to real images, FID, KID, and a sheet.
 
     python benchmarks/sample_quality.py runs/cifar10/detector.ckpt
 
 samples the same number of images of every class and compares them with the ID validation images of
 the checkpoint's config, in the features of the *protected classifier*: these distances compare
-models on one classifier, not with published figures, which use Inception's features. Beside them
-stand those of as many training images, which no model can be expected to beat. Test images are not
-read, because a model may be chosen by these figures. `quality.json` and `samples.png` are for the
-model card.
+models on one classifier, not with published figures, which use Inception's features. The same
+distances of as many training images are a bound that no model is expected to beat. Test images are
+not read, because a model may be chosen by these figures. `quality.json` and `samples.png` are for
+the model card.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ PARTS: tuple[Part, ...] = ("train", "validation")
 
 
 class ClassifierFeatures(nn.Module):
-    """The features of a classifier in the form that torchmetrics asks for.
+    """The features of a classifier in the form that torchmetrics needs.
 
     Args:
         classifier: The classifier, in evaluation mode.
@@ -103,7 +103,7 @@ class Comparison:
         with torch.no_grad():
             width = classifier.forward_features(first.to(self.device)).features.shape[1]
         features = ClassifierFeatures(classifier, width)
-        # Real images stay while one set after another is compared with them.
+        # Real images are kept while one set after another is compared with them.
         self.fid = FrechetInceptionDistance(features, reset_real_features=False).to(self.device)
         self.kid = KernelInceptionDistance(
             features, subset_size=min(1000, count // 2), reset_real_features=False
@@ -113,7 +113,7 @@ class Comparison:
             self._add(images, real=True)
 
     def compare(self, batches: Iterator[tuple[Tensor, Tensor]]) -> dict[str, float]:
-        """FID, KID (mean and deviation over subsets), and the share classified as labeled."""
+        """FID, KID (mean and deviation over subsets), and the share classified as labelled."""
         right = total = 0
         for images, labels in batches:
             self._add(images, real=False)

@@ -1,4 +1,4 @@
-"""Measure what scoring costs beside its networks, as ratios within one run.
+"""Measure the cost of scoring relative to its networks, as ratios within one run.
 
     python benchmarks/speed.py runs/demo/detector.ckpt
 
@@ -40,7 +40,7 @@ from lightning_modules.quiet import quiet_libraries
 from lightning_modules.trainer import TrainerConfig, scoring_trainer
 
 FORMS = ("classifier_free", "classifier")
-# Files that are read from disk, in each format.
+# Files read from disk in each format.
 FILES = 4096
 
 
@@ -105,7 +105,7 @@ def measure_size(
 def peak_memory() -> float:
     """Peak resident memory of this process in MiB, on Linux.
 
-    `getrusage` begins with the peak of the process that started this one.
+    `getrusage` starts with the peak of the parent process.
     """
     status = Path("/proc/self/status").read_text(encoding="utf-8")
     lines = dict(line.split(":", 1) for line in status.splitlines())
@@ -127,7 +127,7 @@ def measure_sizes(arguments: argparse.Namespace, trainer: TrainerConfig) -> list
 
 
 def measure_reading(subject: Subject, rate: float) -> list[Row]:
-    """Images a second from disk with two workers, and how many times the scoring rate that is."""
+    """Images per second from disk with two workers, and how many times the scoring rate that is."""
     side, channels = subject.data.image_size, subject.data.channels
     first = next(iter(subject.data.stream_loader(subject.stream)))["image"]
     rows = []
@@ -163,7 +163,7 @@ def prepare(trainer: TrainerConfig) -> torch.device:
 
 
 def about(arguments: argparse.Namespace, device: torch.device) -> Mapping[str, Any]:
-    """What the figures belong to."""
+    """The conditions of the measurement."""
     name = torch.cuda.get_device_name() if device.type == "cuda" else platform.processor()
     return {
         "arguments": {key: str(value) for key, value in vars(arguments).items()},
@@ -187,7 +187,7 @@ def parser() -> argparse.ArgumentParser:
     )
     found.add_argument("--sizes", type=int, nargs="*", default=[8, 16, 32, 64, 128])
     found.add_argument("--size_images", type=int, default=256, help="images at each of the sizes")
-    # A batch of one keeps no second thread busy: with two, its time is that of waking the other.
+    # A batch of one cannot use a second thread, and waking it takes time.
     found.add_argument("--threads", type=int, default=1)
     found.add_argument("--precision", default="32-true")
     found.add_argument("--accelerator", default="auto")

@@ -1,4 +1,4 @@
-"""Models of two layers, for measurements of everything but the models."""
+"""Models of two layers, to measure everything except the models."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Clock(nn.Module):
     Args:
         side: Side of the images.
         channels: Their channels.
-        seconds: What a call takes, asleep: the CPU is free meanwhile, as with a GPU.
+        seconds: Duration of a call, which sleeps: the CPU is free meanwhile, as with a GPU.
     """
 
     def __init__(self, side: int, channels: int, seconds: float) -> None:

@@ -1,4 +1,4 @@
-"""What the speed is measured on: the embedded default, or a large U-Net with random weights."""
+"""Subjects of the speed measurement: the embedded default, or a large U-Net with random weights."""
 
 from __future__ import annotations
 
@@ -176,7 +176,7 @@ def write_images(folder: Path, images: Tensor, count: int, suffix: str) -> None:
 
 
 def _merged(settings: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """Plain settings with the keys of some sections replaced; the original stays as it is."""
+    """Plain settings with the keys of some sections replaced; the original is unchanged."""
     merged: dict[str, Any] = json.loads(json.dumps(settings))
     for key, value in changes.items():
         whole = isinstance(value, Mapping) and isinstance(merged.get(key), dict)
