@@ -1,4 +1,4 @@
-"""Imports go one way: the rooms of the project, from the bottom up."""
+"""Imports go one way, from the lowest room up, and files and functions are short."""
 
 import ast
 from graphlib import CycleError, TopologicalSorter
@@ -119,3 +119,45 @@ def test_heavy_library_stays_in_its_rooms(library):
         and not {room_of(module), module.split(".")[0]} & ONLY[library]
     ]
     assert not wrong
+
+
+SOURCES = [*FILES.values(), *sorted((ROOT / "tests").rglob("*.py"))]
+# The longest file and function, docstrings of functions not counted.
+FILE_LINES, FUNCTION_LINES = 375, 64
+
+
+def test_tests_import_helpers_and_no_other_tests():
+    wrong = [
+        f"{path.relative_to(ROOT)} imports {name}"
+        for path in sorted((ROOT / "tests").rglob("*.py"))
+        for name in imported_names(path)
+        if name.startswith("tests.") and ".test_" in name
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_no_import_of_all_names():
+    wrong = [path for path in SOURCES for name in imported_names(path) if name.endswith(".*")]
+    assert not wrong
+
+
+def test_files_are_short():
+    lengths = {path: len(path.read_text(encoding="utf-8").splitlines()) for path in SOURCES}
+    assert not {path: lines for path, lines in lengths.items() if lines > FILE_LINES}
+
+
+def length(function):
+    """Lines of a function without its docstring."""
+    docstring = function.body[0] if ast.get_docstring(function, clean=False) else None
+    lines = function.end_lineno - function.lineno + 1
+    return lines - (docstring.end_lineno - docstring.lineno + 1 if docstring else 0)
+
+
+def test_functions_are_short():
+    wrong = [
+        f"{path.relative_to(ROOT)}: {node.name} has {length(node)} lines"
+        for path in SOURCES
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.FunctionDef) and length(node) > FUNCTION_LINES
+    ]
+    assert not wrong, "\n".join(wrong)

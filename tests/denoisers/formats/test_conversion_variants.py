@@ -89,80 +89,90 @@ class Maker:
             self.linear(f"{name}.1.proj_out", outputs, outputs, 1)
 
 
-def reference(tensors, x, t, y, heads_of, *, new_order=False):
-    """The forward pass, straight from the names."""
+class ReferenceUNet:
+    """The forward pass of guided-diffusion, written from the names of the tensors."""
 
-    def get(name):
-        return tensors[f"{name}.weight"], tensors[f"{name}.bias"]
+    def __init__(self, tensors, heads_of, *, new_order=False):
+        self.tensors, self.heads_of, self.new_order = tensors, heads_of, new_order
+        self.count = len({n.split(".")[1] for n in tensors if n.startswith("input_blocks.")})
+        self.downs = {
+            f"input_blocks.{n + 1}"
+            for n in range(self.count)
+            if {f"output_blocks.{n}.{k}.in_layers.0.weight" for k in (1, 2)} & set(tensors)
+        }
 
-    def norm(h, name):
-        return F.group_norm(h, 32, *get(name), eps=1e-5)
+    def __call__(self, x, t, y):
+        emb = self.embedding(t, y, x.dtype)
+        h = F.conv2d(x, *self.get("input_blocks.0.0"), padding=1)
+        skips = [h]
+        for n in range(1, self.count):
+            h = self.entry(h, f"input_blocks.{n}", lambda v: F.avg_pool2d(v, 2), emb)
+            skips.append(h)
+        h = self.residual_block(h, "middle_block.0", lambda v: v, emb)
+        h = self.attention(h, "middle_block.1")
+        h = self.residual_block(h, "middle_block.2", lambda v: v, emb)
+        for n in range(self.count):
+            h = torch.cat([h, skips.pop()], dim=1)
+            h = self.entry(
+                h, f"output_blocks.{n}", lambda v: F.interpolate(v, scale_factor=2.0), emb
+            )
+        return F.conv2d(F.silu(self.norm(h, "out.0")), *self.get("out.2"), padding=1)
 
-    def residual_block(h, name, change):
-        hidden = change(F.silu(norm(h, f"{name}.in_layers.0")))
-        hidden = F.conv2d(hidden, *get(f"{name}.in_layers.2"), padding=1)
-        e = F.linear(F.silu(emb), *get(f"{name}.emb_layers.1"))[:, :, None, None]
+    def embedding(self, t, y, dtype):
+        half = self.tensors["time_embed.0.weight"].shape[1] // 2
+        angles = t[:, None] * torch.exp(-torch.arange(half) / half * torch.tensor(10000.0).log())
+        emb = torch.cat([angles.cos(), angles.sin()], 1).to(dtype)
+        emb = F.linear(emb, *self.get("time_embed.0"))
+        emb = F.linear(F.silu(emb), *self.get("time_embed.2"))
+        return emb + self.tensors["label_emb.weight"][y]
+
+    def get(self, name):
+        return self.tensors[f"{name}.weight"], self.tensors[f"{name}.bias"]
+
+    def norm(self, h, name):
+        return F.group_norm(h, 32, *self.get(name), eps=1e-5)
+
+    def residual_block(self, h, name, change, emb):
+        hidden = change(F.silu(self.norm(h, f"{name}.in_layers.0")))
+        hidden = F.conv2d(hidden, *self.get(f"{name}.in_layers.2"), padding=1)
+        e = F.linear(F.silu(emb), *self.get(f"{name}.emb_layers.1"))[:, :, None, None]
         if e.shape[1] == hidden.shape[1]:
-            hidden = norm(hidden + e, f"{name}.out_layers.0")
+            hidden = self.norm(hidden + e, f"{name}.out_layers.0")
         else:
             scale, shift = e.chunk(2, dim=1)
-            hidden = norm(hidden, f"{name}.out_layers.0") * (1 + scale) + shift
-        hidden = F.conv2d(F.silu(hidden), *get(f"{name}.out_layers.3"), padding=1)
+            hidden = self.norm(hidden, f"{name}.out_layers.0") * (1 + scale) + shift
+        hidden = F.conv2d(F.silu(hidden), *self.get(f"{name}.out_layers.3"), padding=1)
         h = change(h)
-        if f"{name}.skip_connection.weight" in tensors:
-            h = F.conv2d(h, *get(f"{name}.skip_connection"))
+        if f"{name}.skip_connection.weight" in self.tensors:
+            h = F.conv2d(h, *self.get(f"{name}.skip_connection"))
         return h + hidden
 
-    def attention(h, name):
+    def attention(self, h, name):
         n, c, height, width = h.shape
-        heads = heads_of(c)
-        qkv = F.conv1d(norm(h, f"{name}.norm").flatten(2), *get(f"{name}.qkv"))
-        if new_order:
+        heads = self.heads_of(c)
+        qkv = F.conv1d(self.norm(h, f"{name}.norm").flatten(2), *self.get(f"{name}.qkv"))
+        if self.new_order:
             q, k, v = (p.reshape(n * heads, c // heads, -1) for p in qkv.chunk(3, dim=1))
         else:
             q, k, v = qkv.reshape(n * heads, 3 * c // heads, -1).chunk(3, dim=1)
         weight = (torch.einsum("bct,bcs->bts", q, k) / (c // heads) ** 0.5).softmax(-1)
         out = torch.einsum("bts,bcs->bct", weight, v).reshape(n, c, -1)
-        return h + F.conv1d(out, *get(f"{name}.proj_out")).reshape(n, c, height, width)
+        return h + F.conv1d(out, *self.get(f"{name}.proj_out")).reshape(n, c, height, width)
 
-    def entry(h, name, change):
+    def entry(self, h, name, change, emb):
         """The layers of one entry in order; a second residual block resamples."""
         for n in range(3):
             layer = f"{name}.{n}"
-            if f"{layer}.in_layers.0.weight" in tensors:
-                resampling = change if n or name in downs else lambda v: v
-                h = residual_block(h, layer, resampling)
-            elif f"{layer}.qkv.weight" in tensors:
-                h = attention(h, layer)
-            elif f"{layer}.op.weight" in tensors:
-                h = F.conv2d(h, *get(f"{layer}.op"), stride=2, padding=1)
-            elif f"{layer}.conv.weight" in tensors:
-                h = F.conv2d(change(h), *get(f"{layer}.conv"), padding=1)
+            if f"{layer}.in_layers.0.weight" in self.tensors:
+                resampling = change if n or name in self.downs else lambda v: v
+                h = self.residual_block(h, layer, resampling, emb)
+            elif f"{layer}.qkv.weight" in self.tensors:
+                h = self.attention(h, layer)
+            elif f"{layer}.op.weight" in self.tensors:
+                h = F.conv2d(h, *self.get(f"{layer}.op"), stride=2, padding=1)
+            elif f"{layer}.conv.weight" in self.tensors:
+                h = F.conv2d(change(h), *self.get(f"{layer}.conv"), padding=1)
         return h
-
-    half = tensors["time_embed.0.weight"].shape[1] // 2
-    angles = t[:, None] * torch.exp(-torch.arange(half) / half * torch.tensor(10000.0).log())
-    emb = torch.cat([angles.cos(), angles.sin()], 1).to(x.dtype)
-    emb = F.linear(emb, *get("time_embed.0"))
-    emb = F.linear(F.silu(emb), *get("time_embed.2")) + tensors["label_emb.weight"][y]
-    count = len({name.split(".")[1] for name in tensors if name.startswith("input_blocks.")})
-    ups = [
-        n
-        for n in range(count)
-        if {f"output_blocks.{n}.{k}.in_layers.0.weight" for k in (1, 2)} & set(tensors)
-    ]
-    downs = {f"input_blocks.{n + 1}" for n in ups}
-    h = F.conv2d(x, *get("input_blocks.0.0"), padding=1)
-    skips = [h]
-    for n in range(1, count):
-        h = entry(h, f"input_blocks.{n}", lambda v: F.avg_pool2d(v, 2))
-        skips.append(h)
-    h = residual_block(h, "middle_block.0", lambda v: v)
-    h = residual_block(attention(h, "middle_block.1"), "middle_block.2", lambda v: v)
-    for n in range(count):
-        h = torch.cat([h, skips.pop()], dim=1)
-        h = entry(h, f"output_blocks.{n}", lambda v: F.interpolate(v, scale_factor=2.0))
-    return F.conv2d(F.silu(norm(h, "out.0")), *get("out.2"), padding=1)
 
 
 VARIANTS = {
@@ -207,12 +217,12 @@ def test_variants_agree_with_the_reference(name, tmp_path):
     x = torch.randn(2, 3, 16, 16, generator=generator)
     t, y = torch.tensor([3, 700]), torch.tensor([1, 4])
     fixed = heads.get("num_heads")
-    expected = reference(
+    reference = ReferenceUNet(
         {n: v.double() for n, v in tensors.items()},
-        x.double(), t, y,
-        lambda c: fixed or c // heads["num_head_channels"],
+        lambda channels: fixed or channels // heads["num_head_channels"],
         new_order=heads.get("new_attention_order", False),
-    )  # fmt: skip
+    )
+    expected = reference(x.double(), t, y)
     found = converted.network.double()(x.double(), t, class_labels=y).sample
     # The sinusoidal embedding is float32 in both.
     assert (found - expected).abs().max() < 1e-4 * expected.abs().max()
