@@ -113,7 +113,7 @@ class Classifier(nn.Module):
         self.layer(self.feature_layer)
 
     def normalize(self, images: Tensor, *, crop: bool = True) -> Tensor:
-        """Bring images `(N, C, H, W)` in [0, 1] to what the network takes.
+        """Convert images `(N, C, H, W)` in [0, 1] to the network's input.
 
         Args:
             images: The images.

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 
 def crop_nearest(images: Tensor, boxes: Tensor, size: int) -> Tensor:
-    """Cut squares out of each image and resize them by nearest neighbour, differentiably.
+    """Cut squares out of each image and resize them by nearest neighbor, differentiably.
 
     Args:
         images: `(N, C, H, W)`.
@@ -48,7 +48,7 @@ def draw_boxes(
 ) -> Tensor:
     """Draw random square crops, sides uniform between `smallest` and the image's shorter side.
 
-    The draws come one by one, in the order of the authors' program.
+    Draws are made one by one, in the order of the authors' program.
 
     Args:
         generator: CPU generator; continues across calls.
@@ -72,7 +72,7 @@ def draw_boxes(
 
 
 def place_boxes(draws: Tensor, size: tuple[int, int] | torch.Size, smallest: int) -> Tensor:
-    """Random square crops from uniform draws; as those of `draw_boxes`, but for many at once.
+    """Random square crops from uniform draws; like `draw_boxes`, for many at once.
 
     Args:
         draws: `(…, 3)` float64 in [0, 1), for the side, x and y of a crop.

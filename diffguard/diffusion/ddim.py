@@ -39,8 +39,8 @@ def ddim_step(
         noise: `(N, …)` predicted noise ε.
         alpha_from: `(N,)` levels in (0, 1], below 1 where `clip` is set.
         alpha_to: `(N,)` levels in [0, 1].
-        clip: `(N,)` bool on the CPU, the samples whose clean estimate is clamped to [-1, 1], and
-            whose noise becomes the one that belongs to it.
+        clip: `(N,)` bool on the CPU, the samples whose clean estimate is clamped to [-1, 1]; their
+            noise is recomputed from it.
         gradient: `(N, …)` g, which then turns the noise into ε - √(1-ᾱ) g.
 
     Returns:
@@ -74,7 +74,7 @@ def ddim_step(
 def _roots(like: Tensor, alpha_from: Tensor, alpha_to: Tensor) -> tuple[Tensor, ...]:
     """√ᾱ of both levels `(N,)` and √(1-ᾱ) of both, shaped for arithmetic with `(N, …)`."""
     levels = torch.stack([alpha_from, alpha_to])
-    # All of them cross to the device together.
+    # One transfer to the device.
     roots = torch.cat([levels, 1 - levels]).sqrt()
     roots = roots.to(like.device, like.dtype, non_blocking=True)
     return roots.view(4, -1, *[1] * (like.ndim - 1)).unbind()
@@ -159,7 +159,7 @@ def synthesize(
     clip: bool = False,
     guide: GuideFunction | None = None,
 ) -> Iterator[Tensor]:
-    """Synthesise a batch from the same step down to the image.
+    """Synthesize a batch from the same step down to the image.
 
     Args:
         predict_noise: `(x (N, …), t (N,) int64) -> ε (N, …)`.

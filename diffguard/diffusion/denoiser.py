@@ -1,4 +1,4 @@
-"""What the method asks of a diffusion model."""
+"""The interface of a diffusion model."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from diffguard.diffusion.schedule import NoiseSchedule
 
 @runtime_checkable
 class Denoiser(Protocol):
-    """What the method needs of a diffusion model.
+    """A diffusion model, as the method uses it.
 
     Attributes:
         num_classes: Number of classes the model knows, or None for an unconditional model.
-        null_class: The label that means "no label", or None where there is none.
+        null_class: The label that means "no label", or None if the model has none.
         schedule: The noise levels the model was trained on.
     """
 

@@ -1,7 +1,7 @@
-"""Adaptive early stop: how deep to invert, decided for each image on its own.
+"""Adaptive early stop: how deep to invert each image.
 
-Inversion of an image stops after the first step at which any of several qualities of the state
-against the image falls below its threshold, at the latest at a cap.
+Inversion of an image stops after the first step at which any quality of the state, compared with
+the image, falls below its threshold, or after a maximum number of steps.
 """
 
 from __future__ import annotations
@@ -51,16 +51,15 @@ def stop_index(
     return torch.where(reached, first, cap - 1), reached
 
 
-# Halvings of the depth in search of that at which several qualities stop images together.
+# Halvings in the bisection of the common depth.
 _HALVINGS = 24
 
 
 def calibrate_thresholds(qualities: Tensor, mean_steps: float, cap: int) -> list[float]:
     """Find thresholds at which images stop, on average, after a given number of steps.
 
-    With several qualities the first that falls ends an image. Each gets the threshold at which it
-    alone would end images at one and the same, larger depth: the one at which all of them together
-    end them at `mean_steps`.
+    All qualities get thresholds for one common depth. It is larger than `mean_steps`, because the
+    first quality to fall ends an image. Bisection finds it.
 
     Args:
         qualities: `(S, M, N)`, M qualities of N ID validation images after each step.
@@ -71,7 +70,7 @@ def calibrate_thresholds(qualities: Tensor, mean_steps: float, cap: int) -> list
         M thresholds.
 
     Raises:
-        UserError: Where `mean_steps` is outside its range.
+        UserError: If `mean_steps` is outside its range.
     """
 
     def alone(depth: float) -> list[float]:
@@ -100,10 +99,10 @@ def calibrate_threshold(qualities: Tensor, mean_steps: float, cap: int) -> float
         cap: Most inversion steps, 1 … S.
 
     Returns:
-        A threshold whose mean number of steps comes nearest to `mean_steps`.
+        The threshold whose mean number of steps is closest to `mean_steps`.
 
     Raises:
-        UserError: Where `mean_steps` is outside its range.
+        UserError: If `mean_steps` is outside its range.
     """
     if not 1 <= mean_steps <= cap:
         raise UserError(f"the mean depth must be 1 … {cap} steps, got {mean_steps:g}")

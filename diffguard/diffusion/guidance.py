@@ -35,8 +35,8 @@ def classifier_free(
         noise_null: `(N, C, H, W)` ε without label.
         noise_label: `(N, C, H, W)` ε with label.
         scale: Guidance scale s: 0 is unguided, 1 is the conditional noise.
-        mask: `(N, h, w)` in {0, 1}, where the guidance applies (everywhere if None); another
-            size is brought to `(H, W)` by nearest neighbour.
+        mask: `(N, h, w)` in {0, 1}, where the guidance applies (everywhere if None); resized to
+            `(H, W)` by nearest neighbor if its size differs.
 
     Returns:
         `(N, C, H, W)`.
@@ -95,8 +95,8 @@ def classifier_gradient(
         scale: Guidance scale s.
         boxes: `(N, M, 3)` int64 on the CPU, crops `(side, x, y)` of each image; None shows it
             whole.
-        crop_size: Side to which crops are resized (nearest neighbour); needed with `boxes`.
-        output_size: Side of a second resize, where the classifier's input is another.
+        crop_size: Side to which crops are resized (nearest neighbor); needed with `boxes`.
+        output_size: Side of a second resize, if the classifier's input has another size.
         crops_at_once: Crops of each image that a call of the classifier shows; None shows all.
         rows_at_once: Rows of which `to_image` keeps a graph at once, to bound its memory; it runs
             twice where there are more. None keeps that of all.
@@ -107,7 +107,7 @@ def classifier_gradient(
         `(N, C, H, W)` gradient, without graph.
 
     Raises:
-        UserError: For crops without their size.
+        UserError: If `boxes` are given without `crop_size`.
     """
     guided = labels >= 0
     if scale == 0 or not bool(guided.any()):

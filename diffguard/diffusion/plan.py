@@ -130,7 +130,7 @@ class SamplingPlan:
             extra: Steps further up than the level that inversion reached. The authors' program
                 starts one step too high (its `forback_skip_diff = F` is `extra = F - 2`, and F
                 is 3); 0 is sound.
-            skip: Where given, the start lies this many steps below the top for every sample.
+            skip: If given, all samples start this many steps below the top.
 
         Returns:
             `(N,)` int64, at most S-1.

@@ -29,7 +29,7 @@ def expand(values: Tensor, like: Tensor) -> Tensor:
 
 
 class NoiseSchedule:
-    """The noise levels that a diffusion model was trained on, and what its output means.
+    """The noise levels and the prediction type of a diffusion model.
 
     Args:
         betas: `(T,)` noise variances in (0, 1), float64.
@@ -37,7 +37,7 @@ class NoiseSchedule:
             (`v_prediction`, Salimans & Ho, 2022) or the clean image (`sample`).
 
     Raises:
-        UserError: For another prediction type, or betas that are none.
+        UserError: If the prediction type is unknown or the betas are invalid.
 
     Attributes:
         alphas_cumprod: `(T,)` float64, strictly decreasing in (0, 1).
@@ -118,7 +118,7 @@ class NoiseSchedule:
         return alpha.sqrt() * x0 + (1 - alpha).sqrt() * noise
 
     def training_target(self, x0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
-        """What the network shall predict at x_t, `(N, …)`: ε, v or x_0."""
+        """The training target at x_t, `(N, …)`: ε, v or x_0."""
         if self.prediction_type == "epsilon":
             return noise
         if self.prediction_type == "sample":
@@ -130,7 +130,7 @@ class NoiseSchedule:
         """Convert a network's output to a noise prediction.
 
         Args:
-            output: `(N, …)` what the network predicted at `x_t`.
+            output: `(N, …)` the network's output at `x_t`.
             x_t: `(N, …)` noised states.
             t: `(N,)` int64 timesteps, 0-based.
 

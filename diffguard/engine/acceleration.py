@@ -18,17 +18,17 @@ CompileMode = bool | Literal["reduce-overhead", "max-autotune"]
 def accelerate(
     network: nn.Module, *, compile: CompileMode = False, channels_last: bool = False
 ) -> None:
-    """Prepare a network for many calls of one shape, in place and once; its weights stay.
+    """Prepare a network for many calls of one shape, once and in place; its weights do not change.
 
     Args:
         network: The diffusion network, on its device.
         compile: Compile it with `torch.compile` at the first call: True for the default mode;
-            `reduce-overhead` adds CUDA graphs, which pay where a GPU waits for Python;
-            `max-autotune` also tries kernels out.
-        channels_last: Bring its weights to channels-last memory format.
+            `reduce-overhead` adds CUDA graphs, which help if a GPU waits for Python;
+            `max-autotune` also benchmarks kernels.
+        channels_last: Convert its weights to channels-last memory format.
 
     Raises:
-        UserError: If torch cannot compile here.
+        UserError: If torch cannot compile on this machine.
     """
     if channels_last:
         network.to(memory_format=torch.channels_last)
@@ -39,11 +39,11 @@ def accelerate(
 
 
 def _check_compiler(device: torch.device) -> None:
-    """Compile next to nothing, so that a missing compiler is told before the first image."""
+    """Compile a trivial function, so that a missing compiler is reported before the first image."""
     try:
         torch.compile(lambda x: x + 1)(torch.zeros(8, device=device))
     except Exception as error:
-        # Whatever the compiler stumbles on: it is an option, and there is a way without.
+        # Compilation is optional, so any failure of the compiler becomes one line.
         lines = [line for line in str(error).splitlines() if line.strip()]
         reason = lines[0] if lines else type(error).__name__
         raise UserError(

@@ -18,7 +18,7 @@ from diffguard.randomness import image_generator
 # with all crops at once, but the memory of the gradient grows with the pixels.
 _MOST_PIXELS = 50 * 224**2
 
-# `(images, t) -> logits`; a classifier of clean images has no use for t.
+# `(images, t) -> logits`; a classifier of clean images ignores t.
 TimedClassifier = Callable[[Tensor, Tensor], Tensor]
 
 
@@ -29,13 +29,13 @@ class ClassifierSteering:
     Attributes:
         classify: `(images (N, C, h, w), t (N,)) -> logits (N, K)`.
         scale: Guidance scale.
-        blend: Show the blend with the clean estimate; otherwise the state itself.
+        blend: Show the classifier the blend with the clean estimate; otherwise the state itself.
         crops: Crops per step; 0 shows the whole image.
         crop_size: Smallest side of a crop, and the side to which crops are resized.
-        output_size: Side of a second resize for the classifier; None for none.
-        input_size: Side to which `classify` itself resizes what it is shown, if it does.
+        output_size: Side of a second resize for the classifier; None makes none.
+        input_size: Side to which `classify` itself resizes its input, if it does.
         reduction: `sum` or `mean` over the crops.
-        shared_crops: Every image sees the same crops; otherwise they belong to image and step.
+        shared_crops: All images see the same crops; otherwise crops depend on image and step.
         seed: Seed of the crops.
     """
 
@@ -57,7 +57,7 @@ class ClassifierSteering:
 
     @property
     def draws_crops(self) -> bool:
-        """Whether every image has random crops of its own."""
+        """Whether the random crops depend on the image."""
         return self.crops > 0 and not self.shared_crops
 
     def gradient(
@@ -76,16 +76,16 @@ class ClassifierSteering:
         """The guidance gradient of each sample at its own step.
 
         Args:
-            denoiser: Maps states to what the classifier is shown (`preview`).
+            denoiser: Maps states to the images that the classifier sees (`preview`).
             x: `(N, …)` states.
             noise: `(N, …)` predicted noise, not clipped.
             t: `(N,)` original timesteps, on the CPU as all of the following.
             alpha: `(N,)` levels of the states.
             labels: `(N,)`, -1 for rows that are not guided.
-            keys: What each image is known by; its random crops depend on it.
+            keys: Identifies each image; its random crops depend on it.
             steps: Synthesis steps that each sample has made.
-            batch_size: Images of each classifier call, at least N, the rest of them padding; a call
-                shows one crop or several of each.
+            batch_size: Images of each classifier call, at least N; the rest is padding. A call
+                shows one or several crops of each image.
 
         Returns:
             `(N, …)`.
@@ -122,7 +122,7 @@ class ClassifierSteering:
         )[: len(u)]
 
     def _shown_size(self, denoiser: Denoiser, u: Tensor) -> torch.Size:
-        """Height and width of the images of states; found once, for a decoder is run for it."""
+        """Height and width of the images of states; computed once, because it may run a decoder."""
         if u.shape[1:] not in self._sizes:
             self._sizes[u.shape[1:]] = denoiser.preview(u[:1]).shape[-2:]
         return self._sizes[u.shape[1:]]
@@ -153,7 +153,7 @@ class ClassifierSteering:
         return place_boxes(torch.stack(draws), size, smallest)
 
     def _shared_boxes(self, size: tuple[int, int] | torch.Size, smallest: int, step: int) -> Tensor:
-        # One stream of draws for all images, as if each were the only one.
+        # All images share one stream of draws.
         generator, drawn = self._stream.setdefault(
             tuple(size), (torch.Generator().manual_seed(self.seed), [])
         )

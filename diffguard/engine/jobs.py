@@ -1,4 +1,4 @@
-"""What a reconstructor is given, an image and how to treat it, and what it gives back."""
+"""Input and output of a reconstructor: jobs, the recipe and reconstructions."""
 
 from __future__ import annotations
 
@@ -35,17 +35,17 @@ class Job:
 
 @dataclass
 class Reconstruction:
-    """What became of a job.
+    """The result of a job.
 
     Attributes:
         job: The job.
         guided: `(C, H, W)` in [0, 1].
-        unguided: The same from the same latent without guidance; None if not asked for.
+        unguided: `(C, H, W)` from the same latent without guidance; None if not requested.
         stop_index: Index of the last inversion step made, 0-based.
-        network_passes: Passes of the diffusion model that this image took.
+        network_passes: Passes of the diffusion model for this image.
         latent: The state at which inversion stopped.
-        guided_state: The final state behind `guided`, as the model left it.
-        unguided_state: The final state behind `unguided`.
+        guided_state: The final state, of which `guided` is the decoded image.
+        unguided_state: The final state of `unguided`.
     """
 
     job: Job
@@ -60,18 +60,18 @@ class Reconstruction:
 
 @dataclass
 class Recipe:
-    """How a reconstructor works, resolved from the settings.
+    """How to reconstruct images, resolved from the settings.
 
     Attributes:
         plan: Timesteps and levels.
-        max_steps: Most inversion steps, 1 … len(plan).
+        max_steps: Maximum number of inversion steps, 1 … len(plan).
         clip: Clamp the clean estimate to [-1, 1].
-        inversion: Labels seen in inversion: `null`, `label` or `guided`.
+        inversion: Condition of the inversion: `null`, `label` or `guided`.
         inversion_scale: Guidance scale of a guided inversion.
         qualities: Early stop: pairs of a quality `(N,C,h,w) × 2 -> (N,)` and its threshold.
         scale: Classifier-free guidance scale; unused with `steering`.
         steering: Classifier guidance instead of classifier-free guidance.
-        unguided: Whether the unguided reconstruction is wanted too.
+        unguided: Also make the unguided reconstruction.
         extra_start: Synthesis starts this many steps above the level reached.
         skip: Fixed start of synthesis, steps below the top; None starts where inversion stopped.
     """

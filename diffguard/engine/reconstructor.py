@@ -1,9 +1,9 @@
-"""Invert, stop, synthesise: a stream of images in, a stream of reconstructions out.
+"""Invert, stop, synthesize: a stream of images in, a stream of reconstructions out.
 
-A pool of trajectories is kept running. Whatever they do (invert, be guided, run unguided, at any
-timestep), their next network passes are gathered into calls of one fixed shape, and the pool is
-refilled as images finish. So the batch stays full although every image has its own depth, and an
-image's result does not depend on its neighbours.
+A pool of trajectories is always running: each inverts, is guided or runs unguided, at its own
+timestep. Their next network passes are gathered into calls of one fixed shape, and new images fill
+the pool as others finish. The batch stays full although every image has its own depth, and the
+result of an image does not depend on its neighbors. `plain.py` has the algorithm for one image.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ class Reconstructor:
 
     Args:
         denoiser: The diffusion model.
-        recipe: What to do.
+        recipe: How to reconstruct the images.
         batch_size: Images of every network call.
 
     Attributes:
         calls: Calls of the diffusion model so far.
-        rows: Rows of those calls that were no padding; `rows / (calls · batch_size)` is the fill.
+        rows: Rows of those calls without padding; `rows / (calls · batch_size)` is the fill.
     """
 
     def __init__(self, denoiser: Denoiser, recipe: Recipe, batch_size: int) -> None:
@@ -49,12 +49,12 @@ class Reconstructor:
         self._measuring: deque[int] = deque()
         self._steering: deque[int] = deque()
         self._finished: list[Finished] = []
-        # One batch per kind of queue: then some queue is full whenever the pool is.
+        # One batch per queue, so that a full pool always has a full queue.
         queues = 1 + bool(recipe.qualities) + (recipe.steering is not None)
         self._pool = Pool((queues + 1) * batch_size)
 
     def push(self, jobs: Iterable[Job]) -> list[Reconstruction]:
-        """Take images in and return those that are finished; others stay in flight."""
+        """Add images and return the finished ones; others stay in flight."""
         self._waiting.extend(jobs)
         self._run(final=False)
         return self._drain(final=False)
@@ -114,7 +114,7 @@ class Reconstructor:
         states = in_fixed_batches(self.denoiser.encode, images, self.batch_size)
         shown: Iterable[Tensor | None] = [None] * len(jobs)
         if self.recipe.qualities:
-            # Once for all steps: a latent model decodes for it.
+            # Once for all steps, because a latent model decodes here.
             shown = in_fixed_batches(self.denoiser.preview, states, self.batch_size)
         for job, state, image in zip(jobs, states, shown, strict=True):
             mask = job.mask
@@ -125,7 +125,7 @@ class Reconstructor:
     def _denoise(self, *, final: bool) -> None:
         """One call of the diffusion model, and the steps that it completes."""
         pool = self._pool
-        # At the end of the stream all are to finish together, so that no few are left over.
+        # At the end of the stream all finish together, so that the last calls are full.
         passes = pool.take(self.batch_size, longest_first=final)
         rows = pool.rows(passes)
         x, t = pool.states(rows), self.recipe.plan.timesteps[torch.from_numpy(pool.index[rows])]
@@ -161,10 +161,10 @@ class Reconstructor:
         return padded(torch.from_numpy(labels), self.batch_size).to(device, non_blocking=True)
 
     def _step(self, rows: np.ndarray) -> None:
-        """Move trajectories one step, whatever they do but what a classifier guides."""
+        """Move trajectories one step, except those that a classifier guides."""
         pool, recipe = self._pool, self.recipe
         inverts, index = pool.inverts(rows), torch.from_numpy(pool.index[rows])
-        # An inversion begins with the image itself, which is not clipped.
+        # An inversion starts from the image itself, which is not clipped.
         clip = torch.from_numpy(~inverts | (pool.index[rows] > 0)) if recipe.clip else None
         up, (_, low, high) = torch.from_numpy(inverts), recipe.plan.inversion(index)
         _, start, end = recipe.plan.synthesis(index)
@@ -175,7 +175,7 @@ class Reconstructor:
         self._end_synthesis_steps(rows[~inverts])
 
     def _noise(self, rows: np.ndarray, inverts: np.ndarray) -> Tensor:
-        """Noise that rows follow, with classifier-free guidance where the label was seen."""
+        """Noise of rows, with classifier-free guidance in rows that saw the label."""
         pool, recipe = self._pool, self.recipe
         noise = pool.null_noise(rows)
         seen = pool.is_main(rows) & pool.with_label[pool.slots(rows)]
@@ -234,12 +234,12 @@ class Reconstructor:
     def _request_synthesis(self, slots: np.ndarray) -> None:
         pool, recipe = self._pool, self.recipe
         label = pool.guided[slots] & (recipe.steering is None)
-        # At scale 1 the conditional noise alone decides, wherever guidance applies.
+        # At scale 1 guidance is the conditional noise alone.
         both = pool.is_masked(slots) | (recipe.scale != 1)
         pool.request(slots, null=~label | both, label=label)
 
     def _steer(self) -> None:
-        """Move trajectories one step to the image, guided by the classifier."""
+        """Move trajectories one step towards the image, guided by the classifier."""
         steering = self.recipe.steering
         if steering is None:
             return

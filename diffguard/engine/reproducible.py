@@ -1,4 +1,4 @@
-"""Arithmetic that gives the same scores again, on a GPU too, whatever the program has set."""
+"""Reproducible arithmetic on CPU and GPU, regardless of the program's torch settings."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import torch
 
 @contextmanager
 def reproducible() -> Iterator[None]:
-    """Deterministic convolutions in full precision, and no graph; the former settings return.
+    """Deterministic convolutions in full precision without a graph; restores the settings at exit.
 
     cuDNN may otherwise sum the gradient of a convolution in another order each time, choose its
-    kernels by timing, and round float32 to TF32's 10 bits. Mixed precision is not touched: autocast
+    kernels by timing, and round float32 to TF32's 10 bits. Autocast still
     works inside.
     """
     cudnn: Any = torch.backends.cudnn
@@ -30,12 +30,12 @@ def reproducible() -> Iterator[None]:
 
 
 def _without_tf32() -> Callable[[], None]:
-    """Switch TF32 off; what is returned restores the former settings."""
+    """Switch TF32 off and return a function that restores the settings."""
     cudnn: Any = torch.backends.cudnn
     try:
         convolution, matmul = cudnn.allow_tf32, torch.get_float32_matmul_precision()
     except RuntimeError:
-        # The program uses the newer settings, beside which torch refuses to read these.
+        # torch refuses to read these settings if the program uses the newer ones.
         return _without_tf32_by_operator()
     cudnn.allow_tf32 = False
     torch.set_float32_matmul_precision("highest")

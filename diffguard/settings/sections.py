@@ -46,7 +46,7 @@ class InversionSettings:
     """How the image is encoded.
 
     Attributes:
-        depth: Deepest inversion, as a share of the schedule's steps in (0, 1].
+        depth: Maximum depth of the inversion, as a share of the schedule's steps in (0, 1].
         condition: Label that the model sees: none (`null`), that of `guidance.label` (`label`), or
             both under classifier-free guidance (`guided`).
         scale: Guidance scale of `guided`, at least 0.
@@ -68,10 +68,10 @@ class EarlyStopSettings:
     Attributes:
         thresholds: Quality -> threshold; inversion of an image stops when any is below. `psnr` in
             dB; `ssim`, `dists` and cosines with 1 for equal images; other distances with a minus
-            sign. None switches a quality off, so that it is not measured. Empty: every image goes
-            to `inversion.depth`.
-        mean_depth: Where given, calibration replaces the thresholds by those at which ID
-            validation images stop, on average, at this share of the schedule.
+            sign. None switches a quality off, so that it is not measured. If empty, all images
+            invert to `inversion.depth`.
+        mean_depth: If given, calibration sets the thresholds so that ID validation images stop,
+            on average, at this share of the schedule.
     """
 
     thresholds: dict[str, float | None] = field(default_factory=dict)
@@ -83,13 +83,13 @@ class CropSettings:
     """Random crops (cut-outs) shown to the guiding classifier.
 
     Attributes:
-        number: Crops per step; 0 shows the whole image. A call of the classifier shows as many of
-            them as have, for the whole batch, no more pixels than 50 images of 224×224; or one.
-        size: Smallest side, and the side to which crops are resized; None is that of the
-            classifier.
+        number: Crops per step; 0 shows the whole image. A call of the classifier shows at least
+            one crop of each image, and more up to the pixels of 50 images of 224×224 in total.
+        size: Smallest side, and the side to which crops are resized; defaults to the
+            classifier's input size.
         reduction: `sum` (the paper's) or `mean` over the crops.
-        shared: Every image gets the same crops (the authors' program); otherwise they belong to
-            the image and the step.
+        shared: All images get the same crops (the authors' program); otherwise crops depend on
+            image and step.
         seed: Seed of the shared crops.
     """
 
@@ -102,7 +102,7 @@ class CropSettings:
 
 @dataclass
 class GuidanceSettings:
-    """How synthesis is steered to the label.
+    """How synthesis is guided towards the label.
 
     Attributes:
         kind: `classifier_free` (class-conditional model) or `classifier` (any model).
@@ -115,9 +115,9 @@ class GuidanceSettings:
         crops: Classifier: random crops.
         extra_start: Synthesis starts this many steps above the level that inversion reached,
             at most at the top.
-        skip: Where given, synthesis starts this many steps below the top for every image.
-        label: Label to guide to: the prediction, or the oracle of the studies (true label of ID
-            images, a random one for OOD images).
+        skip: If given, synthesis of all images starts this many steps below the top.
+        label: Label to guide towards: the prediction, or the oracle of the studies (true label of
+            ID images, a random one for OOD images).
     """
 
     kind: Kind = "classifier_free"

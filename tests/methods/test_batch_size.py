@@ -98,13 +98,13 @@ def test_after_the_first_row_it_is_an_error_with_advice_and_nothing_is_lost(data
     folder = tmp_path / "cut"
     detector = hungry(calls=calls - 1)
     data = data_of(data_root, 16)
-    with pytest.raises(UserError, match=r"16 images a batch.*what is scored is kept.*--output"):
+    with pytest.raises(UserError, match=r"16 images a batch.*finished scores are kept.*--output"):
         start(detector, data, folder)
     assert set(detector.denoiser.network.seen) == {16}
     kept = (folder / "scores" / "rank-0.csv").read_text().count("\n") - 1
     assert 0 < kept < len(whole)
     # The rows that are there have frozen the size, also for a run that is resumed.
-    with pytest.raises(UserError, match=r"16 images a batch.*what is scored is kept"):
+    with pytest.raises(UserError, match=r"16 images a batch.*finished scores are kept"):
         start(hungry(rows=8), data_of(data_root, 16), folder)
     start(hungry(), data_of(data_root, 16), folder)
     assert scores_of(folder) == scores_of(tmp_path / "whole")
