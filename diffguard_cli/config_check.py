@@ -60,6 +60,8 @@ def _check_diffusion(config: DiffusionConfig, stages: Collection[str]) -> None:
             "diffusion.lora_alpha must be positive and needs diffusion.lora_rank, got "
             f"{config.lora_alpha:g} with rank {config.lora_rank}"
         )
+    if config.lora_targets != DiffusionConfig().lora_targets and not config.lora_rank:
+        raise UserError("diffusion.lora_targets has no effect without diffusion.lora_rank: set it")
     for key in ("ckpt", "finetune"):
         if name := getattr(config, key):
             check_name(name, f"diffusion.{key}")

@@ -1,6 +1,9 @@
 """A model of every family, the whole way: inversion, guidance, score; named in a config."""
 
+import json
+import os
 import shutil
+import zipfile
 from dataclasses import replace
 
 import pytest
@@ -110,6 +113,49 @@ def test_a_damaged_text_encoder_is_refused(models, tmp_path):
     with pytest.raises(UserError, match="text encoder cannot be loaded") as caught:
         load_denoiser(folder, options_of("stable_diffusion"))
     assert "\n" not in str(caught.value)
+
+
+def _edit_config(path, **values):
+    path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
+
+
+ABSURD = {
+    "wide": ("more than its files hold", {"hidden_size": 4000}),
+    "deep": ("more than", {"num_hidden_layers": 10**7}),
+    "long": ("more than", {"max_position_embeddings": 10**9}),
+    "negative": ("cannot be loaded", {"hidden_size": -4}),
+    "of text": ("cannot be loaded", {"hidden_size": "wide"}),
+}
+
+
+@pytest.mark.parametrize("kind", ABSURD)
+def test_a_text_encoder_of_absurd_size(models, tmp_path, kind):
+    folder = shutil.copytree(models("stable_diffusion"), tmp_path / "sd")
+    line, values = ABSURD[kind]
+    _edit_config(folder / "text_encoder" / "config.json", **values)
+    with pytest.raises(UserError, match=line) as caught:
+        load_denoiser(folder, options_of("stable_diffusion"))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_compressed_text_encoder(models, tmp_path):
+    folder = shutil.copytree(models("stable_diffusion"), tmp_path / "sd")
+    (folder / "text_encoder" / "model.safetensors").unlink()
+    with zipfile.ZipFile(
+        folder / "text_encoder" / "pytorch_model.bin", "w", zipfile.ZIP_DEFLATED
+    ) as archive:
+        archive.writestr("archive/data.pkl", b"0" * 10**6)
+    with pytest.raises(UserError, match="compressed"):
+        load_denoiser(folder, options_of("stable_diffusion"))
+
+
+@pytest.mark.parametrize("part", ["unet/config.json", "text_encoder/config.json"])
+def test_a_named_pipe_in_a_folder_is_not_waited_for(models, tmp_path, part):
+    folder = shutil.copytree(models("stable_diffusion"), tmp_path / "sd")
+    (folder / part).unlink()
+    os.mkfifo(folder / part)
+    with pytest.raises(UserError, match="regular file"):
+        load_denoiser(folder, options_of("stable_diffusion"))
 
 
 def test_autoencoders_work_in_slices(models):

@@ -41,6 +41,7 @@ def check(tmp_path, words):
             ["--diffusion.betas", "[0.9]"],
             "diffusion.betas must be two numbers in [0, 1), got [0.9]",
         ),
+        (["--diffusion.lora_targets", "[to_q]"], "lora_targets has no effect without diffusion."),
         (["--diffusion.lora_alpha", "8"], "lora_alpha must be positive and needs diffusion.lora_r"),
         (["--noisy_classifier.width", "0"], "noisy_classifier.width must be at least 1, got 0"),
         (["--trainer.log_every_n_steps", "0"], "trainer.log_every_n_steps must be at least 1"),

@@ -23,10 +23,10 @@ from diffguard.denoisers.formats.options import CheckpointOptions
 from diffguard.denoisers.formats.prompts import TEXT_ENCODER, encode_prompts
 from diffguard.denoisers.networks import AUTOENCODERS, NETWORKS, module_class
 from diffguard.errors import UserError, reason_of
-from diffguard.storage.archives import check_archive
 from diffguard.storage.arguments import LARGEST_SIDE
+from diffguard.storage.reading import read_text
 from diffguard.storage.schema import validated
-from diffguard.storage.sizes import trial
+from diffguard.storage.sizes import check_files
 from diffguard.storage.state_dict import check_values
 from diffguard.storage.weights import load_tensors
 
@@ -196,7 +196,9 @@ def _load_model(folder: Path, known: tuple[str, ...]) -> Any:
     cls = module_class(name, known)
     if config.get("quantization_config") is not None:
         raise UserError(f"{folder.name} is quantized: expected weights in float32, float16 or bf16")
-    _check_size(cls, own_config(cls, config), folder)
+    files = [path for path in folder.glob(f"{_WEIGHTS}*") if path.is_file()]
+    own = own_config(cls, config)
+    check_files(lambda: cls.from_config(own), files, folder.name)
     binary = not any(folder.glob(f"{_WEIGHTS}*.safetensors"))
     try:
         model, report = cls.from_pretrained(
@@ -234,29 +236,6 @@ def _all_have(report: Any, prefix: str) -> bool:
     return bool(names) and all(name.startswith(prefix) for name in names)
 
 
-def _check_size(cls: Any, config: dict[str, Any], folder: Path) -> None:
-    """Refuse weights that grow, and a network that is larger than the files of its weights."""
-    files = [path for path in folder.glob(f"{_WEIGHTS}*") if path.is_file()]
-    for path in files:
-        if path.suffix == ".bin":
-            check_archive(path)
-    try:
-        empty = trial(lambda: cls.from_config(config), f"the network of {folder.name}")
-    except UserError:
-        raise
-    except Exception as error:
-        # Constructors of libraries may raise any exception.
-        raise UserError(
-            f"{folder.name} cannot be loaded ({reason_of(error)}): is it complete?"
-        ) from error
-    weights = sum(value.numel() for value in empty.state_dict().values())
-    if files and weights > sum(path.stat().st_size for path in files):
-        raise UserError(
-            f"{folder.name} cannot be loaded (its config.json describes {weights:,} weights, more "
-            "than its files hold): is it complete?"
-        )
-
-
 def _variant(folder: Path) -> str | None:
     """The copy of the weights to read, as in `….fp16.safetensors`: another where none is plain."""
     names = [path.name.removeprefix(f"{_WEIGHTS}.") for path in folder.glob(f"{_WEIGHTS}.*")]
@@ -272,10 +251,11 @@ def _variant(folder: Path) -> str | None:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        # Configs of diffusers may hold infinities, which `read_json` refuses.
+        content = json.loads(read_text(path))
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(
-            f"{path} cannot be read ({error}): expected a complete folder of diffusers"
+            f"{path} cannot be read ({reason_of(error)}): expected a complete folder of diffusers"
         ) from error
     if not isinstance(content, dict):
         raise UserError(f"{path} holds no settings: expected a complete folder of diffusers")

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 
 from diffguard.errors import UserError, reason_of
+from diffguard.storage.reading import read_json
+from diffguard.storage.sizes import check_files
 
 TEXT_ENCODER = "text_encoder"
 TOKENIZER = "tokenizer"
@@ -51,7 +53,7 @@ def encode_prompts(folder: Path, class_names: Sequence[str], prompt: str) -> Ten
     """
     texts = make_prompts(class_names, prompt)
     try:
-        from transformers import CLIPTextModel, CLIPTokenizer
+        from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
         from transformers.utils import logging
     except ImportError as error:
         raise UserError(
@@ -59,6 +61,17 @@ def encode_prompts(folder: Path, class_names: Sequence[str], prompt: str) -> Ten
             'pip install -e ".[text]" in the clone of DiffGuard'
         ) from error
     logging.disable_progress_bar()
+    part = folder / TEXT_ENCODER
+    try:
+        config = read_json(part / "config.json", dict[str, Any])
+    except FileNotFoundError:
+        raise UserError(f"{part} has no config.json: is it complete?") from None
+    files = [path for path in part.iterdir() if path.suffix in (".safetensors", ".bin")]
+    check_files(
+        lambda: CLIPTextModel(CLIPTextConfig.from_dict(config)),
+        [path for path in files if path.is_file()],
+        "the text encoder",
+    )
     try:
         tokenizer = CLIPTokenizer.from_pretrained(folder / TOKENIZER, local_files_only=True)
         loaded: Any = CLIPTextModel.from_pretrained(
