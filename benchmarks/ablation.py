@@ -19,18 +19,18 @@ from textwrap import fill
 from typing import Any
 
 import numpy as np
-from choose_settings import (
+from matplotlib import pyplot as plt
+
+from diffguard.checkpoint.file import read_checkpoint
+from diffguard.detector import Detector
+from diffguard.methods.items import Scored
+from diffguard_cli.tune import (
     add_derived,
     best_device,
     mean_auroc,
     score_validation,
     validation_data,
 )
-from matplotlib import pyplot as plt
-
-from diffguard.checkpoint.file import read_checkpoint
-from diffguard.detector import Detector
-from diffguard.methods.items import Scored
 
 # On 16 by 16 pixels, a larger scale only fools a classifier without adversarial training.
 _CLASSIFIER = {"guidance.kind": "classifier", "guidance.scale": 0.1}

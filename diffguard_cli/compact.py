@@ -1,6 +1,6 @@
-"""`python -m diffguard_cli.compact RUN FOLDER`: the two models of a run, compact enough to keep.
+"""The command `compact`: write the two models of a run in bfloat16.
 
-Weights become bfloat16, in safetensors files of at most 15 MiB with the usual index beside them.
+The weights go to safetensors files of at most 15 MiB, with the usual index beside them.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ _MODELS = ("classifier", "diffusion")
 def keep_models(run: Path, folder: Path, shard_bytes: int = SHARD_BYTES) -> int:
     """Write the models of a training run in bfloat16.
 
-    `classifier.ckpt` takes the classifier's file (or the index of its parts), `diffusion.ckpt` the
-    folder.
+    `classifier.ckpt` accepts the classifier's file or the index of its parts; `diffusion.ckpt`
+    accepts the folder of the diffusion model.
 
     Args:
         run: Folder of the run.
-        folder: Folder to make.
-        shard_bytes: Largest file of weights in bytes, where no single tensor is larger.
+        folder: Folder to create.
+        shard_bytes: Largest file of weights in bytes, unless a single tensor is larger.
 
     Returns:
-        Size of all that was written in bytes.
+        Size of all written files in bytes.
 
     Raises:
         UserError: If the run lacks a model or holds links, and as `create_folder`.
@@ -45,7 +45,7 @@ def keep_models(run: Path, folder: Path, shard_bytes: int = SHARD_BYTES) -> int:
             raise UserError(f"{run} holds no trained {name}: expected a run of train.py")
     files = [path for name in _MODELS for path in sorted((run / name).rglob("*"))]
     if links := [path for path in (*(run / name for name in _MODELS), *files) if path.is_symlink()]:
-        raise UserError(f"{links[0]} is a link: put what it leads to in its place")
+        raise UserError(f"{links[0]} is a link: replace it by its target")
     with create_folder(folder) as temporary:
         for path in files:
             target = temporary / path.relative_to(run)
@@ -73,18 +73,25 @@ def _write_shards(path: Path, target: Path, shard_bytes: int) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Keep a run's models; returns the exit code, 2 for a user's mistake (one line on stderr)."""
-    parser = argparse.ArgumentParser(prog="python -m diffguard_cli.compact", description=__doc__)
+    """Write the models of a run.
+
+    Args:
+        arguments: The command line, without the name of the program; defaults to `sys.argv`.
+
+    Returns:
+        The exit code; 2 for a user's mistake, which is one line on standard error.
+    """
+    parser = argparse.ArgumentParser(prog="diffguard compact", description=__doc__)
     parser.add_argument("run", metavar="RUN", help="folder of a training run")
-    parser.add_argument("folder", metavar="FOLDER", help="folder to make")
-    asked = parser.parse_args(arguments)
+    parser.add_argument("folder", metavar="FOLDER", help="folder to create")
+    options = parser.parse_args(arguments)
     try:
-        folder = user_path(asked.folder, "FOLDER")
-        size = keep_models(user_path(asked.run, "RUN"), folder)
+        folder = user_path(options.folder, "FOLDER")
+        size = keep_models(user_path(options.run, "RUN"), folder)
     except UserError as error:
         say(f"error: {error}", file=sys.stderr)
         return 2
-    say(f"wrote {asked.folder}, {size / 1e6:.1f} MB")
+    say(f"wrote {options.folder}, {size / 1e6:.1f} MB")
     return 0
 
 

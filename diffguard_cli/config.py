@@ -196,3 +196,6 @@ class NoisyClassifierConfig:
     lr: float = 2e-3
     weight_decay: float = 0.01
     val_every: int = 5
+
+
+StageConfig = ClassifierConfig | DiffusionConfig | NoisyClassifierConfig

@@ -10,6 +10,7 @@ from diffguard.denoisers.custom import is_own
 from diffguard.denoisers.formats.hub import check_name
 from diffguard.denoisers.networks import argument_names
 from diffguard.errors import UserError
+from diffguard_cli.arguments import TrainingArguments
 from diffguard_cli.config import DiffusionConfig
 
 # The smallest sensible value of each key; keys that are None are skipped.
@@ -28,11 +29,11 @@ _LEAST = {
 }
 
 
-def check_config(config: Any) -> None:
+def check_config(config: TrainingArguments) -> None:
     """Refuse a config with which no training can succeed.
 
     Args:
-        config: The instantiated sections of `train.py`, and `stages`.
+        config: The command line of training.
 
     Raises:
         UserError: Naming the key.

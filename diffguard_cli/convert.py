@@ -1,4 +1,4 @@
-"""`python -m diffguard_cli.convert SRC DST`: a research checkpoint as a diffusers folder."""
+"""The command `convert`: write a research checkpoint as a diffusers folder."""
 
 from __future__ import annotations
 
@@ -14,20 +14,25 @@ from diffguard.storage.paths import expand_home
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Convert; returns the exit code, 2 for a user's mistake (one line on stderr)."""
-    parser = argparse.ArgumentParser(prog="python -m diffguard_cli.convert", description=__doc__)
+    """Convert a checkpoint.
+
+    Args:
+        arguments: The command line, without the name of the program; defaults to `sys.argv`.
+
+    Returns:
+        The exit code; 2 for a user's mistake, which is one line on standard error.
+    """
+    parser = argparse.ArgumentParser(prog="diffguard convert", description=__doc__)
     parser.add_argument("src", metavar="SRC", help="guided-diffusion, latent diffusion or DiffOOD")
     parser.add_argument("dst", metavar="DST", help="folder to write")
     parser.add_argument("--image_size", type=int, help="side of the model's images in pixels")
     parser.add_argument("--num_head_channels", type=int, help="channels per attention head")
-    parser.add_argument(
-        "--num_heads", type=int, help="attention heads, where their number is fixed"
-    )
+    parser.add_argument("--num_heads", type=int, help="attention heads, if their number is fixed")
     parser.add_argument(
         "--new_attention_order", action="store_true", help="guided-diffusion's 64×64 model"
     )
     parser.add_argument("--noise_schedule", choices=("linear", "cosine"), default="linear")
-    parser.add_argument("--num_classes", type=int, help="classes that the model must have")
+    parser.add_argument("--num_classes", type=int, help="classes the model must have")
     values = vars(parser.parse_args(arguments))
     src, dst = values.pop("src"), values.pop("dst")
     try:

@@ -50,11 +50,13 @@ _DISK_FULL = (
 class Parser(ArgumentParser):
     """jsonargparse's parser with `--config`, `--print_config`, `--debug` and short errors."""
 
-    def __init__(self, description: str) -> None:
+    def __init__(self, description: str, prog: str | None = None) -> None:
         # Otherwise a value such as `my_module.Class` is imported before it is refused.
         set_parsing_settings(import_path_denylist=["*"], instantiate_subclass_spec_in_any=False)
         set_loader("yaml", _load_checked, exceptions=(yaml.YAMLError,))
-        super().__init__(description=description, exit_on_error=False, allow_abbrev=False)
+        super().__init__(
+            prog=prog, description=description, exit_on_error=False, allow_abbrev=False
+        )
         self.add_argument("--config", action="config", help="YAML file; may be given repeatedly")
         self.add_argument(
             "--debug", action="store_true", help="show the traceback of a user's mistake too"

@@ -44,9 +44,6 @@ class ScoringRun:
         derive: Whether the scores that need calibration are added.
         settings: The detector's settings as they were asked for, where calibration changes them.
         threads: CPU threads of each process; None leaves the libraries' choice.
-
-    Attributes:
-        detector: See above; another may take its place before the run.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""The merged score table and its metrics, on every process of an evaluation."""
+"""The merged score table and its metrics, read by every process of an evaluation."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from diffguard.score_table.table import ScoreTable
 from diffguard.storage.files import file_hash
 from lightning_modules.processes import wait_until
 
-_Metrics = dict[tuple[str, str], dict[str, float]]
+Metrics = dict[tuple[str, str], dict[str, float]]
 
 
 def read_together(
     path: Path, groups: Mapping[str, str], trainer: pl.Trainer
-) -> tuple[ScoreTable, _Metrics]:
+) -> tuple[ScoreTable, Metrics]:
     """Read a merged table on every process, and compute its metrics, each process on its part.
 
     Args:

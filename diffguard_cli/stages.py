@@ -20,11 +20,11 @@ from diffguard_cli.config import (
     ClassifierConfig,
     DiffusionConfig,
     NoisyClassifierConfig,
+    StageConfig,
 )
 from diffguard_cli.interrupts import interruptible
 from diffguard_cli.models import check_network, classifier_spec, keep_trained, to_train
 from diffguard_cli.run import Run
-from diffguard_cli.training_check import StageConfig
 from lightning_modules.base import TrainingModule
 from lightning_modules.callbacks.samples import SampleGrid
 from lightning_modules.callbacks.throughput import TrainingRate

@@ -8,11 +8,9 @@ from dataclasses import asdict
 
 from diffguard.denoisers.scheduler_config import schedule_from_config
 from diffguard.errors import UserError
-from diffguard_cli.config import ClassifierConfig, DiffusionConfig, NoisyClassifierConfig
+from diffguard_cli.config import DiffusionConfig, StageConfig
 from lightning_modules.trainer import TrainerConfig
 from lightning_modules.training_values import check_values
-
-StageConfig = ClassifierConfig | DiffusionConfig | NoisyClassifierConfig
 
 
 def check_training(

@@ -1,24 +1,23 @@
-"""Choose distance, depth, scale and steps of a detector on validation sets only.
+"""The command `tune`: choose a detector's distances, depth, scale and steps on validation sets.
 
-    python benchmarks/choose_settings.py runs/demo/detector.ckpt
+    diffguard tune runs/demo/detector.ckpt
 
-scores the ID and the OOD *validation* sets of the checkpoint's config with every combination of a
-grid of steps, depth and scale. An image can fail to come back as a picture, or in what the
-classifier makes of it, so `diffguard` is the mean of one distance of each kind: for each setting
-the pair is found that has the highest AUROC averaged over the OOD validation sets, and then the
-baselines with which `fusion` has. The winner is the setting with the highest `diffguard`. No test
-set is opened. The tables for the embedded default are in `docs/settings.md`.
+The command scores the ID and the OOD *validation* sets of the checkpoint's config with every
+combination of a grid of steps, depth and scale. A reconstruction can differ from its image as a
+picture, or in the classifier's output, so `diffguard` is the mean of one distance of each kind. For
+each combination the command finds the pair with the highest AUROC averaged over the OOD validation
+sets, and then the baselines with which `fusion` has the highest. The best combination is the one
+with the highest AUROC of `diffguard`. No test set is opened. `docs/settings.md` holds the tables of
+the embedded default.
 """
 
 from __future__ import annotations
 
 import argparse
 import itertools
-import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -28,23 +27,81 @@ from datamodules.ood import IDSets, OODDataModule, OODSets
 from diffguard.checkpoint.file import read_checkpoint
 from diffguard.detector import Detector
 from diffguard.methods.items import Scored
+from diffguard.printing import say
 from diffguard.report.metrics import auroc
 from diffguard.scores.calibration import Calibration
 from diffguard.scores.distances import DISTANCES
 from diffguard.settings.detector import DetectorSettings
+from diffguard.storage.paths import user_path
 from lightning_modules.detector import items_of
 
-# Shares of the schedule, scales and steps that are tried.
+# Shares of the schedule, scales and steps of the grid.
 DEPTHS = (0.3, 0.5, 0.7, 0.9)
-# Above 1, where classifier-free guidance begins.
+# Classifier-free guidance begins above 1.
 SCALES = (1.5, 3.0)
 STEPS = (10,)
 # Rows of a ranking that are printed.
 SHOWN = 8
+COLUMNS = (
+    *("steps", "depth", "scale", "passes", "seconds"),
+    *("diffguard", "distances", "fusion", "with"),
+)
+
+# Set -> score -> `(n,)`; the first set is the ID one.
+Table = Mapping[str, dict[str, np.ndarray]]
+# Mean AUROC and the names of the scores, best first.
+Ranking = list[tuple[float, list[str]]]
+
+
+def main(argv: Sequence[str]) -> int:
+    """Score the grid and print the tables.
+
+    Args:
+        argv: The command line, without the name of the program.
+
+    Returns:
+        The exit code.
+
+    Raises:
+        UserError: If the checkpoint or its data cannot be read.
+    """
+    grid = _parse(argv)
+    content = read_checkpoint(user_path(grid.ckpt, "CKPT"))
+    data = validation_data(content["config"]["data"], grid.limit)
+    say(_row(COLUMNS), "|" + " --- |" * len(COLUMNS))
+    trials = []
+    for steps, depth, scale in itertools.product(grid.steps, grid.depths, grid.scales):
+        settings = _changed(content["settings"], steps, depth, scale)
+        detector = Detector.from_checkpoint(content, settings=settings).to(grid.device)
+        trial = _try(detector, data)
+        trials.append(trial)
+        say(_row([str(steps), f"{depth:g}", f"{scale:g}", *trial.cells()]))
+    best = max(trials, key=lambda trial: trial.pairs[0][0])
+    _print_ranking("diffguard at the best setting: distances", best.pairs)
+    _print_ranking("fusion of the first of them with baselines", best.fusions)
+    return 0
+
+
+def _parse(argv: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="diffguard tune", description=(__doc__ or "").splitlines()[0]
+    )
+    parser.add_argument("ckpt", metavar="CKPT", help="a detector.ckpt")
+    parser.add_argument("--limit", type=int, default=None, help="images per set")
+    parser.add_argument("--steps", type=int, nargs="+", default=STEPS)
+    parser.add_argument("--depths", type=float, nargs="+", default=DEPTHS)
+    parser.add_argument("--scales", type=float, nargs="+", default=SCALES)
+    parser.add_argument("--device", default=best_device(), help="default: the accelerator, if any")
+    return parser.parse_args(argv)
 
 
 def validation_data(config: Mapping[str, Any], limit: int | None) -> OODDataModule:
-    """The config's data without its test sets."""
+    """Make the config's data without its test sets.
+
+    Args:
+        config: The `data` section.
+        limit: Images per set; None for all.
+    """
     values = {**config, "limit": limit}
     values["id"] = IDSets(**{**values["id"], "test": None})
     values["ood"] = OODSets()
@@ -52,15 +109,64 @@ def validation_data(config: Mapping[str, Any], limit: int | None) -> OODDataModu
 
 
 def best_device() -> str:
-    """The accelerator that is there, or the CPU."""
+    """The accelerator if there is one, or the CPU."""
     return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+@dataclass(frozen=True)
+class _Trial:
+    """One combination of the grid.
+
+    Attributes:
+        passes: Network passes per image.
+        seconds: Duration of the scoring.
+        pairs: The pairs of distances.
+        fusions: The sets of baselines.
+    """
+
+    passes: float
+    seconds: float
+    pairs: Ranking
+    fusions: Ranking
+
+    def cells(self) -> list[str]:
+        """The cells of the table behind steps, depth and scale."""
+        cells = [f"{self.passes:.0f}", f"{self.seconds:.0f}"]
+        for value, names in (self.pairs[0], self.fusions[0]):
+            cells += [f"{value:.4f}", ", ".join(names)]
+        return cells
+
+
+def _changed(settings: Mapping[str, Any], steps: int, depth: float, scale: float) -> dict[str, Any]:
+    return {
+        **settings,
+        "sampler": {**settings["sampler"], "steps": steps},
+        "inversion": {**settings["inversion"], "depth": depth},
+        "guidance": {**settings["guidance"], "scale": scale},
+    }
+
+
+def _try(detector: Detector, data: OODDataModule) -> _Trial:
+    start = time.perf_counter()
+    table, scored = score_validation(detector, data)
+    seconds = time.perf_counter() - start
+    passes = float(np.mean([image.row.network_passes or 0 for image in scored]))
+    return _Trial(passes, seconds, *rank_subsets(table, detector.settings))
 
 
 @torch.inference_mode()
 def score_validation(
     detector: Detector, data: OODDataModule
 ) -> tuple[dict[str, dict[str, np.ndarray]], list[Scored]]:
-    """Scores of the validation sets, set -> score -> `(n,)`, and the scored images."""
+    """Score the validation sets.
+
+    Args:
+        detector: What scores the images.
+        data: The DataModule.
+
+    Returns:
+        Set -> score -> `(n,)`, and the scored images.
+    """
     stream = detector.stream(data.batch_size, derive=False)
     scored: list[Scored] = []
     for batch in data.stream_loader(data.stream("validation")):
@@ -68,19 +174,20 @@ def score_validation(
     scored += stream.flush()
     names = detector.score_names(derived=False)
     table: dict[str, dict[str, np.ndarray]] = {}
-    for one in data.evaluation_sets("validation"):
-        own = sorted((s.row for s in scored if s.row.dataset == one.name), key=lambda r: r.index)
-        table[one.name] = {name: np.array([r.scores[name] for r in own]) for name in names}
+    for images in data.evaluation_sets("validation"):
+        rows = [image.row for image in scored if image.row.dataset == images.name]
+        rows.sort(key=lambda row: row.index)
+        table[images.name] = {name: np.array([row.scores[name] for row in rows]) for name in names}
     return table, scored
 
 
-def mean_auroc(table: Mapping[str, Mapping[str, np.ndarray]], score: str) -> float:
-    """AUROC of a score against each OOD validation set, averaged; the first set is the ID one."""
+def mean_auroc(table: Table, score: str) -> float:
+    """AUROC of a score against each OOD validation set, averaged, in [0, 1]."""
     ident, *ood = [torch.from_numpy(scores[score]) for scores in table.values()]
-    return float(np.mean([float(auroc(ident, one)) for one in ood]))
+    return float(np.mean([float(auroc(ident, values)) for values in ood]))
 
 
-def add_derived(table: Mapping[str, dict[str, np.ndarray]], settings: DetectorSettings) -> None:
+def add_derived(table: Table, settings: DetectorSettings) -> None:
     """Add the scores that a calibration on the ID validation images derives."""
     ident = next(iter(table.values()))
     scores = {name: torch.from_numpy(values) for name, values in ident.items()}
@@ -90,11 +197,12 @@ def add_derived(table: Mapping[str, dict[str, np.ndarray]], settings: DetectorSe
 
 
 def pairs_of_kinds(settings: DetectorSettings) -> Iterator[list[str]]:
-    """Every distance of pictures with every distance of what the classifier makes of them."""
+    """Every distance of pictures with every distance of the classifier's outputs."""
     names = [*settings.distances, *(f"unguided/{name}" for name in settings.unguided)]
-    seen = [DISTANCES[n.rpartition("/")[2].partition("@")[0]].needs != "images" for n in names]
-    for first, semantic in zip(names, seen, strict=True):
-        yield from ([first, n] for n, other in zip(names, seen, strict=True) if semantic > other)
+    kinds = [DISTANCES[name.rpartition("/")[2].partition("@")[0]].needs for name in names]
+    pictures = [name for name, kind in zip(names, kinds, strict=True) if kind == "images"]
+    outputs = [name for name, kind in zip(names, kinds, strict=True) if kind != "images"]
+    yield from ([output, picture] for output in outputs for picture in pictures)
 
 
 def subsets(names: Sequence[str]) -> Iterator[list[str]]:
@@ -103,80 +211,29 @@ def subsets(names: Sequence[str]) -> Iterator[list[str]]:
         yield from map(list, itertools.combinations(names, size))
 
 
-def rank_subsets(
-    table: Mapping[str, dict[str, np.ndarray]], settings: DetectorSettings
-) -> tuple[list[tuple[float, list[str]]], list[tuple[float, list[str]]]]:
-    """Which distances `diffguard`, and then which baselines `fusion`, does best with.
+def rank_subsets(table: Table, settings: DetectorSettings) -> tuple[Ranking, Ranking]:
+    """Rank the pairs of distances by `diffguard`, then the baselines by `fusion`.
 
     Returns:
-        Mean AUROC and names, best first: of pairs of distances, and of any number of baselines.
+        The ranking of pairs of distances, and of any number of baselines beside the best pair.
     """
-    own = []
+    pairs = []
     for names in pairs_of_kinds(settings):
         add_derived(table, replace(settings, distance=names))
-        own.append((mean_auroc(table, "diffguard"), names))
-    own.sort(reverse=True)
-    fused = []
+        pairs.append((mean_auroc(table, "diffguard"), names))
+    pairs.sort(reverse=True)
+    fusions = []
     for names in subsets(settings.baselines):
-        add_derived(table, replace(settings, distance=own[0][1], fused=names))
-        fused.append((mean_auroc(table, "fusion"), names))
-    fused.sort(reverse=True)
-    return own, fused
+        add_derived(table, replace(settings, distance=pairs[0][1], fused=names))
+        fusions.append((mean_auroc(table, "fusion"), names))
+    fusions.sort(reverse=True)
+    return pairs, fusions
 
 
-def print_ranking(title: str, ranking: Sequence[tuple[float, list[str]]]) -> None:
-    """Print the best of a ranking."""
-    print(f"\n| {title} | AUROC |\n| --- | --- |")
-    for value, names in ranking[:SHOWN]:
-        print(f"| {', '.join(names)} | {value:.4f} |", flush=True)
+def _print_ranking(title: str, ranking: Ranking) -> None:
+    say("", f"| {title} | AUROC |", "| --- | --- |")
+    say(*(f"| {', '.join(names)} | {value:.4f} |" for value, names in ranking[:SHOWN]))
 
 
-def main(argv: Sequence[str]) -> int:
-    """Score the grid and print the tables."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("ckpt", type=Path, help="a detector.ckpt")
-    parser.add_argument("--limit", type=int, default=None, help="images per set")
-    parser.add_argument("--steps", type=int, nargs="+", default=STEPS)
-    parser.add_argument("--depths", type=float, nargs="+", default=DEPTHS)
-    parser.add_argument("--scales", type=float, nargs="+", default=SCALES)
-    parser.add_argument("--device", default=best_device(), help="default: the accelerator there is")
-    grid = parser.parse_args(argv)
-    content = read_checkpoint(grid.ckpt)
-    data = validation_data(content["config"]["data"], grid.limit)
-    head = [
-        "steps",
-        "depth",
-        "scale",
-        "passes",
-        "seconds",
-        "diffguard",
-        "distances",
-        "fusion",
-        "with",
-    ]
-    print("| " + " | ".join(head) + " |\n|" + " --- |" * len(head))
-    results = []
-    for steps, depth, scale in itertools.product(grid.steps, grid.depths, grid.scales):
-        settings = {**content["settings"]}
-        settings["sampler"] = {**settings["sampler"], "steps": steps}
-        settings["inversion"] = {**settings["inversion"], "depth": depth}
-        settings["guidance"] = {**settings["guidance"], "scale": scale}
-        detector = Detector.from_checkpoint(content, settings=settings).to(grid.device)
-        began = time.perf_counter()
-        table, scored = score_validation(detector, data)
-        seconds = time.perf_counter() - began
-        passes = np.mean([one.row.network_passes or 0 for one in scored])
-        own, fused = rank_subsets(table, detector.settings)
-        results.append((own, fused))
-        row = [str(steps), f"{depth:g}", f"{scale:g}", f"{passes:.0f}", f"{seconds:.0f}"]
-        row += [f"{own[0][0]:.4f}", ", ".join(own[0][1])]
-        row += [f"{fused[0][0]:.4f}", ", ".join(fused[0][1])]
-        print("| " + " | ".join(row) + " |", flush=True)
-    own, fused = max(results, key=lambda result: result[0][0][0])
-    print_ranking("diffguard at the best setting: distances", own)
-    print_ranking("fusion of the first of them with baselines", fused)
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+def _row(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cells) + " |"

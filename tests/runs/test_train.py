@@ -222,7 +222,7 @@ def test_a_stage_has_its_own_batches_augmentation_and_precision(tmp_path, config
         (["--detector.distance", "[l1]"], "names l1, which is not computed"),
         (["--data.id.train", "folder:absent"], "absent"),
         (["--stages", "[calibrate]"], "holds no trained classifier"),
-        (["--resume", "nowhere"], "nowhere is no run"),
+        (["--resume", "nowhere"], "nowhere is not a run"),
     ],
 )
 def test_mistakes_are_one_line(tmp_path, config, run_folder, arguments, said):

@@ -1,0 +1,98 @@
+"""Parsed command lines of training and evaluation, with types."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+from diffguard_cli.config import (
+    ClassifierConfig,
+    DiffusionConfig,
+    NoisyClassifierConfig,
+    StageConfig,
+)
+
+if TYPE_CHECKING:
+    from datamodules.ood import OODDataModule
+    from diffguard.settings.detector import DetectorSettings
+    from lightning_modules.trainer import TrainerConfig
+
+Stage = Literal["classifier", "diffusion", "noisy_classifier", "calibrate"]
+Arguments = TypeVar("Arguments")
+
+
+@dataclass(frozen=True)
+class TrainingArguments:
+    """The command line of training.
+
+    Attributes:
+        seed: Seed of every stage.
+        run_dir: Folder of the new run; None for one named after the config and the time.
+        resume: Folder of the run to resume; None for a new run.
+        stages: Stages to run, in order.
+        data: The DataModule.
+        classifier: The `classifier` section.
+        diffusion: The `diffusion` section.
+        noisy_classifier: The `noisy_classifier` section.
+        detector: The `detector` section.
+        trainer: The `trainer` section.
+    """
+
+    seed: int
+    run_dir: str | None
+    resume: str | None
+    stages: list[Stage]
+    data: OODDataModule
+    classifier: ClassifierConfig
+    diffusion: DiffusionConfig
+    noisy_classifier: NoisyClassifierConfig
+    detector: DetectorSettings
+    trainer: TrainerConfig
+
+    @property
+    def sections(self) -> dict[str, StageConfig]:
+        """Stage -> its section, for each stage that trains."""
+        return {
+            "classifier": self.classifier,
+            "diffusion": self.diffusion,
+            "noisy_classifier": self.noisy_classifier,
+        }
+
+
+@dataclass(frozen=True)
+class EvaluationArguments:
+    """The command line of an evaluation that needs a detector.
+
+    Attributes:
+        ckpt: The detector checkpoint.
+        output: Folder for the results; None for one beside the checkpoint.
+        images: Folder of images to score; None for the sets of `data`.
+        accept: Share of ID images that the threshold accepts; None for `detector.accept`.
+        trusted: Classes and architectures that the checkpoint may name.
+        diffusion_model: Where the diffusion model lies that the checkpoint refers to; None for the
+            place that the checkpoint names.
+        dry_run: Print the cost and score nothing.
+        panels: Images per panel in TensorBoard.
+        fuse: Further fusions, which need `--scores`.
+        data: The DataModule.
+        detector: The `detector` section.
+        trainer: The `trainer` section.
+    """
+
+    ckpt: str
+    output: str | None
+    images: str | None
+    accept: float | None
+    trusted: list[str] | str
+    diffusion_model: str | None
+    dry_run: bool
+    panels: int
+    fuse: dict[str, list[str]]
+    data: OODDataModule
+    detector: DetectorSettings
+    trainer: TrainerConfig
+
+
+def typed(kind: type[Arguments], namespace: Any) -> Arguments:
+    """Make typed arguments from a parser's instantiated namespace."""
+    return kind(**{field.name: namespace[field.name] for field in fields(kind)})  # type: ignore[arg-type]

@@ -1,0 +1,191 @@
+"""The command `evaluate`: score ID and OOD sets, or a folder of images, or report anew."""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser, Namespace
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from diffguard.errors import UserError
+from diffguard.printing import say
+from diffguard.storage.paths import user_path
+from diffguard_cli.arguments import EvaluationArguments, typed
+from diffguard_cli.parser import Parser, parse
+from diffguard_cli.program import command_line
+
+
+def build_parser() -> Parser:
+    """The command line of evaluation."""
+    from datamodules.ood import OODDataModule
+    from diffguard.settings.detector import DetectorSettings
+    from lightning_modules.trainer import TrainerConfig
+
+    parser = Parser(
+        "Score ID and OOD sets, or a folder of images, with a detector checkpoint.",
+        prog=command_line("evaluate"),
+    )
+    parser.add_argument("--ckpt", type=str, required=True, help="the detector.ckpt of training")
+    _add_scores_arguments(parser)
+    _add_result_arguments(parser)
+    _add_model_arguments(parser)
+    parser.add_class_arguments(OODDataModule, "data")
+    parser.add_argument("--detector", type=DetectorSettings, default=DetectorSettings())
+    parser.add_argument("--trainer", type=TrainerConfig, default=TrainerConfig())
+    return parser
+
+
+def main(argv: Sequence[str]) -> int:
+    """Evaluate a detector, or report on the score tables of earlier evaluations.
+
+    Args:
+        argv: The command line, without the name of the program.
+
+    Returns:
+        The exit code.
+
+    Raises:
+        UserError: For a mistake in the command line, the checkpoint, the data or the results.
+    """
+    first = _first_look(argv)
+    if first.help:
+        parse(build_parser(), argv)
+    if first.scores:
+        return _report_tables(argv, first.ckpt)
+    if first.ckpt is None:
+        raise UserError("--ckpt is missing: name the detector.ckpt that train.py wrote")
+    return _evaluate(argv, first.ckpt)
+
+
+def _evaluate(argv: Sequence[str], ckpt: str) -> int:
+    from diffguard.checkpoint.file import read_checkpoint
+    from diffguard_cli.stored_config import stored_config
+
+    parser = build_parser()
+    content = read_checkpoint(user_path(ckpt, "--ckpt"))
+    stored = yaml.safe_dump(stored_config(content, ckpt), sort_keys=False)
+    namespace = parse(parser, ["--config", stored, *argv])
+    arguments = typed(EvaluationArguments, parser.instantiate(namespace))
+    _check(arguments)
+    if arguments.dry_run:
+        return _print_cost(content, arguments)
+    if arguments.images is not None:
+        from diffguard_cli.evaluation_images import score_images
+
+        return score_images(content, arguments)
+    from diffguard_cli.evaluation_sets import score_sets
+
+    return score_sets(content, arguments)
+
+
+def _check(arguments: EvaluationArguments) -> None:
+    """Check the options that no other part of the program checks."""
+    if arguments.fuse:
+        raise UserError("--fuse goes with --scores: evaluate first, then fuse the scores")
+    if arguments.accept is not None and not 0 < arguments.accept < 1:
+        raise UserError(f"--accept must lie between 0 and 1, got {arguments.accept:g}")
+    if arguments.panels < 0:
+        raise UserError(f"--panels must be at least 0, got {arguments.panels}")
+
+
+def _first_look(argv: Sequence[str]) -> Namespace:
+    """The options that decide how the rest of the command line is parsed."""
+    parser = ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("-h", "--help", action="store_true")
+    parser.add_argument("--ckpt", nargs="?")
+    parser.add_argument("--scores", nargs="*")
+    return parser.parse_known_args(list(argv))[0]
+
+
+def _add_scores_arguments(parser: Parser) -> None:
+    parser.add_argument(
+        "--scores",
+        type=str,
+        nargs="+",
+        default=[],
+        help="make the results anew from these evaluation folders alone, without a model; several "
+        "must be runs of the same data and are joined",
+    )
+    parser.add_argument(
+        "--fuse",
+        type=dict[str, list[str]],
+        default={},
+        help="with --scores: further fusions, as in --fuse.mine '[diffguard, msp]'",
+    )
+
+
+def _add_result_arguments(parser: Parser) -> None:
+    parser.add_argument(
+        "--output",
+        type=str | None,
+        default=None,
+        help="folder for the results; by default `evaluation` (or `images`) beside the checkpoint, "
+        "or that of --scores",
+    )
+    parser.add_argument(
+        "--images", type=str | None, default=None, help="score the images in this folder instead"
+    )
+    parser.add_argument(
+        "--accept",
+        type=float | None,
+        default=None,
+        help="share of ID images that the threshold accepts (default: detector.accept)",
+    )
+    parser.add_argument(
+        "--dry_run",
+        action="store_true",
+        help="print parameters, weight memory and network passes per image, and score nothing",
+    )
+    parser.add_argument("--panels", type=int, default=6, help="images per panel in TensorBoard")
+
+
+def _add_model_arguments(parser: Parser) -> None:
+    parser.add_argument(
+        "--trusted",
+        type=list[str] | str,
+        default=[],
+        help="a class outside the known libraries that the checkpoint may name, by import path, or "
+        "an architecture whose arguments you trust; several as '[a.Net, timm/b]'",
+    )
+    parser.add_argument(
+        "--diffusion_model",
+        type=str | None,
+        default=None,
+        help="new place of a diffusion model that the checkpoint refers to, if it was moved",
+    )
+
+
+def _report_tables(argv: Sequence[str], ckpt: str | None) -> int:
+    """Make results from score tables alone; no model is built or read."""
+    if ckpt is not None:
+        raise UserError("--scores makes results from score tables alone: leave --ckpt away")
+    parser = Parser("Make results anew from evaluation folders.", prog=command_line("evaluate"))
+    _add_scores_arguments(parser)
+    parser.add_argument("--output", type=str | None, default=None)
+    options = parse(parser, argv)
+    if len(options.scores) > 1 and options.output is None:
+        raise UserError("--output is missing: name the folder for the results of several runs")
+
+    from diffguard.report.publish import report_again
+
+    folders = [user_path(folder, "--scores") for folder in options.scores]
+    report_again(folders, options.fuse, Path(options.output) if options.output else folders[0])
+    return 0
+
+
+def _print_cost(content: Mapping[str, Any], arguments: EvaluationArguments) -> int:
+    from diffguard.checkpoint.file import specs_of
+    from diffguard.cost import dry_run, format_cost
+    from diffguard.storage.arguments import consented
+    from lightning_modules.trainer import weight_dtype
+
+    cost = dry_run(
+        *specs_of(content),
+        arguments.detector,
+        dtype=weight_dtype(arguments.trainer),
+        trusted=consented(arguments.trusted),
+    )
+    say(*format_cost(cost).splitlines())
+    return 0

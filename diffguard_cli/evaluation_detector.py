@@ -1,0 +1,120 @@
+"""The detector of an evaluation: the checkpoint's, with the settings of the command line."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+
+from diffguard.checkpoint.file import detector_from
+from diffguard.detector import Detector
+from diffguard.scores.calibration import Calibration, score_names
+from diffguard.settings.detector import COMBINING, DECIDING, DetectorSettings, to_dict
+from diffguard.storage.files import file_hash
+from diffguard_cli.arguments import EvaluationArguments
+from diffguard_cli.calibrate import calibrated
+from diffguard_cli.run import Run
+from diffguard_cli.scoring import ScoringRun
+from lightning_modules.trainer import cast_weights
+
+# Settings that make the networks faster and change a score by rounding errors alone.
+_FASTER = ("compile", "channels_last")
+
+
+def load_detector(
+    content: Mapping[str, Any], arguments: EvaluationArguments
+) -> tuple[Detector, list[str]]:
+    """Build the checkpoint's detector.
+
+    Args:
+        content: The checkpoint's content.
+        arguments: The command line.
+
+    Returns:
+        The detector, and the settings that differ from the checkpoint's and need another
+        calibration. If there are any, the detector has the checkpoint's settings.
+
+    Raises:
+        UserError: If the checkpoint names untrusted code, or its diffusion model is missing.
+    """
+    changed = _changed_settings(content["settings"], arguments.detector)
+    refits = bool(changed) and _only_combines(content, arguments.detector, changed)
+    detector = detector_from(
+        content,
+        settings=None if changed and not refits else to_dict(arguments.detector),
+        trusted=arguments.trusted,
+        folder=Path(arguments.ckpt).parent,
+        diffusion=arguments.diffusion_model,
+    )
+    cast_weights(detector.denoiser, arguments.trainer)
+    if refits:
+        scores = content["calibration"]["scores"]
+        detector.calibration = Calibration.refit(scores, detector.settings)
+        changed = []
+    return detector, changed
+
+
+def _changed_settings(stored: Mapping[str, Any], settings: DetectorSettings) -> list[str]:
+    """Settings that differ from the checkpoint's and change a score."""
+    ignored = (*DECIDING, *_FASTER)
+    values = to_dict(settings)
+    return [key for key in values if key not in ignored and values[key] != stored.get(key)]
+
+
+def _only_combines(
+    content: Mapping[str, Any], settings: DetectorSettings, changed: Sequence[str]
+) -> bool:
+    """Whether the changed settings only choose and combine scores that the checkpoint holds."""
+    names = score_names(settings, derived=False)
+    return set(changed) <= set(COMBINING) and set(names) <= set(content["calibration"]["scores"])
+
+
+def identity_of(arguments: EvaluationArguments) -> dict[str, Any]:
+    """What the scores depend on beside the settings and the data."""
+    return {
+        "checkpoint": file_hash(Path(arguments.ckpt)),
+        "precision": arguments.trainer.precision,
+    }
+
+
+def recalibrated(
+    scoring: ScoringRun,
+    make: Callable[[Path, Detector], ScoringRun],
+    content: Mapping[str, Any],
+    arguments: EvaluationArguments,
+    changed: str,
+    trainer: pl.Trainer,
+) -> ScoringRun:
+    """The same scoring with a detector that is calibrated for other settings.
+
+    Args:
+        scoring: The scoring with the checkpoint's detector.
+        make: Makes a scoring from its folder and its detector.
+        content: The checkpoint's content.
+        arguments: The command line.
+        changed: A setting that differs, for the message.
+        trainer: The trainer of the scoring.
+
+    Raises:
+        UserError: If the folder belongs to another run, or the calibration fails.
+    """
+    # A folder of another run is refused before the calibration, which takes long.
+    scoring.check(trainer)
+    old, folder, settings = scoring.detector, scoring.folder, arguments.detector
+    run = Run(folder, arguments.data, arguments.trainer, old.seed, content["config"])
+    run.say(f"detector.{changed} differs from the checkpoint's: calibrating again")
+    same_images = settings.reference_images == old.settings.reference_images
+    detector = calibrated(
+        run,
+        settings,
+        old.classifier,
+        old.denoiser,
+        old.noisy_classifier,
+        "calibrate",
+        folder,
+        {"checkpoint": scoring.identity["checkpoint"]},
+        reference=old.reference if same_images else None,
+    )
+    return make(folder, detector)

@@ -1,0 +1,83 @@
+"""Evaluation of a folder of images: a verdict on each."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from diffguard.detector import Detector
+from diffguard.errors import UserError
+from diffguard.methods.checks import check_unlabelled
+from diffguard.report.verdicts import report_images
+from diffguard.score_table.table import ScoreTable
+from diffguard_cli.arguments import EvaluationArguments
+from diffguard_cli.evaluation_detector import identity_of, load_detector, recalibrated
+from diffguard_cli.parser import SKIPPED_FILES
+from diffguard_cli.scoring import ScoringRun, free_run
+from lightning_modules.trainer import scoring_trainer
+
+
+def score_images(content: Mapping[str, Any], arguments: EvaluationArguments) -> int:
+    """Score the images of a folder and report the verdicts.
+
+    Without `--output` the results go to a folder of the same name in `images`, beside the
+    checkpoint.
+
+    Args:
+        content: The checkpoint's content.
+        arguments: The command line.
+
+    Returns:
+        The exit code; 3 if files were skipped.
+
+    Raises:
+        UserError: If the folder holds no images, the settings need labels, or the folder of the
+            results belongs to another run.
+    """
+    check_unlabelled(arguments.detector)
+    data, images = arguments.data, Path(str(arguments.images))
+    results = _results_folder(arguments, images)
+    stream = data.folder_stream(images, without=[results])
+    detector, changed = load_detector(content, arguments)
+    trainer = scoring_trainer(arguments.trainer, "score images")
+    identity = identity_of(arguments)
+
+    def scoring_in(folder: Path, detector: Detector) -> ScoringRun:
+        return ScoringRun(
+            detector,
+            data,
+            stream,
+            folder,
+            identity,
+            derive=True,
+            settings=arguments.detector,
+            threads=arguments.trainer.threads,
+        )
+
+    if arguments.output is None:
+        name = Path(os.path.realpath(images)).name or "root"
+        scoring = free_run(results / name, trainer, lambda folder: scoring_in(folder, detector))
+    else:
+        scoring = scoring_in(results, detector)
+    if changed:
+        scoring = recalibrated(scoring, scoring_in, content, arguments, changed[0], trainer)
+    path = scoring.run(trainer)
+    if not trainer.is_global_zero:
+        return 0
+    table = ScoreTable.read(path)
+    skipped = report_images(scoring.detector, table, scoring.folder, arguments.accept)
+    return SKIPPED_FILES if skipped else 0
+
+
+def _results_folder(arguments: EvaluationArguments, images: Path) -> Path:
+    """The folder of the results, or the one that holds a folder for each set of images."""
+    if arguments.output is None:
+        return Path(arguments.ckpt).parent / "images"
+    if os.path.realpath(arguments.output) == os.path.realpath(images):
+        raise UserError(
+            f"--output {arguments.output} is the folder of --images: name another for the "
+            "results, which may lie in it"
+        )
+    return Path(arguments.output)

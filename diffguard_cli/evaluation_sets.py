@@ -1,0 +1,105 @@
+"""Evaluation on ID and OOD sets: scores, metrics, figures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from diffguard.checkpoint.file import library_versions
+from diffguard.detector import Detector
+from diffguard.errors import UserError
+from diffguard.report.publish import report
+from diffguard.report.scored_run import keep_run, read_run
+from diffguard.score_table.table import ScoreTable
+from diffguard.settings.detector import to_dict
+from diffguard_cli.arguments import EvaluationArguments
+from diffguard_cli.evaluation_detector import identity_of, load_detector, recalibrated
+from diffguard_cli.panels import panels
+from diffguard_cli.scoring import ScoringRun
+from diffguard_cli.shared_table import Metrics, read_together
+from lightning_modules.trainer import scoring_trainer
+
+
+def score_sets(content: Mapping[str, Any], arguments: EvaluationArguments) -> int:
+    """Score the sets of `data` and report on them.
+
+    Args:
+        content: The checkpoint's content.
+        arguments: The command line.
+
+    Returns:
+        The exit code.
+
+    Raises:
+        UserError: If there is no OOD set, the data do not fit the detector, or the folder of the
+            results belongs to another run.
+    """
+    detector, changed = load_detector(content, arguments)
+    data = arguments.data
+    data.prepare_data()
+    _check_sets(arguments, detector.classifier.num_classes)
+    trainer = scoring_trainer(arguments.trainer, "evaluate")
+    identity = {**identity_of(arguments), "groups": data.groups}
+
+    def scoring_in(folder: Path, detector: Detector) -> ScoringRun:
+        return ScoringRun(
+            detector,
+            data,
+            data.stream("test"),
+            folder,
+            identity,
+            derive=True,
+            settings=arguments.detector,
+            threads=arguments.trainer.threads,
+        )
+
+    scoring = scoring_in(_output(arguments), detector)
+    if changed:
+        scoring = recalibrated(scoring, scoring_in, content, arguments, changed[0], trainer)
+    table, metrics = read_together(scoring.run(trainer), data.groups, trainer)
+    if trainer.is_global_zero:
+        _publish(scoring, table, metrics, content["config"], arguments)
+    return 0
+
+
+def _output(arguments: EvaluationArguments) -> Path:
+    return Path(arguments.output or Path(arguments.ckpt).parent / "evaluation")
+
+
+def _check_sets(arguments: EvaluationArguments, num_classes: int) -> None:
+    data = arguments.data
+    if len(data.groups) < 2:
+        raise UserError(
+            "there is no OOD set to compare the ID test images with: name one with "
+            "--data.ood.far.NAME FOLDER, or score a folder of images with --images FOLDER"
+        )
+    data.check_labels(data.evaluation_sets("test")[0], "test", num_classes)
+
+
+def _publish(
+    scoring: ScoringRun,
+    table: ScoreTable,
+    metrics: Metrics,
+    config: Mapping[str, Any],
+    arguments: EvaluationArguments,
+) -> None:
+    """Keep what was run beside its scores, then write, draw and print the results."""
+    detector, output = scoring.detector, scoring.folder
+    settings = {
+        "config": {**config, "detector": to_dict(detector.settings)},
+        "seed": detector.seed,
+        "batch_size": scoring.batch_size,
+        "libraries": library_versions(),
+        "device": str(detector.device),
+        **scoring.identity,
+    }
+    keep_run(output, detector.calibration.scores, settings, arguments.data.left_out)
+    beside = output if arguments.output else Path(arguments.ckpt).parent
+    report(
+        read_run(output, table),
+        output,
+        beside / "tensorboard",
+        metrics=metrics,
+        panels=panels(scoring, table, arguments.panels),
+    )

@@ -1,0 +1,68 @@
+"""The program `diffguard`: its commands are train, evaluate, tune, convert and compact."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from typing import NoReturn
+
+from diffguard_cli.interrupts import leave_at_once
+
+COMMANDS = {
+    "train": "fit a classifier and a diffusion model, and calibrate a detector",
+    "evaluate": "score ID and OOD sets, or a folder of images, with a detector",
+    "tune": "choose a detector's settings on validation sets",
+    "convert": "convert a research checkpoint to a diffusers folder",
+    "compact": "write the models of a run in bfloat16",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> NoReturn:
+    """Run one command and exit with its code; a user's mistake is one line and code 2.
+
+    Args:
+        argv: The command line, without the name of the program; defaults to `sys.argv`.
+    """
+    leave_at_once()  # the imports of a command take seconds
+    options = _build_parser().parse_args(argv)
+    if options.command not in COMMANDS:
+        mistake = (
+            "no command" if options.command is None else f"unknown command {options.command!a}"
+        )
+        sys.stderr.write(f"error: {mistake}: expected one of {', '.join(COMMANDS)}\n")
+        sys.exit(2)
+    from diffguard_cli.parser import run
+
+    run(_load(options.command), options.arguments)
+
+
+def _build_parser() -> argparse.ArgumentParser:
+    width = max(map(len, COMMANDS))
+    lines = "\n".join(f"  {name:{width}}  {summary}" for name, summary in COMMANDS.items())
+    parser = argparse.ArgumentParser(
+        prog="diffguard",
+        description="Out-of-distribution detection for image classifiers by diffusion.",
+        epilog=f"commands:\n{lines}\n\n`diffguard COMMAND --help` lists the options of a command.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("command", metavar="COMMAND", nargs="?", help="one of the commands below")
+    parser.add_argument(
+        "arguments", metavar="ARGUMENTS", nargs=argparse.REMAINDER, help="what the command takes"
+    )
+    return parser
+
+
+def _load(command: str) -> Callable[[Sequence[str]], int]:
+    """Import a command; the other ones and their libraries are not imported."""
+    if command == "train":
+        from diffguard_cli.training import main as command_main
+    elif command == "evaluate":
+        from diffguard_cli.evaluation import main as command_main
+    elif command == "tune":
+        from diffguard_cli.tune import main as command_main
+    elif command == "convert":
+        from diffguard_cli.convert import main as command_main
+    else:
+        from diffguard_cli.compact import main as command_main
+    return command_main

@@ -1,0 +1,184 @@
+"""The command `train`: fit a classifier and a diffusion model, and calibrate a detector."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from shlex import quote
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from diffguard.errors import UserError
+from diffguard.storage.paths import expand_home
+from diffguard_cli.arguments import Stage, TrainingArguments, typed
+from diffguard_cli.interrupts import INTERRUPTED
+from diffguard_cli.parser import TIME_IS_UP, Parser, parse
+from diffguard_cli.program import command_line
+from diffguard_cli.yaml_text import read_yaml
+
+if TYPE_CHECKING:
+    from diffguard_cli.run import Run
+
+DEFAULT_CONFIG = Path(__file__).parents[1] / "configs" / "digits.yaml"
+
+
+def build_parser() -> Parser:
+    """The command line of training."""
+    from datamodules.ood import OODDataModule
+    from diffguard.settings.detector import DetectorSettings
+    from diffguard_cli.config import ClassifierConfig, DiffusionConfig, NoisyClassifierConfig
+    from lightning_modules.trainer import TrainerConfig
+
+    parser = Parser(
+        "Train a DiffGuard detector: classifier, diffusion model, calibration.",
+        prog=command_line("train"),
+    )
+    parser.add_argument("--seed", type=int, default=0, help="seed of all random numbers")
+    parser.add_argument("--run_dir", type=str | None, default=None, help="folder of the new run")
+    parser.add_argument(
+        "--resume", type=str | None, default=None, help="folder of the run to resume"
+    )
+    parser.add_argument(
+        "--stages",
+        type=list[Stage],
+        default=["classifier", "diffusion", "calibrate"],
+        help="stages to run, in order; noisy_classifier is for an ablation",
+    )
+    parser.add_class_arguments(OODDataModule, "data")
+    parser.add_argument("--classifier", type=ClassifierConfig, default=ClassifierConfig())
+    parser.add_argument("--diffusion", type=DiffusionConfig, default=DiffusionConfig())
+    parser.add_argument(
+        "--noisy_classifier", type=NoisyClassifierConfig, default=NoisyClassifierConfig()
+    )
+    parser.add_argument("--detector", type=DetectorSettings, default=DetectorSettings())
+    parser.add_argument("--trainer", type=TrainerConfig, default=TrainerConfig())
+    return parser
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run the stages of a training run.
+
+    Args:
+        argv: The command line, without the name of the program.
+
+    Returns:
+        The exit code.
+
+    Raises:
+        UserError: For a mistake in the command line, the config, the data or a model.
+    """
+    began = time.monotonic()
+    parser = build_parser()
+    source = _find_config(argv)
+    namespace = parse(parser, source.argv)
+    config = yaml.safe_load(parser.dump(namespace, skip_unset=False, skip_validation=True))
+    arguments = typed(TrainingArguments, parser.instantiate(namespace))
+    _check(arguments)
+    return _train(arguments, config, source, began)
+
+
+@dataclass(frozen=True)
+class _ConfigSource:
+    """Where the config of a run comes from.
+
+    Attributes:
+        argv: The command line, with the config that applies.
+        name: Name of the config, for the run's default folder.
+        stored: The config of the run to resume; None for a new run.
+    """
+
+    argv: list[str]
+    name: str
+    stored: Mapping[str, Any] | None = None
+
+
+def _find_config(argv: Sequence[str]) -> _ConfigSource:
+    resume = _option(argv, "--resume")
+    if resume is not None:
+        return _resumed_config(argv, expand_home(resume, "--resume"))
+    config = _option(argv, "--config")
+    if config is not None:
+        return _ConfigSource(list(argv), Path(config).stem)
+    return _ConfigSource(["--config", str(DEFAULT_CONFIG), *argv], DEFAULT_CONFIG.stem)
+
+
+def _resumed_config(argv: Sequence[str], folder: str) -> _ConfigSource:
+    from diffguard_cli.stored_config import check_keys
+
+    path = Path(folder) / "config.yaml"
+    if not path.is_file():
+        raise UserError(f"{folder} is not a run: expected the folder of a run, with config.yaml")
+    if _option(argv, "--run_dir") is not None:
+        raise UserError("--resume names the run's folder, so --run_dir cannot be given too")
+    stored = read_yaml(path)
+    check_keys(stored, str(path))
+    return _ConfigSource(["--config", str(path), *argv], Path(folder).parent.name, stored)
+
+
+def _option(argv: Sequence[str], name: str) -> str | None:
+    """The last value of an option in a command line that is not parsed yet."""
+    value = None
+    for position, word in enumerate(argv):
+        if word == name and position + 1 < len(argv):
+            value = argv[position + 1]
+        elif word.startswith(f"{name}="):
+            value = word.removeprefix(f"{name}=")
+    return value
+
+
+def _check(arguments: TrainingArguments) -> None:
+    """Check the command line by itself, before any data is read."""
+    from diffguard.methods.checks import check_weights
+    from diffguard.settings.checks import check_settings
+    from diffguard_cli.config_check import check_config
+
+    if not 0 <= arguments.seed < 2**32:
+        raise UserError(f"--seed must be 0 … {2**32 - 1}, got {arguments.seed}")
+    check_config(arguments)
+    weights = arguments.classifier.ckpt
+    if weights and not Path(weights).is_file():
+        raise UserError(f"classifier.ckpt {weights} does not exist: expected a file of weights")
+    if "calibrate" in arguments.stages:
+        check_settings(arguments.detector, arguments.data.image_size)
+        check_weights(arguments.detector)
+
+
+def _train(
+    arguments: TrainingArguments, config: dict[str, Any], source: _ConfigSource, began: float
+) -> int:
+    """Open the run's folder on all processes and run the stages in it."""
+    from diffguard_cli.run import Run
+    from diffguard_cli.run_folder import open_run_folder
+    from diffguard_cli.training_check import check_training
+    from lightning_modules.callbacks.time_limit import deadline_of
+    from lightning_modules.connection import connect
+    from lightning_modules.trainer import build_trainer
+
+    deadline = deadline_of(arguments.trainer, began)
+    check_training(arguments.stages, arguments.sections, arguments.trainer)
+    trainer = build_trainer(arguments.trainer, "train", logger=False, enable_checkpointing=False)
+    connect(trainer)
+    with open_run_folder(trainer, config, source.name, source.stored) as folder:
+        # A run leaves the same checkpoint whether it was resumed or not.
+        config["resume"] = None
+        run = Run(folder, arguments.data, arguments.trainer, config["seed"], config, deadline)
+        return _run(run, arguments)
+
+
+def _run(run: Run, arguments: TrainingArguments) -> int:
+    from diffguard_cli.pipeline import run_stages
+    from lightning_modules.callbacks.time_limit import TimeIsUpError
+
+    resume = f"to go on: {command_line('train')} --resume {quote(str(run.folder))}"
+    try:
+        run_stages(run, arguments)
+    except TimeIsUpError as stop:
+        run.say(f"{stop}; {resume}")
+        return TIME_IS_UP
+    except KeyboardInterrupt:
+        run.say(f"interrupted; {resume}")
+        return INTERRUPTED
+    return 0

@@ -1,0 +1,38 @@
+"""Choice of a detector's settings on validation sets."""
+
+import re
+
+import numpy as np
+import pytest
+
+from diffguard.settings.detector import DetectorSettings
+from diffguard_cli import tune
+
+
+def test_grid_is_scored_and_the_best_setting_is_ranked(run_folder, capsys):
+    words = [str(run_folder / "detector.ckpt"), "--depths", "0.5", "--scales", "1.5", "3"]
+    assert tune.main([*words, "--steps", "2", "--limit", "4", "--device", "cpu"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split(" | ")[:3] == ["| steps", "depth", "scale"]
+    rows = [line for line in lines if line.startswith("| 2 |")]
+    assert [row.split(" | ")[1:3] for row in rows] == [["0.5", "1.5"], ["0.5", "3"]]
+    values = [float(row.split(" | ")[5]) for row in rows]
+    best = lines.index("| diffguard at the best setting: distances | AUROC |")
+    assert float(re.search(r"\| ([\d.]+) \|$", lines[best + 2])[1]) == pytest.approx(max(values))
+
+
+def test_pairs_hold_a_distance_of_each_kind():
+    settings = DetectorSettings(distances=["l2", "logits_l1"], unguided=["l1"])
+    assert list(tune.pairs_of_kinds(settings)) == [
+        ["logits_l1", "l2"],
+        ["logits_l1", "unguided/l1"],
+    ]
+
+
+def test_mean_auroc_is_averaged_over_the_ood_sets():
+    table = {
+        "id": {"score": np.array([0.0, 1.0])},
+        "far": {"score": np.array([2.0, 3.0])},
+        "same": {"score": np.array([0.0, 1.0])},
+    }
+    assert tune.mean_auroc(table, "score") == pytest.approx(0.75)
