@@ -10,8 +10,14 @@ import lightning.pytorch as pl
 
 from diffguard.checkpoint.file import detector_from
 from diffguard.detector import Detector
-from diffguard.scores.calibration import Calibration, score_names
-from diffguard.settings.detector import COMBINING, DECIDING, DetectorSettings, to_dict
+from diffguard.scores.calibration import Calibration
+from diffguard.settings.detector import (
+    COMBINING,
+    DECIDING,
+    DetectorSettings,
+    score_names,
+    to_dict,
+)
 from diffguard.storage.files import file_hash
 from diffguard_cli.arguments import EvaluationArguments
 from diffguard_cli.calibrate import calibrated
@@ -51,7 +57,8 @@ def load_detector(
     cast_weights(detector.denoiser, arguments.trainer)
     if refits:
         scores = content["calibration"]["scores"]
-        detector.calibration = Calibration.refit(scores, detector.settings)
+        plain = {name: scores[name] for name in detector.score_names(derived=False)}
+        detector.calibration = Calibration.fit(plain, detector.settings.fusion_rule())
         changed = []
     return detector, changed
 

@@ -66,8 +66,19 @@ def score_images(content: Mapping[str, Any], arguments: EvaluationArguments) -> 
     path = scoring.run(trainer)
     if not trainer.is_global_zero:
         return 0
-    table = ScoreTable.read(path)
-    skipped = report_images(scoring.detector, table, scoring.folder, arguments.accept)
+    return _report(scoring, ScoreTable.read(path), arguments.accept)
+
+
+def _report(scoring: ScoringRun, table: ScoreTable, accept: float | None) -> int:
+    detector = scoring.detector
+    skipped = report_images(
+        table,
+        scoring.folder,
+        detector.require_calibration(),
+        detector.classifier.class_names,
+        detector.settings.decision,
+        detector.settings.accept if accept is None else accept,
+    )
     return SKIPPED_FILES if skipped else 0
 
 
