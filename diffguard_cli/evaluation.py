@@ -7,8 +7,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from diffguard.errors import UserError
 from diffguard.printing import say
 from diffguard.storage.paths import user_path
@@ -65,8 +63,8 @@ def _evaluate(argv: Sequence[str], ckpt: str) -> int:
 
     parser = build_parser()
     content = read_checkpoint(user_path(ckpt, "--ckpt"))
-    stored = yaml.safe_dump(stored_config(content, ckpt), sort_keys=False)
-    namespace = parse(parser, ["--config", stored, *argv])
+    stored = {**stored_config(content, ckpt), "ckpt": ckpt}
+    namespace = parse(parser, argv, stored)
     arguments = typed(EvaluationArguments, parser.instantiate(namespace))
     _check(arguments)
     if arguments.dry_run:

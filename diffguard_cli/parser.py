@@ -1,4 +1,4 @@
-"""What both scripts share: a typed parser, and one line for every mistake of the user."""
+"""Typed command lines, and one line on standard error for a user's mistake."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import re
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, NoReturn
 
@@ -63,7 +63,7 @@ class Parser(ArgumentParser):
         )
 
     def parse_path(self, path: Any, *args: Any, **options: Any) -> Namespace:
-        """Parse a config file, and name it where it is wrong."""
+        """Parse a config file; an error names the file."""
         require_file(user_path(str(path), "--config"), "config")
         try:
             return super().parse_path(path, *args, **options)
@@ -85,14 +85,22 @@ def _load_checked(text: str) -> Any:
     return _load_yaml(text)
 
 
-def parse(parser: Parser, argv: Sequence[str]) -> Namespace:
+def parse(
+    parser: Parser, argv: Sequence[str], stored: Mapping[str, Any] | None = None
+) -> Namespace:
     """Parse a command line.
+
+    Args:
+        parser: The parser.
+        argv: The command line, without the name of the program.
+        stored: Values that the command line overrides; None for the parser's defaults.
 
     Raises:
         UserError: For an unknown key, a wrong type, an empty value or an unreadable config.
     """
     try:
-        namespace = parser.parse_args(list(argv))
+        base = None if stored is None else parser.parse_object(dict(stored))
+        namespace = parser.parse_args(list(argv), namespace=base)
     except (ArgumentError, TypeError, ValueError, KeyError, OSError) as error:
         if isinstance(error, UserError):
             raise
@@ -112,12 +120,17 @@ def parse(parser: Parser, argv: Sequence[str]) -> Namespace:
 
 
 def plain_line(error: BaseException) -> str:
-    """An exception's message on one line, in plain words where it is the parser's."""
+    """An exception's message on one line; messages of the parser become plain words."""
     return plain_message(re.sub(r'Parser key "([^"]+)":', r"--\1:", one_line(error)))
 
 
 def run(main: Callable[[Sequence[str]], int], argv: Sequence[str] | None = None) -> NoReturn:
-    """Run a script's `main` and exit with its code; a user's mistake is one line and code 2."""
+    """Run a command and exit with its code; a user's mistake is one line and code 2.
+
+    Args:
+        main: The command; it takes its arguments and returns the exit code.
+        argv: The command line, without the name of the program; defaults to `sys.argv`.
+    """
     argv = sys.argv[1:] if argv is None else list(argv)
     threading.excepthook, sys.excepthook = _thread_failed, _print_traceback
     accept_all_text()
@@ -130,10 +143,10 @@ def run(main: Callable[[Sequence[str]], int], argv: Sequence[str] | None = None)
         say(f"error: {plain_line(error)}", file=sys.stderr)
         code = USER_ERROR
     except Exception as error:
-        told = _shortage(error)
-        if "--debug" in argv or told is None:
+        shortage = _shortage(error)
+        if "--debug" in argv or shortage is None:
             raise
-        say(f"error: {told}", file=sys.stderr)
+        say(f"error: {shortage}", file=sys.stderr)
         code = USER_ERROR
     except KeyboardInterrupt:
         say(SAID, file=sys.stderr)
@@ -146,14 +159,14 @@ def run(main: Callable[[Sequence[str]], int], argv: Sequence[str] | None = None)
 
 
 def _shortage(error: Exception) -> str | None:
-    """What to tell where memory or a disk is full; None where it is something else."""
+    """The message if memory or a disk is full; None for any other error."""
     from diffguard.engine.memory import is_out_of_memory
 
     if is_out_of_memory(error):
         return _OUT_OF_MEMORY
     cause: BaseException | None = error
     while cause is not None:
-        # Libraries that are not written in Python have exceptions of their own.
+        # Libraries written in other languages raise exceptions of their own for a full disk.
         if os.strerror(errno.ENOSPC) in str(cause):
             return _DISK_FULL
         cause = cause.__cause__ or cause.__context__
@@ -163,22 +176,22 @@ def _shortage(error: Exception) -> str | None:
 def _print_traceback(
     kind: type[BaseException], error: BaseException, trace: TracebackType | None
 ) -> None:
-    """Print a traceback as Python does, but nothing that an error's text orders the terminal."""
+    """Print a traceback as Python does, with control characters of the message escaped."""
     text = "".join(traceback.format_exception(kind, error, trace))
     say(*text.splitlines(), file=sys.stderr)
 
 
 def _thread_failed(failure: threading.ExceptHookArgs) -> None:
-    """Leave a full disk, that a thread of a library meets, to the main thread to tell."""
+    """Print nothing for a full disk in a thread of a library: the main thread reports it."""
     if not isinstance(failure.exc_value, Exception) or _shortage(failure.exc_value) is None:
         threading.__excepthook__(failure)
 
 
 def _mistakes() -> tuple[type[Exception], ...]:
-    """What a user's mistake raises; asked when something is raised, as Lightning loads slowly."""
-    known = (UserError, ArgumentError, NotADirectoryError, FileExistsError, PermissionError)
+    """Exceptions of a user's mistake; Lightning, which loads slowly, counts only once imported."""
+    mistakes = (UserError, ArgumentError, NotADirectoryError, FileExistsError, PermissionError)
     if "lightning" not in sys.modules:
-        return known
+        return mistakes
     from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-    return *known, MisconfigurationException
+    return *mistakes, MisconfigurationException

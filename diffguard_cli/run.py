@@ -1,4 +1,4 @@
-"""A training run: what belongs to it, and where its artefacts lie."""
+"""A training run: its settings and the places of its files."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ class Run:
     """A training run.
 
     Attributes:
-        folder: Where everything lies.
+        folder: Folder of the run.
         data: The DataModule.
-        trainer: How Lightning runs.
+        trainer: The `trainer` section.
         seed: Seed of every stage.
         config: The whole config, plain values only.
-        deadline: When training stops, on `time.monotonic`'s clock; None: when it is done.
+        deadline: When training stops, on `time.monotonic`'s clock; None for no limit.
     """
 
     folder: Path
@@ -41,7 +41,7 @@ class Run:
 
     @property
     def noisy_classifier_file(self) -> Path:
-        """The trained classifier of noisy images, where that stage has run."""
+        """The trained classifier of noisy images; that stage is optional."""
         return self.folder / "classifier" / "noisy_classifier.safetensors"
 
     @property
@@ -60,6 +60,6 @@ class Run:
         return self.folder / "detector.ckpt"
 
     def say(self, text: str) -> None:
-        """Tell the user, on the first process."""
+        """Print a line on standard error, on the first process only."""
         if rank_zero_only.rank == 0:
             say(text, file=sys.stderr)

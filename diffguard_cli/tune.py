@@ -26,6 +26,7 @@ import torch
 from datamodules.ood import IDSets, OODDataModule, OODSets
 from diffguard.checkpoint.file import read_checkpoint
 from diffguard.detector import Detector
+from diffguard.errors import UserError
 from diffguard.methods.items import Scored
 from diffguard.printing import say
 from diffguard.report.metrics import auroc
@@ -101,7 +102,15 @@ def validation_data(config: Mapping[str, Any], limit: int | None) -> OODDataModu
     Args:
         config: The `data` section.
         limit: Images per set; None for all.
+
+    Raises:
+        UserError: If the config names no OOD validation set.
     """
+    if not config.get("ood_validation"):
+        raise UserError(
+            "the checkpoint's config names no OOD validation set to choose settings on: train with "
+            "one in data.ood_validation"
+        )
     values = {**config, "limit": limit}
     values["id"] = IDSets(**{**values["id"], "test": None})
     values["ood"] = OODSets()

@@ -4,13 +4,25 @@ import re
 
 import numpy as np
 import pytest
+import torch
 
+from diffguard.checkpoint.file import read_checkpoint
+from diffguard.errors import UserError
 from diffguard.settings.detector import DetectorSettings
 from diffguard_cli import tune
 
 
-def test_grid_is_scored_and_the_best_setting_is_ranked(run_folder, capsys):
-    words = [str(run_folder / "detector.ckpt"), "--depths", "0.5", "--scales", "1.5", "3"]
+@pytest.fixture
+def ckpt(run_folder, tmp_path):
+    """The tiny detector, with an OOD validation set."""
+    content = read_checkpoint(run_folder / "detector.ckpt")
+    content["config"]["data"]["ood_validation"] = {"noise": "folder:far"}
+    torch.save(content, tmp_path / "detector.ckpt")
+    return str(tmp_path / "detector.ckpt")
+
+
+def test_grid_is_scored_and_the_best_setting_is_ranked(ckpt, capsys):
+    words = [ckpt, "--depths", "0.5", "--scales", "1.5", "3"]
     assert tune.main([*words, "--steps", "2", "--limit", "4", "--device", "cpu"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].split(" | ")[:3] == ["| steps", "depth", "scale"]
@@ -19,6 +31,11 @@ def test_grid_is_scored_and_the_best_setting_is_ranked(run_folder, capsys):
     values = [float(row.split(" | ")[5]) for row in rows]
     best = lines.index("| diffguard at the best setting: distances | AUROC |")
     assert float(re.search(r"\| ([\d.]+) \|$", lines[best + 2])[1]) == pytest.approx(max(values))
+
+
+def test_config_without_an_ood_validation_set_is_refused(run_folder):
+    with pytest.raises(UserError, match="no OOD validation set"):
+        tune.main([str(run_folder / "detector.ckpt")])
 
 
 def test_pairs_hold_a_distance_of_each_kind():
