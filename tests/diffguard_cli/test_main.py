@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from diffguard_cli.main import COMMANDS
+from diffguard_cli.main import COMMANDS, main
 from tests.helpers.commands import command
 
 ROOT = Path(__file__).parents[2]
@@ -40,12 +40,15 @@ def test_help_lists_the_commands_and_imports_no_library():
         (["compact", "nowhere", "there"], "error: nowhere holds no trained classifier"),
     ],
 )
-def test_mistake_of_a_command_is_one_line_and_exit_code_2(words, line):
-    result = command("-m", "diffguard_cli", *words)
-    assert result.returncode == 2
-    assert result.stdout == ""
-    assert result.stderr.startswith(line)
-    assert result.stderr.count("\n") == 1
+def test_mistake_of_a_command_is_one_line_and_exit_code_2(words, line, capsys, monkeypatch):
+    monkeypatch.setattr("diffguard_cli.main.leave_at_once", lambda: None)
+    with pytest.raises(SystemExit) as caught:
+        main(words)
+    assert caught.value.code == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.startswith(line)
+    assert said.err.count("\n") == 1
 
 
 def test_console_script_is_installed_and_the_scripts_are_not():
