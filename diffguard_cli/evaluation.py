@@ -174,7 +174,7 @@ def _report_tables(argv: Sequence[str], ckpt: str | None) -> int:
 
 
 def _print_cost(content: Mapping[str, Any], arguments: EvaluationArguments) -> int:
-    from diffguard.checkpoint.file import specs_of
+    from diffguard.checkpoint.build import specs_of
     from diffguard.cost import dry_run, format_cost
     from diffguard.storage.arguments import consented
     from lightning_modules.trainer import weight_dtype

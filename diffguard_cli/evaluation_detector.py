@@ -8,7 +8,6 @@ from typing import Any
 
 import lightning.pytorch as pl
 
-from diffguard.checkpoint.file import detector_from
 from diffguard.detector import Detector
 from diffguard.scores.calibration import Calibration
 from diffguard.settings.detector import (
@@ -47,7 +46,7 @@ def load_detector(
     """
     changed = _changed_settings(content["settings"], arguments.detector)
     refits = bool(changed) and _only_combines(content, arguments.detector, changed)
-    detector = detector_from(
+    detector = Detector.from_checkpoint(
         content,
         settings=None if changed and not refits else to_dict(arguments.detector),
         trusted=arguments.trusted,
