@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from diffguard.errors import UserError
+from diffguard.printing import printable
 from diffguard.report.metrics import auroc, roc_curve
 
 if TYPE_CHECKING:
@@ -80,7 +81,7 @@ def score_histogram(id_scores: ArrayLike, ood_scores: Mapping[str, ArrayLike], n
     axes.set(xlabel=f"{name} (higher = more OOD)", ylabel="density", xlim=(low, high))
     axes.set_ylim(bottom=0)
     _legend_below(axes, len(parts))
-    return figure
+    return _as_written(figure)
 
 
 def roc_curves(curves: Mapping[str, tuple[ArrayLike, ArrayLike]], title: str) -> Figure:
@@ -110,7 +111,7 @@ def roc_curves(curves: Mapping[str, tuple[ArrayLike, ArrayLike]], title: str) ->
     axes.set(xlabel="share of ID flagged", ylabel="share of OOD detected", aspect="equal")
     axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01))
     axes.legend(loc="lower right", frameon=False)
-    return figure
+    return _as_written(figure)
 
 
 def stop_depth_histogram(stop_steps: Mapping[str, ArrayLike], last_step: int) -> Figure:
@@ -136,7 +137,7 @@ def stop_depth_histogram(stop_steps: Mapping[str, ArrayLike], last_step: int) ->
     axes.set(xlim=(-0.5, last_step + 0.5))
     axes.set_ylim(bottom=0)
     _legend_below(axes, len(stop_steps))
-    return figure
+    return _as_written(figure)
 
 
 def panel(rows: Sequence[PanelRow], title: str) -> Figure:
@@ -179,6 +180,17 @@ def panel(rows: Sequence[PanelRow], title: str) -> Figure:
                 axes.set_title(head, fontsize=9, color="0.35")
         if row.mask is not None:
             line[0].contour(row.mask.detach().cpu().numpy(), [0.5], colors=_COLOURS[1])
+    return _as_written(figure)
+
+
+def _as_written(figure: Figure) -> Figure:
+    """Show names from files as they are: no formulas between dollar signs, no broken characters."""
+    from matplotlib.text import Text
+
+    for text in figure.findobj(Text):
+        if isinstance(text, Text):
+            text.set_parse_math(False)
+            text.set_text(printable(text.get_text()))
     return figure
 
 

@@ -126,3 +126,15 @@ def test_figures_are_not_kept_by_pyplot():
     score_histogram(ID, OOD, "msp")
     panel([make_row(1, 1)], "letters")
     assert pyplot.get_fignums() == before
+
+
+@pytest.mark.parametrize("name", ["$\\frac{", "caf\udce9", "a\x1bb", "$x^2$"])
+def test_names_from_files_are_drawn_as_they_are(name):
+    figures = [
+        score_histogram(ID, {name: ID + 1}, name),
+        roc_curves({name: (ID, ID + 1)}, name),
+        stop_depth_histogram({name: [1, 2]}, 3),
+        panel([PanelRow(torch.zeros(1, 4, 4), torch.zeros(1, 4, 4), name, 0.5, name)], name),
+    ]
+    for figure in figures:
+        draw(figure)
