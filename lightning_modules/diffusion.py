@@ -23,6 +23,7 @@ from diffguard.diffusion.schedule import NoiseSchedule
 from diffguard.errors import UserError
 from lightning_modules.base import ScheduleName, TrainingModule
 from lightning_modules.ema import EMA
+from lightning_modules.resumed_state import check_types
 from lightning_modules.training_values import check_values
 
 LossWeighting = Literal["none", "min_snr"]
@@ -142,8 +143,9 @@ class DiffusionModule(TrainingModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Put the weights that are not trained back in."""
-        super().on_load_checkpoint(checkpoint)
+        check_types(checkpoint)
         checkpoint["state_dict"] = {**self._frozen(), **checkpoint["state_dict"]}
+        super().on_load_checkpoint(checkpoint)
 
     def _frozen(self) -> dict[str, Tensor]:
         untrained = {id(p) for p in self.denoiser.parameters() if not p.requires_grad}
