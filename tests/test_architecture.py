@@ -30,7 +30,7 @@ LINES = [
 # Heavy libraries, and the only rooms that may import them. Benchmarks draw figures and build
 # networks of their own.
 ONLY = {
-    "lightning": {"lightning_modules", "datamodules", "diffguard_cli", "train"},
+    "lightning": {"lightning_modules", "datamodules", "diffguard_cli"},
     "diffusers": {"diffguard.denoisers", "lightning_modules", "benchmarks"},
     "pytorch_ood": {"diffguard.scores"},
     "matplotlib": {"diffguard.report", "datamodules", "benchmarks"},
