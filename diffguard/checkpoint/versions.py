@@ -18,7 +18,10 @@ from diffguard.settings.effect import without_idle
 VERSION = 2
 
 # Import paths of classes in version 1, and where the classes are now.
-_MOVED = {"diffguard.networks_openood.": "diffguard.classifiers.openood."}
+_MOVED = {
+    "diffguard.networks.": "diffguard.classifiers.small_cnn.",
+    "diffguard.networks_openood.": "diffguard.classifiers.openood.",
+}
 # Settings that name distances or the scores made of them.
 _NAMING = ("distances", "unguided", "distance", "decision")
 
