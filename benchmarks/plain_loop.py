@@ -18,7 +18,7 @@ from diffguard.detector import Detector
 from diffguard.diffusion.ddim import invert
 from diffguard.diffusion.denoiser import Denoiser
 from diffguard.diffusion.early_stop import should_stop
-from diffguard.engine.classifier_guidance import ClassifierSteering
+from diffguard.engine.classifier_guidance import ClassifierGuidance
 from diffguard.engine.jobs import Job, Recipe
 from diffguard.engine.plain import Noise, synthesize_both
 from diffguard.images import pixel_key
@@ -26,7 +26,7 @@ from diffguard.methods.items import Item
 from diffguard.scores.distances import Distance, Views
 
 
-class TwoPassGuidance(ClassifierSteering):
+class TwoPassGuidance(ClassifierGuidance):
     """Classifier guidance that predicts the noise of each state a second time."""
 
     def gradient(
@@ -49,8 +49,8 @@ def score_plainly(detector: Detector, items: Sequence[Item]) -> list[dict[str, f
         The distances of each image, named as in the score table.
     """
     denoiser, recipe = detector.denoiser, detector.method.recipe()
-    assert recipe.steering is not None
-    recipe = replace(recipe, steering=TwoPassGuidance(**vars(recipe.steering)))
+    assert isinstance(recipe.guidance, ClassifierGuidance)
+    recipe = replace(recipe, guidance=TwoPassGuidance(**vars(recipe.guidance)))
     images = torch.stack([item.image for item in items]).to(detector.device)
     labels = detector.classifier(images).argmax(1).tolist()
     latents, stops = _invert(detector, recipe, images)

@@ -17,6 +17,7 @@ from diffguard.denoisers.custom import build_any_denoiser, cast_weights, is_own,
 from diffguard.denoisers.scheduler_config import schedule_from_config
 from diffguard.denoisers.spec import DiffusionSpec
 from diffguard.diffusion.schedule import NoiseSchedule
+from diffguard.engine.classifier_guidance import ClassifierGuidance
 from diffguard.engine.jobs import Job
 from diffguard.engine.reconstructor import Reconstructor
 from diffguard.methods.diffguard import DiffGuard
@@ -164,8 +165,8 @@ def _count_passes(
         classifier, denoiser, bare, image_size=1, image_channels=1, noisy_classifier=noisy
     )
     recipe = method.recipe()
-    if recipe.steering is not None:
-        recipe = replace(recipe, steering=replace(recipe.steering, classify=_two_classes, crops=0))
+    if isinstance(recipe.guidance, ClassifierGuidance):
+        recipe = replace(recipe, guidance=replace(recipe.guidance, classify=_two_classes, crops=0))
     stops_early = bool(settings.early_stop.thresholds)
     masked = settings.guidance.cam_cut is not None
     lowest = replace(recipe, max_steps=1) if stops_early else recipe

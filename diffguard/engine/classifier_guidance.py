@@ -23,7 +23,7 @@ TimedClassifier = Callable[[Tensor, Tensor], Tensor]
 
 
 @dataclass
-class ClassifierSteering:
+class ClassifierGuidance:
     """Clean Grad with random crops.
 
     Attributes:

@@ -21,7 +21,7 @@ from diffguard.diffusion.ddim import invert, synthesize
 from diffguard.diffusion.denoiser import Denoiser
 from diffguard.diffusion.early_stop import should_stop
 from diffguard.diffusion.guidance import classifier_free
-from diffguard.engine.jobs import Job, Recipe, Reconstruction
+from diffguard.engine.jobs import ClassifierFree, Job, Recipe, Reconstruction
 
 
 @torch.no_grad()
@@ -114,21 +114,20 @@ def synthesize_both(
         latent: `(1, …)` the state at which inversion stopped.
         stop: Index of the last inversion step.
     """
-    denoiser, plan, steering = noise.denoiser, recipe.plan, recipe.steering
+    denoiser, plan, guidance = noise.denoiser, recipe.plan, recipe.guidance
     start = int(plan.start_index(torch.tensor(stop), recipe.extra_start, recipe.skip))
     synthesis = partial(synthesize, x=latent, plan=plan, start_index=start, clip=recipe.clip)
     mask = None if job.mask is None else denoiser.place_mask(job.mask.unsqueeze(0))
-    scale = recipe.scale if steering is None else steering.scale
-    if job.label < 0 or scale == 0 or (mask is not None and not bool(mask.any())):
+    if guidance is None or not recipe.guides(job.label, mask):
         *_, state = synthesis(noise)
         return state, state if recipe.unguided else None
-    if steering is None:
-        *_, guided = synthesis(partial(noise, scale=scale, mask=mask))
+    if isinstance(guidance, ClassifierFree):
+        *_, guided = synthesis(partial(noise, scale=guidance.scale, mask=mask))
     else:
 
         def gradient(x: Tensor, eps: Tensor, i: int) -> Tensor:
             t, alpha, _ = plan.synthesis(torch.tensor([i]))
-            return steering.gradient(
+            return guidance.gradient(
                 denoiser, x, eps, t, alpha, labels=torch.tensor([job.label]), keys=[job.key],
                 steps=[start - i], batch_size=1,
             )  # fmt: skip

@@ -20,7 +20,8 @@ from diffguard.diffusion.ddim import ddim_step, synthesis_step
 from diffguard.diffusion.denoiser import Denoiser
 from diffguard.diffusion.early_stop import should_stop
 from diffguard.diffusion.guidance import classifier_free
-from diffguard.engine.jobs import Job, Recipe, Reconstruction
+from diffguard.engine.classifier_guidance import ClassifierGuidance
+from diffguard.engine.jobs import ClassifierFree, Job, Recipe, Reconstruction
 from diffguard.engine.trajectories import Finished, Pool
 from diffguard.errors import UserError
 
@@ -47,10 +48,10 @@ class Reconstructor:
         self._waiting: deque[Job] = deque()
         self._encoded: deque[tuple[Job, Tensor, Tensor | None, Tensor | None]] = deque()
         self._measuring: deque[int] = deque()
-        self._steering: deque[int] = deque()
+        self._guiding: deque[int] = deque()
         self._finished: list[Finished] = []
         # One batch per queue, so that a full pool always has a full queue.
-        queues = 1 + bool(recipe.qualities) + (recipe.steering is not None)
+        queues = 1 + bool(recipe.qualities) + isinstance(recipe.guidance, ClassifierGuidance)
         self._pool = Pool((queues + 1) * batch_size)
 
     def push(self, jobs: Iterable[Job]) -> list[Reconstruction]:
@@ -71,19 +72,19 @@ class Reconstructor:
             self._admit(final=final)
             if len(self._measuring) >= full:
                 self._measure()
-            elif len(self._steering) >= full:
-                self._steer()
+            elif len(self._guiding) >= full:
+                self._guide()
             elif pool.pending_count >= full:
                 self._denoise(final=final)
             elif not final and pool.has_room:
                 return
             elif self._measuring:
                 self._measure()
-            elif not self._steering and not pool.pending_count:
+            elif not self._guiding and not pool.pending_count:
                 return
             # The fuller call wastes less.
-            elif len(self._steering) >= pool.pending_count:
-                self._steer()
+            elif len(self._guiding) >= pool.pending_count:
+                self._guide()
             else:
                 self._denoise(final=final)
 
@@ -95,17 +96,9 @@ class Reconstructor:
                     return
                 self._encode()
             job, state, mask, shown = self._encoded.popleft()
-            if mask is not None and not bool(mask.any()):
-                guided = False
-            else:
-                guided = job.label >= 0 and self._scale != 0
+            guided = self.recipe.guides(job.label, mask)
             slot = np.array([pool.admit(job, state, mask, guided=guided, shown=shown)])
             self._request_inversion(slot)
-
-    @property
-    def _scale(self) -> float:
-        steering = self.recipe.steering
-        return self.recipe.scale if steering is None else steering.scale
 
     @torch.no_grad()
     def _encode(self) -> None:
@@ -138,10 +131,10 @@ class Reconstructor:
         self.calls += 1
         self.rows += len(x)
         ready = pool.store(passes, noise)
-        if self.recipe.steering is not None:
-            steered = pool.is_main(ready) & ~pool.inverts(ready) & pool.guided[pool.slots(ready)]
-            self._steering.extend(ready[steered].tolist())
-            ready = ready[~steered]
+        if isinstance(self.recipe.guidance, ClassifierGuidance):
+            guided = pool.is_main(ready) & ~pool.inverts(ready) & pool.guided[pool.slots(ready)]
+            self._guiding.extend(ready[guided].tolist())
+            ready = ready[~guided]
         if len(ready):
             self._step(ready)
 
@@ -183,9 +176,10 @@ class Reconstructor:
         if len(inverting := np.flatnonzero(seen & inverts)):
             scale = recipe.inversion_scale if recipe.inversion == "guided" else 1.0
             mixed.append((inverting, scale, None))
-        guided = np.flatnonzero(seen & ~inverts)
-        for places, mask in pool.by_mask(rows[guided]):
-            mixed.append((guided[places], recipe.scale, mask))
+        if isinstance(recipe.guidance, ClassifierFree):
+            guided = np.flatnonzero(seen & ~inverts)
+            for places, mask in pool.by_mask(rows[guided]):
+                mixed.append((guided[places], recipe.guidance.scale, mask))
         for places, scale, mask in mixed:
             label = pool.label_noise(rows[places])
             noise[places] = classifier_free(noise[places], label, scale, mask)
@@ -233,22 +227,24 @@ class Reconstructor:
 
     def _request_synthesis(self, slots: np.ndarray) -> None:
         pool, recipe = self._pool, self.recipe
-        label = pool.guided[slots] & (recipe.steering is None)
-        # At scale 1 guidance is the conditional noise alone.
-        both = pool.is_masked(slots) | (recipe.scale != 1)
+        label = both = np.zeros(len(slots), dtype=bool)
+        if isinstance(recipe.guidance, ClassifierFree):
+            label = pool.guided[slots]
+            # At scale 1 guidance is the conditional noise alone.
+            both = pool.is_masked(slots) | (recipe.guidance.scale != 1)
         pool.request(slots, null=~label | both, label=label)
 
-    def _steer(self) -> None:
+    def _guide(self) -> None:
         """Move trajectories one step towards the image, guided by the classifier."""
-        steering = self.recipe.steering
-        if steering is None:
+        guidance = self.recipe.guidance
+        if not isinstance(guidance, ClassifierGuidance):
             return
-        slots = _take(self._steering, self.batch_size)
+        slots = _take(self._guiding, self.batch_size)
         pool, recipe = self._pool, self.recipe
         index = torch.from_numpy(pool.index[slots])
         t, alpha, _ = recipe.plan.synthesis(index)
         x, noise = pool.states(slots), pool.null_noise(slots)
-        gradient = steering.gradient(
+        gradient = guidance.gradient(
             self.denoiser, x, noise, t, alpha,
             labels=torch.from_numpy(pool.label[slots]),
             keys=[pool.jobs[slot].key for slot in slots.tolist()],

@@ -18,8 +18,8 @@ from diffguard.classifiers.classifier import Classifier, ClassifierOutput
 from diffguard.diffusion.denoiser import Denoiser
 from diffguard.diffusion.guidance import classifier_free
 from diffguard.diffusion.plan import SamplingPlan
-from diffguard.engine.classifier_guidance import ClassifierSteering
-from diffguard.engine.jobs import Job, Quality, Recipe, Reconstruction
+from diffguard.engine.classifier_guidance import ClassifierGuidance
+from diffguard.engine.jobs import ClassifierFree, Job, Quality, Recipe, Reconstruction
 from diffguard.errors import UserError
 from diffguard.images import pixel_key
 from diffguard.methods.checks import check_models
@@ -114,7 +114,9 @@ class DiffGuard(nn.Module):
     @property
     def draws_crops(self) -> bool:
         """Whether classifier guidance draws crops for each image."""
-        return self.settings.guidance.kind == "classifier" and self._steering().draws_crops
+        return self.settings.guidance.kind == "classifier" and (
+            self._classifier_guidance().draws_crops
+        )
 
     def recipe(self) -> Recipe:
         """How images are reconstructed, resolved from the settings."""
@@ -131,8 +133,9 @@ class DiffGuard(nn.Module):
                 for name, quality in self.qualities.items()
                 if thresholds[name] is not None
             ],
-            scale=guidance.scale,
-            steering=self._steering() if guidance.kind == "classifier" else None,
+            guidance=ClassifierFree(guidance.scale)
+            if guidance.kind == "classifier_free"
+            else self._classifier_guidance(),
             unguided=bool(settings.unguided),
             extra_start=guidance.extra_start,
             skip=guidance.skip,
@@ -269,11 +272,11 @@ class DiffGuard(nn.Module):
             return Views(images)
         return views_of(images, self.classifier.forward_features(images, self.layers))
 
-    def _steering(self) -> ClassifierSteering:
+    def _classifier_guidance(self) -> ClassifierGuidance:
         guidance, crops = self.settings.guidance, self.settings.guidance.crops
         noisy = None if guidance.classifier == "protected" else self.noisy_classifier
         size = self.classifier.size
-        return ClassifierSteering(
+        return ClassifierGuidance(
             # Random crops are classified whole, without the classifier's own center crop.
             classify=noisy or (lambda images, _t: self.classifier(images, crop=not crops.number)),
             scale=guidance.scale,

@@ -8,7 +8,7 @@ import torch
 
 from diffguard.engine.jobs import Recipe
 from diffguard.scores.distances import Views, build_distance
-from tests.helpers.engine_runs import jobs_of, run, steering_of
+from tests.helpers.engine_runs import classifier_guidance_of, jobs_of, run
 from tests.helpers.tiny_latent import dit, wrap
 from tests.helpers.tiny_models import sound_plan, tiny_classifier
 
@@ -52,12 +52,12 @@ def test_guidance_keeps_the_graph_of_one_slice(crops):
 
     def gradient(batch, slice_size):
         denoiser = wrap(dit(), slice_size=slice_size).eval().requires_grad_(requires_grad=False)
-        steering = steering_of(scale=3.0, crops=crops, crop_size=8 if crops else None)
-        steering.classify = lambda images, t: classifier(images)
+        guidance = classifier_guidance_of(scale=3.0, crops=crops, crop_size=8 if crops else None)
+        guidance.classify = lambda images, t: classifier(images)
         generator = torch.Generator().manual_seed(3)
         x, noise = torch.randn(2, batch, 4, 8, 8, generator=generator)
         return most_kept(
-            lambda: steering.gradient(
+            lambda: guidance.gradient(
                 denoiser, x, noise, torch.full((batch,), 500), torch.full((batch,), 0.5),
                 labels=torch.arange(batch) % 5, keys=[("set", str(n)) for n in range(batch)],
                 steps=[0] * batch, batch_size=batch,

@@ -129,12 +129,12 @@ def test_every_sample_has_its_own_step():
     x, noise, gradient = torch.randn(3, 8, 1, 4, 4, dtype=torch.float64)
     index = torch.tensor([0, 5, 2, 0, 7, 1, 1, 6])
     mixed = inversion_step(x, noise, plan, index, clip=True)
-    steered = synthesis_step(x, noise, plan, index, clip=True, gradient=gradient)
+    guided = synthesis_step(x, noise, plan, index, clip=True, gradient=gradient)
     for k in range(len(x)):
         one = x[k : k + 1], noise[k : k + 1], plan, index[k : k + 1]
         assert torch.equal(mixed[k : k + 1], inversion_step(*one, clip=True))
         alone = synthesis_step(*one, clip=True, gradient=gradient[k : k + 1])
-        assert torch.equal(steered[k : k + 1], alone)
+        assert torch.equal(guided[k : k + 1], alone)
 
 
 def test_inversion_does_not_clip_the_image_itself():

@@ -4,7 +4,7 @@ from torch.nn import functional as F
 
 from diffguard.diffusion.crops import crop_nearest, draw_boxes
 from diffguard.diffusion.guidance import blend_clean, classifier_free, classifier_gradient
-from diffguard.engine.classifier_guidance import ClassifierSteering
+from diffguard.engine.classifier_guidance import ClassifierGuidance
 from diffguard.images import resize_mask
 from tests.helpers.reference_networks import predict
 from tests.helpers.tiny_models import denoiser_of, smooth_classifier, sound_plan, two_layers
@@ -42,8 +42,8 @@ def test_clean_gradient_is_that_of_the_blended_image():
     x, index = torch.randn(2, 3, 8, 8, dtype=torch.float64), torch.tensor([3, 6])
     t, alpha, _ = plan.synthesis(index)
     noise, labels = predict(denoiser)(x, t), torch.tensor([0, 2])
-    steering = ClassifierSteering(lambda images, t: smooth_classifier(images), scale=2.0)
-    found = steering.gradient(
+    guidance = ClassifierGuidance(lambda images, t: smooth_classifier(images), scale=2.0)
+    found = guidance.gradient(
         denoiser, x, noise, t, alpha,
         labels=labels, keys=[()] * 2, steps=[0, 0], batch_size=8,
     )  # fmt: skip
@@ -67,21 +67,21 @@ def test_mask_guides_only_inside():
 
 
 def test_crops_belong_to_seed_image_and_step():
-    def steering(seed, shared=False):
-        return ClassifierSteering(
+    def guidance(seed, shared=False):
+        return ClassifierGuidance(
             lambda images, t: images, scale=1.0, crops=4, crop_size=4, seed=seed,
             shared_crops=shared,
         )  # fmt: skip
 
     def boxes(seed, key, step, shared=False):
-        return steering(seed, shared).boxes((32, 32), [key], [step])[0]
+        return guidance(seed, shared).boxes((32, 32), [key], [step])[0]
 
     own = boxes(0, ("a", "1"), 2)
     assert torch.equal(own, boxes(0, ("a", "1"), 2))
     for other in ((1, ("a", "1"), 2), (0, ("b", "1"), 2), (0, ("a1", ""), 2), (0, ("a", "1"), 3)):
         assert not torch.equal(own, boxes(*other))
     # Together as alone.
-    pair = steering(0).boxes((32, 32), [("a", "1"), ("b", "1")], [2, 0])
+    pair = guidance(0).boxes((32, 32), [("a", "1"), ("b", "1")], [2, 0])
     assert torch.equal(pair, torch.stack([own, boxes(0, ("b", "1"), 0)]))
     # Shared crops go on from step to step as if the image were the only one.
     shared = boxes(0, ("a", "1"), 2, shared=True)
@@ -97,9 +97,9 @@ def test_a_classifier_of_noisy_images_is_told_the_time():
         seen.append(t.tolist())
         return smooth_classifier(images) * t.view(-1, 1)
 
-    steering = ClassifierSteering(classify, scale=1.0, blend=False)
+    guidance = ClassifierGuidance(classify, scale=1.0, blend=False)
     x, t = torch.randn(3, 3, 8, 8), torch.tensor([10, 20, 30])
-    steering.gradient(
+    guidance.gradient(
         denoiser, x, torch.zeros_like(x), t, torch.tensor([0.9, 0.8, 0.7]),
         labels=torch.tensor([0, -1, 1]), keys=[()] * 3, steps=[0] * 3, batch_size=4,
     )  # fmt: skip

@@ -5,9 +5,9 @@ import torch
 
 from diffguard.diffusion.plan import SamplingPlan
 from diffguard.diffusion.schedule import NoiseSchedule
-from diffguard.engine.jobs import Job, Recipe
+from diffguard.engine.jobs import ClassifierFree, Job, Recipe
 from diffguard.engine.reconstructor import Reconstructor
-from tests.helpers.engine_runs import CLASSES, jobs_of, network_of, run, steering_of
+from tests.helpers.engine_runs import CLASSES, classifier_guidance_of, jobs_of, network_of, run
 from tests.helpers.tiny_models import (
     ask_for_depth,
     denoiser_of,
@@ -25,7 +25,7 @@ def test_passes_of_classifier_guidance_are_the_least_needed(extra):
     plan = SamplingPlan.build(NoiseSchedule.linear(), STEPS, "stride", "current")
     denoiser = denoiser_of(network_of().double())
     recipe = Recipe(
-        plan, 22, steering=steering_of(scale=3.0), unguided=True, extra_start=extra,
+        plan, 22, guidance=classifier_guidance_of(scale=3.0), unguided=True, extra_start=extra,
         qualities=((stops_by_image, 0.0),),
     )  # fmt: skip
     results, engine = run(denoiser, recipe, jobs_of(10, plan, dtype=torch.float64))
@@ -45,7 +45,8 @@ def test_passes_of_classifier_guidance_are_the_least_needed(extra):
 @pytest.mark.parametrize("unguided", [False, True])
 def test_passes_of_classifier_guidance_at_other_scales(scale, unguided):
     denoiser = denoiser_of(two_layers().double())
-    recipe = Recipe(sound_plan(STEPS), STEPS, steering=steering_of(scale=scale), unguided=unguided)
+    guidance = classifier_guidance_of(scale=scale)
+    recipe = Recipe(sound_plan(STEPS), STEPS, guidance=guidance, unguided=unguided)
     images = torch.rand(8, 3, 8, 8, dtype=torch.float64)
     results, _ = run(denoiser, recipe, [Job(image, 1, (str(n),)) for n, image in enumerate(images)])
     # The classifier's gradient costs no pass; without guidance both syntheses are one.
@@ -56,7 +57,7 @@ def test_passes_of_classifier_guidance_at_other_scales(scale, unguided):
 
 def passes(*, scale=3.0, mask=None, label=2, **options):
     denoiser = denoiser_of(two_layers(classes=CLASSES), CLASSES)
-    recipe = Recipe(sound_plan(STEPS), STEPS, scale=scale, **options)
+    recipe = Recipe(sound_plan(STEPS), STEPS, guidance=ClassifierFree(scale), **options)
     job = Job(torch.rand(3, 8, 8), label, ("a",), mask)
     (result,), _ = run(denoiser, recipe, [job])
     return result.network_passes
@@ -91,26 +92,25 @@ class Watched:
         return self.function(x, *rest)
 
 
-@pytest.mark.parametrize("kind", ["free", "free with reference", "steered"])
+@pytest.mark.parametrize("kind", ["free", "free with reference", "classifier"])
 def test_every_call_is_full_until_the_stream_ends_whatever_the_depths(kind):
     plan, full, count = sound_plan(STEPS), 8, 120
-    steered = kind == "steered"
-    classes = None if steered else CLASSES
+    by_classifier = kind == "classifier"
+    classes = None if by_classifier else CLASSES
     network = network_of(size=4, classes=classes)
     generator = torch.Generator().manual_seed(0)
     steps = torch.randint(5, STEPS + 1, (count,), generator=generator)
     assert set(steps.tolist()) == set(range(5, STEPS + 1))
     images = ask_for_depth(torch.rand(count, 3, 4, 4), plan, steps)
     jobs = [Job(image, row % CLASSES, (str(row),)) for row, image in enumerate(images)]
-    quality, steering = Watched(stops_by_image), None
-    if steered:
-        steering = steering_of(scale=3.0)
-        network, steering.classify = network.double(), Watched(steering.classify)
+    quality, guidance = Watched(stops_by_image), ClassifierFree(3.0)
+    if by_classifier:
+        guidance = classifier_guidance_of(scale=3.0)
+        network, guidance.classify = network.double(), Watched(guidance.classify)
         for job in jobs:
             job.image = job.image.double()
     recipe = Recipe(
-        plan, STEPS, scale=3.0, steering=steering, unguided=kind != "free",
-        qualities=((quality, 0.0),),
+        plan, STEPS, guidance=guidance, unguided=kind != "free", qualities=((quality, 0.0),),
     )  # fmt: skip
     engine = Reconstructor(denoiser_of(network, classes), recipe, full)
     done = []
@@ -119,7 +119,7 @@ def test_every_call_is_full_until_the_stream_ends_whatever_the_depths(kind):
         assert engine.rows == engine.calls * full
     assert engine.rows > 1000
     assert set(quality.rows) == {full}
-    assert steering is None or set(steering.classify.rows) == {full}
+    assert not by_classifier or set(guidance.classify.rows) == {full}
     done += engine.flush()
     made = {result.job.key: result.stop_index + 1 for result in done}
     assert [made[job.key] for job in jobs] == steps.tolist()

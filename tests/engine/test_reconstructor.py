@@ -1,13 +1,13 @@
 import pytest
 import torch
 
-from diffguard.engine.classifier_guidance import ClassifierSteering
-from diffguard.engine.jobs import Job, Recipe
+from diffguard.engine.classifier_guidance import ClassifierGuidance
+from diffguard.engine.jobs import ClassifierFree, Job, Recipe
 from diffguard.engine.plain import reconstruct as plainly
 from diffguard.engine.reconstructor import Reconstructor
 from diffguard.errors import UserError
 from diffguard.scores.formulas import psnr
-from tests.helpers.engine_runs import CLASSES, jobs_of, network_of, run, steering_of
+from tests.helpers.engine_runs import CLASSES, classifier_guidance_of, jobs_of, network_of, run
 from tests.helpers.tiny_models import (
     denoiser_of,
     sound_plan,
@@ -17,23 +17,21 @@ from tests.helpers.tiny_models import (
     two_layers,
 )
 
-
-def is_guided(job):
-    return job.label >= 0 and (job.mask is None or bool(job.mask.any()))
-
-
 QUALITIES = ((stops_by_image, 0.0), (psnr, 7.0))
 RECIPES = {
-    "free": {"scale": 4.0},
-    "label": {"scale": 2.0, "inversion": "label", "clip": True},
-    "guided inversion": {"scale": 1.0, "inversion": "guided", "inversion_scale": 2.0},
-    "fixed skip": {"scale": 3.0, "skip": 2, "qualities": ()},
-    "steered": {"steering": {"scale": 5.0}, "clip": True},
+    "free": {"guidance": ClassifierFree(4.0)},
+    "unguided": {},
+    "label": {"guidance": ClassifierFree(2.0), "inversion": "label", "clip": True},
+    "guided inversion": {
+        "guidance": ClassifierFree(1.0), "inversion": "guided", "inversion_scale": 2.0,
+    },
+    "fixed skip": {"guidance": ClassifierFree(3.0), "skip": 2, "qualities": ()},
+    "classifier": {"guidance": {"scale": 5.0}, "clip": True},
     "crops": {
-        "steering": {"scale": 5.0, "crops": 2, "crop_size": 6, "blend": False},
+        "guidance": {"scale": 5.0, "crops": 2, "crop_size": 6, "blend": False},
         "extra_start": 1,
     },
-}
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("pairing", ["current", "target"])
@@ -41,13 +39,13 @@ RECIPES = {
 def test_equals_the_plain_algorithm(name, pairing):
     plan = sound_plan(8, pairing=pairing)
     options = {"unguided": True, "qualities": QUALITIES} | RECIPES[name]
-    steered = "steering" in options
-    if steered:
-        options["steering"] = steering_of(**options["steering"])
-    classes = None if steered else CLASSES
+    by_classifier = isinstance(options.get("guidance"), dict)
+    if by_classifier:
+        options["guidance"] = classifier_guidance_of(**options["guidance"])
+    classes = None if by_classifier else CLASSES
     denoiser = denoiser_of(network_of(classes=classes).double(), classes)
     recipe = Recipe(plan, 7, **options)
-    jobs = jobs_of(11, plan, masks=not steered, dtype=torch.float64)
+    jobs = jobs_of(11, plan, masks=not by_classifier, dtype=torch.float64)
     results, _ = run(denoiser, recipe, jobs)
     depths = set()
     for job, result in zip(jobs, results, strict=True):
@@ -56,7 +54,9 @@ def test_equals_the_plain_algorithm(name, pairing):
         for state in ("latent", "guided_state", "unguided_state", "guided", "unguided"):
             torch.testing.assert_close(getattr(result, state), getattr(plain, state))
         # The engine makes the pass that both syntheses begin with only once.
-        shared = is_guided(job) and (steered or recipe.scale != 1 or job.mask is not None)
+        shared = recipe.guides(job.label, job.mask) and (
+            by_classifier or recipe.guidance.scale != 1 or job.mask is not None
+        )
         assert result.network_passes == plain.network_passes - shared
         depths.add(plain.stop_index)
     assert len(depths) > 2 or not recipe.qualities
@@ -64,7 +64,13 @@ def test_equals_the_plain_algorithm(name, pairing):
 
 def test_order_portions_and_batch_size():
     denoiser = denoiser_of(network_of(tiny_unet, classes=CLASSES), CLASSES)
-    recipe = Recipe(sound_plan(6), 5, scale=3.0, unguided=True, qualities=((stops_by_image, 0.0),))
+    recipe = Recipe(
+        sound_plan(6),
+        5,
+        guidance=ClassifierFree(3.0),
+        unguided=True,
+        qualities=((stops_by_image, 0.0),),
+    )
     jobs = jobs_of(20, masks=True)
     expected, _ = run(denoiser, recipe, jobs)
     assert {result.stop_index for result in expected} == set(range(5))
@@ -90,10 +96,10 @@ def test_order_portions_and_batch_size():
 
 def test_crops_stay_with_the_image_in_any_order():
     denoiser, classifier = denoiser_of(network_of()), tiny_classifier()
-    steering = ClassifierSteering(
+    guidance = ClassifierGuidance(
         lambda images, t: classifier(images), scale=5.0, crops=2, crop_size=6
     )
-    recipe = Recipe(sound_plan(6), 5, steering=steering, qualities=((stops_by_image, 0.0),))
+    recipe = Recipe(sound_plan(6), 5, guidance=guidance, qualities=((stops_by_image, 0.0),))
     jobs = jobs_of(12)
     forward, _ = run(denoiser, recipe, jobs)
     backward, _ = run(denoiser, recipe, jobs[::-1])
@@ -101,13 +107,16 @@ def test_crops_stay_with_the_image_in_any_order():
         assert torch.equal(result.guided, other.guided)
 
 
-@pytest.mark.parametrize("kind", ["scale", "mask", "label", "steered"])
+@pytest.mark.parametrize("kind", ["scale", "mask", "label", "classifier", "none"])
 def test_without_guidance_both_reconstructions_are_one(kind):
-    scale = 0.0 if kind == "scale" else 3.0
-    steering = steering_of(scale=0.0) if kind == "steered" else None
-    classes = None if kind == "steered" else CLASSES
+    guidance = ClassifierFree(0.0 if kind == "scale" else 3.0)
+    if kind == "classifier":
+        guidance = classifier_guidance_of(scale=0.0)
+    if kind == "none":
+        guidance = None
+    classes = None if kind == "classifier" else CLASSES
     denoiser = denoiser_of(two_layers(classes=classes).double(), classes)
-    recipe = Recipe(sound_plan(6), 5, scale=scale, unguided=True, steering=steering)
+    recipe = Recipe(sound_plan(6), 5, guidance=guidance, unguided=True)
     mask = torch.zeros(8, 8, dtype=bool) if kind == "mask" else None
     image = torch.rand(3, 8, 8, dtype=torch.float64)
     job = Job(image, -1 if kind == "label" else 1, ("a",), mask)
@@ -118,7 +127,7 @@ def test_without_guidance_both_reconstructions_are_one(kind):
 
 def test_a_full_mask_equals_none():
     denoiser = denoiser_of(two_layers(classes=CLASSES), CLASSES)
-    recipe, image = Recipe(sound_plan(6), 5, scale=3.0), torch.rand(3, 8, 8)
+    recipe, image = Recipe(sound_plan(6), 5, guidance=ClassifierFree(3.0)), torch.rand(3, 8, 8)
     pair = [Job(image, 1, ("a",)), Job(image, 1, ("b",), torch.ones(8, 8, dtype=bool))]
     (whole, masked), _ = run(denoiser, recipe, pair)
     assert torch.equal(whole.guided, masked.guided)
@@ -134,7 +143,9 @@ def test_every_call_has_one_shape_and_no_negative_label(inversion):
         return forward(x, t, class_labels)
 
     network.forward = spy
-    recipe = Recipe(sound_plan(6), 5, scale=3.0, inversion=inversion, inversion_scale=2.0)
+    recipe = Recipe(
+        sound_plan(6), 5, guidance=ClassifierFree(3.0), inversion=inversion, inversion_scale=2.0
+    )
     run(denoiser_of(network, CLASSES), recipe, jobs_of(13))
     assert {lengths[:3] for lengths in seen} == {(8, 8, 8)}
     assert min(low for *_, low in seen) >= 0
@@ -142,7 +153,7 @@ def test_every_call_has_one_shape_and_no_negative_label(inversion):
 
 def test_results_come_while_the_stream_runs():
     denoiser = denoiser_of(two_layers(classes=CLASSES), CLASSES)
-    engine = Reconstructor(denoiser, Recipe(sound_plan(6), 5, scale=3.0), 8)
+    engine = Reconstructor(denoiser, Recipe(sound_plan(6), 5, guidance=ClassifierFree(3.0)), 8)
     jobs, done, most = jobs_of(80), 0, 0
     for begin in range(0, 80, 8):
         done += len(engine.push(jobs[begin : begin + 8]))
@@ -154,10 +165,10 @@ def test_results_come_while_the_stream_runs():
 
 def test_the_same_inside_inference_mode():
     classifier = tiny_classifier()
-    steering = ClassifierSteering(
+    guidance = ClassifierGuidance(
         lambda images, t: classifier(images), scale=5.0, crops=2, crop_size=6
     )
-    recipe = Recipe(sound_plan(6), 5, steering=steering, unguided=True)
+    recipe = Recipe(sound_plan(6), 5, guidance=guidance, unguided=True)
     expected, _ = run(denoiser_of(two_layers()), recipe, jobs_of(9))
     with torch.inference_mode():
         found, _ = run(denoiser_of(two_layers()), recipe, jobs_of(9))

@@ -3,7 +3,7 @@
 import torch
 
 from diffguard.batching import fixed_batch_size
-from diffguard.engine.classifier_guidance import ClassifierSteering
+from diffguard.engine.classifier_guidance import ClassifierGuidance
 from diffguard.engine.jobs import Job
 from diffguard.engine.reconstructor import Reconstructor
 from tests.helpers.tiny_models import (
@@ -53,6 +53,6 @@ def run(denoiser, recipe, jobs, batch_size=8, portion=None):
     return [where[job.key] for job in jobs], engine
 
 
-def steering_of(**options):
+def classifier_guidance_of(**options):
     classifier = tiny_classifier().double()
-    return ClassifierSteering(lambda images, t: classifier(images), **options)
+    return ClassifierGuidance(lambda images, t: classifier(images), **options)

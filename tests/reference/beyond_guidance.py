@@ -12,7 +12,7 @@ from torchvision.transforms import functional as TF
 from diffguard.diffusion.crops import crop_nearest, draw_boxes, place_boxes
 from diffguard.diffusion.guidance import blend_clean, classifier_free, classifier_gradient
 from diffguard.diffusion.schedule import predict_clean
-from diffguard.engine.classifier_guidance import ClassifierSteering
+from diffguard.engine.classifier_guidance import ClassifierGuidance
 from diffguard.errors import UserError
 from diffguard.randomness import image_generator
 from tests.helpers.reference_networks import predict
@@ -108,13 +108,13 @@ class TestClassifierGuidance:
             return smooth_classifier(images) * (1 + t.view(-1, 1) / 1000)
 
         x, times = torch.randn(8, 3, 8, 8), torch.arange(8) * 100
-        steering = ClassifierSteering(
+        guidance = ClassifierGuidance(
             classify, 1.0, blend=False, crops=2, crop_size=6, input_size=side
         )
 
         def gradient(rows):
             half = torch.full((len(rows),), 0.5)
-            return steering.gradient(
+            return guidance.gradient(
                 denoiser_of(two_layers()), x[rows], x[rows], times[rows], half,
                 labels=torch.tensor(rows) % 3, keys=[(str(row),) for row in rows],
                 steps=[0] * len(rows), batch_size=8,
@@ -156,7 +156,7 @@ class TestClassifierGuidance:
             denoiser_of(two_layers(size=16)),
             tiny_classifier(),
         )
-        steering = ClassifierSteering(
+        guidance = ClassifierGuidance(
             lambda images, t: classifier(images), scale=2.0, crops=3, crop_size=8, seed=5
         )
         x = torch.randn(4, 3, 16, 16)
@@ -165,7 +165,7 @@ class TestClassifierGuidance:
         noise = predict(denoiser)(x, t)
 
         def gradient(rows):
-            return steering.gradient(
+            return guidance.gradient(
                 denoiser, x[rows], noise[rows], t[rows], alpha[rows], labels=labels[rows],
                 keys=[("set", str(row)) for row in rows], steps=index[rows].tolist(), batch_size=8,
             )  # fmt: skip

@@ -6,8 +6,8 @@ from diffguard.classifiers.cam import cam_mask, grad_cam, scale_cam
 from diffguard.diffusion.ddim import invert, synthesize
 from diffguard.diffusion.early_stop import calibrate_threshold, should_stop, stop_index
 from diffguard.diffusion.schedule import NoiseSchedule
-from diffguard.engine.classifier_guidance import ClassifierSteering
-from diffguard.engine.jobs import Recipe
+from diffguard.engine.classifier_guidance import ClassifierGuidance
+from diffguard.engine.jobs import ClassifierFree, Recipe
 from diffguard.images import to_image_range, to_model_range
 from diffguard.report.metrics import auroc, compute_metrics, roc_curve
 from diffguard.report.torch_metric import OODMetrics
@@ -197,7 +197,8 @@ def _check_latent(data, case):
         data.exact(case, activation_map=masks.unsqueeze(1).expand_as(x0))
     recipe = Recipe(
         plan, len(plan),
-        scale=data.setting("scale", case), unguided=data.setting("uncond_aux", case),
+        guidance=ClassifierFree(data.setting("scale", case)),
+        unguided=data.setting("uncond_aux", case),
     )  # fmt: skip
     results = reconstruct(denoiser, recipe, images, labels, masks)
     data.trajectory(case, zT=column(results, "latent"))
@@ -217,7 +218,7 @@ def _check_pixel(data, case):
     adaptive = data.has("metrics", case)
     difference = data.setting("forback_skip_diff", case)
     skip = data.setting("skip_first_steps_cfg", case)
-    steering = ClassifierSteering(
+    guidance = ClassifierGuidance(
         lambda images, t: classifier(images),
         scale=data.setting("classifier_scale", case),
         blend=not data.setting("no_x0_hat", case, default=False),
@@ -232,15 +233,15 @@ def _check_pixel(data, case):
         plan, len(plan) - data.setting("early_stop_steps", case),
         clip=data.setting("clip_denoised", case, default=True),
         qualities=early_stop(data, case) if adaptive else (),
-        steering=steering,
+        guidance=guidance,
         unguided=data.setting("uncond_aux", case),
         extra_start=difference - 2,
         skip=None if adaptive and difference > 0 else skip,
     )  # fmt: skip
     results = reconstruct(denoiser, recipe, images, labels)
-    if steering.crops:
+    if guidance.crops:
         steps = range(len(data.raw("boxes", case)))
-        data.exact(case, boxes=steering.boxes((size, size), [()] * len(steps), steps))
+        data.exact(case, boxes=guidance.boxes((size, size), [()] * len(steps), steps))
     data.exact(case, stop_index=column(results, "stop_index"))
     data.trajectory(case, xT=column(results, "latent"))
     data.trajectory(case, recon=denoiser.to_working_size(column(results, "guided_state")))

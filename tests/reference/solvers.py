@@ -8,7 +8,7 @@ from diffguard.denoisers.scheduler_config import schedule_from_config
 from diffguard.diffusion.ddim import inversion_step, invert, synthesis_step, synthesize
 from diffguard.diffusion.guidance import blend_clean, classifier_free, classifier_gradient
 from diffguard.diffusion.schedule import NoiseSchedule, expand, predict_clean
-from diffguard.engine.classifier_guidance import ClassifierSteering
+from diffguard.engine.classifier_guidance import ClassifierGuidance
 from diffguard.engine.jobs import Recipe
 from diffguard.images import to_image_range, to_model_range
 from tests.helpers.reference_networks import (
@@ -130,14 +130,14 @@ def _check_gradient(data, case, plan, index):
         shown.append(images.detach())
         return classifier(images)
 
-    steering = ClassifierSteering(
+    guidance = ClassifierGuidance(
         classify, scale, blend=no_blend is None,
         crops=crops if cut else 0, crop_size=size, output_size=output_size,
         reduction="sum", shared_crops=True, seed=data.setting("crop_seed", case),
     )  # fmt: skip
 
-    def gradient(steering):
-        return steering.gradient(
+    def gradient(guidance):
+        return guidance.gradient(
             denoiser, x, eps, t, alpha,
             labels=labels, keys=[()] * len(x), steps=steps, batch_size=len(x),
         ).view_as(frames)  # fmt: skip
@@ -155,15 +155,15 @@ def _check_gradient(data, case, plan, index):
         ]  # fmt: skip
         return torch.cat(found)[..., : x.shape[-2], : x.shape[-1]].view_as(frames)
 
-    data.step(case, grad=gradient(steering))
+    data.step(case, grad=gradient(guidance))
     u, boxes = blend_clean(x, eps, alpha, blend=no_blend is None), None
     if cut:
-        boxes = steering.boxes(x.shape[-2:], [()] * len(index), range(len(index)))
+        boxes = guidance.boxes(x.shape[-2:], [()] * len(index), range(len(index)))
         data.exact(case, boxes=boxes)
-        mean = replace(steering, scale=scale * crops, reduction="mean")
+        mean = replace(guidance, scale=scale * crops, reduction="mean")
         # Crops resized to twice the side, of which the classifier takes every second pixel.
         double = replace(
-            steering, output_size=2 * output_size,
+            guidance, output_size=2 * output_size,
             classify=lambda images, t: classifier(images[:, :, ::2, ::2]),
         )  # fmt: skip
         data.step(case, grad=gradient(mean))
@@ -188,7 +188,7 @@ def _check_pixel_synthesis(data, case):
     predicted = classifier(to_image_range(data.tensor("x0", case))).argmax(1)
     if case == "guided":
         data.exact(case, y=predicted)
-    steering = ClassifierSteering(
+    guidance = ClassifierGuidance(
         lambda images, t: classifier(images),
         scale=data.setting("classifier_scale", case),
         blend=not data.setting("no_x0_hat", case),
@@ -197,7 +197,7 @@ def _check_pixel_synthesis(data, case):
 
     def guide(x, eps, index):
         t, alpha, _ = plan.synthesis(torch.as_tensor(index).expand(len(x)))
-        return steering.gradient(
+        return guidance.gradient(
             denoiser, x, eps, t, alpha, labels=labels.repeat(len(x) // len(labels)),
             keys=[()] * len(x), steps=[0] * len(x), batch_size=len(x),
         )  # fmt: skip
