@@ -1,1 +1,1 @@
-"""DataModules: named ID and OOD sets as one stream."""
+"""Data: named ID and OOD sets, training batches and the evaluation stream."""

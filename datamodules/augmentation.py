@@ -1,4 +1,4 @@
-"""From an image file to a tensor of the working size, and the augmentations of training."""
+"""Preparation of images to the working size, and augmentation of training images."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchvision.transforms import v2
 
-from datamodules.image_files import read_image as read_image
 from diffguard.errors import UserError
 from diffguard.images import to_working_size
 
@@ -24,8 +23,8 @@ class Prepare:
     """Bring a decoded image to the working size.
 
     Args:
-        image_size: Side in pixels: the centre square is cut out and resized to it.
-        channels: 1 for grey, 3 for RGB.
+        image_size: Side in pixels; the center square is cropped and resized to it.
+        channels: 1 for grayscale, 3 for RGB.
     """
 
     image_size: int
@@ -36,21 +35,21 @@ class Prepare:
         return to_working_size(image, self.image_size, self.channels)
 
     def blank(self) -> Tensor:
-        """A black image of the working size, in the place of one that cannot be read."""
+        """A black image of the working size, in place of an unreadable one."""
         return torch.zeros(self.channels, self.image_size, self.image_size)
 
 
 def augmentation(name: Augmentation, image_size: int) -> Callable[[Tensor], Tensor]:
-    """Random transformation of prepared training images; it draws from torch's generator.
+    """Random transformation of prepared training images; draws from torch's global generator.
 
     Args:
-        name: `none`; `affine`: slight shift, rotation, scale and slant over a black ground, for
-            digits; `flip`: flip half of the images from left to right; `crop_flip`: pad by 4, crop
-            at random and flip, for CIFAR.
+        name: `none`; `affine`: slight shift, rotation, scaling and shear on a black background, for
+            digits; `flip`: horizontal flip with probability 0.5; `crop_flip`: pad by 4, crop at
+            random and flip, for CIFAR.
         image_size: Side of the images in pixels.
 
     Raises:
-        UserError: For another name.
+        UserError: If the name is unknown.
     """
     if name == "none":
         return v2.Identity()
@@ -74,10 +73,10 @@ BatchAugmentation = Callable[[Tensor, torch.Generator], Tensor]
 
 
 def batch_augmentation(name: Augmentation) -> BatchAugmentation | None:
-    """The augmentation of `transforms.py` for a whole batch at once; None for `none`.
+    """The random transformation of `augmentation` for a whole batch; None for `none`.
 
     Raises:
-        UserError: For one that works on single images only.
+        UserError: If it works on single images only.
     """
     if name == "none":
         return None
@@ -86,19 +85,19 @@ def batch_augmentation(name: Augmentation) -> BatchAugmentation | None:
     if name == "crop_flip":
         return random_crop_and_flip
     raise UserError(
-        f"augment {name} works on single images: set data.in_memory to false, or take another of "
+        f"augment {name} works on single images: set data.in_memory to false, or choose another of "
         + ", ".join(get_args(Augmentation))
     )
 
 
 def random_flip(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Flip half of the images `(N, C, H, W)` from left to right."""
+    """Flip images `(N, C, H, W)` horizontally with probability 0.5."""
     flip = torch.rand(len(images), generator=generator) < 0.5
     return torch.where(flip.to(images.device)[:, None, None, None], images.flip(3), images)
 
 
 def random_crop_and_flip(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Pad images `(N, C, H, W)` by black, crop them at random to their size, flip half of them."""
+    """Pad images `(N, C, H, W)` with black, crop them at random to their size and flip half."""
     count, channels, height, width = images.shape
     padded = F.pad(images, [CROP_PADDING] * 4)
     top, left = torch.randint(2 * CROP_PADDING + 1, (2, count, 1), generator=generator)

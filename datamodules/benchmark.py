@@ -1,8 +1,9 @@
-"""What a benchmark consists of: sources of the ID parts and of the OOD sets, and their rules."""
+"""The sources of a benchmark: ID parts and OOD sets, and the rules for them."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import combinations
 from typing import Literal
@@ -12,6 +13,7 @@ from diffguard.errors import UserError
 
 Part = Literal["train", "validation", "test"]
 Group = Literal["id", "near", "far"]
+PARTS: tuple[Part, ...] = ("train", "validation", "test")
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 
@@ -21,11 +23,11 @@ class IDSets:
     """Sources of the ID data set.
 
     Args:
-        train: Fits the networks; its features serve the baselines.
-        validation: Calibrates: normalisation, fusion, threshold.
-        test: Is scored against the OOD sets.
-        all: One source of all ID images instead, which is cut into the three parts; cut the same
-            way every time.
+        train: Training images of the networks; the baselines use their features.
+        validation: Calibration images: normalization, fusion and threshold.
+        test: Test images.
+        all: A single source of all ID images, which is split into the three parts in the same way
+            every time.
         shares: `all`: shares of training, validation and test images.
     """
 
@@ -45,8 +47,8 @@ class OODSets:
     """OOD test sets, name -> source.
 
     Args:
-        near: Sets that are like the ID data.
-        far: Sets that are not.
+        near: Sets similar to the ID data.
+        far: Sets unlike the ID data.
     """
 
     near: dict[str, str] = field(default_factory=dict)
@@ -54,22 +56,22 @@ class OODSets:
 
 
 def part_name(name: str, part: Part) -> str:
-    """The name of a part of the ID data set `name`: the test set has the plain one."""
+    """The name of a part of the ID data set `name`; the test set has the plain name."""
     return name if part == "test" else f"{name}_{part}"
 
 
 def check_sets(
-    name: str, id: IDSets, ood: OODSets, ood_validation: dict[str, str], root: str | None
+    name: str, id: IDSets, ood: OODSets, ood_validation: Mapping[str, str], root: str | None
 ) -> None:
-    """Check that names can serve in tables and paths, and that nothing is chosen on test data.
+    """Check that names fit into tables and paths, and that nothing is chosen on test data.
 
     Raises:
-        UserError: For a name of other signs, a name that is reserved or used twice, a test source
-            that is also used for training, calibration or choice, or shares that are none.
+        UserError: If a name has other characters, is reserved or is used twice; if a test source is
+            also used for training, calibration or choosing settings; or if the shares are wrong.
     """
     if id.all and (id.train or id.validation or id.test):
         raise UserError(
-            "data.id.all is cut into all three parts: leave data.id.train, validation and test out"
+            "data.id.all is split into three parts: leave out data.id.train, validation and test"
         )
     if len(id.shares) != 3 or min(id.shares) < 0 or abs(sum(id.shares) - 1) > 1e-6:
         raise UserError(
@@ -80,8 +82,8 @@ def check_sets(
     for set_name in (name, *ood.near, *ood.far, *ood_validation):
         if not _NAME.fullmatch(set_name):
             raise UserError(
-                f"data set name {set_name!r} must consist of letters, digits, '_', '.' and '-' and "
-                "start with none of the last two: it is used in tables and file names"
+                f"data set name {set_name!r} must consist of letters, digits, '_', '.' and '-', "
+                "and must not start with '.' or '-': it is used in tables and file names"
             )
         if set_name in taken:
             raise UserError(f"data set name {set_name!r} is reserved or used twice: rename the set")
@@ -93,13 +95,14 @@ def check_sets(
         for test_name, test in tests.items():
             if source and test and same_source(source, test, root):
                 raise UserError(
-                    f"data.{key} ({source}) is also the test set {test_name!r}: nothing may be "
-                    "chosen on test data, give it another source"
+                    f"data.{key} ({source}) is also the test set {test_name!r}: give it another "
+                    "source, because nothing may be chosen on test data"
                 )
     for first, second in combinations(others, 2):
-        one, two = others[first], others[second]
-        if one and two and same_source(one, two, root):
+        source, other = others[first], others[second]
+        if source and other and same_source(source, other, root):
             raise UserError(
-                f"data.{first} and data.{second} are the same images ({one}): a threshold or "
-                "choice made on images that were used before is worthless, give each its own"
+                f"data.{first} and data.{second} are the same images ({source}): give each its "
+                "own, because a threshold or choice made on images that were used before is "
+                "worthless"
             )

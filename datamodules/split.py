@@ -1,4 +1,4 @@
-"""One folder of ID images cut into training, validation and test parts, the same every time."""
+"""Deterministic split of ID images into training, validation and test parts."""
 
 from __future__ import annotations
 
@@ -6,33 +6,31 @@ import copy
 import hashlib
 from collections.abc import Sequence
 
-from datamodules.benchmark import Part
+from datamodules.benchmark import PARTS, Part
 from datamodules.image_set import ImageSet
 from diffguard.errors import UserError
-
-_PARTS: tuple[Part, ...] = ("train", "validation", "test")
 
 
 def cut_part(images: ImageSet, part: Part, shares: Sequence[float], name: str) -> ImageSet:
     """One of the three parts of a labelled set.
 
-    Each class is cut for itself. The order in it comes from a hash of the images' keys, which are
-    the paths in a folder: it is the same on every machine, and more images do not change it.
+    Each class is split separately, in the order of a hash of the images' keys (in a folder, their
+    paths). This order is the same on every machine, and adding images does not change it.
 
     Args:
         images: The whole set.
-        part: Which part.
+        part: The part.
         shares: Shares of training, validation and test images; their sum is 1.
         name: The part's name.
 
     Raises:
-        UserError: For a part that holds no image.
+        UserError: If the part has no images.
     """
     of_class: dict[int, list[tuple[bytes, int]]] = {}
     for index, label in zip(images.indices, images.labels.tolist(), strict=True):
         digest = hashlib.sha256(images.key(index).encode("utf-8", "surrogateescape")).digest()
         of_class.setdefault(label, []).append((digest, index))
-    place = _PARTS.index(part)
+    place = PARTS.index(part)
     chosen: list[int] = []
     for members in of_class.values():
         members.sort()
@@ -40,7 +38,7 @@ def cut_part(images: ImageSet, part: Part, shares: Sequence[float], name: str) -
         chosen += [index for _, index in members[begin:end]]
     if not chosen:
         raise UserError(
-            f"the {part} part of data.id.all holds none of its {len(images)} images: check "
+            f"the {part} part of data.id.all gets none of its {len(images)} images: check "
             "data.id.shares"
         )
     cut = copy.copy(images)

@@ -37,7 +37,7 @@ def check_data(run: Run, settings: DetectorSettings | None) -> None:
             "sub-folders of data.id.train or in data.class_names"
         )
     for part in ("train", "validation"):
-        if not data.id.source(part):
+        if not data.sets.id.source(part):
             continue
         present = set(data.id_stream(part).sets[0].labels.tolist())
         empty = [name for k, name in enumerate(data.class_names) if k not in present]
@@ -46,7 +46,7 @@ def check_data(run: Run, settings: DetectorSettings | None) -> None:
                 f"the ID {part} images have none of {len(empty)} of {data.num_classes} classes: "
                 f"{', '.join(map(str, empty[:5]))}{', …' if len(empty) > 5 else ''}"
             )
-    if settings is not None and needs_reference(settings) and data.id.source("train"):
+    if settings is not None and needs_reference(settings) and data.sets.id.source("train"):
         reference = data.id_stream("train", settings.reference_images).sets[0]
         check_classes(settings.baselines, reference.labels, data.class_names)
 

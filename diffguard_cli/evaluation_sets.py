@@ -74,7 +74,7 @@ def _check_sets(arguments: EvaluationArguments, num_classes: int) -> None:
             "there is no OOD set to compare the ID test images with: name one with "
             "--data.ood.far.NAME FOLDER, or score a folder of images with --images FOLDER"
         )
-    data.check_labels(data.evaluation_sets("test")[0], "test", num_classes)
+    data.sets.check_labels(data.evaluation_sets("test")[0], "test", num_classes)
 
 
 def _publish(
@@ -94,7 +94,7 @@ def _publish(
         "device": str(detector.device),
         **scoring.identity,
     }
-    keep_run(output, detector.calibration.scores, settings, arguments.data.left_out)
+    keep_run(output, detector.calibration.scores, settings, arguments.data.sets.left_out)
     beside = output if arguments.output else Path(arguments.ckpt).parent
     report(
         read_run(output, table),

@@ -1,11 +1,12 @@
-"""Reading images of every mode, refusing broken ones, and bringing them to the working size."""
+"""Reading images of every mode, preparing them to the working size, and augmentation."""
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from datamodules.augmentation import Prepare, augmentation, read_image
+from datamodules.augmentation import Prepare, augmentation
+from datamodules.image_files import read_image
 from diffguard.errors import UserError
 
 
@@ -15,9 +16,9 @@ def _save(tmp_path, image, name="image.png", **options):
     return path
 
 
-def test_grey_and_colour_are_scaled_to_one(tmp_path):
-    grey = Image.fromarray(np.array([[0, 51, 255]], dtype=np.uint8))
-    torch.testing.assert_close(read_image(_save(tmp_path, grey)), torch.tensor([[[0.0, 0.2, 1.0]]]))
+def test_pixels_are_scaled_to_one(tmp_path):
+    gray = Image.fromarray(np.array([[0, 51, 255]], dtype=np.uint8))
+    torch.testing.assert_close(read_image(_save(tmp_path, gray)), torch.tensor([[[0.0, 0.2, 1.0]]]))
     red = read_image(_save(tmp_path, Image.new("RGB", (3, 2), (255, 0, 51))))
     assert red.shape == (3, 2, 3)
     assert red.dtype == torch.float32
@@ -31,13 +32,13 @@ def test_every_format_is_read(tmp_path, format):
     torch.testing.assert_close(read_image(path)[:, 8, 8], expected, atol=0.02, rtol=0)
 
 
-def test_one_bit_images_are_grey(tmp_path):
+def test_one_bit_images_are_grayscale(tmp_path):
     pixels = read_image(_save(tmp_path, Image.new("1", (2, 2), 1)))
     assert torch.equal(pixels, torch.ones(1, 2, 2))
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA"])
-def test_alpha_is_laid_over_white(tmp_path, mode):
+def test_alpha_is_composited_over_white(tmp_path, mode):
     black = (0,) * (len(mode) - 1)
     image = Image.new(mode, (3, 1))
     for x, alpha in enumerate((255, 51, 0)):
@@ -58,13 +59,13 @@ def test_palettes_are_converted_with_and_without_transparency(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["deep.png", "deep.tif", "deep.pgm"])
-def test_sixteen_bit_grey_keeps_its_scale(tmp_path, name):
+def test_sixteen_bit_images_keep_their_scale(tmp_path, name):
     deep = np.array([[0, 300, 32768, 65535]], dtype=np.uint16)
     pixels = read_image(_save(tmp_path, Image.fromarray(deep), name))
     torch.testing.assert_close(pixels, torch.from_numpy(deep / 65535.0).float()[None])
 
 
-def test_float_grey_is_taken_in_range_only(tmp_path):
+def test_float_images_must_lie_in_the_unit_range(tmp_path):
     values = np.array([[0.0, 0.25, 1.0]], dtype=np.float32)
     path = _save(tmp_path, Image.fromarray(values), "float.tif")
     assert torch.equal(read_image(path), torch.from_numpy(values)[None])
@@ -83,19 +84,19 @@ def test_exif_orientation_is_applied(tmp_path):
     image = Image.new("RGB", (4, 2))
     image.putpixel((0, 0), (255, 255, 255))
     exif = Image.Exif()
-    exif[0x0112] = 6  # the camera was turned: rotate by 90 degrees clockwise
+    exif[0x0112] = 6  # rotate by 90 degrees clockwise
     pixels = read_image(_save(tmp_path, image, exif=exif))
     assert pixels.shape == (3, 4, 2)
     assert pixels[:, 0, 1].tolist() == [1.0, 1.0, 1.0]
     assert pixels.sum() == 3
 
 
-def test_broken_files_are_named_in_one_line(tmp_path):
+def test_unreadable_files_are_reported_in_one_line(tmp_path):
     noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
     for name in ("cut.png", "cut.jpg"):
         path = _save(tmp_path, Image.fromarray(noise), name)
         path.write_bytes(path.read_bytes()[:2000])
-    (tmp_path / "text.png").write_text("no image")
+    (tmp_path / "text.png").write_text("not an image")
     (tmp_path / "empty.png").touch()
     (tmp_path / "folder.png").mkdir()
     # A vector format that Pillow would hand to another program.
@@ -114,23 +115,23 @@ def test_prepare_resizes_crops_and_converts():
     prepared = Prepare(10, 1)(image)
     assert prepared.shape == (1, 10, 10)
     torch.testing.assert_close(prepared[:, :, 1:-1], torch.ones(1, 10, 8))
-    grey = torch.rand(1, 10, 10)
-    assert torch.equal(Prepare(10, 1)(grey), grey)
-    assert torch.equal(Prepare(10, 3)(grey), grey.expand(3, 10, 10))
+    gray = torch.rand(1, 10, 10)
+    assert torch.equal(Prepare(10, 1)(gray), gray)
+    assert torch.equal(Prepare(10, 3)(gray), gray.expand(3, 10, 10))
     assert Prepare(10, 3).blank().shape == (3, 10, 10)
 
 
 @pytest.mark.parametrize("shape", [(1, 200_000), (200_000, 1)])
-def test_prepare_cuts_a_strip_before_it_grows(shape):
+def test_prepare_crops_a_strip_before_enlarging_it(shape):
     middle = torch.zeros(1, *shape)
-    middle[:, shape[0] // 2, shape[1] // 2] = 1.0  # enlarged in whole, 256 × 51,200,000 pixels
+    middle[:, shape[0] // 2, shape[1] // 2] = 1.0  # enlarged first: 256 × 51,200,000 pixels
     prepared = Prepare(256, 1)(middle)
     assert prepared.shape == (1, 256, 256)
     assert prepared.max() > 0.5
 
 
 @pytest.mark.parametrize("name", ["affine", "crop_flip"])
-def test_augmentation_changes_images_and_keeps_the_range(name):
+def test_augmentation_changes_images_within_the_range(name):
     image = torch.rand(1, 28, 28)
     augment = augmentation(name, 28)
     changed = augment(image)
@@ -139,7 +140,7 @@ def test_augmentation_changes_images_and_keeps_the_range(name):
     assert not torch.equal(changed, augment(image))
 
 
-def test_no_augmentation_changes_nothing_and_an_unknown_one_is_refused():
+def test_augmentation_none_is_the_identity_and_an_unknown_name_is_refused():
     image = torch.rand(1, 28, 28)
     assert torch.equal(augmentation("none", 28)(image), image)
     with pytest.raises(UserError, match="one of none, affine, flip, crop_flip, got 'blur'"):

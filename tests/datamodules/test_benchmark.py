@@ -12,13 +12,13 @@ def _check(name="mnist", id=ID, near=None, far=None, validation=None, root=None)
     check_sets(name, id, OODSets(near or {}, far or {}), validation or {}, root)
 
 
-def test_a_sound_benchmark_passes():
+def test_a_correct_benchmark_passes():
     _check(near={"a": "digits:6-9"}, far={"B_1.2-x": "letters:test"}, validation={"c": "x"})
     _check(name="id")
 
 
 @pytest.mark.parametrize("name", ["", "a b", "a/b", "..", "-x", "ä", "a,b"])
-def test_names_must_suit_tables_and_paths(name):
+def test_names_must_fit_into_tables_and_paths(name):
     with pytest.raises(UserError, match="must consist of letters"):
         _check(far={name: "letters:test"})
     with pytest.raises(UserError, match="must consist of letters"):
@@ -32,7 +32,7 @@ def test_reserved_names_are_refused(name):
 
 
 @pytest.mark.parametrize("groups", [("near", "far"), ("near", "validation"), ("far", "validation")])
-def test_names_are_used_once(groups):
+def test_a_name_used_twice_is_refused(groups):
     with pytest.raises(UserError, match="'same' is reserved or used twice"):
         _check(**{group: {"same": f"{group}-images"} for group in groups})
 
@@ -48,7 +48,7 @@ def test_nothing_is_chosen_on_test_data(tmp_path):
         _check(id=IDSets(train="digits:0-5", test="digits:0-5"))
 
 
-def test_training_and_validation_images_are_not_the_same(tmp_path):
+def test_training_and_validation_sources_must_differ(tmp_path):
     with pytest.raises(UserError, match=r"data\.id\.train and data\.id\.validation are the same"):
         _check(id=IDSets("folder:x", f"{tmp_path}/y/../x", "folder:z"), root=str(tmp_path))
     with pytest.raises(UserError, match=r"data\.id\.validation and data\.ood_validation\.v are"):

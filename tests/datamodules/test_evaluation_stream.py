@@ -1,4 +1,4 @@
-"""The evaluation stream: every image once, shares and resume, errors; and the training stream."""
+"""The evaluation stream and the training stream: order, shares, resuming and errors."""
 
 import itertools
 
@@ -7,9 +7,10 @@ import torch
 from PIL import Image
 
 from datamodules.augmentation import Prepare, augmentation
-from datamodules.evaluation_stream import EvaluationStream, ImageLoader, collate
+from datamodules.evaluation_stream import EvaluationStream
 from datamodules.file_set import folder_set
 from datamodules.image_set import TensorSet, no_labels
+from datamodules.loader import ImageLoader, collate
 from datamodules.training_stream import EpochSampler, TrainingStream
 from diffguard.errors import UserError
 
@@ -28,14 +29,14 @@ def stream():
     return EvaluationStream([_set("a", 5), _set("b", 7, side=9).subset(4)], Prepare(8, 3))
 
 
-def test_items_are_prepared_and_carry_their_origin(stream):
+def test_items_are_prepared_and_have_their_origin(stream):
     item = stream[6]
     index = stream.sets[1].indices[1]
     assert item.pop("image").shape == (3, 8, 8)
     assert item == {"label": -1, "dataset": "b", "index": index, "path": "", "error": ""}
 
 
-def test_batches_hold_every_item_once_in_order(stream):
+def test_batches_have_every_item_once_in_order(stream):
     batches = list(_loader(stream))
     assert [len(batch["label"]) for batch in batches] == [4, 4, 1]
     batch = batches[0]
@@ -64,7 +65,7 @@ def test_shares_are_disjoint_complete_and_may_be_empty(stream, world_size):
         assert len(_loader(shares[-1])) == 0
 
 
-def test_what_is_done_is_left_out(stream):
+def test_stream_without_some_pairs_has_all_others(stream):
     index = stream.sets[1].indices[2]
     rest = stream.without({("a", 0), ("a", 3), ("b", index), ("elsewhere", 1)})
     assert len(rest) == 6
@@ -80,12 +81,12 @@ def test_what_is_done_is_left_out(stream):
 def broken(tmp_path):
     for name in ("a.png", "c.png"):
         Image.new("L", (8, 8), 255).save(tmp_path / name)
-    (tmp_path / "b.png").write_text("no image")
+    (tmp_path / "b.png").write_text("not an image")
     return folder_set("images", tmp_path)
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_an_unreadable_image_stops_with_one_line(broken, workers):
+def test_an_unreadable_image_is_reported_in_one_line(broken, workers):
     loader = _loader(EvaluationStream([broken], Prepare(8, 1)), num_workers=workers)
     with pytest.raises(UserError, match=r"b\.png cannot be read") as caught:
         list(loader)
@@ -126,7 +127,7 @@ def test_an_epoch_depends_on_seed_and_number_alone():
         assert not torch.equal(by_index[0], others[0])
 
 
-def test_augmentation_leaves_the_generator_alone():
+def test_augmentation_does_not_change_the_global_generator():
     torch.manual_seed(0)
     expected = torch.rand(3)
     stream = TrainingStream(_set("t", 3), Prepare(6, 1), augmentation("affine", 6), seed=2**32 - 1)

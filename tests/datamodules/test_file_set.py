@@ -24,7 +24,7 @@ def _list(folder, text, name="list.txt"):
     return folder / name
 
 
-def test_folder_lists_images_below_in_order(tmp_path):
+def test_images_below_a_folder_are_ordered_by_path(tmp_path):
     _draw(tmp_path, "b.png", "a/2.JPG", "a/10 x.jpeg", ".hidden/x.png", "._b.png")
     (tmp_path / "notes.txt").touch()
     os.mkfifo(tmp_path / "pipe")
@@ -40,7 +40,7 @@ def test_folder_lists_images_below_in_order(tmp_path):
     assert images.class_names is None
 
 
-def test_a_folder_may_hold_any_file(tmp_path):
+def test_every_file_can_count_as_an_image(tmp_path):
     _draw(tmp_path, "b.png")
     (tmp_path / "notes.txt").touch()
     (tmp_path / ".DS_Store").touch()
@@ -48,7 +48,7 @@ def test_a_folder_may_hold_any_file(tmp_path):
     assert [images.path(i) for i in range(len(images))] == ["b.png", "notes.txt"]
 
 
-def test_a_linked_folder_is_read_once_and_under_one_name(tmp_path):
+def test_a_linked_folder_is_read_once(tmp_path):
     data, far = tmp_path / "data", tmp_path / "far"
     _draw(data, "real/1.png")
     _draw(far, "2.png", "deep/3.png")
@@ -60,20 +60,20 @@ def test_a_linked_folder_is_read_once_and_under_one_name(tmp_path):
     (far / "back").symlink_to(data / "real")
     images = folder_set("mine", data)
     paths = [images.path(i) for i in range(len(images))]
-    # The real place goes before any link; then the first link, and what lies in it.
+    # The real place precedes all links; the first link precedes the others.
     assert paths == ["b/2.png", "b/deep/3.png", "real/1.png"]
     assert list_files(data).left_out == {
         "a": "the same folder as real",
         "b/back": "the same folder as real",
         "c": "the same folder as b",
-        "real/root": "a link to a folder around it",
-        "real/up": "a link to a folder around it",
+        "real/root": "a link to an enclosing folder",
+        "real/up": "a link to an enclosing folder",
         "z": "the same folder as b/deep",
     }
 
 
 @pytest.mark.parametrize("any_file", [False, True])
-def test_results_of_the_program_are_not_input(tmp_path, any_file):
+def test_results_of_the_program_are_left_out(tmp_path, any_file):
     _draw(tmp_path, "1.png", "out/figures/roc.png", "joined/figures/roc.png", "next/x.png")
     for name in ("out/manifest.json", "out/contents.npy", "joined/results.json"):
         (tmp_path / name).touch()
@@ -83,11 +83,11 @@ def test_results_of_the_program_are_not_input(tmp_path, any_file):
     assert "joined (results of this program), next (results" in images.remarks[0]
 
 
-def test_a_folder_and_all_files_of_it_agree_on_what_is_an_image(tmp_path):
+def test_the_images_of_a_folder_are_its_readable_files(tmp_path):
     _draw(tmp_path, "a.jfif", "b.jpe", "c.JFIF", "e.pnm", "f.apng")
     Image.new("RGB", (5, 5)).save(tmp_path / "no suffix", format="PNG")
     Image.new("RGB", (5, 5)).save(tmp_path / "odd.img", format="JPEG")
-    (tmp_path / "P1 text").write_text("P1 is no image")
+    (tmp_path / "P1 text").write_text("P1 is not an image")
     (tmp_path / "script.eps").write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n")
     every = folder_set("mine", tmp_path, any_file=True)
     images = folder_set("mine", tmp_path)
@@ -103,7 +103,7 @@ def test_a_folder_and_all_files_of_it_agree_on_what_is_an_image(tmp_path):
     assert len(readable) == 7
 
 
-def test_folder_that_may_not_be_read_is_named(tmp_path, monkeypatch):
+def test_error_of_an_unreadable_folder_names_it(tmp_path, monkeypatch):
     _draw(tmp_path, "a/1.png", "b.png")
     scandir = os.scandir
 
@@ -121,18 +121,18 @@ def test_absent_and_empty_folders_are_refused(tmp_path):
     with pytest.raises(MissingDataError, match="nowhere does not exist"):
         folder_set("mine", tmp_path / "nowhere")
     (tmp_path / "notes.txt").touch()
-    with pytest.raises(MissingDataError, match="holds no images"):
+    with pytest.raises(MissingDataError, match="has no images"):
         folder_set("mine", tmp_path)
 
 
-def test_subfolders_are_classes(tmp_path):
+def test_sub_folders_are_classes(tmp_path):
     _draw(tmp_path, "dog/1.png", "cat/1.png", "cat/deep/2.png")
     images = folder_set("mine", tmp_path, labelled=True)
     assert images.class_names == ("cat", "dog")
     assert images.labels.tolist() == [0, 0, 1]
     images = folder_set("mine", tmp_path, labelled=True, class_names=["dog", "cat", "cow"])
     assert images.labels.tolist() == [1, 1, 0]
-    with pytest.raises(UserError, match=r"cat/1\.png lies in no known class folder.*dog"):
+    with pytest.raises(UserError, match=r"cat/1\.png does not lie in a class folder.*dog"):
         folder_set("mine", tmp_path, labelled=True, class_names=["dog"])
 
 
@@ -142,7 +142,7 @@ def test_a_class_folder_without_images_is_refused(tmp_path, content):
     (tmp_path / "__MACOSX").mkdir()
     if content:
         (tmp_path / "__MACOSX" / content).write_text("x")
-    with pytest.raises(UserError, match=r"__MACOSX holds no image, so it is no class: remove"):
+    with pytest.raises(UserError, match=r"class folder .*__MACOSX has no images: remove it"):
         folder_set("mine", tmp_path, labelled=True)
     names = ["dog", "cat", "cow"]
     images = folder_set("mine", tmp_path, labelled=True, class_names=names)
@@ -151,11 +151,11 @@ def test_a_class_folder_without_images_is_refused(tmp_path, content):
 
 def test_an_image_beside_the_class_folders_is_refused(tmp_path):
     _draw(tmp_path, "dog/1.png", "cat.png")
-    with pytest.raises(UserError, match=r"cat\.png lies in no known class folder"):
+    with pytest.raises(UserError, match=r"cat\.png does not lie in a class folder"):
         folder_set("mine", tmp_path, labelled=True)
 
 
-def test_list_paths_may_hold_spaces_and_keys_are_indices(tmp_path):
+def test_paths_of_a_list_may_contain_spaces_and_keys_are_indices(tmp_path):
     _draw(tmp_path, "images/a b.png", "images/c.png")
     lines = _list(tmp_path, "\ufeffimages/a b.png 3\r\n\nimages/c.png\t0\n")
     images = list_set("mine", lines, tmp_path, labelled=True)
@@ -172,7 +172,7 @@ def test_list_paths_may_hold_spaces_and_keys_are_indices(tmp_path):
     [
         ("a.png 1\na.png\n", "line 2: expected `relative/path label`, got 'a.png'"),
         ("a.png one\n", "line 1: expected"),
-        ("a.png -1\n", "line 1: an ID image needs a class ≥ 0"),
+        ("a.png -1\n", "line 1: an ID image needs a label of at least 0, got -1"),
         ("\r\na.png 1\rb.png 1_0\n", "line 3: expected `relative/path label`"),
         ("a\0.png 1\n", r"line 1: expected .*'a\\x00.png 1'"),
         ("a.png -2\n", "line 1: expected a label from 0 to 99999, or -1"),
@@ -182,13 +182,13 @@ def test_list_paths_may_hold_spaces_and_keys_are_indices(tmp_path):
         ("a.png 1\na.png 2\n", "line 2: 'a.png' has the label 1 in another line"),
     ],
 )
-def test_broken_lines_are_named(tmp_path, text, message):
+def test_malformed_lines_are_named(tmp_path, text, message):
     _draw(tmp_path, "a.png")
     with pytest.raises(UserError, match=message):
         list_set("mine", _list(tmp_path, text), tmp_path, labelled=True)
 
 
-def test_a_list_of_another_kind_is_refused(tmp_path):
+def test_a_list_that_is_not_a_text_file_is_refused(tmp_path):
     _draw(tmp_path, "a.png")
     (tmp_path / "wide.txt").write_text("a.png 1\n", encoding="utf-16")
     with pytest.raises(UserError, match=r"wide\.txt is UTF-16 text: save it as UTF-8"):
@@ -198,14 +198,14 @@ def test_a_list_of_another_kind_is_refused(tmp_path):
         list_set("mine", tmp_path / "pipe.txt", tmp_path, labelled=True)
 
 
-def test_images_of_a_list_know_their_lines_and_repeated_ones_are_named(tmp_path):
+def test_images_of_a_list_have_their_line_and_repetitions_are_remarked(tmp_path):
     _draw(tmp_path, "a.png")
     (tmp_path / "caf\udce9.png").write_bytes((tmp_path / "a.png").read_bytes())
     lines = tmp_path / "list.txt"
     lines.write_bytes(b"a.png 0\n\n  \ncaf\xe9.png 1\na.png 0\n")
     images = list_set("mine", lines, tmp_path, labelled=True)
     assert [images.origin(i) for i in range(3)] == [f"{lines}, line {n}" for n in (1, 4, 5)]
-    assert images.remarks == [f"set 'mine': {lines} names 1 images again"]
+    assert images.remarks == [f"set 'mine': {lines} repeats 1 images"]
     assert torch.equal(images.image(0), images.image(1))
 
 
@@ -214,19 +214,19 @@ def test_absent_lists_and_images_are_missing_data(tmp_path):
         list_set("mine", tmp_path / "list.txt", tmp_path, labelled=False)
     with pytest.raises(MissingDataError, match=r"a\.png of .*list\.txt does not exist"):
         list_set("mine", _list(tmp_path, "a.png -1\n"), tmp_path, labelled=False)
-    with pytest.raises(MissingDataError, match="names no image"):
+    with pytest.raises(MissingDataError, match="is empty"):
         list_set("mine", _list(tmp_path, "\n"), tmp_path, labelled=False)
 
 
-def test_fingerprint_is_of_paths_and_contents_are_of_bytes(tmp_path):
+def test_fingerprint_depends_on_paths_and_contents_depend_on_bytes(tmp_path):
     _draw(tmp_path, "a.png", "b.png")
     before = folder_set("mine", tmp_path)
     fingerprint, contents = before.fingerprint(), before.contents()
     assert fingerprint == folder_set("mine", tmp_path).fingerprint()
-    assert contents[0] == contents[1] >= 0  # the same picture
+    assert contents[0] == contents[1] >= 0  # the same pixels
     lines = _list(tmp_path, "a.png -1\nb.png -1\n")
     assert list_set("mine", lines, tmp_path, labelled=False).fingerprint() != fingerprint
-    # Another picture of the same size and with the same times, as `cp -p` may leave.
+    # Another image of the same size with the same times, as `cp -p` may leave it.
     path = tmp_path / "a.png"
     content, times = bytearray(path.read_bytes()), path.stat()
     content[-1] ^= 1

@@ -1,4 +1,4 @@
-"""What image files may hold: sizes, scales and metadata of every kind, and files that are none."""
+"""Image files: sizes, scales, damaged metadata, and files that are not images."""
 
 import os
 import struct
@@ -40,14 +40,14 @@ def _png(*chunks, width=4, height=3, sample=bytes([200, 10, 30])):
         _chunk(b"tIME", b"\0", crc=3),
     ],
 )
-def test_damaged_metadata_of_png_do_not_lose_the_pixels(tmp_path, chunk):
+def test_png_files_with_damaged_metadata_are_read(tmp_path, chunk):
     (tmp_path / "x.png").write_bytes(_png(chunk))
     pixels = read_image(tmp_path / "x.png")
     assert pixels.shape == (3, 3, 4)
     assert pixels[:, 1, 1].tolist() == torch.tensor([200.0, 10.0, 30.0]).div(255).tolist()
 
 
-def test_a_sound_orientation_is_kept_beside_damaged_metadata(tmp_path):
+def test_orientation_is_applied_beside_damaged_metadata(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6
     orientation = _chunk(b"eXIf", exif.tobytes().removeprefix(b"Exif\0\0"))
@@ -56,24 +56,24 @@ def test_a_sound_orientation_is_kept_beside_damaged_metadata(tmp_path):
 
 
 def test_damaged_pixels_are_refused(tmp_path):
-    broken = bytearray(_png())
-    broken[-20] ^= 255
-    (tmp_path / "x.png").write_bytes(broken)
+    data = bytearray(_png())
+    data[-20] ^= 255
+    (tmp_path / "x.png").write_bytes(data)
     with pytest.raises(UserError, match=r"x\.png cannot be read"):
         read_image(tmp_path / "x.png")
 
 
 @pytest.mark.parametrize("format", ["JPEG", "WEBP", "TIFF"])
-def test_damaged_metadata_of_other_formats_do_not_lose_the_pixels(tmp_path, format):
+def test_other_formats_with_damaged_metadata_are_read(tmp_path, format):
     path = tmp_path / "x.img"
     exif = Image.Exif()
-    exif[0x010F] = "a maker whose name is searched for"
+    exif[0x010F] = "a maker to search for"
     Image.new("RGB", (8, 8), (255, 0, 51)).save(path, format=format, exif=exif)
     good, data = read_image(path), path.read_bytes()
     place = data.index(b"a maker")
-    # Everything near the name: the directory in front of it, its types, counts and offsets.
+    # Damage all bytes near the name: the directory before it with its types, counts and offsets.
     for first in range(place - 24, place, 3):
-        if format != "TIFF" or first > place - 2:  # there the directory holds the pixels' place
+        if format != "TIFF" or first > place - 2:  # TIFF's directory has the offset of the pixels
             path.write_bytes(data[:first] + b"\xff\xff\xff" + data[first + 3 :])
             assert torch.equal(read_image(path), good)
 
@@ -81,27 +81,30 @@ def test_damaged_metadata_of_other_formats_do_not_lose_the_pixels(tmp_path, form
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        (np.arange(256, dtype=np.int32), "signed integers, and which one is black or white is"),
+        (
+            np.arange(256, dtype=np.int32),
+            "signed integers, and the values of black and",
+        ),
         (np.arange(9, dtype=np.float32), r"must lie in \[0, 1\], got \[0, 8\]"),
         (np.array([0, np.nan], dtype=np.float32), r"must lie in \[0, 1\], got \[nan, nan\]"),
     ],
 )
-def test_a_grey_scale_is_never_guessed(tmp_path, values, message):
+def test_images_of_unknown_scale_are_refused(tmp_path, values, message):
     Image.fromarray(values[None]).save(tmp_path / "x.tif")
     with pytest.raises(UserError, match=rf"x\.tif is refused: .*{message}"):
         read_image(tmp_path / "x.tif")
 
 
-def test_unsigned_integers_of_32_bits_are_refused_too(tmp_path):
+def test_unsigned_32_bit_integers_are_refused(tmp_path):
     info = {339: 2}  # SampleFormat: 1 is unsigned, 2 signed
     Image.fromarray(np.arange(256, dtype=np.int32)[None]).save(tmp_path / "x.tif", tiffinfo=info)
     _with_tag(tmp_path / "x.tif", 339, 1)
-    with pytest.raises(UserError, match="integers of 32 bits, and which one is white is unknown"):
+    with pytest.raises(UserError, match="32-bit integers, and the value of white is unknown"):
         read_image(tmp_path / "x.tif")
 
 
 def _with_tag(path, tag, value):
-    """Put another value into a tag of a little-endian TIFF file."""
+    """Change the value of a tag in a little-endian TIFF file."""
     data = bytearray(path.read_bytes())
     (begin,) = struct.unpack("<I", data[4:8])
     (count,) = struct.unpack("<H", data[begin : begin + 2])
@@ -111,7 +114,7 @@ def _with_tag(path, tag, value):
     path.write_bytes(data)
 
 
-def test_a_tiff_says_which_value_is_white(tmp_path):
+def test_white_is_zero_of_a_tiff_is_applied(tmp_path):
     path = tmp_path / "x.tif"
     Image.fromarray(np.array([[0, 4095, 65535]], dtype=np.uint16)).save(path)
     plain = read_image(path)
@@ -121,7 +124,7 @@ def test_a_tiff_says_which_value_is_white(tmp_path):
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
 def test_signed_integers_are_refused(tmp_path, dtype):
-    info = {339: 1}  # SampleFormat, of which 2 means signed
+    info = {339: 1}  # SampleFormat: 1 is unsigned, 2 signed
     Image.fromarray(np.ones((2, 2), dtype)).save(tmp_path / "x.tif", tiffinfo=info)
     read_image(tmp_path / "x.tif")
     _with_tag(tmp_path / "x.tif", 339, 2)
@@ -141,7 +144,7 @@ def test_too_many_pixels_are_refused_before_they_are_decoded(tmp_path):
 
 
 @pytest.mark.parametrize("mode", ["L", "LA", "P", "RGB", "RGBA", "CMYK", "1", "I;16"])
-def test_strips_are_put_together(tmp_path, monkeypatch, mode):
+def test_conversion_in_strips_gives_the_whole_image(tmp_path, monkeypatch, mode):
     noise = np.random.default_rng(0).integers(0, 256, (13, 7, 4), dtype=np.uint8)
     image = Image.fromarray(noise).convert("I" if mode == "I;16" else mode)
     if mode == "I;16":
@@ -153,7 +156,7 @@ def test_strips_are_put_together(tmp_path, monkeypatch, mode):
 
 
 @pytest.mark.parametrize("format", ["GIF", "TIFF", "WEBP", "PNG"])
-def test_the_first_frame_counts(tmp_path, format):
+def test_only_the_first_frame_is_read(tmp_path, format):
     frames = [Image.new("RGB", (8, 8), color) for color in ("white", "black", "red")]
     options = {"lossless": True} if format == "WEBP" else {}
     frames[0].save(
@@ -173,7 +176,7 @@ def test_special_files_are_not_opened(tmp_path):
         read_image(tmp_path / "absent.png")
 
 
-def test_a_large_text_chunk_is_no_reason_to_refuse(tmp_path):
+def test_a_large_text_chunk_is_accepted(tmp_path):
     info = PngImagePlugin.PngInfo()
     info.add_text("comment", "x" * (1 << 21), zip=True)
     Image.new("RGB", (2, 2), "white").save(tmp_path / "x.png", pnginfo=info)

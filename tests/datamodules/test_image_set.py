@@ -1,4 +1,4 @@
-"""Sets in memory: items, subsets that keep their indices, fingerprints."""
+"""Sets in memory: items, subsets and fingerprints."""
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ def _images(count=20):
     return (torch.arange(count * 16) % 251).to(torch.uint8).reshape(count, 1, 4, 4)
 
 
-def test_items_carry_image_label_path_and_index():
+def test_items_have_image_label_path_and_index():
     images = _images()
     item = TensorSet("a", images, torch.arange(20))[3]
     image = item.pop("image")
@@ -61,8 +61,8 @@ def test_contents_identify_changed_images():
     images, labels = _images(), torch.arange(20)
     changed = images.clone()
     changed[7, 0, 2, 2] += 1
-    before, after = (TensorSet("a", one, labels) for one in (images, changed))
+    before, after = (TensorSet("a", pixels, labels) for pixels in (images, changed))
     assert np.flatnonzero(before.contents() != after.contents()).tolist() == [7]
     assert before.fingerprint() == after.fingerprint()
-    some = before.subset(5)
-    assert some.contents().tolist() == before.contents()[some.indices].tolist()
+    subset = before.subset(5)
+    assert subset.contents().tolist() == before.contents()[subset.indices].tolist()

@@ -1,4 +1,4 @@
-"""The DataModule: groups, parts, limits, absent sets, the command line, and Lightning."""
+"""The DataModule: groups, parts, limits, absent sets, command line and Lightning."""
 
 from pathlib import Path
 
@@ -25,7 +25,7 @@ def _draw(folder, *names, value=255):
 
 @pytest.fixture
 def root(tmp_path):
-    """An ID set of two classes, of which validation has one, and two OOD sets."""
+    """An ID set of two classes, one of them absent from validation, and two OOD sets."""
     _draw(tmp_path, *(f"train/{c}/{i}.png" for c in ("cat", "dog") for i in range(6)))
     _draw(tmp_path, *(f"val/dog/{i}.png" for i in range(3)))
     _draw(tmp_path, *(f"test/{c}/{i}.png" for c in ("cat", "dog") for i in range(2)))
@@ -51,7 +51,7 @@ def _pairs(loader):
     return [p for b in loader for p in zip(b["dataset"], b["index"].tolist(), strict=True)]
 
 
-def test_test_sets_stand_in_order_with_their_groups(root):
+def test_test_sets_are_ordered_and_have_groups(root):
     data = _module(root, ood_validation={"other": "digits:6-9"})
     assert data.groups == {"pets": "id", "sky": "near", "sea": "far"}
     assert [images.name for images in data.evaluation_sets("test")] == ["pets", "sky", "sea"]
@@ -64,7 +64,7 @@ def test_test_sets_stand_in_order_with_their_groups(root):
     assert batches[0]["image"].shape == (4, 1, 8, 8)
 
 
-def test_a_part_without_a_class_keeps_the_labels(root):
+def test_labels_do_not_shift_if_a_part_lacks_a_class(root):
     data = _module(root)
     (batch,) = data.val_dataloader()
     assert batch["label"].tolist() == [1, 1, 1]
@@ -72,7 +72,7 @@ def test_a_part_without_a_class_keeps_the_labels(root):
     assert data.num_classes == 2
 
 
-def test_class_names_may_be_given_or_are_numbers(root):
+def test_class_names_are_those_given_or_numbers(root):
     data = _module(root, class_names=["dog", "cat", "cow"])
     assert data.num_classes == 3
     assert data.evaluation_sets("test")[0].labels.tolist() == [1, 1, 0, 0]
@@ -85,7 +85,7 @@ def test_evaluation_needs_no_training_data():
     assert len(data.stream("test")) == 600
 
 
-def test_limit_keeps_a_fixed_choice_of_each_evaluation_set(root):
+def test_limit_always_chooses_the_same_images_of_each_set(root):
     data = _module(root, limit=2)
     pairs = _pairs(data.test_dataloader())
     assert [name for name, _ in pairs] == ["pets"] * 2 + ["sky"] * 2 + ["sea"] * 2
@@ -94,33 +94,24 @@ def test_limit_keeps_a_fixed_choice_of_each_evaluation_set(root):
     assert len(data.evaluation_sets("train")[0]) == 12
 
 
-def test_done_rows_are_left_out(root):
-    data = _module(root)
-    everything = _pairs(data.test_dataloader())
-    data.done = set(everything[:7])
-    assert _pairs(data.test_dataloader()) == everything[7:]
-    data.done = set(everything)
-    assert len(data.test_dataloader()) == 0
-
-
-def test_an_absent_ood_set_is_an_error_or_left_out(root):
+def test_an_absent_ood_set_is_an_error_or_skipped(root):
     ood = OODSets(near={"sky": "folder:sky", "lake": "folder:lake"}, far={"pond": "my/pond"})
     with pytest.raises(MissingDataError, match=r"'lake'.*data\.root.*--data\.missing skip"):
         _module(root, ood=ood).evaluation_sets("test")
     data = _module(root, ood=ood, missing="skip")
     assert data.groups == {"pets": "id", "sky": "near"}
-    assert list(data.left_out) == ["lake", "pond"]
-    assert str(root / "lake") in data.left_out["lake"]
+    assert list(data.sets.left_out) == ["lake", "pond"]
+    assert str(root / "lake") in data.sets.left_out["lake"]
 
 
-def test_all_absent_sets_are_named_at_once_with_where_to_get_them(root):
+def test_one_error_lists_all_absent_sets_and_where_to_get_them(root):
     ood = OODSets(near={"lake": "folder:lake"}, far={"pond": "imglist:pond.txt@images"})
     with pytest.raises(MissingDataError) as caught:
         _module(root, ood=ood, get_from="the archive").evaluation_sets("test")
-    said = str(caught.value)
+    message = str(caught.value)
     for part in ("'lake'", str(root / "lake"), str(root / "pond.txt"), str(root / "images")):
-        assert part in said
-    assert said.count("get it from the archive") == 1
+        assert part in message
+    assert message.count("get it from the archive") == 1
     with pytest.raises(MissingDataError, match="get it from the archive"):
         _module(root, id=IDSets(test="folder:none"), get_from="the archive").stream("test")
 
@@ -135,7 +126,7 @@ def test_an_absent_id_set_and_a_wrong_source_are_never_skipped(root):
 
 
 def test_predict_set_takes_every_file(root):
-    (root / "sky" / "notes.txt").write_text("no image")
+    (root / "sky" / "notes.txt").write_text("not an image")
     data = _module(root, on_error="skip")
     images = data.predict_set(root / "sky")
     assert images.name == "images"
@@ -157,11 +148,11 @@ def test_predict_set_takes_every_file(root):
         ("num_workers", 10**9, r"data\.num_workers must be at most 256"),
         ("seed", -1, r"data\.seed must be at least 0"),
         ("num_workers", -1, r"data\.num_workers must be at least 0"),
-        ("channels", 2, r"data\.channels must be 1 \(grey\) or 3"),
+        ("channels", 2, r"data\.channels must be 1 \(grayscale\) or 3"),
         ("name", "near", "'near' is reserved"),
     ],
 )
-def test_wrong_settings_are_named(root, option, value, message):
+def test_wrong_settings_are_refused_by_name(root, option, value, message):
     with pytest.raises(UserError, match=message):
         _module(root, **{option: value})
 
@@ -173,11 +164,11 @@ def test_workers_need_a_short_folder_for_temporary_files(root, monkeypatch):
     _module(root, num_workers=0)
 
 
-def test_download_is_asked_for_once_and_by_prepare_data_only(root, monkeypatch):
-    asked = []
+def test_only_prepare_data_downloads(root, monkeypatch):
+    downloads = []
 
     def load(folder, train, download):
-        asked.append(download)
+        downloads.append(download)
         raise RuntimeError("not found")
 
     monkeypatch.setattr("torchvision.datasets.MNIST", load)
@@ -186,9 +177,9 @@ def test_download_is_asked_for_once_and_by_prepare_data_only(root, monkeypatch):
         data.prepare_data()
     with pytest.raises(MissingDataError, match="found no MNIST"):
         data.evaluation_sets("test")
-    assert asked == [True, False]
+    assert downloads == [True, False]
     _module(root, ood=OODSets(far={"m": "torchvision:MNIST/test"})).prepare_data()
-    assert asked == [True, False]
+    assert downloads == [True, False]
 
 
 def _parse(*argv):
@@ -200,23 +191,27 @@ def _parse(*argv):
     return build(parser.parse_args(argv)).data
 
 
-def test_the_command_line_adds_one_set_and_keeps_the_rest(tmp_path):
+def test_the_command_line_adds_a_set_and_keeps_the_others(tmp_path):
     config = tmp_path / "config.yaml"
     data = yaml.safe_load(CONFIG.read_text())["data"]
     config.write_text(yaml.safe_dump({"data": data}, sort_keys=False))
     data = _parse("--config", str(config), "--data.ood.far.mine", "DIR", "--data.limit", "7")
-    assert data.ood.near == {"digits_6_9": "digits:6-9"}
-    assert data.ood.far == {"letters": "letters:test", "patches": "patches:test", "mine": "DIR"}
-    assert data.id == IDSets("digits:0-5/train", "digits:0-5/validation", "digits:0-5/test")
+    assert data.sets.ood.near == {"digits_6_9": "digits:6-9"}
+    assert data.sets.ood.far == {
+        "letters": "letters:test",
+        "patches": "patches:test",
+        "mine": "DIR",
+    }
+    assert data.sets.id == IDSets("digits:0-5/train", "digits:0-5/validation", "digits:0-5/test")
     assert data.limit == 7
     data = _parse("--config", str(config), "--data.ood_validation.mine", "DIR")
-    assert list(data.ood_validation) == ["letters_k_z", "blends", "mine"]
+    assert list(data.sets.ood_validation) == ["letters_k_z", "blends", "mine"]
     data = _parse("--data.id.test", "digits:0-5/test", "--data.ood.near.mine", "DIR")
-    assert data.ood == OODSets(near={"mine": "DIR"})
-    assert OODDataModule(IDSets()).ood == OODSets()
+    assert data.sets.ood == OODSets(near={"mine": "DIR"})
+    assert OODDataModule(IDSets()).sets.ood == OODSets()
 
 
-def test_the_default_config_holds_the_promised_counts():
+def test_the_default_config_has_the_documented_counts():
     data = OODDataModule(**_arguments(yaml.safe_load(CONFIG.read_text())["data"]))
     assert data.groups == {
         "digits_0_5": "id", "digits_6_9": "near", "letters": "far", "patches": "far",
@@ -232,7 +227,7 @@ def _arguments(section):
 
 
 class _Recorder(LightningModule):
-    """Records which images it is trained on, epoch by epoch."""
+    """Records the images of each training epoch."""
 
     def __init__(self):
         super().__init__()
@@ -266,7 +261,7 @@ def _trainer(folder, epochs):
     )
 
 
-def test_training_that_resumes_sees_the_same_images(root):
+def test_resumed_training_sees_the_same_images(root):
     data = _module(root, augment="affine")
     whole = _Recorder()
     _trainer(root, 3).fit(whole, datamodule=data)
@@ -295,8 +290,8 @@ def test_the_trainer_tests_every_image_once(root):
     assert model.seen["test"] == [*range(4), *range(5), *range(3)]
 
 
-def test_a_limited_stream_holds_images_of_every_class(data_root):
-    """Lists are sorted by class, so the first images would not do."""
+def test_a_limited_stream_has_images_of_every_class(data_root):
+    """Lists are sorted by class, so the first images would all be of one class."""
     data = OODDataModule(IDSets(train="folder:train"), root=str(data_root), image_size=8)
     stream = data.id_stream("train", 12)
     assert len(stream) == 12

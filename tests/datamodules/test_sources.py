@@ -1,4 +1,4 @@
-"""Name -> data set: every kind of source, and what is said of a wrong one."""
+"""Opening data sets by source, and the errors for wrong sources."""
 
 from types import SimpleNamespace
 
@@ -36,7 +36,7 @@ def root(tmp_path):
         ("blends:validation", 400),
     ],
 )
-def test_embedded_sets_are_built_by_name(source, count):
+def test_embedded_sets_are_opened_by_name(source, count):
     images = open_set("mine", source, root=None, labelled=False)
     assert len(images) == count
     assert (images.labels == -1).all()
@@ -64,7 +64,7 @@ def test_files_are_found_below_the_root(root, source):
     assert keys == (["0", "1"] if "imglist" in source else ["cat/1.png", "dog/1.png"])
 
 
-def test_plain_paths_are_found_from_here_and_images_from_the_root(root, monkeypatch):
+def test_images_of_a_list_are_relative_to_the_root_and_other_paths_to_here(root, monkeypatch):
     monkeypatch.chdir(root / "images")
     images = open_set("mine", "dog", root="elsewhere", labelled=False)
     assert [images.path(i) for i in range(len(images))] == ["1.png"]
@@ -86,11 +86,11 @@ def test_plain_paths_are_found_from_here_and_images_from_the_root(root, monkeypa
         ("patches:", "expected patches:test"),
         ("torchvision:ImageNet/test", "NAME one of CIFAR10, CIFAR100, SVHN, MNIST, FashionMNIST"),
         ("torchvision:CIFAR10", "torchvision:NAME/train or torchvision:NAME/test"),
-        ("torchvision:CIFAR10/test[5]", r"with the images \[FIRST:END\]"),
+        ("torchvision:CIFAR10/test[5]", r"optionally with the images \[FIRST:END\]"),
         ("hub:mnist", "'hub:mnist' of set 'mine' is neither .* one of digits:…, letters:…"),
     ],
 )
-def test_wrong_sources_are_named_with_what_is_known(source, message):
+def test_error_of_a_wrong_source_names_the_alternatives(source, message):
     with pytest.raises(UserError, match=message) as caught:
         open_set("mine", source, root=None, labelled=False)
     assert "'mine'" in str(caught.value)
@@ -111,7 +111,7 @@ def test_wrong_sources_are_named_with_what_is_known(source, message):
         ("torchvision:SVHN/test", "found no SVHN in"),
     ],
 )
-def test_absent_data_are_named_with_what_to_do(root, source, message):
+def test_error_of_absent_data_gives_advice(root, source, message):
     with pytest.raises(MissingDataError, match=message) as caught:
         open_set("mine", source, root=root, labelled=False)
     assert "'mine'" in str(caught.value)
@@ -133,36 +133,36 @@ def test_sets_without_labels_are_not_id_sets(source):
 
 
 @pytest.mark.parametrize(
-    ("name", "stored", "labels"),
+    ("name", "pixels", "labels"),
     [
         ("CIFAR10", np.zeros((3, 32, 32, 3), np.uint8), "targets"),
         ("SVHN", np.zeros((3, 3, 32, 32), np.uint8), "labels"),
         ("MNIST", torch.zeros(3, 28, 28, dtype=torch.uint8), "targets"),
     ],
 )
-def test_torchvision_layouts_are_read(monkeypatch, name, stored, labels):
-    asked = {}
+def test_torchvision_layouts_are_read(monkeypatch, name, pixels, labels):
+    arguments = {}
 
     def load(root, download, **split):
-        asked.update(root=str(root), download=download, **split)
-        stored[1] = 255
-        return SimpleNamespace(data=stored, **{labels: [2, 0, 1]})
+        arguments.update(root=str(root), download=download, **split)
+        pixels[1] = 255
+        return SimpleNamespace(data=pixels, **{labels: [2, 0, 1]})
 
     monkeypatch.setattr(f"torchvision.datasets.{name}", load)
     images = open_set("mine", f"torchvision:{name}/test", root="data", labelled=True)
     split = {"split": "test"} if name == "SVHN" else {"train": False}
-    assert asked == {"root": "data", "download": False, **split}
+    assert arguments == {"root": "data", "download": False, **split}
     assert images.labels.tolist() == [2, 0, 1]
     assert images[1]["image"].shape == ((1, 28, 28) if name == "MNIST" else (3, 32, 32))
     assert [images[i]["image"].mean().item() for i in range(3)] == [0.0, 1.0, 0.0]
     assert open_set("x", f"torchvision:{name}/test", root=None, labelled=False).labels[0] == -1
-    some = open_set("mine", f"torchvision:{name}/test[1:9]", root=None, labelled=True)
-    assert (some.labels.tolist(), [some[i]["index"] for i in range(2)]) == ([0, 1], [1, 2])
+    section = open_set("mine", f"torchvision:{name}/test[1:9]", root=None, labelled=True)
+    assert (section.labels.tolist(), [section[i]["index"] for i in range(2)]) == ([0, 1], [1, 2])
     with pytest.raises(UserError, match="at least one of the 3 images"):
         open_set("mine", f"torchvision:{name}/test[3:]", root=None, labelled=True)
 
 
-def test_two_spellings_of_a_source_are_equal(root, monkeypatch):
+def test_two_spellings_of_a_source_are_the_same_source(root, monkeypatch):
     monkeypatch.chdir(root)
     assert same_source("letters:test", "letters:test", None)
     assert not same_source("letters:test", "letters:validation", None)
@@ -171,7 +171,7 @@ def test_two_spellings_of_a_source_are_equal(root, monkeypatch):
     assert not same_source("imglist:plain.txt", "imglist:lists/test.txt@images", root)
 
 
-def test_sections_of_a_torchvision_set_are_the_same_source_where_they_overlap():
+def test_overlapping_sections_of_a_torchvision_set_are_the_same_source():
     test = "torchvision:CIFAR10/test"
     assert same_source(test, test, None)
     assert same_source(test, f"{test}[10:20]", None)

@@ -1,4 +1,4 @@
-"""One folder cut into three parts."""
+"""Splitting one folder into three parts."""
 
 import numpy as np
 import pytest
@@ -22,12 +22,12 @@ def folder(tmp_path):
 
 def parts(folder, **options):
     data = OODDataModule(IDSets(all=str(folder), **options), name="pets", image_size=4)
-    opened = {p: data.evaluation_sets(p)[0] for p in ("train", "validation", "test")}
-    return {p: [images.path(i) for i in images.indices] for p, images in opened.items()}, opened
+    sets = {p: data.evaluation_sets(p)[0] for p in ("train", "validation", "test")}
+    return {p: [images.path(i) for i in images.indices] for p, images in sets.items()}, sets
 
 
 def test_every_image_is_in_one_part_and_every_class_in_each(folder):
-    paths, opened = parts(folder)
+    paths, sets = parts(folder)
     assert sorted(path for part in paths.values() for path in part) == sorted(
         p.relative_to(folder).as_posix() for p in folder.rglob("*.png")
     )
@@ -35,12 +35,12 @@ def test_every_image_is_in_one_part_and_every_class_in_each(folder):
         p: [sum(n.startswith(c) for n in ps) for c in ("cat", "dog")] for p, ps in paths.items()
     }
     assert counts == {"train": [6, 3], "validation": [2, 1], "test": [2, 1]}
-    assert [s.name for s in opened.values()] == ["pets_train", "pets_validation", "pets"]
-    assert opened["test"].labels.tolist() == [0, 0, 1]
-    assert opened["test"].class_names == ("cat", "dog")
+    assert [s.name for s in sets.values()] == ["pets_train", "pets_validation", "pets"]
+    assert sets["test"].labels.tolist() == [0, 0, 1]
+    assert sets["test"].class_names == ("cat", "dog")
 
 
-def test_the_cut_is_the_same_every_time_and_not_by_name(folder):
+def test_the_split_is_reproducible_and_not_by_name(folder):
     first, _ = parts(folder)
     assert parts(folder)[0] == first
     names = [path for path in first["test"] if path.startswith("cat")]
@@ -59,22 +59,22 @@ def test_shares_can_be_chosen(folder):
 def test_a_part_without_images_is_refused(folder):
     data = OODDataModule(IDSets(all=str(folder), shares=[0.5, 0.5, 0.0]), image_size=4)
     with pytest.raises(
-        UserError, match=r"the test part of data\.id\.all holds none of its 15 images"
+        UserError, match=r"the test part of data\.id\.all gets none of its 15 images"
     ):
         data.evaluation_sets("test")
 
 
 @pytest.mark.parametrize(
-    ("sets", "said"),
+    ("sets", "message"),
     [
-        (IDSets(all="x", train="y"), "leave data.id.train, validation and test out"),
+        (IDSets(all="x", train="y"), "leave out data.id.train, validation and test"),
         (IDSets(all="x", shares=[0.5, 0.5]), "three shares"),
         (IDSets(all="x", shares=[0.5, 0.6, -0.1]), "three shares"),
         (IDSets(all="x", shares=[0.5, 0.4, 0.2]), "with sum 1"),
     ],
 )
-def test_wrong_shares_are_refused(sets, said):
-    with pytest.raises(UserError, match=said):
+def test_wrong_shares_are_refused(sets, message):
+    with pytest.raises(UserError, match=message):
         OODDataModule(sets)
 
 

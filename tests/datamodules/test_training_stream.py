@@ -1,4 +1,4 @@
-"""Training images in memory: what they are, their order, their augmentation, and going on."""
+"""Training images in memory: content, order, augmentation and resuming."""
 
 from itertools import islice
 
@@ -6,9 +6,11 @@ import pytest
 import torch
 
 from datamodules.augmentation import Prepare, batch_augmentation, random_crop_and_flip, random_flip
-from datamodules.evaluation_stream import EvaluationStream, ImageLoader, collate
+from datamodules.evaluation_stream import EvaluationStream
+from datamodules.loader import ImageLoader, collate
 from datamodules.ood import IDSets, OODDataModule
-from datamodules.training_stream import EpochSampler, MemoryLoader, decode
+from datamodules.training_memory import MemoryLoader, decode
+from datamodules.training_stream import EpochSampler
 from diffguard.errors import UserError
 from tests.helpers.tiny_training import images_of_three_classes
 
@@ -24,7 +26,7 @@ def epoch_of(loader, epoch):
     return list(loader)
 
 
-def test_decoded_images_are_the_files_images():
+def test_decoded_images_equal_the_files():
     images = images_of_three_classes(10)
     stream = EvaluationStream([images], Prepare(8, 1))
     pixels, labels = decode(ImageLoader(stream, batch_size=4, collate_fn=collate))
@@ -34,10 +36,10 @@ def test_decoded_images_are_the_files_images():
         assert torch.equal(pixels[i].float() / 255, images.image(i))
 
 
-def test_batches_are_images_with_their_labels_in_a_new_order_each_epoch():
-    one = loader()
-    assert len(one) == 3
-    first, second = epoch_of(one, 0), epoch_of(one, 1)
+def test_each_epoch_has_its_own_order_of_images_with_their_labels():
+    batches = loader()
+    assert len(batches) == 3
+    first, second = epoch_of(batches, 0), epoch_of(batches, 1)
     assert [batch["image"].shape for batch in first] == [(6, 1, 4, 4)] * 3
     for batch in first:
         assert torch.equal((batch["image"] * 255).round()[:, 0, 0, 0].long(), batch["index"])
@@ -49,14 +51,14 @@ def test_batches_are_images_with_their_labels_in_a_new_order_each_epoch():
     assert torch.equal(index, again)
 
 
-def test_the_order_is_that_of_training_from_files():
+def test_the_order_equals_that_of_training_from_files():
     sampler = EpochSampler(range(20), num_replicas=1, rank=0, seed=3)
     sampler.set_epoch(4)
     index = torch.cat([batch["index"] for batch in epoch_of(loader(), 4)])
     assert index.tolist() == [index for index, _ in sampler][:18]
 
 
-def test_processes_share_the_images_out():
+def test_processes_train_on_disjoint_images():
     index = [torch.cat([b["index"] for b in epoch_of(loader(rank=r, ranks=2), 0)]) for r in (0, 1)]
     assert len(torch.cat(index).unique()) == 12
 
@@ -69,19 +71,19 @@ def test_a_set_smaller_than_a_batch_is_one_batch():
 @pytest.mark.parametrize("stop", [1, 2])
 def test_an_epoch_resumes_where_it_stopped(stop):
     whole = epoch_of(loader(random_crop_and_flip), 2)
-    cut = loader(random_crop_and_flip)
-    cut.sampler.set_epoch(2)
-    begun = list(islice(cut, stop))
+    interrupted = loader(random_crop_and_flip)
+    interrupted.sampler.set_epoch(2)
+    start = list(islice(interrupted, stop))
     rest = loader(random_crop_and_flip)
-    rest.load_state_dict(cut.state_dict())
-    for batch, expected in zip(begun + epoch_of(rest, 2), whole, strict=True):
+    rest.load_state_dict(interrupted.state_dict())
+    for batch, expected in zip(start + epoch_of(rest, 2), whole, strict=True):
         assert torch.equal(batch["image"], expected["image"])
         assert torch.equal(batch["index"], expected["index"])
     assert len(epoch_of(rest, 3)) == 3
     assert rest.state_dict() == {"batches": 0}
 
 
-def test_flips_half_of_the_images_each_as_a_whole():
+def test_half_of_the_images_are_flipped():
     images = torch.rand(400, 3, 4, 4)
     flipped = random_flip(images, torch.Generator().manual_seed(0))
     same = (flipped == images).flatten(1).all(1)
@@ -90,28 +92,28 @@ def test_flips_half_of_the_images_each_as_a_whole():
     assert 160 < int(same.sum()) < 240
 
 
-def test_crops_are_shifts_by_up_to_four_pixels_over_black():
+def test_crops_are_shifts_by_up_to_four_pixels_with_black_borders():
     images = torch.rand(300, 2, 8, 8) + 0.1
     cropped = random_crop_and_flip(images, torch.Generator().manual_seed(0))
     padded = torch.nn.functional.pad(images, [4] * 4)
-    seen = set()
-    for original, padded_one, crop in zip(images, padded, cropped, strict=True):
+    shifts = set()
+    for original, canvas, crop in zip(images, padded, cropped, strict=True):
         matches = [
             (top, left, flip)
             for top in range(9)
             for left in range(9)
             for flip in (False, True)
             if torch.equal(
-                padded_one[:, top : top + 8, left : left + 8].flip(2)
+                canvas[:, top : top + 8, left : left + 8].flip(2)
                 if flip
-                else padded_one[:, top : top + 8, left : left + 8],
+                else canvas[:, top : top + 8, left : left + 8],
                 crop,
             )
         ]
         assert len(matches) == 1, original
-        seen.add(matches[0])
-    assert {top for top, _, _ in seen} == {left for _, left, _ in seen} == set(range(9))
-    assert {flip for _, _, flip in seen} == {False, True}
+        shifts.add(matches[0])
+    assert {top for top, _, _ in shifts} == {left for _, left, _ in shifts} == set(range(9))
+    assert {flip for _, _, flip in shifts} == {False, True}
 
 
 def test_augmentation_depends_on_the_seed_the_epoch_and_the_batch():
@@ -121,8 +123,9 @@ def test_augmentation_depends_on_the_seed_the_epoch_and_the_batch():
     def images(seed, epoch):
         sampler = EpochSampler(range(12), num_replicas=1, rank=0, seed=0)
         augment = batch_augmentation("crop_flip")
-        one = MemoryLoader(same.repeat(2, 1, 1, 1), torch.zeros(12), sampler, 6, augment, seed)
-        return [batch["image"] for batch in epoch_of(one, epoch)]
+        pixels = same.repeat(2, 1, 1, 1)
+        batches = MemoryLoader(pixels, torch.zeros(12), sampler, 6, augment, seed)
+        return [batch["image"] for batch in epoch_of(batches, epoch)]
 
     first = images(0, 0)
     assert not torch.equal(*first)
@@ -131,7 +134,7 @@ def test_augmentation_depends_on_the_seed_the_epoch_and_the_batch():
     assert torch.equal(first[0], images(0, 0)[0])
 
 
-def test_an_augmentation_of_single_images_is_refused():
+def test_an_augmentation_of_single_images_is_refused_in_memory():
     assert batch_augmentation("none") is None
     with pytest.raises(UserError, match=r"affine works on single images.*data\.in_memory"):
         batch_augmentation("affine")

@@ -8,8 +8,9 @@ from lightning import Callback, Trainer
 from torch import nn
 
 from datamodules.augmentation import Prepare
-from datamodules.evaluation_stream import EvaluationStream, ImageLoader, collate
+from datamodules.evaluation_stream import EvaluationStream
 from datamodules.image_set import TensorSet
+from datamodules.loader import ImageLoader, collate
 from datamodules.training_stream import EpochSampler, TrainingStream
 from diffguard.classifiers.classifier import Classifier
 from diffguard.denoisers.pixel import PixelDenoiser

@@ -8,8 +8,9 @@ from lightning.pytorch.plugins.precision import MixedPrecision
 from torchvision.transforms import v2
 
 from datamodules.augmentation import Prepare, random_crop_and_flip
-from datamodules.evaluation_stream import collate
-from datamodules.training_stream import EpochSampler, MemoryLoader, TrainingLoader, TrainingStream
+from datamodules.loader import collate
+from datamodules.training_memory import MemoryLoader
+from datamodules.training_stream import EpochSampler, TrainingLoader, TrainingStream
 from diffguard.errors import UserError
 from lightning_modules.callbacks.throughput import TrainingRate, forward_flops, matrix_product_rate
 from lightning_modules.callbacks.time_limit import TimeIsUpError, TimeLimit, deadline_of

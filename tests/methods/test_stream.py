@@ -7,8 +7,9 @@ import torch
 from PIL import Image
 
 from datamodules.augmentation import Prepare
-from datamodules.evaluation_stream import EvaluationStream, collate
+from datamodules.evaluation_stream import EvaluationStream
 from datamodules.file_set import folder_set
+from datamodules.loader import collate
 from diffguard.classifiers.cam import cam_mask, grad_cam, scale_cam
 from diffguard.errors import UserError
 from diffguard.methods.items import Item

@@ -48,7 +48,7 @@ def test_files_that_are_not_images_are_skipped_and_listed(ckpt, tmp_path, capsys
     place = f"skipped: image {tmp_path / 'mine'}/"
     reasons = [line.removeprefix(place) for line in skipped]
     assert reasons[0].startswith("large.png is refused: it has 12000 x 12000 pixels")
-    assert reasons[1].startswith("notes.txt cannot be read: it is none of BMP, GIF, ")
+    assert reasons[1].startswith("notes.txt cannot be read: it is not a BMP, GIF, ")
     assert reasons[2] == "pipe.png cannot be read: it is a named pipe, expected a file"
     assert reasons[3].startswith("torn.png cannot be read: ")
     table = ckpt.parent / "images" / "mine" / "images.csv"

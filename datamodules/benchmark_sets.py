@@ -1,0 +1,188 @@
+"""The data sets of a benchmark, opened by name."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import Literal
+
+from lightning.pytorch.utilities import rank_zero_only
+
+from datamodules.benchmark import PARTS, Group, IDSets, OODSets, Part, check_sets, part_name
+from datamodules.image_set import ImageSet, MissingDataError
+from datamodules.sources import is_folder, open_set
+from datamodules.split import cut_part
+from diffguard.errors import UserError
+from diffguard.printing import say
+
+
+class BenchmarkSets:
+    """The ID and OOD sets of a benchmark. Each set is opened once, on first use.
+
+    Args:
+        name: The ID data set's name in tables.
+        id: Sources of the ID data set.
+        ood: OOD test sets.
+        ood_validation: OOD validation sets, name -> source.
+        root: Folder that relative sources start from.
+        class_names: Class names in the order of the labels; defaults to those of the data.
+        missing: Whether an absent OOD set raises an error or is skipped.
+        get_from: Where the data can be obtained, for the error about an absent set.
+
+    Attributes:
+        left_out: Absent OOD sets that were skipped, name -> reason.
+
+    Raises:
+        UserError: See `check_sets`; or if `class_names` is empty.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        id: IDSets,
+        ood: OODSets,
+        ood_validation: Mapping[str, str],
+        *,
+        root: str | None,
+        class_names: Sequence[str] | None,
+        missing: Literal["error", "skip"],
+        get_from: str | None,
+    ) -> None:
+        if class_names is not None and not class_names:
+            raise UserError("data.class_names is an empty list: name the classes, or leave it out")
+        check_sets(name, id, ood, ood_validation, root)
+        self.name, self.id, self.ood, self.ood_validation = name, id, ood, ood_validation
+        self.root, self.missing, self.get_from = root, missing, get_from
+        self.left_out: dict[str, str] = {}
+        self._given_names = class_names
+        self._opened: dict[str, ImageSet] = {}
+
+    @cached_property
+    def class_names(self) -> tuple[str, ...]:
+        """Class names in the order of the labels: as given, else from the data, else numbers."""
+        if self._given_names:
+            return tuple(self._given_names)
+        images = self.id_set(self._first_part() or "train")
+        return images.class_names or tuple(map(str, range(int(images.labels.max()) + 1)))
+
+    @property
+    def groups(self) -> dict[str, Group]:
+        """Name -> group of the test sets, in their order; skipped sets are not listed."""
+        groups: dict[str, Group] = {self.name: "id"}
+        groups |= dict.fromkeys(self.ood.near, "near") | dict.fromkeys(self.ood.far, "far")
+        return {images.name: groups[images.name] for images in self.of_part("test")}
+
+    def of_part(self, part: Part) -> list[ImageSet]:
+        """The data sets of a part of the benchmark, ID first.
+
+        Args:
+            part: `train`: ID training images; `validation`: ID and OOD validation sets; `test`: ID,
+                near-OOD and far-OOD test sets.
+
+        Raises:
+            MissingDataError: If a set is absent (for OOD sets, only with `missing: error`).
+            UserError: If the ID set of this part is not configured, or a source is wrong.
+        """
+        if part == "train":
+            return [self.id_set("train")]
+        ood = {**self.ood.near, **self.ood.far} if part == "test" else self.ood_validation
+        return [self.id_set(part), *self._ood_sets(ood)]
+
+    def id_set(self, part: Part) -> ImageSet:
+        """One part of the ID data set.
+
+        Raises:
+            MissingDataError: If the set is absent.
+            UserError: If it is not configured, its source is wrong, or its labels exceed the
+                classes.
+        """
+        source = self.id.source(part)
+        if not source:
+            alternative = ", or score a folder with --images" if part == "test" else ""
+            raise UserError(
+                f"data.id.{part} is not set: name the source of the ID {part} images{alternative}"
+            )
+        name, first = part_name(self.name, part), self._first_part()
+        class_names = self._given_names
+        if class_names is None and not self.id.all and part != first and is_folder(source):
+            class_names = self.class_names  # a missing class folder must not shift the labels
+        if self.id.all:
+            whole = self._open(f"{self.name}_all", source, labelled=True, class_names=class_names)
+            return cut_part(whole, part, self.id.shares, name)
+        images = self._open(name, source, labelled=True, class_names=class_names)
+        # An evaluation may lack training images; the detector's classes then bound the labels.
+        if first not in (None, part) and part_name(self.name, first) in self._opened:
+            self.check_labels(images, part, len(self.class_names))
+        return images
+
+    def check_labels(self, images: ImageSet, part: Part, classes: int) -> None:
+        """Compare the labels of ID images with the number of classes.
+
+        Raises:
+            UserError: If a label exceeds the classes.
+        """
+        top = int(images.labels.max())
+        if top >= classes:
+            raise UserError(
+                f"data.id.{part} ({self.id.source(part)}) has label {top}, but there are only "
+                f"{classes} classes, 0 … {classes - 1}: correct the label, or name all classes in "
+                "data.class_names"
+            )
+
+    def download(self) -> None:
+        """Download the torchvision sets that are absent.
+
+        Raises:
+            MissingDataError: If a download fails.
+        """
+        parts = {part: self.id.source(part) for part in PARTS}
+        sources = {**parts, **self.ood.near, **self.ood.far, **self.ood_validation}
+        for name, source in sources.items():
+            if source and source.startswith("torchvision:"):
+                open_set(name, source, root=self.root, labelled=False, download=True)
+
+    def _first_part(self) -> Part | None:
+        """The first configured ID part. It defines the classes of all parts."""
+        return next((part for part in PARTS if self.id.source(part)), None)
+
+    def _ood_sets(self, sources: Mapping[str, str]) -> list[ImageSet]:
+        """The OOD sets that exist. One error lists all absent sets, unless they are skipped."""
+        sets, absent = [], []
+        for name, source in sources.items():
+            if name in self.left_out:
+                continue
+            try:
+                sets.append(self._open(name, source, labelled=False))
+            except MissingDataError as error:
+                absent.append(error)
+                if self.missing == "skip":
+                    self.left_out[name] = error.absent
+        if absent and self.missing == "error":
+            advice = [*dict.fromkeys(error.advice for error in absent if error.advice)]
+            advice.append("leave absent OOD sets out with --data.missing skip")
+            names = "; ".join(error.absent for error in absent)
+            raise MissingDataError(names, ", or ".join(advice))
+        return sets
+
+    def _open(
+        self, name: str, source: str, *, labelled: bool, class_names: Sequence[str] | None = None
+    ) -> ImageSet:
+        if name not in self._opened:
+            try:
+                self._opened[name] = open_set(
+                    name, source, root=self.root, labelled=labelled, class_names=class_names
+                )
+            except MissingDataError as error:
+                origin = f"get it from {self.get_from}" if self.get_from else ""
+                advice = "; ".join(filter(None, (origin, error.advice)))
+                raise MissingDataError(error.absent, advice) from error
+            print_remarks(self._opened[name])
+        return self._opened[name]
+
+
+def print_remarks(images: ImageSet) -> None:
+    """Print the remarks about a set on stderr, in the first process only."""
+    if rank_zero_only.rank == 0:
+        for remark in images.remarks:
+            say(f"note: {remark}", file=sys.stderr)
