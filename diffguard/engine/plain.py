@@ -22,6 +22,7 @@ from diffguard.diffusion.denoiser import Denoiser
 from diffguard.diffusion.early_stop import should_stop
 from diffguard.diffusion.guidance import classifier_free
 from diffguard.engine.jobs import ClassifierFree, Job, Recipe, Reconstruction
+from diffguard.engine.labels import network_labels
 
 
 @torch.no_grad()
@@ -35,6 +36,9 @@ def reconstruct(denoiser: Denoiser, recipe: Recipe, job: Job) -> Reconstruction:
 
     Returns:
         The guided reconstruction, and the unguided one if the recipe asks for it.
+
+    Raises:
+        UserError: If the image has no label and the model has classes but no null class.
     """
     noise = Noise(denoiser, job.label)
     latent, stop = invert_until_stop(noise, recipe, job.image.unsqueeze(0))
@@ -69,19 +73,17 @@ class Noise:
         self, x: Tensor, t: Tensor, scale: float = 0.0, mask: Tensor | None = None
     ) -> Tensor:
         """Noise ε `(1, …)` of a state; scale 0 is unguided, 1 is the noise with label."""
-        # A model without a null class always sees the label.
-        null = self.label if self.denoiser.null_class is None else self.denoiser.null_class
         if scale == 0 or self.label < 0:
-            return self._predict(x, t, null)
+            return self._predict(x, t, sees_label=False)
+        with_label = self._predict(x, t, sees_label=True)
         if scale == 1 and mask is None:
-            return self._predict(x, t, self.label)
-        without, with_label = self._predict(x, t, null), self._predict(x, t, self.label)
-        return classifier_free(without, with_label, scale, mask)
+            return with_label
+        return classifier_free(self._predict(x, t, sees_label=False), with_label, scale, mask)
 
-    def _predict(self, x: Tensor, t: Tensor, label: int) -> Tensor:
+    def _predict(self, x: Tensor, t: Tensor, *, sees_label: bool) -> Tensor:
         self.passes += 1
-        labels = None if self.denoiser.num_classes is None else torch.full_like(t, label)
-        return self.denoiser.predict_noise(x, t, labels).to(x)
+        labels = network_labels(self.denoiser, torch.tensor([self.label]), torch.tensor(sees_label))
+        return self.denoiser.predict_noise(x, t, None if labels is None else labels.to(t)).to(x)
 
 
 def invert_until_stop(noise: Noise, recipe: Recipe, image: Tensor) -> tuple[Tensor, int]:

@@ -62,7 +62,7 @@ def test_equals_the_plain_algorithm(name, pairing):
     assert len(depths) > 2 or not recipe.qualities
 
 
-def test_order_portions_and_batch_size():
+def test_order_portions_and_batch_size_do_not_change_a_result():
     denoiser = denoiser_of(network_of(tiny_unet, classes=CLASSES), CLASSES)
     recipe = Recipe(
         sound_plan(6),
@@ -151,7 +151,7 @@ def test_every_call_has_one_shape_and_no_negative_label(inversion):
     assert min(low for *_, low in seen) >= 0
 
 
-def test_results_come_while_the_stream_runs():
+def test_results_are_returned_while_the_stream_runs():
     denoiser = denoiser_of(two_layers(classes=CLASSES), CLASSES)
     engine = Reconstructor(denoiser, Recipe(sound_plan(6), 5, guidance=ClassifierFree(3.0)), 8)
     jobs, done, most = jobs_of(80), 0, 0
@@ -163,7 +163,7 @@ def test_results_come_while_the_stream_runs():
     assert engine.flush() == []
 
 
-def test_the_same_inside_inference_mode():
+def test_inference_mode_does_not_change_a_result():
     classifier = tiny_classifier()
     guidance = ClassifierGuidance(
         lambda images, t: classifier(images), scale=5.0, crops=2, crop_size=6
@@ -171,15 +171,17 @@ def test_the_same_inside_inference_mode():
     recipe = Recipe(sound_plan(6), 5, guidance=guidance, unguided=True)
     expected, _ = run(denoiser_of(two_layers()), recipe, jobs_of(9))
     with torch.inference_mode():
-        found, _ = run(denoiser_of(two_layers()), recipe, jobs_of(9))
-    for result, other in zip(found, expected, strict=True):
+        results, _ = run(denoiser_of(two_layers()), recipe, jobs_of(9))
+    for result, other in zip(results, expected, strict=True):
         assert torch.equal(result.guided, other.guided)
         assert not result.guided.requires_grad
 
 
-def test_an_image_without_label_needs_a_null_class():
+def test_image_without_label_needs_a_null_class():
     denoiser = denoiser_of(two_layers(1, 8, 3), 3)
     denoiser.null_class = None
-    recipe = Recipe(sound_plan(), 2)
+    recipe, job = Recipe(sound_plan(), 2), Job(torch.rand(1, 8, 8), -1)
     with pytest.raises(UserError, match="null class"):
-        Reconstructor(denoiser, recipe, 8).push([Job(torch.rand(1, 8, 8), -1)] * 8)
+        Reconstructor(denoiser, recipe, 8).push([job] * 8)
+    with pytest.raises(UserError, match="null class"):
+        plainly(denoiser, recipe, job)

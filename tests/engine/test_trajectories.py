@@ -1,159 +1,170 @@
-"""The book-keeping of trajectories in flight."""
-
-from dataclasses import dataclass
+"""The table of trajectories in flight."""
 
 import numpy as np
 import pytest
 import torch
 
-from diffguard.engine.trajectories import Pool
+from diffguard.engine.in_flight import ImageInFlight, Role
+from diffguard.engine.jobs import Job
+from diffguard.engine.trajectories import Trajectories
 
 
-@dataclass(frozen=True)
-class Job:
-    label: int
+def image_of(label, mask=None):
+    return ImageInFlight(Job(torch.zeros(1), label), mask)
 
 
-def filled(count, capacity=4, guided=True):
-    """A pool with the first jobs admitted, each asking for a pass without label."""
-    pool = Pool(capacity)
+def table_of(count, images=4, guided=True):
+    """A table with the first images, each asking for a pass without the label."""
+    table = Trajectories(images, 2)
     states = torch.arange(float(count)).view(-1, 1).expand(-1, 2)
-    slots = [pool.admit(Job(n), state, None, guided=guided) for n, state in enumerate(states)]
-    request(pool, *slots)
-    return pool, slots
+    rows = [table.add(image_of(n), state, guided=guided) for n, state in enumerate(states)]
+    request(table, *rows)
+    return table, rows
 
 
-def request(pool, *slots, null=True, label=False):
-    every = np.ones(len(slots), dtype=bool)
-    pool.request(np.array(slots), null=null & every, label=label & every)
+def request(table, *rows, null=True, label=False):
+    every = np.ones(len(rows), dtype=bool)
+    table.request(np.array(rows), null=null & every, label=label & every)
 
 
-def noise(passes, value=1.0):
-    return torch.full((len(passes), 2), value)
+def store(table, passes, value=1.0):
+    return table.store(passes, torch.full((len(passes.rows), 2), value)).tolist()
 
 
-def test_slots_are_used_again():
-    pool, slots = filled(4)
-    assert sorted(slots) == [0, 1, 2, 3]
-    assert not pool.has_room
-    done = pool.finish(slots[2])
-    assert done.job == Job(2)
-    assert pool.has_room
-    assert not pool.inverts(np.array(slots))[2]
-    assert pool.admit(Job(9), torch.zeros(2), None, guided=True) == slots[2]
-    assert pool.label[slots].tolist() == [0, 1, 9, 3]
+def end(table, row):
+    """End an image at its present state, as if its inversion had stopped there."""
+    table.turn(row, 0)
+    return table.end(row)
 
 
-def test_the_oldest_images_come_first():
-    pool, slots = filled(4)
-    pool.take(4)
-    pool.finish(slots[0])
-    newest = pool.admit(Job(7), torch.zeros(2), None, guided=True)
-    request(pool, newest, *slots[1:])
-    assert pool.pending_count == 4
-    assert pool.take(3).tolist() == slots[1:]
-    assert pool.take(3).tolist() == [newest]
-    assert pool.pending_count == 0
+def test_row_of_a_finished_image_is_used_again():
+    table, rows = table_of(4)
+    assert not table.has_room
+    image = end(table, rows[2])
+    assert image.job.label == 2
+    assert table.has_room
+    assert table.add(image_of(9), torch.zeros(2), guided=True) == rows[2]
+    assert table.label[rows].tolist() == [0, 1, 9, 3]
+    assert not table.has_room
 
 
-def test_those_with_the_most_left_come_first_where_asked():
-    pool, (far, near, early, late) = filled(4)
-    pool.take(4)
-    for slot, start in ((far, 5), (near, 2)):
-        pool.begin_synthesis(slot, start, unguided=True)
-    pool.index[early], pool.index[late] = 1, 3
+def test_oldest_images_come_first():
+    table, rows = table_of(4)
+    table.take(4)
+    end(table, rows[0])
+    newest = table.add(image_of(7), torch.zeros(2), guided=True)
+    request(table, newest, *rows[1:])
+    assert table.pending_count == 4
+    assert table.take(3).rows.tolist() == rows[1:]
+    assert table.take(3).rows.tolist() == [newest]
+    assert table.pending_count == 0
+
+
+def test_longest_first_takes_those_with_the_most_steps_left():
+    table, (far, near, early, late) = table_of(4)
+    table.take(4)
+    table.step[early], table.step[late] = 1, 3
+    table.turn(far, 5)
+    table.turn(near, 4)
+    table.branch(near)
     # The unguided synthesis is at a step of its own.
-    pool.index[pool.capacity + near] = 4
-    request(pool, near, late, early, far)
-    pool.request_auxiliary(np.array([near]))
-    expected = [early, late, far, pool.capacity + near, near]
-    assert pool.take(3, longest_first=True).tolist() == expected[:3]
-    assert pool.take(3, longest_first=True).tolist() == expected[3:]
+    (twin,) = np.flatnonzero(table.role == Role.UNGUIDED).tolist()
+    table.step[near] = 2
+    request(table, near, late, early, far)
+    expected = [early, late, far, twin, near]
+    assert table.take(3, longest_first=True).rows.tolist() == expected[:3]
+    assert table.take(3, longest_first=True).rows.tolist() == expected[3:]
 
 
-def test_a_trajectory_goes_on_when_both_its_passes_are_there():
-    pool, (slot, *_) = filled(1)
-    request(pool, slot, label=True)
-    first = pool.take(1)
-    assert pool.store(first, noise(first, 1.0)).tolist() == []
-    second = pool.take(1)
-    assert pool.store(second, noise(second, 2.0)).tolist() == [slot]
-    assert {pool.sees_label(passes).item() for passes in (first, second)} == {False, True}
-    where = np.array([slot])
-    assert {float(n[0, 0]) for n in (pool.null_noise(where), pool.label_noise(where))} == {1.0, 2.0}
-    assert pool.finish(slot).passes == 2
+def test_step_is_ready_when_both_its_passes_are_made():
+    table, (row,) = table_of(1)
+    request(table, row, label=True)
+    first = table.take(1)
+    assert store(table, first, 1.0) == []
+    second = table.take(1)
+    assert store(table, second, 2.0) == [row]
+    assert [first.with_label.tolist(), second.with_label.tolist()] == [[False], [True]]
+    place = np.array([row])
+    assert table.mixes[row]
+    assert table.null_noise(place).tolist() == [[1.0, 1.0]]
+    assert table.label_noise(place).tolist() == [[2.0, 2.0]]
+    assert end(table, row).passes == 2
 
 
 @pytest.mark.parametrize("both", [True, False])
-def test_two_syntheses_share_their_first_pass_where_they_can(both):
-    pool, (slot, *_) = filled(1)
-    auxiliary, labelled = pool.capacity + slot, 2 * pool.capacity + slot
-    passes = pool.take(8)
-    pool.store(passes, noise(passes))
-    pool.begin_synthesis(slot, 2, unguided=True)
-    request(pool, slot, null=both, label=True)
-    passes = pool.take(8)
-    # Where the main one needs no pass without label, at scale 1, the other asks for its own.
-    assert sorted(passes.tolist()) == [slot if both else auxiliary, labelled]
-    assert pool.rows(np.array([slot, auxiliary, labelled])).tolist() == [slot, auxiliary, slot]
-    assert sorted(pool.store(passes, noise(passes, 3.0)).tolist()) == [slot, auxiliary]
-    assert pool.null_noise(np.array([auxiliary])).tolist() == [[3.0, 3.0]]
-    request(pool, slot, label=True)
-    pool.request_auxiliary(np.array([slot]))
-    assert sorted(pool.take(8).tolist()) == [slot, auxiliary, labelled]
+def test_two_syntheses_share_their_first_pass_if_both_need_it(both):
+    table, (row,) = table_of(1)
+    store(table, table.take(8))
+    table.turn(row, 2)
+    request(table, row, null=both, label=True)
+    table.branch(row)
+    (twin,) = np.flatnonzero(table.role == Role.UNGUIDED).tolist()
+    passes = table.take(8)
+    # At scale 1 the guided one needs no pass without the label, so the other makes its own.
+    assert passes.rows.tolist() == [row if both else twin, row]
+    assert passes.with_label.tolist() == [False, True]
+    assert store(table, passes, 3.0) == [row, twin]
+    assert table.null_noise(np.array([twin])).tolist() == [[3.0, 3.0]]
+    assert table.mixes[[row, twin]].tolist() == [True, False]
+    request(table, row, label=True)
+    request(table, twin)
+    assert sorted(table.take(8).rows.tolist()) == [row, row, twin]
 
 
-def test_an_image_is_done_when_all_its_trajectories_are():
-    pool, (slot, *_) = filled(1)
-    pool.begin_synthesis(slot, 0, unguided=True)
-    auxiliary = pool.capacity + slot
-    pool.move(np.array([slot, auxiliary]), torch.tensor([[5.0, 5.0], [6.0, 6.0]]))
-    assert pool.finish(slot) is None
-    done = pool.finish(auxiliary)
-    assert (done.guided[0], done.unguided[0], done.latent[0]) == (5.0, 6.0, 0.0)
+def test_image_is_finished_when_all_its_trajectories_end():
+    table, (row,) = table_of(1)
+    table.turn(row, 0)
+    table.branch(row)
+    (twin,) = np.flatnonzero(table.role == Role.UNGUIDED).tolist()
+    table.move(np.array([row, twin]), torch.tensor([[5.0, 5.0], [6.0, 6.0]]))
+    assert table.end(row) is None
+    final = table.end(twin).final
+    assert {role: float(state[0]) for role, state in final.items()} == {
+        Role.INVERSION: 0.0,
+        Role.GUIDED: 5.0,
+        Role.UNGUIDED: 6.0,
+    }
 
 
-def test_without_guidance_one_trajectory_is_both():
-    pool, (slot, *_) = filled(1, guided=False)
-    pool.begin_synthesis(slot, 0, unguided=True)
-    pool.x[slot] = 5.0
-    done = pool.finish(slot)
-    assert torch.equal(done.guided, done.unguided)
+def test_reused_rows_start_afresh():
+    table, rows = table_of(2)
+    store(table, table.take(8))
+    table.step[rows[0]] = 3
+    table.turn(rows[0], 2)
+    request(table, rows[0], label=True)
+    table.branch(rows[0])
+    (twin,) = np.flatnonzero(table.role == Role.UNGUIDED).tolist()
+    store(table, table.take(8))
+    table.end(twin)
+    assert table.end(rows[0]).stop_index == 3
+    row = table.add(image_of(5), torch.full((2,), 8.0), guided=False)
+    assert row == rows[0]
+    request(table, row)
+    assert (table.step[row], table.role[row]) == (0, Role.INVERSION)
+    assert not table.guided[row]
+    assert not table.mixes[row]
+    image = end(table, row)
+    assert (image.passes, image.stop_index) == (0, 0)
+    assert float(image.final[Role.GUIDED][0]) == 8.0
+    assert Role.UNGUIDED not in image.final
 
 
-def test_a_used_slot_remembers_nothing():
-    pool, slots = filled(2)
-    passes = pool.take(8)
-    pool.store(passes, noise(passes))
-    pool.index[slots[0]] = 3
-    pool.begin_synthesis(slots[0], 3, unguided=True)
-    assert not pool.inverts(np.array(slots[:1])).any()
-    pool.finish(slots[0])
-    assert pool.finish(pool.capacity + slots[0]).stop_index == 3
-    slot = pool.admit(Job(5), torch.full((2,), 8.0), None, guided=False)
-    assert pool.index[[slot, pool.capacity + slot]].tolist() == [0, 0]
-    assert pool.inverts(np.array([slot, pool.capacity + slot])).tolist() == [True, False]
-    done = pool.finish(slot)
-    assert (done.passes, done.guided[0]) == (0, 8.0)
-    assert torch.equal(done.guided, done.unguided)
+def test_final_states_survive_the_reuse_of_their_row():
+    table, (row,) = table_of(1)
+    image = end(table, row)
+    table.add(image_of(1), torch.full((2,), 9.0), guided=True)
+    assert {tuple(state.tolist()) for state in image.final.values()} == {(0.0, 0.0)}
 
 
-def test_what_is_handed_out_is_not_overwritten():
-    pool, (slot, *_) = filled(1)
-    done = pool.finish(slot)
-    pool.admit(Job(1), torch.full((2,), 9.0), None, guided=True)
-    assert done.guided.tolist() == [0.0, 0.0]
-
-
-def test_slots_are_parted_by_their_masks():
-    pool, mask = Pool(4), torch.tensor([True, False])
+def test_rows_are_grouped_by_whether_they_have_a_mask():
+    table, mask = Trajectories(4, 1), torch.tensor([True, False])
     state = torch.zeros(2)
-    plain = pool.admit(Job(0), state, None, guided=True)
-    masked = pool.admit(Job(1), state, mask, guided=True)
-    slots = np.array([masked, plain])
-    assert pool.is_masked(slots).tolist() == [True, False]
-    (rest, none), (inside, masks) = pool.by_mask(slots)
-    assert (rest.tolist(), none, inside.tolist()) == ([1], None, [0])
+    plain = table.add(image_of(0), state, guided=True)
+    masked = table.add(image_of(1, mask), state, guided=True)
+    rows = np.array([masked, plain])
+    assert table.is_masked(rows).tolist() == [True, False]
+    (rest, nothing), (inside, masks) = table.by_mask(rows)
+    assert (rest.tolist(), nothing, inside.tolist()) == ([1], None, [0])
     assert torch.equal(masks, mask[None])
-    assert len(list(pool.by_mask(slots[:1]))) == len(list(pool.by_mask(slots[1:]))) == 1
-    assert list(pool.by_mask(slots[:0])) == []
+    assert len(list(table.by_mask(rows[:1]))) == len(list(table.by_mask(rows[1:]))) == 1
+    assert list(table.by_mask(rows[:0])) == []
