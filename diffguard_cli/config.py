@@ -1,51 +1,67 @@
-"""The sections of a config that describe training: classifier, diffusion model, trainer."""
+"""The sections of a config that describe training: what a model is and how its stage runs.
+
+The hyper-parameters of a section are those of its settings in `diffguard.training.settings`.
+"""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Literal
 
-# The names that `datamodules.augmentation` knows, which this package does not import.
+from diffguard.training.settings import (
+    ClassifierTraining,
+    DiffusionTraining,
+    NoisyClassifierTraining,
+)
+
+# The names that `datamodules.augmentation` defines; importing it would load torchvision.
 Augmentation = Literal["none", "affine", "flip", "crop_flip"]
-# Arguments of other libraries: whatever YAML can say.
+# Arguments of other libraries: any plain value that YAML can express.
 Plain = dict[str, int | float | bool | str | list | dict | None]
 
 
-@dataclass
-class ClassifierConfig:
-    """The `classifier` section.
+@dataclass(frozen=True, kw_only=True)
+class StageOptions:
+    """How a stage runs.
+
+    Attributes:
+        max_epochs: Epochs of training.
+        val_every: Epochs between validations.
+        precision: Lightning's precision in training; defaults to `trainer.precision`.
+        augment: Augmentation; defaults to `data.augment`.
+        batch_size: Images per batch in training; defaults to `data.train_batch_size`.
+    """
+
+    max_epochs: int
+    val_every: int
+    precision: str | None = None
+    augment: Augmentation | None = None
+    batch_size: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassifierSource:
+    """The protected classifier.
 
     Attributes:
         arch: `small_cnn`, `whitened_cnn`, `torchvision/NAME`, `timm/NAME`, `openood/NAME`
             (`ResNet18_32x32` or `ResNet50`), or the import path of a module class.
         kwargs: Further arguments of its constructor.
-        pretrained: Take the weights of torchvision or timm (downloaded where absent); the stage
+        pretrained: Start from the weights of torchvision or timm, downloaded if absent; the stage
             `classifier` trains them further.
         ckpt: File with trained weights; the stage is then skipped.
-        channels: Channels the network takes; None is `data.channels`.
-        size: `[height, width]` the network takes; None is what torchvision, timm or OpenOOD
-            publish of it, with `resize`, and that of the images for other networks.
-        resize: Side to which images are resized before `size` is cut out of their centre; None
-            beside a given `size` resizes to that without a crop.
-        interpolation: How images are resized; None is as published, or bilinear.
-        mean: Mean per channel; None is as published, or 0.
-        std: Standard deviation per channel; None is as published, or 1.
-        feature_layer: Layer whose input is the features; None is the last layer.
-        cam_layer: Layer for Grad-CAM; None is the last with feature maps, or the first norm of
-            the last block where a network ends on tokens.
-        max_epochs: Epochs of training.
-        lr: Peak learning rate.
-        weight_decay: Weight decay.
-        optimizer: Optimiser.
-        schedule: Course of the learning rate.
-        warmup: Share of the steps in which the learning rate rises.
-        label_smoothing: Label smoothing.
-        val_every: Epochs between validations.
-        channels_last: Train in channels-last memory format, which GPUs like.
-        compiled: Train a compiled network.
-        precision: Lightning's precision in training; None is that of `trainer`.
-        augment: Augmentation; None is that of `data`.
-        batch_size: Images a batch in training; None is that of `data`.
+        channels: Channels that the network takes; defaults to `data.channels`.
+        size: `[height, width]` that the network takes. Defaults, together with `resize`, to what
+            torchvision, timm or OpenOOD publish, and to the size of the images for other networks.
+        resize: Side to which images are resized before the center of `size` is cut out. Without it,
+            a given `size` is reached by resizing alone.
+        interpolation: How images are resized; defaults to the published value, or bilinear.
+        mean: Mean per channel; defaults to the published values, or 0.
+        std: Standard deviation per channel; defaults to the published values, or 1.
+        feature_layer: Layer whose input is the features; defaults to the last layer.
+        cam_layer: Layer for Grad-CAM; defaults to the last layer with feature maps, or to the first
+            norm of the last block if the network ends with tokens.
     """
 
     arch: str = "small_cnn"
@@ -60,32 +76,38 @@ class ClassifierConfig:
     std: list[float] | None = None
     feature_layer: str | None = None
     cam_layer: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassifierConfig(ClassifierTraining, StageOptions, ClassifierSource):
+    """The `classifier` section."""
+
     max_epochs: int = 20
-    lr: float = 2e-3
-    weight_decay: float = 0.05
-    optimizer: Literal["sgd", "adamw"] = "adamw"
-    schedule: Literal["one_cycle", "cosine", "constant"] = "one_cycle"
-    warmup: float = 0.25
-    label_smoothing: float = 0.0
     val_every: int = 1
-    channels_last: bool = False
-    compiled: bool = False
-    precision: str | None = None
-    augment: Augmentation | None = None
-    batch_size: int | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_options(self)
+        for name in ("channels", "resize"):
+            value = getattr(self, name)
+            self.require(name, value is None or value >= 1, "at least 1")
+        for name in ("size", "mean", "std"):
+            self.require(name, getattr(self, name) != [], "a list of values, or left out")
+        self.require("mean", all(map(math.isfinite, self.mean or ())), "finite numbers")
+        are_positive = all(0 < value < math.inf for value in self.std or ())
+        self.require("std", are_positive, "positive numbers")
 
 
-@dataclass
+@dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """The `diffusion.model` section: what a file of weights does not say of its model.
+    """The `diffusion.model` section: what a file of weights does not contain about its model.
 
     Attributes:
-        image_size: Side in pixels of the images that it was trained on (of the image, for latent
-            models too).
+        image_size: Side in pixels of the images it was trained on; also for latent models.
         num_head_channels: Channels per attention head.
-        num_heads: Number of attention heads, where that is what is fixed.
-        new_attention_order: Order of guided-diffusion's 64×64 model in joint projections.
-        noise_schedule: Noise levels of guided-diffusion: `cosine` for its 64×64 model.
+        num_heads: Number of attention heads, for models that fix it.
+        new_attention_order: Order of joint projections in guided-diffusion's 64×64 model.
+        noise_schedule: Noise levels of guided-diffusion; its 64×64 model uses `cosine`.
     """
 
     image_size: int | None = None
@@ -95,51 +117,35 @@ class ModelConfig:
     noise_schedule: Literal["linear", "cosine"] = "linear"
 
 
-@dataclass
-class DiffusionConfig:
-    """The `diffusion` section.
+@dataclass(frozen=True, kw_only=True)
+class DiffusionSource:
+    """The diffusion model.
 
     Attributes:
         network: Class in diffusers of a model to train from scratch, `UNet2DModel` or
-            `DiTTransformer2DModel`; or the import path of a denoiser class of your own, whose
-            arguments are `kwargs` and whose state dict is `ckpt`.
-        kwargs: Its config; channels and classes of a model of diffusers are filled in.
+            `DiTTransformer2DModel`; or the import path of your own denoiser class, whose arguments
+            are `kwargs` and whose state dict is `ckpt`.
+        kwargs: Its config; channels and classes of a diffusers model are filled in.
         scheduler: Config of its diffusers scheduler: noise levels and prediction type.
         ckpt: A trained model; the stage is then skipped. A folder of diffusers, a hub id, or an
             original file of guided-diffusion, latent diffusion or DiffOOD.
-        finetune: A model to start training from, named as `ckpt` is; `network`, `kwargs` and
-            `scheduler` are then its own.
-        model: What such a file or folder does not say of its model.
+        finetune: A model to start training from, named like `ckpt`. It brings its own `network`,
+            `kwargs` and `scheduler`.
+        model: What such a file or folder does not contain about its model.
         store: What the detector checkpoint holds of it: its `weights`, or a `reference` with a
             hash; `auto` refers to models of more than 100 million weights.
-        null_class: Label that means "no label"; None: K of K + 1 classes, or none.
-        prompt: What a model with a text encoder is told of a class, with `{name}` in it.
+        null_class: Label that means "no label"; defaults to class K of K + 1, or to none.
+        prompt: Prompt of a class for a model with a text encoder; `{name}` is the class.
         patch: Side of the squares of pixels that a new model rearranges into channels, which makes
             a pass cheaper; 1 leaves images as they are. A trained model has its own.
-        fit: How images reach the network's size.
-        antialias: Whether `resize` low-passes when it shrinks.
+        fit: How images are brought to the network's size.
+        antialias: Whether `resize` applies a low-pass filter when it shrinks images.
         slice_size: Images that pass a latent model's autoencoder at once, 1 or a multiple of 8.
-        max_epochs: Epochs of training.
-        lr: Peak learning rate.
-        weight_decay: Weight decay.
-        schedule: Course of the learning rate.
-        warmup: Share of the steps in which the learning rate rises.
-        ema_decay: Decay of the averaged weights.
-        label_dropout: Share of labels that are dropped in training, for classifier-free guidance.
-        loss_weighting: Weights of the noise levels in the loss.
-        min_snr_gamma: The cut of `min_snr`.
-        betas: Decay rates of AdamW's two moments.
-        channels_last: Train in channels-last memory format, which GPUs like.
-        compiled: Train a compiled network.
-        precision: Lightning's precision in training; None is that of `trainer`.
-        augment: Augmentation; None is that of `data`.
-        batch_size: Images a batch in training; None is that of `data`.
-        val_every: Epochs between validations.
-        sample_every: Epochs between sample grids; 0 for none.
+        sample_every: Epochs between sample grids; 0 draws none.
         lora_rank: Fine-tuning: rank of low-rank adapters that are trained instead of the weights;
             0 trains all weights.
-        lora_alpha: Scale of the adapters; None is the rank.
-        lora_targets: Ends of the names of the layers that get an adapter.
+        lora_alpha: Scale of the adapters; defaults to the rank.
+        lora_targets: Endings of the names of the layers that get an adapter.
     """
 
     network: str = "UNet2DModel"
@@ -157,45 +163,50 @@ class DiffusionConfig:
     fit: Literal["resize", "pad"] = "resize"
     antialias: bool = True
     slice_size: int = 8
-    max_epochs: int = 50
-    lr: float = 1e-3
-    weight_decay: float = 0.0
-    schedule: Literal["one_cycle", "cosine", "constant"] = "one_cycle"
-    warmup: float = 0.1
-    ema_decay: float = 0.999
-    label_dropout: float = 0.1
-    loss_weighting: Literal["none", "min_snr"] = "none"
-    min_snr_gamma: float = 5.0
-    betas: list[float] = field(default_factory=lambda: [0.9, 0.99])
-    channels_last: bool = False
-    compiled: bool = False
-    precision: str | None = None
-    augment: Augmentation | None = None
-    batch_size: int | None = None
-    val_every: int = 5
     sample_every: int = 10
     lora_rank: int = 0
     lora_alpha: float | None = None
     lora_targets: list[str] = field(default_factory=lambda: ["to_q", "to_k", "to_v", "to_out.0"])
 
 
-@dataclass
-class NoisyClassifierConfig:
+@dataclass(frozen=True, kw_only=True)
+class DiffusionConfig(DiffusionTraining, StageOptions, DiffusionSource):
+    """The `diffusion` section."""
+
+    max_epochs: int = 50
+    val_every: int = 5
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_options(self)
+        self.require("slice_size", self.slice_size >= 1, "at least 1")
+        self.require("sample_every", self.sample_every >= 0, "at least 0")
+        self.require("lora_rank", self.lora_rank >= 0, "at least 0")
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoisyClassifierConfig(NoisyClassifierTraining, StageOptions):
     """The `noisy_classifier` section: a classifier of noisy images, for the paper's ablation.
 
     Attributes:
         width: Channels of its first stage.
-        max_epochs: Epochs of training.
-        lr: Peak learning rate.
-        weight_decay: Weight decay.
-        val_every: Epochs between validations.
     """
 
-    width: int = 16
     max_epochs: int = 30
-    lr: float = 2e-3
-    weight_decay: float = 0.01
     val_every: int = 5
+    width: int = 16
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_options(self)
+        self.require("width", self.width >= 1, "at least 1")
 
 
 StageConfig = ClassifierConfig | DiffusionConfig | NoisyClassifierConfig
+
+
+def _check_options(config: StageConfig) -> None:
+    """Raise `UserError` for a value outside its range."""
+    for name in ("max_epochs", "val_every", "batch_size"):
+        value = getattr(config, name)
+        config.require(name, value is None or value >= 1, "at least 1")

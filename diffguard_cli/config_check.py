@@ -9,24 +9,10 @@ from typing import Any
 from diffguard.denoisers.custom import is_own
 from diffguard.denoisers.formats.hub import check_name
 from diffguard.denoisers.networks import argument_names
+from diffguard.denoisers.scheduler_config import schedule_from_config
 from diffguard.errors import UserError
 from diffguard_cli.arguments import TrainingArguments
 from diffguard_cli.config import DiffusionConfig
-
-# The smallest sensible value of each key; keys that are None are skipped.
-_LEAST = {
-    "classifier": {"channels": 1, "resize": 1, "max_epochs": 1, "val_every": 1, "batch_size": 1},
-    "diffusion": {
-        "slice_size": 1,
-        "max_epochs": 1,
-        "val_every": 1,
-        "sample_every": 0,
-        "batch_size": 1,
-        "lora_rank": 0,
-    },
-    "noisy_classifier": {"width": 1, "max_epochs": 1, "val_every": 1},
-    "trainer": {"accumulate_grad_batches": 1, "log_every_n_steps": 1},
-}
 
 
 def check_config(config: TrainingArguments) -> None:
@@ -40,20 +26,10 @@ def check_config(config: TrainingArguments) -> None:
     """
     if not config.stages:
         raise UserError("--stages names no stage: expected some of those that --help lists")
-    for section, keys in _LEAST.items():
-        for key, least in keys.items():
-            value = getattr(getattr(config, section), key)
-            if value is not None and value < least:
-                raise UserError(f"{section}.{key} must be at least {least}, got {value}")
-    for key in ("size", "mean", "std"):
-        if getattr(config.classifier, key) == []:
-            raise UserError(f"classifier.{key} is an empty list: give its values, or leave it out")
     _check_diffusion(config.diffusion, config.stages)
 
 
 def _check_diffusion(config: DiffusionConfig, stages: Collection[str]) -> None:
-    if len(config.betas) != 2:
-        raise UserError(f"diffusion.betas must be two numbers in [0, 1), got {config.betas}")
     if config.lora_alpha is not None and not (
         config.lora_rank and 0 < config.lora_alpha < math.inf
     ):
@@ -66,7 +42,10 @@ def _check_diffusion(config: DiffusionConfig, stages: Collection[str]) -> None:
     for key in ("ckpt", "finetune"):
         if name := getattr(config, key):
             check_name(name, f"diffusion.{key}")
-    if "diffusion" not in stages or config.ckpt or config.finetune or is_own(config.network):
+    if "diffusion" not in stages or config.ckpt or config.finetune:
+        return
+    schedule_from_config(config.scheduler)
+    if is_own(config.network):
         return
     if argument_names(config.network) is not None:
         _check_keys("diffusion.kwargs", config.kwargs, config.network)

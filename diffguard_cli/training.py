@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,9 +73,9 @@ def main(argv: Sequence[str]) -> int:
     """
     began = time.monotonic()
     parser = build_parser()
-    source = _find_config(argv)
+    source = _find_config(argv, parser)
     namespace = parse(parser, source.argv)
-    config = yaml.safe_load(parser.dump(namespace, skip_unset=False, skip_validation=True))
+    config = _plain(parser, namespace)
     arguments = typed(TrainingArguments, parser.instantiate(namespace))
     _check(arguments)
     return _train(arguments, config, source, began)
@@ -95,17 +96,23 @@ class _ConfigSource:
     stored: Mapping[str, Any] | None = None
 
 
-def _find_config(argv: Sequence[str]) -> _ConfigSource:
+def _plain(parser: Parser, namespace: Namespace) -> dict[str, Any]:
+    """The whole config as plain values."""
+    config = yaml.safe_load(parser.dump(namespace, skip_unset=False, skip_validation=True))
+    return dict(config)
+
+
+def _find_config(argv: Sequence[str], parser: Parser) -> _ConfigSource:
     resume = _option(argv, "--resume")
     if resume is not None:
-        return _resumed_config(argv, expand_home(resume, "--resume"))
+        return _resumed_config(argv, parser, expand_home(resume, "--resume"))
     config = _option(argv, "--config")
     if config is not None:
         return _ConfigSource(list(argv), Path(config).stem)
     return _ConfigSource(["--config", str(DEFAULT_CONFIG), *argv], DEFAULT_CONFIG.stem)
 
 
-def _resumed_config(argv: Sequence[str], folder: str) -> _ConfigSource:
+def _resumed_config(argv: Sequence[str], parser: Parser, folder: str) -> _ConfigSource:
     from diffguard_cli.stored_config import check_keys
 
     path = Path(folder) / "config.yaml"
@@ -113,9 +120,11 @@ def _resumed_config(argv: Sequence[str], folder: str) -> _ConfigSource:
         raise UserError(f"{folder} is not a run: expected the folder of a run, with config.yaml")
     if _option(argv, "--run_dir") is not None:
         raise UserError("--resume names the run's folder, so --run_dir cannot be given too")
-    stored = read_yaml(path)
-    check_keys(stored, str(path))
-    return _ConfigSource(["--config", str(path), *argv], Path(folder).parent.name, stored)
+    check_keys(read_yaml(path), str(path))
+    given = ["--config", str(path)]
+    # Keys that are newer than the run have their defaults.
+    config = _plain(parser, parse(parser, given))
+    return _ConfigSource([*given, *argv], Path(folder).parent.name, config)
 
 
 def _option(argv: Sequence[str], name: str) -> str | None:
@@ -152,13 +161,11 @@ def _train(
     """Open the run's folder on all processes and run the stages in it."""
     from diffguard_cli.run import Run
     from diffguard_cli.run_folder import open_run_folder
-    from diffguard_cli.training_check import check_training
     from lightning_modules.callbacks.time_limit import deadline_of
     from lightning_modules.connection import connect
     from lightning_modules.trainer import build_trainer
 
     deadline = deadline_of(arguments.trainer, began)
-    check_training(arguments.stages, arguments.sections, arguments.trainer)
     trainer = build_trainer(arguments.trainer, "train", logger=False, enable_checkpointing=False)
     connect(trainer)
     with open_run_folder(trainer, config, source.name, source.stored) as folder:

@@ -10,8 +10,10 @@ from torch.nn import functional as F
 from torchmetrics.classification import MulticlassAccuracy
 
 from diffguard.classifiers.classifier import Classifier
-from lightning_modules.base import OptimizerName, ScheduleName, TrainingModule
-from lightning_modules.training_values import check_values
+from diffguard.training.settings import ClassifierTraining
+from lightning_modules.base import TrainingModule
+
+_DEFAULTS = ClassifierTraining()
 
 
 class ClassifierModule(TrainingModule):
@@ -22,47 +24,19 @@ class ClassifierModule(TrainingModule):
 
     Args:
         classifier: Network that maps images `(N, C, H, W)` in [0, 1] to logits `(N, K)`.
-        lr: See `TrainingModule`, as for the other arguments not named here.
-        weight_decay: See `TrainingModule`.
-        optimizer: See `TrainingModule`.
-        schedule: See `TrainingModule`.
-        warmup: See `TrainingModule`.
-        label_smoothing: Probability mass in [0, 1) that is spread over all classes in training.
-        channels_last: See `TrainingModule`.
-        compiled: See `TrainingModule`.
-        seed: See `TrainingModule`.
+        settings: The hyper-parameters.
+        seed: Seed of the run, at least 0.
     """
 
-    stage = "classifier"
+    settings: ClassifierTraining
 
     def __init__(
-        self,
-        classifier: Classifier,
-        lr: float = 2e-3,
-        weight_decay: float = 0.01,
-        optimizer: OptimizerName = "adamw",
-        schedule: ScheduleName = "one_cycle",
-        warmup: float = 0.25,
-        label_smoothing: float = 0.0,
-        channels_last: bool = False,
-        compiled: bool = False,
-        seed: int = 0,
+        self, classifier: Classifier, settings: ClassifierTraining = _DEFAULTS, seed: int = 0
     ) -> None:
-        super().__init__(
-            lr=lr,
-            weight_decay=weight_decay,
-            optimizer=optimizer,
-            schedule=schedule,
-            warmup=warmup,
-            channels_last=channels_last,
-            compiled=compiled,
-            seed=seed,
-        )
-        self.label_smoothing = label_smoothing
-        check_values(self.stage, {"label_smoothing": label_smoothing})
+        super().__init__(settings, seed)
         self.classifier = classifier
         self.val_accuracy = MulticlassAccuracy(classifier.num_classes, average="micro")
-        # Whoever loaded the network may have left it in evaluation mode.
+        # The network may have been loaded in evaluation mode.
         self.train()
 
     def forward(self, images: Tensor) -> Tensor:
@@ -78,22 +52,21 @@ class ClassifierModule(TrainingModule):
         self(batch["image"])
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        """Seed the generators; show the first batch to a network that is initialised from images.
+        """Show the first batch to a network that initializes its weights from images.
 
-        Such a network has a method `init_from_images`, which takes normalised images.
+        Such a network has a method `init_from_images`, which takes normalized images.
         """
-        super().on_train_batch_start(batch, batch_idx)
         network: Any = self.classifier.network
         if batch_idx == 0 and self.global_step == 0 and hasattr(network, "init_from_images"):
             network.init_from_images(self.classifier.normalize(batch["image"]))
-            # Each process has other images, and all begin with the network of the first.
+            # Each process has other images; all of them start with the network of the first.
             network.load_state_dict(self.trainer.strategy.broadcast(network.state_dict()))
 
     def training_step(self, batch: dict[str, Any], _batch_idx: int) -> Tensor:
         """Cross-entropy of a batch."""
         images, labels = batch["image"], batch["label"]
         logits = self(images)
-        loss = F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
+        loss = F.cross_entropy(logits, labels, label_smoothing=self.settings.label_smoothing)
         self.log_mean("train_loss", loss.detach(), len(labels))
         self.log_mean("train_accuracy", (logits.argmax(1) == labels).float().mean(), len(labels))
         return loss

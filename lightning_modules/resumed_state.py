@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Annotated, Any, NotRequired
 
+import lightning.pytorch as pl
 import torch
 from pydantic import Field, InstanceOf, StringConstraints
 from torch import Tensor
@@ -53,7 +54,7 @@ class _Content(TypedDict):
 
 
 def check_version(version: object, source: str) -> None:
-    """Check the version of Lightning that wrote a checkpoint, by which Lightning converts it.
+    """Check the version of Lightning that wrote a checkpoint; Lightning converts old versions.
 
     Args:
         version: The version in the file.
@@ -91,13 +92,51 @@ def _check_generators(states: Mapping[str, Tensor]) -> None:
         raise _differs("generators", "expected a state of torch's generator") from None
 
 
+def check_state(
+    checkpoint: Mapping[str, Any], trainer: pl.Trainer, stage: str, steps: int | None
+) -> None:
+    """Check the states of loop, optimizer, schedule and gradient scaler before they are restored.
+
+    Args:
+        checkpoint: The content of the file; see `check_types`.
+        trainer: The trainer that resumes, with its optimizer and schedule built.
+        stage: The stage, for error lines.
+        steps: Number of steps that the schedule is built for; None without a schedule.
+
+    Raises:
+        UserError: For the first state that does not fit.
+    """
+    planned, schedules = checkpoint["planned_steps"], checkpoint["lr_schedulers"]
+    if bool(schedules) != (planned is not None):
+        raise UserError("the checkpoint is damaged: its schedule and planned_steps disagree")
+    if (planned is None) != (steps is None):
+        raise UserError(
+            f"the {stage} was trained with another {stage}.schedule: resume with the config of "
+            "its run"
+        )
+    if planned != steps:
+        raise UserError(
+            f"the {stage} was planned for {planned} steps, and to resume with {steps} would break "
+            f"its learning rate schedule: keep {stage}.max_epochs and the batch size, or start a "
+            "new run"
+        )
+    check_loop(checkpoint["loops"]["fit_loop"], trainer.fit_loop.state_dict())
+    if steps is not None:
+        check_scheduler(schedules[0], trainer.lr_scheduler_configs[0].scheduler, steps)
+    check_optimizer(checkpoint["optimizer_states"][0], trainer.optimizers[0])
+    precision = trainer.precision_plugin
+    name = type(precision).__qualname__
+    if name in checkpoint:
+        check_progress(checkpoint[name], precision.state_dict(), name)
+
+
 def check_progress(given: object, expected: object, where: str) -> None:
     """Check that a state has the keys and types of a state of the same object.
 
     Args:
         given: The state in the checkpoint.
         expected: A state of the object that will take it.
-        where: What it is; the error begins with it.
+        where: Name of the state; the error begins with it.
 
     Raises:
         UserError: For the first difference, and for numbers that are negative or not finite.
@@ -122,9 +161,9 @@ def check_loop(given: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
         expected: The state of the loop that resumes.
 
     Raises:
-        UserError: For the first part of another form.
+        UserError: For the first part with another structure.
     """
-    # What a loop keeps beside its progress depends on how far it came.
+    # The other entries depend on how far the loop came.
     notes = {key for key in expected if key.endswith("state_dict")}
     for key in notes & set(given):
         validated(
@@ -157,7 +196,7 @@ def check_optimizer(given: Mapping[str, Any], fresh: Optimizer) -> None:
                 raise _differs(f"optimizer_states.{key}", "expected a learning rate")
         elif key not in options or key not in expected or not _same(options[key], expected[key]):
             raise _differs(
-                f"optimizer_states.{ascii(key)[1:-1][:60]}", "it is not that of the config"
+                f"optimizer_states.{ascii(key)[1:-1][:60]}", "it differs from the config's"
             )
     parameters = fresh.param_groups[0]["params"]
     names = {"momentum_buffer"} if "momentum" in expected else {"step", "exp_avg", "exp_avg_sq"}
@@ -180,10 +219,10 @@ def check_scheduler(given: Mapping[str, Any], fresh: LRScheduler, steps: int) ->
     Args:
         given: Its state in the checkpoint.
         fresh: The same schedule before its first step.
-        steps: Number of steps that it is made for.
+        steps: Number of steps that it is built for.
 
     Raises:
-        UserError: If it is not the config's schedule, or beyond its end.
+        UserError: If it is not the config's schedule, or is beyond its end.
     """
     expected = fresh.state_dict()
     if set(given) != set(expected):
@@ -191,7 +230,7 @@ def check_scheduler(given: Mapping[str, Any], fresh: LRScheduler, steps: int) ->
     for key, value in expected.items():
         if key not in _MOVING:
             if not _same(given[key], value):
-                raise _differs(f"lr_schedulers.{key}", "it is not that of the config")
+                raise _differs(f"lr_schedulers.{key}", "it differs from the config's")
         elif key == "_last_lr":
             validated(
                 Annotated[list[Annotated[float, Field(ge=0, allow_inf_nan=False)]],
@@ -206,7 +245,7 @@ def check_scheduler(given: Mapping[str, Any], fresh: LRScheduler, steps: int) ->
 
 
 def _same(given: object, expected: object) -> bool:
-    """Whether plain values are equal; tensors are none, and compare entry by entry."""
+    """Whether plain values are equal; values of any other type never are."""
     if isinstance(expected, Mapping):
         return (
             isinstance(given, Mapping)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import threading
@@ -21,7 +22,7 @@ from lightning_modules.callbacks.training_bar import StageProgressBar
 from lightning_modules.quiet import quiet_libraries
 
 # More than any machine or cluster has; more threads end the process or hang.
-_MOST_THREADS, _MOST_DEVICES, _MOST_NODES = 1024, 1024, 100_000
+_LARGEST = {"threads": 1024, "devices": 1024, "num_nodes": 100_000}
 
 
 def build_trainer(
@@ -43,7 +44,6 @@ def build_trainer(
     Raises:
         UserError: For values that Lightning or the machine refuses.
     """
-    _check_processes(config)
     bars: list[pl.Callback] = [bar(title)] if config.progress else []
     # Lightning turns its advice on as it is imported.
     quiet_libraries()
@@ -67,16 +67,6 @@ def build_trainer(
         raise UserError(f"trainer: {one_line(error)}") from error
     _check_strategy(trainer, config.strategy, processes["devices"])
     return trainer
-
-
-def _check_processes(config: TrainerConfig) -> None:
-    """Raise `UserError` for more threads or processes than any machine has, or none."""
-    limits = {"threads": _MOST_THREADS, "devices": _MOST_DEVICES, "num_nodes": _MOST_NODES}
-    for name, most in limits.items():
-        value = getattr(config, name)
-        every = name == "devices" and value == -1  # Lightning's word for all of them
-        if isinstance(value, int) and not every and not 1 <= value <= most:
-            raise UserError(f"trainer.{name} must be 1 to {most:,}, got {value}")
 
 
 def _check_strategy(trainer: pl.Trainer, strategy: str, devices: int | str) -> None:
@@ -181,7 +171,7 @@ def process_arguments(config: TrainerConfig) -> dict[str, Any]:
     return {"devices": config.devices, "num_nodes": config.num_nodes}
 
 
-@dataclass
+@dataclass(frozen=True)
 class TrainerConfig:
     """The `trainer` section: how Lightning runs every stage.
 
@@ -215,3 +205,22 @@ class TrainerConfig:
     max_minutes: float | None = None
     measure_rate: bool = False
     progress: bool = True
+
+    def __post_init__(self) -> None:
+        for name, most in _LARGEST.items():
+            value = getattr(self, name)
+            is_all = name == "devices" and value == -1  # Lightning's value for all devices
+            if isinstance(value, int) and not is_all and not 1 <= value <= most:
+                raise UserError(f"trainer.{name} must be 1 to {most:,}, got {value}")
+        for name in ("accumulate_grad_batches", "log_every_n_steps"):
+            value = getattr(self, name)
+            if value < 1:
+                raise UserError(f"trainer.{name} must be at least 1, got {value}")
+        clip, minutes = self.gradient_clip_val, self.max_minutes
+        if clip is not None and not 0 <= clip < math.inf:
+            raise UserError(
+                "trainer.gradient_clip_val must be at least 0 (0 or null does not clip), got "
+                f"{clip:g}"
+            )
+        if minutes is not None and not 0 < minutes < math.inf:
+            raise UserError(f"trainer.max_minutes must be positive and finite, got {minutes:g}")

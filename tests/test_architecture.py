@@ -20,7 +20,7 @@ LINES = [
     ["diffguard.diffusion", "diffguard.classifiers", "diffguard.scores", "diffguard.score_table"],
     ["diffguard.engine", "diffguard.denoisers", "diffguard.report"],
     ["diffguard.settings"],
-    ["diffguard.methods", "diffguard.checkpoint"],
+    ["diffguard.methods", "diffguard.checkpoint", "diffguard.training"],
     ["diffguard.detector"],
     ["diffguard.cost", "diffguard.explain", "diffguard.__main__", "diffguard"],
     ["lightning_modules", "datamodules"],
@@ -31,7 +31,7 @@ LINES = [
 # networks of their own.
 ONLY = {
     "lightning": {"lightning_modules", "datamodules", "diffguard_cli"},
-    "diffusers": {"diffguard.denoisers", "lightning_modules", "benchmarks"},
+    "diffusers": {"diffguard.denoisers", "diffguard.training", "lightning_modules", "benchmarks"},
     "pytorch_ood": {"diffguard.scores"},
     "matplotlib": {"diffguard.report", "datamodules", "benchmarks"},
     "jsonargparse": {"diffguard_cli"},

@@ -1,38 +1,136 @@
-"""Torch's random generators, kept and restored over all processes of a training."""
+"""Reproducible training that resumes as if it had never stopped."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
+import lightning.pytorch as pl
+import numpy as np
 import torch
 from torch import Tensor
+
+from diffguard.errors import UserError
+from lightning_modules.resumed_state import check_state
 
 GeneratorStates = dict[str, Tensor]
 
 
+class ResumableTraining(pl.Callback):
+    """Seeds torch's generators, and keeps in checkpoints what Lightning leaves out.
+
+    The generators are seeded from (seed, epoch, rank) at the first batch of each epoch. Checkpoints
+    hold the generators of all processes, the state of the data loader and the length of the
+    schedule. Training that resumes then draws the same noise as training that never stopped.
+
+    Args:
+        stage: The stage, for error lines.
+        seed: Seed of the run.
+    """
+
+    def __init__(self, stage: str, seed: int) -> None:
+        self.stage, self.seed = stage, seed
+        self._checkpoint: Mapping[str, Any] = {}
+
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Add the states; every process calls this."""
+        checkpoint["planned_steps"] = planned_steps(trainer)
+        checkpoint["generators"] = generator_states(pl_module.device, trainer.world_size)
+        loader = trainer.train_dataloader
+        if hasattr(loader, "load_state_dict"):
+            checkpoint["loader"] = loader.state_dict()
+
+    def on_load_checkpoint(
+        self,
+        trainer: pl.Trainer,  # noqa: ARG002
+        pl_module: pl.LightningModule,  # noqa: ARG002
+        checkpoint: dict[str, Any],
+    ) -> None:
+        """Keep the states until training starts."""
+        self._checkpoint = checkpoint
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
+        """Check the states of loop, optimizer and schedule; Lightning restores them after this.
+
+        Raises:
+            UserError: If one of them does not fit, or the schedule has another length.
+        """
+        if self._checkpoint:
+            check_state(self._checkpoint, trainer, self.stage, planned_steps(trainer))
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
+        """Restore the data loader.
+
+        A schedule that needs the number of steps has made the loader before Lightning reads the
+        loader's state, so Lightning does not restore it.
+        """
+        loader = trainer.train_dataloader
+        if "loader" in self._checkpoint and hasattr(loader, "load_state_dict"):
+            loader.load_state_dict(self._checkpoint["loader"])
+
+    def on_train_batch_start(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        batch: Any,  # noqa: ARG002
+        batch_idx: int,
+    ) -> None:
+        """Seed the generators at the first batch of an epoch; restore them in the middle of one.
+
+        The start of the epoch would be the wrong moment: whether the loader's iterator is made, and
+        draws a number, before or after it differs between an epoch that resumes and any other.
+
+        Raises:
+            UserError: If an epoch resumes on another number of processes.
+        """
+        checkpoint, self._checkpoint = self._checkpoint, {}
+        if batch_idx == 0:
+            sequence = np.random.SeedSequence(
+                [self.seed, trainer.current_epoch, trainer.global_rank]
+            )
+            torch.manual_seed(int(sequence.generate_state(1, np.uint64)[0]))
+        elif checkpoint:
+            states = checkpoint["generators"]
+            if len(states) != trainer.world_size:
+                raise UserError(
+                    f"the {self.stage} stopped in the middle of an epoch on {len(states)} "
+                    f"processes: resume it on as many, not on {trainer.world_size}"
+                )
+            restore_generators(states[trainer.global_rank], pl_module.device)
+
+
+def planned_steps(trainer: pl.Trainer) -> int | None:
+    """Steps of the optimizer that the schedule is made for; None without a schedule."""
+    if not trainer.lr_scheduler_configs:
+        return None
+    return int(trainer.estimated_stepping_batches)
+
+
 def generator_states(device: torch.device, world_size: int) -> list[GeneratorStates]:
-    """States of the CPU's generator and that of the device, of every process; called by all.
+    """States of every process's generators, of the CPU and of the device; every process calls it.
 
     Args:
         device: The device of this process.
         world_size: Number of processes.
     """
-    own = {"cpu": torch.get_rng_state()}
+    states = {"cpu": torch.get_rng_state()}
     if device.type != "cpu":
-        own[device.type] = torch.get_device_module(device).get_rng_state(device)
+        states[device.type] = torch.get_device_module(device).get_rng_state(device)
     if world_size == 1:
-        return [own]
+        return [states]
     gathered: list[GeneratorStates] = [{}] * world_size
-    torch.distributed.all_gather_object(gathered, own)
+    torch.distributed.all_gather_object(gathered, states)
     return gathered
 
 
 def restore_generators(states: Mapping[str, Tensor], device: torch.device) -> None:
-    """Set this process's generators to what `generator_states` found.
+    """Set the generators of this process to their state in a checkpoint.
 
     Args:
         states: The states of this process.
-        device: Its device; a state of another kind of device is left aside.
+        device: Its device; the state of another kind of device is ignored.
     """
     torch.set_rng_state(states["cpu"])
     if device.type != "cpu" and device.type in states:

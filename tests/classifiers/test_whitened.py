@@ -10,6 +10,7 @@ from diffguard.classifiers.cam import forward_cam
 from diffguard.classifiers.classifier import Classifier
 from diffguard.classifiers.spec import ClassifierSpec
 from diffguard.classifiers.whitened import WhitenedCNN
+from diffguard.training.settings import ClassifierTraining
 from lightning_modules.checkpoint_io import last_checkpoint
 from lightning_modules.classifier import ClassifierModule
 from tests.helpers import tiny_training as tiny
@@ -63,7 +64,7 @@ def test_a_config_builds_it():
 def test_training_sets_the_filters_once_and_leaves_them(tmp_path):
     def run(folder, **options):
         classifier = Classifier(network(1, 3, (4, 8)), 3, channels=1, std=[0.5])
-        module = ClassifierModule(classifier, lr=0.01)
+        module = ClassifierModule(classifier, ClassifierTraining(lr=0.01))
         trainer = tiny.trainer(tmp_path / folder, **options)
         resumed = last_checkpoint(tmp_path / folder)
         trainer.fit(module, tiny.train_loader(), tiny.val_loader(), ckpt_path=resumed)
@@ -84,7 +85,8 @@ def test_training_sets_the_filters_once_and_leaves_them(tmp_path):
 def test_all_processes_begin_with_the_network_of_the_first(tmp_path, monkeypatch):
     first = network(1, 3, (4, 8)).state_dict()
     monkeypatch.setattr(SingleDeviceStrategy, "broadcast", lambda _self, _own: first)
-    module = ClassifierModule(Classifier(network(1, 3, (4, 8)), 3, channels=1), lr=0.01)
+    classifier = Classifier(network(1, 3, (4, 8)), 3, channels=1)
+    module = ClassifierModule(classifier, ClassifierTraining(lr=0.01))
     trainer = tiny.trainer(tmp_path, max_steps=1)
     trainer.fit(module, tiny.train_loader(), tiny.val_loader())
     assert torch.equal(module.classifier.network.whiten.weight, first["whiten.weight"])

@@ -24,7 +24,10 @@ def check(tmp_path, words):
         (["--stages", "[]"], "--stages names no stage"),
         (["--classifier.channels", "0"], "classifier.channels must be at least 1, got 0"),
         (["--classifier.resize=-1"], "classifier.resize must be at least 1, got -1"),
-        (["--classifier.mean", "[]"], "classifier.mean is an empty list: give its values"),
+        (
+            ["--classifier.mean", "[]"],
+            "classifier.mean must be a list of values, or left out, got []",
+        ),
         (["--classifier.max_epochs", "0"], "classifier.max_epochs must be at least 1, got 0"),
         (["--classifier.batch_size", "0"], "classifier.batch_size must be at least 1, got 0"),
         (["--diffusion.max_epochs=-1"], "diffusion.max_epochs must be at least 1, got -1"),
@@ -39,7 +42,7 @@ def check(tmp_path, words):
         (["--diffusion.finetune", "no.pt"], "diffusion.finetune no.pt does not exist: expected a"),
         (
             ["--diffusion.betas", "[0.9]"],
-            "diffusion.betas must be two numbers in [0, 1), got [0.9]",
+            "--diffusion.betas: Expected a tuple with 2 elements. Got value: [0.9]",
         ),
         (["--diffusion.lora_targets", "[to_q]"], "lora_targets has no effect without diffusion."),
         (["--diffusion.lora_alpha", "8"], "lora_alpha must be positive and needs diffusion.lora_r"),

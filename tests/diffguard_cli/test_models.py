@@ -11,6 +11,7 @@ from diffguard.checkpoint.file import read_checkpoint
 from diffguard.denoisers.formats import CheckpointOptions, load_denoiser
 from diffguard.denoisers.lora import add_lora, merge_lora
 from diffguard.errors import UserError
+from diffguard.training.settings import DiffusionTraining
 from lightning_modules.diffusion import DiffusionModule
 from tests.helpers.tiny_families import CLASSES, write_folder, write_stable_diffusion
 from tests.helpers.tiny_project import write_config
@@ -59,7 +60,7 @@ def one_step(module):
 )
 def test_only_the_chosen_weights_are_trained(tmp_path, name, trained):
     denoiser = load(write(name, tmp_path / name), image_size=SIDE)
-    module = DiffusionModule(denoiser, label_dropout=0.5)
+    module = DiffusionModule(denoiser, DiffusionTraining(label_dropout=0.5))
     changed = one_step(module)
     assert {name.split(".")[0] for name in changed} == trained
     # What is not trained is there once.

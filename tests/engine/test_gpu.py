@@ -1,6 +1,7 @@
 """Whatever scores on the CPU scores on a device that does not share its memory, and alike."""
 
 from contextlib import nullcontext
+from functools import partial
 
 import pytest
 import torch
@@ -15,6 +16,8 @@ from diffguard.settings.sections import (
     InversionSettings,
     SamplerSettings,
 )
+from diffguard.training.noising import noised_images
+from diffguard.training.settings import DiffusionTraining
 from lightning_modules.classifier import ClassifierModule
 from lightning_modules.diffusion import DiffusionModule
 from lightning_modules.noisy_classifier import NoisyClassifierModule
@@ -107,12 +110,19 @@ def test_every_family_scores_there(models, name):
     torch.testing.assert_close(*found, rtol=1e-5, atol=0.0)
 
 
+def noisy_classifier(network, denoiser):
+    noised = partial(noised_images, denoiser)
+    return NoisyClassifierModule(network, noised, len(denoiser.schedule))
+
+
 def modules_to_train():
     return {
         "classifier": ClassifierModule(tiny_training.classifier()),
-        "diffusion": DiffusionModule(tiny_training.denoiser(), loss_weighting="min_snr"),
+        "diffusion": DiffusionModule(
+            tiny_training.denoiser(), DiffusionTraining(loss_weighting="min_snr")
+        ),
         "v prediction": DiffusionModule(tiny_training.denoiser("dit", prediction="v_prediction")),
-        "noisy classifier": NoisyClassifierModule(TimedCNN(3), tiny_training.denoiser()),
+        "noisy classifier": noisy_classifier(TimedCNN(3), tiny_training.denoiser()),
     }
 
 
@@ -145,11 +155,12 @@ def test_the_noisy_classifier_of_a_latent_model_is_trained_there(models, tmp_pat
         )
         channels = denoiser.preview(denoiser.encode(images)).shape[1]
         torch.manual_seed(0)
-        module = NoisyClassifierModule(TimedCNN(3, channels), denoiser)
+        module = noisy_classifier(TimedCNN(3, channels), denoiser)
         module.log_mean = lambda name, value, count: None
         module.trainer = tiny_training.trainer(tmp_path)
         with place as device, torch.no_grad():
             batch = {"image": images.to(device), "label": torch.arange(3).to(device)}
-            module.to(device).on_fit_start()
+            denoiser.to(device)
+            module.to(device)
             losses.append(float(module.training_step(batch, 0)))
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)

@@ -8,6 +8,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from diffguard.denoisers.sampling import draw_samples
 from diffguard.errors import UserError
+from diffguard.training.settings import DiffusionTraining
 from lightning_modules.callbacks.samples import SampleGrid
 from lightning_modules.callbacks.training_bar import StageProgressBar
 from lightning_modules.diffusion import DiffusionModule
@@ -25,7 +26,7 @@ def one_thread():
 
 
 def fit_with_bar(folder, bar, *, callbacks=(), **options):
-    module = DiffusionModule(tiny.denoiser(), lr=2e-3)
+    module = DiffusionModule(tiny.denoiser(), DiffusionTraining(lr=2e-3))
     options = {"max_epochs": 2, "enable_progress_bar": True} | options
     trainer = tiny.trainer(folder, callbacks=[bar, *callbacks], **options)
     trainer.fit(module, tiny.train_loader(), tiny.val_loader())

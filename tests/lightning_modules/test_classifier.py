@@ -5,6 +5,8 @@ from torch.utils.data import DataLoader
 from torchvision.transforms import v2
 
 from diffguard.errors import UserError
+from diffguard.training.optimization import build_schedule
+from diffguard.training.settings import ClassifierTraining
 from lightning_modules.checkpoint_io import last_checkpoint
 from lightning_modules.classifier import ClassifierModule
 from tests.helpers import tiny_training as tiny
@@ -30,7 +32,8 @@ def fit(folder, module, loader=None, *, callbacks=(), ckpt_path=None, **options)
 @pytest.mark.parametrize("schedule", ["one_cycle", "cosine", "constant"])
 def test_learns_and_logs(tmp_path, optimizer, schedule):
     module = ClassifierModule(
-        tiny.classifier(), lr=0.02, optimizer=optimizer, schedule=schedule, warmup=0.3
+        tiny.classifier(),
+        ClassifierTraining(lr=0.02, optimizer=optimizer, schedule=schedule, warmup=0.3),
     )
     trainer = fit(tmp_path, module, max_epochs=8)
     metrics = trainer.callback_metrics
@@ -56,7 +59,7 @@ def test_validation_metrics_are_those_of_all_images(tmp_path):
 
 def test_sanity_check_leaves_no_trace(tmp_path):
     # Before training most answers are wrong, after it none is.
-    module = ClassifierModule(tiny.classifier(), lr=0.02)
+    module = ClassifierModule(tiny.classifier(), ClassifierTraining(lr=0.02))
     options = {"check_val_every_n_epoch": 8, "num_sanity_val_steps": 2}
     trainer = fit(tmp_path, module, max_epochs=8, **options)
     assert trainer.callback_metrics["classifier/val_accuracy"] == 1.0
@@ -66,7 +69,7 @@ def test_sanity_check_leaves_no_trace(tmp_path):
 def test_interrupted_training_resumes_to_the_same_bits(tmp_path, crash_in):
     # Dropout, augmentation and order are random, and all come back.
     def run(folder, **options):
-        module = ClassifierModule(tiny.classifier(), lr=0.01, seed=3)
+        module = ClassifierModule(tiny.classifier(), ClassifierTraining(lr=0.01), seed=3)
         augment = v2.RandomAffine(degrees=10, translate=(0.2, 0.2))
         return fit(tmp_path / folder, module, tiny.train_loader(augment), **options)
 
@@ -84,7 +87,7 @@ def test_resume_is_exact_with_a_plain_loader_too(tmp_path):
     items = [stream[i, 0] for i in range(len(stream))]
 
     def run(folder, **options):
-        module = ClassifierModule(tiny.classifier(), lr=0.01)
+        module = ClassifierModule(tiny.classifier(), ClassifierTraining(lr=0.01))
         return fit(tmp_path / folder, module, DataLoader(items, batch_size=12), **options)
 
     whole = run("whole")
@@ -102,7 +105,7 @@ def test_seed_matters(tmp_path):
 
 
 def test_label_smoothing_reaches_the_training_loss_only(tmp_path):
-    module = ClassifierModule(tiny.classifier(), label_smoothing=0.5).eval()
+    module = ClassifierModule(tiny.classifier(), ClassifierTraining(label_smoothing=0.5)).eval()
     batch = next(iter(tiny.val_loader()))
     logged = {}
     module.log_mean = lambda name, value, count: logged.__setitem__(name, value)
@@ -120,7 +123,7 @@ def test_one_cycle_rises_in_its_warm_up(tmp_path):
         def on_train_batch_start(self, trainer, *_):
             rates.append(trainer.optimizers[0].param_groups[0]["lr"])
 
-    module = ClassifierModule(tiny.classifier(), lr=0.1, warmup=0.25)
+    module = ClassifierModule(tiny.classifier(), ClassifierTraining(lr=0.1, warmup=0.25))
     fit(tmp_path, module, callbacks=[Watch()])
     assert len(rates) == 16
     assert rates.index(max(rates)) == 3
@@ -131,9 +134,8 @@ def test_one_cycle_rises_in_its_warm_up(tmp_path):
 @pytest.mark.parametrize("warmup", [0.0, 0.1, 0.5, 0.99])
 @pytest.mark.parametrize("steps", [1, 2, 3, 10, 20])
 def test_one_cycle_takes_any_number_of_steps(steps, warmup):
-    module = ClassifierModule(tiny.classifier(), lr=0.1, warmup=warmup)
-    optimizer = torch.optim.SGD(module.parameters(), 0.1)
-    schedule = module._build_schedule(optimizer, steps)
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], 0.1)
+    schedule = build_schedule(optimizer, ClassifierTraining(lr=0.1, warmup=warmup), steps)
     # The schedule is moved on after the last step too.
     for _ in range(steps):
         optimizer.step()
@@ -143,7 +145,7 @@ def test_one_cycle_takes_any_number_of_steps(steps, warmup):
 
 @pytest.mark.parametrize("schedule", ["one_cycle", "cosine", "constant"])
 def test_fast_dev_run(schedule):
-    module = ClassifierModule(tiny.classifier(), schedule=schedule)
+    module = ClassifierModule(tiny.classifier(), ClassifierTraining(schedule=schedule))
     options = {"fast_dev_run": True, "enable_progress_bar": False, "enable_model_summary": False}
     trainer = Trainer(accelerator="cpu", logger=False, **options)
     trainer.fit(module, tiny.train_loader(), tiny.val_loader())
@@ -151,7 +153,7 @@ def test_fast_dev_run(schedule):
 
 
 def test_channels_last_is_for_training_only(tmp_path):
-    module = ClassifierModule(tiny.classifier(), channels_last=True)
+    module = ClassifierModule(tiny.classifier(), ClassifierTraining(channels_last=True))
     formats = []
 
     class Watch(tiny.Callback):
@@ -199,12 +201,16 @@ def test_checkpoint_of_another_network_is_one_line(tmp_path):
         ("schedule", "step"),
         ("warmup", 1.0),
         ("label_smoothing", 1.0),
-        ("seed", -1),
     ],
 )
 def test_bad_values_are_named(name, value):
     with pytest.raises(UserError, match=rf"classifier\.{name} must be .*, got {value!r}"):
-        ClassifierModule(tiny.classifier(), **{name: value})
+        ClassifierTraining(**{name: value})
+
+
+def test_a_negative_seed_is_refused():
+    with pytest.raises(UserError, match=r"classifier\.seed must be at least 0, got -1"):
+        ClassifierModule(tiny.classifier(), seed=-1)
 
 
 def test_a_schedule_needs_an_end(tmp_path):
@@ -221,7 +227,9 @@ def test_a_run_resumes_at_its_planned_length_only(tmp_path):
 
 def test_a_constant_rate_can_go_on(tmp_path):
     def module():
-        return ClassifierModule(tiny.classifier(), schedule="constant", warmup=0.0)
+        return ClassifierModule(
+            tiny.classifier(), ClassifierTraining(schedule="constant", warmup=0.0)
+        )
 
     fit(tmp_path, module(), max_epochs=2)
     kept = last_checkpoint(tmp_path)

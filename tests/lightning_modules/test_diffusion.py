@@ -11,9 +11,11 @@ from torch.nn import functional as F
 from diffguard.denoisers.pixel import PixelDenoiser
 from diffguard.diffusion.schedule import NoiseSchedule
 from diffguard.errors import UserError
+from diffguard.training.denoising import denoising_loss, loss_weights
+from diffguard.training.ema import EMA
+from diffguard.training.settings import DiffusionTraining
 from lightning_modules.checkpoint_io import last_checkpoint
-from lightning_modules.diffusion import DiffusionModule, loss_weights
-from lightning_modules.ema import EMA
+from lightning_modules.diffusion import DiffusionModule
 from tests.helpers import tiny_training as tiny
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*exists and is not empty")
@@ -50,7 +52,7 @@ def distance(first, second):
 
 @pytest.mark.parametrize("kind", ["unet", "dit"])
 def test_loss_falls_and_the_average_lags_behind(tmp_path, kind):
-    module = DiffusionModule(tiny.denoiser(kind), lr=5e-3, loss_weighting="none")
+    module = DiffusionModule(tiny.denoiser(kind), DiffusionTraining(lr=5e-3, loss_weighting="none"))
     start = copy.deepcopy(module.ema.module)
     val = Record("diffusion/val_loss")
     trainer = fit(tmp_path, module, max_epochs=12, callbacks=[val])
@@ -62,7 +64,7 @@ def test_loss_falls_and_the_average_lags_behind(tmp_path, kind):
 @pytest.mark.parametrize("prediction", ["v_prediction", "sample"])
 def test_other_targets_train(tmp_path, prediction):
     model = tiny.denoiser(prediction=prediction, num_classes=None)
-    module = DiffusionModule(model, lr=5e-3, loss_weighting="min_snr")
+    module = DiffusionModule(model, DiffusionTraining(lr=5e-3, loss_weighting="min_snr"))
     loss = Record("diffusion/train_loss")
     fit(tmp_path, module, max_epochs=10, callbacks=[loss])
     assert loss.values[-1] < 0.7 * loss.values[0]
@@ -71,7 +73,7 @@ def test_other_targets_train(tmp_path, prediction):
 @pytest.mark.parametrize(("kind", "crash_in"), [("unet", 2), ("dit", 1)])
 def test_interrupted_training_resumes_to_the_same_bits(tmp_path, kind, crash_in):
     def run(folder, **options):
-        module = DiffusionModule(tiny.denoiser(kind), lr=2e-3, seed=7)
+        module = DiffusionModule(tiny.denoiser(kind), DiffusionTraining(lr=2e-3), seed=7)
         return fit(tmp_path / folder, module, **options)
 
     whole = run("whole")
@@ -133,7 +135,7 @@ def test_the_average_of_half_precision_weights_follows_them():
 
 
 def test_label_dropout_replaces_the_asked_share():
-    module = DiffusionModule(tiny.denoiser(), label_dropout=0.2)
+    module = DiffusionModule(tiny.denoiser(), DiffusionTraining(label_dropout=0.2))
     torch.manual_seed(0)
     labels = torch.arange(20_000) % 3
     dropped = module.drop_labels(labels)
@@ -145,7 +147,7 @@ def test_label_dropout_replaces_the_asked_share():
 def test_dropped_labels_reach_the_network_in_training_but_not_in_validation():
     model = tiny.denoiser()
     model.network = Spy(model.network)
-    module = DiffusionModule(model, label_dropout=0.9)
+    module = DiffusionModule(model, DiffusionTraining(label_dropout=0.9))
     module.log_mean = lambda *_: None
     torch.manual_seed(0)
     batch = next(iter(tiny.val_loader()))
@@ -156,7 +158,7 @@ def test_dropped_labels_reach_the_network_in_training_but_not_in_validation():
 
 
 def test_dit_drops_no_label_itself():
-    module = DiffusionModule(tiny.denoiser("dit"), label_dropout=0.5).train()
+    module = DiffusionModule(tiny.denoiser("dit"), DiffusionTraining(label_dropout=0.5)).train()
     embeddings = [m for m in module.modules() if isinstance(m, LabelEmbedding)]
     assert len(embeddings) == 4  # two blocks, and their averages
     labels = torch.arange(300) % 3
@@ -168,7 +170,7 @@ def test_dit_drops_no_label_itself():
 def test_unconditional_model_gets_no_labels():
     model = tiny.denoiser(num_classes=None)
     model.network = Spy(model.network)
-    module = DiffusionModule(model, label_dropout=0.5)
+    module = DiffusionModule(model, DiffusionTraining(label_dropout=0.5))
     module.log_mean = lambda *_: None
     module.training_step(next(iter(tiny.val_loader())), 0)
     assert module.denoiser.network.labels == [None]
@@ -190,10 +192,12 @@ def test_validation_loss_is_repeatable_and_moves_no_generator():
 
 def test_training_loss_is_the_weighted_error_of_the_mean_half():
     # Twice the output channels: the second half is a variance, which is not trained.
-    module = DiffusionModule(tiny.denoiser(out_channels=2), loss_weighting="min_snr").eval()
+    module = DiffusionModule(
+        tiny.denoiser(out_channels=2), DiffusionTraining(loss_weighting="min_snr")
+    ).eval()
     z, noise = torch.randn(2, 1, 8, 8), torch.randn(2, 1, 8, 8)
     t, labels = torch.tensor([3, 800]), torch.tensor([0, 3])
-    loss = module._denoising_loss(module.denoiser, z, noise, t, labels)
+    loss = denoising_loss(module.denoiser, z, noise, t, labels, module.weights)
     expected = []
     for i in range(2):
         alpha = float(module.denoiser.schedule.alphas_cumprod[t[i]])
@@ -226,7 +230,7 @@ def test_unweighted_is_all_ones():
 
 
 def test_ema_denoiser_can_be_kept_as_a_diffusers_folder(tmp_path):
-    module = DiffusionModule(tiny.denoiser(), channels_last=True)
+    module = DiffusionModule(tiny.denoiser(), DiffusionTraining(channels_last=True))
     fit(tmp_path, module, max_epochs=1)
     model = module.ema_denoiser()
     assert isinstance(model, PixelDenoiser)
@@ -263,7 +267,7 @@ def test_fast_dev_run():
 )
 def test_bad_values_are_named(name, value):
     with pytest.raises(UserError, match=rf"diffusion\.{name} must be "):
-        DiffusionModule(tiny.denoiser(), **{name: value})
+        DiffusionTraining(**{name: value})
 
 
 def test_label_dropout_needs_a_null_class():
@@ -271,4 +275,4 @@ def test_label_dropout_needs_a_null_class():
     model.null_class = None
     with pytest.raises(UserError, match=r"set diffusion\.label_dropout to 0"):
         DiffusionModule(model)
-    DiffusionModule(model, label_dropout=0.0)
+    DiffusionModule(model, DiffusionTraining(label_dropout=0.0))

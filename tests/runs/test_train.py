@@ -1,5 +1,7 @@
 """train.py through `main`, in process: the stages, resuming, skipping, mistakes."""
 
+import shutil
+
 import pytest
 import torch
 import yaml
@@ -200,7 +202,8 @@ def test_a_stage_has_its_own_batches_augmentation_and_precision(tmp_path, config
         (["--classifier.std", "[0]"], "classifier.std must be positive numbers"),
         (["--classifier.max_epochs", "0"], "classifier.max_epochs must be at least 1, got 0"),
         (["--diffusion.lr", ".inf"], "diffusion.lr must be positive"),
-        (["--diffusion.betas", "[0.9]"], "diffusion.betas must be two numbers in [0, 1)"),
+        (["--diffusion.betas", "[0.9]"], "--diffusion.betas: Expected a tuple with 2 elements"),
+        (["--diffusion.betas", "[0.9, 1]"], "diffusion.betas must be two numbers in [0, 1)"),
         (
             ["--diffusion.scheduler", "{beta_schedule: linear, beta_end: 2}"],
             "a number between 0 and 1",
@@ -246,6 +249,14 @@ def test_a_run_is_not_overwritten_and_keeps_its_config(config, run_folder):
         start(config, "--run_dir", run_folder)
     with pytest.raises(UserError, match="keeps its config, but seed differs"):
         train.main(["--resume", str(run_folder), "--seed", "5"])
+
+
+def test_a_run_older_than_a_key_resumes(tmp_path, run_folder):
+    folder = shutil.copytree(run_folder, tmp_path / "old")
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    del config["classifier"]["betas"]
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    assert train.main(["--resume", str(folder), "--stages", "[classifier]"]) == 0
 
 
 def test_a_section_that_is_a_number_is_refused(tmp_path):

@@ -1,0 +1,1 @@
+"""Training in plain PyTorch: settings, optimizers, learning rate schedules, the denoising loss."""
