@@ -6,7 +6,8 @@ detector = Detector.load("runs/…/detector.ckpt")
 verdicts = detector.predict(images)
 """
 
-from diffguard.detector import Detector, Verdicts
+from diffguard.detector import Detector
 from diffguard.errors import UserError
+from diffguard.methods.verdicts import Verdicts
 
 __all__ = ["Detector", "UserError", "Verdicts"]

@@ -1,9 +1,9 @@
-"""The detector: a classifier, a diffusion model, settings and what calibration found."""
+"""The public class: DiffGuard around a classifier."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,54 +18,39 @@ from diffguard.classifiers.classifier import Classifier
 from diffguard.classifiers.spec import ClassifierSpec
 from diffguard.denoisers.spec import DiffusionSpec
 from diffguard.diffusion.denoiser import Denoiser
-from diffguard.engine.acceleration import accelerate
+from diffguard.engine.acceleration import accelerate, check_compiler
 from diffguard.errors import UserError
-from diffguard.images import check_images, to_working_size
+from diffguard.images import working_images
 from diffguard.methods.checks import check_unlabelled
 from diffguard.methods.diffguard import DiffGuard
 from diffguard.methods.items import Item, Scored
 from diffguard.methods.stream import ScoreStream
+from diffguard.methods.verdicts import Verdicts
 from diffguard.scores.baselines import Baselines, Reference
 from diffguard.scores.calibration import Calibration
 from diffguard.settings.detector import DetectorSettings, score_names
 
 
-@dataclass(frozen=True)
-class Verdicts:
-    """What the detector says of N images.
-
-    Attributes:
-        label: `(N,)` int64, the predicted class.
-        probability: `(N,)` its softmax probability, in [0, 1].
-        score: `(N,)` float64 decision score, higher = more OOD.
-        percentile: `(N,)` share of ID validation images with at most this score, 0 … 100.
-        is_ood: `(N,)` bool, the score is above the threshold.
-    """
-
-    label: Tensor
-    probability: Tensor
-    score: Tensor
-    percentile: Tensor
-    is_ood: Tensor
-
-
 class Detector(nn.Module):
     """DiffGuard around a classifier.
+
+    The detector takes its networks over: they are put in evaluation mode, without gradients, and
+    the diffusion network in the memory format and compile mode of the settings.
 
     Args:
         classifier: The protected classifier.
         denoiser: The diffusion model.
-        settings: What defines the score.
-        image_size: Side of the working images, to which all others are brought.
-        image_channels: Channels of the working images, 1 or 3.
-        reference: ID training features for the feature baselines.
-        calibration: What ID validation images told; None before calibration.
+        settings: The settings that define the score.
+        image_size: Side in pixels to which images are resized.
+        image_channels: Channels to which images are converted, 1 or 3.
+        reference: Features of ID training images, for the baselines that need them.
+        calibration: Scores of ID validation images; None before calibration.
         noisy_classifier: `(images, t) -> logits`, trained on noisy images; for
             `guidance.classifier = "noisy"`.
         seed: Seed of the randomness that belongs to each image.
 
     Raises:
-        UserError: For settings that do not fit each other or the models.
+        UserError: If settings contradict each other or do not fit the models.
     """
 
     def __init__(
@@ -91,6 +76,10 @@ class Detector(nn.Module):
             noisy_classifier=noisy_classifier,
             seed=seed,
         )
+        self.settings = settings
+        self.image_size = image_size
+        self.image_channels = image_channels
+        self.seed = seed
         self.reference = reference
         self.calibration = calibration
         self.baselines = Baselines(
@@ -100,10 +89,13 @@ class Detector(nn.Module):
             knn_k=settings.knn_k,
             vim_dim=settings.vim_dim,
         )
+        network = getattr(denoiser, "network", None)
+        if isinstance(network, nn.Module):
+            accelerate(network, compile=settings.compile, channels_last=settings.channels_last)
 
     @classmethod
     def from_parts(cls, parts: DetectorParts) -> Detector:
-        """A detector of given parts."""
+        """A detector made of its parts."""
         return cls(**vars(parts))
 
     @classmethod
@@ -116,12 +108,11 @@ class Detector(nn.Module):
         folder: Path | None = None,
         diffusion: str | None = None,
     ) -> Detector:
-        """Build the detector of a checkpoint that was read; see `checkpoint.build.build_parts`."""
-        return cls.from_parts(
-            build_parts(
-                content, trusted=trusted, settings=settings, folder=folder, diffusion=diffusion
-            )
+        """Build a detector from the content of a checkpoint; see `checkpoint.build.build_parts`."""
+        parts = build_parts(
+            content, trusted=trusted, settings=settings, folder=folder, diffusion=diffusion
         )
+        return cls.from_parts(parts)
 
     @classmethod
     def load(
@@ -139,12 +130,12 @@ class Detector(nn.Module):
             path: The file.
             device: Device to load it to.
             trusted: Import paths of further classes that the file may name.
-            settings: Settings instead of the stored ones, in full.
-            diffusion: Present path of a diffusion model that the file refers to, if it was moved.
+            settings: All settings, to use instead of those in the file.
+            diffusion: New path of the diffusion model that the file refers to, if it was moved.
 
         Raises:
-            UserError: For a file that is missing, foreign, damaged, of another version, or that
-                holds anything but plain data.
+            UserError: If the file is missing, damaged, of another version or not a detector, or
+                contains anything but plain data.
         """
         parts = read_parts(path, trusted=trusted, settings=settings, diffusion=diffusion)
         return cls.from_parts(parts).to(device)
@@ -177,10 +168,10 @@ class Detector(nn.Module):
         write_checkpoint(path, parts, classifier_spec, diffusion_spec, config, weights=weights)
 
     def train(self, mode: bool = True) -> Detector:  # noqa: ARG002
-        """Stay in evaluation mode, whatever the mode of a module around the detector.
+        """Stay in evaluation mode, even inside a module that is being trained.
 
-        In training mode the classifier's normalization layers would learn from the images that
-        are judged, and dropout would change their scores.
+        In training mode the classifier's normalization layers would adapt to the images that are
+        scored, and dropout would change the scores.
         """
         return super().train(mode=False)
 
@@ -196,28 +187,8 @@ class Detector(nn.Module):
 
     @property
     def noisy_classifier(self) -> nn.Module | None:
-        """The classifier of noisy images, if there is one."""
+        """The classifier of noisy images; None without one."""
         return self.method.noisy_classifier
-
-    @property
-    def settings(self) -> DetectorSettings:
-        """The settings that define the score."""
-        return self.method.settings
-
-    @property
-    def image_size(self) -> int:
-        """Side of the working images in pixels."""
-        return self.method.image_size
-
-    @property
-    def image_channels(self) -> int:
-        """Channels of the working images, 1 or 3."""
-        return self.method.image_channels
-
-    @property
-    def seed(self) -> int:
-        """Seed of the randomness that belongs to each image."""
-        return self.method.seed
 
     @property
     def device(self) -> torch.device:
@@ -228,34 +199,30 @@ class Detector(nn.Module):
         """The scores of each image, in the order of the table's columns.
 
         Args:
-            derived: With those that need calibration: `diffguard` and its fusion.
+            derived: Include those that need calibration: `diffguard` and its fusion.
         """
         return score_names(self.settings, derived=derived)
 
     def stream(
         self, batch_size: int, *, derive: bool = True, unguided: bool = False
     ) -> ScoreStream:
-        """A stream that scores images in calls of one shape; see `ScoreStream`."""
-        # A part may have been put into training mode on its own.
-        self.eval()
-        network, settings = getattr(self.denoiser, "network", None), self.settings
-        if isinstance(network, nn.Module):
-            accelerate(network, compile=settings.compile, channels_last=settings.channels_last)
-        calibration = self.calibration if derive else None
-        return ScoreStream(self.method, self.baselines, calibration, batch_size, unguided=unguided)
+        """Open a stream that scores images in calls of one shape.
 
-    def prepare(self, images: Tensor) -> Tensor:
-        """Bring images `(N, C, H, W)` in [0, 1] of any size to the working size, on the CPU.
+        Args:
+            batch_size: Images of every network call, rounded up to a multiple of 8.
+            derive: Add the scores that need calibration, if the detector is calibrated.
+            unguided: Reconstruct without guidance too, even if no distance needs it.
 
         Raises:
-            UserError: For images of another shape, dtype or range.
+            UserError: If `settings.compile` is set and torch cannot compile on this machine.
         """
-        images = check_images(images).cpu()
-        shape = (len(images), self.image_channels, self.image_size, self.image_size)
-        prepared = images.new_empty(shape)
-        for target, image in zip(prepared, images, strict=True):
-            target.copy_(to_working_size(image, self.image_size, self.image_channels))
-        return prepared
+        # A network may have been put in training mode on its own.
+        self.eval()
+        if self.settings.compile:
+            check_compiler(self.device)
+        calibration, recipe = self.calibration if derive else None, self.method.recipe()
+        recipe = replace(recipe, unguided=unguided or recipe.unguided)
+        return ScoreStream(self.method, self.baselines, calibration, batch_size, recipe=recipe)
 
     def require_calibration(self) -> Calibration:
         """The calibration.
@@ -268,7 +235,7 @@ class Detector(nn.Module):
         return self.calibration
 
     def score_images(self, images: Tensor, *, batch_size: int = 64) -> list[Scored]:
-        """Score images, with all scores and reconstructions, in their order.
+        """Score images; returns all scores and reconstructions, in the order of the images.
 
         Args:
             images: `(N, C, H, W)` in [0, 1], C = 1 or 3, any size.
@@ -279,18 +246,18 @@ class Detector(nn.Module):
         """
         if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
             raise UserError(f"batch_size must be a whole number of at least 1, got {batch_size!r}")
-        images = self.prepare(images)
+        images = working_images(images, self.image_size, self.image_channels)
         stream = self.stream(min(batch_size, fixed_batch_size(max(1, len(images)))))
         items = [Item(image, index=i) for i, image in enumerate(images)]
         scored = stream.push(items) + stream.flush()
-        return sorted(scored, key=lambda one: one.item.index)
+        return sorted(scored, key=lambda result: result.item.index)
 
     def score(self, images: Tensor, *, name: str | None = None, batch_size: int = 64) -> Tensor:
         """Score images.
 
         Args:
             images: `(N, C, H, W)` in [0, 1], C = 1 or 3, any size.
-            name: Which score; None is `settings.decision`.
+            name: The score; defaults to `settings.decision`.
             batch_size: Images of every network call, at least 1.
 
         Returns:
@@ -303,34 +270,26 @@ class Detector(nn.Module):
         if name not in self.score_names(derived=self.calibration is not None):
             raise UserError(f"the detector has no score {name!r}: {', '.join(self.score_names())}")
         scored = self.score_images(images, batch_size=batch_size)
-        return torch.tensor([one.row.scores[name] for one in scored], dtype=torch.float64)
+        return torch.tensor([result.row.scores[name] for result in scored], dtype=torch.float64)
 
     def predict(
         self, images: Tensor, *, accept: float | None = None, batch_size: int = 64
     ) -> Verdicts:
-        """Label images, and say which of them not to trust.
+        """Classify images and decide which of them are OOD.
 
         Args:
             images: `(N, C, H, W)` in [0, 1], C = 1 or 3, any size.
-            accept: Share of ID images that the threshold accepts; None is `settings.accept`.
+            accept: Share of ID images that the threshold accepts, in (0, 1); defaults to
+                `settings.accept`.
             batch_size: Images of every network call, at least 1.
 
         Raises:
-            UserError: For images of another shape, dtype or range, without calibration, or with
-                labels of an oracle.
+            UserError: For images of another shape, dtype or range, without calibration, or if the
+                settings need true labels.
         """
         check_unlabelled(self.settings)
         calibration, name = self.require_calibration(), self.settings.decision
         accept = self.settings.accept if accept is None else accept
         calibration.threshold(name, accept)  # Refuses a wrong share before images are scored.
-        rows = [scored.row for scored in self.score_images(images, batch_size=batch_size)]
-        scores = [row.scores[name] for row in rows]
-        percentiles, is_ood = calibration.verdict(name, scores, accept)
-        double: dict[str, Any] = {"dtype": torch.float64}
-        return Verdicts(
-            label=torch.tensor([row.prediction for row in rows], dtype=torch.int64),
-            probability=torch.tensor([row.probability for row in rows], **double),
-            score=torch.tensor(scores, **double),
-            percentile=torch.tensor(percentiles, **double),
-            is_ood=torch.tensor(is_ood, dtype=torch.bool),
-        )
+        rows = [result.row for result in self.score_images(images, batch_size=batch_size)]
+        return Verdicts.from_rows(rows, calibration, name, accept)

@@ -67,7 +67,7 @@ def check_images(images: Tensor) -> Tensor:
 
 
 def _advice(images: Any) -> str:
-    """What was given instead of a tensor, and how to convert it."""
+    """The type that was given instead of a tensor, and how to convert it."""
     kind = f"{type(images).__module__}.{type(images).__name__}"
     to_tensor = "torchvision.transforms.functional.to_tensor"
     if kind.startswith("PIL."):
@@ -86,11 +86,11 @@ def _advice(images: Any) -> str:
 
 
 def convert_channels(images: Tensor, channels: int) -> Tensor:
-    """Convert between grey and colour.
+    """Convert between gray and color.
 
     Args:
         images: `(..., C, H, W)` with C = 1 or 3.
-        channels: 1 for grey (BT.601 luma) or 3 for RGB.
+        channels: 1 for gray (BT.601 luma) or 3 for RGB.
 
     Returns:
         `(..., channels, H, W)`, values in the range of the input.
@@ -106,13 +106,13 @@ def convert_channels(images: Tensor, channels: int) -> Tensor:
 def to_working_size(image: Tensor, size: int, channels: int) -> Tensor:
     """Bring one image to the size and channels that a detector works with.
 
-    Every image goes this way alone, from a file as from Python: its pixels do not depend on what
-    else is in the batch.
+    Images from files and from Python are converted one by one, so that the pixels of an image do
+    not depend on the other images of a batch.
 
     Args:
         image: `(C, H, W)` in [0, 1], C = 1 or 3.
         size: Side of the result in pixels.
-        channels: 1 for grey, 3 for RGB.
+        channels: 1 for gray, 3 for RGB.
 
     Returns:
         `(channels, size, size)` in [0, 1], contiguous.
@@ -120,21 +120,42 @@ def to_working_size(image: Tensor, size: int, channels: int) -> Tensor:
     return convert_channels(resize_and_crop(image.contiguous(), size), channels).contiguous()
 
 
+def working_images(images: Tensor, size: int, channels: int) -> Tensor:
+    """Check a batch of images and bring each to the size and channels of a detector, on the CPU.
+
+    Args:
+        images: `(N, C, H, W)` in [0, 1], C = 1 or 3, any size, on any device.
+        size: Side of the result in pixels.
+        channels: 1 for gray, 3 for RGB.
+
+    Returns:
+        `(N, channels, size, size)` float32 in [0, 1].
+
+    Raises:
+        UserError: For images of another type, shape, dtype or range.
+    """
+    images = check_images(images).cpu()
+    result = images.new_empty(len(images), channels, size, size)
+    for target, image in zip(result, images, strict=True):
+        target.copy_(to_working_size(image, size, channels))
+    return result
+
+
 def pixel_key(image: Tensor) -> str:
-    """What an image is known by where randomness belongs to it: a hash of its pixels.
+    """A hash of an image's pixels, which seeds the randomness that belongs to the image.
 
     Args:
         image: `(C, H, W)` as the networks see it, on any device.
 
     Returns:
-        32 hexadecimal digits, the same for the same pixels under any name and in any place.
+        32 hexadecimal digits that depend on the pixels alone, not on the image's name or place.
     """
     pixels = image.detach().to("cpu", torch.float32).contiguous().numpy()
     return hashlib.blake2b(pixels.tobytes(), digest_size=16).hexdigest()
 
 
 def resize_and_crop(image: Tensor, size: int) -> Tensor:
-    """Crop the centre square and resize it to `size` (antialiased bilinear).
+    """Crop the center square and resize it to `size` (antialiased bilinear).
 
     Args:
         image: `(..., C, H, W)` in [0, 1].
@@ -147,7 +168,7 @@ def resize_and_crop(image: Tensor, size: int) -> Tensor:
     shorter = min(height, width)
     if (height, width) == (size, size):
         return image
-    # The longer side is cropped first, so that a long strip is not enlarged as a whole.
+    # Cropping first avoids enlarging a long strip as a whole.
     top, left = (height - shorter + 1) // 2, (width - shorter + 1) // 2
     square = image[..., top : top + shorter, left : left + shorter]
     return resize_to(square, (size, size)).clamp(0.0, 1.0)
@@ -181,6 +202,6 @@ def resize_to(
 
 
 def resize_mask(mask: Tensor, size: tuple[int, int] | torch.Size) -> Tensor:
-    """Bring a `(N, h, w)` mask in {0, 1} to `(N, *size)` bool by nearest neighbour."""
+    """Bring a `(N, h, w)` mask in {0, 1} to `(N, *size)` bool by nearest neighbor."""
     resized = F.interpolate(mask.unsqueeze(1).float(), size=tuple(size), mode="nearest")
     return resized.squeeze(1) > 0.5

@@ -5,6 +5,7 @@ A detector makes every call of its diffusion model in one shape, so one compiled
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Literal
 
 import torch
@@ -18,28 +19,31 @@ CompileMode = bool | Literal["reduce-overhead", "max-autotune"]
 def accelerate(
     network: nn.Module, *, compile: CompileMode = False, channels_last: bool = False
 ) -> None:
-    """Prepare a network for many calls of one shape, once and in place; its weights do not change.
+    """Prepare a network for many calls of one shape, in place; the values of its weights stay.
+
+    A network that is already compiled stays as it is.
 
     Args:
-        network: The diffusion network, on its device.
+        network: The diffusion network, on any device.
         compile: Compile it with `torch.compile` at the first call: True for the default mode;
             `reduce-overhead` adds CUDA graphs, which help if a GPU waits for Python;
             `max-autotune` also benchmarks kernels.
         channels_last: Convert its weights to channels-last memory format.
-
-    Raises:
-        UserError: If torch cannot compile on this machine.
     """
     if channels_last:
         network.to(memory_format=torch.channels_last)
     if compile and network._compiled_call_impl is None:
-        _check_compiler(next(network.parameters()).device)
         mode = None if compile is True else compile
         network.compile(mode=mode, dynamic=False)
 
 
-def _check_compiler(device: torch.device) -> None:
-    """Compile a trivial function, so that a missing compiler is reported before the first image."""
+@cache
+def check_compiler(device: torch.device) -> None:
+    """Compile a trivial function, so that a missing compiler is reported before the first image.
+
+    Raises:
+        UserError: If torch cannot compile for this device on this machine.
+    """
     try:
         torch.compile(lambda x: x + 1)(torch.zeros(8, device=device))
     except Exception as error:

@@ -96,16 +96,14 @@ def _passes_per_second(method: DiffGuard, baselines: Baselines, size: int) -> fl
     shape = (size, method.image_channels, method.image_size, method.image_size)
     images = torch.rand(shape, generator=generator)
     items = [Item(image, index=i) for i, image in enumerate(images)]
+    recipe = method.recipe()
+    recipe = replace(recipe, max_steps=min(_STEPS, recipe.max_steps), skip=None)
     began = rows = 0.0
-    # The first round also allocates the pool and chooses kernels.
+    # The first round also allocates memory and chooses kernels.
     for _ in range(2):
-        stream = ScoreStream(method, baselines, None, size)
-        engine = stream.reconstructor
-        engine.recipe = replace(
-            engine.recipe, max_steps=min(_STEPS, engine.recipe.max_steps), skip=None
-        )
+        stream = ScoreStream(method, baselines, None, size, recipe=recipe)
         began = time.perf_counter()
         stream.push(items)
         stream.flush()
-        rows = float(engine.rows)
+        rows = float(stream.reconstructor.rows)
     return rows / (time.perf_counter() - began)

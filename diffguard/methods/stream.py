@@ -9,14 +9,14 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 
 from diffguard.batching import fixed_batch_size
 from diffguard.classifiers.classifier import ClassifierOutput
-from diffguard.engine.jobs import Job, Reconstruction
+from diffguard.engine.jobs import Job, Recipe, Reconstruction
 from diffguard.engine.reconstructor import Reconstructor
 from diffguard.engine.reproducible import reproducible
 from diffguard.errors import UserError
@@ -44,7 +44,7 @@ class ScoreStream:
         baselines: Post-hoc detectors that are scored too.
         calibration: Adds the scores that need calibration; None leaves them out.
         batch_size: Images of every network call, rounded up to a multiple of 8.
-        unguided: Reconstruct without guidance too, even if no distance needs it.
+        recipe: How images are reconstructed; defaults to `method.recipe()`.
 
     Attributes:
         reconstructor: The running reconstruction, with its count of calls.
@@ -57,16 +57,15 @@ class ScoreStream:
         calibration: Calibration | None,
         batch_size: int,
         *,
-        unguided: bool = False,
+        recipe: Recipe | None = None,
     ) -> None:
         self.method = method
         self.baselines = baselines
         self.calibration = calibration
         self.batch_size = fixed_batch_size(batch_size)
-        recipe = method.recipe()
-        if unguided:
-            recipe = replace(recipe, unguided=True)
-        self.reconstructor = Reconstructor(method.denoiser, recipe, self.batch_size)
+        self.reconstructor = Reconstructor(
+            method.denoiser, recipe or method.recipe(), self.batch_size
+        )
         self._incoming: deque[Item] = deque()
         self._done: list[Reconstruction] = []
 

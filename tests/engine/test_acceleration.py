@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from diffguard.engine.acceleration import accelerate
+from diffguard.engine.acceleration import accelerate, check_compiler
 from diffguard.errors import UserError
 from tests.helpers.tiny_detector import build_detector, small_settings
 from tests.helpers.tiny_models import tiny_unet
@@ -16,16 +16,16 @@ def test_channels_last_changes_no_score_beyond_rounding(images):
     torch.testing.assert_close(other.score(images), plain.score(images), rtol=1e-3, atol=1e-5)
 
 
-def test_channels_last_is_how_the_weights_lie():
+def test_channels_last_is_the_memory_format_of_the_weights():
     network = tiny_unet()
     accelerate(network, channels_last=True)
     assert network.conv_out.weight.is_contiguous(memory_format=torch.channels_last)
 
 
 @pytest.mark.parametrize("mode", [True, "reduce-overhead", "max-autotune"])
-def test_the_network_is_compiled_once_and_for_one_shape(monkeypatch, mode):
+def test_a_detector_compiles_its_network_once_and_for_one_shape(monkeypatch, mode):
     made = []
-    monkeypatch.setattr(torch, "compile", lambda function, **options: function)
+    monkeypatch.setattr("diffguard.detector.check_compiler", lambda _device: None)
 
     def compile(network, **options):
         made.append(options)
@@ -33,13 +33,15 @@ def test_the_network_is_compiled_once_and_for_one_shape(monkeypatch, mode):
 
     monkeypatch.setattr(nn.Module, "compile", compile)
     detector = build_detector(small_settings(compile=mode), calibrated=False)
-    assert made == []
+    network = detector.denoiser.network
+    accelerate(network, compile=mode)
+    state = dict(vars(network))
     detector.stream(8)
-    detector.stream(8)
+    assert vars(network) == state
     assert made == [{"mode": None if mode is True else mode, "dynamic": False}]
 
 
-def test_without_a_compiler_one_line_says_so(monkeypatch):
+def test_missing_compiler_is_reported_in_one_line(monkeypatch):
     def compile(_function):
         def fail(_x):
             raise RuntimeError("InvalidCxxCompiler: No working C++ compiler found\n\nin …")
@@ -48,11 +50,11 @@ def test_without_a_compiler_one_line_says_so(monkeypatch):
 
     monkeypatch.setattr(torch, "compile", compile)
     with pytest.raises(UserError, match=r"detector.compile .*No working C\+\+ compiler found\)"):
-        accelerate(tiny_unet(), compile=True)
+        check_compiler.__wrapped__(torch.device("cpu"))
 
 
 @pytest.mark.slow
 def test_a_compiled_network_gives_the_same_scores(images):
     expected = build_detector().score(images)
-    found = build_detector(small_settings(compile=True)).score(images)
-    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-5)
+    scores = build_detector(small_settings(compile=True)).score(images)
+    torch.testing.assert_close(scores, expected, rtol=1e-3, atol=1e-5)
