@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -22,6 +23,7 @@ from diffguard.engine.classifier_guidance import ClassifierGuidance
 from diffguard.engine.jobs import Job, Recipe
 from diffguard.engine.plain import Noise, synthesize_both
 from diffguard.images import pixel_key
+from diffguard.methods.inversion import null_noise
 from diffguard.methods.items import Item
 from diffguard.scores.distances import Distance, Views
 
@@ -69,9 +71,8 @@ def _invert(detector: Detector, recipe: Recipe, images: Tensor) -> tuple[list[Te
     latents: list[Tensor] = [clean] * len(images)
     stops = [-1] * len(images)
     thresholds = [threshold for _, threshold in recipe.qualities]
-    states = invert(
-        detector.method.null_noise, clean, recipe.plan, recipe.max_steps, clip=recipe.clip
-    )
+    noise = partial(null_noise, denoiser)
+    states = invert(noise, clean, recipe.plan, recipe.max_steps, clip=recipe.clip)
     for step, state in enumerate(states):
         seen, before = denoiser.preview(state), denoiser.preview(clean)
         qualities = torch.stack([quality(seen, before) for quality, _ in recipe.qualities])

@@ -94,11 +94,6 @@ class Detector(nn.Module):
             accelerate(network, compile=settings.compile, channels_last=settings.channels_last)
 
     @classmethod
-    def from_parts(cls, parts: DetectorParts) -> Detector:
-        """A detector made of its parts."""
-        return cls(**vars(parts))
-
-    @classmethod
     def from_checkpoint(
         cls,
         content: Mapping[str, Any],
@@ -112,7 +107,7 @@ class Detector(nn.Module):
         parts = build_parts(
             content, trusted=trusted, settings=settings, folder=folder, diffusion=diffusion
         )
-        return cls.from_parts(parts)
+        return cls(**vars(parts))
 
     @classmethod
     def load(
@@ -138,7 +133,7 @@ class Detector(nn.Module):
                 contains anything but plain data.
         """
         parts = read_parts(path, trusted=trusted, settings=settings, diffusion=diffusion)
-        return cls.from_parts(parts).to(device)
+        return cls(**vars(parts)).to(device)
 
     def save(
         self,

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from diffguard.batching import padded
 from diffguard.classifiers.layers import (
     as_linear,
     find_head,
@@ -40,6 +41,11 @@ class ClassifierOutput:
         """The output of some of the rows."""
         layers = {name: value[rows] for name, value in self.layers.items()}
         return ClassifierOutput(self.logits[rows], self.features[rows], layers)
+
+    def padded(self, size: int) -> ClassifierOutput:
+        """The output with its first row repeated until there are `size` rows."""
+        layers = {name: padded(value, size) for name, value in self.layers.items()}
+        return ClassifierOutput(padded(self.logits, size), padded(self.features, size), layers)
 
     @staticmethod
     def concatenate(parts: Sequence[ClassifierOutput]) -> ClassifierOutput:

@@ -16,11 +16,9 @@ from diffguard.batching import padded
 from diffguard.classifiers.cam import cam_mask, grad_cam, scale_cam
 from diffguard.classifiers.classifier import Classifier, ClassifierOutput
 from diffguard.diffusion.denoiser import Denoiser
-from diffguard.diffusion.guidance import classifier_free
 from diffguard.diffusion.plan import SamplingPlan
 from diffguard.engine.classifier_guidance import ClassifierGuidance
 from diffguard.engine.jobs import ClassifierFree, Job, Quality, Recipe, Reconstruction
-from diffguard.errors import UserError
 from diffguard.images import pixel_key
 from diffguard.methods.checks import check_models
 from diffguard.methods.items import Item
@@ -188,7 +186,7 @@ class DiffGuard(nn.Module):
             Name -> `(N,)` float64, higher = more OOD.
         """
         images = torch.stack([r.job.image for r in reconstructions])
-        source = views_of(padded(images, batch_size), padded_output(output, batch_size))
+        source = views_of(padded(images, batch_size), output.padded(batch_size))
         distances = [*self.distances.values(), *self.unguided_distances.values()]
         guided = self._views([r.guided for r in reconstructions], distances, batch_size)
         columns: dict[str, Tensor] = {}
@@ -200,37 +198,6 @@ class DiffGuard(nn.Module):
             for name, distance in self.unguided_distances.items():
                 columns[f"{DIFFGUARD}/unguided/{name}"] = distance(unguided, guided)
         return {n: c[: len(images)].double().cpu().numpy() for n, c in columns.items()}
-
-    def null_noise(self, x: Tensor, t: Tensor) -> Tensor:
-        """Noise of states `(N, …)` at timesteps `(N,)`, without label.
-
-        Raises:
-            UserError: If the model knows classes, but none that means "no label".
-        """
-        null = self.denoiser.null_class
-        if null is None and self.denoiser.num_classes is not None:
-            raise UserError(
-                "the depth at which images stop cannot be found without labels, and this diffusion "
-                "model has no class that means 'no label': give detector.early_stop.thresholds "
-                "and leave out mean_depth"
-            )
-        return self.denoiser.predict_noise(x, t, None if null is None else torch.full_like(t, null))
-
-    def inversion_noise(self, x: Tensor, t: Tensor, labels: Tensor) -> Tensor:
-        """Noise that inversion follows, of states `(N, …)` at timesteps `(N,)`.
-
-        Args:
-            x: The states.
-            t: Their timesteps.
-            labels: `(N,)` predicted labels, used by an inversion that sees labels.
-        """
-        inversion = self.settings.inversion
-        if inversion.condition == "null":
-            return self.null_noise(x, t)
-        noise = self.denoiser.predict_noise(x, t, labels)
-        if inversion.condition == "label":
-            return noise
-        return classifier_free(self.null_noise(x, t), noise, inversion.scale)
 
     def _label(self, item: Item, prediction: int) -> int:
         """The label that guides an item."""
@@ -293,9 +260,3 @@ class DiffGuard(nn.Module):
 def views_of(images: Tensor, output: ClassifierOutput) -> Views:
     """Images `(N, C, H, W)` with the classifier's output, as the distances take them."""
     return Views(images, output.logits, output.features, output.layers)
-
-
-def padded_output(output: ClassifierOutput, size: int) -> ClassifierOutput:
-    """An output whose first row is repeated until there are `size` rows."""
-    layers = {name: padded(value, size) for name, value in output.layers.items()}
-    return ClassifierOutput(padded(output.logits, size), padded(output.features, size), layers)

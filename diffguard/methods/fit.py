@@ -17,6 +17,7 @@ from diffguard.engine.reproducible import reproducible
 from diffguard.errors import UserError
 from diffguard.methods.classifier_trial import looks_like_sigmoid, try_classifier
 from diffguard.methods.diffguard import DiffGuard
+from diffguard.methods.inversion import inversion_noise
 from diffguard.scores.baselines import (
     HEAD_BASELINES,
     Reference,
@@ -101,7 +102,7 @@ def fit_early_stop(method: DiffGuard, loader: Any, batch_size: int) -> dict[str,
         clean = denoiser.encode(images)
         seen = denoiser.preview(clean)
         labels = method.classifier(images).argmax(1)
-        noise = partial(method.inversion_noise, labels=labels)
+        noise = partial(inversion_noise, denoiser, settings.inversion, labels=labels)
         states = invert(noise, clean, plan, cap, clip=settings.sampler.clip)
         steps = [
             torch.stack([quality(denoiser.preview(x), seen) for quality in measures.values()], 1)

@@ -20,7 +20,7 @@ from diffguard.engine.jobs import Job, Recipe, Reconstruction
 from diffguard.engine.reconstructor import Reconstructor
 from diffguard.engine.reproducible import reproducible
 from diffguard.errors import UserError
-from diffguard.methods.diffguard import DiffGuard, padded_output
+from diffguard.methods.diffguard import DiffGuard
 from diffguard.methods.items import Item, Scored
 from diffguard.score_table.rows import ScoreRow
 from diffguard.scores.baselines import Baselines
@@ -106,7 +106,7 @@ class ScoreStream:
         images = torch.stack([item.image for item in items]).to(method.device)
         output = method.classify(images, size)
         # Even a softmax may round by the number of rows, so all that follows sees whole batches.
-        whole = padded_output(output, size)
+        whole = output.padded(size)
         predictions = whole.logits.argmax(1).tolist()[: len(items)]
         probabilities = whole.logits.float().softmax(-1).amax(1).tolist()[: len(items)]
         baselines = self.baselines.score(whole.logits, whole.features)

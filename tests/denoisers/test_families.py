@@ -19,6 +19,7 @@ from diffguard.denoisers.formats.folder import label_rows
 from diffguard.denoisers.formats.options import CheckpointOptions
 from diffguard.denoisers.formats.save import save_folder
 from diffguard.errors import UserError
+from diffguard.methods.inversion import null_noise
 from diffguard.settings.sections import GuidanceSettings
 from tests.helpers.family_detectors import detector_of, settings_for
 from tests.helpers.tiny_families import CLASSES, FAMILIES, FILES, FOLDERS, options_of
@@ -47,9 +48,9 @@ def test_every_family_runs_the_whole_detector(models, name):
 
 def test_without_a_null_class_there_is_no_noise_without_label(models):
     """guided-diffusion's class-conditional models sample with labels only."""
-    detector = detector_of(load_denoiser(models("adm_cond"), options_of("adm_cond"), image_size=16))
+    denoiser = load_denoiser(models("adm_cond"), options_of("adm_cond"), image_size=16)
     with pytest.raises(UserError, match="no class that means 'no label'"):
-        detector.method.null_noise(torch.zeros(1, 3, 32, 32), torch.tensor([3]))
+        null_noise(denoiser, torch.zeros(1, 3, 32, 32), torch.tensor([3]))
 
 
 @pytest.mark.parametrize("name", FAMILIES)
