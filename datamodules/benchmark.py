@@ -98,6 +98,13 @@ def check_sets(
                     f"data.{key} ({source}) is also the test set {test_name!r}: give it another "
                     "source, because nothing may be chosen on test data"
                 )
+    for first, second in combinations(tests, 2):
+        source, other = tests[first], tests[second]
+        if source and other and same_source(source, other, root):
+            raise UserError(
+                f"the test sets {first!r} and {second!r} are the same images ({source}): give one "
+                "of them another source, or leave it out"
+            )
     for first, second in combinations(others, 2):
         source, other = others[first], others[second]
         if source and other and same_source(source, other, root):

@@ -126,7 +126,7 @@ class BenchmarkSets:
         if top >= classes:
             raise UserError(
                 f"data.id.{part} ({self.id.source(part)}) has label {top}, but there are only "
-                f"{classes} classes, 0 … {classes - 1}: correct the label, or name all classes in "
+                f"{classes} classes, 0 to {classes - 1}: correct the label, or name all classes in "
                 "data.class_names"
             )
 

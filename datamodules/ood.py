@@ -122,7 +122,7 @@ class OODDataModule(LightningDataModule):
         for key, minimum in _LEAST.items():
             value = getattr(self, key)
             if isinstance(value, int) and value < minimum:
-                raise UserError(f"data.{key} must be at least {minimum}, got {value}")
+                raise UserError(f"data.{key} must be at least {minimum}, got {value:,}")
         for key, maximum in _LARGEST.items():
             value = getattr(self, key)
             if isinstance(value, int) and value > maximum:

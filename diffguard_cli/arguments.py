@@ -83,7 +83,7 @@ class EvaluationArguments:
     output: str | None
     images: str | None
     accept: float | None
-    trusted: list[str] | str
+    trusted: list[str]
     diffusion_model: str | None
     dry_run: bool
     panels: int

@@ -7,12 +7,13 @@ import torch
 from diffguard.classifiers.build import build_classifier
 from diffguard.classifiers.preprocessing import assumptions
 from diffguard.errors import UserError
+from diffguard.methods.checks import check_steps, sees_labels
 from diffguard.methods.classifier_trial import try_classifier
-from diffguard.scores.baselines import check_classes, check_head_baselines
+from diffguard.scores.baselines import check_classes, check_head_baselines, check_neighbors
 from diffguard.settings.detector import DetectorSettings
 from diffguard_cli.calibrate import needs_reference
-from diffguard_cli.config import ClassifierConfig
-from diffguard_cli.models import classifier_spec
+from diffguard_cli.config import ClassifierConfig, DiffusionConfig
+from diffguard_cli.models import classifier_spec, load_classifier, load_trained, to_train
 from diffguard_cli.run import Run
 
 # Images on which an untrained network is tried.
@@ -27,8 +28,8 @@ def check_data(run: Run, settings: DetectorSettings | None) -> None:
         settings: The detector's settings; None if no detector is made.
 
     Raises:
-        UserError: For fewer than two classes, labels beyond the classes, and baselines that are
-            fitted class by class on a class without images.
+        UserError: For fewer than two classes, labels beyond the classes, baselines that are fitted
+            class by class on a class without images, and fewer images than neighbors.
     """
     data = run.data
     if data.num_classes < 2:
@@ -49,10 +50,12 @@ def check_data(run: Run, settings: DetectorSettings | None) -> None:
     if settings is not None and needs_reference(settings) and data.sets.id.source("train"):
         reference = data.id_stream("train", settings.reference_images).sets[0]
         check_classes(settings.baselines, reference.labels, data.class_names)
+        if "knn" in settings.baselines:
+            check_neighbors(settings.knn_k, len(reference))
 
 
 def check_untrained(run: Run, config: ClassifierConfig, settings: DetectorSettings | None) -> None:
-    """Try the classifier's architecture with random weights.
+    """Try the classifier, with random weights if it is still to be trained.
 
     Args:
         run: The run.
@@ -62,15 +65,41 @@ def check_untrained(run: Run, config: ClassifierConfig, settings: DetectorSettin
     Raises:
         UserError: If it cannot serve as the protected classifier.
     """
-    spec = classifier_spec(config, run.data)
     with torch.random.fork_rng(devices=[]):
-        classifier = build_classifier(spec, trusted=[config.arch]).eval()
+        if config.ckpt is None:
+            spec = classifier_spec(config, run.data)
+            classifier = build_classifier(spec, trusted=[config.arch]).eval()
+        else:
+            classifier = load_classifier(run, config)[0].eval()
         side = run.data.image_size
         images = torch.rand(_TRIED, run.data.channels, side, side)
     if settings is None:
         settings = DetectorSettings(baselines=[], fused=[], decision="diffguard")
+    if config.cam_layer is not None:
+        classifier.layer(config.cam_layer)
     check_head_baselines(settings.baselines, classifier.head, settings.vim_dim)
     try_classifier(classifier, images, settings)
+
+
+def check_given_diffusion(run: Run, config: DiffusionConfig, settings: DetectorSettings) -> None:
+    """Load the diffusion model that the config names, which is otherwise needed hours later.
+
+    Args:
+        run: The run.
+        config: The `diffusion` section.
+        settings: The detector's settings.
+
+    Raises:
+        UserError: If it cannot be loaded, or does not fit the data or the settings.
+    """
+    with torch.random.fork_rng(devices=[]):
+        if config.ckpt is not None:
+            model = load_trained(run, config, same_classes=sees_labels(settings)).denoiser
+        elif config.finetune is not None:
+            model = to_train(run, config)[0]
+        else:
+            return
+    check_steps(settings, len(model.schedule))
 
 
 def tell_assumptions(run: Run, config: ClassifierConfig) -> None:

@@ -9,6 +9,8 @@ import math
 from dataclasses import dataclass, field
 from typing import Literal
 
+from diffguard.errors import UserError
+from diffguard.storage.arguments import LARGEST_SIDE
 from diffguard.training.settings import (
     ClassifierTraining,
     DiffusionTraining,
@@ -91,6 +93,12 @@ class ClassifierConfig(ClassifierTraining, StageOptions, ClassifierSource):
         for name in ("channels", "resize"):
             value = getattr(self, name)
             self.require(name, value is None or value >= 1, "at least 1")
+        sides = [side for side in (self.resize, *(self.size or ())) if side is not None]
+        if max(sides, default=0) > LARGEST_SIDE:
+            raise UserError(
+                f"classifier.size and classifier.resize must be at most {LARGEST_SIDE:,} pixels, "
+                f"got {max(sides):,}"
+            )
         for name in ("size", "mean", "std"):
             self.require(name, getattr(self, name) != [], "a list of values, or left out")
         self.require("mean", all(map(math.isfinite, self.mean or ())), "finite numbers")

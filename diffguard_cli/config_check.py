@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from diffguard.denoisers.custom import is_own
@@ -11,6 +11,7 @@ from diffguard.denoisers.formats.hub import check_name
 from diffguard.denoisers.networks import argument_names
 from diffguard.denoisers.scheduler_config import schedule_from_config
 from diffguard.errors import UserError
+from diffguard.methods.checks import check_steps
 from diffguard_cli.arguments import TrainingArguments
 from diffguard_cli.config import DiffusionConfig
 
@@ -26,10 +27,11 @@ def check_config(config: TrainingArguments) -> None:
     """
     if not config.stages:
         raise UserError("--stages names no stage: expected some of those that --help lists")
-    _check_diffusion(config.diffusion, config.stages)
+    _check_diffusion(config)
 
 
-def _check_diffusion(config: DiffusionConfig, stages: Collection[str]) -> None:
+def _check_diffusion(arguments: TrainingArguments) -> None:
+    config = arguments.diffusion
     if config.lora_alpha is not None and not (
         config.lora_rank and 0 < config.lora_alpha < math.inf
     ):
@@ -39,12 +41,19 @@ def _check_diffusion(config: DiffusionConfig, stages: Collection[str]) -> None:
         )
     if config.lora_targets != DiffusionConfig().lora_targets and not config.lora_rank:
         raise UserError("diffusion.lora_targets has no effect without diffusion.lora_rank: set it")
+    if config.ckpt and config.finetune:
+        raise UserError(
+            "diffusion.ckpt names a trained model, so diffusion.finetune has no effect: leave one "
+            "of them out"
+        )
     for key in ("ckpt", "finetune"):
         if name := getattr(config, key):
             check_name(name, f"diffusion.{key}")
-    if "diffusion" not in stages or config.ckpt or config.finetune:
+    if "diffusion" not in arguments.stages or config.ckpt or config.finetune:
         return
-    schedule_from_config(config.scheduler)
+    schedule = schedule_from_config(config.scheduler)
+    if "calibrate" in arguments.stages:
+        check_steps(arguments.detector, len(schedule))
     if is_own(config.network):
         return
     if argument_names(config.network) is not None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from argparse import ArgumentParser, Namespace
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from diffguard.errors import UserError
 from diffguard.printing import say
@@ -13,6 +14,12 @@ from diffguard.storage.paths import user_path
 from diffguard_cli.arguments import EvaluationArguments, typed
 from diffguard_cli.parser import Parser, parse
 from diffguard_cli.program import command_line
+
+if TYPE_CHECKING:
+    from datamodules.ood import OODDataModule
+
+# An import path, or an architecture such as `timm/resnet18.a1_in1k`.
+_TRUSTED = re.compile(r"\w[\w.-]*(/[\w.-]+)?")
 
 
 def build_parser() -> Parser:
@@ -50,7 +57,7 @@ def main(argv: Sequence[str]) -> int:
     first = _first_look(argv)
     if first.help:
         parse(build_parser(), argv)
-    if first.scores:
+    if first.scores is not None:
         return _report_tables(argv, first.ckpt)
     if first.ckpt is None:
         raise UserError("--ckpt is missing: name the detector.ckpt that train.py wrote")
@@ -67,6 +74,7 @@ def _evaluate(argv: Sequence[str], ckpt: str) -> int:
     namespace = parse(parser, argv, stored)
     arguments = typed(EvaluationArguments, parser.instantiate(namespace))
     _check(arguments)
+    _check_images(content, arguments.data)
     if arguments.dry_run:
         return _print_cost(content, arguments)
     if arguments.images is not None:
@@ -79,13 +87,38 @@ def _evaluate(argv: Sequence[str], ckpt: str) -> int:
 
 
 def _check(arguments: EvaluationArguments) -> None:
-    """Check the options that no other part of the program checks."""
+    """Check the command line by itself, before a model is built."""
+    from diffguard.settings.checks import check_settings
+
     if arguments.fuse:
         raise UserError("--fuse goes with --scores: evaluate first, then fuse the scores")
     if arguments.accept is not None and not 0 < arguments.accept < 1:
         raise UserError(f"--accept must lie between 0 and 1, got {arguments.accept:g}")
     if arguments.panels < 0:
-        raise UserError(f"--panels must be at least 0, got {arguments.panels}")
+        raise UserError(f"--panels must be at least 0, got {arguments.panels:,}")
+    for name in arguments.trusted:
+        if not _TRUSTED.fullmatch(name):
+            raise UserError(
+                f"--trusted {name!r} is not the name of a class or an architecture: expected "
+                "my_module.Net or timm/resnet18, several as --trusted a.Net --trusted b.Net"
+            )
+    check_settings(arguments.detector, arguments.data.image_size)
+
+
+def _check_images(content: Mapping[str, Any], data: OODDataModule) -> None:
+    """Check that images and classes are those of the detector."""
+    image, names = content["image"], content["classifier"]["spec"].get("class_names")
+    if (data.image_size, data.channels) != (image["size"], image["channels"]):
+        raise UserError(
+            f"data.image_size {data.image_size:,} and data.channels {data.channels} differ from "
+            f"those of the detector, {image['size']:,} and {image['channels']}: leave them out, or "
+            "train a detector with them"
+        )
+    if names and list(data.class_names) != names and sorted(data.class_names) == sorted(names):
+        raise UserError(
+            "data.class_names are in another order than the detector's classes "
+            f"({', '.join(names[:5])}{', …' if len(names) > 5 else ''}): leave them out"
+        )
 
 
 def _first_look(argv: Sequence[str]) -> Namespace:
@@ -142,10 +175,12 @@ def _add_result_arguments(parser: Parser) -> None:
 def _add_model_arguments(parser: Parser) -> None:
     parser.add_argument(
         "--trusted",
-        type=list[str] | str,
+        type=str,
+        nargs="+",
+        action="extend",
         default=[],
         help="a class outside the known libraries that the checkpoint may name, by import path, or "
-        "an architecture whose arguments you trust; several as '[a.Net, timm/b]'",
+        "an architecture whose arguments you trust; may be given repeatedly",
     )
     parser.add_argument(
         "--diffusion_model",
@@ -176,14 +211,13 @@ def _report_tables(argv: Sequence[str], ckpt: str | None) -> int:
 def _print_cost(content: Mapping[str, Any], arguments: EvaluationArguments) -> int:
     from diffguard.checkpoint.build import specs_of
     from diffguard.cost import dry_run, format_cost
-    from diffguard.storage.arguments import consented
     from lightning_modules.trainer import weight_dtype
 
     cost = dry_run(
         *specs_of(content),
         arguments.detector,
         dtype=weight_dtype(arguments.trainer),
-        trusted=consented(arguments.trusted),
+        trusted=arguments.trusted,
     )
     say(*format_cost(cost).splitlines())
     return 0

@@ -8,6 +8,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -39,6 +40,20 @@ def is_first_process() -> bool:
     """Whether this is the first process of its run, by the variables of its launcher."""
     names = ("RANK", "LOCAL_RANK", "SLURM_PROCID")
     return all(os.environ.get(name, "0") == "0" for name in names)
+
+
+def is_reporting() -> bool:
+    """Whether this process reports a user's mistake.
+
+    Processes that torchrun or SLURM started on one machine make the same mistakes until they are
+    connected, so the first of them reports.
+    """
+    if "RANK" not in os.environ and "SLURM_PROCID" not in os.environ:
+        return True
+    distributed = sys.modules.get("torch.distributed")
+    if distributed is not None and distributed.is_initialized():
+        return True
+    return all(os.environ.get(name, "0") == "0" for name in ("LOCAL_RANK", "SLURM_LOCALID"))
 
 
 def _leave(_number: int, _frame: FrameType | None) -> None:

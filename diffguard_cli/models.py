@@ -98,7 +98,7 @@ def diffusion_spec(config: DiffusionConfig, data: Any) -> DiffusionSpec:
 def _state_size(config: DiffusionConfig, image_size: int) -> int:
     """Side of the states of a model to train, where its `kwargs` name no other."""
     if config.patch < 1:
-        raise UserError(f"diffusion.patch must be at least 1, got {config.patch}")
+        raise UserError(f"diffusion.patch must be at least 1, got {config.patch:,}")
     if "sample_size" not in config.kwargs and image_size % config.patch:
         raise UserError(
             f"images of {image_size} pixels cannot be cut into patches of diffusion.patch "

@@ -25,7 +25,7 @@ from jsonargparse import (
 from diffguard.errors import USER_ERROR, UserError, one_line
 from diffguard.printing import accept_all_text, say
 from diffguard.storage.paths import expand_home, require_file, user_path
-from diffguard_cli.interrupts import INTERRUPTED, SAID, is_first_process
+from diffguard_cli.interrupts import INTERRUPTED, SAID, is_first_process, is_reporting
 from diffguard_cli.parser_messages import plain_message
 from diffguard_cli.yaml_text import check_yaml
 from lightning_modules.quiet import quiet_libraries
@@ -69,6 +69,8 @@ class Parser(ArgumentParser):
             return super().parse_path(path, *args, **options)
         except (UserError, ArgumentError, TypeError, ValueError, KeyError) as error:
             text = plain_line(error).replace('in "<unicode string>", line', "at line")
+            if isinstance(error, UnicodeDecodeError):
+                text = "it is not text in UTF-8: expected a YAML file"
             raise UserError(f"{path}: {text}") from error
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
@@ -140,7 +142,8 @@ def run(main: Callable[[Sequence[str]], int], argv: Sequence[str] | None = None)
     except _mistakes() as error:
         if "--debug" in argv:
             raise
-        say(f"error: {plain_line(error)}", file=sys.stderr)
+        if is_reporting():
+            say(f"error: {plain_line(error)}", file=sys.stderr)
         code = USER_ERROR
     except Exception as error:
         shortage = _shortage(error)

@@ -25,9 +25,11 @@ _UNION = re.compile(
     r"(?:Given value|Got value):\s*(.*)$"
 )
 _SINGLE = re.compile(r"Expected a (<class '\w+'>|typing\.Literal\[[^\]]*\])\. Got value:\s*(.*)$")
+_COUNT = re.compile(r"Expected a tuple with (\d+) elements\. Got value:")
 _SECTION = re.compile(r"Unable to load config .*$")
 _IMPORT = re.compile(r"Importing '[^']*' is not allowed, .*$")
 _UNKNOWN = re.compile(r"Group '([\w.]+)' does not accept option '([^']*)'")
+_KEYS_OR_FILE = "expected its keys and values, or a YAML file that holds them"
 _LONGEST = 200
 _AS_YAML = {"": "nothing", "None": "null", "True": "true", "False": "false"}
 
@@ -37,8 +39,9 @@ def plain_message(text: str) -> str:
     for pattern in (_UNION, _SINGLE):
         if match := pattern.search(text):
             return text[: match.start()] + _expected(*match.groups())
-    text = _IMPORT.sub("expected its keys and values, not the name of a class", text)
-    text = _SECTION.sub("expected its keys and values, or a YAML file that holds them", text)
+    text = _COUNT.sub(r"expected \1 values, got", text)
+    text = _IMPORT.sub(f"{_KEYS_OR_FILE}, not the name of a class", text)
+    text = _SECTION.sub(_KEYS_OR_FILE, text)
     return _UNKNOWN.sub(r"\1 has no key '\2'", text)
 
 

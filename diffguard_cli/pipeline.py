@@ -11,7 +11,12 @@ from diffguard.printing import say
 from diffguard_cli import stages
 from diffguard_cli.arguments import Stage, TrainingArguments
 from diffguard_cli.calibrate import calibrate
-from diffguard_cli.checks import check_data, check_untrained, tell_assumptions
+from diffguard_cli.checks import (
+    check_data,
+    check_given_diffusion,
+    check_untrained,
+    tell_assumptions,
+)
 from diffguard_cli.models import load_classifier, load_trained
 from diffguard_cli.program import command_line
 from diffguard_cli.run import Run
@@ -47,6 +52,8 @@ def _check_stages(run: Run, arguments: TrainingArguments) -> None:
         tell_assumptions(run, arguments.classifier)
         if arguments.stages != ["calibrate"]:
             check_untrained(run, arguments.classifier, settings)
+    if settings is not None and untrained != ["calibrate"]:
+        check_given_diffusion(run, arguments.diffusion, settings)
 
 
 def _run_stage(run: Run, arguments: TrainingArguments, stage: Stage, title: str) -> None:

@@ -43,7 +43,7 @@ def stored_config(content: Mapping[str, Any], path: str) -> dict[str, Any]:
     data, trainer = config.get("data"), config.get("trainer")
     validated_plain(_data_type(), data, f"{path}: config.data")
     validated_plain(TrainerConfig, trainer, f"{path}: config.trainer")
-    data = {key: value for key, value in data.items() if key != "download"}
+    data = {**_detector_data(content), **_given(data)}
     trainer = {key: value for key, value in trainer.items() if key in _OF_TRAINER}
     if trainer.get("accelerator") not in _ACCELERATORS:
         trainer.pop("accelerator", None)
@@ -51,6 +51,18 @@ def stored_config(content: Mapping[str, Any], path: str) -> dict[str, Any]:
     _at_most(cores, "trainer.threads", trainer, "threads")
     _at_most(cores, "data.num_workers", data, "num_workers")
     return {"data": data, "trainer": trainer, "detector": content["settings"]}
+
+
+def _detector_data(content: Mapping[str, Any]) -> dict[str, Any]:
+    """What the detector itself defines of the images and classes."""
+    image, names = content["image"], content["classifier"]["spec"].get("class_names")
+    values = {"image_size": image["size"], "channels": image["channels"]}
+    return values if names is None else {**values, "class_names": list(names)}
+
+
+def _given(data: Mapping[str, Any]) -> dict[str, Any]:
+    """The `data` section without downloads and without values that were left open."""
+    return {key: value for key, value in data.items() if key != "download" and value is not None}
 
 
 def check_keys(values: Any, source: str) -> None:
@@ -78,8 +90,8 @@ def _at_most(cores: int, name: str, section: dict[str, Any], key: str) -> None:
     if count is not None and count > cores:
         del section[key]
         say(
-            f"the checkpoint's {name} is {count}, more than the {cores} cores here: not used; set "
-            f"it with --{name}",
+            f"the checkpoint's {name} is {count:,}, more than the {cores} cores here: not used; "
+            f"set it with --{name}",
             file=sys.stderr,
         )
 

@@ -145,7 +145,7 @@ def _check(arguments: TrainingArguments) -> None:
     from diffguard_cli.config_check import check_config
 
     if not 0 <= arguments.seed < 2**32:
-        raise UserError(f"--seed must be 0 … {2**32 - 1}, got {arguments.seed}")
+        raise UserError(f"--seed must be 0 to {2**32 - 1:,}, got {arguments.seed:,}")
     check_config(arguments)
     weights = arguments.classifier.ckpt
     if weights and not Path(weights).is_file():

@@ -19,6 +19,7 @@ from lightning_modules.callbacks.resume import ResumableTraining
 from lightning_modules.resumed_state import check_types
 
 # Precisions that hold the weights themselves in less than 32 bits.
+_DOUBLE_PRECISIONS = ("64", "64-true")
 _HALF_PRECISIONS = ("16-true", "bf16-true", "transformer-engine", "transformer-engine-float16")
 
 
@@ -161,6 +162,11 @@ def check_precision(stage: str, precision: str) -> None:
         raise UserError(
             f"the {stage} cannot be trained in {precision}: small steps of weights in half "
             f"precision are rounded away; set {stage}.precision to bf16-mixed or 16-mixed"
+        )
+    if precision in _DOUBLE_PRECISIONS:
+        raise UserError(
+            f"the {stage} cannot be trained in {precision}: it is calibrated in single precision; "
+            f"set {stage}.precision to 32-true"
         )
 
 

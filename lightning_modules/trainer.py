@@ -211,11 +211,11 @@ class TrainerConfig:
             value = getattr(self, name)
             is_all = name == "devices" and value == -1  # Lightning's value for all devices
             if isinstance(value, int) and not is_all and not 1 <= value <= most:
-                raise UserError(f"trainer.{name} must be 1 to {most:,}, got {value}")
+                raise UserError(f"trainer.{name} must be 1 to {most:,}, got {value:,}")
         for name in ("accumulate_grad_batches", "log_every_n_steps"):
             value = getattr(self, name)
             if value < 1:
-                raise UserError(f"trainer.{name} must be at least 1, got {value}")
+                raise UserError(f"trainer.{name} must be at least 1, got {value:,}")
         clip, minutes = self.gradient_clip_val, self.max_minutes
         if clip is not None and not 0 <= clip < math.inf:
             raise UserError(

@@ -48,7 +48,7 @@ def check_labels(labels: Tensor, predictions: Tensor, class_names: Sequence[str]
     if (top := int(labels.max())) >= classes:
         raise UserError(
             f"an ID validation image has label {top}, but the classifier knows {classes} classes, "
-            f"0 … {classes - 1}: correct the label in data.id.validation"
+            f"0 to {classes - 1}: correct the label in data.id.validation"
         )
     confusion = np.zeros((classes, classes), dtype=np.int64)
     np.add.at(confusion, (labels.numpy(), predictions.numpy()), 1)

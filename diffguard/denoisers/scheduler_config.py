@@ -85,8 +85,9 @@ def _range_of(config: Mapping[str, Any]) -> tuple[int, float, float]:
     """Number of timesteps, first and last beta of a scheduler's config."""
     steps, start, end = (config[k] for k in ("num_train_timesteps", "beta_start", "beta_end"))
     if isinstance(steps, bool) or not isinstance(steps, int) or not 1 <= steps <= _MOST_TIMESTEPS:
+        given = f"{steps:,}" if isinstance(steps, int) else f"{steps!r:.60}"
         raise UserError(
-            f"num_train_timesteps of the scheduler must be 1 … {_MOST_TIMESTEPS}, got {steps!r:.60}"
+            f"num_train_timesteps of the scheduler must be 1 to {_MOST_TIMESTEPS:,}, got {given}"
         )
     for name, value in (("beta_start", start), ("beta_end", end)):
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1:

@@ -105,7 +105,7 @@ def calibrate_threshold(qualities: Tensor, mean_steps: float, cap: int) -> float
         UserError: If `mean_steps` is outside its range.
     """
     if not 1 <= mean_steps <= cap:
-        raise UserError(f"the mean depth must be 1 … {cap} steps, got {mean_steps:g}")
+        raise UserError(f"the mean depth must be 1 to {cap:,} steps, got {mean_steps:g}")
     # A later step can only end an image if it sets a new low, so the running minimum decides.
     lowest = torch.cummin(qualities[:cap].double(), dim=0).values
     values = torch.unique(lowest)

@@ -34,7 +34,7 @@ def respace(total: int, steps: int, spacing: Spacing) -> Tensor:
         tensor([  0, 333, 666, 999])
     """
     if not 1 <= steps <= total:
-        raise UserError(f"steps must lie in 1 … {total}, got {steps}")
+        raise UserError(f"steps must be 1 to {total:,}, got {steps:,}")
     if spacing == "even":
         return torch.linspace(0, total - 1, steps, dtype=torch.float64).round().long()
     if spacing == "stride":

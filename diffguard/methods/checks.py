@@ -57,7 +57,7 @@ def check_models(
     """
     guidance = settings.guidance
     check_head_baselines(settings.baselines, classifier.head, settings.vim_dim)
-    _check_steps(settings, len(denoiser.schedule))
+    check_steps(settings, len(denoiser.schedule))
     crops = guidance.crops
     if crops.number and crops.size is None and classifier.size is None:
         raise UserError(
@@ -95,8 +95,16 @@ def check_models(
         )
 
 
-def _check_steps(settings: DetectorSettings, trained: int) -> None:
-    """Check what depends on the respaced timesteps; `trained` is how many the model knows."""
+def check_steps(settings: DetectorSettings, trained: int) -> None:
+    """Check what depends on the respaced timesteps.
+
+    Args:
+        settings: The detector's settings.
+        trained: Number of timesteps of the diffusion model.
+
+    Raises:
+        UserError: Naming the setting.
+    """
     sampler, skip = settings.sampler, settings.guidance.skip
     try:
         steps = len(respace(trained, sampler.steps, sampler.spacing))
@@ -104,7 +112,8 @@ def _check_steps(settings: DetectorSettings, trained: int) -> None:
         raise UserError(f"detector.sampler: {error}") from error
     if skip is not None and not 0 <= skip < steps:
         raise UserError(
-            f"detector.guidance.skip must be 0 … {steps - 1}, below the number of steps, got {skip}"
+            f"detector.guidance.skip must be 0 to {steps - 1:,}, below the number of steps, got "
+            f"{skip:,}"
         )
     mean, most = settings.early_stop.mean_depth, settings.inversion.most_steps(steps)
     if mean is not None and not 1 <= mean * steps <= most:

@@ -104,11 +104,8 @@ class Baselines:
         check_head_baselines(self.names, head, vim_dim)
         check_classes(self.names, labels, [str(k) for k in range(int(labels.max()) + 1)])
         for name in wanted:
-            if name == "knn" and len(features) < knn_k:
-                raise UserError(
-                    f"detector.knn_k is {knn_k}, but there are only {len(features)} ID training "
-                    "images: lower it"
-                )
+            if name == "knn":
+                check_neighbors(knn_k, len(features))
             self._features[name] = _fitted(name, ood, features, labels, head, knn_k, vim_dim)
 
     def score(self, logits: Tensor, features: Tensor) -> dict[str, Tensor]:
@@ -193,6 +190,23 @@ def check_classes(names: Sequence[str], labels: Tensor, class_names: Sequence[st
             f"{len(empty)} of {len(class_names)} classes have none ({', '.join(empty[:3])}): raise "
             "detector.reference_images, add images of them to data.id.train, or leave "
             f"{', '.join(affected)} out of detector.baselines"
+        )
+
+
+def check_neighbors(knn_k: int, images: int) -> None:
+    """Refuse a baseline `knn` with more neighbors than reference images.
+
+    Args:
+        knn_k: Neighbors.
+        images: Reference images.
+
+    Raises:
+        UserError: If there are too few images.
+    """
+    if images < knn_k:
+        raise UserError(
+            f"detector.knn_k is {knn_k:,}, but there are only {images:,} ID training images: lower "
+            "it"
         )
 
 

@@ -41,7 +41,9 @@ def check_settings(settings: DetectorSettings, image_size: int) -> None:
     if isinstance(image_size, bool) or not isinstance(image_size, int) or image_size < 1:
         raise UserError(f"image_size must be a whole number of at least 1, got {image_size!r}")
     if settings.sampler.steps < 1:
-        raise UserError(f"detector.sampler.steps must be at least 1, got {settings.sampler.steps}")
+        raise UserError(
+            f"detector.sampler.steps must be at least 1, got {settings.sampler.steps:,}"
+        )
     if not 0 < settings.inversion.depth <= 1:
         raise UserError(
             f"detector.inversion.depth must lie in (0, 1], got {settings.inversion.depth:g}"
@@ -100,7 +102,7 @@ def _check_guidance(guidance: GuidanceSettings) -> None:
         )
     if guidance.extra_start < 0:
         raise UserError(
-            f"detector.guidance.extra_start must be at least 0, got {guidance.extra_start}"
+            f"detector.guidance.extra_start must be at least 0, got {guidance.extra_start:,}"
         )
     crops, free = guidance.crops, guidance.kind == "classifier_free"
     if crops.number < 0 or (crops.size is not None and crops.size < 1):
@@ -179,6 +181,6 @@ def _check_decision(settings: DetectorSettings) -> None:
     for name in ("knn_k", "reference_images", "vim_dim"):
         count = getattr(settings, name)
         if count is not None and count < 1:
-            raise UserError(f"detector.{name} must be at least 1, got {count}")
+            raise UserError(f"detector.{name} must be at least 1, got {count:,}")
     if not 0 < settings.accept < 1:
         raise UserError(f"detector.accept must lie between 0 and 1, got {settings.accept:g}")

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import pickle
 import re
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from pydantic import Field
 from torch import Tensor
+from typing_extensions import TypedDict
 
 from diffguard.errors import UserError, reason_of
 from diffguard.storage.archives import check_archive, check_tensors
 from diffguard.storage.paths import kind_of
+from diffguard.storage.reading import read_json
 
 # Keys under which training programs store the state dict.
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "network")
@@ -25,6 +27,12 @@ _PREFIXES = ("classifier.network.", "network.", "model.", "module.", "net.", "_o
 _COUNTER = "n_averaged"
 # How torch reports a class or function in a file that it refuses.
 _ASKED_FOR = re.compile(r"GLOBAL ([\w.]+)")
+
+
+class _Index(TypedDict):
+    """The part of a `.safetensors.index.json` that is read."""
+
+    weight_map: Annotated[dict[str, str], Field(min_length=1, max_length=1_000_000)]
 
 
 def load_tensors(path: Path) -> dict[str, Any]:
@@ -92,7 +100,7 @@ def refused(path: Path, asked_for: str | None) -> UserError:
 
 def _load_shards(index: Path) -> dict[str, Tensor]:
     """The tensors of the safetensors files listed in an index next to them."""
-    weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+    weight_map = read_json(index, _Index)["weight_map"]
     tensors: dict[str, Tensor] = {}
     for name in sorted(set(weight_map.values())):
         if Path(name).name != name or not name.endswith(".safetensors"):

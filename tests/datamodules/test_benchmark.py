@@ -57,6 +57,13 @@ def test_training_and_validation_sources_must_differ(tmp_path):
         _check(validation={"v": "blends:validation", "w": "blends:validation"})
 
 
+def test_test_sets_must_differ(tmp_path):
+    with pytest.raises(UserError, match=r"test sets 'mnist' and 'f' are the same images"):
+        _check(far={"f": "digits:0-5/test"})
+    with pytest.raises(UserError, match=r"test sets 'n' and 'f' are the same images"):
+        _check(near={"n": "folder:x"}, far={"f": f"{tmp_path}/y/../x"}, root=str(tmp_path))
+
+
 def test_only_the_test_part_has_the_name_of_its_set():
     assert part_name("mnist", "test") == "mnist"
     assert part_name("mnist", "validation") == "mnist_validation"

@@ -56,7 +56,7 @@ def run(tmp_path_factory):
 
 def test_a_config_names_it_and_its_scores_come_out(run):
     ckpt = str(run / "detector.ckpt")
-    assert evaluate.main(["--ckpt", ckpt, "--trusted", f"[{CLASS}]"]) == 0
+    assert evaluate.main(["--ckpt", ckpt, "--trusted", CLASS]) == 0
     assert len((run / "evaluation" / "scores.csv").read_text().splitlines()) == 1 + 18 + 7 + 9
     detector = Detector.load(ckpt, trusted=[CLASS])
     expected = torch.load(run.parent / "gaussian.pt", weights_only=True)["means"]
@@ -66,7 +66,7 @@ def test_a_config_names_it_and_its_scores_come_out(run):
 
 def test_a_dry_run_counts_it(run, capsys):
     ckpt = str(run / "detector.ckpt")
-    assert evaluate.main(["--ckpt", ckpt, "--trusted", f"[{CLASS}]", "--dry_run"]) == 0
+    assert evaluate.main(["--ckpt", ckpt, "--trusted", CLASS, "--dry_run"]) == 0
     assert re.search(r"network GaussianDenoiser +256 ", capsys.readouterr().out)
 
 

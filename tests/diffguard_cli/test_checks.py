@@ -55,11 +55,13 @@ def test_labels_beyond_the_classes_are_named_with_their_source(project):
 
 def test_classes_without_images_are_named(project):
     run = project.run(class_names=["dots", "left", "right", "round"])
-    check_data(run, settings("msp", "knn"))
+    check_data(run, settings("msp", "knn", knn_k=36))
     assert "train images have none of 1 of 4 classes: round" in project.said[0]
     assert "validation images" in project.said[1]
     with pytest.raises(UserError, match=r"mahalanobis need .* 1 of 4 classes have none \(round\)"):
         check_data(run, settings("mahalanobis"))
+    with pytest.raises(UserError, match="knn_k is 37, but there are only 36 ID training images"):
+        check_data(run, settings("msp", "knn", knn_k=37))
     with pytest.raises(UserError, match=r"raise detector\.reference_images"):
         check_data(project.run(), settings("she", reference_images=2))
 

@@ -81,7 +81,10 @@ def test_weights_that_bfloat16_does_not_hold_stay_as_they_are(run_folder):
         ({"weight_map": {"a": "../a.safetensors"}}, "expected .safetensors files beside it"),
         ({"weight_map": {"a": "a.bin"}}, "expected .safetensors files beside it"),
         ({"weight_map": {"a": "gone.safetensors"}}, "gone.safetensors does not exist"),
-        ({}, "cannot be read as a file of weights"),
+        ({}, "index.json is damaged: weight_map: field required"),
+        ({"weight_map": {}}, "index.json is damaged: weight_map: "),
+        ({"weight_map": {"a": 3}}, "index.json is damaged: weight_map.a: "),
+        ({"weight_map": [["a", "b"]]}, "index.json is damaged: weight_map: "),
     ],
 )
 def test_a_wrong_index_is_refused(tmp_path, index, said):

@@ -24,6 +24,8 @@ def check(tmp_path, words):
         (["--stages", "[]"], "--stages names no stage"),
         (["--classifier.channels", "0"], "classifier.channels must be at least 1, got 0"),
         (["--classifier.resize=-1"], "classifier.resize must be at least 1, got -1"),
+        (["--classifier.size", "[5000, 8]"], "must be at most 4,096 pixels, got 5,000"),
+        (["--classifier.resize", "5000"], "must be at most 4,096 pixels, got 5,000"),
         (
             ["--classifier.mean", "[]"],
             "classifier.mean must be a list of values, or left out, got []",
@@ -41,8 +43,12 @@ def check(tmp_path, words):
         ),
         (["--diffusion.finetune", "no.pt"], "diffusion.finetune no.pt does not exist: expected a"),
         (
+            ["--diffusion.ckpt", "a/b", "--diffusion.finetune", "a/b"],
+            "diffusion.ckpt names a trained model, so diffusion.finetune has no effect",
+        ),
+        (
             ["--diffusion.betas", "[0.9]"],
-            "--diffusion.betas: Expected a tuple with 2 elements. Got value: [0.9]",
+            "--diffusion.betas: expected 2 values, got [0.9]",
         ),
         (["--diffusion.lora_targets", "[to_q]"], "lora_targets has no effect without diffusion."),
         (["--diffusion.lora_alpha", "8"], "lora_alpha must be positive and needs diffusion.lora_r"),

@@ -85,6 +85,7 @@ def test_values_are_typed_and_later_ones_win(parser, tmp_path):
         (["--config", "broken.yaml"], "broken.yaml: Problems parsing config: "),
         (["--config", "broken.yaml"], "at line 2, column 1"),
         (["--config", "text.yaml"], "text.yaml: Unexpected config: hello"),
+        (["--config", "binary.yaml"], "binary.yaml: it is not text in UTF-8: expected a YAML file"),
     ],
 )
 def test_mistakes_are_one_line_without_the_usage(parser, argv, said, capsys, tmp_path, monkeypatch):
@@ -92,6 +93,7 @@ def test_mistakes_are_one_line_without_the_usage(parser, argv, said, capsys, tmp
     (tmp_path / "c.yaml").write_text("section: {speed: 3}\n")
     (tmp_path / "broken.yaml").write_text("section: {rate: [\n")
     (tmp_path / "text.yaml").write_text("hello\n")
+    (tmp_path / "binary.yaml").write_bytes(b"\x80\x02")
     with pytest.raises(UserError) as caught:
         parse(parser, argv)
     assert said in str(caught.value)
@@ -133,6 +135,11 @@ def test_the_scripts_refuse_unknown_and_shortened_keys(argv):
         ),
         (["--data", "x"], "--data: expected its keys and values, or a YAML file that holds them"),
         (["--data={x: 1}"], "data has no key 'x'"),
+        (
+            ["--detector", "absent.yaml"],
+            "--detector: expected its keys and values, or a YAML file that holds them, not the "
+            "name of a class",
+        ),
         (["--data.limit", "1.5"], "--data.limit: expected a whole number or null, got 1.5"),
         (
             ["--data.ood.far", "x"],
@@ -257,6 +264,27 @@ def test_debug_keeps_the_traceback(capsys):
 def test_a_defect_of_the_program_is_not_hidden():
     with pytest.raises(ZeroDivisionError):
         run(raising(ZeroDivisionError()), [])
+
+
+@pytest.mark.parametrize(
+    ("variables", "lines"),
+    [
+        ({}, 1),
+        ({"RANK": "0", "LOCAL_RANK": "0"}, 1),
+        ({"RANK": "1", "LOCAL_RANK": "1"}, 0),
+        ({"RANK": "2", "LOCAL_RANK": "0"}, 1),  # the first process of another machine
+        ({"SLURM_PROCID": "1", "SLURM_LOCALID": "1"}, 0),
+        ({"LOCAL_RANK": "1"}, 1),  # started by the first process, which has made no mistake
+    ],
+)
+def test_processes_of_one_machine_report_a_mistake_once(monkeypatch, capsys, variables, lines):
+    monkeypatch.setattr(os, "_exit", lambda code: None)
+    for name in ("RANK", "SLURM_PROCID", "SLURM_LOCALID"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert code_of(raising(UserError("wrong"))) == 2
+    assert capsys.readouterr().err == "error: wrong\n" * lines
 
 
 def test_another_process_does_not_wait_for_the_first(monkeypatch):

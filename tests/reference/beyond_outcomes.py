@@ -141,7 +141,7 @@ class TestEarlyStop:
 
     @pytest.mark.parametrize("depth", [0.5, 4.5])
     def test_impossible_depth_is_refused(self, depth):
-        with pytest.raises(UserError, match=r"the mean depth must be 1 … 4 steps"):
+        with pytest.raises(UserError, match=r"the mean depth must be 1 to 4 steps"):
             calibrate_threshold(torch.zeros(4, 2), depth, 4)
 
 

@@ -123,6 +123,15 @@ def test_a_table_of_something_else_is_not_mixed_in(evaluated, ckpt):
         start(ckpt, "--data.batch_size", "16")
 
 
+def test_training_images_are_not_needed(evaluated, ckpt, data_root, tmp_path):
+    (tmp_path / "data").mkdir()
+    for name in ("test", "near", "far"):
+        shutil.copytree(data_root / name, tmp_path / "data" / name)
+    assert start(ckpt, "--data.root", tmp_path / "data", "--panels", 0) == 0
+    tables = [folder / "evaluation" / "scores.csv" for folder in (evaluated, ckpt.parent)]
+    assert tables[0].read_bytes() == tables[1].read_bytes()
+
+
 def test_a_further_ood_set_from_the_command_line(ckpt, tmp_path):
     write_images(tmp_path / "mine", 5, "noise", 3)
     assert start(ckpt, "--data.ood.far.mine", tmp_path / "mine", "--panels", 0) == 0

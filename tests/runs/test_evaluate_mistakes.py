@@ -13,6 +13,7 @@ from tests.helpers.commands import start
     [
         (["--scores", "nowhere"], "nowhere is no evaluation"),
         (["--scores", "a", "b"], "--output is missing"),
+        (["--scores"], "--scores: expected at least one argument"),
         (["--scores", "a", "--ckpt", "b"], "leave --ckpt away"),
         (["--scores", "a", "--panels", "3"], "--panels"),
         (["--scores", "a", "--fuse.x", "msp"], "--fuse"),
@@ -78,7 +79,7 @@ def test_bad_checkpoints_are_refused_in_one_line(kind, said, ckpt, tmp_path):
     ("arguments", "said"),
     [
         (["--images", "nowhere"], "nowhere"),
-        (["--images", "."], "holds no"),
+        (["--images", "."], "has no images"),
         (["--images", ""], "--images is empty"),
         (["--accept", "2"], "--accept must lie between 0 and 1"),
         (["--data.batch_size", "-1"], "data.batch_size must be at least 1"),
@@ -91,17 +92,30 @@ def test_bad_checkpoints_are_refused_in_one_line(kind, said, ckpt, tmp_path):
         ),
         (["--detector.guidance.label", "oracle", "--images", "."], "oracle, a mode for studies"),
         (["--nonsense", "1"], "--nonsense"),
+        (["--data.image_size", "16"], "data.image_size 16 and data.channels 1 differ from those of"),
+        (["--data.channels", "3"], "data.channels 3 differ from those of the detector, 8 and 1"),
+        (["--data.class_names", "[left, dots, right]"], "are in another order than the detector's"),
+        (["--data.ood.far.x", "folder:test"], "'shapes' and 'x' are the same images"),
+        (["--detector.sampler.steps", "0"], "detector.sampler.steps must be at least 1, got 0"),
+        (["--detector.guidance.scale", "-1"], "detector.guidance.scale must be at least 0"),
+        (["--trainer.max_minutes", "0"], "trainer.max_minutes must be positive"),
+        (["--trainer.log_every_n_steps", "0"], "trainer.log_every_n_steps must be at least 1"),
+        (["--trainer.devices", "1000000000"], "must be 1 to 1,024, got 1,000,000,000"),
+        (["--trusted", "[a.B, c.D]"], "several as --trusted a.Net --trusted b.Net"),
+        (["--trusted", ""], "--trusted '' is not the name of a class or an architecture"),
+        (["--panels", "-1"], "--panels must be at least 0, got -1"),
         (["--fuse.x", "[msp, knn]"], "--fuse goes with --scores"),
         (["--trainer.devices", "[x"], "trainer: `devices`"),
     ],
 )
-def test_mistakes_are_one_line(ckpt, tmp_path, monkeypatch, arguments, said):
+def test_mistakes_are_one_line(ckpt, tmp_path, monkeypatch, capsys, arguments, said):
     (tmp_path / "empty").mkdir()
     monkeypatch.chdir(tmp_path / "empty")
     with pytest.raises(UserError) as caught:
         start(ckpt, *arguments)
     assert said in str(caught.value)
     assert "\n" not in str(caught.value)
+    assert capsys.readouterr() == ("", "")
 
 
 def test_without_ood_sets_nothing_is_scored(ckpt):

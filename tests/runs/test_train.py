@@ -202,18 +202,22 @@ def test_a_stage_has_its_own_batches_augmentation_and_precision(tmp_path, config
         (["--classifier.std", "[0]"], "classifier.std must be positive numbers"),
         (["--classifier.max_epochs", "0"], "classifier.max_epochs must be at least 1, got 0"),
         (["--diffusion.lr", ".inf"], "diffusion.lr must be positive"),
-        (["--diffusion.betas", "[0.9]"], "--diffusion.betas: Expected a tuple with 2 elements"),
+        (["--diffusion.betas", "[0.9]"], "--diffusion.betas: expected 2 values, got [0.9]"),
         (["--diffusion.betas", "[0.9, 1]"], "diffusion.betas must be two numbers in [0, 1)"),
         (
             ["--diffusion.scheduler", "{beta_schedule: linear, beta_end: 2}"],
             "a number between 0 and 1",
         ),
         (["--diffusion.precision", "bf16-true"], "the diffusion cannot be trained in bf16-true"),
+        (["--trainer.precision", "64-true"], "the classifier cannot be trained in 64-true: it is"),
+        (["--detector.sampler.steps", "1001"], "detector.sampler: steps must be 1 to 1,000, got"),
+        (["--detector.knn_k", "37"], "detector.knn_k is 37, but there are only 36 ID training"),
+        (["--classifier.cam_layer", "none"], "the classifier has no layer 'none'"),
         (["--trainer.gradient_clip_val", "-1"], "trainer.gradient_clip_val must be at least 0"),
         (["--trainer.accumulate_grad_batches", "0"], "accumulate_grad_batches must be at least 1"),
         (["--trainer.accumulate_grad_batches", "4"], "an epoch of the classifier has 3 batches"),
         (["--trainer.max_minutes", ".nan"], "trainer.max_minutes must be positive and finite"),
-        (["--trainer.threads", "100000"], "trainer.threads must be 1 to 1,024, got 100000"),
+        (["--trainer.threads", "100000"], "trainer.threads must be 1 to 1,024, got 100,000"),
         (["--trainer.strategy", "single_device", "--trainer.devices", "2"], "uses one device"),
         (["--trainer.strategy", "ddp_spawn", "--trainer.devices", "2"], "take ddp"),
         (["--trainer.precision", "transformer-engine"], "transformer_engine"),
@@ -242,6 +246,16 @@ def test_mistakes_are_one_line(tmp_path, config, run_folder, arguments, said):
     assert said in str(caught.value)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "wrong").exists()
+
+
+@pytest.mark.parametrize("section", ["classifier.ckpt", "diffusion.ckpt", "diffusion.finetune"])
+def test_a_model_that_cannot_be_used_is_refused_before_training(tmp_path, config, section):
+    wrong = tmp_path / "wrong.pt"
+    torch.save({"weight": torch.zeros(2)}, wrong)
+    folder = tmp_path / "run"
+    with pytest.raises(UserError, match="wrong"):
+        start(config, "--run_dir", folder, f"--{section}", wrong)
+    assert not folder.exists()
 
 
 def test_a_run_is_not_overwritten_and_keeps_its_config(config, run_folder):
