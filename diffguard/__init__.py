@@ -10,4 +10,6 @@ from diffguard.detector import Detector
 from diffguard.errors import UserError
 from diffguard.methods.verdicts import Verdicts
 
+__version__ = "0.1.0"
+
 __all__ = ["Detector", "UserError", "Verdicts"]

@@ -19,6 +19,18 @@ def reason_of(error: Exception) -> str:
     return re.split(r"(?<=[\w)'\"`])\. ", text)[0][:200].rstrip(".")
 
 
+def missing_package(use: str, package: str) -> str:
+    """The line for a package that is not installed.
+
+    It names the package itself: an extra of this project would need an index, or the clone.
+
+    Args:
+        use: What needs the package, such as `LoRA`.
+        package: Its name on the index.
+    """
+    return f"{use} needs the package {package}: pip install {package}"
+
+
 USER_ERROR = 2
 
 

@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 
 import yaml
 from jsonargparse import (
+    ActionConfigFile,
     ArgumentError,
     ArgumentParser,
     Namespace,
@@ -27,6 +28,7 @@ from diffguard.printing import accept_all_text, say
 from diffguard.storage.paths import expand_home, require_file, user_path
 from diffguard_cli.interrupts import INTERRUPTED, SAID, is_first_process, is_reporting
 from diffguard_cli.parser_messages import plain_message
+from diffguard_cli.shipped_configs import config_file
 from diffguard_cli.yaml_text import check_yaml
 from lightning_modules.quiet import quiet_libraries
 
@@ -47,6 +49,15 @@ _DISK_FULL = (
 )
 
 
+class _Config(ActionConfigFile):
+    """The option `--config`, which also takes the name of a shipped config."""
+
+    def __call__(
+        self, parser: Any, cfg: Any, values: str, option_string: str | None = None
+    ) -> None:
+        super().__call__(parser, cfg, str(config_file(values)), option_string)
+
+
 class Parser(ArgumentParser):
     """jsonargparse's parser with `--config`, `--print_config`, `--debug` and short errors."""
 
@@ -57,7 +68,12 @@ class Parser(ArgumentParser):
         super().__init__(
             prog=prog, description=description, exit_on_error=False, allow_abbrev=False
         )
-        self.add_argument("--config", action="config", help="YAML file; may be given repeatedly")
+        self.add_argument(
+            "--config",
+            action=_Config,
+            metavar="FILE_OR_NAME",
+            help="YAML file, or the name of a shipped config; may be given repeatedly",
+        )
         self.add_argument(
             "--debug", action="store_true", help="show the traceback of a user's mistake too"
         )

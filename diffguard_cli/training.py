@@ -18,12 +18,13 @@ from diffguard_cli.arguments import Stage, TrainingArguments, typed
 from diffguard_cli.interrupts import INTERRUPTED
 from diffguard_cli.parser import TIME_IS_UP, Parser, parse
 from diffguard_cli.program import command_line
+from diffguard_cli.shipped_configs import shipped_configs
 from diffguard_cli.yaml_text import read_yaml
 
 if TYPE_CHECKING:
     from diffguard_cli.run import Run
 
-DEFAULT_CONFIG = Path(__file__).parents[1] / "configs" / "digits.yaml"
+DEFAULT_CONFIG = shipped_configs()["digits"]
 
 
 def build_parser() -> Parser:

@@ -14,7 +14,7 @@ from typing import Any
 from torch import nn
 
 from diffguard.denoisers.base import DiffusersDenoiser
-from diffguard.errors import UserError
+from diffguard.errors import UserError, missing_package
 
 # The attention projections, by the names that all diffusers families share.
 TARGETS = ("to_q", "to_k", "to_v", "to_out.0")
@@ -82,7 +82,5 @@ def _peft() -> Any:
     try:
         import peft
     except ImportError as error:
-        raise UserError(
-            'LoRA needs the package peft: pip install -e ".[lora]" in the clone of DiffGuard'
-        ) from error
+        raise UserError(missing_package("LoRA", "peft")) from error
     return peft

