@@ -7,7 +7,7 @@ from pathlib import Path
 
 import lightning.pytorch as pl
 
-from diffguard.report.torch_metric import synchronised_metrics
+from diffguard.report.torch_metric import synchronized_metrics
 from diffguard.score_table.table import ScoreTable
 from diffguard.storage.files import file_hash
 from lightning_modules.processes import wait_until
@@ -36,7 +36,7 @@ def read_together(
         lambda: path.is_file() and file_hash(path) == digest, path.parent, trainer.global_rank
     )
     table = ScoreTable.read(path)
-    metrics = synchronised_metrics(
+    metrics = synchronized_metrics(
         table,
         groups,
         list(table.scores),

@@ -7,11 +7,11 @@ import pytest
 from rich.console import Console
 
 from diffguard.printing import printable, say
-from diffguard.report.summary import summarise
+from diffguard.report.summary import summarize
 from diffguard.report.terminal import print_table
 from lightning_modules.callbacks.progress import StageProgress
 from tests.helpers.commands import command
-from tests.helpers.small_table import GROUPS, OPTIONS, make_table
+from tests.helpers.small_table import make_run
 
 CASES = {
     "plain ü 図 😀": "plain ü 図 😀",
@@ -51,7 +51,7 @@ def controls(text):
 @pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
 def test_tables_and_progress_obey_no_name(encoding):
     evil = "\x1b]0;owned\x07\x9b図"
-    results = summarise(make_table(), GROUPS, **OPTIONS)
+    results = summarize(make_run(), draws=100)
     for row in results["rows"]:
         row["score"] = evil + row["score"]
         row["dataset"] = evil + row["dataset"]

@@ -16,8 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from diffguard.errors import UserError
-from diffguard.report.scored_run import ScoredRun
-from diffguard.report.summary import passes_per_image
+from diffguard.report.scored_run import ScoredRun, passes_per_image
 from diffguard.score_table.table import ScoreTable
 from diffguard.scores.calibration import FUSION, Calibration
 
@@ -97,7 +96,7 @@ def add_fusions(run: ScoredRun, fusions: Mapping[str, Sequence[str]]) -> ScoredR
             raise UserError(f"fusion {name!r} needs two or more different scores, got {members}")
         for member in members:
             _check_fusible(run, member)
-        parts = [calibration.surprise(member, scores[member]) for member in members]
+        parts = [calibration.negative_log_p(member, scores[member]) for member in members]
         scores[column] = np.mean(parts, axis=0)
         comparisons += [(column, member) for member in members]
     return replace(

@@ -16,8 +16,9 @@ from torch.utils.tensorboard import SummaryWriter
 from diffguard.printing import printable, say
 from diffguard.report import figures
 from diffguard.report.join import add_fusions, join_runs
+from diffguard.report.results_files import write_results
 from diffguard.report.scored_run import ScoredRun, read_run
-from diffguard.report.summary import METRICS, summarise, write_results
+from diffguard.report.summary import METRICS, summarize
 from diffguard.report.terminal import print_table
 from diffguard.storage.files import refuse_links, replace_file
 
@@ -39,22 +40,13 @@ def report(
         run: The scored run.
         output: Folder for `results.json`, `results.csv`, `results.md` and `figures/`.
         tensorboard: TensorBoard folder; the evaluation gets its own part.
-        metrics: See `diffguard.report.summary.summarise`.
+        metrics: See `diffguard.report.summary.summarize`.
         panels: Further figures with their names.
 
     Returns:
         The results.
     """
-    results = summarise(
-        run.table,
-        run.groups,
-        comparisons=run.comparisons,
-        cost=run.cost,
-        settings=run.settings,
-        absent=run.absent,
-        seed=run.seed,
-        metrics=metrics,
-    )
+    results = summarize(run, metrics=metrics)
     refuse_links(output / "figures", tensorboard, tensorboard / "evaluation")
     write_results(output, results)
     with SummaryWriter(str(tensorboard / "evaluation")) as writer:

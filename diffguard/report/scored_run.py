@@ -163,6 +163,12 @@ def keep_run(
         path.write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
 
 
+def passes_per_image(table: ScoreTable) -> dict[str, float]:
+    """Mean `network_passes_per_image`; empty if no row records it."""
+    passes = table.network_passes[table.valid & (table.network_passes >= 0)]
+    return {"network_passes_per_image": float(passes.mean())} if len(passes) else {}
+
+
 def _digests(folder: Path) -> dict[str, str]:
     """SHA-256 of the existing files that results are computed from."""
     digests = {}

@@ -76,7 +76,7 @@ class OODMetrics(Metric):
         }
 
 
-def synchronised_metrics(
+def synchronized_metrics(
     table: ScoreTable,
     groups: Mapping[str, str],
     score_names: Sequence[str],

@@ -1,4 +1,4 @@
-"""What a detector learns from ID validation images: normalization, fusion, thresholds.
+"""Calibration on ID validation images: normalization of scores, fusion and thresholds.
 
 OOD images are never used here.
 """
@@ -19,9 +19,9 @@ DIFFGUARD = "diffguard"
 FUSION = "fusion"
 FUSION_BASELINES = "fusion_baselines"
 
-# Share of the ID validation images below which their own counts are trusted.
+# Up to this quantile, p-values are counted on the validation images; above, a tail is fitted.
 _KNEE = 0.9
-# With fewer images the share that a threshold accepts is known too roughly.
+# With fewer images, the share that a threshold accepts is too uncertain.
 ENOUGH_IMAGES = 200
 
 
@@ -33,8 +33,8 @@ class FusionRule:
         distance: The distances that the `diffguard` score combines.
         baselines: All baselines; each is also fused with `diffguard` alone.
         fused: The baselines that `fusion` combines with `diffguard`.
-        band: Tandem: the shares of ID validation images, both in [0, 1), between which a case is
-            in doubt; None takes the mean of the distances.
+        band: For a tandem, the two quantiles in [0, 1) between which an image is in doubt; None
+            averages the distances instead.
     """
 
     distance: Sequence[str] = ()
@@ -45,7 +45,7 @@ class FusionRule:
 
 @dataclass
 class Calibration:
-    """Scores of the ID validation images, and what follows from them.
+    """Scores of the ID validation images, and the rules derived from them.
 
     Attributes:
         scores: Score -> `(n,)` float64 of the n ID validation images, higher = more OOD; derived
@@ -67,14 +67,14 @@ class Calibration:
 
     @classmethod
     def fit(cls, scores: Mapping[str, Tensor], rule: FusionRule) -> Calibration:
-        """Calibrate from the plain scores of ID validation images; derived ones are added.
+        """Calibrate on the plain scores of ID validation images; derived scores are added.
 
         Args:
             scores: Score -> `(n,)` of the n ID validation images, higher = more OOD.
             rule: How scores are combined.
 
         Raises:
-            UserError: If there are fewer than two images, or a score does not vary.
+            UserError: If there are fewer than two images or a score does not vary.
         """
         calibration = cls({}, rule)
         for name, values in scores.items():
@@ -91,28 +91,28 @@ class Calibration:
         calibration.scores |= {name: torch.from_numpy(v) for name, v in derived.items()}
         return calibration
 
-    def surprise(self, name: str, values: np.ndarray) -> np.ndarray:
-        """How unlikely a score is on ID images: -log of the share of them that score as high.
+    def negative_log_p(self, name: str, values: np.ndarray) -> np.ndarray:
+        """Negative log p-value: -log of the share of ID images that score at least as high.
 
-        The share is counted on the ID validation images up to their 90% point, and interpolated
-        between their scores, so that a change in the last bits of a score stays one. Above, where
-        few of them lie, an exponential tail with their mean excess continues it, so that the
-        order of two far outliers is kept. Of a heavy-tailed score, that tail is too light: its far
-        outliers then weigh more in a mean of scores than their true share would.
+        Up to the 90% quantile of the ID validation images, the share is counted and interpolated
+        between scores, so that rounding errors of a score stay small. Above it, where images are
+        rare, an exponential tail with their mean excess keeps far outliers in order. If a score is
+        heavy-tailed, this tail is too light, and far outliers weigh more in a mean of scores than
+        their true p-values would.
 
         Args:
-            name: Score.
-            values: `(N,)` values of it.
+            name: Name of the score.
+            values: `(N,)` its values, higher = more OOD.
 
         Returns:
-            `(N,)`, at least 0, rising with the score.
+            `(N,)`, at least 0 and increasing with the score.
         """
         ordered = np.sort(self.scores[name].numpy())
         levels, smaller = np.unique(ordered, return_index=True)
-        # Where the highest scores are all equal, some must still lie above the knee.
+        # If the highest scores are equal, some images must still lie above the knee.
         knee = min(float(np.quantile(ordered, _KNEE)), float(levels[-2]))
         excess = float((ordered[ordered > knee] - knee).mean())
-        # One more image is counted on both sides, so that no share is 0.
+        # Counting one more image on both sides avoids a share of 0.
         above = len(ordered) - smaller
         body = np.interp(
             np.minimum(values, knee), levels, -np.log((above + 1) / (len(ordered) + 1))
@@ -120,11 +120,11 @@ class Calibration:
         return body + np.maximum(values - knee, 0.0) / excess
 
     def diffguard(self, scores: Mapping[str, np.ndarray]) -> np.ndarray:
-        """The `diffguard` score `(N,)`: the chosen distance, or several as surprises, combined."""
+        """The `diffguard` score `(N,)`: the chosen distance, or several combined by p-values."""
         names = [f"{DIFFGUARD}/{name}" for name in self.rule.distance]
         if len(names) == 1:
             return scores[names[0]].copy()
-        parts = [self.surprise(name, scores[name]) for name in names]
+        parts = [self.negative_log_p(name, scores[name]) for name in names]
         if self.rule.band is None:
             return np.mean(parts, axis=0)
         low, high = -np.log1p(-np.array(self.rule.band))
@@ -134,24 +134,24 @@ class Calibration:
     def derive(self, scores: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """The scores that need calibration: `diffguard` and its fusion with the baselines.
 
-        With every score as its surprise, `fusion_baselines` is the mean of the fused baselines,
-        `fusion` the mean of that and `diffguard`, and `fusion/<baseline>` the mean of `diffguard`
-        and that baseline alone.
+        All are means of negative log p-values: `fusion_baselines` of the fused baselines, `fusion`
+        of `fusion_baselines` and `diffguard`, and `fusion/<baseline>` of `diffguard` and that
+        baseline alone.
 
         Args:
             scores: Score -> `(N,)`, at least the chosen distances and the fused baselines.
 
         Returns:
-            Derived score -> `(N,)`; no fusion where nothing is fused.
+            Derived score -> `(N,)`, higher = more OOD; without fusion if `rule.fused` is empty.
         """
         derived = {DIFFGUARD: self.diffguard(scores)}
         if not self.rule.fused:
             return derived
-        own = self.surprise(DIFFGUARD, derived[DIFFGUARD])
-        parts = {name: self.surprise(name, scores[name]) for name in self.rule.baselines}
+        diffguard = self.negative_log_p(DIFFGUARD, derived[DIFFGUARD])
+        parts = {name: self.negative_log_p(name, scores[name]) for name in self.rule.baselines}
         baselines = np.mean([parts[name] for name in self.rule.fused], axis=0)
-        derived[FUSION] = (own + baselines) / 2
-        derived |= {f"{FUSION}/{name}": (own + part) / 2 for name, part in parts.items()}
+        derived[FUSION] = (diffguard + baselines) / 2
+        derived |= {f"{FUSION}/{name}": (diffguard + part) / 2 for name, part in parts.items()}
         derived[FUSION_BASELINES] = baselines
         return derived
 
@@ -213,21 +213,21 @@ class Calibration:
 
 
 def tandem(scores: Sequence[Tensor], bands: Sequence[tuple[float, float]]) -> Tensor:
-    """Fuse scores in tandem: the first decides clear cases, the next the rest, and so on.
+    """Fuse scores in tandem: each score decides the clear cases and passes the others on.
 
     With s_k the k-th score, (low_k, high_k) its band of doubt and t_k the tandem from stage k on:
     `t_k = s_k` outside `[low_k, high_k]`; within it `t_k = low_k + (high_k - low_k) φ(t_{k+1})`
-    with φ(x) = ½ (1 + x/(1 + |x|)), which rises from 0 to 1. So clear ID cases stay below all
-    doubtful ones, clear OOD cases above, the doubtful ones are ordered by the next stage, and the
-    result never falls when any of the scores rises.
+    with φ(x) = ½ (1 + x/(1 + |x|)), which rises from 0 to 1. Clear ID cases thus stay below all
+    doubtful ones and clear OOD cases above them, the next stage orders the doubtful ones, and the
+    result never falls if a score rises.
 
     Args:
-        scores: Two or more `(N,)`, finite, higher = more OOD, the later ones calibrated (z-scores
-            or percentiles) since φ bends at 0 and at the scale of 1.
+        scores: Two or more `(N,)`, finite, higher = more OOD. All but the first must be calibrated
+            (z-scores or percentiles), because φ bends at 0 on a scale of 1.
         bands: `(low, high)` with low < high for each score but the last, in units of that score.
 
     Returns:
-        `(N,)` in float64, since a narrow band would merge scores in float32.
+        `(N,)` float64, because in float32 a narrow band would merge scores.
 
     Raises:
         UserError: If the numbers of scores and bands do not match or a band is empty.

@@ -1,7 +1,10 @@
-"""A small score table with ties, unreadable images and a set that no group names."""
+"""A small scored run with ties, unreadable images and a set without a group."""
+
+from pathlib import Path
 
 import numpy as np
 
+from diffguard.report.scored_run import ScoredRun
 from diffguard.score_table.table import ScoreTable
 
 SIZES = {"digits": 50, "unused": 5, "near_a": 30, "far_a": 40, "far_b": 20}
@@ -24,7 +27,7 @@ def make_table():
     error = np.full(n, "", dtype=object)
     path = np.array([f"{i}.png" for i in range(n)], dtype=object)
     passes = np.where(is_ood, 40, 60).astype(np.int32)
-    # The last images of digits, far_b and of the set that no group names are unreadable.
+    # The last images of digits, far_b and of the set without a group are unreadable.
     for row, text in ((49, "truncated"), (54, "not used"), (n - 1, "too large")):
         error[row], prediction[row], passes[row] = text, -1, -1
         for values in scores.values():
@@ -35,10 +38,18 @@ def make_table():
     )  # fmt: skip
 
 
-OPTIONS = {
-    "comparisons": [("fusion", "fusion_baselines")],
-    "cost": {"images_per_second": 12.5},
-    "settings": {"seed": 7},
-    "draws": 100,
-    "seed": 3,
-}
+def make_run(**changes):
+    options = {
+        "folder": Path(),
+        "table": make_table(),
+        "groups": GROUPS,
+        "sets": {},
+        "seed": 3,
+        "calibration": {},
+        "settings": {"seed": 7},
+        "absent": {},
+        "cost": {"images_per_second": 12.5},
+        "headline": [],
+        "comparisons": [("fusion", "fusion_baselines")],
+    }
+    return ScoredRun(**{**options, **changes})

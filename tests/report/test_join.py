@@ -9,7 +9,7 @@ import torch
 from diffguard.errors import UserError
 from diffguard.report.join import add_fusions, join_runs, run_labels
 from diffguard.report.scored_run import ScoredRun
-from diffguard.report.summary import summarise
+from diffguard.report.summary import summarize
 from diffguard.scores.calibration import Calibration
 from tests.helpers.small_table import GROUPS, NAMES, SIZES, make_table
 
@@ -88,8 +88,8 @@ def test_equal_scores_are_one_column_and_others_are_named_apart(folders):
         ("fusion (b)", "fusion_baselines"),
     ]
     assert torch.equal(joined.calibration["fusion (b)"], VALIDATION["fusion"])
-    results = summarise(joined.table, joined.groups, comparisons=joined.comparisons, draws=20)
-    assert results["rows"][0] == summarise(make_table(), GROUPS, draws=20)["rows"][0]
+    results = summarize(joined, draws=20)
+    assert results["rows"][0] == summarize(make_run(folders[0]), draws=20)["rows"][0]
 
 
 def test_rows_are_joined_by_set_and_index_whatever_their_order(folders):
@@ -183,11 +183,11 @@ def test_labels_are_where_the_paths_differ(tmp_path):
     assert run_labels([tmp_path / "a", tmp_path / "x/a", tmp_path / "x"]) == ["1", "2", "3"]
 
 
-def test_a_fusion_is_the_mean_of_surprises_on_validation_images(folders):
+def test_fusion_is_the_mean_of_negative_log_p_values(folders):
     run = add_fusions(make_run(folders[0]), {"mine": ["diffguard", "msp"]})
     table, rows = make_table(), make_table().valid
     calibration = Calibration(VALIDATION)
-    parts = [calibration.surprise(name, table.scores[name]) for name in ("diffguard", "msp")]
+    parts = [calibration.negative_log_p(name, table.scores[name]) for name in ("diffguard", "msp")]
     fused = run.table.scores["fusion/mine"]
     np.testing.assert_array_equal(fused[rows], (parts[0] + parts[1])[rows] / 2)
     assert run.comparisons[1:] == [("fusion/mine", "diffguard"), ("fusion/mine", "msp")]

@@ -1,5 +1,6 @@
 import csv
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -7,13 +8,14 @@ from sklearn.metrics import roc_auc_score
 
 from diffguard.errors import UserError
 from diffguard.report.bootstrap import auroc_draws, interval
-from diffguard.report.summary import METRICS, summarise, write_results
-from tests.helpers.small_table import GROUPS, NAMES, OPTIONS, make_table
+from diffguard.report.results_files import write_results
+from diffguard.report.summary import METRICS, summarize
+from tests.helpers.small_table import GROUPS, NAMES, make_run, make_table
 
 
 @pytest.fixture(scope="module")
 def results():
-    return summarise(make_table(), GROUPS, **OPTIONS)
+    return summarize(make_run(), draws=100)
 
 
 def find(results, score, dataset):
@@ -67,11 +69,11 @@ def test_group_rows_are_unweighted_means_with_the_interval_of_the_mean(results):
 
 def test_a_mean_over_small_and_large_sets_keeps_the_id_images_they_share(monkeypatch):
     # The far sets have 40 and 20 images: one alone would be small enough for exact draws.
-    whole = summarise(make_table(), GROUPS, **{**OPTIONS, "draws": 1000})
+    whole = summarize(make_run(), draws=1000)
     monkeypatch.setattr("diffguard.report.summary.EXACT_ROWS", 80)
     monkeypatch.setattr("diffguard.report.bootstrap.EXACT_ROWS", 80)
     monkeypatch.setattr("diffguard.report.bootstrap.GROUPS", 45)  # fewer than the ID images
-    mixed = summarise(make_table(), GROUPS, **{**OPTIONS, "draws": 1000})
+    mixed = summarize(make_run(), draws=1000)
     for name in ("msp", "diffguard"):
         low, high = find(mixed, name, "far")["auroc_ci95"]
         first, last = find(whole, name, "far")["auroc_ci95"]
@@ -110,11 +112,17 @@ def test_summary_has_accuracy_cost_and_errors(results):
     assert results["settings"] == {"seed": 7}
 
 
-def test_scores_may_be_chosen_and_do_not_change_each_other(results):
-    few = summarise(make_table(), GROUPS, score_names=["fusion", "msp"], draws=100, seed=3)
+def run_of(*names, **changes):
+    table = make_table()
+    table = replace(table, scores={name: table.scores[name] for name in names})
+    return make_run(table=table, **{"comparisons": [], **changes})
+
+
+def test_scores_do_not_change_each_other(results):
+    few = summarize(run_of("fusion", "msp"), draws=100)
     assert few["rows"][0] == find(results, "fusion", "near_a")
     assert {row["score"] for row in few["rows"]} == {"fusion", "msp"}
-    other = summarise(make_table(), GROUPS, score_names=["fusion"], draws=100, seed=4)
+    other = summarize(run_of("fusion", seed=4), draws=100)
     assert other["rows"][0]["auroc_ci95"] != few["rows"][0]["auroc_ci95"]
     assert other["rows"][0]["auroc"] == few["rows"][0]["auroc"]
 
@@ -128,13 +136,12 @@ def test_scores_may_be_chosen_and_do_not_change_each_other(results):
         ({"digits": "id", "far_a": "middle"}, {}, "'far_a' has the group 'middle'"),
         ({"digits": "id", "near": "near"}, {}, "not itself called near or far"),
         ({"digits": "id", "svhn": "far"}, {}, "no scored image of the set 'svhn'"),
-        (GROUPS, {"score_names": ["odin"]}, "no score 'odin': expected one of msp, diffguard"),
         (GROUPS, {"comparisons": [("fusion", "x")]}, "cannot compare the score 'x'"),
     ],
 )
 def test_mistakes_are_named(groups, options, message):
     with pytest.raises(UserError, match=message):
-        summarise(make_table(), groups, **options)
+        summarize(make_run(groups=groups, **options))
 
 
 def test_files_hold_the_same_results(results, tmp_path):
@@ -145,10 +152,10 @@ def test_files_hold_the_same_results(results, tmp_path):
     with (folder / "results.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == len(results["rows"])
-    for found, row in zip(rows, results["rows"], strict=True):
-        assert [float(found["auroc_low"]), float(found["auroc_high"])] == row["auroc_ci95"]
-        assert {name: float(found[name]) for name in METRICS} == {n: row[n] for n in METRICS}
-        assert (found["score"], found["dataset"]) == (row["score"], row["dataset"])
+    for line, row in zip(rows, results["rows"], strict=True):
+        assert [float(line["auroc_low"]), float(line["auroc_high"])] == row["auroc_ci95"]
+        assert {name: float(line[name]) for name in METRICS} == {n: row[n] for n in METRICS}
+        assert (line["score"], line["dataset"]) == (row["score"], row["dataset"])
     markdown = (folder / "results.md").read_text()
     assert markdown.count("\n| fusion_baselines |") == len(METRICS)
     assert "- Left out: 2 unreadable images (far_b 1, digits 1)" in markdown

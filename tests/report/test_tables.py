@@ -1,13 +1,13 @@
 import pytest
 
-from diffguard.report.summary import summarise
+from diffguard.report.summary import summarize
 from diffguard.report.tables import percent, to_markdown
-from tests.helpers.small_table import GROUPS, NAMES, OPTIONS, make_table
+from tests.helpers.small_table import NAMES, make_run
 
 
 @pytest.fixture(scope="module")
 def results():
-    return summarise(make_table(), GROUPS, **OPTIONS)
+    return summarize(make_run(), draws=100)
 
 
 def parse(markdown):

@@ -4,14 +4,14 @@ import re
 import pytest
 from rich.console import Console
 
-from diffguard.report.summary import summarise
+from diffguard.report.summary import summarize
 from diffguard.report.terminal import print_table
-from tests.helpers.small_table import GROUPS, OPTIONS, make_table
+from tests.helpers.small_table import make_run
 
 
 @pytest.fixture(scope="module")
 def results():
-    return summarise(make_table(), GROUPS, **OPTIONS)
+    return summarize(make_run(), draws=100)
 
 
 def show(results, width, **options):

@@ -8,10 +8,10 @@ import torch.multiprocessing as mp
 
 from diffguard.errors import UserError
 from diffguard.report.metrics import compute_metrics
-from diffguard.report.summary import summarise
-from diffguard.report.torch_metric import OODMetrics, synchronised_metrics
+from diffguard.report.summary import summarize
+from diffguard.report.torch_metric import OODMetrics, synchronized_metrics
 from tests.helpers.sklearn_values import sklearn_metrics
-from tests.helpers.small_table import GROUPS, NAMES, make_table
+from tests.helpers.small_table import GROUPS, NAMES, make_run, make_table
 
 GENERATOR = torch.Generator().manual_seed(0)
 SCORES = (torch.randn(191, generator=GENERATOR) * 10).round().double()
@@ -48,9 +48,9 @@ def _worker(rank, folder):
     )
     outcomes = {name: _outcome(shards[rank]) for name, shards in CASES.items()}
     table = make_table()
-    outcomes["table"] = synchronised_metrics(table, GROUPS, NAMES, rank=rank, world_size=2)
+    outcomes["table"] = synchronized_metrics(table, GROUPS, NAMES, rank=rank, world_size=2)
     if rank == 0:  # alone: must not wait for the other
-        outcomes["alone"] = synchronised_metrics(table, GROUPS, NAMES, rank=0, world_size=1)
+        outcomes["alone"] = synchronized_metrics(table, GROUPS, NAMES, rank=0, world_size=1)
     torch.save(outcomes, Path(folder) / f"{rank}.pt")
     torch.distributed.destroy_process_group()
 
@@ -81,8 +81,8 @@ def test_a_table_shared_out_over_processes_is_scikit_learn_on_the_whole(outcomes
 
 
 def test_the_report_takes_the_metrics_of_all_processes(outcomes):
-    report = summarise(make_table(), GROUPS, draws=20, metrics=outcomes[0]["table"])
-    assert report == summarise(make_table(), GROUPS, draws=20)
-    wrong = {key: dict.fromkeys(one, 0.25) for key, one in outcomes[0]["table"].items()}
-    rows = summarise(make_table(), GROUPS, draws=20, metrics=wrong)["rows"]
+    results = summarize(make_run(), draws=20, metrics=outcomes[0]["table"])
+    assert results == summarize(make_run(), draws=20)
+    wrong = {key: dict.fromkeys(values, 0.25) for key, values in outcomes[0]["table"].items()}
+    rows = summarize(make_run(), draws=20, metrics=wrong)["rows"]
     assert {row["auroc"] for row in rows} == {0.25}

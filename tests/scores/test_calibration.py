@@ -20,7 +20,7 @@ def calibration():
     return fit(scores, ["l2"], ["knn", "vim"])
 
 
-def test_threshold_accepts_the_share_asked_for(calibration):
+def test_threshold_accepts_the_requested_share(calibration):
     for name in calibration.scores:
         for accept in (0.5, 0.9, 0.95, 0.99):
             share = (
@@ -69,48 +69,48 @@ def test_there_is_no_fusion_without_parts():
 def test_several_distances_are_averaged_as_negative_log_p_values(calibration):
     scores = {f"diffguard/{name}": calibration.scores[name] for name in ("knn", "vim")}
     both = fit(scores, ["knn", "vim"], [])
-    parts = [both.surprise(name, values.numpy()) for name, values in scores.items()]
+    parts = [both.negative_log_p(name, values.numpy()) for name, values in scores.items()]
     np.testing.assert_allclose(both.scores["diffguard"], (parts[0] + parts[1]) / 2)
 
 
-def test_in_tandem_the_second_decides_what_the_first_leaves_in_doubt(calibration):
+def test_second_distance_of_a_tandem_decides_doubtful_cases(calibration):
     scores = {f"diffguard/{name}": calibration.scores[name] for name in ("knn", "vim")}
     both = fit(scores, ["knn", "vim"], [], combine="tandem", tandem_band=[0.4, 0.9])
-    first, second = (both.surprise(name, values.numpy()) for name, values in scores.items())
-    own = both.scores["diffguard"].numpy()
+    first, second = (both.negative_log_p(name, values.numpy()) for name, values in scores.items())
+    result = both.scores["diffguard"].numpy()
     low, high = -np.log(0.6), -np.log(0.1)
     clear = (first < low) | (first > high)
-    np.testing.assert_allclose(own[clear], first[clear])
-    assert ((own[~clear] >= low) & (own[~clear] <= high)).all()
+    np.testing.assert_allclose(result[clear], first[clear])
+    assert ((result[~clear] >= low) & (result[~clear] <= high)).all()
     order = np.argsort(second[~clear])
-    assert (np.diff(own[~clear][order]) >= 0).all()
+    assert (np.diff(result[~clear][order]) >= 0).all()
 
 
-def test_surprise_counts_the_images_above_and_goes_on_beyond_them(calibration):
+def test_negative_log_p_counts_the_images_above_and_continues_beyond_them(calibration):
     ordered = calibration.scores["knn"].sort().values.numpy()
-    assert calibration.surprise("knn", ordered[:1] - 1)[0] == 0
-    half = calibration.surprise("knn", ordered[50:51])[0]
+    assert calibration.negative_log_p("knn", ordered[:1] - 1)[0] == 0
+    half = calibration.negative_log_p("knn", ordered[50:51])[0]
     assert half == pytest.approx(-np.log(51 / 101))
-    far = calibration.surprise("knn", ordered[-1] + np.array([1.0, 2.0, 3.0]))
+    far = calibration.negative_log_p("knn", ordered[-1] + np.array([1.0, 2.0, 3.0]))
     assert far[1] - far[0] == pytest.approx(far[2] - far[1])
-    grid = calibration.surprise("knn", np.linspace(ordered[0] - 1, ordered[-1] + 5, 500))
+    grid = calibration.negative_log_p("knn", np.linspace(ordered[0] - 1, ordered[-1] + 5, 500))
     assert (np.diff(grid) >= 0).all()
     knee = np.quantile(ordered, 0.9)
-    around = calibration.surprise("knn", np.array([knee, knee + 1e-9]))
+    around = calibration.negative_log_p("knn", np.array([knee, knee + 1e-9]))
     assert around[1] - around[0] < 1e-6
 
 
-def test_a_change_in_the_last_bits_of_a_score_stays_one(calibration):
+def test_small_change_of_a_score_changes_its_negative_log_p_little(calibration):
     values = calibration.scores["knn"].numpy()
-    found = calibration.surprise("knn", values * (1 + 1e-9))
-    np.testing.assert_allclose(found, calibration.surprise("knn", values), atol=1e-5)
+    shifted = calibration.negative_log_p("knn", values * (1 + 1e-9))
+    np.testing.assert_allclose(shifted, calibration.negative_log_p("knn", values), atol=1e-5)
 
 
-def test_surprise_goes_on_where_the_highest_scores_are_equal():
+def test_negative_log_p_continues_if_the_highest_scores_are_equal():
     tied = fit({"diffguard/l2": torch.arange(50.0).clamp(max=20)}, ["l2"], [])
-    found = tied.surprise("diffguard/l2", np.array([18.0, 19.0, 19.5, 20.0, 21.0]))
-    assert np.isfinite(found).all()
-    assert (np.diff(found) > 0).all()
+    values = tied.negative_log_p("diffguard/l2", np.array([18.0, 19.0, 19.5, 20.0, 21.0]))
+    assert np.isfinite(values).all()
+    assert (np.diff(values) > 0).all()
 
 
 def test_interval_of_the_accepted_share_narrows_with_more_images():

@@ -1,0 +1,49 @@
+"""The files of an evaluation's results: JSON for programs, CSV and Markdown for people."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from diffguard.report.tables import to_markdown
+from diffguard.score_table.cells import to_cell
+from diffguard.storage.files import replace_file
+
+
+def write_results(folder: Path, results: Mapping[str, Any]) -> None:
+    """Write `results.json`, `results.csv` (its rows) and `results.md` (its tables).
+
+    Args:
+        folder: Output folder; created if it is missing.
+        results: The results, as `summary.summarize` returns them.
+
+    Raises:
+        UserError: If the files cannot be written.
+    """
+    table = io.StringIO()
+    rows = [_flatten(row) for row in results["rows"]]
+    writer = csv.DictWriter(table, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    for name, text in {
+        "results.json": json.dumps(results, indent=2, allow_nan=False) + "\n",
+        "results.csv": table.getvalue(),
+        "results.md": to_markdown(results),
+    }.items():
+        with replace_file(Path(folder) / name) as path:
+            path.write_text(text, encoding="utf-8", newline="")
+
+
+def _flatten(row: Mapping[str, Any]) -> dict[str, Any]:
+    low, high = row["auroc_ci95"]
+    flat: dict[str, Any] = {}
+    for name, value in row.items():
+        if isinstance(value, str):
+            flat[name] = to_cell(value)
+            continue
+        flat |= {"auroc_low": low, "auroc_high": high} if name == "auroc_ci95" else {name: value}
+    return flat
