@@ -13,13 +13,14 @@ from diffguard.classifiers.classifier import Classifier
 from diffguard.classifiers.spec import ClassifierSpec, resolve_spec
 from diffguard.classifiers.weights import load_weights
 from diffguard.denoisers.base import DiffusersDenoiser
-from diffguard.denoisers.build import DiffusionParts, build_denoiser, empty_network, wrap_parts
+from diffguard.denoisers.build import build_denoiser, empty_network, wrap_parts
 from diffguard.denoisers.custom import build_own_denoiser, is_own, load_own_weights
 from diffguard.denoisers.formats import CheckpointOptions, load_diffusion
 from diffguard.denoisers.formats.folder import label_rows
 from diffguard.denoisers.formats.hub import local_folder
 from diffguard.denoisers.formats.save import save_folder
 from diffguard.denoisers.lora import add_lora, merge_lora, save_lora
+from diffguard.denoisers.parts import DiffusionParts
 from diffguard.denoisers.reference import LARGE, refer
 from diffguard.denoisers.spec import DiffusionSpec
 from diffguard.errors import UserError, reason_of

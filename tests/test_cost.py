@@ -8,7 +8,8 @@ import torch
 import evaluate
 from diffguard.classifiers.spec import ClassifierSpec
 from diffguard.cost import dry_run, format_cost
-from diffguard.denoisers.build import DiffusionParts, build_denoiser
+from diffguard.denoisers.build import build_denoiser
+from diffguard.denoisers.parts import DiffusionParts
 from diffguard.denoisers.spec import DiffusionSpec
 from diffguard.detector import Detector
 from diffguard.errors import UserError

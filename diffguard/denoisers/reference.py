@@ -12,10 +12,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from diffguard.denoisers.build import DiffusionParts
 from diffguard.denoisers.formats import CheckpointOptions, load_diffusion
 from diffguard.denoisers.formats.folder import AUTOENCODER_FOLDERS, CONTEXT, NETWORK_FOLDERS
 from diffguard.denoisers.formats.hub import cached, fetch
+from diffguard.denoisers.parts import DiffusionParts
 from diffguard.errors import UserError
 
 # Larger models are referred to by default.

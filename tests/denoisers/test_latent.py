@@ -2,11 +2,11 @@ import diffusers
 import pytest
 import torch
 
-from diffguard.denoisers.build import DiffusionParts
 from diffguard.denoisers.context import ClassContext
 from diffguard.denoisers.formats import CheckpointOptions, load_denoiser, load_diffusion
 from diffguard.denoisers.formats.options import linear_schedule
 from diffguard.denoisers.formats.save import save_folder
+from diffguard.denoisers.parts import DiffusionParts
 from diffguard.diffusion.denoiser import Denoiser
 from diffguard.diffusion.schedule import NoiseSchedule
 from diffguard.errors import UserError

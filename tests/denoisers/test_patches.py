@@ -11,9 +11,10 @@ from diffguard.checkpoint.build import specs_of
 from diffguard.checkpoint.file import read_checkpoint
 from diffguard.classifiers.spec import ClassifierSpec
 from diffguard.cost import dry_run
-from diffguard.denoisers.build import DiffusionParts, build_denoiser, wrap_parts
+from diffguard.denoisers.build import build_denoiser, wrap_parts
 from diffguard.denoisers.formats import CheckpointOptions, load_diffusion
 from diffguard.denoisers.formats.save import save_folder
+from diffguard.denoisers.parts import DiffusionParts
 from diffguard.denoisers.pixel import PixelDenoiser
 from diffguard.denoisers.spec import DiffusionSpec
 from diffguard.detector import Detector

@@ -7,11 +7,11 @@ import diffusers
 import torch
 from torch import nn
 
-from diffguard.denoisers.build import DiffusionParts
 from diffguard.denoisers.context import ClassContext
 from diffguard.denoisers.formats import CheckpointOptions
 from diffguard.denoisers.formats.options import linear_schedule
 from diffguard.denoisers.formats.save import save_folder
+from diffguard.denoisers.parts import DiffusionParts
 from tests.helpers.checkpoint_files import OWN, cases_in
 from tests.helpers.tiny_models import tiny_unet
 

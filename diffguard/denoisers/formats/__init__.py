@@ -12,11 +12,12 @@ from typing import Any
 from torch import Tensor
 
 from diffguard.denoisers.base import DiffusersDenoiser
-from diffguard.denoisers.build import DiffusionParts, wrap_parts
+from diffguard.denoisers.build import wrap_parts
 from diffguard.denoisers.formats import adm, ddpm, ldm
 from diffguard.denoisers.formats.folder import load_folder
 from diffguard.denoisers.formats.options import CheckpointOptions
 from diffguard.denoisers.formats.tensors import has
+from diffguard.denoisers.parts import DiffusionParts
 from diffguard.errors import UserError
 from diffguard.storage.foreign import read_checkpoint_tensors
 

@@ -10,10 +10,10 @@ from typing import Any
 
 from torch import Tensor
 
-from diffguard.denoisers.build import DiffusionParts
 from diffguard.denoisers.formats.openai_names import OpenAILayout
 from diffguard.denoisers.formats.options import CheckpointOptions, linear_schedule
 from diffguard.denoisers.formats.tensors import build_empty, fill
+from diffguard.denoisers.parts import DiffusionParts
 from diffguard.errors import UserError
 
 _PUBLISHED = "num_head_channels 64 at 64, 256 and 512 pixels, num_heads 4 at 128"

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from diffguard.denoisers.build import DiffusionParts
 from diffguard.denoisers.formats.ddpm_names import DDPMLayout
 from diffguard.denoisers.formats.options import CheckpointOptions, linear_schedule
 from diffguard.denoisers.formats.tensors import build_empty, fill, has, shape_of
+from diffguard.denoisers.parts import DiffusionParts
 
 
 def convert(tensors: Mapping[str, Tensor], options: CheckpointOptions) -> DiffusionParts:

@@ -8,7 +8,6 @@ null class, image size, and the side of the patches that a pixel model rearrange
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,17 +15,16 @@ import torch
 from pydantic import Field
 from torch import nn
 
-from diffguard.denoisers.build import DiffusionParts, own_config
 from diffguard.denoisers.context import ClassContext
 from diffguard.denoisers.formats.hub import local_folder
+from diffguard.denoisers.formats.model_folder import load_model, read_config
 from diffguard.denoisers.formats.options import CheckpointOptions
 from diffguard.denoisers.formats.prompts import TEXT_ENCODER, encode_prompts
-from diffguard.denoisers.networks import AUTOENCODERS, NETWORKS, module_class
-from diffguard.errors import UserError, reason_of
+from diffguard.denoisers.networks import AUTOENCODERS, NETWORKS
+from diffguard.denoisers.parts import DiffusionParts
+from diffguard.errors import UserError
 from diffguard.storage.arguments import LARGEST_SIDE
-from diffguard.storage.reading import read_text
 from diffguard.storage.schema import validated
-from diffguard.storage.sizes import check_files
 from diffguard.storage.state_dict import check_values
 from diffguard.storage.weights import load_tensors
 
@@ -34,7 +32,6 @@ NOTE = "diffguard.json"
 CONTEXT = "class_context/model.safetensors"
 NETWORK_FOLDERS = ("unet", "transformer")
 AUTOENCODER_FOLDERS = ("vae", "vqvae")
-_WEIGHTS = "diffusion_pytorch_model"
 _Patch = Annotated[int, Field(ge=1, le=LARGEST_SIDE)]
 
 
@@ -55,10 +52,10 @@ def load_folder(path: str | Path, options: CheckpointOptions) -> DiffusionParts:
         "a folder of diffusers" + (" with a text encoder" if prompted else ""),
         {"image_size", "prompt"} if prompted else {"image_size"},
     )
-    note = _read_json(folder / NOTE) if (folder / NOTE).is_file() else {}
-    network = _load_model(_part(folder, NETWORK_FOLDERS) or folder, NETWORKS)
+    note = read_config(folder / NOTE) if (folder / NOTE).is_file() else {}
+    network = load_model(_part(folder, NETWORK_FOLDERS) or folder, NETWORKS)
     stage = _part(folder, AUTOENCODER_FOLDERS)
-    autoencoder = None if stage is None else _load_model(stage, AUTOENCODERS)
+    autoencoder = None if stage is None else load_model(stage, AUTOENCODERS)
     scheduler = next(
         (p for p in (folder / "scheduler", folder) if (p / "scheduler_config.json").is_file()), None
     )
@@ -75,7 +72,7 @@ def load_folder(path: str | Path, options: CheckpointOptions) -> DiffusionParts:
     return DiffusionParts(
         family="diffusers",
         network=network,
-        scheduler=_read_json(scheduler / "scheduler_config.json"),
+        scheduler=read_config(scheduler / "scheduler_config.json"),
         image_size=size * factor,
         num_classes=num_classes,
         null_class=null_class,
@@ -106,15 +103,6 @@ def _state_size(network: Any, image_size: int | None, factor: int) -> int:
             f"{'a multiple of ' if levels else ''}{multiple}"
         )
     return image_size // factor
-
-
-def _check_conditions(config: Any) -> None:
-    kind = config.get("class_embed_type") or config.get("addition_embed_type")
-    if kind not in (None, "timestep") or config.get("encoder_hid_dim_type"):
-        raise UserError(
-            f"the network is told more than a timestep and a label ({kind or 'image features'}, "
-            "as Stable Diffusion XL): expected class labels or one text encoder"
-        )
 
 
 def _load_context(folder: Path, options: CheckpointOptions) -> ClassContext | None:
@@ -180,83 +168,3 @@ def label_rows(rows: int, options: CheckpointOptions) -> tuple[int, int | None]:
     if null is not None and not 0 <= null < rows:
         raise UserError(f"null_class must be one of the {rows} class embeddings, got {null}")
     return (rows if null is None else rows - 1), null
-
-
-def _load_model(folder: Path, known: tuple[str, ...]) -> Any:
-    config = _read_json(folder / "config.json")
-    name = config.get("_class_name")
-    if name == "Transformer2DModel" and config.get("norm_type") == "ada_norm_zero":
-        # How folders name the class that were written before DiT had one of its own.
-        name = "DiTTransformer2DModel"
-    if name not in known:
-        raise UserError(
-            f"{folder.name}/config.json names the class {name!r}, expected {', '.join(known)}"
-        )
-    _check_conditions(config)
-    cls = module_class(name, known)
-    if config.get("quantization_config") is not None:
-        raise UserError(f"{folder.name} is quantized: expected weights in float32, float16 or bf16")
-    files = [path for path in folder.glob(f"{_WEIGHTS}*") if path.is_file()]
-    own = own_config(cls, config)
-    check_files(lambda: cls.from_config(own), files, folder.name)
-    binary = not any(folder.glob(f"{_WEIGHTS}*.safetensors"))
-    try:
-        model, report = cls.from_pretrained(
-            folder,
-            variant=_variant(folder),
-            use_safetensors=False if binary else None,
-            torch_dtype=torch.float32,
-            local_files_only=True,
-            low_cpu_mem_usage=False,
-            output_loading_info=True,
-        )
-    except Exception as error:
-        # Damaged weights and configs raise many types.
-        raise UserError(
-            f"{folder.name} cannot be loaded ({reason_of(error)}): is it complete?"
-        ) from error
-    # diffusers fills missing weights with random numbers.
-    for what in ("missing_keys", "unexpected_keys", "mismatched_keys"):
-        if report[what]:
-            first = sorted(str(key) for key in report[what])[0]
-            kind = what.removesuffix("_keys")
-            if prefix := next((p for p in ("module.", "_orig_mod.") if _all_have(report, p)), None):
-                raise UserError(
-                    f"the tensors of {folder.name} begin with {prefix!r}, which training left: "
-                    "take it off their names"
-                )
-            raise UserError(f"{folder.name} has {kind} tensors ({first}): is it complete?")
-    for name, value in model.state_dict(keep_vars=True).items():
-        check_values(f"{folder.name}.{name}", value, value)
-    return model.eval()
-
-
-def _all_have(report: Any, prefix: str) -> bool:
-    names = [str(key) for key in report["unexpected_keys"]]
-    return bool(names) and all(name.startswith(prefix) for name in names)
-
-
-def _variant(folder: Path) -> str | None:
-    """The copy of the weights to read, as in `….fp16.safetensors`: another where none is plain."""
-    names = [path.name.removeprefix(f"{_WEIGHTS}.") for path in folder.glob(f"{_WEIGHTS}.*")]
-    kinds = [name.split("-")[0].split(".") for name in names]
-    plain = ("safetensors", "bin")
-    variants = sorted({kind[0] for kind in kinds if kind[0] not in plain})
-    if not variants or any(kind[0] in plain for kind in kinds):
-        return None
-    if any(path.name.startswith(f"{_WEIGHTS}-0") for path in folder.glob(f"{_WEIGHTS}-*")):
-        return None
-    return "fp16" if "fp16" in variants else variants[0]
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        # Configs of diffusers may hold infinities, which `read_json` refuses.
-        content = json.loads(read_text(path))
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(
-            f"{path} cannot be read ({reason_of(error)}): expected a complete folder of diffusers"
-        ) from error
-    if not isinstance(content, dict):
-        raise UserError(f"{path} holds no settings: expected a complete folder of diffusers")
-    return content

@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from diffguard.denoisers.build import DiffusionParts
 from diffguard.denoisers.context import ClassContext
 from diffguard.denoisers.formats.ddpm_names import DDPMLayout
 from diffguard.denoisers.formats.openai_names import OpenAILayout
@@ -28,6 +27,7 @@ from diffguard.denoisers.formats.tensors import (
     identity,
     shape_of,
 )
+from diffguard.denoisers.parts import DiffusionParts
 from diffguard.diffusion.schedule import NoiseSchedule
 from diffguard.errors import UserError
 from diffguard.storage.state_dict import check_values

@@ -8,9 +8,9 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from diffguard.denoisers.build import DiffusionParts
 from diffguard.denoisers.formats.folder import CONTEXT, NOTE
 from diffguard.denoisers.formats.prompts import TEXT_ENCODER, TOKENIZER
+from diffguard.denoisers.parts import DiffusionParts
 from diffguard.errors import UserError
 from diffguard.storage.files import create_folder
 

@@ -9,10 +9,11 @@ import torch
 from diffusers import DDPMPipeline, DiTTransformer2DModel
 from safetensors.torch import load_file, save_file
 
-from diffguard.denoisers.build import DiffusionParts, wrap_parts
+from diffguard.denoisers.build import wrap_parts
 from diffguard.denoisers.formats import CheckpointOptions, load_diffusion
 from diffguard.denoisers.formats.folder import label_rows
 from diffguard.denoisers.formats.save import save_folder
+from diffguard.denoisers.parts import DiffusionParts
 from diffguard.errors import UserError
 from tests.helpers.tiny_models import tiny_unet
 

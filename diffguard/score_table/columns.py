@@ -1,0 +1,113 @@
+"""The columns of a score table while its rows are read."""
+
+from __future__ import annotations
+
+import math
+import re
+from array import array
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from diffguard.score_table.cells import from_cell
+from diffguard.score_table.rows import HEAD_COLUMNS, TAIL_COLUMNS
+
+_CHUNK = 10_000  # rows that are held as they were read
+_WHOLE = re.compile(r"-?[0-9]{1,9}")
+
+
+class Columns:
+    """The columns of a table as they fill, each in one piece of memory.
+
+    Args:
+        names: The scores.
+        most: No table has more rows.
+    """
+
+    def __init__(self, names: Sequence[str], most: int) -> None:
+        self._names = names
+        self._width = len(HEAD_COLUMNS) + len(names) + len(TAIL_COLUMNS)
+        self._floats = np.empty((1 + len(names), most))
+        self._integers = np.empty((6, most), dtype=np.int32)
+        self._errors = np.full(most, "", dtype=object)
+        self._sets: dict[str, int] = {}
+        self._paths = _Texts()
+        self._missing = [math.nan] * len(self._floats)
+        # Rows that are read and not in their columns yet.
+        self._new_floats, self._new_integers = array("d"), array("i")
+
+    def append(self, row: list[str]) -> None:
+        """Add a row; raises `ValueError` if it is none."""
+        if len(row) != self._width:
+            raise ValueError(f"a row has {len(row)} fields, expected {self._width}")
+        name, index, image, label, prediction, *values, stop_step, passes, error = row
+        code = self._sets.setdefault(from_cell(name), len(self._sets))
+        self._new_integers.extend((code, _whole(index, 0), _whole(label, -1)))
+        self._new_integers.extend(
+            _whole(n, 0) if n else -1 for n in (prediction, stop_step, passes)
+        )
+        self._new_floats.extend(self._missing if error else map(float, values))
+        if error:
+            self._errors[len(self._paths)] = from_cell(error)
+        self._paths.append(from_cell(image))
+        if not len(self._paths) % _CHUNK:
+            self._settle()
+
+    def _settle(self) -> None:
+        """Bring the rows that were read to their columns."""
+        for new, columns in (
+            (self._new_floats, self._floats),
+            (self._new_integers, self._integers),
+        ):
+            rows = np.asarray(new).reshape(-1, len(columns))
+            columns[:, len(self._paths) - len(rows) : len(self._paths)] = rows.T
+        self._new_floats, self._new_integers = array("d"), array("i")
+
+    def arrays(self) -> dict[str, Any]:
+        """The columns, named like the attributes of `ScoreTable`."""
+        self._settle()
+        end = len(self._paths)
+        codes, indices, labels, predictions, stops, passes = self._integers[:, :end]
+        probability, *scores = self._floats[:, :end]
+        return {
+            "dataset_names": tuple(self._sets),
+            "dataset": codes,
+            "index": indices,
+            "path": self._paths,
+            "label": labels,
+            "prediction": predictions,
+            "probability": probability,
+            "scores": dict(zip(self._names, scores, strict=True)),
+            "stop_step": stops,
+            "network_passes": passes,
+            "error": self._errors[:end],
+        }
+
+
+class _Texts(Sequence[str]):
+    """Texts in one piece of memory: a million paths as `str` would take 80 MB beside their own."""
+
+    def __init__(self) -> None:
+        self._content, self._ends = bytearray(), array("q", [0])
+
+    def append(self, text: str) -> None:
+        self._content += text.encode("utf-8", "surrogateescape")
+        self._ends.append(len(self._content))
+
+    def __len__(self) -> int:
+        return len(self._ends) - 1
+
+    def __getitem__(self, place: Any) -> Any:
+        if isinstance(place, slice):
+            return [self[one] for one in range(len(self))[place]]
+        place = range(len(self))[place]
+        begin, end = self._ends[place], self._ends[place + 1]
+        return self._content[begin:end].decode("utf-8", "surrogateescape")
+
+
+def _whole(text: str, least: int) -> int:
+    """A number that a table holds; raises `ValueError` for anything else."""
+    if not _WHOLE.fullmatch(text) or int(text) < least:
+        raise ValueError(f"{text[:20]!r} is not a whole number from {least} to 999999999")
+    return int(text)
