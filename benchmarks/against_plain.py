@@ -15,8 +15,7 @@ from subjects import Subject
 
 from datamodules.evaluation_stream import EvaluationStream
 from diffguard.detector import Detector
-from diffguard.methods.items import Item
-from lightning_modules.detector import items_of
+from diffguard.methods.items import Item, items_of
 
 # Images that go through the plain loop, for its speed and for its scores in float64.
 PLAIN_IMAGES = 64

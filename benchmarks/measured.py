@@ -107,9 +107,9 @@ def score(
     with tempfile.TemporaryDirectory() as name, watched() as fills:
         folder = Path(name)
         run = ScoringRun(detector, data, stream, folder, {}, derive=False)
-        path = run.run(scoring_trainer(trainer, "speed"))
+        finished = run.run(scoring_trainer(trainer, "speed"))
         timing = read_timing(folder)
-        return Scoring(ScoreTable.read(path), timing["seconds"], timing["fill"], fills[0])
+        return Scoring(ScoreTable.read(finished.table), timing["seconds"], timing["fill"], fills[0])
 
 
 def formula(detector: Detector, table: ScoreTable, form: str) -> np.ndarray:

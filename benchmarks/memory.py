@@ -31,7 +31,8 @@ def score(count: int) -> None:
     from datamodules.evaluation_stream import EvaluationStream
     from datamodules.image_set import ImageSet, no_labels
     from datamodules.ood import OODDataModule
-    from diffguard_cli.scoring import ScoringRun
+    from diffguard.methods.items import Scored
+    from diffguard_cli.scoring import ScoringModule, ScoringRun
     from lightning_modules.quiet import quiet_libraries
     from lightning_modules.trainer import TrainerConfig, scoring_trainer
 
@@ -57,13 +58,14 @@ def score(count: int) -> None:
     seen: list[float] = []
     with tempfile.TemporaryDirectory() as folder:
         run = ScoringRun(detector, data, stream, Path(folder), {}, derive=False)
-        write = run._write
+        take = ScoringModule.take
 
-        def measured(rows: object) -> None:
-            write(rows)
-            seen.append(resident())
+        def measured(module: ScoringModule, rows: list[Scored]) -> None:
+            take(module, rows)
+            if rows:
+                seen.append(resident())
 
-        run._write = measured
+        ScoringModule.take = measured
         began = time.perf_counter()
         run.run(scoring_trainer(config, "memory"))
     seconds = time.perf_counter() - began

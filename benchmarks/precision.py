@@ -88,7 +88,7 @@ def main(argv: Sequence[str]) -> int:
             )
             first_call.run(scoring_trainer(own, name))
             run = ScoringRun(detector, data, data.stream("test"), output / "all", {}, derive=True)
-            table = ScoreTable.read(run.run(scoring_trainer(own, name)))
+            table = ScoreTable.read(run.run(scoring_trainer(own, name)).table)
             timing = read_timing(output / "all")
         found = {score: aurocs(table, data.groups, score) for score in SCORES}
         first = first or found

@@ -10,7 +10,6 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.utilities import rank_zero_only
-from torch import nn
 
 from diffguard.checkpoint.build import timed_cnn
 from diffguard.checkpoint.file import diffusion_weights
@@ -18,14 +17,10 @@ from diffguard.classifiers.classifier import Classifier
 from diffguard.classifiers.spec import ClassifierSpec
 from diffguard.denoisers.custom import weight_parts
 from diffguard.detector import Detector
-from diffguard.diffusion.denoiser import Denoiser
 from diffguard.methods.diffguard import DiffGuard
 from diffguard.methods.fit import Warn, check_classifier, fit_early_stop, fit_reference
 from diffguard.score_table.table import ScoreTable
-from diffguard.scores.baselines import (
-    FEATURE_BASELINES,
-    Reference,
-)
+from diffguard.scores.baselines import FEATURE_BASELINES, Reference
 from diffguard.scores.calibration import ENOUGH_IMAGES, Calibration
 from diffguard.settings.detector import DetectorSettings
 from diffguard.storage.state_dict import weights_hash
@@ -48,105 +43,113 @@ def calibrate(
     noisy = None
     if run.noisy_classifier_file.is_file():
         noisy = timed_cnn(load_tensors(run.noisy_classifier_file))
-    # Taken now: scoring may bring the weights to half precision, the file keeps them in full.
+    # Before they are cast: scoring may use half precision, but the file keeps full precision.
     weights = diffusion_weights(diffusion.denoiser, diffusion.reference)
     cast_weights(diffusion.denoiser, run.trainer)
-    models = (classifier[0], diffusion.denoiser, noisy)
+    method = DiffGuard(
+        classifier[0],
+        diffusion.denoiser,
+        settings,
+        image_size=run.data.image_size,
+        image_channels=run.data.channels,
+        noisy_classifier=noisy,
+        seed=run.seed,
+    )
     networks = [classifier[0].network, *weight_parts(diffusion.denoiser).values(), noisy]
-    identity = {"models": weights_hash([one for one in networks if one is not None])}
-    detector = calibrated(run, settings, *models, title, run.folder, identity)
+    identity = {"models": weights_hash([network for network in networks if network is not None])}
+    detector = calibrated(run, method, identity, title)
     if rank_zero_only.rank == 0:
         detector.save(run.detector_file, classifier[1], diffusion.spec, run.config, weights=weights)
 
 
 def calibrated(
     run: Run,
-    settings: DetectorSettings,
-    classifier: Classifier,
-    denoiser: Denoiser,
-    noisy_classifier: nn.Module | None,
-    title: str,
-    folder: Path,
+    method: DiffGuard,
     identity: Mapping[str, Any],
-    *,
+    title: str,
     reference: Reference | None = None,
 ) -> Detector:
     """A detector calibrated on ID validation images; an interrupted calibration resumes.
 
+    The scores go to `calibration` in the run's folder, or beside it if it holds other scores.
+
     Args:
         run: The run.
-        settings: The detector's settings.
-        classifier: The protected classifier.
-        denoiser: The diffusion model.
-        noisy_classifier: The classifier of noisy images, if there is one.
-        title: What the progress bar calls it.
-        folder: The scores go to `calibration` in it, or beside that if it holds other scores.
+        method: The method with its models and settings.
         identity: Values that identify the models.
-        reference: Features of ID training images; None computes them if a baseline needs them.
+        title: Title of the progress bar.
+        reference: Features of ID training images. If a baseline needs them, they default to those
+            of `data`.
+
+    Raises:
+        UserError: If the classifier and the data do not fit together, or scoring fails.
     """
-    data = run.data
-    options: dict[str, Any] = {
-        "image_size": data.image_size,
-        "image_channels": data.channels,
-        "noisy_classifier": noisy_classifier,
-        "seed": run.seed,
-    }
+    data, settings = run.data, method.settings
     trainer = scoring_trainer(run.trainer, title)
-    precision = trainer.precision_plugin.test_step_context
-    method = DiffGuard(classifier, denoiser, settings, **options)
     method.to(trainer.strategy.root_device)
-    loader = data.stream_loader(data.id_stream("validation"))
-    check_classifier(method, loader, settings, data.read_size, run.say)
     identity = {**identity, "precision": run.trainer.precision}
-    if reference is None and needs_reference(settings):
-        # Lists are often sorted by class: the first images would be of a few classes only.
-        stream = data.id_stream("train", settings.reference_images)
-        identity["reference"] = stream.sets[0].fingerprint()
-        with precision():
+    validation = data.stream_loader(data.id_stream("validation"))
+    check_classifier(method, validation, settings, data.read_size, run.say)
+    with trainer.precision_plugin.test_step_context():
+        if reference is None and needs_reference(settings):
+            # Lists are often sorted by class, so the first images would show only a few classes.
+            stream = data.id_stream("train", settings.reference_images)
+            identity["reference"] = stream.sets[0].fingerprint()
             reference = fit_reference(method, data.stream_loader(stream), data.read_size)
-    with precision():
-        fitted = _with_fitted_depth(method, data)
-    detector = Detector(classifier, denoiser, fitted, reference=reference, **options)
-    table = _score_validation(run, detector, folder, identity, trainer, settings)
-    detector.calibration = fit_calibration(table, fitted, run.say)
+        thresholds = fit_early_stop(method, validation, data.read_size)
+    detector = _detector(method, _with_thresholds(settings, thresholds), reference)
+    table = _score_validation(run, detector, identity, trainer, settings)
+    detector.calibration = fit_calibration(table, detector.settings, run.say)
     return detector
 
 
-def _with_fitted_depth(method: DiffGuard, data: Any) -> DetectorSettings:
-    """The method's settings, with fitted thresholds of early stop if a mean depth is set."""
-    settings = method.settings
-    if settings.early_stop.mean_depth is None:
-        return settings
-    loader = data.stream_loader(data.id_stream("validation"))
-    thresholds = fit_early_stop(method, loader, data.read_size)
-    thresholds = settings.early_stop.thresholds | thresholds
-    return replace(settings, early_stop=replace(settings.early_stop, thresholds=thresholds))
+def _with_thresholds(
+    settings: DetectorSettings, thresholds: Mapping[str, float]
+) -> DetectorSettings:
+    """Settings with fitted thresholds of early stop."""
+    stop = settings.early_stop
+    return replace(settings, early_stop=replace(stop, thresholds={**stop.thresholds, **thresholds}))
+
+
+def _detector(
+    method: DiffGuard, settings: DetectorSettings, reference: Reference | None
+) -> Detector:
+    """The detector of a method's models, with other settings."""
+    return Detector(
+        method.classifier,
+        method.denoiser,
+        settings,
+        image_size=method.image_size,
+        image_channels=method.image_channels,
+        reference=reference,
+        noisy_classifier=method.noisy_classifier,
+        seed=method.seed,
+    )
 
 
 def _score_validation(
     run: Run,
     detector: Detector,
-    folder: Path,
     identity: Mapping[str, Any],
     trainer: pl.Trainer,
     settings: DetectorSettings,
 ) -> ScoreTable:
-    """Score the ID validation images, under `settings` as they were before anything was fitted."""
+    """Score the ID validation images; `settings` are those before anything was fitted."""
 
-    def run_in(place: Path) -> ScoringRun:
+    def run_in(folder: Path) -> ScoringRun:
         return ScoringRun(
             detector,
             run.data,
             run.data.id_stream("validation"),
-            place,
+            folder,
             identity,
             derive=False,
             settings=settings,
             threads=run.trainer.threads,
         )
 
-    scoring = free_run(folder / "calibration", trainer, run_in)
-    return ScoreTable.read(scoring.run(trainer))
+    scoring = free_run(run.folder / "calibration", trainer, run_in)
+    return ScoreTable.read(scoring.run(trainer).table)
 
 
 def fit_calibration(table: ScoreTable, settings: DetectorSettings, warn: Warn) -> Calibration:
@@ -158,8 +161,8 @@ def fit_calibration(table: ScoreTable, settings: DetectorSettings, warn: Warn) -
         low, high = calibration.accept_interval(settings.accept)
         warn(
             f"warning: with only {count} ID validation images, the threshold accepts "
-            f"{low:.0%} to {high:.0%} of new ID images (95% interval), where "
-            f"{settings.accept:.0%} was asked for; {ENOUGH_IMAGES} or more narrow it"
+            f"{low:.0%} to {high:.0%} of new ID images (95% interval) instead of "
+            f"{settings.accept:.0%}; {ENOUGH_IMAGES} or more images narrow the interval"
         )
     return calibration
 

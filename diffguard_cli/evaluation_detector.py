@@ -9,6 +9,7 @@ from typing import Any
 import lightning.pytorch as pl
 
 from diffguard.detector import Detector
+from diffguard.methods.diffguard import DiffGuard
 from diffguard.scores.calibration import Calibration
 from diffguard.settings.detector import (
     COMBINING,
@@ -112,15 +113,16 @@ def recalibrated(
     run = Run(folder, arguments.data, arguments.trainer, old.seed, content["config"])
     run.say(f"detector.{changed} differs from the checkpoint's: calibrating again")
     same_images = settings.reference_images == old.settings.reference_images
-    detector = calibrated(
-        run,
-        settings,
+    method = DiffGuard(
         old.classifier,
         old.denoiser,
-        old.noisy_classifier,
-        "calibrate",
-        folder,
-        {"checkpoint": scoring.identity["checkpoint"]},
-        reference=old.reference if same_images else None,
+        settings,
+        image_size=arguments.data.image_size,
+        image_channels=arguments.data.channels,
+        noisy_classifier=old.noisy_classifier,
+        seed=old.seed,
     )
+    identity = {"checkpoint": scoring.identity["checkpoint"]}
+    reference = old.reference if same_images else None
+    detector = calibrated(run, method, identity, "calibrate", reference)
     return make(folder, detector)

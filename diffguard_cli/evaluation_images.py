@@ -63,10 +63,10 @@ def score_images(content: Mapping[str, Any], arguments: EvaluationArguments) -> 
         scoring = scoring_in(results, detector)
     if changed:
         scoring = recalibrated(scoring, scoring_in, content, arguments, changed[0], trainer)
-    path = scoring.run(trainer)
+    finished = scoring.run(trainer)
     if not trainer.is_global_zero:
         return 0
-    return _report(scoring, ScoreTable.read(path), arguments.accept)
+    return _report(scoring, ScoreTable.read(finished.table), arguments.accept)
 
 
 def _report(scoring: ScoringRun, table: ScoreTable, accept: float | None) -> int:

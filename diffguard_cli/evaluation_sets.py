@@ -16,7 +16,7 @@ from diffguard.settings.detector import to_dict
 from diffguard_cli.arguments import EvaluationArguments
 from diffguard_cli.evaluation_detector import identity_of, load_detector, recalibrated
 from diffguard_cli.panels import panels
-from diffguard_cli.scoring import ScoringRun
+from diffguard_cli.scoring import FinishedRun, ScoringRun
 from diffguard_cli.shared_table import Metrics, read_together
 from lightning_modules.trainer import scoring_trainer
 
@@ -57,9 +57,10 @@ def score_sets(content: Mapping[str, Any], arguments: EvaluationArguments) -> in
     scoring = scoring_in(_output(arguments), detector)
     if changed:
         scoring = recalibrated(scoring, scoring_in, content, arguments, changed[0], trainer)
-    table, metrics = read_together(scoring.run(trainer), data.groups, trainer)
+    finished = scoring.run(trainer)
+    table, metrics = read_together(finished.table, data.groups, trainer)
     if trainer.is_global_zero:
-        _publish(scoring, table, metrics, content["config"], arguments)
+        _publish(scoring, finished, table, metrics, content["config"], arguments)
     return 0
 
 
@@ -79,6 +80,7 @@ def _check_sets(arguments: EvaluationArguments, num_classes: int) -> None:
 
 def _publish(
     scoring: ScoringRun,
+    finished: FinishedRun,
     table: ScoreTable,
     metrics: Metrics,
     config: Mapping[str, Any],
@@ -89,7 +91,7 @@ def _publish(
     settings = {
         "config": {**config, "detector": to_dict(detector.settings)},
         "seed": detector.seed,
-        "batch_size": scoring.batch_size,
+        "batch_size": finished.batch_size,
         "libraries": library_versions(),
         "device": str(detector.device),
         **scoring.identity,
@@ -101,5 +103,5 @@ def _publish(
         output,
         beside / "tensorboard",
         metrics=metrics,
-        panels=panels(scoring, table, arguments.panels),
+        panels=panels(scoring, finished, table, arguments.panels),
     )

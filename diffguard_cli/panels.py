@@ -7,21 +7,21 @@ from collections.abc import Iterator
 import numpy as np
 
 from diffguard.detector import Detector
-from diffguard.methods.items import Scored
+from diffguard.methods.items import Scored, items_of
 from diffguard.report import figures
 from diffguard.score_table.table import ScoreTable
 from diffguard.scores.calibration import DIFFGUARD
-from diffguard_cli.scoring import ScoringRun
-from lightning_modules.detector import items_of
+from diffguard_cli.scoring import FinishedRun, ScoringRun
 
 
 def panels(
-    scoring: ScoringRun, table: ScoreTable, count: int
+    scoring: ScoringRun, finished: FinishedRun, table: ScoreTable, count: int
 ) -> Iterator[tuple[str, figures.Figure]]:
     """A panel per set.
 
     Args:
-        scoring: The run that was scored.
+        scoring: The run.
+        finished: Its result.
         table: Its merged table.
         count: Images per panel; 0 draws none.
 
@@ -31,7 +31,7 @@ def panels(
     for dataset in scoring.data.groups if count else ():
         rows = _spread(table, dataset, count)
         if len(rows):
-            scored = reconstruct(scoring, table, rows)
+            scored = reconstruct(scoring, finished, table, rows)
             yield f"panels/{dataset}", figures.panel(panel_rows(scoring.detector, scored), dataset)
 
 
@@ -43,14 +43,16 @@ def _spread(table: ScoreTable, dataset: str, count: int) -> np.ndarray:
     return ordered[places.round().astype(int)]
 
 
-def reconstruct(scoring: ScoringRun, table: ScoreTable, rows: np.ndarray) -> list[Scored]:
+def reconstruct(
+    scoring: ScoringRun, finished: FinishedRun, table: ScoreTable, rows: np.ndarray
+) -> list[Scored]:
     """Reconstruct the images of some rows again, with the unguided reconstruction beside."""
     wanted = {(table.dataset_names[table.dataset[r]], int(table.index[r])) for r in rows}
     stream = scoring.stream
     rest = stream.without(set(stream.pairs()) - wanted)
-    scores = scoring.detector.stream(scoring.batch_size, unguided=True)
+    scores = scoring.detector.stream(finished.batch_size, unguided=True)
     scored: list[Scored] = []
-    with scoring.precision():
+    with finished.precision():
         for batch in scoring.data.stream_loader(rest):
             scored += scores.push(items_of(batch))
         scored += scores.flush()

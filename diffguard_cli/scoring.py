@@ -1,15 +1,17 @@
-"""Scoring sets of images into a score table, on one process or many, and what is done with it."""
+"""Scoring a stream of images into a score table, on one process or many."""
 
 from __future__ import annotations
 
 import json
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from functools import partial
 from itertools import chain, count
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import lightning.pytorch as pl
 import torch
@@ -17,7 +19,9 @@ import torch
 from diffguard.batching import fixed_batch_size
 from diffguard.detector import Detector
 from diffguard.errors import UserError
+from diffguard.methods.adaptive_stream import AdaptiveStream
 from diffguard.methods.batch_size import find_batch_size
+from diffguard.methods.items import Item, Scored, items_of
 from diffguard.printing import say
 from diffguard.score_table.manifest import run_key
 from diffguard.score_table.merge import merge
@@ -25,32 +29,51 @@ from diffguard.score_table.writer import ScoreWriter
 from diffguard.settings.detector import DetectorSettings
 from diffguard.storage.files import append_line
 from diffguard_cli.interrupts import interruptible
-from diffguard_cli.scoring_folder import ScoringFolder
+from diffguard_cli.scoring_folder import OpenFolder, ScoringFolder
 from lightning_modules.callbacks.scoring_bar import watched
 from lightning_modules.connection import connect
-from lightning_modules.detector import DetectorModule
+from lightning_modules.detector import StreamModule
 from lightning_modules.processes import SharedWork, check_alike, check_shared, wait_until
+
+if TYPE_CHECKING:
+    from datamodules.evaluation_stream import EvaluationStream
+    from datamodules.ood import OODDataModule
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """A run whose images are all scored.
+
+    Attributes:
+        table: The merged score table.
+        batch_size: Rows of every network call.
+        precision: Enters the precision of the networks' calls.
+    """
+
+    table: Path
+    batch_size: int
+    precision: Callable[[], AbstractContextManager[None]]
 
 
 class ScoringRun:
-    """Scores a stream of images into a folder; a run that was interrupted goes on.
+    """Scores a stream of images into a folder; an interrupted run resumes.
 
     Args:
-        detector: What scores the images.
+        detector: The detector.
         data: The DataModule.
-        stream: The images: what `data.stream(…)` gives, or another of its kind.
-        folder: Where the tables lie.
+        stream: The images.
+        folder: The folder of the tables.
         identity: What the scores depend on beside settings and data, for the manifest.
         derive: Whether the scores that need calibration are added.
-        settings: The detector's settings as they were asked for, where calibration changes them.
+        settings: The detector's settings before anything was fitted; defaults to the detector's.
         threads: CPU threads of each process; None leaves the libraries' choice.
     """
 
     def __init__(
         self,
         detector: Detector,
-        data: Any,
-        stream: Any,
+        data: OODDataModule,
+        stream: EvaluationStream,
         folder: Path,
         identity: Mapping[str, Any],
         *,
@@ -58,22 +81,12 @@ class ScoringRun:
         settings: DetectorSettings | None = None,
         threads: int | None = None,
     ) -> None:
-        self.detector = detector
-        self.data = data
-        self.stream = stream
-        self.folder = folder
-        self.derive = derive
-        asked = settings or detector.settings
-        self._place = ScoringFolder(folder, data, stream, asked, detector.seed, identity, threads)
-        self._work: Any = None  # a SharedWork, once the processes are connected
-        self._writer: Any = None  # a ScoreWriter, from then on
-        # The precision of the networks' calls, also of those made after the run.
-        self.precision: Callable[[], AbstractContextManager[None]] = nullcontext
-
-    @property
-    def batch_size(self) -> int:
-        """Images of every network call; 0 until it is found."""
-        return self._place.batch_size
+        self.detector, self.data, self.stream = detector, data, stream
+        self.folder, self.derive = folder, derive
+        settings = settings or detector.settings
+        self._place = ScoringFolder(
+            folder, data, stream, settings, detector.seed, identity, threads
+        )
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -81,7 +94,7 @@ class ScoringRun:
         return self._place.identity
 
     def check(self, trainer: pl.Trainer) -> None:
-        """Make sure that `run` will not refuse the folder; nothing is written.
+        """Make sure that `run` will accept the folder; nothing is written.
 
         Raises:
             UserError: If the folder belongs to another run.
@@ -92,113 +105,151 @@ class ScoringRun:
         """Whether the folder holds no scores yet, or those of this very run."""
         return self._place.is_free(trainer.strategy.root_device)
 
-    def run(self, trainer: pl.Trainer) -> Path:
-        """Score what is not scored yet.
+    def run(self, trainer: pl.Trainer) -> FinishedRun:
+        """Score the images that have no scores yet.
 
         Returns:
-            The merged table, there for every process.
+            The finished run; every process can read its table.
 
         Raises:
-            UserError: If a process failed. What all have finished is on disk; the first process
-                tells it, the others exit.
+            UserError: If a process failed. All finished rows are on disk. The first process raises,
+                the others exit.
         """
-        self.precision = trainer.precision_plugin.test_step_context
-        device = trainer.strategy.root_device
-        module = DetectorModule(
-            self.detector,
-            lambda: self.batch_size,
-            self._write,
-            self._loader,
-            derive=self.derive,
-            on_smaller=lambda size: self._place.take_smaller(device, size),
-        )
-        try:
-            with watched(trainer, self.folder, len(self.stream)):
-                try:
-                    with interruptible():
-                        connect(trainer)
-                        trainer.test(module, verbose=False)
-                except UserError as error:
-                    if self._work is None:  # not connected, so each process fails by itself
-                        raise
-                    self._work.fail(error)
-                self._finish(trainer, module)
-        except UserError:
-            if self._work is None or trainer.is_global_zero:
-                raise
+        with watched(trainer, self.folder, len(self.stream)):
+            with interruptible():
+                connect(trainer)
+            work = SharedWork(trainer)
+            try:
+                return self._score(trainer, work)
+            except UserError:
+                if trainer.is_global_zero:
+                    raise
             sys.exit(0)
-        return self.folder / "scores.csv"
 
-    def _finish(self, trainer: pl.Trainer, module: DetectorModule) -> None:
-        ended = time.perf_counter()
-        self._writer.close()
-        self._work.together("scored")
-        waited = time.perf_counter() - ended
-        self._work.together("timed", lambda: _append_timing(self.folder, trainer, module, waited))
-        self._work.together("merged", lambda: trainer.is_global_zero and merge(self.folder))
+    def open(self, trainer: pl.Trainer, work: SharedWork) -> OpenFolder:
+        """Open the folder on all processes; each of them calls this.
 
-    def _loader(self, trainer: pl.Trainer) -> Iterator[Any]:
-        place, device = self._place, trainer.strategy.root_device
-        self._work = SharedWork(trainer)
-        self._writer = ScoreWriter(
-            self.folder, trainer.global_rank, self.detector.score_names(derived=self.derive)
-        )
-        check_shared(self.folder, trainer, self._work)
-        rest = self._work.together("opened", lambda: trainer.is_global_zero and self._open(device))
-        # One process looks what is left, for a file may show late on another machine.
-        rest, place.batch_size, place.threads, first, key = trainer.strategy.broadcast(
-            (rest, place.batch_size, place.threads, place.machine(device), run_key(self.folder))
-        )
-        torch.set_num_threads(place.threads)
-        wait_until(lambda: run_key(self.folder) == key, self.folder, trainer.global_rank)
-        self._work.together("alike", lambda: check_alike(first, place.machine(device)))
-        stream = self.stream.only(rest)
-        # Small batches, so that all processes run out of images at about the same time.
-        batches = self._work.batches(len(stream), fixed_batch_size(-(-self.batch_size // 4)))
-        return self._until_failure(self.data.stream_loader(stream, batches))
-
-    def _open(self, device: torch.device) -> Any:
+        Raises:
+            UserError: On all processes, if the folder belongs to another run or cannot be written,
+                or if the processes differ.
+        """
+        device, rank = trainer.strategy.root_device, trainer.global_rank
+        check_shared(self.folder, trainer, work)
         names = self.detector.score_names(derived=self.derive)
-        return self._place.open(device, names, self._find_batch_size)
+        find = partial(self._find_batch_size, trainer)
+        place = work.together(
+            "opened", lambda: self._place.open(device, names, find) if rank == 0 else None
+        )
+        # The first process alone looks for what is left: others may see a file late.
+        place, key = trainer.strategy.broadcast((place, run_key(self.folder)))
+        torch.set_num_threads(place.threads)
+        wait_until(lambda: run_key(self.folder) == key, self.folder, rank)
+        machine = self._place.machine(device, place.threads)
+        work.together("alike", lambda: check_alike(place.machine, machine))
+        return place
 
-    def _find_batch_size(self) -> int:
-        with self.precision():
-            size = find_batch_size(self.detector.method, self.detector.baselines, len(self.stream))
+    def batches(self, place: OpenFolder, work: SharedWork) -> Iterator[Any]:
+        """The batches of images that this process scores."""
+        stream = self.stream.only(place.rest)
+        # Small batches, so that all processes run out of images at about the same time.
+        positions = work.batches(len(stream), fixed_batch_size(-(-place.batch_size // 4)))
+        return _until_failure(self.data.stream_loader(stream, positions), work)
+
+    def _score(self, trainer: pl.Trainer, work: SharedWork) -> FinishedRun:
+        names = self.detector.score_names(derived=self.derive)
+        with ScoreWriter(self.folder, trainer.global_rank, names) as writer:
+            module = ScoringModule(self, work, writer)
+            try:
+                with interruptible():
+                    trainer.test(module, verbose=False)
+            except UserError as error:
+                work.fail(error)
+        ended = time.perf_counter()
+        work.together("scored")
+        waited = time.perf_counter() - ended
+        work.together("timed", lambda: _append_timing(self.folder, trainer, module, waited))
+        work.together("merged", lambda: trainer.is_global_zero and merge(self.folder))
+        precision = trainer.precision_plugin.test_step_context
+        return FinishedRun(self.folder / "scores.csv", module.place.batch_size, precision)
+
+    def _find_batch_size(self, trainer: pl.Trainer) -> int:
+        method = self.detector.method.to(trainer.strategy.root_device)
+        with torch.inference_mode(), trainer.precision_plugin.test_step_context():
+            size = find_batch_size(method, self.detector.baselines, len(self.stream))
         say(f"batch size: {size}", file=sys.stderr)
         return size
 
-    def _until_failure(self, batches: Iterable[Any]) -> Iterator[Any]:
-        """End with the first image that cannot be read, so that what is in flight is finished."""
-        try:
-            yield from batches
-        except UserError as error:
-            self._work.fail(error)
 
-    def _write(self, rows: Sequence[Any]) -> None:
-        self._writer.write(one.row for one in rows)
+class ScoringModule(StreamModule):
+    """Scores the images that a run has left, together with the other processes, into its table.
+
+    Args:
+        run: The run.
+        work: What the processes share.
+        writer: The table of this process.
+
+    Attributes:
+        place: The run's folder, from the setup on.
+    """
+
+    place: OpenFolder
+
+    def __init__(self, run: ScoringRun, work: SharedWork, writer: ScoreWriter) -> None:
+        super().__init__(run.detector)
+        self.run, self.work, self.writer = run, work, writer
+
+    def setup(self, stage: str) -> None:  # noqa: ARG002
+        """Open the folder; Lightning has connected the processes and set the device by now."""
+        self.place = self.run.open(self.trainer, self.work)
+
+    def test_dataloader(self) -> Iterator[Any]:
+        """The batches of this process."""
+        return self.run.batches(self.place, self.work)
+
+    def open_stream(self) -> AdaptiveStream:
+        """A stream that halves its batch if this is the only process."""
+        return AdaptiveStream(
+            partial(self.detector.stream, derive=self.run.derive),
+            self.place.batch_size,
+            shrinks=self.trainer.world_size == 1,
+            on_smaller=self.place.shrink,
+        )
+
+    def items(self, batch: Any, _dataloader_idx: int) -> list[Item]:
+        """The images of a batch."""
+        return items_of(batch)
+
+    def take(self, rows: list[Scored]) -> None:
+        """Append finished images to the table."""
+        self.writer.write(scored.row for scored in rows)
 
 
 def free_run(folder: Path, trainer: pl.Trainer, make: Callable[[Path], ScoringRun]) -> ScoringRun:
-    """The run in a folder, or in one beside it (`-2`, `-3`, …) where it holds other scores."""
+    """The run in a folder, or beside it (`-2`, `-3`, …) if the folder holds other scores."""
     numbers = (folder.with_name(f"{folder.name}-{number}") for number in count(2))
     runs = (make(place) for place in chain([folder], numbers))
     return next(run for run in runs if run.is_free(trainer))
 
 
-def _append_timing(
-    folder: Path, trainer: pl.Trainer, module: DetectorModule, waited: float
-) -> None:
+def _until_failure(batches: Iterable[Any], work: SharedWork) -> Iterator[Any]:
+    """Stop at the first image that cannot be read, so that what is in flight is finished."""
+    try:
+        yield from batches
+    except UserError as error:
+        work.fail(error)
+
+
+def _append_timing(folder: Path, trainer: pl.Trainer, module: ScoringModule, waited: float) -> None:
     session = trainer.strategy.broadcast(time.strftime("%Y-%m-%dT%H:%M:%S"))
-    if not module.scored:
-        return
-    line = {
-        "session": session,
-        "rank": trainer.global_rank,
-        "images": module.scored,
-        "seconds": module.seconds,
-        "waited": waited,
-        "fill": module.fill,
-        "device": str(trainer.strategy.root_device),
-        "threads": torch.get_num_threads(),
-    }
-    append_line(folder / "timing.jsonl", json.dumps(line))
+    if module.stream.scored:
+        line = {
+            "session": session,
+            "rank": trainer.global_rank,
+            "images": module.stream.scored,
+            "seconds": module.seconds,
+            "waited": waited,
+            "fill": module.stream.fill,
+            "device": str(trainer.strategy.root_device),
+            "threads": torch.get_num_threads(),
+        }
+        append_line(folder / "timing.jsonl", json.dumps(line))

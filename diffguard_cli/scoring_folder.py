@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -30,63 +31,164 @@ from diffguard.settings.detector import DECIDING, DetectorSettings, to_dict
 from diffguard.storage.environment import describe_machine
 from diffguard.storage.files import refuse_links
 
+if TYPE_CHECKING:
+    from datamodules.evaluation_stream import EvaluationStream
+    from datamodules.ood import OODDataModule
+
+
+@dataclass(frozen=True)
+class _Terms:
+    """What decides on the last bits of a score and may be left open by the user.
+
+    Attributes:
+        batch_size: Rows of a network call; None if it is still to be measured.
+        requested: The batch size of the command line, or `auto`.
+        threads: CPU threads of a process; None leaves the libraries' choice.
+    """
+
+    batch_size: int | None
+    requested: int | str
+    threads: int | None
+
+    def resumed(self, manifest: Mapping[str, Any]) -> _Terms:
+        """These terms, with the open ones as the run in a folder began with them."""
+        threads = self.threads or manifest.get(MACHINE, {}).get("threads")
+        frozen = begun_with(manifest, self.requested)
+        if frozen is None:
+            return _Terms(self.batch_size, self.requested, threads)
+        return _Terms(frozen, manifest["batch_size_asked"], threads)
+
+
+@dataclass(frozen=True)
+class OpenFolder:
+    """An evaluation folder that belongs to a run.
+
+    Attributes:
+        path: The folder.
+        manifest: What its scores depend on.
+        rest: `(N, 2)` int64, what is left to score, as the stream selects it.
+    """
+
+    path: Path
+    manifest: dict[str, Any]
+    rest: NDArray[np.int64]
+
+    @property
+    def batch_size(self) -> int:
+        """Rows of every network call."""
+        return int(self.manifest["batch_size"])
+
+    @property
+    def machine(self) -> dict[str, str | int]:
+        """What the first process contributes to the last bits of a score."""
+        return dict(self.manifest[MACHINE])
+
+    @property
+    def threads(self) -> int:
+        """CPU threads of each process."""
+        return int(self.machine["threads"])
+
+    def shrink(self, batch_size: int) -> None:
+        """Freeze a smaller batch size.
+
+        Raises:
+            UserError: If the folder has a row already, perhaps of an earlier run.
+        """
+        if read_done(self.path):
+            raise UserError(too_large(self.batch_size))
+        self.manifest["batch_size"] = batch_size
+        write_manifest(self.path, self.manifest)
+
 
 class ScoringFolder:
     """What the scores in a folder depend on, compared with what a run is about to add.
 
-    Batch size and CPU threads decide on the last bits of a score. Where they are left open, a run
-    that goes on takes those that it began with.
+    The batch size and the number of CPU threads decide on the last bits of a score. If they are
+    left open, a run that resumes takes those it began with.
 
     Args:
         path: The folder.
         data: The DataModule.
         stream: The images.
-        settings: The detector's settings as they were asked for.
+        settings: The detector's settings, before anything was fitted.
         seed: The detector's seed.
-        identity: What the scores depend on beside settings and data.
+        identity: What else the scores depend on.
         threads: CPU threads of a process; None leaves them open.
-
-    Attributes:
-        batch_size: Rows of a network call; 0 where it is still to be found.
     """
 
     def __init__(
         self,
         path: Path,
-        data: Any,
-        stream: Any,
+        data: OODDataModule,
+        stream: EvaluationStream,
         settings: DetectorSettings,
         seed: int,
         identity: Mapping[str, Any],
         threads: int | None,
     ) -> None:
-        self.path = path
-        self.identity = dict(identity)
-        self.threads = threads
-        self.batch_size = 0 if data.batch_size == AUTO else fixed_batch_size(data.batch_size)
-        self._asked: int | str = data.batch_size
+        self.path, self.identity = path, dict(identity)
         self._data, self._stream, self._settings, self._seed = data, stream, settings, seed
-        self._names: list[str] = []
+        size = None if data.batch_size == AUTO else fixed_batch_size(int(data.batch_size))
+        self._given = _Terms(size, data.batch_size, threads)
 
-    def check(self, device: torch.device) -> NDArray[np.bool_]:
+    def check(self, device: torch.device) -> None:
         """Compare the folder with this run; nothing is written.
 
         Args:
-            device: Where the networks run.
-
-        Returns:
-            `(N,)`, which images of the stream have their scores.
+            device: The device of the networks.
 
         Raises:
-            UserError: If the folder belongs to another run, naming what differs, or an image has
+            UserError: If the folder belongs to another run, naming what differs, or if an image has
                 changed since it was scored.
         """
+        self._scored(device)
+
+    def is_free(self, device: torch.device) -> bool:
+        """Whether the folder holds no scores yet, or those of this very run."""
+        # Images that cannot be read are an error of their own, and not a reason to skip the folder.
+        _ = (self._sets, self._stream.contents)
+        if not os.path.lexists(self.path):
+            return True
+        try:
+            self.check(device)
+        except UserError:
+            return False
+        return True
+
+    def open(
+        self, device: torch.device, names: Sequence[str], find_batch_size: Callable[[], int]
+    ) -> OpenFolder:
+        """Make the folder this run's; the first process calls this before there is a row.
+
+        Args:
+            device: The device of the networks.
+            names: The columns of scores.
+            find_batch_size: Measures the batch size; used if it is left open.
+
+        Raises:
+            UserError: As `check`, or if the folder cannot be written.
+        """
+        scored = self._scored(device)
+        terms = self._terms()
+        size = terms.batch_size or find_batch_size()
+        found = _Terms(size, terms.requested, terms.threads or torch.get_num_threads())
+        # If another launch of the same command was faster, its batch size counts.
+        manifest = self._manifest(device, found.resumed(read_manifest(self.path) or {}), names)
+        keep_contents(self.path, self._stream.contents)
+        open_manifest(self.path, manifest, finished=bool(scored.all()))
+        return OpenFolder(self.path, manifest, self._stream.select[~scored])
+
+    def machine(self, device: torch.device, threads: int | None) -> dict[str, str | int]:
+        """What this process contributes to the last bits of a score."""
+        return describe_machine(device, threads or torch.get_num_threads())
+
+    def _scored(self, device: torch.device) -> NDArray[np.bool_]:
+        """Check the folder; `(N,)`, which images of the stream have their scores."""
         refuse_links(self.path / "scores", self.path / "calibration")
-        stored = read_manifest(self.path)
-        self._take_over(stored or {})
-        check_manifest(self.path, self._manifest(device), finished=True)
+        manifest = self._manifest(device, self._terms())
+        check_manifest(self.path, manifest, finished=True)
         scored: NDArray[np.bool_] = self._stream.among(read_done(self.path))
-        check_manifest(self.path, self._manifest(device), finished=bool(scored.all()))
+        check_manifest(self.path, manifest, finished=bool(scored.all()))
         changed = changed_images(self.path, self._stream.contents, scored)
         if len(changed):
             which, position = self._stream.select[changed[0]].tolist()
@@ -99,83 +201,30 @@ class ScoringFolder:
             )
         return scored
 
-    def is_free(self, device: torch.device) -> bool:
-        """Whether the folder holds no scores yet, or those of this very run."""
-        _ = (
-            self._sets,
-            self._stream.contents,
-        )  # what is wrong with the images is not the folder's fault
-        if not os.path.lexists(self.path):
-            return True
-        try:
-            self.check(device)
-        except UserError:
-            return False
-        return True
+    def _terms(self) -> _Terms:
+        return self._given.resumed(read_manifest(self.path) or {})
 
-    def open(
-        self, device: torch.device, names: list[str], find_batch_size: Callable[[], int]
-    ) -> NDArray[np.int64]:
-        """Make the folder this run's; the first process calls this before there is a row.
-
-        Args:
-            device: Where the networks run.
-            names: The columns of scores.
-            find_batch_size: Finds a batch size, where none was asked for.
-
-        Returns:
-            What is left to score, as the stream selects it.
-
-        Raises:
-            UserError: As `check`, or if the folder cannot be written.
-        """
-        scored = self.check(device)
-        self._names = names
-        self.batch_size = self.batch_size or find_batch_size()
-        self.threads = self.threads or torch.get_num_threads()
-        # Another launch of the same command may have been faster: its batch size counts then.
-        self._take_over(read_manifest(self.path) or {})
-        keep_contents(self.path, self._stream.contents)
-        open_manifest(self.path, self._manifest(device), finished=bool(scored.all()))
-        left: NDArray[np.int64] = self._stream.select[~scored]
-        return left
-
-    def take_smaller(self, device: torch.device, batch_size: int) -> None:
-        """Freeze a smaller batch size, as long as there is no row, of an earlier run neither."""
-        if read_done(self.path):
-            raise UserError(too_large(self.batch_size))
-        self.batch_size = batch_size
-        write_manifest(self.path, self._manifest(device))
-
-    def machine(self, device: torch.device) -> dict[str, str | int]:
-        """What this process adds to the last bits of a score."""
-        return describe_machine(device, self.threads or torch.get_num_threads())
-
-    def _manifest(self, device: torch.device) -> dict[str, Any]:
+    def _manifest(
+        self, device: torch.device, terms: _Terms, names: Sequence[str] = ()
+    ) -> dict[str, Any]:
         settings = to_dict(self._settings)
         return {
             "format": FORMAT,
             **self.identity,
             "settings": {key: settings[key] for key in settings if key not in DECIDING},
             "seed": self._seed,
-            "batch_size": self.batch_size,
-            "batch_size_asked": self._asked,
-            **({"scores": self._names} if self._names else {}),
+            "batch_size": terms.batch_size,
+            "batch_size_asked": terms.requested,
+            **({"scores": list(names)} if names else {}),
             "image_size": self._data.image_size,
             "channels": self._data.channels,
             "sets": self._sets,
-            MACHINE: self.machine(device),
+            MACHINE: self.machine(device, terms.threads),
         }
 
     @cached_property
     def _sets(self) -> dict[str, Any]:
         return {
-            one.name: {"n": len(one), "fingerprint": one.fingerprint()} for one in self._stream.sets
+            images.name: {"n": len(images), "fingerprint": images.fingerprint()}
+            for images in self._stream.sets
         }
-
-    def _take_over(self, stored: Mapping[str, Any]) -> None:
-        frozen = begun_with(stored, self._asked)
-        if frozen is not None:
-            self.batch_size, self._asked = frozen, stored["batch_size_asked"]
-        if self.threads is None:
-            self.threads = stored.get(MACHINE, {}).get("threads")

@@ -27,14 +27,13 @@ from datamodules.ood import IDSets, OODDataModule, OODSets
 from diffguard.checkpoint.file import read_checkpoint
 from diffguard.detector import Detector
 from diffguard.errors import UserError
-from diffguard.methods.items import Scored
+from diffguard.methods.items import Scored, items_of
 from diffguard.printing import say
 from diffguard.report.metrics import auroc
 from diffguard.scores.calibration import Calibration
 from diffguard.scores.distances import DISTANCES
 from diffguard.settings.detector import DetectorSettings
 from diffguard.storage.paths import user_path
-from lightning_modules.detector import items_of
 
 # Shares of the schedule, scales and steps of the grid.
 DEPTHS = (0.3, 0.5, 0.7, 0.9)

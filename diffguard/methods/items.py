@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 
@@ -44,3 +46,18 @@ class Scored:
     item: Item
     row: ScoreRow
     reconstruction: Reconstruction | None
+
+
+def items_of(batch: Mapping[str, Any]) -> list[Item]:
+    """The items of a batch of `datamodules`."""
+    return [
+        Item(
+            image=batch["image"][row],
+            label=int(batch["label"][row]),
+            dataset=batch["dataset"][row],
+            index=int(batch["index"][row]),
+            path=batch["path"][row],
+            error=batch["error"][row],
+        )
+        for row in range(len(batch["dataset"]))
+    ]

@@ -82,7 +82,7 @@ def test_few_images_are_warned_of_with_what_the_threshold_is_worth():
     assert len(said) == 1
     assert said[0].startswith("warning: with only 199 ID validation images")
     assert f"{low:.0%} to {high:.0%}" in said[0]
-    assert "95% was asked for" in said[0]
+    assert "of new ID images (95% interval) instead of 95%" in said[0]
     assert len(calibration.scores["fusion"]) == 199
 
 

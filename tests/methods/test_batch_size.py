@@ -55,8 +55,8 @@ def data_of(root, batch_size):
 def start(detector, data, folder, **trainer):
     config = TrainerConfig(accelerator="cpu", devices=1, progress=False, **trainer)
     run = ScoringRun(detector, data, data.stream("test"), folder, {}, derive=False)
-    table = ScoreTable.read(run.run(scoring_trainer(config, "test")))
-    return run, table
+    finished = run.run(scoring_trainer(config, "test"))
+    return finished, ScoreTable.read(finished.table)
 
 
 def frozen(folder):

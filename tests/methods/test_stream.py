@@ -13,13 +13,13 @@ from datamodules.loader import collate
 from diffguard.classifiers.cam import cam_mask, grad_cam, scale_cam
 from diffguard.errors import UserError
 from diffguard.methods.items import Item
+from diffguard.methods.items import items_of as items_of_batch
 from diffguard.settings.sections import (
     CropSettings,
     EarlyStopSettings,
     GuidanceSettings,
     InversionSettings,
 )
-from lightning_modules.detector import items_of as items_of_batch
 from tests.helpers.tiny_detector import build_detector, small_settings
 from tests.helpers.tiny_models import tiny_classifier
 

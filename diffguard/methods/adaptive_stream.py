@@ -1,0 +1,99 @@
+"""A stream of scores that adapts its batch size to the memory."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+
+from diffguard.batching import ROW_MULTIPLE, fixed_batch_size
+from diffguard.engine.memory import free_memory, is_out_of_memory, too_large
+from diffguard.errors import UserError
+from diffguard.methods.items import Item, Scored
+from diffguard.methods.stream import ScoreStream
+from diffguard.printing import say
+
+
+class AdaptiveStream:
+    """A `ScoreStream` that restarts with half the batch if memory runs out before the first row.
+
+    Rows of images that could not be read are held back until the first scored one.
+
+    Args:
+        open_stream: Batch size -> a new stream.
+        batch_size: Rows of every network call.
+        shrinks: Whether the batch may be halved.
+        on_smaller: Called with the smaller batch size before the stream restarts.
+
+    Attributes:
+        stream: The current stream.
+        scored: Rows returned so far.
+    """
+
+    def __init__(
+        self,
+        open_stream: Callable[[int], ScoreStream],
+        batch_size: int,
+        *,
+        shrinks: bool = True,
+        on_smaller: Callable[[int], None] = lambda _size: None,
+    ) -> None:
+        self._open, self._shrinks, self._on_smaller = open_stream, shrinks, on_smaller
+        self.stream = open_stream(batch_size)
+        self.scored = 0
+        # Everything that came in and went out before the first row was returned.
+        self._items: list[Item] = []
+        self._held: list[Scored] = []
+
+    def push(self, items: list[Item]) -> list[Scored]:
+        """Take images in and return finished rows, in any order.
+
+        Raises:
+            UserError: If memory runs out and the batch cannot be halved; or see `ScoreStream`.
+        """
+        return self._score(items, final=False)
+
+    def flush(self) -> list[Scored]:
+        """Finish everything in flight; raises like `push`."""
+        return self._score([], final=True)
+
+    @property
+    def fill(self) -> float:
+        """Share of the rows of all diffusion calls that were not padding."""
+        engine = self.stream.reconstructor
+        return engine.rows / (engine.calls * self.stream.batch_size) if engine.calls else 1.0
+
+    def _score(self, items: list[Item], *, final: bool) -> list[Scored]:
+        if not self.scored:
+            self._items += items
+        while (rows := self._try(items, final=final)) is None:
+            self._shrink()
+            items = self._items
+        self._held += rows
+        # No network has seen an image that could not be read.
+        if not (final or self.scored or any(row.reconstruction for row in self._held)):
+            return []
+        rows, self._held, self._items = self._held, [], []
+        self.scored += len(rows)
+        return rows
+
+    def _try(self, items: list[Item], *, final: bool) -> list[Scored] | None:
+        """The finished rows; None if memory ran out."""
+        try:
+            return self.stream.push(items) + (self.stream.flush() if final else [])
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            size = self.stream.batch_size
+            if self.scored or not self._shrinks or size <= ROW_MULTIPLE:
+                raise UserError(too_large(size)) from error
+        return None
+
+    def _shrink(self) -> None:
+        size = self.stream.batch_size
+        smaller = fixed_batch_size(size // 2)
+        self._held = []
+        del self.stream
+        free_memory()
+        say(f"out of memory with {size} images a batch: trying {smaller}", file=sys.stderr)
+        self._on_smaller(smaller)
+        self.stream = self._open(smaller)
