@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from datamodules.folders import describe_left_out, list_files
-from datamodules.image_files import read_image, why_no_image
 from datamodules.image_list import read_list
 from datamodules.image_set import ImageSet, MissingDataError, no_labels
 from diffguard.errors import UserError
+from diffguard.inputs.image_files import read_image, why_no_image
 from diffguard.storage.paths import kind_of
 from diffguard.storage.reading import open_regular
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,12 +20,13 @@ from diffguard.denoisers.spec import DiffusionSpec
 from diffguard.diffusion.denoiser import Denoiser
 from diffguard.engine.acceleration import accelerate, check_compiler
 from diffguard.errors import UserError
-from diffguard.images import working_images
+from diffguard.inputs.working import Images, working_images
 from diffguard.methods.checks import check_unlabelled
 from diffguard.methods.diffguard import DiffGuard
 from diffguard.methods.items import Item, Scored
 from diffguard.methods.stream import ScoreStream
 from diffguard.methods.verdicts import Verdicts
+from diffguard.score_table.rows import ScoreRow
 from diffguard.scores.baselines import Baselines, Reference
 from diffguard.scores.calibration import Calibration
 from diffguard.settings.detector import DetectorSettings, score_names
@@ -229,29 +230,40 @@ class Detector(nn.Module):
             raise UserError("the detector is not calibrated: run train.py with stage calibrate")
         return self.calibration
 
-    def score_images(self, images: Tensor, *, batch_size: int = 64) -> list[Scored]:
+    def score_images(self, images: Images, *, batch_size: int = 64) -> list[Scored]:
         """Score images; returns all scores and reconstructions, in the order of the images.
 
         Args:
-            images: `(N, C, H, W)` in [0, 1], C = 1 or 3, any size.
+            images: N images in any form, see `inputs.working.working_images`.
             batch_size: Images of every network call, at least 1.
 
         Raises:
-            UserError: For images of another shape, dtype or range, or a batch size below 1.
+            UserError: For images that `working_images` refuses, or a batch size below 1.
         """
+        scored = self._scored(images, batch_size)
+        return sorted(scored, key=lambda result: result.item.index)
+
+    def _scored(self, images: Images, batch_size: int) -> Iterator[Scored]:
+        """Scored images as they are finished, so that a reconstruction need not be kept."""
         if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
             raise UserError(f"batch_size must be a whole number of at least 1, got {batch_size!r}")
         images = working_images(images, self.image_size, self.image_channels)
         stream = self.stream(min(batch_size, fixed_batch_size(max(1, len(images)))))
         items = [Item(image, index=i) for i, image in enumerate(images)]
-        scored = stream.push(items) + stream.flush()
-        return sorted(scored, key=lambda result: result.item.index)
+        for start in range(0, len(items), stream.batch_size):
+            yield from stream.push(items[start : start + stream.batch_size])
+        yield from stream.flush()
 
-    def score(self, images: Tensor, *, name: str | None = None, batch_size: int = 64) -> Tensor:
+    def _rows(self, images: Images, batch_size: int) -> list[ScoreRow]:
+        """Rows of the score table, in the order of the images."""
+        rows = [result.row for result in self._scored(images, batch_size)]
+        return sorted(rows, key=lambda row: row.index)
+
+    def score(self, images: Images, *, name: str | None = None, batch_size: int = 64) -> Tensor:
         """Score images.
 
         Args:
-            images: `(N, C, H, W)` in [0, 1], C = 1 or 3, any size.
+            images: N images in any form, see `inputs.working.working_images`.
             name: The score; defaults to `settings.decision`.
             batch_size: Images of every network call, at least 1.
 
@@ -259,32 +271,36 @@ class Detector(nn.Module):
             `(N,)` float64 on the CPU, higher = more OOD.
 
         Raises:
-            UserError: For images of another shape, dtype or range, or an unknown score.
+            UserError: For images that `working_images` refuses, or an unknown score.
         """
         name = name or self.settings.decision
         if name not in self.score_names(derived=self.calibration is not None):
             raise UserError(f"the detector has no score {name!r}: {', '.join(self.score_names())}")
-        scored = self.score_images(images, batch_size=batch_size)
-        return torch.tensor([result.row.scores[name] for result in scored], dtype=torch.float64)
+        rows = self._rows(images, batch_size)
+        return torch.tensor([row.scores[name] for row in rows], dtype=torch.float64)
+
+    def forward(self, images: Images) -> Tensor:
+        """Score images by the decision score; see `score`."""
+        return self.score(images)
 
     def predict(
-        self, images: Tensor, *, accept: float | None = None, batch_size: int = 64
+        self, images: Images, *, accept: float | None = None, batch_size: int = 64
     ) -> Verdicts:
         """Classify images and decide which of them are OOD.
 
         Args:
-            images: `(N, C, H, W)` in [0, 1], C = 1 or 3, any size.
+            images: N images in any form, see `inputs.working.working_images`.
             accept: Share of ID images that the threshold accepts, in (0, 1); defaults to
                 `settings.accept`.
             batch_size: Images of every network call, at least 1.
 
         Raises:
-            UserError: For images of another shape, dtype or range, without calibration, or if the
+            UserError: For images that `working_images` refuses, without calibration, or if the
                 settings need true labels.
         """
         check_unlabelled(self.settings)
         calibration, name = self.require_calibration(), self.settings.decision
         accept = self.settings.accept if accept is None else accept
         calibration.threshold(name, accept)  # Refuses a wrong share before images are scored.
-        rows = [result.row for result in self.score_images(images, batch_size=batch_size)]
+        rows = self._rows(images, batch_size)
         return Verdicts.from_rows(rows, calibration, name, accept)

@@ -1,9 +1,9 @@
-"""Images at the public boundary: float32 `(N, C, H, W)` in [0, 1]."""
+"""Images as tensors: range, size and channels."""
 
 from __future__ import annotations
 
 import hashlib
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -21,38 +21,19 @@ _LUMA = (0.299, 0.587, 0.114)
 _ROUNDING = 1e-3
 
 
-def check_images(images: Tensor) -> Tensor:
-    """Check a batch of images and return it as float32.
+def check_range(images: Tensor) -> Tensor:
+    """Check the values of images and return them as float32.
 
     Args:
-        images: `(N, C, H, W)` with C = 1 or 3, any floating dtype, values in [0, 1]. Values up to
-            0.001 outside, as rounding leaves them, are clamped.
+        images: Any shape and floating dtype, values in [0, 1]. Values up to 0.001 outside, as
+            rounding leaves them, are clamped.
 
     Returns:
         The same images as float32, without a graph.
 
     Raises:
-        UserError: For another type, shape, dtype or value range, or values that are not finite.
+        UserError: For values out of range or not finite.
     """
-    if not isinstance(images, Tensor):
-        raise UserError(f"images must be a tensor (N, C, H, W), got {_advice(images)}")
-    shape = tuple(images.shape)
-    if images.ndim != 4 or shape[1] not in (1, 3):
-        advice = ""
-        if images.ndim == 3 and shape[0] in (1, 3):
-            advice = ": one image needs another dimension, images[None]"
-        elif images.ndim == 4 and shape[3] in (1, 3):
-            advice = ": move the channels with images.permute(0, 3, 1, 2)"
-        raise UserError(
-            f"images must be a tensor (N, C, H, W) with C = 1 or 3, got shape {shape}{advice}"
-        )
-    if 0 in shape[2:]:
-        raise UserError(f"images must be at least 1 pixel high and wide, got shape {shape}")
-    if not images.is_floating_point():
-        raise UserError(
-            f"images must be floating point in [0, 1], got {images.dtype}: divide 8-bit by 255, "
-            "as in images.float() / 255"
-        )
     images = images.detach().float()
     if not images.numel():
         return images
@@ -64,25 +45,6 @@ def check_images(images: Tensor) -> Tensor:
             "values by 255, or undo a normalization"
         )
     return images.clamp(0.0, 1.0) if low < 0.0 or high > 1.0 else images
-
-
-def _advice(images: Any) -> str:
-    """The type that was given instead of a tensor, and how to convert it."""
-    kind = f"{type(images).__module__}.{type(images).__name__}"
-    to_tensor = "torchvision.transforms.functional.to_tensor"
-    if kind.startswith("PIL."):
-        return f"a PIL image: convert it with {to_tensor}(image)[None]"
-    if kind == "numpy.ndarray":
-        return (
-            f"a NumPy array of shape {images.shape}: convert it with torch.from_numpy(images), "
-            "values in [0, 1] and channels before height and width"
-        )
-    if isinstance(images, list | tuple):
-        return (
-            f"a {type(images).__name__} of {len(images)}: join images of one size with "
-            f"torch.stack(images), PIL images after {to_tensor}(image)"
-        )
-    return f"{kind}: read a file with PIL, and convert it with {to_tensor}(image)[None]"
 
 
 def convert_channels(images: Tensor, channels: int) -> Tensor:
@@ -118,27 +80,6 @@ def to_working_size(image: Tensor, size: int, channels: int) -> Tensor:
         `(channels, size, size)` in [0, 1], contiguous.
     """
     return convert_channels(resize_and_crop(image.contiguous(), size), channels).contiguous()
-
-
-def working_images(images: Tensor, size: int, channels: int) -> Tensor:
-    """Check a batch of images and bring each to the size and channels of a detector, on the CPU.
-
-    Args:
-        images: `(N, C, H, W)` in [0, 1], C = 1 or 3, any size, on any device.
-        size: Side of the result in pixels.
-        channels: 1 for gray, 3 for RGB.
-
-    Returns:
-        `(N, channels, size, size)` float32 in [0, 1].
-
-    Raises:
-        UserError: For images of another type, shape, dtype or range.
-    """
-    images = check_images(images).cpu()
-    result = images.new_empty(len(images), channels, size, size)
-    for target, image in zip(result, images, strict=True):
-        target.copy_(to_working_size(image, size, channels))
-    return result
 
 
 def pixel_key(image: Tensor) -> str:

@@ -6,8 +6,8 @@ import torch
 from PIL import Image
 
 from datamodules.augmentation import Prepare, augmentation
-from datamodules.image_files import read_image
 from diffguard.errors import UserError
+from diffguard.inputs.image_files import read_image
 
 
 def _save(tmp_path, image, name="image.png", **options):

@@ -10,9 +10,9 @@ import pytest
 import torch
 from PIL import Image, PngImagePlugin
 
-from datamodules import image_files
-from datamodules.image_files import read_image
 from diffguard.errors import UserError
+from diffguard.inputs import pil_images
+from diffguard.inputs.image_files import read_image
 
 
 def _chunk(kind, data, crc=None):
@@ -151,7 +151,7 @@ def test_conversion_in_strips_gives_the_whole_image(tmp_path, monkeypatch, mode)
         image = Image.fromarray(noise[..., 0].astype(np.uint16) * 257)
     image.save(tmp_path / "x.tif")
     whole = read_image(tmp_path / "x.tif")
-    monkeypatch.setattr(image_files, "_STRIP_PIXELS", 20)
+    monkeypatch.setattr(pil_images, "_STRIP_PIXELS", 20)
     assert torch.equal(read_image(tmp_path / "x.tif"), whole)
 
 

@@ -1,0 +1,122 @@
+"""Image files: which files are images, and their pixels.
+
+Folders, image lists and `--images` all use this module, so that they agree. Only the first frame or
+page of a file is read.
+"""
+
+from __future__ import annotations
+
+import io
+import zlib
+from pathlib import Path
+from typing import Any
+
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+
+from diffguard.errors import UserError
+from diffguard.inputs.pil_images import pixels_of, without_warnings
+from diffguard.storage.paths import kind_of, require_file
+
+# A closed list, because some of Pillow's formats start other programs (EPS runs Ghostscript).
+FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
+# Pillow's suffixes of these formats. MPO files, from cameras with two lenses, are read as JPEG.
+SUFFIXES = frozenset(
+    suffix for suffix, name in Image.registered_extensions().items() if name in (*FORMATS, "MPO")
+)
+_PNG = b"\x89PNG\r\n\x1a\n"
+
+
+def why_no_image(path: Path) -> str:
+    """Why a file in a folder is not an image; empty if it is one.
+
+    A file is an image if it has the suffix of an image, or if its content begins like one.
+
+    Args:
+        path: The file.
+    """
+    if path.suffix.lower() in SUFFIXES:
+        return ""
+    try:
+        kind = kind_of(path)
+        if kind != "a file":
+            return "a broken link" if kind == "nothing" else kind
+        with without_warnings():
+            Image.open(path, formats=FORMATS).close()
+    except Image.DecompressionBombError:
+        return ""  # an image that is too large; reading it reports that
+    except PermissionError as error:
+        return str(error.strerror)
+    except Exception:
+        # Pillow's parsers raise many kinds of exceptions on malformed files.
+        return "" if _is_png(path) else "not an image"
+    return ""
+
+
+def read_image(path: str | Path) -> Tensor:
+    """Read an image file.
+
+    EXIF orientation is applied, transparency is composited over white, and palettes, CMYK and
+    similar modes are converted to RGB. Grayscale images of 12 bits, 16 bits and floats keep their
+    precision. Damaged metadata (EXIF, ICC, XMP) are ignored.
+
+    Args:
+        path: A BMP, GIF, JPEG, JPEG 2000, PNG, PPM/PGM, TIFF or WebP file.
+
+    Returns:
+        float32 `(C, H, W)` in [0, 1], C = 1 for grayscale and 3 for color.
+
+    Raises:
+        UserError: If the file is absent, not an image of these formats, truncated or damaged, has
+            more than `MAX_PIXELS` pixels, or has gray values of unknown scale.
+    """
+    require_file(path, "image")
+    try:
+        return _decode(path)
+    except UserError as error:
+        raise UserError(f"image {path} is refused: {error}") from None
+    except Image.DecompressionBombError as error:
+        raise UserError(f"image {path} is refused: {error}") from None
+    except Exception as error:
+        pixels = _read_bare_png(Path(path))
+        if pixels is not None:
+            return pixels
+        reason = " ".join(str(error).split()) or type(error).__name__
+        if isinstance(error, UnidentifiedImageError):
+            reason = f"it is not a {', '.join(FORMATS[:-1])} or {FORMATS[-1]} file"
+        raise UserError(f"image {path} cannot be read: {reason}") from error
+
+
+def _decode(file: Any) -> Tensor:
+    with without_warnings(), Image.open(file, formats=FORMATS) as image:
+        return pixels_of(image)
+
+
+def _read_bare_png(path: Path) -> Tensor | None:
+    """Read a PNG file without its metadata; None if it is not a PNG file or its pixels are damaged.
+
+    Pillow rejects a whole file because of one damaged chunk of metadata.
+    """
+    if not _is_png(path):
+        return None
+    data, place, chunks = path.read_bytes(), len(_PNG), [_PNG]
+    while place < len(data):
+        end = place + 12 + int.from_bytes(data[place : place + 4])
+        chunk, kind = data[place:end], data[place + 4 : place + 8]
+        # The names of critical chunks, such as the pixels, begin with a capital letter.
+        needed = kind[:1].isupper() or kind == b"tRNS"
+        if needed or (kind == b"eXIf" and zlib.crc32(chunk[4:-4]) == int.from_bytes(chunk[-4:])):
+            chunks.append(chunk)
+        place = end
+    try:
+        return _decode(io.BytesIO(b"".join(chunks)))
+    except Exception:
+        return None  # the caller reports the error of the whole file
+
+
+def _is_png(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            return file.read(len(_PNG)) == _PNG
+    except OSError:
+        return False
