@@ -5,9 +5,7 @@ The weights go to safetensors files of at most 15 MiB, with the usual index besi
 
 from __future__ import annotations
 
-import argparse
 import shutil
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,6 +16,7 @@ from diffguard.printing import say
 from diffguard.storage.files import create_folder
 from diffguard.storage.paths import user_path
 from diffguard.storage.weights import load_tensors
+from diffguard_cli.parser import Parser, parse
 
 SHARD_BYTES = 15 * 2**20
 _MODELS = ("classifier", "diffusion")
@@ -72,28 +71,33 @@ def _write_shards(path: Path, target: Path, shard_bytes: int) -> None:
     )
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def build_parser() -> Parser:
+    """The command line of `compact`."""
+    parser = Parser(
+        "Write the two models of a run in bfloat16.",
+        prog="diffguard compact",
+        usage="RUN FOLDER",
+        config=False,
+    )
+    parser.add_argument("run", metavar="RUN", help="folder of a training run")
+    parser.add_argument("folder", metavar="FOLDER", help="folder to create")
+    return parser
+
+
+def main(argv: Sequence[str]) -> int:
     """Write the models of a run.
 
     Args:
-        arguments: The command line, without the name of the program; defaults to `sys.argv`.
+        argv: The command line, without the name of the program.
 
     Returns:
-        The exit code; 2 for a user's mistake, which is one line on standard error.
+        The exit code.
+
+    Raises:
+        UserError: For a mistake in the command line or a run that lacks a model.
     """
-    parser = argparse.ArgumentParser(prog="diffguard compact", description=__doc__)
-    parser.add_argument("run", metavar="RUN", help="folder of a training run")
-    parser.add_argument("folder", metavar="FOLDER", help="folder to create")
-    options = parser.parse_args(arguments)
-    try:
-        folder = user_path(options.folder, "FOLDER")
-        size = keep_models(user_path(options.run, "RUN"), folder)
-    except UserError as error:
-        say(f"error: {error}", file=sys.stderr)
-        return 2
+    options = parse(build_parser(), argv)
+    folder = user_path(options.folder, "FOLDER")
+    size = keep_models(user_path(options.run, "RUN"), folder)
     say(f"wrote {options.folder}, {size / 1e6:.1f} MB")
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

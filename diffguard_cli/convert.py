@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-import argparse
-import sys
 from collections.abc import Sequence
+from typing import Literal
 
 from diffguard.denoisers.formats import CheckpointOptions, load_diffusion
 from diffguard.denoisers.formats.save import save_folder
-from diffguard.errors import UserError
 from diffguard.printing import say
 from diffguard.storage.paths import expand_home
+from diffguard_cli.parser import Parser, parse
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Convert a checkpoint.
-
-    Args:
-        arguments: The command line, without the name of the program; defaults to `sys.argv`.
-
-    Returns:
-        The exit code; 2 for a user's mistake, which is one line on standard error.
-    """
-    parser = argparse.ArgumentParser(prog="diffguard convert", description=__doc__)
+def build_parser() -> Parser:
+    """The command line of `convert`."""
+    parser = Parser(
+        "Convert a research checkpoint to a diffusers folder.",
+        prog="diffguard convert",
+        usage="SRC DST [--KEY VALUE …]",
+        config=False,
+    )
     parser.add_argument("src", metavar="SRC", help="guided-diffusion, latent diffusion or DiffOOD")
     parser.add_argument("dst", metavar="DST", help="folder to write")
     parser.add_argument("--image_size", type=int, help="side of the model's images in pixels")
@@ -31,21 +28,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--new_attention_order", action="store_true", help="guided-diffusion's 64×64 model"
     )
-    parser.add_argument("--noise_schedule", choices=("linear", "cosine"), default="linear")
+    parser.add_argument("--noise_schedule", type=Literal["linear", "cosine"], default="linear")
     parser.add_argument("--num_classes", type=int, help="classes the model must have")
-    values = vars(parser.parse_args(arguments))
-    src, dst = values.pop("src"), values.pop("dst")
-    try:
-        src, dst = expand_home(src, "SRC"), expand_home(dst, "DST")
-        parts = load_diffusion(src, CheckpointOptions(**values))
-        parts.check_classes(values["num_classes"])
-        save_folder(parts, dst)
-    except UserError as error:
-        say(f"error: {error}", file=sys.stderr)
-        return 2
+    return parser
+
+
+def main(argv: Sequence[str]) -> int:
+    """Convert a checkpoint.
+
+    Args:
+        argv: The command line, without the name of the program.
+
+    Returns:
+        The exit code.
+
+    Raises:
+        UserError: For a mistake in the command line, or a checkpoint that cannot be converted.
+    """
+    values = parse(build_parser(), argv).as_dict()
+    del values["debug"]
+    src, dst = expand_home(values.pop("src"), "SRC"), expand_home(values.pop("dst"), "DST")
+    parts = load_diffusion(src, CheckpointOptions(**values))
+    parts.check_classes(values["num_classes"])
+    save_folder(parts, dst)
     say(f"wrote {dst}")
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

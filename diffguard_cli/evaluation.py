@@ -31,6 +31,7 @@ def build_parser() -> Parser:
     parser = Parser(
         "Score ID and OOD sets, or a folder of images, with a detector checkpoint.",
         prog=command_line("evaluate"),
+        usage="(--ckpt CKPT [--images DIR] | --scores DIR …) [--KEY VALUE …]",
     )
     parser.add_argument("--ckpt", type=str, required=True, help="the detector.ckpt of training")
     _add_scores_arguments(parser)

@@ -26,6 +26,15 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     """
     leave_at_once()  # the imports of a command take seconds
     options = _build_parser().parse_args(argv)
+    if options.version:
+        from diffguard import __version__
+
+        sys.stdout.write(f"diffguard {__version__}\n")
+        sys.exit(0)
+    if options.print_completion is not None:
+        from diffguard_cli.parser import run
+
+        run(_print_completion, [options.print_completion])
     if options.command not in COMMANDS:
         mistake = (
             "no command" if options.command is None else f"unknown command {options.command!a}"
@@ -46,11 +55,24 @@ def _build_parser() -> argparse.ArgumentParser:
         epilog=f"commands:\n{lines}\n\n`diffguard COMMAND --help` lists the options of a command.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    parser.add_argument("--version", action="store_true", help="print the version and exit")
+    parser.add_argument(
+        "--print_completion",
+        metavar="SHELL",
+        help="print the completion script for a shell, such as bash or zsh, and exit",
+    )
     parser.add_argument("command", metavar="COMMAND", nargs="?", help="one of the commands below")
     parser.add_argument(
         "arguments", metavar="ARGUMENTS", nargs=argparse.REMAINDER, help="what the command takes"
     )
     return parser
+
+
+def _print_completion(shell: Sequence[str]) -> int:
+    from diffguard_cli.completion import completion_script
+
+    sys.stdout.write(completion_script(*shell) + "\n")
+    return 0
 
 
 def _load(command: str) -> Callable[[Sequence[str]], int]:

@@ -59,21 +59,43 @@ class _Config(ActionConfigFile):
 
 
 class Parser(ArgumentParser):
-    """jsonargparse's parser with `--config`, `--print_config`, `--debug` and short errors."""
+    """jsonargparse's parser with short errors, a usage of one line, and `--debug`.
 
-    def __init__(self, description: str, prog: str | None = None) -> None:
-        # Otherwise a value such as `my_module.Class` is imported before it is refused.
-        set_parsing_settings(import_path_denylist=["*"], instantiate_subclass_spec_in_any=False)
+    Args:
+        description: What the command does.
+        prog: The beginning of the command line.
+        usage: What follows it, such as `CKPT [--KEY VALUE …]`.
+        config: Add `--config` and `--print_config`.
+    """
+
+    def __init__(
+        self,
+        description: str,
+        prog: str | None = None,
+        usage: str = "[--KEY VALUE …]",
+        config: bool = True,
+    ) -> None:
+        set_parsing_settings(
+            # Otherwise a value such as `my_module.Class` is imported before it is refused.
+            import_path_denylist=["*"],
+            instantiate_subclass_spec_in_any=False,
+            add_print_completion_argument=True,
+        )
         set_loader("yaml", _load_checked, exceptions=(yaml.YAMLError,))
         super().__init__(
-            prog=prog, description=description, exit_on_error=False, allow_abbrev=False
+            prog=prog,
+            usage=f"%(prog)s {usage}",
+            description=description,
+            exit_on_error=False,
+            allow_abbrev=False,
         )
-        self.add_argument(
-            "--config",
-            action=_Config,
-            metavar="FILE_OR_NAME",
-            help="YAML file, or the name of a shipped config; may be given repeatedly",
-        )
+        if config:
+            self.add_argument(
+                "--config",
+                action=_Config,
+                metavar="FILE_OR_NAME",
+                help="YAML file, or the name of a shipped config; may be given repeatedly",
+            )
         self.add_argument(
             "--debug", action="store_true", help="show the traceback of a user's mistake too"
         )

@@ -37,6 +37,7 @@ def build_parser() -> Parser:
     parser = Parser(
         "Train a DiffGuard detector: classifier, diffusion model, calibration.",
         prog=command_line("train"),
+        usage="[--config FILE_OR_NAME] [--KEY VALUE …]",
     )
     parser.add_argument("--seed", type=int, default=0, help="seed of all random numbers")
     parser.add_argument("--run_dir", type=str | None, default=None, help="folder of the new run")

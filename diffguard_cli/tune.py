@@ -13,7 +13,6 @@ the embedded default.
 
 from __future__ import annotations
 
-import argparse
 import itertools
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -34,6 +33,7 @@ from diffguard.scores.calibration import Calibration
 from diffguard.scores.distances import DISTANCES
 from diffguard.settings.detector import DetectorSettings
 from diffguard.storage.paths import user_path
+from diffguard_cli.parser import Parser, parse
 
 # Shares of the schedule, scales and steps of the grid.
 DEPTHS = (0.3, 0.5, 0.7, 0.9)
@@ -65,7 +65,7 @@ def main(argv: Sequence[str]) -> int:
     Raises:
         UserError: If the checkpoint or its data cannot be read.
     """
-    grid = _parse(argv)
+    grid = parse(build_parser(), argv)
     content = read_checkpoint(user_path(grid.ckpt, "CKPT"))
     data = validation_data(content["config"]["data"], grid.limit)
     say(_row(COLUMNS), "|" + " --- |" * len(COLUMNS))
@@ -82,17 +82,21 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-def _parse(argv: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="diffguard tune", description=(__doc__ or "").splitlines()[0]
+def build_parser() -> Parser:
+    """The command line of `tune`."""
+    parser = Parser(
+        "Choose a detector's distances, depth, scale and steps on validation sets.",
+        prog="diffguard tune",
+        usage="CKPT [--KEY VALUE …]",
+        config=False,
     )
     parser.add_argument("ckpt", metavar="CKPT", help="a detector.ckpt")
-    parser.add_argument("--limit", type=int, default=None, help="images per set")
-    parser.add_argument("--steps", type=int, nargs="+", default=STEPS)
-    parser.add_argument("--depths", type=float, nargs="+", default=DEPTHS)
-    parser.add_argument("--scales", type=float, nargs="+", default=SCALES)
+    parser.add_argument("--limit", type=int | None, default=None, help="images per set")
+    parser.add_argument("--steps", type=int, nargs="+", default=list(STEPS))
+    parser.add_argument("--depths", type=float, nargs="+", default=list(DEPTHS))
+    parser.add_argument("--scales", type=float, nargs="+", default=list(SCALES))
     parser.add_argument("--device", default=best_device(), help="default: the accelerator, if any")
-    return parser.parse_args(argv)
+    return parser
 
 
 def validation_data(config: Mapping[str, Any], limit: int | None) -> OODDataModule:

@@ -45,8 +45,8 @@ def test_small_weights_are_one_file_and_the_command_tells_the_size(tmp_path, run
     assert {p.name for p in files if p.suffix == ".safetensors"} == {
         "classifier.safetensors", "diffusion_pytorch_model.safetensors",
     }  # fmt: skip
-    assert compact.main([str(run_folder), str(tmp_path / "kept")]) == 2
-    assert "is there already" in capsys.readouterr().err
+    with pytest.raises(UserError, match="is there already"):
+        compact.main([str(run_folder), str(tmp_path / "kept")])
 
 
 def test_a_detector_of_kept_models_is_small_and_is_that_of_the_rounded_weights(

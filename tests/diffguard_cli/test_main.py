@@ -1,11 +1,16 @@
 """The program `diffguard` and its commands."""
 
+import shlex
+import subprocess
 import tomllib
 from importlib import import_module
 from pathlib import Path
 
 import pytest
 
+import diffguard
+from diffguard.errors import UserError
+from diffguard_cli.completion import completion_script
 from diffguard_cli.main import COMMANDS, main
 from tests.helpers.commands import command
 
@@ -49,6 +54,51 @@ def test_mistake_of_a_command_is_one_line_and_exit_code_2(words, line, capsys, m
     assert said.out == ""
     assert said.err.startswith(line)
     assert said.err.count("\n") == 1
+
+
+def run_main(*words):
+    with pytest.raises(SystemExit) as caught:
+        main(words)
+    return caught.value.code
+
+
+def test_version_is_that_of_the_package(capsys, monkeypatch):
+    monkeypatch.setattr("diffguard_cli.main.leave_at_once", lambda: None)
+    assert run_main("--version") == 0
+    assert capsys.readouterr().out == f"diffguard {diffguard.__version__}\n"
+
+
+@pytest.fixture(scope="module")
+def script():
+    return completion_script("bash")
+
+
+@pytest.mark.parametrize(
+    ("line", "choices"),
+    [
+        ("ev", "evaluate"),
+        ("train --data.on", "--data.on_error"),
+        ("train --data.on_error ", "stop skip"),
+        ("evaluate --dry", "--dry_run"),
+        ("tune --de", "--device --debug --depths"),
+        ("convert --noise_schedule ", "linear cosine"),
+    ],
+)
+def test_bash_completes_commands_keys_and_values(script, line, choices):
+    words = ["diffguard", *line.split(" ")]
+    ask = (
+        f"COMP_WORDS=({shlex.join(words)}); COMP_CWORD={len(words) - 1}\n"
+        '_shtab_diffguard 2>/dev/null; echo "${COMPREPLY[@]}"'
+    )
+    reply = subprocess.run(
+        ["bash", "-c", f"{script}\n{ask}"], capture_output=True, text=True, check=True
+    )
+    assert set(reply.stdout.split()) == set(choices.split())
+
+
+def test_completion_for_an_unknown_shell_is_refused():
+    with pytest.raises(UserError, match=r"^--print_completion: expected one of bash, .*got ksh"):
+        completion_script("ksh")
 
 
 def test_console_script_is_installed_and_the_scripts_are_not():

@@ -1,6 +1,7 @@
 """The parser and the one way out for every mistake."""
 
 import errno
+import json
 import logging
 import os
 import threading
@@ -9,6 +10,7 @@ from typing import Literal
 
 import pytest
 import torch
+import yaml
 from jsonargparse import ArgumentError
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
@@ -163,6 +165,35 @@ def test_values_of_a_wrong_type_are_named_in_plain_words(training, argv, line):
     with pytest.raises(UserError) as caught:
         parse(training, argv)
     assert str(caught.value) == line
+
+
+@pytest.mark.parametrize("script", [train, evaluate])
+def test_usage_is_one_line_and_keys_stand_in_groups(script, capsys):
+    with pytest.raises(SystemExit):
+        script.build_parser().parse_args(["--help"])
+    usage, empty, *_ = capsys.readouterr().out.splitlines()
+    assert usage.startswith("usage: ")
+    assert len(usage) <= 100
+    assert empty == ""
+    options, *sections = script.build_parser()._action_groups[1:]
+    assert not [action.dest for action in options._group_actions if "." in action.dest]
+    for group in sections:
+        section, *keys = [action.dest for action in group._group_actions]
+        assert {key.rpartition(".")[0] for key in keys} == {section}
+
+
+def test_schema_describes_a_config(training):
+    schema = json.loads(training.get_completion_script("jsonschema"))
+    assert schema["properties"]["data"]["properties"]["on_error"]["enum"] == ["stop", "skip"]
+    assert schema["properties"]["detector"]["additionalProperties"] is False
+
+
+def test_config_is_printed_with_the_help_as_comments(training, capsys):
+    with pytest.raises(SystemExit):
+        training.parse_args(["--config", str(train.DEFAULT_CONFIG), "--print_config=comments"])
+    text = capsys.readouterr().out
+    assert "\n# seed of all random numbers" in text
+    assert yaml.safe_load(text)["data"]["name"] == "digits_0_5"
 
 
 def raising(error):

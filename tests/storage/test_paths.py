@@ -13,7 +13,7 @@ from diffguard import Detector
 from diffguard.errors import UserError
 from diffguard.storage.foreign import read_foreign
 from diffguard.storage.paths import require_file, user_path
-from diffguard_cli.compact import main as keep
+from diffguard_cli.compact import main as compact
 from diffguard_cli.parser import parse
 
 KEYS = ("run_dir", "data.root", "classifier.ckpt", "diffusion.ckpt", "detector.perceptual_weights")
@@ -59,7 +59,8 @@ def test_an_unknown_home_an_empty_path_and_nul_are_one_line(monkeypatch):
             user_path(path, "--output")
     with pytest.raises(UserError, match="home folder is unknown"):
         Detector.load("~nobody-has-this/detector.ckpt")
-    assert keep(["~nobody-has-this/run", "x"]) == 2
+    with pytest.raises(UserError, match="home folder is unknown"):
+        compact(["~nobody-has-this/run", "x"])
     assert str(user_path("a~b", "--output")) == "a~b"
 
 
