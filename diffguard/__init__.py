@@ -8,8 +8,8 @@ verdicts = detector.predict(images)
 
 from diffguard.detector import Detector
 from diffguard.errors import UserError
-from diffguard.methods.verdicts import Verdicts
+from diffguard.methods.verdicts import Verdict, Verdicts
 
 __version__ = "0.1.0"
 
-__all__ = ["Detector", "UserError", "Verdicts"]
+__all__ = ["Detector", "UserError", "Verdict", "Verdicts"]

@@ -303,4 +303,5 @@ class Detector(nn.Module):
         accept = self.settings.accept if accept is None else accept
         calibration.threshold(name, accept)  # Refuses a wrong share before images are scored.
         rows = self._rows(images, batch_size)
-        return Verdicts.from_rows(rows, calibration, name, accept)
+        names = self.classifier.class_names
+        return Verdicts.from_rows(rows, calibration, name, accept, class_names=names)

@@ -85,6 +85,11 @@ def test_verdicts_follow_from_the_calibration(detector, images):
     assert torch.equal(verdicts.is_ood, verdicts.score > threshold)
     assert ((verdicts.percentile >= 0) & (verdicts.percentile <= 100)).all()
     assert ((verdicts.probability > 0) & (verdicts.probability <= 1)).all()
+    reference = detector.calibration.scores["fusion"]
+    for verdict, score in zip(verdicts, verdicts.score.tolist(), strict=True):
+        as_high = sum(value >= score for value in reference.tolist())
+        assert verdict.p_value == (1 + as_high) / (len(reference) + 1)
+    assert verdicts.class_name == [str(label) for label in verdicts.label.tolist()]
     strict = detector.predict(images, accept=0.05)
     assert strict.is_ood.sum() >= verdicts.is_ood.sum()
     assert strict.is_ood.any()

@@ -11,6 +11,7 @@ EXAMPLES = {
     "diffguard.diffusion.guidance": ["classifier_free"],
     "diffguard.diffusion.plan": ["SamplingPlan", "respace"],
     "diffguard.diffusion.schedule": ["NoiseSchedule", "predict_clean"],
+    "diffguard.methods.verdicts": ["Verdict", "Verdicts"],
     "diffguard.report.metrics": ["auroc", "compute_metrics"],
     "diffguard.report.torch_metric": ["OODMetrics"],
     "diffguard.scores.calibration": ["Calibration"],

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import operator
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, overload
 
 import torch
 from torch import Tensor
@@ -11,28 +13,99 @@ from torch import Tensor
 from diffguard.score_table.rows import ScoreRow
 from diffguard.scores.calibration import Calibration
 
+# A longer list of verdicts is cut in `repr`.
+_SHOWN = 10
+
 
 @dataclass(frozen=True)
-class Verdicts:
-    """A detector's verdicts on N images.
+class Verdict:
+    """A detector's verdict on one image.
+
+    Attributes:
+        label: The predicted class, 0 … K - 1.
+        class_name: Its name.
+        probability: Its softmax probability, in [0, 1].
+        score: The decision score, higher = more OOD.
+        percentile: Share of ID validation images with at most this score, 0 … 100.
+        p_value: Conformal p-value, in (0, 1], lower = more OOD; see `Calibration.p_value`.
+        is_ood: Whether the score is above the threshold.
+
+    Example:
+        >>> verdict = Verdict(7, "seven", 0.62, 3.1, 99.2, 0.01, is_ood=True)
+        >>> verdict.to_dict()["class_name"]
+        'seven'
+    """
+
+    label: int
+    class_name: str
+    probability: float
+    score: float
+    percentile: float
+    p_value: float
+    is_ood: bool
+
+    def to_dict(self) -> dict[str, Any]:
+        """The attributes as plain JSON values."""
+        return asdict(self)
+
+    def __str__(self) -> str:
+        return (
+            f"{'OOD' if self.is_ood else 'ID '}  {self.class_name}  "
+            f"probability {self.probability:.2f}  score {self.score:.4g}  "
+            f"percentile {self.percentile:.1f}  p-value {self.p_value:.3g}"
+        )
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Verdicts(Sequence[Verdict]):
+    """A detector's verdicts on N images: a sequence of `Verdict`, and a tensor per attribute.
 
     Attributes:
         label: `(N,)` int64, the predicted class.
         probability: `(N,)` float64 softmax probability of that class, in [0, 1].
         score: `(N,)` float64 decision score, higher = more OOD.
         percentile: `(N,)` float64 share of ID validation images with at most this score, 0 … 100.
+        p_value: `(N,)` float64 conformal p-value, in (0, 1], lower = more OOD.
         is_ood: `(N,)` bool, whether the score is above the threshold.
+        class_names: Names of all classes.
+
+    Example:
+        >>> verdicts = Verdicts(
+        ...     label=torch.tensor([0, 1]),
+        ...     probability=torch.tensor([0.9, 0.5]).double(),
+        ...     score=torch.tensor([0.1, 2.5]).double(),
+        ...     percentile=torch.tensor([40.0, 100.0]).double(),
+        ...     p_value=torch.tensor([0.61, 0.01]).double(),
+        ...     is_ood=torch.tensor([False, True]),
+        ...     class_names=("cat", "dog"),
+        ... )
+        >>> verdicts
+        Verdicts: 2 images, 1 OOD
+          0  ID   cat  probability 0.90  score 0.1  percentile 40.0  p-value 0.61
+          1  OOD  dog  probability 0.50  score 2.5  percentile 100.0  p-value 0.01
+        >>> verdicts[1].class_name, verdicts[1].is_ood
+        ('dog', True)
+        >>> len(verdicts[:1])
+        1
     """
 
     label: Tensor
     probability: Tensor
     score: Tensor
     percentile: Tensor
+    p_value: Tensor
     is_ood: Tensor
+    class_names: tuple[str, ...]
 
     @classmethod
     def from_rows(
-        cls, rows: Sequence[ScoreRow], calibration: Calibration, name: str, accept: float
+        cls,
+        rows: Sequence[ScoreRow],
+        calibration: Calibration,
+        name: str,
+        accept: float,
+        *,
+        class_names: Sequence[str],
     ) -> Verdicts:
         """Judge scored images.
 
@@ -41,16 +114,70 @@ class Verdicts:
             calibration: The detector's calibration.
             name: The score that decides.
             accept: Share of ID images that the threshold accepts, in (0, 1).
+            class_names: Names of the classifier's classes.
 
         Raises:
             UserError: For an unknown score or a share outside (0, 1).
         """
         scores = [row.scores[name] for row in rows]
         percentiles, is_ood = calibration.verdict(name, scores, accept)
+        p_values = [calibration.p_value(name, score) for score in scores]
         return cls(
             label=torch.tensor([row.prediction for row in rows], dtype=torch.int64),
             probability=torch.tensor([row.probability for row in rows], dtype=torch.float64),
             score=torch.tensor(scores, dtype=torch.float64),
             percentile=torch.tensor(percentiles, dtype=torch.float64),
+            p_value=torch.tensor(p_values, dtype=torch.float64),
             is_ood=torch.tensor(is_ood, dtype=torch.bool),
+            class_names=tuple(class_names),
         )
+
+    @property
+    def class_name(self) -> list[str]:
+        """The name of each predicted class."""
+        return [self.class_names[label] for label in self.label.tolist()]
+
+    def to_dict(self) -> dict[str, list[Any]]:
+        """A list of plain JSON values per attribute of `Verdict`, as for a data frame."""
+        return {
+            "label": self.label.tolist(),
+            "class_name": self.class_name,
+            "probability": self.probability.tolist(),
+            "score": self.score.tolist(),
+            "percentile": self.percentile.tolist(),
+            "p_value": self.p_value.tolist(),
+            "is_ood": self.is_ood.tolist(),
+        }
+
+    def __len__(self) -> int:
+        return len(self.label)
+
+    @overload
+    def __getitem__(self, place: int) -> Verdict: ...
+    @overload
+    def __getitem__(self, place: slice) -> Verdicts: ...
+    def __getitem__(self, place: int | slice) -> Verdict | Verdicts:
+        if isinstance(place, slice):
+            return Verdicts(
+                self.label[place],
+                self.probability[place],
+                self.score[place],
+                self.percentile[place],
+                self.p_value[place],
+                self.is_ood[place],
+                self.class_names,
+            )
+        row = range(len(self))[operator.index(place)]
+        return next(iter(self[row : row + 1]))
+
+    def __iter__(self) -> Iterator[Verdict]:
+        columns = self.to_dict()
+        for values in zip(*columns.values(), strict=True):
+            yield Verdict(**dict(zip(columns, values, strict=True)))
+
+    def __repr__(self) -> str:
+        lines = [f"Verdicts: {len(self)} images, {int(self.is_ood.sum())} OOD"]
+        lines += [f"  {place}  {verdict}" for place, verdict in enumerate(self[:_SHOWN])]
+        if len(self) > _SHOWN:
+            lines.append(f"  … {len(self) - _SHOWN} more")
+        return "\n".join(lines)

@@ -60,6 +60,8 @@ class Calibration:
         94.0
         >>> calibration.percentile("msp", 49.0)
         50.0
+        >>> calibration.p_value("msp", 91.0)
+        0.09900990099009901
     """
 
     scores: dict[str, Tensor]
@@ -170,6 +172,24 @@ class Calibration:
         """Share of the ID validation images, in percent, whose score is at most `value`."""
         reference = self._values(name)
         return 100.0 * float((reference <= value).double().mean())
+
+    def p_value(self, name: str, value: float) -> float:
+        """Conformal p-value: (1 + k) / (n + 1), k of the n ID validation images score this high.
+
+        Under exchangeability, an ID image has a p-value of at most α with probability at most α.
+
+        Args:
+            name: Name of the score.
+            value: Its value, higher = more OOD.
+
+        Returns:
+            The p-value in (0, 1], lower = more OOD.
+
+        Raises:
+            UserError: For an unknown score.
+        """
+        reference = self._values(name)
+        return (1 + int((reference >= value).sum())) / (len(reference) + 1)
 
     def verdict(
         self, name: str, scores: Sequence[float], accept: float
