@@ -63,7 +63,8 @@ class OODDataModule(LightningDataModule):
         num_workers: Number of processes that read images, besides the main one.
         augment: Augmentation of training images (see `augmentation.py`).
         in_memory: Decode the training images once and keep them on the training device.
-        limit: Largest number of images per evaluation set; the choice is always the same.
+        limit: Largest number of images per set in evaluation and tuning; the choice is always the
+            same. Calibration uses all ID validation images.
         missing: Whether an absent OOD set is an error, or is skipped and listed.
         on_error: Whether an unreadable image ends an evaluation, or is skipped and listed.
         download: Let torchvision download its sets.

@@ -21,6 +21,7 @@ from torch.distributed import PrefixStore, Store, TCPStore
 
 from diffguard.errors import USER_ERROR, UserError
 from diffguard.printing import say
+from lightning_modules.termination import end_together
 
 Result = TypeVar("Result")
 
@@ -46,6 +47,7 @@ def connect(trainer: pl.Trainer) -> None:
     if trainer.world_size == 1 or torch.distributed.is_initialized():
         return
     if strategy.launcher is not None:
+        end_together(strategy.launcher)
         strategy.launcher.launch(lambda: None)
     store = _meet(trainer)
     # All have started. One that dies at this very moment would still be waited for.

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import signal
-import threading
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,6 +18,7 @@ from diffguard.errors import UserError, one_line
 from lightning_modules.callbacks.scoring_bar import ScoringProgressBar
 from lightning_modules.callbacks.training_bar import StageProgressBar
 from lightning_modules.quiet import quiet_libraries
+from lightning_modules.termination import end_together
 
 # More than any machine or cluster has; more threads end the process or hang.
 _LARGEST = {"threads": 1024, "devices": 1024, "num_nodes": 100_000}
@@ -102,8 +101,7 @@ class _EndAtOnce(pl.Callback):
     """
 
     def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        end_together()
 
 
 def scoring_trainer(config: TrainerConfig, title: str) -> pl.Trainer:

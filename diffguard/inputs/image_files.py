@@ -7,7 +7,6 @@ page of a file is read.
 from __future__ import annotations
 
 import io
-import zlib
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from diffguard.errors import UserError
+from diffguard.inputs.bare_images import has_metadata, without_metadata
 from diffguard.inputs.pil_images import pixels_of, without_warnings
 from diffguard.storage.paths import kind_of, require_file
 
@@ -24,7 +24,6 @@ FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 SUFFIXES = frozenset(
     suffix for suffix, name in Image.registered_extensions().items() if name in (*FORMATS, "MPO")
 )
-_PNG = b"\x89PNG\r\n\x1a\n"
 
 
 def why_no_image(path: Path) -> str:
@@ -49,7 +48,7 @@ def why_no_image(path: Path) -> str:
         return str(error.strerror)
     except Exception:
         # Pillow's parsers raise many kinds of exceptions on malformed files.
-        return "" if _is_png(path) else "not an image"
+        return "" if has_metadata(path) else "not an image"
     return ""
 
 
@@ -78,7 +77,7 @@ def read_image(path: str | Path) -> Tensor:
     except Image.DecompressionBombError as error:
         raise UserError(f"image {path} is refused: {error}") from None
     except Exception as error:
-        pixels = _read_bare_png(Path(path))
+        pixels = _decode_without_metadata(Path(path))
         if pixels is not None:
             return pixels
         reason = " ".join(str(error).split()) or type(error).__name__
@@ -92,31 +91,11 @@ def _decode(file: Any) -> Tensor:
         return pixels_of(image)
 
 
-def _read_bare_png(path: Path) -> Tensor | None:
-    """Read a PNG file without its metadata; None if it is not a PNG file or its pixels are damaged.
-
-    Pillow rejects a whole file because of one damaged chunk of metadata.
-    """
-    if not _is_png(path):
+def _decode_without_metadata(path: Path) -> Tensor | None:
+    """Decode a file whose metadata may be damaged; None if the pixels are damaged too."""
+    if not has_metadata(path):
         return None
-    data, place, chunks = path.read_bytes(), len(_PNG), [_PNG]
-    while place < len(data):
-        end = place + 12 + int.from_bytes(data[place : place + 4])
-        chunk, kind = data[place:end], data[place + 4 : place + 8]
-        # The names of critical chunks, such as the pixels, begin with a capital letter.
-        needed = kind[:1].isupper() or kind == b"tRNS"
-        if needed or (kind == b"eXIf" and zlib.crc32(chunk[4:-4]) == int.from_bytes(chunk[-4:])):
-            chunks.append(chunk)
-        place = end
     try:
-        return _decode(io.BytesIO(b"".join(chunks)))
+        return _decode(io.BytesIO(without_metadata(path.read_bytes())))
     except Exception:
         return None  # the caller reports the error of the whole file
-
-
-def _is_png(path: Path) -> bool:
-    try:
-        with path.open("rb") as file:
-            return file.read(len(_PNG)) == _PNG
-    except OSError:
-        return False

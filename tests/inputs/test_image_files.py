@@ -78,6 +78,25 @@ def test_other_formats_with_damaged_metadata_are_read(tmp_path, format):
             assert torch.equal(read_image(path), good)
 
 
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_tiff_files_with_damaged_metadata_are_read(tmp_path, orientation):
+    path, exif = tmp_path / "x.tif", Image.Exif()
+    exif[0x010F], exif[0x0112] = "a maker to search for", orientation
+    colors = np.arange(90, dtype=np.uint8).reshape(6, 5, 3)
+    Image.fromarray(colors).save(path, exif=exif)
+    good, data = read_image(path), path.read_bytes()
+    (start,) = struct.unpack_from("<I", data, 4)
+    tags = struct.unpack_from("<" + "H10x" * data[start], data, start + 2)
+    place = start + 2 + 12 * tags.index(0x010F)
+    # A count, and an offset, that lie beyond the end of the file.
+    for damage in (struct.pack("<II", 2**32 - 1, 8), struct.pack("<II", 30, 2**32 - 9)):
+        path.write_bytes(data[: place + 4] + damage + data[place + 12 :])
+        assert torch.equal(read_image(path), good)
+    path.write_bytes(data[: start + 30])
+    with pytest.raises(UserError, match=r"x\.tif cannot be read"):
+        read_image(path)
+
+
 @pytest.mark.parametrize(
     ("values", "message"),
     [

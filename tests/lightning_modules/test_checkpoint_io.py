@@ -5,9 +5,10 @@ import zipfile
 import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.plugins.precision import MixedPrecision
 
 from diffguard.errors import UserError
-from lightning_modules.checkpoint_io import SafeCheckpointIO, last_checkpoint
+from lightning_modules.checkpoint_io import EpochCheckpoint, SafeCheckpointIO, last_checkpoint
 from lightning_modules.classifier import ClassifierModule
 from tests.helpers import tiny_training as tiny
 
@@ -181,6 +182,29 @@ def test_malformed_states_are_one_line(tmp_path, interrupted, kind):
             weights_only=True,
         )
     assert "\n" not in str(caught.value)
+
+
+def test_a_malformed_gradient_scaler_is_one_line(tmp_path):
+    def trainer(folder, *callbacks):
+        precision = MixedPrecision("16-mixed", "cpu", scaler=torch.amp.GradScaler("cpu"))
+        plugins = [SafeCheckpointIO(), precision]
+        return tiny.trainer(folder, max_epochs=2, callbacks=callbacks, plugins=plugins)
+
+    def fit_scaled(folder, *callbacks, **options):
+        module = ClassifierModule(tiny.classifier())
+        loaders = tiny.train_loader(), tiny.val_loader()
+        trainer(folder, *callbacks).fit(module, *loaders, **options)
+
+    with pytest.raises(tiny.CrashError):
+        fit_scaled(tmp_path, EpochCheckpoint(tmp_path), tiny.Crash(1))
+    content = torch.load(last_checkpoint(tmp_path), weights_only=True)
+    state, path = content["MixedPrecision"], tmp_path / "changed.ckpt"
+    for change in ({"scale": -1.0}, {"scale": float("nan")}, {"growth_interval": "x"}, {"more": 1}):
+        torch.save({**content, "MixedPrecision": {**state, **change}}, path)
+        with pytest.raises(UserError, match=r"MixedPrecision.* is damaged") as caught:
+            fit_scaled(tmp_path, ckpt_path=path, weights_only=True)
+        assert "\n" not in str(caught.value)
+    fit_scaled(tmp_path, ckpt_path=last_checkpoint(tmp_path), weights_only=True)
 
 
 def test_a_compressed_archive_is_refused(tmp_path, interrupted):
