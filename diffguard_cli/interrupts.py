@@ -1,6 +1,6 @@
-"""Ctrl-C and SIGTERM end the program at any moment; Ctrl-C by one line and exit code 130.
+"""Ctrl-C and SIGTERM end the program at any moment; Ctrl-C prints one line and exits with 130.
 
-This module imports nothing that takes time.
+This module imports nothing that loads slowly.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from contextlib import contextmanager
 from types import FrameType
 
 INTERRUPTED = 130
-SAID = "interrupted: what is finished is kept"
+MESSAGE = "interrupted: finished work is kept"
 
 
 def leave_at_once() -> None:
-    """Let Ctrl-C and SIGTERM end the program where it is, from now on.
+    """From now on, let Ctrl-C and SIGTERM end the program at once.
 
-    Libraries that are being imported swallow an exception, or abort on it. What is written is
-    whole at any moment, so nothing needs to be put in order.
+    Libraries that are being imported swallow an exception, or abort on it. Files on disk are
+    complete at any moment, so no cleanup is needed.
     """
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGINT, _leave)
@@ -31,13 +31,13 @@ def leave_at_once() -> None:
 
 def _end(number: int, _frame: FrameType | None) -> None:
     # Lightning passes the signal to the other processes, waits for the end of the batch, which may
-    # never come, and calls a handler that was there before its own: this one.
+    # never come, and calls the handler that was installed before its own: this one.
     signal.signal(number, signal.SIG_DFL)
     os.kill(os.getpid(), number)
 
 
 def is_first_process() -> bool:
-    """Whether this is the first process of its run, by the variables of its launcher."""
+    """Whether this is the first process of its run, according to the launcher's variables."""
     names = ("RANK", "LOCAL_RANK", "SLURM_PROCID")
     return all(os.environ.get(name, "0") == "0" for name in names)
 
@@ -58,7 +58,7 @@ def is_reporting() -> bool:
 
 def _leave(_number: int, _frame: FrameType | None) -> None:
     if is_first_process() and multiprocessing.parent_process() is None:
-        os.write(2, f"{SAID}\n".encode())
+        os.write(2, f"{MESSAGE}\n".encode())
     os._exit(INTERRUPTED)
 
 

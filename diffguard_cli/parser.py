@@ -26,7 +26,7 @@ from jsonargparse import (
 from diffguard.errors import USER_ERROR, UserError, one_line
 from diffguard.printing import accept_all_text, say
 from diffguard.storage.paths import expand_home, require_file, user_path
-from diffguard_cli.interrupts import INTERRUPTED, SAID, is_first_process, is_reporting
+from diffguard_cli.interrupts import INTERRUPTED, MESSAGE, is_first_process, is_reporting
 from diffguard_cli.parser_messages import plain_message
 from diffguard_cli.shipped_configs import config_file
 from diffguard_cli.yaml_text import check_yaml
@@ -190,7 +190,7 @@ def run(main: Callable[[Sequence[str]], int], argv: Sequence[str] | None = None)
         say(f"error: {shortage}", file=sys.stderr)
         code = USER_ERROR
     except KeyboardInterrupt:
-        say(SAID, file=sys.stderr)
+        say(MESSAGE, file=sys.stderr)
         code = INTERRUPTED
     sys.stdout.flush()
     if not is_first_process() and code:

@@ -1,4 +1,4 @@
-"""The folder of a training run: made once, held by one training at a time."""
+"""The folder of a training run: created once, used by one training at a time."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from lightning_modules.processes import wait_until
 
 CONFIG = "config.yaml"
 _LOCK = ".lock"
-# What may change when a run is resumed; the rest has shaped what it already holds.
+# Keys that may change when a run resumes; all others have shaped what the folder holds.
 _FREE = ("stages", "resume", "run_dir", "trainer", "detector", "debug", "config")
 
 
@@ -30,19 +30,19 @@ def open_run_folder(
     trainer: pl.Trainer,
     config: Mapping[str, Any],
     name: str,
-    resumed: Mapping[str, Any] | None,
+    stored: Mapping[str, Any] | None,
 ) -> Iterator[Path]:
-    """Make the folder of a new run, or check that a resumed one is continued as it began.
+    """Create the folder of a new run, or check that a resumed run keeps its config.
 
-    The first process makes it and keeps other trainings out of it; the other processes follow. A
-    new folder in which nothing was trained is removed after a `UserError`, so that the corrected
-    command may name it again.
+    The first process creates the folder and locks it against other trainings. After a `UserError`,
+    a new folder in which nothing was trained is removed, so that the corrected command can use the
+    same name.
 
     Args:
         trainer: A trainer whose processes are connected.
         config: The whole config, plain values only.
         name: Name of the config, for the default folder.
-        resumed: The config of the run to resume; None for a new run.
+        stored: The config of the run to resume; None for a new run.
 
     Yields:
         The folder.
@@ -51,28 +51,28 @@ def open_run_folder(
         UserError: If the folder holds another run, is in use, or cannot be written; or if a
             resumed run was given another config.
     """
-    held: list[_Held] = []
+    locks: list[_LockedFolder] = []
 
-    def make() -> str:
-        held.append(_new(config, name) if resumed is None else _resumed(config, resumed))
-        held[0].begin(config)
-        return str(held[0].folder)
+    def create() -> str:
+        locks.append(_new(config, name) if stored is None else _resumed(config, stored))
+        locks[0].begin(config)
+        return str(locks[0].folder)
 
     try:
-        folder = Path(first_process_does(trainer, make))
+        folder = Path(first_process_does(trainer, create))
         wait_until((folder / CONFIG).is_file, folder, trainer.global_rank)
         yield folder
     except UserError:
-        if held and resumed is None:
-            held[0].remove_if_unused()
+        if locks and stored is None:
+            locks[0].remove_if_unused()
         raise
     finally:
-        for one in held:
-            one.release()
+        for lock in locks:
+            lock.release()
 
 
-class _Held:
-    """A folder that this process alone may train in."""
+class _LockedFolder:
+    """A folder in which only this process may train."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -81,7 +81,7 @@ class _Held:
             self._lock.acquire()
         except Timeout:
             raise UserError(
-                f"{folder} is in use by another training: wait until that ends, or name another "
+                f"{folder} is in use by another training: wait until it ends, or choose another "
                 "--run_dir"
             ) from None
         except OSError as error:
@@ -89,51 +89,51 @@ class _Held:
 
     def begin(self, config: Mapping[str, Any]) -> None:
         """Write the config."""
-        kept = {k: v for k, v in config.items() if k not in ("debug", "config", "resume")}
+        content = {k: v for k, v in config.items() if k not in ("debug", "config", "resume")}
         with replace_file(self.folder / CONFIG) as temporary:
-            temporary.write_text(yaml.safe_dump(kept, sort_keys=False), encoding="utf-8")
+            temporary.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
 
     def remove_if_unused(self) -> None:
-        """Remove a folder that holds a config and nothing else."""
+        """Remove the folder if it holds only a config."""
         if _contents(self.folder) == [CONFIG]:
             (self.folder / CONFIG).unlink()
             (self.folder / _LOCK).unlink(missing_ok=True)
-            with suppress(OSError):  # hidden files of the user stay
+            with suppress(OSError):  # hidden files of the user are kept
                 self.folder.rmdir()
 
     def release(self) -> None:
-        """Let others in."""
+        """Unlock the folder."""
         self._lock.release()
 
 
-def _new(config: Mapping[str, Any], name: str) -> _Held:
+def _new(config: Mapping[str, Any], name: str) -> _LockedFolder:
     if config["run_dir"] is None:
-        return _Held(_unique(Path("runs") / name / time.strftime("%Y-%m-%d_%H-%M-%S")))
+        return _LockedFolder(_unique(Path("runs") / name / time.strftime("%Y-%m-%d_%H-%M-%S")))
     folder = Path(config["run_dir"])
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise write_error(folder, error) from error
     _require_empty(folder)
-    held = _Held(folder)
+    lock = _LockedFolder(folder)
     try:
-        _require_empty(folder)  # Another training may have come and gone.
+        _require_empty(folder)  # another training may have used it in the meantime
     except UserError:
-        held.release()
+        lock.release()
         raise
-    return held
+    return lock
 
 
 def _require_empty(folder: Path) -> None:
     if _contents(folder):
         raise UserError(
-            f"{folder} exists already: continue it with --resume {folder}, or name another "
+            f"{folder} exists already: continue it with --resume {folder}, or choose another "
             "--run_dir"
         )
 
 
 def _unique(folder: Path) -> Path:
-    """Make a folder that nobody else has made, with a number behind its name if need be."""
+    """Create a folder that does not exist yet, adding a number to its name if necessary."""
     for number in count(1):
         place = folder if number == 1 else folder.with_name(f"{folder.name}-{number}")
         try:
@@ -146,7 +146,7 @@ def _unique(folder: Path) -> Path:
     raise AssertionError
 
 
-def _resumed(config: Mapping[str, Any], stored: Mapping[str, Any]) -> _Held:
+def _resumed(config: Mapping[str, Any], stored: Mapping[str, Any]) -> _LockedFolder:
     for key in config:
         if key not in _FREE and config[key] != stored.get(key):
             raise UserError(
@@ -155,7 +155,7 @@ def _resumed(config: Mapping[str, Any], stored: Mapping[str, Any]) -> _Held:
             )
     folder = Path(config["resume"])
     _refuse_links(folder)
-    return _Held(folder)
+    return _LockedFolder(folder)
 
 
 def _refuse_links(folder: Path) -> None:
@@ -167,11 +167,11 @@ def _refuse_links(folder: Path) -> None:
             target = Path(os.path.realpath(path))
             if path.is_symlink() and not target.is_relative_to(inside):
                 raise UserError(
-                    f"{path} is a link that leads out of the run: put the file or folder itself "
-                    "in its place, or start a new run"
+                    f"{path} is a link that points outside the run: replace it by the file or "
+                    "folder itself, or start a new run"
                 )
 
 
 def _contents(folder: Path) -> list[str]:
-    """What a folder holds, without the lock and what a killed process left half written."""
+    """Names in a folder, without the lock and files that a killed process left half written."""
     return sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))

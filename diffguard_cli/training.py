@@ -85,12 +85,12 @@ def main(argv: Sequence[str]) -> int:
 
 @dataclass(frozen=True)
 class _ConfigSource:
-    """Where the config of a run comes from.
+    """The source of a run's config.
 
     Attributes:
-        argv: The command line, with the config that applies.
-        name: Name of the config, for the run's default folder.
-        stored: The config of the run to resume; None for a new run.
+        argv: The command line, including the config file.
+        name: Name of the config, used for the run's default folder.
+        stored: The config of the run to resume, in full; None for a new run.
     """
 
     argv: list[str]
@@ -130,7 +130,7 @@ def _resumed_config(argv: Sequence[str], parser: Parser, folder: str) -> _Config
 
 
 def _option(argv: Sequence[str], name: str) -> str | None:
-    """The last value of an option in a command line that is not parsed yet."""
+    """The last value of an option in a command line that has not been parsed yet."""
     value = None
     for position, word in enumerate(argv):
         if word == name and position + 1 < len(argv):
@@ -141,7 +141,7 @@ def _option(argv: Sequence[str], name: str) -> str | None:
 
 
 def _check(arguments: TrainingArguments) -> None:
-    """Check the command line by itself, before any data is read."""
+    """Check the command line before any data is read."""
     from diffguard.methods.checks import check_weights
     from diffguard.settings.checks import check_settings
     from diffguard_cli.config_check import check_config
@@ -160,7 +160,7 @@ def _check(arguments: TrainingArguments) -> None:
 def _train(
     arguments: TrainingArguments, config: dict[str, Any], source: _ConfigSource, began: float
 ) -> int:
-    """Open the run's folder on all processes and run the stages in it."""
+    """Open the run's folder on all processes, and run the stages in it."""
     from diffguard_cli.run import Run
     from diffguard_cli.run_folder import open_run_folder
     from lightning_modules.callbacks.time_limit import deadline_of
@@ -181,7 +181,7 @@ def _run(run: Run, arguments: TrainingArguments) -> int:
     from diffguard_cli.pipeline import run_stages
     from lightning_modules.callbacks.time_limit import TimeIsUpError
 
-    resume = f"to go on: {command_line('train')} --resume {quote(str(run.folder))}"
+    resume = f"to resume: {command_line('train')} --resume {quote(str(run.folder))}"
     try:
         run_stages(run, arguments)
     except TimeIsUpError as stop:

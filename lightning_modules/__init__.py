@@ -1,8 +1,8 @@
-"""LightningModules: thin shells around `diffguard`."""
+"""What needs Lightning: modules, callbacks and trainers around `diffguard`."""
 
 import os
 
-# By default, threads that wait for others spin for long, which slows a machine many times over as
-# soon as another program wants its cores; spinning briefly costs nothing when it is idle. OpenMP
-# reads this when torch is loaded, so it must stand before.
+# By default, waiting threads spin for a long time. As soon as another program needs the cores, that
+# slows a machine down many times over; spinning briefly costs nothing on an idle machine. OpenMP
+# reads this variable when torch is loaded, so it must be set before.
 os.environ.setdefault("GOMP_SPINCOUNT", "20000")

@@ -1,4 +1,4 @@
-"""Checkpoints of a training stage: one file, replaced in whole after an epoch and on a stop."""
+"""Checkpoints of a training stage: one file, replaced as a whole after each epoch."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ _NAME = "last"
 
 
 class EpochCheckpoint(Checkpoint):
-    """Keeps the state after the newest epoch in `folder/last.ckpt`.
+    """Saves the state after the latest epoch to `folder/last.ckpt`.
 
-    It has no state of its own. Lightning's `ModelCheckpoint` restores from a checkpoint the paths
-    of files that it may delete.
+    This callback has no state. Lightning's `ModelCheckpoint` restores paths of files from a
+    checkpoint, and may delete those files.
 
     Args:
         folder: Folder of the stage's checkpoint.
@@ -34,13 +34,13 @@ class EpochCheckpoint(Checkpoint):
         self.path = checkpoint_file(folder)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
-        """Save; Lightning calls this after the module's own hook, which checks the epoch."""
+        """Save the state; Lightning calls checkpoint callbacks last, after the other checks."""
         if not trainer.fast_dev_run:
             trainer.save_checkpoint(self.path)
 
 
 def checkpoint_file(folder: Path | str) -> Path:
-    """Where a stage's state lies."""
+    """The file of a stage's state."""
     return Path(folder) / f"{_NAME}.ckpt"
 
 
@@ -53,8 +53,8 @@ def last_checkpoint(folder: Path | str) -> Path | None:
 class SafeCheckpointIO(TorchCheckpointIO):
     """Writes a checkpoint in one step and reads it as data; a plugin of Lightning's Trainer.
 
-    Lightning itself writes to the system's temporary folder and moves the file from there, which is
-    a copy, that a crash can cut short, where that folder is on another disk.
+    Lightning itself writes to the system's temporary folder and moves the file. If that folder is
+    on another disk, moving means copying, and a crash can leave half a file.
     """
 
     def save_checkpoint(
@@ -63,10 +63,10 @@ class SafeCheckpointIO(TorchCheckpointIO):
         path: Path | str,
         storage_options: Any = None,  # noqa: ARG002
     ) -> None:
-        """Write a checkpoint; at any moment the old file or the new one is there.
+        """Write a checkpoint; a reader always sees the old file or the new one.
 
         Raises:
-            UserError: If the system refuses to write; the old file is then as before.
+            UserError: If the file cannot be written; the old file is then left as it was.
         """
         with replace_file(Path(path)) as temporary, temporary.open("wb") as file:
             torch.save(checkpoint, file)
@@ -77,7 +77,7 @@ class SafeCheckpointIO(TorchCheckpointIO):
         map_location: Any = "cpu",
         weights_only: bool | None = True,  # noqa: ARG002
     ) -> dict[str, Any]:
-        """Read a checkpoint as tensors and plain values, without regard to `weights_only`.
+        """Read a checkpoint as tensors and plain values, even if `weights_only` is false.
 
         Raises:
             UserError: If it is missing, damaged, would take more memory than its file, or holds
@@ -90,21 +90,22 @@ class SafeCheckpointIO(TorchCheckpointIO):
         except pickle.UnpicklingError as error:
             raise UserError(
                 f"checkpoint {path} is refused: it is damaged, or holds more than tensors and "
-                "plain values; name one that training wrote"
+                "plain values; give one that training wrote"
             ) from error
         except Exception as error:
-            # Damaged archives surface as many types.
+            # Damaged archives raise exceptions of many types.
             raise UserError(
-                f"checkpoint {path} cannot be read, it is damaged or no checkpoint: delete it and "
-                "train that stage again"
+                f"checkpoint {path} cannot be read: it is damaged or not a checkpoint; delete it "
+                "and train that stage again"
             ) from error
         if not isinstance(checkpoint, dict) or "pytorch-lightning_version" not in checkpoint:
             raise UserError(
-                f"{path} is no checkpoint of a training stage: name a last.ckpt that training wrote"
+                f"{path} is not a checkpoint of a training stage: give a last.ckpt that training "
+                "wrote"
             )
         check_tensors(checkpoint, Path(path))
         check_version(checkpoint["pytorch-lightning_version"], str(path))
-        # No callback of a stage has a state. What is there is of another program, and may name
-        # files to delete.
+        # No callback of a stage has a state. A state in the file comes from another program, and
+        # may name files to delete.
         checkpoint["callbacks"] = {}
         return checkpoint

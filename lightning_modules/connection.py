@@ -1,6 +1,6 @@
-"""Starting and connecting the processes of one run, with a word to the user while some are missing.
+"""Starts and connects the processes of a run, and reports to the user while some are missing.
 
-Lightning connects them by itself, but waits in silence and up to half an hour.
+Lightning connects them by itself, but waits silently and for up to half an hour.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ _POLL_SECONDS = 0.1
 
 
 def connect(trainer: pl.Trainer) -> None:
-    """Start the other processes of a trainer, where that is up to Lightning, and connect all.
+    """Start the other processes of a trainer, unless a launcher has done so, and connect all.
 
     A process that waits for others reports it after ten seconds and gives up after five minutes.
-    Processes that are connected stay so; another call does nothing.
+    The processes stay connected; another call does nothing.
 
     Args:
         trainer: A trainer of the run.
@@ -50,7 +50,7 @@ def connect(trainer: pl.Trainer) -> None:
         end_together(strategy.launcher)
         strategy.launcher.launch(lambda: None)
     store = _meet(trainer)
-    # All have started. One that dies at this very moment would still be waited for.
+    # All have started. Without a timer, they would wait for one that dies at this moment.
     timer = threading.Timer(_PATIENCE_SECONDS, _give_up, [trainer.world_size])
     timer.daemon = True
     timer.start()
@@ -58,16 +58,16 @@ def connect(trainer: pl.Trainer) -> None:
         strategy.setup_environment()
     finally:
         timer.cancel()
-    # The server of the first process lives as long as a store that uses it.
+    # The server of the first process exists as long as a store uses it.
     del store
 
 
 def first_process_does(trainer: pl.Trainer, step: Callable[[], Result]) -> Result:
-    """Do a step on the first process and give its result to all of them.
+    """Run a step on the first process and return its result on all of them.
 
     Args:
         trainer: A trainer whose processes are connected.
-        step: What to do.
+        step: The step.
 
     Raises:
         UserError: On the first process, if it failed there. The others leave the program.
@@ -82,7 +82,7 @@ def first_process_does(trainer: pl.Trainer, step: Callable[[], Result]) -> Resul
     if failure is not None:
         raise failure
     if failed:
-        # The first process reports it. Another exit code could end it before it does.
+        # The first process reports the failure. Another exit code could end it before it does.
         sys.exit(0)
     return result
 
@@ -95,11 +95,11 @@ def _meet(trainer: pl.Trainer) -> Store:
     try:
         store.set(f"here/{rank}", "")
         while missing := [r for r in range(world) if not store.check([f"here/{r}"])]:
-            wait.report(missing, says=rank == min(set(range(world)) - set(missing)))
+            wait.report(missing, prints=rank == min(set(range(world)) - set(missing)))
             time.sleep(_POLL_SECONDS)
-    except RuntimeError as error:  # torch's error for a connection that was cut
+    except RuntimeError as error:  # torch's error for a lost connection
         raise UserError(
-            "the first process ended before all processes had started: see its own message, "
+            "the first process ended before all processes had started: see its message, "
             "then start again"
         ) from error
     return store
@@ -108,12 +108,12 @@ def _meet(trainer: pl.Trainer) -> Store:
 def _open_store(trainer: pl.Trainer, wait: _Wait) -> Store:
     environment = trainer.strategy.cluster_environment
     host, port = environment.main_address, environment.main_port
-    # torchrun's agent holds the store of its processes, and keeps it when it restarts them.
+    # torchrun's agent holds the store of its processes and keeps it when it restarts them.
     by_agent = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
     is_server = trainer.is_global_zero and not by_agent
-    # torch reports a server that is not there yet by pages of its internals.
+    # For a server that is not running yet, torch prints pages of internals.
     while not is_server and not _listens(host, port):
-        wait.report([0], says=True)
+        wait.report([0], prints=True)
         time.sleep(_POLL_SECONDS)
     try:
         store = TCPStore(
@@ -121,7 +121,7 @@ def _open_store(trainer: pl.Trainer, wait: _Wait) -> Store:
             port,
             is_master=is_server,
             wait_for_workers=False,
-            multi_tenant=True,  # Lightning opens it again, on the same port
+            multi_tenant=True,  # Lightning opens it again on the same port
             timeout=timedelta(seconds=_PATIENCE_SECONDS),
         )
     except RuntimeError as error:
@@ -149,9 +149,9 @@ class _Wait:
         by_slurm = isinstance(trainer.strategy.cluster_environment, SLURMEnvironment)
         self.advice = "; start every task of a SLURM job with srun" if by_slurm else ""
         self._began = time.monotonic()
-        self._said = False
+        self._reported = False
 
-    def report(self, missing: list[int], *, says: bool) -> None:
+    def report(self, missing: list[int], *, prints: bool) -> None:
         """Report missing ranks if it is time to; raise `UserError` if it is too late."""
         waited = time.monotonic() - self._began
         ranks = ", ".join(map(str, missing[:8])) + (", …" if len(missing) > 8 else "")
@@ -159,11 +159,11 @@ class _Wait:
         if waited >= _PATIENCE_SECONDS:
             raise UserError(
                 f"{absent} did not start within {waited / 60:.0f} minutes (missing: rank {ranks}): "
-                f"see whether one has failed, then start again{self.advice}"
+                f"check whether one has failed, then start again{self.advice}"
             )
-        if waited >= _NOTICE_SECONDS and not self._said:
-            self._said = True
-            if says:
+        if waited >= _NOTICE_SECONDS and not self._reported:
+            self._reported = True
+            if prints:
                 say(
                     f"waiting for {absent} to start (missing: rank {ranks}){self.advice}",
                     file=sys.stderr,
@@ -173,7 +173,7 @@ class _Wait:
 def _give_up(world: int) -> None:
     say(
         f"error: the {world} processes did not connect within {_PATIENCE_SECONDS / 60:.0f} "
-        "minutes: see whether one has failed, then start again",
+        "minutes: check whether one has failed, then start again",
         file=sys.stderr,
     )
     os._exit(USER_ERROR)

@@ -1,4 +1,4 @@
-"""What the processes of an evaluation share while they score: the images left, and a failure."""
+"""What the processes of an evaluation share: the remaining images, and failures."""
 
 from __future__ import annotations
 
@@ -16,20 +16,21 @@ from diffguard.storage.files import write_error
 
 Result = TypeVar("Result")
 
-# More images than any stream has.
+# More than the number of images of any stream.
 _ALL = 1 << 40
-# A file may show late, or an old one still, on another machine.
+# On a network file system other machines may see a new file late, or a stale copy.
 _PATIENCE_SECONDS = 120.0
 
 
 class SharedWork:
-    """A counter that hands each image to the process that asks first.
+    """A counter that gives each image to the first process that is free.
 
-    Images differ in cost, and so may machines; whoever is done takes the next ones, so that all end
-    at about the same time. Which process scores an image does not change its scores.
+    Images differ in cost, and machines may differ in speed. A process that is done takes the next
+    images, so all end at about the same time. Which process scores an image does not change its
+    scores.
 
     Args:
-        trainer: A trainer whose processes are connected; each of them makes this object.
+        trainer: A trainer whose processes are connected; each of them creates this object.
     """
 
     def __init__(self, trainer: pl.Trainer) -> None:
@@ -42,23 +43,23 @@ class SharedWork:
             yield list(range(begin, min(begin + size, total)))
 
     def fail(self, error: UserError) -> None:
-        """Tell the others that this process cannot go on; nobody is given further images.
+        """Report to the other processes that this one failed; no process gets further images.
 
-        The first failure is the one that is told: others often follow from it.
+        Only the first failure is reported, because others often follow from it.
         """
         if self._store.add("failures", 1) == 1:
             self._store.set("failure", str(error).encode("utf-8", "backslashreplace").decode())
         self._store.add("taken", _ALL)
 
     def together(self, name: str, step: Callable[[], Result] = lambda: None) -> Result:
-        """Do a step on every process, and wait for all of them.
+        """Run a step on every process, and wait for all of them.
 
         Args:
-            name: Of the step.
-            step: What to do.
+            name: Name of the step.
+            step: The step.
 
         Returns:
-            What the step returned on this process.
+            The result of the step on this process.
 
         Raises:
             UserError: On every process, if one of them failed.
@@ -71,23 +72,23 @@ class SharedWork:
         strategy = self._trainer.strategy
         strategy.barrier(name)
         failure = self._store.get("failure").decode() if self._store.check(["failure"]) else None
-        # The first process holds the store and may leave after the last step, so all read it first.
-        strategy.barrier(f"{name}: known")
+        # The first process holds the store and may exit after the last step, so all read it first.
+        strategy.barrier(f"{name}: read")
         if failure is not None:
             raise UserError(failure)
         return result
 
 
 def check_shared(folder: Path, trainer: pl.Trainer, work: SharedWork) -> None:
-    """Make sure that all processes see one folder, before any of them scores.
+    """Make sure that all processes see the same folder before any of them scores.
 
     Args:
         folder: The output folder.
         trainer: The trainer that connects the processes.
-        work: What they share.
+        work: Their shared work.
 
     Raises:
-        UserError: On every process, if one does not see what the first has written.
+        UserError: On every process, if one does not see a file that the first has written.
     """
     if trainer.world_size == 1:
         return
@@ -110,29 +111,39 @@ def check_shared(folder: Path, trainer: pl.Trainer, work: SharedWork) -> None:
             path.unlink(missing_ok=True)
 
 
-def check_alike(first: Mapping[str, object], own: Mapping[str, object]) -> None:
-    """Raise `UserError` if this process would score with other last bits than the first one."""
+def check_alike(first: Mapping[str, object], this: Mapping[str, object]) -> None:
+    """Raise `UserError` if scores of this process would differ in their last bits from the first.
+
+    Args:
+        first: What the machine of the first process contributes to a score.
+        this: The same of this process.
+    """
     for name, value in first.items():
-        if own.get(name) != value:
+        if this.get(name) != value:
             raise UserError(
-                f"the processes differ: {name} is {value} in the first and {own.get(name)} in "
+                f"the processes differ: {name} is {value} in the first and {this.get(name)} in "
                 "another, so their scores would not fit together; start all on one kind of "
                 "machine with the same libraries"
             )
 
 
-def wait_until(seen: Callable[[], bool], folder: Path, rank: int) -> None:
-    """Wait for a file of the first process, which may show late on another machine.
+def wait_until(is_visible: Callable[[], bool], folder: Path, rank: int) -> None:
+    """Wait for a file of the first process, which may appear late on another machine.
+
+    Args:
+        is_visible: Whether this process sees the file.
+        folder: Folder of the file.
+        rank: Rank of this process.
 
     Raises:
-        UserError: If it does not show.
+        UserError: If the file does not appear.
     """
     deadline = time.monotonic() + _PATIENCE_SECONDS
-    while not seen():
+    while not is_visible():
         if time.monotonic() > deadline:
             raise UserError(
-                f"process {rank} does not see in {folder} what the first process has written: "
-                "the output folder must lie on a disk that all machines share"
+                f"process {rank} does not see what the first process has written to {folder}: "
+                "the output folder must be on a disk that all machines share"
             )
         time.sleep(0.5)
 
@@ -141,10 +152,10 @@ def _open_store(trainer: pl.Trainer) -> Store:
     if trainer.world_size == 1:
         return HashStore()
     host = trainer.strategy.cluster_environment.main_address
-    own = (
+    server = (
         TCPStore(host, 0, is_master=True, wait_for_workers=False)
         if trainer.is_global_zero
         else None
     )
-    port = trainer.strategy.broadcast(own.port if own else None)
-    return own or TCPStore(host, port, is_master=False)
+    port = trainer.strategy.broadcast(server.port if server else None)
+    return server or TCPStore(host, port, is_master=False)

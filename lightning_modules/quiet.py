@@ -1,4 +1,4 @@
-"""Library messages that are no use to a reader, silenced."""
+"""Silences library messages that are of no use to a reader."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import warnings
 
 
 def quiet_libraries() -> None:
-    """Silence advice of libraries that a user of this program cannot act on."""
+    """Silence advice of libraries that a user of this program cannot follow."""
     os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
     for name in ("lightning.pytorch", "lightning.fabric", "lightning"):
         logging.getLogger(name).setLevel(logging.WARNING)

@@ -1,4 +1,4 @@
-"""One way to make a Trainer from the config, for fitting and for scoring."""
+"""Builds a Trainer from the config, for training and for scoring."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from lightning.pytorch.plugins.environments import SLURMEnvironment, TorchElasti
 from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-from diffguard.denoisers import custom as own_denoiser
+from diffguard.denoisers import custom
 from diffguard.errors import UserError, one_line
 from lightning_modules.callbacks.scoring_bar import ScoringProgressBar
 from lightning_modules.callbacks.training_bar import StageProgressBar
@@ -29,26 +29,26 @@ def build_trainer(
     title: str,
     callbacks: list[pl.Callback] | None = None,
     bar: type[StageProgressBar] = StageProgressBar,
-    **own: Any,
+    **options: Any,
 ) -> pl.Trainer:
-    """Make a Trainer.
+    """Build a Trainer.
 
     Args:
         config: The `trainer` section.
-        title: What the progress bar calls the stage.
+        title: Title of the progress bar.
         callbacks: Further callbacks.
-        bar: What shows the progress.
-        own: Arguments of the stage.
+        bar: Class of the progress bar.
+        **options: Further arguments of the Trainer.
 
     Raises:
-        UserError: For values that Lightning or the machine refuses.
+        UserError: For values that Lightning or the machine rejects.
     """
     bars: list[pl.Callback] = [bar(title)] if config.progress else []
-    # Lightning turns its advice on as it is imported.
+    # Importing Lightning turns its advice on.
     quiet_libraries()
     try:
         processes = process_arguments(config)
-        plugins = [*processes.pop("plugins", []), *own.pop("plugins", [])]
+        plugins = [*processes.pop("plugins", []), *options.pop("plugins", [])]
         trainer = pl.Trainer(
             accelerator=config.accelerator,
             **processes,
@@ -58,9 +58,9 @@ def build_trainer(
             callbacks=[_Threads(config.threads), *bars, *(callbacks or [])],
             enable_progress_bar=config.progress,
             enable_model_summary=False,
-            # The streams share the images out themselves: no image is repeated.
+            # The loaders divide the images themselves, so no image is repeated.
             use_distributed_sampler=False,
-            **own,
+            **options,
         )
     except (MisconfigurationException, TypeError, ValueError, RuntimeError, ImportError) as error:
         raise UserError(f"trainer: {one_line(error)}") from error
@@ -69,22 +69,22 @@ def build_trainer(
 
 
 def _check_strategy(trainer: pl.Trainer, strategy: str, devices: int | str) -> None:
-    """Raise `UserError` for a strategy that cannot run the devices, or forks its processes."""
+    """Raise `UserError` for a strategy that cannot use the devices, or forks its processes."""
     launcher = trainer.strategy.launcher
     if isinstance(launcher, _MultiProcessingLauncher):
         raise UserError(
-            f"trainer.strategy {strategy} starts its processes anew in each stage, and "
-            "loses what the last ones have computed: take ddp"
+            f"trainer.strategy {strategy} starts new processes in each stage, and loses what the "
+            "earlier ones have computed: use ddp"
         )
     if isinstance(devices, int) and devices > 1 and trainer.num_devices == 1:
         raise UserError(
-            f"trainer.strategy {strategy} uses one device, not {devices}: take ddp, or set "
+            f"trainer.strategy {strategy} uses one device, not {devices}: use ddp, or set "
             "trainer.devices to 1"
         )
 
 
 class _Threads(pl.Callback):
-    """Sets the number of CPU threads, after Lightning has divided the cores by the processes."""
+    """Sets the number of CPU threads after Lightning has divided the cores among the processes."""
 
     def __init__(self, threads: int | None) -> None:
         self.threads = threads
@@ -95,9 +95,9 @@ class _Threads(pl.Callback):
 
 
 class _EndAtOnce(pl.Callback):
-    """Lets SIGTERM end a process that scores: what it has finished is on disk.
+    """Lets SIGTERM end a process that scores; what it has finished is on disk.
 
-    Lightning would tell the other processes first, and wait for one that may be dead.
+    Lightning would notify the other processes first, and wait for one that may be dead.
     """
 
     def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
@@ -105,14 +105,14 @@ class _EndAtOnce(pl.Callback):
 
 
 def scoring_trainer(config: TrainerConfig, title: str) -> pl.Trainer:
-    """A Trainer that scores: no logger and no checkpoints.
+    """A Trainer for scoring, without logger and checkpoints.
 
-    With weights in half precision (`bf16-true`) images, states and scores stay float32: only the
-    diffusion model has such weights, see `weight_dtype`.
+    Under `bf16-true` and `16-true`, only the weights of the diffusion model have half precision
+    (see `weight_dtype`); images, states and scores stay float32.
     """
     if weight_dtype(config) != torch.float32:
         config = replace(config, precision="32-true")
-    # Otherwise the gradient of a convolution may be summed up in another order each time on a GPU.
+    # Otherwise a GPU may sum the gradient of a convolution in a different order each time.
     torch.backends.cudnn.deterministic = True
     return build_trainer(
         config,
@@ -125,30 +125,30 @@ def scoring_trainer(config: TrainerConfig, title: str) -> pl.Trainer:
 
 
 def weight_dtype(config: TrainerConfig) -> torch.dtype:
-    """Dtype of the diffusion model's weights when it scores, by the trainer's precision."""
+    """Dtype of the diffusion model's weights in scoring, for the trainer's precision."""
     halves = {"bf16-true": torch.bfloat16, "16-true": torch.float16}
     return halves.get(str(config.precision), torch.float32)
 
 
 def cast_weights(denoiser: Any, config: TrainerConfig) -> None:
-    """Bring a diffusion model's weights to the trainer's precision; see `weight_dtype`."""
-    own_denoiser.cast_weights(denoiser, weight_dtype(config))
+    """Convert a diffusion model's weights to the trainer's precision; see `weight_dtype`."""
+    custom.cast_weights(denoiser, weight_dtype(config))
 
 
 def process_arguments(config: TrainerConfig) -> dict[str, Any]:
-    """The arguments of a Trainer that say how many processes there are, and which one this is.
+    """The Trainer's arguments for the number of processes and the rank of this one.
 
-    A launcher has already started them, so its numbers count and not the config's:
+    If a launcher has started the processes, its numbers count instead of the config's:
 
     - torchrun, and any launcher that sets `RANK`, `WORLD_SIZE`, `LOCAL_RANK`, `MASTER_ADDR` and
-      `MASTER_PORT`. Where `LOCAL_WORLD_SIZE` is not set, there are `config.num_nodes` machines.
-    - SLURM's `srun`. Requeueing is left to SLURM: Lightning's own would save a training checkpoint.
+      `MASTER_PORT`. If `LOCAL_WORLD_SIZE` is not set, there are `config.num_nodes` machines.
+    - SLURM's `srun`. Requeueing is left to SLURM: Lightning would save a training checkpoint.
 
     Otherwise Lightning starts one process per device.
 
     Raises:
         RuntimeError: If SLURM's variables contradict each other.
-        ValueError: If a variable is no number.
+        ValueError: If a variable is not a number.
     """
     environment = os.environ
     if {"RANK", "WORLD_SIZE", "LOCAL_RANK"} <= environment.keys():
@@ -175,20 +175,20 @@ class TrainerConfig:
 
     Attributes:
         accelerator: `auto`, `cpu`, `gpu`, …
-        devices: Number of devices (processes on a CPU), or `auto`. Where torchrun, SLURM or another
-            launcher has started the processes, their number counts.
+        devices: Number of devices (processes on a CPU), or `auto`. If torchrun, SLURM or another
+            launcher has started the processes, their number counts instead.
         num_nodes: Number of machines; see `devices`.
         strategy: Lightning's strategy, such as `ddp`.
         precision: Lightning's precision, such as `bf16-mixed`.
-        gradient_clip_val: Largest norm of the gradient; None does not clip.
-        accumulate_grad_batches: Training batches whose gradients make one step.
-        threads: CPU threads of each process; None leaves the libraries' choice. The last bits of
-            a score depend on it.
+        gradient_clip_val: Largest norm of the gradient; None and 0 do not clip.
+        accumulate_grad_batches: Training batches whose gradients are accumulated for one step.
+        threads: CPU threads of each process; defaults to the libraries' choice. The last bits of a
+            score depend on it.
         log_every_n_steps: Steps between logged values.
-        max_minutes: Training stops so many minutes after its start and keeps its state; `--resume`
-            goes on from there and ends with the weights of training that never stopped.
-        measure_rate: Tell images per second of each stage, and what share of the device that is.
-        progress: Show a progress bar, or lines where the output is no terminal.
+        max_minutes: Training stops this many minutes after its start and saves its state;
+            `--resume` continues from there and ends with the same weights as an uninterrupted run.
+        measure_rate: Report images per second of each stage, and how much of the device it uses.
+        progress: Show a progress bar, or lines if the output is not a terminal.
     """
 
     accelerator: str = "auto"

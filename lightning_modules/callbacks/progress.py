@@ -1,4 +1,4 @@
-"""How far a stage is: a bar on a terminal, now and then a line anywhere else."""
+"""Progress of a stage: a bar on a terminal, occasional lines everywhere else."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ _REFRESH_SECONDS = 0.5
 
 
 class StageProgress:
-    """The progress of one stage, to be used in a `with` block.
+    """The progress of one stage; use it in a `with` block.
 
     Args:
-        title: Which stage runs, such as "1/3 classifier".
+        title: The stage, such as "1/3 classifier".
         total: Steps of the stage; None if unknown.
-        done: Steps that were made before, where a stage resumes.
-        line_seconds: Where there is no terminal: print a line at most this often. The first and the
-            last line always come.
-        console: Where to show it; by default standard error.
+        done: Earlier steps of a stage that resumes.
+        line_seconds: Seconds between lines if there is no terminal. The first and the last line
+            are always printed.
+        console: The console; defaults to standard error.
     """
 
     def __init__(
@@ -77,25 +77,25 @@ class StageProgress:
 
     @property
     def is_due(self) -> bool:
-        """Whether it is time to show something new; what is shown may cost something to find."""
+        """Whether it is time for an update; check it first if the text is costly to make."""
         return self._shown is None or time.monotonic() - self._shown >= self.interval
 
     def update(self, done: int, text: str = "") -> None:
-        """Say how far the stage is; shown if it is due.
+        """Set the progress; it is shown if it is due.
 
         Args:
-            done: Steps made in all.
-            text: What else to tell, such as the loss.
+            done: Steps so far.
+            text: Further information, such as the loss.
         """
         self.done, self.text = done, text
         if self.is_due:
             self._show()
 
     def close(self, *, finished: bool = True) -> None:
-        """Show the last state and leave the line.
+        """Show the last state and end the line.
 
         Args:
-            finished: Whether the stage came to its end, and was not interrupted.
+            finished: Whether the stage has ended and was not interrupted.
         """
         if self._bar is not None:
             self._show()

@@ -1,4 +1,4 @@
-"""Callbacks of the training stages: progress, and a grid of samples."""
+"""A grid of samples of the diffusion model in training."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from diffguard.errors import UserError
 
 
 class SampleGrid(Callback):
-    """Show samples of the averaged weights in TensorBoard as `diffusion/samples`, a row a class.
+    """Shows samples of the averaged weights in TensorBoard as `diffusion/samples`, a row per class.
 
-    The noise is the same every time, so that one sees how the same picture gets better.
+    The noise is the same every time, so that the same pictures can be compared over time.
 
     Args:
-        every_n_epochs: Epochs from one grid to the next; the last epoch always has one.
+        every_n_epochs: Epochs between grids; the last epoch always has one.
         columns: Samples per class.
-        max_classes: At most so many classes are shown, the first.
+        max_classes: Largest number of classes; the first ones are shown.
         steps: See `draw_samples`.
         scale: See `draw_samples`.
     """

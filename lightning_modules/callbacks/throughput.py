@@ -1,4 +1,4 @@
-"""Images per second of training, and the share of the device's arithmetic that it uses."""
+"""Images per second of training, and the share of the device's computing power it uses."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from torch.utils.flop_counter import FlopCounterMode
 
+from diffguard.training.device_rate import matrix_product_rate, wait_for
 from lightning_modules.base import TrainingModule
 from lightning_modules.callbacks.time_limit import TimeIsUpError
 
@@ -19,13 +20,13 @@ _WARM_UP_STEPS = 10
 
 
 class TrainingRate(Callback):
-    """Tells how many images a second were trained on, and what share of the device that is.
+    """Reports how many images per second a stage trains on, and how much of the device it uses.
 
-    The share is that of the rate at which the device multiplies large matrices of the training's
-    precision. A step is counted as three forward passes (the backward pass is two).
+    The share is relative to the rate at which the device multiplies large matrices in the precision
+    of training. A step counts as three forward passes: the backward pass is worth two.
 
     Args:
-        say: Takes the line.
+        say: Prints the line.
     """
 
     def __init__(self, say: Callable[[str], None]) -> None:
@@ -38,12 +39,12 @@ class TrainingRate(Callback):
     def on_train_batch_start(
         self, _trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, *_: Any
     ) -> None:
-        """Start the clock where it stands still."""
+        """Start the clock unless it runs."""
         self._steps += 1
         if self._sample is None:
             self._sample = {name: batch[name][:1] for name in ("image", "label")}
         if self._began is None and self._steps > _WARM_UP_STEPS:
-            _wait_for(pl_module.device)
+            wait_for(pl_module.device)
             self._began = time.perf_counter()
 
     def on_train_batch_end(
@@ -67,23 +68,23 @@ class TrainingRate(Callback):
         self._stop(pl_module)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: TrainingModule) -> None:
-        """Tell the rate."""
-        self._tell(trainer, pl_module)
+        """Report the rate."""
+        self._report(trainer, pl_module)
 
     def on_exception(
         self, trainer: pl.Trainer, pl_module: TrainingModule, exception: BaseException
     ) -> None:
-        """Tell the rate of a leg that was stopped by its time limit."""
+        """Report the rate of training that stopped at its time limit."""
         if isinstance(exception, TimeIsUpError):
-            self._tell(trainer, pl_module)
+            self._report(trainer, pl_module)
 
     def _stop(self, module: pl.LightningModule) -> None:
         if self._began is not None:
-            _wait_for(module.device)
+            wait_for(module.device)
             self.seconds += time.perf_counter() - self._began
             self._began = None
 
-    def _tell(self, trainer: pl.Trainer, module: TrainingModule) -> None:
+    def _report(self, trainer: pl.Trainer, module: TrainingModule) -> None:
         self._stop(module)
         if not self.seconds or self._sample is None or not trainer.is_global_zero:
             return
@@ -111,32 +112,3 @@ def forward_flops(module: TrainingModule, batch: dict[str, Any]) -> float:
         module.run_network(batch)
     module.train(training)
     return counter.get_total_flops() / len(batch["label"])
-
-
-def matrix_product_rate(device: torch.device, dtype: torch.dtype, seconds: float = 0.3) -> float:
-    """Floating point operations a second of large square matrix products on a device, at best.
-
-    Args:
-        device: The device.
-        dtype: Type of the factors.
-        seconds: How long to measure.
-    """
-    size = 1024 if device.type == "cpu" else 8192
-    factor = torch.randn(size, size, device=device).to(dtype)
-    for _ in range(3):
-        factor @ factor
-    _wait_for(device)
-    end, best = time.perf_counter() + seconds, float("inf")
-    # The best of several: others may use the device now and then.
-    while best == float("inf") or time.perf_counter() < end:
-        began = time.perf_counter()
-        for _ in range(4):
-            factor @ factor
-        _wait_for(device)
-        best = min(best, (time.perf_counter() - began) / 4)
-    return 2 * size**3 / best
-
-
-def _wait_for(device: torch.device) -> None:
-    if device.type != "cpu":
-        torch.accelerator.synchronize(device)

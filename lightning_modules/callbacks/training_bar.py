@@ -12,12 +12,12 @@ from torch import Tensor
 
 from lightning_modules.callbacks.progress import StageProgress
 
-# The loss that is shown is a mean over about the last 20 steps.
+# The bar shows the mean loss of about the last 20 steps.
 _SMOOTHING = 0.05
 
 
 class StageProgressBar(ProgressBar):
-    """Which stage runs, how far it is over all its epochs, the loss and the newest figures.
+    """The stage, its progress over all epochs, the loss and the latest validation metrics.
 
     Args:
         title: The stage, such as "1/3 classifier".
@@ -44,7 +44,7 @@ class StageProgressBar(ProgressBar):
         self._enabled = True
 
     def on_train_start(self, trainer: Trainer, *_: Any) -> None:
-        """Begin with the steps that were made before."""
+        """Start with the steps of earlier sessions."""
         steps = trainer.estimated_stepping_batches
         total = None if steps == float("inf") else int(steps)
         self._loss, self._losses = None, 0
@@ -53,7 +53,7 @@ class StageProgressBar(ProgressBar):
     def on_train_batch_end(
         self, trainer: Trainer, _module: LightningModule, outputs: Any, *_: Any
     ) -> None:
-        """Follow the loss; read it only when it is shown, because that waits for the device."""
+        """Average the loss; it is read only for an update, because reading waits for the device."""
         if self._progress is None:
             return
         loss = outputs["loss"].detach()

@@ -278,12 +278,12 @@ def test_ctrl_c_during_an_import_is_one_line(script):
     """
     ended = command("-c", code, script)
     assert ended.returncode == 130
-    assert (ended.stdout, ended.stderr) == ("", "interrupted: what is finished is kept\n")
+    assert (ended.stdout, ended.stderr) == ("", "interrupted: finished work is kept\n")
 
 
 def test_an_interruption_is_code_130(capsys):
     assert code_of(raising(KeyboardInterrupt())) == 130
-    assert capsys.readouterr().err == "interrupted: what is finished is kept\n"
+    assert capsys.readouterr().err == "interrupted: finished work is kept\n"
 
 
 def test_debug_keeps_the_traceback(capsys):

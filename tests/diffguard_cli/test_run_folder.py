@@ -79,6 +79,6 @@ def test_a_resumed_run_is_not_left_through_a_link(opened, tmp_path):
     with opened(resume=str(folder)):
         pass
     (folder / "checkpoints").symlink_to(outside)
-    with pytest.raises(UserError, match=r"checkpoints is a link that leads out of the run"):
+    with pytest.raises(UserError, match=r"checkpoints is a link that points outside the run"):
         opened(resume=str(folder)).__enter__()
     assert list(outside.iterdir()) == []

@@ -40,12 +40,12 @@ def lines_of(output):
     return text.splitlines()
 
 
-def test_lines_where_there_is_no_terminal(tmp_path, capsys):
+def test_lines_are_printed_without_a_terminal(tmp_path, capsys):
     output = io.StringIO()
     bar = StageProgressBar("2/3 diffusion", line_seconds=0, console=Console(file=output))
     fit_with_bar(tmp_path, bar, num_sanity_val_steps=1)
     lines = lines_of(output)
-    assert len(lines) == 10  # eight steps, the last state, and that it is done
+    assert len(lines) == 10  # eight steps, the last state, and the end
     assert all(line.startswith("2/3 diffusion: ") for line in lines)
     assert "12%" in lines[0]
     assert "epoch 1/2, loss " in lines[0]
@@ -58,7 +58,7 @@ def test_lines_where_there_is_no_terminal(tmp_path, capsys):
     assert capsys.readouterr().out == ""
 
 
-def test_a_line_now_and_then(tmp_path):
+def test_lines_have_a_minimum_interval(tmp_path):
     output = io.StringIO()
     bar = StageProgressBar("2/3 diffusion", line_seconds=1e6, console=Console(file=output))
     fit_with_bar(tmp_path, bar)
@@ -77,7 +77,7 @@ def test_a_bar_on_a_terminal(tmp_path):
     assert "epoch 2/2, loss " in last
 
 
-def test_interruption_is_told(tmp_path):
+def test_an_interruption_is_reported(tmp_path):
     output = io.StringIO()
     bar = StageProgressBar("2/3 diffusion", console=Console(file=output))
     with pytest.raises(tiny.CrashError):
@@ -85,7 +85,7 @@ def test_interruption_is_told(tmp_path):
     assert "interrupted after" in lines_of(output)[-1]
 
 
-def test_a_disabled_bar_is_silent(tmp_path):
+def test_a_disabled_bar_prints_nothing(tmp_path):
     output = io.StringIO()
     bar = StageProgressBar("2/3 diffusion", console=Console(file=output))
     bar.disable()
@@ -118,13 +118,13 @@ def test_a_sample_grid_changes_no_training(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["every_n_epochs", "columns", "max_classes", "steps"])
-def test_sample_grid_refuses_nothing_to_show(name):
+def test_a_sample_grid_has_at_least_one_sample(name):
     with pytest.raises(UserError, match="must be at least 1"):
         SampleGrid(**{name: 0})
 
 
 class LabelDenoiser:
-    """Knows that images of class k are all k/10, and without a class says 0.5."""
+    """Predicts images of gray level k/10 for class k, and 0.5 without a class."""
 
     def __init__(self):
         real = tiny.denoiser()
@@ -133,9 +133,9 @@ class LabelDenoiser:
         self.num_classes, self.null_class = 3, 3
 
     def predict_noise(self, x, t, y):
-        grey = torch.tensor([0.0, 0.1, 0.2, 0.5])[y].view(-1, 1, 1, 1) * 2 - 1
+        gray = torch.tensor([0.0, 0.1, 0.2, 0.5])[y].view(-1, 1, 1, 1) * 2 - 1
         alpha = self.schedule.alphas_cumprod[t].view(-1, 1, 1, 1).float()
-        return (x - alpha.sqrt() * grey) / (1 - alpha).sqrt()
+        return (x - alpha.sqrt() * gray) / (1 - alpha).sqrt()
 
 
 @pytest.mark.parametrize(
@@ -160,7 +160,7 @@ def test_samples_depend_on_the_seed_alone():
 
 
 @pytest.mark.parametrize("classes", [None, 3])
-def test_samples_without_null_class(classes):
+def test_a_model_without_null_class_draws_samples(classes):
     model = tiny.denoiser(num_classes=classes).eval()
     model.null_class = None
     images = draw_samples(model, torch.zeros(2, dtype=torch.long), steps=2)

@@ -20,22 +20,22 @@ def fit(folder, **options):
     trainer.fit(ClassifierModule(tiny.classifier()), tiny.train_loader(), tiny.val_loader())
 
 
-def test_one_file_after_every_epoch(tmp_path):
+def test_every_epoch_replaces_one_file(tmp_path):
     assert last_checkpoint(tmp_path) is None
-    seen = []
+    epochs = []
 
     class Watch(tiny.Callback):
         def on_train_epoch_start(self, trainer, *_):
             path = last_checkpoint(tmp_path)
-            seen.append(path and torch.load(path, weights_only=True)["epoch"])
+            epochs.append(path and torch.load(path, weights_only=True)["epoch"])
 
     fit(tmp_path, max_epochs=3, callbacks=[Watch()])
-    assert seen == [None, 0, 1]
+    assert epochs == [None, 0, 1]
     assert [path.name for path in tmp_path.iterdir()] == ["last.ckpt"]
     assert torch.load(last_checkpoint(tmp_path), weights_only=True)["epoch"] == 2
 
 
-def test_a_crash_while_writing_leaves_the_old_file(tmp_path, monkeypatch):
+def test_a_crash_while_writing_keeps_the_old_file(tmp_path, monkeypatch):
     path = tmp_path / "last.ckpt"
     io = SafeCheckpointIO()
     io.save_checkpoint({"pytorch-lightning_version": "2", "epoch": 1}, path)
@@ -61,7 +61,7 @@ class Malicious:
 
 @pytest.mark.parametrize("kind", ["empty", "text", "no zip", "pickled code", "code in a zip"])
 @pytest.mark.parametrize("weights_only", [None, False, True])
-def test_bad_files_are_one_line_and_run_no_code(tmp_path, kind, weights_only):
+def test_bad_files_are_refused_in_one_line_and_run_no_code(tmp_path, kind, weights_only):
     path, marker = tmp_path / "last.ckpt", tmp_path / "code was run"
     plain = {
         "empty": b"",
@@ -79,7 +79,7 @@ def test_bad_files_are_one_line_and_run_no_code(tmp_path, kind, weights_only):
     assert not marker.exists()
 
 
-def test_truncated_checkpoint_is_one_line(tmp_path):
+def test_a_truncated_checkpoint_is_refused_in_one_line(tmp_path):
     fit(tmp_path, max_epochs=1)
     path = last_checkpoint(tmp_path)
     path.write_bytes(path.read_bytes()[:-500])
@@ -87,21 +87,21 @@ def test_truncated_checkpoint_is_one_line(tmp_path):
         SafeCheckpointIO().load_checkpoint(path)
 
 
-def test_foreign_and_absent_files_are_one_line(tmp_path):
+def test_foreign_and_absent_files_are_refused_in_one_line(tmp_path):
     io = SafeCheckpointIO()
     torch.save({"weights": torch.zeros(2)}, tmp_path / "foreign.pt")
-    with pytest.raises(UserError, match="no checkpoint of a training stage"):
+    with pytest.raises(UserError, match="not a checkpoint of a training stage"):
         io.load_checkpoint(tmp_path / "foreign.pt")
     with pytest.raises(UserError, match="does not exist"):
         io.load_checkpoint(tmp_path / "absent.ckpt")
 
 
-def test_what_a_checkpoint_names_is_not_deleted(tmp_path):
+def test_files_named_in_a_checkpoint_are_not_deleted(tmp_path):
     with pytest.raises(tiny.CrashError):
         fit(tmp_path, max_epochs=2, callbacks=[tiny.Crash(1)])
     path, victim = last_checkpoint(tmp_path), tmp_path / "victim"
     victim.mkdir()
-    # As Lightning's own callback keeps its state, which would be the last good checkpoint.
+    # The state of Lightning's own callback, with the path of the last good checkpoint.
     callback = ModelCheckpoint(tmp_path, "last", enable_version_counter=False)
     state = {**callback.state_dict(), "best_model_path": str(victim), "dirpath": str(tmp_path)}
     content = torch.load(path, weights_only=True)
@@ -167,7 +167,7 @@ def interrupted(tmp_path_factory):
 
 
 @pytest.mark.parametrize("kind", MALFORMED)
-def test_malformed_states_are_one_line(tmp_path, interrupted, kind):
+def test_malformed_states_are_refused_in_one_line(tmp_path, interrupted, kind):
     content = torch.load(interrupted, weights_only=True)
     MALFORMED[kind](content)
     torch.save(content, tmp_path / "last.ckpt")

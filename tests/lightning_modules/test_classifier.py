@@ -30,7 +30,7 @@ def fit(folder, module, loader=None, *, callbacks=(), ckpt_path=None, **options)
 
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
 @pytest.mark.parametrize("schedule", ["one_cycle", "cosine", "constant"])
-def test_learns_and_logs(tmp_path, optimizer, schedule):
+def test_training_learns_and_logs(tmp_path, optimizer, schedule):
     module = ClassifierModule(
         tiny.classifier(),
         ClassifierTraining(lr=0.02, optimizer=optimizer, schedule=schedule, warmup=0.3),
@@ -97,14 +97,14 @@ def test_resume_is_exact_with_a_plain_loader_too(tmp_path):
     tiny.assert_same_training(whole, resumed)
 
 
-def test_seed_matters(tmp_path):
+def test_another_seed_trains_other_weights(tmp_path):
     modules = [ClassifierModule(tiny.classifier(), seed=seed) for seed in (0, 1)]
     for module in modules:
         fit(tmp_path, module, max_epochs=1)
     assert tiny.bits_differ(*modules)
 
 
-def test_label_smoothing_reaches_the_training_loss_only(tmp_path):
+def test_label_smoothing_applies_to_the_training_loss_only(tmp_path):
     module = ClassifierModule(tiny.classifier(), ClassifierTraining(label_smoothing=0.5)).eval()
     batch = next(iter(tiny.val_loader()))
     logged = {}
@@ -166,11 +166,11 @@ def test_channels_last_is_for_training_only(tmp_path):
     assert all(p.is_contiguous() for p in module.parameters())
 
 
-def test_training_mode_whatever_the_network_came_in():
+def test_training_starts_in_training_mode():
     assert all(m.training for m in ClassifierModule(tiny.classifier().eval()).modules())
 
 
-def test_divergence_is_told_and_keeps_the_last_checkpoint(tmp_path):
+def test_divergence_is_reported_and_keeps_the_last_checkpoint(tmp_path):
     class Poison(tiny.Callback):
         def on_train_epoch_start(self, trainer, module):
             if trainer.current_epoch == 2:
@@ -183,7 +183,7 @@ def test_divergence_is_told_and_keeps_the_last_checkpoint(tmp_path):
     assert all(v.isfinite().all() for v in kept["state_dict"].values())
 
 
-def test_checkpoint_of_another_network_is_one_line(tmp_path):
+def test_a_checkpoint_of_another_network_is_refused_in_one_line(tmp_path):
     fit(tmp_path, ClassifierModule(tiny.classifier()), max_epochs=1)
     other = tiny.classifier()
     other.network[5] = torch.nn.Linear(128, 4)
@@ -203,7 +203,7 @@ def test_checkpoint_of_another_network_is_one_line(tmp_path):
         ("label_smoothing", 1.0),
     ],
 )
-def test_bad_values_are_named(name, value):
+def test_values_out_of_range_are_named(name, value):
     with pytest.raises(UserError, match=rf"classifier\.{name} must be .*, got {value!r}"):
         ClassifierTraining(**{name: value})
 
@@ -225,7 +225,7 @@ def test_a_run_resumes_at_its_planned_length_only(tmp_path):
         fit(tmp_path, ClassifierModule(tiny.classifier()), max_epochs=3, ckpt_path=kept)
 
 
-def test_a_constant_rate_can_go_on(tmp_path):
+def test_a_constant_rate_can_resume_for_more_epochs(tmp_path):
     def module():
         return ClassifierModule(
             tiny.classifier(), ClassifierTraining(schedule="constant", warmup=0.0)

@@ -1,4 +1,4 @@
-"""Processes that find each other, and what is reported while some are missing."""
+"""Processes that connect, and the messages while some are missing."""
 
 import os
 import time
@@ -29,7 +29,7 @@ def _environment():
 
 @pytest.mark.usefixtures("_environment")
 @pytest.mark.parametrize(("rank", "missing"), [(0, "1"), (1, "0")])
-def test_missing_processes_are_named_and_not_waited_for_without_end(
+def test_missing_processes_are_named_and_waited_for_only_a_while(
     monkeypatch, capsys, rank, missing
 ):
     for name, value in slurm(rank, 2, free_port()).items():
@@ -77,5 +77,5 @@ def test_the_first_process_acts_for_all(tmp_path, fails):
     for process in processes:
         process.join(120)
     assert [process.exitcode for process in processes] == [0, 0]
-    said = {path.name: path.read_text() for path in tmp_path.iterdir()}
-    assert said == ({"0": "no"} if fails else dict.fromkeys("01", str(processes[0].pid)))
+    outputs = {path.name: path.read_text() for path in tmp_path.iterdir()}
+    assert outputs == ({"0": "no"} if fails else dict.fromkeys("01", str(processes[0].pid)))

@@ -36,7 +36,7 @@ def fit(folder, module, *, callbacks=(), ckpt_path=None, **options):
 
 
 class Record(tiny.Callback):
-    """Keeps a logged value of every epoch."""
+    """Records a logged value of every epoch."""
 
     def __init__(self, name):
         self.name, self.values = name, []
@@ -62,7 +62,7 @@ def test_loss_falls_and_the_average_lags_behind(tmp_path, kind):
 
 
 @pytest.mark.parametrize("prediction", ["v_prediction", "sample"])
-def test_other_targets_train(tmp_path, prediction):
+def test_every_prediction_type_trains(tmp_path, prediction):
     model = tiny.denoiser(prediction=prediction, num_classes=None)
     module = DiffusionModule(model, DiffusionTraining(lr=5e-3, loss_weighting="min_snr"))
     loss = Record("diffusion/train_loss")
@@ -95,7 +95,7 @@ def test_accumulated_gradients_move_the_average_once_a_step(tmp_path, monkeypatc
     assert steps == [0, 1, 2, 3]
 
 
-def test_ema_is_the_recursion_with_warm_up():
+def test_the_average_follows_its_recursion_with_warm_up():
     module = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2))
     average = EMA(module, decay=0.25)
     expected = module[0].weight.detach().clone()
@@ -111,7 +111,7 @@ def test_ema_is_the_recursion_with_warm_up():
 
 
 class Spy(nn.Module):
-    """Stands in for a network and keeps the labels it is given."""
+    """Wraps a network and records the labels of its calls."""
 
     def __init__(self, network):
         super().__init__()
@@ -134,14 +134,14 @@ def test_the_average_of_half_precision_weights_follows_them():
     assert float(ema.module.weight) == pytest.approx(1.25 - 0.25 * 0.999**3000, abs=1e-4)
 
 
-def test_label_dropout_replaces_the_asked_share():
+def test_label_dropout_replaces_its_share_of_labels():
     module = DiffusionModule(tiny.denoiser(), DiffusionTraining(label_dropout=0.2))
     torch.manual_seed(0)
     labels = torch.arange(20_000) % 3
     dropped = module.drop_labels(labels)
-    gone = dropped == 3
-    assert abs(float(gone.float().mean()) - 0.2) < 0.01  # 3.5 standard deviations
-    assert torch.equal(dropped[~gone], labels[~gone])
+    is_null = dropped == 3
+    assert abs(float(is_null.float().mean()) - 0.2) < 0.01  # 3.5 standard deviations
+    assert torch.equal(dropped[~is_null], labels[~is_null])
 
 
 def test_dropped_labels_reach_the_network_in_training_but_not_in_validation():
@@ -157,7 +157,7 @@ def test_dropped_labels_reach_the_network_in_training_but_not_in_validation():
     assert torch.equal(module.ema.module.network.labels[0], batch["label"])
 
 
-def test_dit_drops_no_label_itself():
+def test_dit_does_not_drop_labels_itself():
     module = DiffusionModule(tiny.denoiser("dit"), DiffusionTraining(label_dropout=0.5)).train()
     embeddings = [m for m in module.modules() if isinstance(m, LabelEmbedding)]
     assert len(embeddings) == 4  # two blocks, and their averages
@@ -167,7 +167,7 @@ def test_dit_drops_no_label_itself():
         assert len(embedding.embedding_table.weight) == 4
 
 
-def test_unconditional_model_gets_no_labels():
+def test_a_model_without_classes_gets_no_labels():
     model = tiny.denoiser(num_classes=None)
     model.network = Spy(model.network)
     module = DiffusionModule(model, DiffusionTraining(label_dropout=0.5))
@@ -210,7 +210,7 @@ def test_training_loss_is_the_weighted_error_of_the_mean_half():
 
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample"])
 def test_min_snr_counts_the_error_of_the_clean_image(prediction):
-    # However it is parametrised, the same error of x_0 must count min(SNR, γ) times.
+    # For every prediction type, the same error of x_0 must count min(SNR, γ) times.
     schedule = NoiseSchedule.linear(prediction_type=prediction)
     weights = loss_weights(schedule, "min_snr", 5.0).double()
     alpha = schedule.alphas_cumprod
@@ -221,11 +221,11 @@ def test_min_snr_counts_the_error_of_the_clean_image(prediction):
     t = torch.arange(1000)
     target = schedule.training_target(x0, noise, t)
     wrong = schedule.training_target(x0 + error, wrong_noise, t)
-    counted = weights * (wrong - target) ** 2 / error**2
-    torch.testing.assert_close(counted, (alpha / (1 - alpha)).clamp(max=5.0), rtol=1e-4, atol=1e-6)
+    weighted = weights * (wrong - target) ** 2 / error**2
+    torch.testing.assert_close(weighted, (alpha / (1 - alpha)).clamp(max=5.0), rtol=1e-4, atol=1e-6)
 
 
-def test_unweighted_is_all_ones():
+def test_no_weighting_means_ones():
     assert torch.equal(loss_weights(NoiseSchedule.cosine(), "none", 5.0), torch.ones(1000))
 
 
@@ -265,7 +265,7 @@ def test_fast_dev_run():
         ("betas", (0.9, 1.0)),
     ],
 )
-def test_bad_values_are_named(name, value):
+def test_values_out_of_range_are_named(name, value):
     with pytest.raises(UserError, match=rf"diffusion\.{name} must be "):
         DiffusionTraining(**{name: value})
 

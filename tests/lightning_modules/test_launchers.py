@@ -1,4 +1,4 @@
-"""Which processes there are, by the variables of torchrun, of SLURM and of other launchers."""
+"""The number of processes from the variables of torchrun, SLURM and other launchers."""
 
 import os
 
@@ -38,7 +38,7 @@ def _no_launcher(monkeypatch):
     # A Trainer sets this for the whole program.
     monkeypatch.setattr(rank_zero_only, "rank", rank_zero_only.rank)
     yield
-    # Lightning sets variables too, which must not reach the processes of other tests.
+    # Lightning sets variables too; they must not affect the processes of other tests.
     os.environ.clear()
     os.environ.update(before)
 
@@ -60,21 +60,21 @@ def test_without_a_launcher_the_config_decides():
 
 def test_ranks_of_torchrun_are_used(monkeypatch):
     variables = {**USUAL, "LOCAL_WORLD_SIZE": "4", "GROUP_RANK": "1"}
-    # The config's own number, of the machine that trained, does not matter.
-    found, environment = place(monkeypatch, variables, devices=1)
-    assert found == (5, 1, 8, 2)
+    # The number in the config, of the machine that trained, does not matter.
+    ranks, environment = place(monkeypatch, variables, devices=1)
+    assert ranks == (5, 1, 8, 2)
     assert isinstance(environment, TorchElasticEnvironment)
     assert (environment.main_address, environment.main_port) == ("127.0.0.1", 29500)
 
 
 def test_a_launcher_without_local_world_size_works(monkeypatch):
-    found, _ = place(monkeypatch, USUAL, num_nodes=2)
-    assert found == (5, 1, 8, 2)
+    ranks, _ = place(monkeypatch, USUAL, num_nodes=2)
+    assert ranks == (5, 1, 8, 2)
 
 
 def test_ranks_of_slurm_are_used(monkeypatch):
-    found, environment = place(monkeypatch, SLURM)
-    assert found == (5, 1, 8, 2)
+    ranks, environment = place(monkeypatch, SLURM)
+    assert ranks == (5, 1, 8, 2)
     assert isinstance(environment, SLURMEnvironment)
     assert environment.main_address == "gpu3"
     assert not environment.auto_requeue

@@ -1,4 +1,4 @@
-"""Progress over all processes, from tables that grow as theirs do."""
+"""Progress over all processes, from their growing tables."""
 
 import contextlib
 import io
@@ -8,8 +8,9 @@ from lightning import LightningModule
 from rich.console import Console
 
 from diffguard.errors import UserError
+from diffguard.score_table.tail import TableTail
 from diffguard.score_table.writer import ScoreWriter
-from lightning_modules.callbacks.scoring_bar import ScoringProgressBar, TableTail, watched
+from lightning_modules.callbacks.scoring_bar import ScoringProgressBar, watched
 from tests.helpers import tiny_training as tiny
 from tests.helpers.table_rows import NAMES, ROWS
 
@@ -70,7 +71,7 @@ def progress_of(folder, line_seconds, fails=False, **options):
     return output.getvalue()
 
 
-def test_lines_tell_images_rate_time_left_and_depth(tmp_path):
+def test_lines_show_images_rate_remaining_time_and_depth(tmp_path):
     first, *_, last, end = progress_of(tmp_path, 0.0).splitlines()
     assert first.startswith("evaluate: 30%, 0:0")
     assert " left, 6 of 20 images, " in first
@@ -79,13 +80,13 @@ def test_lines_tell_images_rate_time_left_and_depth(tmp_path):
     assert "done after" in end
 
 
-def test_a_run_that_fails_is_not_said_to_be_done(tmp_path):
+def test_a_failed_run_is_not_reported_as_done(tmp_path):
     *_, end = progress_of(tmp_path, 60.0, fails=True).splitlines()
     assert "interrupted after" in end
     assert "10 of 20 images" in end
 
 
-def test_a_line_a_minute(tmp_path):
+def test_a_line_is_printed_every_minute(tmp_path):
     lines = progress_of(tmp_path, ScoringProgressBar("x").line_seconds).splitlines()
     assert ScoringProgressBar("x").line_seconds == 60
     assert len(lines) == 2  # the first state and the last
@@ -100,6 +101,6 @@ def test_a_bar_on_a_terminal(tmp_path):
     assert "10 of 20 images" in last
 
 
-def test_a_trainer_without_a_bar_is_left_alone(tmp_path):
+def test_a_trainer_without_a_bar_shows_nothing(tmp_path):
     with watched(tiny.trainer(tmp_path), tmp_path, 20):
         pass

@@ -1,4 +1,4 @@
-"""Training in legs: stopping in the middle of an epoch and going on to the same bits; its rate."""
+"""Time-limited training: it stops in the middle of an epoch and resumes to the same bits."""
 
 import time
 
@@ -12,9 +12,10 @@ from datamodules.loader import collate
 from datamodules.training_memory import MemoryLoader
 from datamodules.training_stream import EpochSampler, TrainingLoader, TrainingStream
 from diffguard.errors import UserError
+from diffguard.training.device_rate import matrix_product_rate
 from diffguard.training.optimization import build_optimizer
 from diffguard.training.settings import ClassifierTraining, DiffusionTraining
-from lightning_modules.callbacks.throughput import TrainingRate, forward_flops, matrix_product_rate
+from lightning_modules.callbacks.throughput import TrainingRate, forward_flops
 from lightning_modules.callbacks.time_limit import TimeIsUpError, TimeLimit, deadline_of
 from lightning_modules.checkpoint_io import SafeCheckpointIO, checkpoint_file, last_checkpoint
 from lightning_modules.classifier import ClassifierModule
@@ -39,7 +40,7 @@ def from_memory():
 
 
 class StopAt(TimeLimit):
-    """A time limit that runs out after so many steps of the whole training."""
+    """A time limit that is reached at a given step of the whole training."""
 
     def __init__(self, step, path):
         super().__init__(float("inf"), path)
@@ -57,10 +58,12 @@ def fit(folder, module, loader, *, callbacks=(), **options):
     return trainer
 
 
-# Four epochs of four steps. Step 8 ends an epoch: the leg then lasts a step longer.
+# Four epochs of four steps. Step 8 ends an epoch: training then stops a step later.
 @pytest.mark.parametrize(("loader", "stops"), [(from_memory, (3, 8)), (from_files, (6, 15))])
 @pytest.mark.parametrize("kind", ["classifier", "diffusion"])
-def test_legs_end_with_the_bits_of_training_that_never_stopped(tmp_path, kind, loader, stops):
+def test_time_limited_training_ends_with_the_bits_of_uninterrupted_training(
+    tmp_path, kind, loader, stops
+):
     def module():
         if kind == "classifier":
             return ClassifierModule(
@@ -69,7 +72,7 @@ def test_legs_end_with_the_bits_of_training_that_never_stopped(tmp_path, kind, l
         return DiffusionModule(tiny.denoiser(), DiffusionTraining(lr=2e-3), seed=7)
 
     whole = fit(tmp_path / "whole", module(), loader())
-    folder, steps = tmp_path / "legs", []
+    folder, steps = tmp_path / "parts", []
     for stop in stops:
         torch.manual_seed(stop)
         limit = StopAt(stop, checkpoint_file(folder))
@@ -82,7 +85,7 @@ def test_legs_end_with_the_bits_of_training_that_never_stopped(tmp_path, kind, l
     tiny.assert_same_training(whole, resumed)
 
 
-def test_an_epoch_does_not_go_on_with_another_number_of_processes(tmp_path):
+def test_an_epoch_does_not_resume_on_another_number_of_processes(tmp_path):
     def module():
         return DiffusionModule(tiny.denoiser(), DiffusionTraining(lr=2e-3))
 
@@ -106,18 +109,18 @@ def test_a_deadline_is_minutes_from_the_start():
 def test_the_rate_counts_steps_after_the_first_and_no_validation(tmp_path, monkeypatch):
     clock = iter(range(1000))
     monkeypatch.setattr("lightning_modules.callbacks.throughput._WARM_UP_STEPS", 5)
-    said = []
-    rate = TrainingRate(said.append)
+    lines = []
+    rate = TrainingRate(lines.append)
     monkeypatch.setattr(time, "perf_counter", lambda: float(next(clock)))
     monkeypatch.setattr(
         "lightning_modules.callbacks.throughput.matrix_product_rate", lambda *_: 1e9
     )
     module = ClassifierModule(tiny.classifier())
     fit(tmp_path, module, from_memory(), callbacks=[rate])
-    # Steps 6 to 16 in three epochs: a tick of the clock each, however many read it in between.
+    # Steps 6 to 16 in three epochs: a tick of the clock each, for any number of reads in between.
     assert rate.images == 11 * 12
     assert rate.seconds >= 3
-    (line,) = said
+    (line,) = lines
     assert line.startswith(f"classifier: {rate.images / rate.seconds:,.0f} images per second")
     # A convolution of 8 filters of 3×3 at 4×4 places, a linear layer of 128×3; twice, three times.
     flops = 3 * 2 * (8 * 9 * 16 + 128 * 3) * rate.images / rate.seconds
@@ -180,7 +183,7 @@ def test_bf16_trains_with_a_clipped_gradient(tmp_path):
 
 
 class Scaled(MixedPrecision):
-    """16-mixed without its half precision: what is left is the scale of the loss."""
+    """16-mixed without half precision: only the scale of the loss is left."""
 
     def __init__(self):
         super().__init__("16-mixed", "cpu", scaler=torch.amp.GradScaler("cpu"))
@@ -232,7 +235,7 @@ def test_weights_are_not_trained_in_half_precision(tmp_path, precision):
 
 
 class StopAtBatch(TimeLimit):
-    """A time limit that runs out in the given batch of an epoch."""
+    """A time limit that is reached in a given batch of an epoch."""
 
     def __init__(self, epoch, batch, path):
         super().__init__(float("inf"), path)
@@ -244,7 +247,7 @@ class StopAtBatch(TimeLimit):
         super().on_train_batch_end(trainer, *arguments)
 
 
-def test_a_leg_keeps_accumulated_gradients_wherever_it_stops(tmp_path):
+def test_accumulated_gradients_survive_a_stop_at_any_batch(tmp_path):
     def train(folder, *callbacks):
         options = {"max_epochs": 2, "accumulate_grad_batches": 2, "callbacks": callbacks}
         module = ClassifierModule(tiny.classifier(), ClassifierTraining(lr=0.01, optimizer="sgd"))
@@ -266,7 +269,7 @@ def test_a_leg_keeps_accumulated_gradients_wherever_it_stops(tmp_path):
 def test_weights_that_are_not_finite_replace_no_checkpoint(tmp_path, limit):
     class Poison(tiny.Callback):
         def on_train_batch_end(self, trainer, module, *_):
-            # After the last loss that is seen: step 7 is the last of a leg, step 8 of an epoch.
+            # After the last loss: step 7 is the last before the time limit, step 8 of an epoch.
             if trainer.global_step == (limit or 8):
                 module.classifier.network[0].weight.data[0] = float("nan")
 

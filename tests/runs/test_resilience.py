@@ -159,8 +159,8 @@ def test_machines_that_share_no_folder_are_told_before_anything_is_scored(
     folder = Path("run")
     apart = Elsewhere(1, tmp_path / "other")
     assert evaluate(folder, data_root, world=2, death=apart) == [2, 0]
-    assert "process 1 does not see in" in said(folder)
-    assert "must lie on a disk that all machines share" in said(folder)
+    assert "process 1 does not see what the first process has written to" in said(folder)
+    assert "must be on a disk that all machines share" in said(folder)
     assert said(folder).count("\n") == 1
     assert list((tmp_path / "run").iterdir()) == []
 

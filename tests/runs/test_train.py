@@ -154,7 +154,7 @@ def test_time_limited_training_ends_as_an_uninterrupted_run(
     folder = tmp_path / "legs"
     late = ["--trainer.max_minutes", "1e-6"]
     assert start(config, "--run_dir", folder, *late) == 4
-    assert f"time is up at step 1 of 12; to go on: python train.py --resume {folder}" in (
+    assert f"time is up at step 1 of 12; to resume: python train.py --resume {folder}" in (
         capsys.readouterr().err
     )
     assert train.main(["--resume", str(folder)]) == 4
@@ -219,7 +219,7 @@ def test_a_stage_has_its_own_batches_augmentation_and_precision(tmp_path, config
         (["--trainer.max_minutes", ".nan"], "trainer.max_minutes must be positive and finite"),
         (["--trainer.threads", "100000"], "trainer.threads must be 1 to 1,024, got 100,000"),
         (["--trainer.strategy", "single_device", "--trainer.devices", "2"], "uses one device"),
-        (["--trainer.strategy", "ddp_spawn", "--trainer.devices", "2"], "take ddp"),
+        (["--trainer.strategy", "ddp_spawn", "--trainer.devices", "2"], "use ddp"),
         (["--trainer.precision", "transformer-engine"], "transformer_engine"),
         (["--classifier.arch", "timm/no_such_net"], "no_such_net"),
         (["--classifier.arch", "os.path"], "os.path"),
