@@ -1,10 +1,10 @@
-"""The one exception that stands for a mistake of the user."""
+"""The exception that reports a user's mistake."""
 
 import re
 
 
 class UserError(ValueError):
-    """A user's mistake, told in one line.
+    """A user's mistake, reported in one line.
 
     The message names what is wrong, what was expected and what to do. The scripts print it as
     `error: …` and exit with code 2, without a traceback; in Python it is an ordinary `ValueError`.
@@ -12,7 +12,7 @@ class UserError(ValueError):
 
 
 def reason_of(error: Exception) -> str:
-    """What another library's error says, short enough to stand in a line of ours."""
+    """The message of another library's error, shortened to fit into a line of ours."""
     text = " ".join(str(error).split())
     if isinstance(error, KeyError) or not text:
         text = f"{type(error).__name__} {text}".rstrip()
@@ -20,12 +20,12 @@ def reason_of(error: Exception) -> str:
 
 
 def missing_package(use: str, package: str) -> str:
-    """The line for a package that is not installed.
+    """The error line for a package that is not installed.
 
-    It names the package itself: an extra of this project would need an index, or the clone.
+    It names the package instead of an extra of this project, which would need an index or a clone.
 
     Args:
-        use: What needs the package, such as `LoRA`.
+        use: The feature that needs the package, such as `LoRA`.
         package: Its name on the index.
     """
     return f"{use} needs the package {package}: pip install {package}"

@@ -1,6 +1,6 @@
-"""Lines for the terminal: texts from files may hold anything, and a terminal obeys much of it.
+"""Safe output on the terminal: text from files may contain control sequences.
 
-Every line of the project is printed by `say`; what another library prints goes through `printable`.
+The project prints every line by `say`; text that other libraries print goes through `printable`.
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ from typing import TextIO
 
 
 def printable(text: str, encoding: str = "utf-8") -> str:
-    r"""Escape what a terminal would not show as it stands.
+    r"""Escape characters that a terminal would not show literally.
 
     Args:
         text: One line; a line break in it is escaped too.
-        encoding: What the output can hold; other characters are escaped.
+        encoding: Encoding of the output; characters that it lacks are escaped.
 
     Returns:
         The text with control and formatting characters as escapes (`\x1b`), and bytes of a file
@@ -26,11 +26,11 @@ def printable(text: str, encoding: str = "utf-8") -> str:
 
 
 def say(*lines: str, file: TextIO | None = None) -> None:
-    """Print lines at once; whatever they hold, they stay lines, and no encoding stops them.
+    """Print lines and flush; control characters and characters beyond the encoding are escaped.
 
     Args:
-        *lines: What to print, a line each.
-        file: Where to; by default the standard output.
+        *lines: The lines.
+        file: The stream; defaults to the standard output.
     """
     stream = file or sys.stdout
     encoding = getattr(stream, "encoding", None) or "utf-8"
@@ -40,7 +40,7 @@ def say(*lines: str, file: TextIO | None = None) -> None:
 
 
 def accept_all_text() -> None:
-    """Let the standard streams escape what they cannot encode; libraries print to them too."""
+    """Let the standard streams escape characters that they cannot encode, for all libraries."""
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
@@ -48,6 +48,6 @@ def accept_all_text() -> None:
 
 def _escape(character: str) -> str:
     code = ord(character)
-    if 0xDC80 <= code <= 0xDCFF:  # how Python holds a byte that is not UTF-8
+    if 0xDC80 <= code <= 0xDCFF:  # how Python represents a byte that is not UTF-8
         return f"\\x{code - 0xDC00:02x}"
     return character.encode("unicode_escape", "surrogatepass").decode("ascii")

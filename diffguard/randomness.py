@@ -1,4 +1,4 @@
-"""Randomness that belongs to an image, not to its name or place."""
+"""Randomness that depends on an image, not on its name or place."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import torch
 
 
 def image_generator(seed: int, *parts: object) -> torch.Generator:
-    """A generator that belongs to one image (and step), whatever its neighbours.
+    """A generator for one image and use, independent of all other images.
 
     Args:
         seed: The run's seed.
-        parts: What names the image and the use: set, key, step, …
+        parts: Everything that identifies the image and the use, such as a key and a step.
 
     Returns:
         A CPU generator seeded by a hash of all of them.

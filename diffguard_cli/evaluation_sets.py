@@ -10,7 +10,7 @@ from diffguard.checkpoint.file import library_versions
 from diffguard.detector import Detector
 from diffguard.errors import UserError
 from diffguard.report.publish import report
-from diffguard.report.scored_run import keep_run, read_run
+from diffguard.report.scored_run import read_run, write_run
 from diffguard.score_table.table import ScoreTable
 from diffguard.settings.detector import to_dict
 from diffguard_cli.arguments import EvaluationArguments
@@ -96,7 +96,7 @@ def _publish(
         "device": str(detector.device),
         **scoring.identity,
     }
-    keep_run(output, detector.calibration.scores, settings, arguments.data.sets.left_out)
+    write_run(output, detector.calibration.scores, settings, arguments.data.sets.left_out)
     beside = output if arguments.output else Path(arguments.ckpt).parent
     report(
         read_run(output, table),

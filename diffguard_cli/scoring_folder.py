@@ -17,7 +17,7 @@ from diffguard.batching import fixed_batch_size
 from diffguard.engine.memory import too_large
 from diffguard.errors import UserError
 from diffguard.methods.batch_size import AUTO, begun_with
-from diffguard.score_table.contents import changed_images, keep_contents
+from diffguard.score_table.contents import changed_images, write_contents
 from diffguard.score_table.manifest import (
     FORMAT,
     MACHINE,
@@ -174,7 +174,7 @@ class ScoringFolder:
         found = _Terms(size, terms.requested, terms.threads or torch.get_num_threads())
         # If another launch of the same command was faster, its batch size counts.
         manifest = self._manifest(device, found.resumed(read_manifest(self.path) or {}), names)
-        keep_contents(self.path, self._stream.contents)
+        write_contents(self.path, self._stream.contents)
         open_manifest(self.path, manifest, finished=bool(scored.all()))
         return OpenFolder(self.path, manifest, self._stream.select[~scored])
 

@@ -5,18 +5,18 @@ ID and OOD images are resampled separately with replacement. A draw is a pair of
 
     A* = Σ_ij c_i d_j h_ij / (n m),    h_ij = [s_i < s_j] + ½ [s_i = s_j].
 
-All scores share the counts, and all sets of a report share the ID counts: differences of scores are
-paired, and means over sets keep what they have in common.
+All scores share the counts, and all sets of a report share the ID counts. Differences of scores are
+therefore paired, and means over sets account for the ID images that the sets share.
 
-If no set has more than `EXACT_ROWS` images, A* is computed as it stands. Else it is expanded to
+If no set has more than `EXACT_ROWS` images, A* is computed exactly. Otherwise it is expanded to
 first order around A (Hájek projection; V and W are the placements of DeLong's variance):
 
     A* ≈ Σ_i c_i V_i / n + Σ_j d_j W_j / m − A,    V_i = Σ_j h_ij / m,  W_j = Σ_i h_ij / n.
 
-The neglected term is of order 1 / √(n m) where the kept ones are of order 1 / √n and 1 / √m. And
-where there are more images of a kind than `GROUPS`, they are drawn in so many random groups: the
-sums of V and W over groups vary as over images, but for a relative error of 1 / √(2 GROUPS), 1%, in
-a standard deviation. Both move an interval by far less than the choice of the seed does.
+The neglected term is of order 1 / √(n m), the others of order 1 / √n and 1 / √m. More than
+`GROUPS` images of a kind are drawn in `GROUPS` random groups: sums of V and W over groups vary like
+sums over images, up to a relative error of 1 / √(2 GROUPS), 1%, of the standard deviation. Both
+approximations move an interval by far less than another seed does.
 """
 
 from __future__ import annotations
@@ -49,11 +49,11 @@ def auroc_draws(
     Args:
         id_scores: Per score `(n,)` finite values of the ID images, higher = more OOD.
         ood_scores: Per score `(m,)` finite values of the images of the OOD set.
-        name: Name of the OOD set; with the seed it determines which OOD images are drawn.
-        draws: How many draws.
-        seed: Seed; with `exact` it alone determines which ID images are drawn.
-        exact: Whether A* is computed as it stands; by default up to `EXACT_ROWS` images. Sets whose
-            draws are averaged or compared need the same value, or they share no ID images.
+        name: Name of the OOD set; with the seed, it determines the OOD images of each draw.
+        draws: Number of draws.
+        seed: Seed; with `exact`, it alone determines the ID images of each draw.
+        exact: Whether A* is computed exactly; by default up to `EXACT_ROWS` images. Sets whose
+            draws are averaged or compared need the same value, or they do not share ID images.
 
     Returns:
         `(draws, len(id_scores))` in [0, 1]. Row b of all sets and scores is the same draw.

@@ -1,7 +1,7 @@
 """Figures for TensorBoard and for files: score histograms, ROC curves, stop depths, image panels.
 
-Each function returns a matplotlib `Figure` that no window and no global state knows of. matplotlib
-is imported on first use, so that a program that draws nothing does not wait for it.
+Each function returns a matplotlib `Figure` without a window or global state. matplotlib is imported
+on first use, so that programs without figures do not wait for it.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Okabe and Ito's palette, which color-blind people can tell apart; ID is always the first.
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
+# Okabe and Ito's palette, which color-blind readers can distinguish; ID always has the first color.
+_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
 _LINES = ("-", "--", "-.", ":")
 _BINS = 40
-_POINTS = 2000  # of a curve; more cannot be seen
+_POINTS = 2000  # of a curve; more would not be visible
 
 
 @dataclass(frozen=True)
@@ -37,11 +37,11 @@ class PanelRow:
     Attributes:
         image: Input `(C, H, W)` in [0, 1], C = 1 or 3.
         guided: Reconstruction toward the predicted label, same shape and range.
-        prediction: Predicted label, as it shall be read.
+        prediction: Predicted label, as shown to the reader.
         score: Its score, higher = more OOD.
         dataset: Name of its set.
-        unguided: Reconstruction without guidance, same shape and range; a gap if None.
-        mask: `(H, W)` in {0, 1}, where guidance acts; drawn as an outline on the input.
+        unguided: Reconstruction without guidance, same shape and range; None leaves a gap.
+        mask: `(H, W)` in {0, 1}, the region of guidance; drawn as an outline on the input.
     """
 
     image: Tensor
@@ -72,12 +72,12 @@ def score_histogram(id_scores: ArrayLike, ood_scores: Mapping[str, ArrayLike], n
     if low == high:
         low, high = low - 0.5, high + 0.5
     edges = np.linspace(low, high, _BINS + 1)
-    for (key, values), (colour, line) in zip(parts.items(), _styles(len(parts)), strict=True):
+    for (key, values), (color, line) in zip(parts.items(), _styles(len(parts)), strict=True):
         counts = np.histogram(values.clip(low, high), edges)[0]
         density = counts / counts.sum() / (edges[1] - edges[0])
         label = f"{key} ({len(values):,})"
         axes.stairs(density, edges, fill=key == "ID", alpha=0.35 if key == "ID" else 1.0,
-                    color=colour, linestyle=line, linewidth=1.8, label=label)  # fmt: skip
+                    color=color, linestyle=line, linewidth=1.8, label=label)  # fmt: skip
     axes.set(xlabel=f"{name} (higher = more OOD)", ylabel="density", xlim=(low, high))
     axes.set_ylim(bottom=0)
     _legend_below(axes, len(parts))
@@ -99,13 +99,13 @@ def roc_curves(curves: Mapping[str, tuple[ArrayLike, ArrayLike]], title: str) ->
         UserError: If a score is not finite or a curve has no ID or no OOD image.
     """
     figure, axes = _new_figure(title, width=5.6, height=5.6)
-    # The first style is that of ID, so a set looks here as it does in the histogram.
+    # The first style belongs to ID, so that a set looks the same here and in the histogram.
     styles = _styles(len(curves) + 1)[1:]
-    for (key, scores), (colour, line) in zip(curves.items(), styles, strict=True):
+    for (key, scores), (color, line) in zip(curves.items(), styles, strict=True):
         ident, ood = (torch.as_tensor(np.asarray(values, dtype=np.float64)) for values in scores)
         flagged, detected = (values.numpy() for values in roc_curve(ident, ood))
         label = f"{key}: AUROC {100 * auroc(ident, ood):.2f} %"
-        axes.plot(_thin(flagged), _thin(detected), color=colour, linestyle=line, label=label)
+        axes.plot(_thin(flagged), _thin(detected), color=color, linestyle=line, label=label)
     axes.plot([0, 1], [0, 1], color="0.7", linewidth=1, zorder=0)
     axes.axhline(0.95, color="0.7", linewidth=1, linestyle=":", zorder=0)
     axes.set(xlabel="share of ID flagged", ylabel="share of OOD detected", aspect="equal")
@@ -115,10 +115,11 @@ def roc_curves(curves: Mapping[str, tuple[ArrayLike, ArrayLike]], title: str) ->
 
 
 def stop_depth_histogram(stop_steps: Mapping[str, ArrayLike], last_step: int) -> Figure:
-    """At which inversion step the images of each set stopped.
+    """Histogram of the inversion steps at which the images of each set stopped.
 
     Args:
-        stop_steps: Set name -> `(N,)` steps, 0-based; rows without one carry −1 and are left aside.
+        stop_steps: Set name -> `(N,)` steps, 0-based; −1 marks images without one, which are left
+            out.
         last_step: The deepest step that the settings allow.
 
     Returns:
@@ -126,13 +127,13 @@ def stop_depth_histogram(stop_steps: Mapping[str, ArrayLike], last_step: int) ->
     """
     figure, axes = _new_figure("depth of the inversion")
     edges = np.arange(last_step + 2) - 0.5
-    for (key, values), (colour, line) in zip(
+    for (key, values), (color, line) in zip(
         stop_steps.items(), _styles(len(stop_steps)), strict=True
     ):
         steps = np.asarray(values)
         steps = steps[steps >= 0]
         share = np.histogram(steps, edges)[0] / max(len(steps), 1)
-        axes.stairs(share, edges, color=colour, linestyle=line, linewidth=1.8, label=key)
+        axes.stairs(share, edges, color=color, linestyle=line, linewidth=1.8, label=key)
     axes.set(xlabel="inversion step at which an image stopped", ylabel="share of images")
     axes.set(xlim=(-0.5, last_step + 0.5))
     axes.set_ylim(bottom=0)
@@ -144,11 +145,11 @@ def panel(rows: Sequence[PanelRow], title: str) -> Figure:
     """Images of a set: input | unguided | guided | difference between input and guided.
 
     Args:
-        rows: The images, one a row; at least one.
+        rows: The images, one per row; at least one.
         title: Title of the figure.
 
     Returns:
-        The figure. Each row tells its set, predicted label and score; the difference is the mean
+        The figure. Each row shows its set, predicted label and score; the difference is the mean
         over the channels of |input − guided|, from 0 (black) to 1.
 
     Raises:
@@ -175,16 +176,16 @@ def panel(rows: Sequence[PanelRow], title: str) -> Figure:
             axes.set_axis_off()
             picture = pictures[head]
             if picture is not None:
-                _draw(axes, picture, colour_map="magma" if head == heads[-1] else "gray")
+                _draw(axes, picture, color_map="magma" if head == heads[-1] else "gray")
             if not place:
                 axes.set_title(head, fontsize=9, color="0.35")
         if row.mask is not None:
-            line[0].contour(row.mask.detach().cpu().numpy(), [0.5], colors=_COLOURS[1])
+            line[0].contour(row.mask.detach().cpu().numpy(), [0.5], colors=_COLORS[1])
     return _as_written(figure)
 
 
 def _as_written(figure: Figure) -> Figure:
-    """Show names from files as they are: no formulas between dollar signs, no broken characters."""
+    """Show names from files literally: no formulas between dollar signs, no broken characters."""
     from matplotlib.text import Text
 
     for text in figure.findobj(Text):
@@ -194,11 +195,11 @@ def _as_written(figure: Figure) -> Figure:
     return figure
 
 
-def _draw(axes: Axes, image: Tensor, colour_map: str) -> None:
-    """Draw `(C, H, W)` in [0, 1]; a difference is averaged over its channels and coloured."""
+def _draw(axes: Axes, image: Tensor, color_map: str) -> None:
+    """Draw `(C, H, W)` in [0, 1]; a difference is averaged over its channels and colored."""
     pixels = image.detach().float().cpu().clamp(0.0, 1.0)
-    if len(pixels) == 1 or colour_map != "gray":
-        axes.imshow(pixels.mean(0).numpy(), cmap=colour_map, vmin=0.0, vmax=1.0)
+    if len(pixels) == 1 or color_map != "gray":
+        axes.imshow(pixels.mean(0).numpy(), cmap=color_map, vmin=0.0, vmax=1.0)
     else:
         axes.imshow(pixels.permute(1, 2, 0).numpy())
 
@@ -214,9 +215,9 @@ def _new_figure(title: str, width: float = 7.0, height: float = 4.2) -> tuple[Fi
 
 
 def _styles(number: int) -> list[tuple[str, str]]:
-    """A color and a line style each; the styles tell them apart in black and white too."""
+    """Color and line style of each curve; the styles differ in black and white too."""
     return [
-        (_COLOURS[i % len(_COLOURS)], _LINES[(i + i // len(_COLOURS)) % len(_LINES)])
+        (_COLORS[i % len(_COLORS)], _LINES[(i + i // len(_COLORS)) % len(_LINES)])
         for i in range(number)
     ]
 

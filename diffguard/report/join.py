@@ -26,18 +26,18 @@ Floats = NDArray[np.float64]
 def join_runs(runs: Sequence[ScoredRun]) -> ScoredRun:
     """Join runs of the same images.
 
-    An image that one run could not read is left out for all, so that all scores are compared on the
-    same images. Predictions, labels and groups are those of the first run. Steps and network passes
-    belong to a run, not to an image: they are recorded in `settings["runs"]`.
+    If one run could not read an image, the image is left out for all, so that all scores are
+    compared on the same images. Predictions, labels and groups come from the first run. Steps and
+    network passes differ between runs and are recorded in `settings["runs"]`.
 
     Args:
         runs: One run or more.
 
     Returns:
-        The only run unchanged, or the joined run.
+        The joined run; a single run is returned unchanged.
 
     Raises:
-        UserError: If the runs are not of the same data, naming the first difference.
+        UserError: If the runs scored different data; names the first difference.
     """
     first = runs[0]
     if len(runs) == 1:
@@ -62,7 +62,7 @@ def join_runs(runs: Sequence[ScoredRun]) -> ScoredRun:
         first,
         table=_joined(tables, scores),
         calibration=calibration,
-        settings={"runs": [_about(*one) for one in zip(runs, labels, strict=True)]},
+        settings={"runs": [_about(run, label) for run, label in zip(runs, labels, strict=True)]},
         cost={},
         headline=list(headline),
         comparisons=list(comparisons),
@@ -75,8 +75,8 @@ def add_fusions(run: ScoredRun, fusions: Mapping[str, Sequence[str]]) -> ScoredR
 
     Args:
         run: The scored run, with its calibration.
-        fusions: Name -> the scores to fuse; the new score is called `fusion/<name>`, and its AUROC
-            is compared with that of each of them.
+        fusions: Name -> the scores to fuse. The new score is called `fusion/<name>`; its AUROC is
+            compared with the AUROC of each of them.
 
     Returns:
         The run with the new columns.
@@ -111,10 +111,10 @@ def add_fusions(run: ScoredRun, fusions: Mapping[str, Sequence[str]]) -> ScoredR
 
 
 def run_labels(folders: Sequence[Path]) -> list[str]:
-    """A short name for each folder: the part of its path, from the end, in which all differ."""
+    """A short name for each folder: the last part of the paths in which all differ."""
     parts = [folder.resolve().parts[::-1] for folder in folders]
     for place in range(min(map(len, parts))):
-        labels = [one[place] for one in parts]
+        labels = [names[place] for names in parts]
         if len(set(labels)) == len(labels):
             return labels
     return [str(number) for number in range(1, len(folders) + 1)]
@@ -131,22 +131,22 @@ def _differing_names(tables: Sequence[ScoreTable]) -> set[str]:
 
 
 def _in_order_of(first: ScoredRun, run: ScoredRun) -> ScoreTable:
-    """The table of a run with its rows in the order of the first run's.
+    """The table of a run, with its rows in the order of the first run.
 
     Raises:
-        UserError: If it is not of the same images.
+        UserError: If the images differ.
     """
     _check_sets(first, run)
-    known, table = first.table, run.table
-    code = {name: number for number, name in enumerate(known.dataset_names)}
+    reference, table = first.table, run.table
+    code = {name: number for number, name in enumerate(reference.dataset_names)}
     codes = np.array([code.get(name, -1) for name in table.dataset_names], dtype=np.int32)
     dataset = codes[table.dataset]
     order = np.lexsort((table.index, dataset))
-    expected = np.lexsort((known.index, known.dataset))
+    expected = np.lexsort((reference.index, reference.dataset))
     place = np.empty_like(order)
     place[expected] = order
     ordered = ScoreTable(
-        dataset_names=known.dataset_names,
+        dataset_names=reference.dataset_names,
         dataset=dataset[place],
         index=table.index[place],
         path=[table.path[row] for row in place],
@@ -159,24 +159,28 @@ def _in_order_of(first: ScoredRun, run: ScoredRun) -> ScoreTable:
         error=table.error[place],
     )
     for what, ours, theirs in (
-        ("set", known.dataset, ordered.dataset),
-        ("index", known.index, ordered.index),
-        ("label", known.label, ordered.label),
-        ("path", _objects(known.path), _objects(ordered.path)),
+        ("set", reference.dataset, ordered.dataset),
+        ("index", reference.index, ordered.index),
+        ("label", reference.label, ordered.label),
+        ("path", _objects(reference.path), _objects(ordered.path)),
     ):
         differing = np.flatnonzero(ours != theirs)
         if len(differing):
             row = differing[0]
-            image = f"{known.dataset_names[known.dataset[row]]} image {known.index[row]}"
+            image = _image_name(reference, row)
             raise _other_data(first, run, f"the {what} of {image} is {ours[row]!s}", theirs[row])
     if first.contents is not None and run.contents is not None:
         other = run.contents[place] != first.contents
-        differing = np.flatnonzero(other & known.valid & ordered.valid)
+        differing = np.flatnonzero(other & reference.valid & ordered.valid)
         if len(differing):
             row = differing[0]
-            image = f"{known.dataset_names[known.dataset[row]]} image {known.index[row]}"
-            raise _other_data(first, run, f"{image} is one file", "another of the same path")
+            image = _image_name(reference, row)
+            raise _other_data(first, run, f"{image} is one file", "another with the same path")
     return ordered
+
+
+def _image_name(table: ScoreTable, row: int) -> str:
+    return f"{table.dataset_names[table.dataset[row]]} image {table.index[row]}"
 
 
 def _check_sets(first: ScoredRun, run: ScoredRun) -> None:
@@ -193,8 +197,8 @@ def _check_sets(first: ScoredRun, run: ScoredRun) -> None:
 
 def _other_data(first: ScoredRun, run: ScoredRun, here: str, there: object) -> UserError:
     return UserError(
-        f"{run.folder} is no run of the same data as {first.folder}: {here} in the latter, {there} "
-        "in the former; join runs that scored the same images"
+        f"{run.folder} and {first.folder} scored different data: {here} in the latter, {there} in "
+        "the former; join runs that scored the same images"
     )
 
 
@@ -241,7 +245,7 @@ def _check_fusible(run: ScoredRun, name: str) -> None:
         )
     if name not in run.calibration:
         raise UserError(
-            f"the scores of the ID validation images, which fusion normalises {name!r} by, are "
-            "missing: start the evaluation with its checkpoint again, which scores nothing anew "
-            "and writes calibration.csv"
+            f"fusion normalizes {name!r} by its scores of the ID validation images, which are "
+            "missing: start the evaluation with its checkpoint again, which writes calibration.csv "
+            "without scoring again"
         )

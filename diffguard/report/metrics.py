@@ -1,8 +1,8 @@
 r"""Metrics of OOD detection, exact under ties.
 
 With scores \(s\) (higher = more OOD) of ID and OOD images, an image is accepted as ID when
-\(s \le t\) and flagged as OOD when \(s \ge t\). All metrics follow from how many ID and OOD images
-there are at each distinct score, counted in integers and divided in float64:
+\(s \le t\) and flagged as OOD when \(s \ge t\). All metrics follow from the numbers of ID and OOD
+images at each distinct score, which are counted in integers and divided in float64:
 
 - `auroc`: P(s_ood > s_id) + ½ P(s_ood = s_id).
 - `aupr_in`, `aupr_out`: trapezoid under the points (recall, precision) of all distinct thresholds
@@ -37,7 +37,7 @@ def _level_counts(id_scores: Tensor, ood_scores: Tensor) -> tuple[Counts, Counts
     if broken:
         raise UserError(
             f"{broken} of {len(scores)} scores are NaN or infinite: a score must be finite, "
-            "so find the image and the network that made it"
+            "so find the image and the network that produced it"
         )
     for name, part in (("ID", ident), ("OOD", ood)):
         if not len(part):
@@ -60,16 +60,16 @@ def _auroc(id_counts: Counts, ood_counts: Counts) -> float:
 
 def _aupr(positives: Counts, negatives: Counts) -> float:
     """Area under precision over recall; both counts start at the most positive score."""
-    found = positives.cumsum()
-    precision = np.append(1.0, found / (found + negatives.cumsum()))
-    recall = np.append(0.0, found / found[-1])
+    hits = positives.cumsum()
+    precision = np.append(1.0, hits / (hits + negatives.cumsum()))
+    recall = np.append(0.0, hits / hits[-1])
     return float(np.diff(recall) @ (precision[1:] + precision[:-1]) / 2)
 
 
 def _fpr(positives: Counts, negatives: Counts) -> float:
-    """False-positive rate at the first threshold that finds 95% of the positives."""
-    found, alarms = positives.cumsum(), negatives.cumsum()
-    first = np.argmax(found / found[-1] >= _LEVEL)
+    """False-positive rate at the first threshold that detects 95% of the positives."""
+    hits, alarms = positives.cumsum(), negatives.cumsum()
+    first = np.argmax(hits / hits[-1] >= _LEVEL)
     return float(alarms[first] / alarms[-1])
 
 

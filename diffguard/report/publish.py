@@ -1,6 +1,6 @@
-"""Output of an evaluation: tables, files, TensorBoard, verdicts on a folder of images.
+"""Output of an evaluation: tables, files, figures and TensorBoard.
 
-Nothing here needs a model but the verdicts, which need the detector's calibration.
+No function here needs a model.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def report(
     Args:
         run: The scored run.
         output: Folder for `results.json`, `results.csv`, `results.md` and `figures/`.
-        tensorboard: TensorBoard folder; the evaluation gets its own part.
+        tensorboard: TensorBoard folder; the evaluation writes to `evaluation` in it.
         metrics: See `diffguard.report.summary.summarize`.
         panels: Further figures with their names.
 
@@ -54,8 +54,8 @@ def report(
             for metric in METRICS:
                 writer.add_scalar(_tag(f"{metric}/{row['score']}/{row['dataset']}"), row[metric])
         writer.add_scalar("id/accuracy", results["id"]["accuracy"])
-        for drawn in (_figures(run), panels):
-            for name, figure in drawn:
+        for figures_by_name in (_figures(run), panels):
+            for name, figure in figures_by_name:
                 with replace_file(output / "figures" / f"{name.replace('/', '_')}.png") as path:
                     figure.savefig(path, format="png", dpi=150)
                 writer.add_figure(_tag(name), figure)
@@ -70,16 +70,16 @@ def report(
 def report_again(
     folders: Sequence[Path], fusions: Mapping[str, Sequence[str]], output: Path
 ) -> dict[str, Any]:
-    """Compute results again from evaluation folders alone, without any model.
+    """Compute results again from evaluation folders alone, without a model.
 
     Args:
         folders: Evaluation folders; several are joined, see `diffguard.report.join`.
         fusions: Further fusions, name -> scores.
-        output: As in `report`; TensorBoard's files go to `tensorboard` in it.
+        output: Folder for the results, see `report`; TensorBoard's files go to `tensorboard` in it.
 
     Raises:
-        UserError: If a folder cannot be read, the runs are not of the same data, or a fusion cannot
-            be made.
+        UserError: If a folder cannot be read, the runs scored different data, or a fusion is
+            impossible.
     """
     run = add_fusions(join_runs([read_run(folder) for folder in folders]), fusions)
     return report(run, output, output / "tensorboard")

@@ -1,13 +1,13 @@
-"""An evaluation folder on disk: everything results are computed from, without a model.
+"""An evaluation folder on disk: everything that results are computed from, without a model.
 
 | file | contents |
 | --- | --- |
 | `scores.csv` | the score table |
-| `manifest.json` | the run it belongs to: sets with their groups, seed, settings |
-| `calibration.csv` | scores of the ID validation images, from which normalization comes |
-| `run.json` | what results report about the run: config, versions, device, absent sets; digests |
-| `contents.npy` | a hash per image, by which another image of the same name is recognized |
-| `timing.jsonl` | its cost |
+| `manifest.json` | the run: sets with their groups, seed, settings |
+| `calibration.csv` | scores of the ID validation images, for normalization |
+| `run.json` | facts that results report: config, versions, device, absent sets; file digests |
+| `contents.npy` | a hash per image, which reveals another image of the same name |
+| `timing.jsonl` | the time that scoring took |
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ from diffguard.storage.reading import open_regular, read_json, read_text
 _DIGESTED = ("scores.csv", "calibration.csv", "contents.npy")
 
 
-class _Told(TypedDict):
+class _RunFile(TypedDict):
     """`run.json`."""
 
     settings: dict[str, Any]
@@ -60,18 +60,18 @@ class ScoredRun:
         folder: Its evaluation folder.
         table: The score table.
         groups: Set name -> `id`, `near` or `far`.
-        sets: Set name -> its entry in the manifest: number of images, fingerprint.
+        sets: Set name -> its entry in the manifest, with the number of images and a fingerprint.
         seed: Seed of the run.
         calibration: Score -> `(n,)` float64 of the ID validation images; empty if the folder has
-            none.
-        settings: What results tell of the run.
-        absent: Sets that were asked for and not there, with the reason.
+            no such scores.
+        settings: Facts about the run that results report.
+        absent: Sets of the config that were missing, with the reason.
         cost: Images per second and fill of the batches, if the folder records them.
-        headline: Scores of which figures are drawn.
+        headline: Scores that get figures.
         comparisons: Pairs (score, against) whose AUROC is compared.
         remarks: Remarks for readers of the results.
-        contents: `(N,)` int64 in the order of the table, a hash that differs for another image;
-            None if the folder does not record it.
+        contents: `(N,)` int64 hashes of the images in the order of the table; None if the folder
+            does not record them.
     """
 
     folder: Path
@@ -90,35 +90,35 @@ class ScoredRun:
 
 
 def read_run(folder: Path, table: ScoreTable | None = None) -> ScoredRun:
-    """Read an evaluation folder; tables that are whole but not merged yet are merged.
+    """Read an evaluation folder; complete tables that are not merged yet are merged.
 
     Args:
         folder: The output folder of an evaluation.
         table: Its score table, if it was already read.
 
     Raises:
-        UserError: If the folder is no evaluation, its images are not all scored, or a file is
-            damaged.
+        UserError: If the folder is not an evaluation, not all of its images are scored, or a file
+            is damaged.
     """
     folder = Path(folder)
     manifest = read_manifest(folder)
     if manifest is None or not {"groups", "sets", "seed"} <= set(manifest):
         raise UserError(
-            f"{folder} is no evaluation of ID and OOD sets: expected an output folder of "
+            f"{folder} is not an evaluation of ID and OOD sets: expected an output folder of "
             "evaluate.py, with manifest.json and scores.csv"
         )
     if table is None:
         if not os.path.lexists(folder / "scores.csv"):
             merge(folder)
         table = ScoreTable.read(folder / "scores.csv")
-    told = _read_told(folder) or {"settings": manifest, "absent": {}}
-    _check_digests(folder, told.get("digests", {}))
+    content = _read_run_file(folder) or {"settings": manifest, "absent": {}}
+    _check_digests(folder, content.get("digests", {}))
     _check_rows(folder, table, manifest["sets"])
     # An earlier format identified images by their size.
     contents = read_contents(folder) if manifest.get("format") == FORMAT else None
     if contents is not None and len(contents) != len(table):
         raise UserError(
-            f"{folder / 'contents.npy'} is of {len(contents)} images, the table of {len(table)}: "
+            f"{folder / 'contents.npy'} has {len(contents)} images, the table {len(table)}: "
             "restore the file, or delete it"
         )
     pair = (FUSION, FUSION_BASELINES)
@@ -129,8 +129,8 @@ def read_run(folder: Path, table: ScoreTable | None = None) -> ScoredRun:
         sets=manifest["sets"],
         seed=manifest["seed"],
         calibration=_read_calibration(folder / "calibration.csv"),
-        settings=told["settings"],
-        absent=told["absent"],
+        settings=content["settings"],
+        absent=content["absent"],
         cost=_cost(folder),
         headline=[name for name in (DIFFGUARD, FUSION) if name in table.scores],
         comparisons=[pair] if set(pair) <= set(table.scores) else [],
@@ -138,7 +138,7 @@ def read_run(folder: Path, table: ScoreTable | None = None) -> ScoredRun:
     )
 
 
-def keep_run(
+def write_run(
     folder: Path,
     calibration: Mapping[str, Tensor],
     settings: Mapping[str, Any],
@@ -149,8 +149,8 @@ def keep_run(
     Args:
         folder: The evaluation folder.
         calibration: Score -> `(n,)` of the ID validation images.
-        settings: What results tell of the run, plain values only.
-        absent: Sets that were asked for and not there, with the reason.
+        settings: Facts about the run that results report; plain values only.
+        absent: Sets of the config that were missing, with the reason.
 
     Raises:
         UserError: If the files cannot be written.
@@ -158,9 +158,9 @@ def keep_run(
     rows = zip(*(values.tolist() for values in calibration.values()), strict=True)
     with replace_file(Path(folder) / "calibration.csv") as path:
         path.write_bytes(encode_rows([list(calibration), *rows]))
-    told = {"settings": settings, "absent": absent, "digests": _digests(Path(folder))}
+    content = {"settings": settings, "absent": absent, "digests": _digests(Path(folder))}
     with replace_file(Path(folder) / "run.json") as path:
-        path.write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
+        path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
 def passes_per_image(table: ScoreTable) -> dict[str, float]:
@@ -181,13 +181,13 @@ def _digests(folder: Path) -> dict[str, str]:
     return digests
 
 
-def _check_digests(folder: Path, kept: Mapping[str, str]) -> None:
+def _check_digests(folder: Path, before: Mapping[str, str]) -> None:
     now = _digests(folder)
-    for name, digest in kept.items():
+    for name, digest in before.items():
         if name in now and now[name] != digest:
             raise UserError(
                 f"{folder / name} has changed since it was written: restore it, or start the same "
-                "evaluation again, which scores nothing anew and writes it"
+                "evaluation again, which writes the file without scoring again"
             )
 
 
@@ -201,13 +201,14 @@ def _check_rows(folder: Path, table: ScoreTable, sets: Mapping[str, Mapping[str,
         if count != expected:
             raise UserError(
                 f"{folder / 'scores.csv'} is damaged: it has {count} rows of {name}, expected "
-                f"{expected}: delete it, it is made anew from the tables in scores"
+                f"{expected}: delete it and start the same command again, which writes it from the "
+                "tables in scores"
             )
     order = table.dataset.astype(np.int64) << 32 | table.index
     if (np.diff(order) <= 0).any():
         raise UserError(
-            f"{folder / 'scores.csv'} is damaged: a row is twice in it or not in its place: delete "
-            "it, it is made anew from the tables in scores"
+            f"{folder / 'scores.csv'} is damaged: a row is repeated or out of order: delete it and "
+            "start the same command again, which writes it from the tables in scores"
         )
 
 
@@ -230,19 +231,19 @@ def _read_calibration(path: Path) -> dict[str, Tensor]:
         values = torch.tensor([[float(cell) for cell in row] for row in rows], dtype=torch.float64)
         columns = dict(zip(names, values.reshape(len(rows), len(names)).T, strict=True))
         if not rows or len(columns) < len(names) or not values.isfinite().all():
-            raise ValueError("no score, the same one twice, or one that is not finite")  # noqa: TRY301
+            raise ValueError("a score is missing, repeated or not finite")  # noqa: TRY301
     except (ValueError, RuntimeError, csv.Error) as error:
         raise UserError(
             f"{path} is damaged ({reason_of(error)}): expected a number per score and ID "
-            "validation image; evaluate again with the checkpoint, which scores nothing anew and "
-            "writes it"
+            "validation image; evaluate again with the checkpoint, which writes the file without "
+            "scoring again"
         ) from error
     return columns
 
 
-def _read_told(folder: Path) -> _Told | None:
+def _read_run_file(folder: Path) -> _RunFile | None:
     try:
-        told: _Told = read_json(folder / "run.json", _Told)
+        content: _RunFile = read_json(folder / "run.json", _RunFile)
     except FileNotFoundError:
         return None
-    return told
+    return content

@@ -1,4 +1,4 @@
-"""Results as tables for people: cells and their Markdown form. Figures are percentages."""
+"""Results as tables for readers: cells and their Markdown form. Figures are percentages."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ LEGEND = (
 
 @dataclass(frozen=True)
 class Kind:
-    """A column that every group has; `merit` determines the best cell, None marks none."""
+    """A column of every group; `merit` determines the best cell, None marks no best cell."""
 
     title: str
     head: str
@@ -27,7 +27,7 @@ class Kind:
     merit: Callable[[Row], float] | None
 
     def is_best(self, row: Row, rows: Sequence[Row]) -> bool:
-        """Whether `row` is the best of `rows`, or as good."""
+        """Whether `row` is the best of `rows` or equal to it."""
         return self.merit is not None and self.merit(row) == max(map(self.merit, rows))
 
 
@@ -73,22 +73,22 @@ def make_groups(results: Mapping[str, Any]) -> list[Group]:
     for row in results["rows"]:
         rows.setdefault(row["dataset"], []).append(row)
     groups = []
-    for dataset, own in rows.items():
-        group, images = own[0]["group"], f"{own[0]['n_ood']:,} images"
+    for dataset, lines in rows.items():
+        group, images = lines[0]["group"], f"{lines[0]['n_ood']:,} images"
         if dataset == group:
             sets = sum(other != group and r[0]["group"] == group for other, r in rows.items())
             title = f"mean of {sets} {group} set{'s' * (sets > 1)} · {images}"
         else:
             title = f"{dataset} · {group} · {images}"
-        groups.append(Group(title, own, dataset == group))
+        groups.append(Group(title, lines, dataset == group))
     return groups
 
 
 def make_notes(results: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Notes below the table, as (label, text): accuracy, cost, comparisons, left out."""
-    known, cost = results["id"], results["cost"]
-    images = f"{known['dataset']}, {known['n']:,} images"
-    notes = [("ID accuracy", f"{percent(known['accuracy'], 2)} % ({images})")]
+    """Notes below the table as (label, text): accuracy, cost, comparisons, images left out."""
+    id_set, cost = results["id"], results["cost"]
+    images = f"{id_set['dataset']}, {id_set['n']:,} images"
+    notes = [("ID accuracy", f"{percent(id_set['accuracy'], 2)} % ({images})")]
     units = {
         "images_per_second": "images per second",
         "network_passes_per_image": "network passes per image",
@@ -113,7 +113,7 @@ def to_markdown(results: Mapping[str, Any]) -> str:
     """Results in Markdown: a table per metric with a column per set, then the notes.
 
     Args:
-        results: What `report.summarise` returned.
+        results: The results, as `summary.summarize` returns them.
 
     Returns:
         The text of `results.md`.

@@ -1,7 +1,7 @@
 """Results on the terminal.
 
 A row per score and a column group per OOD set, with the means over the near and the far sets at the
-end. If the groups do not fit side by side, the table is folded: the rest follows below.
+end. If the groups do not fit side by side, the table continues below.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ _ASCII = str.maketrans({"─": "-", "–": "-", "−": "-", "·": ","})
 
 
 def print_table(results: Mapping[str, Any], console: Console | None = None) -> None:
-    """Print results: the table, then ID accuracy, cost, comparisons and what was left out.
+    """Print results: the table, then ID accuracy, cost, comparisons and images left out.
 
     Args:
-        results: What `report.summarise` returned.
-        console: Console and its width; by default the standard output, folded to the
-            width of the terminal, or to 120 columns when the output is a file or a pipe.
+        results: The results, as `summary.summarize` returns them.
+        console: The console; defaults to the standard output, folded to the width of the terminal,
+            or to 120 columns if the output is a file or a pipe.
     """
     console = console or Console(width=None if sys.stdout.isatty() else _PIPE_WIDTH)
     names = [printable(name) for name in score_names(results)]
@@ -49,7 +49,7 @@ def print_table(results: Mapping[str, Any], console: Console | None = None) -> N
 
 
 def _fold(groups: Sequence[Group], width: int) -> list[list[Group]]:
-    """Lay the groups into blocks that fit; when folded, the means start a block of their own."""
+    """Split the groups into blocks that fit the width; the means then start a new block."""
     if sum(len(_GAP) + _width(group) for group in groups) <= width:
         return [list(groups)]
     blocks: list[list[Group]] = []
@@ -78,7 +78,7 @@ def _block_lines(names: Sequence[str], block: Sequence[Group], indent: int) -> l
 
 
 def _group_lines(group: Group) -> list[Text]:
-    """Title, rule, headings, heads, then a line per score, all of the width of the group."""
+    """Title, rule, headings, heads and a line per score, all as wide as the group."""
     titles = Text()
     for piece in group.split():
         titles.append(piece.kinds[0].title.center(_columns_width(piece)) + "  ", "dim")
@@ -122,7 +122,7 @@ def _family(name: str) -> str:
 
 
 def _encodable(text: Text, console: Console) -> Text:
-    """The text in the encoding of the output: a long run must not fail because of a dash."""
+    """The text in the encoding of the output, so that a long run does not fail on a dash."""
     plain = text.plain.translate(_ASCII) if console.options.ascii_only else text.plain
     plain = printable(plain, console.encoding)
     return text if plain == text.plain else Text(plain)

@@ -1,4 +1,4 @@
-"""The OOD metrics as a torchmetrics `Metric`, and a score table's metrics over all processes."""
+"""The OOD metrics as a torchmetrics `Metric`, and the metrics of a table over all processes."""
 
 from __future__ import annotations
 
@@ -85,18 +85,17 @@ def synchronized_metrics(
     world_size: int,
     device: torch.device | str = "cpu",
 ) -> dict[tuple[str, str], dict[str, float]]:
-    """Metrics of a table, computed together: every process adds its share of the rows.
+    """Metrics of a table, to which every process adds its share of the rows.
 
-    Every process calls this with the same table and gets the same figures, which are those of one
-    process.
+    Every process calls this with the same table and gets the figures that one process would get.
 
     Args:
         table: The merged score table.
         groups: Set name -> `"id"` (one set), `"near"` or `"far"`.
         score_names: Scores to compute.
         rank: This process.
-        world_size: Number of processes; alone, a process waits for no other.
-        device: Where the states are gathered, which NCCL wants to be the process's GPU.
+        world_size: Number of processes; with 1, nothing is synchronized.
+        device: Device on which states are gathered; NCCL requires the GPU of the process.
 
     Returns:
         (score, OOD set) -> the metrics of `compute_metrics`.
@@ -106,7 +105,7 @@ def synchronized_metrics(
     """
     id_set = next(name for name, group in groups.items() if group == "id")
     id_rows = table.rows(id_set)
-    found = {}
+    metrics = {}
     for dataset in (name for name, group in groups.items() if group != "id"):
         rows = np.concatenate([id_rows, table.rows(dataset)])
         labels = torch.zeros(len(rows))
@@ -116,5 +115,5 @@ def synchronized_metrics(
             metric = OODMetrics(sync_on_compute=world_size > 1).to(device)
             scores = torch.from_numpy(table.scores[name][share])
             metric.update(scores.to(device), labels[rank::world_size].to(device))
-            found[name, dataset] = {key: float(value) for key, value in metric.compute().items()}
-    return found
+            metrics[name, dataset] = {key: float(value) for key, value in metric.compute().items()}
+    return metrics

@@ -35,7 +35,7 @@ def report_images(
         accept: Share of ID images that the threshold accepts, in (0, 1).
 
     Returns:
-        How many files could not be scored.
+        The number of files that could not be scored.
 
     Raises:
         UserError: If no file could be scored.
@@ -45,7 +45,7 @@ def report_images(
         say(f"skipped: {reason}")
     rows = np.flatnonzero(table.valid)
     if not len(rows):
-        raise UserError("none of the files is an image that can be read")
+        raise UserError("none of the files is a readable image")
     scores = table.scores[decision][rows].tolist()
     percentiles, is_ood = calibration.verdict(decision, scores, accept)
     with (

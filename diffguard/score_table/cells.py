@@ -1,9 +1,9 @@
-r"""Text in a cell of a CSV file, so that no program runs it and it comes back exactly.
+r"""Text in cells of CSV files: safe in spreadsheets, and restored exactly.
 
-Most text stands as it is. Text is escaped if it begins with a sign that spreadsheets take for a
-formula (`=`, `+`, `-`, `@` and their wide forms) or with `'`, or if it holds control characters or
-bytes of a file name that are not UTF-8. Escaped text begins with `'`, and in it `\\` is a
-backslash, `\xe9` a byte and `\u001b` a character.
+Most text is written unchanged. Text is escaped if it begins with a sign that spreadsheets take for
+a formula (`=`, `+`, `-`, `@` and their wide forms) or with `'`, or if it contains control
+characters or bytes of a file name that are not UTF-8. Escaped text begins with `'`; in it, `\\` is
+a backslash, `\xe9` a byte and `\u001b` a character.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import re
 _NEEDS_ESCAPE = re.compile(r"^['=+\-@＝＋－＠]|[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 _UNSAFE = re.compile(r"[\\\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 _ESCAPED = re.compile(r"\\(?:\\|x([0-9a-f]{2})|u([0-9a-f]{4}))")
-# Where Python keeps the bytes of a file name that are not UTF-8.
+# Code points by which Python represents bytes of a file name that are not UTF-8.
 _BYTES = 0xDC00
 
 
@@ -23,7 +23,7 @@ def to_cell(text: str) -> str:
 
 
 def from_cell(cell: str) -> str:
-    """The text of a cell; a number, which is never escaped, stays as it is."""
+    """The text of a cell; numbers are never escaped and stay unchanged."""
     return _ESCAPED.sub(_unescape, cell[1:]) if cell.startswith("'") else cell
 
 

@@ -13,16 +13,16 @@ import numpy as np
 from diffguard.score_table.cells import from_cell
 from diffguard.score_table.rows import HEAD_COLUMNS, TAIL_COLUMNS
 
-_CHUNK = 10_000  # rows that are held as they were read
+_CHUNK = 10_000  # rows that are read before they move to their columns
 _WHOLE = re.compile(r"-?[0-9]{1,9}")
 
 
 class Columns:
-    """The columns of a table as they fill, each in one piece of memory.
+    """The columns of a table, each in one block of memory that fills as rows are read.
 
     Args:
         names: The scores.
-        most: No table has more rows.
+        most: Largest possible number of rows.
     """
 
     def __init__(self, names: Sequence[str], most: int) -> None:
@@ -34,11 +34,11 @@ class Columns:
         self._sets: dict[str, int] = {}
         self._paths = _Texts()
         self._missing = [math.nan] * len(self._floats)
-        # Rows that are read and not in their columns yet.
+        # Values of rows that are not in their columns yet.
         self._new_floats, self._new_integers = array("d"), array("i")
 
     def append(self, row: list[str]) -> None:
-        """Add a row; raises `ValueError` if it is none."""
+        """Add a row; raises `ValueError` if it is not a row of the table."""
         if len(row) != self._width:
             raise ValueError(f"a row has {len(row)} fields, expected {self._width}")
         name, index, image, label, prediction, *values, stop_step, passes, error = row
@@ -55,7 +55,7 @@ class Columns:
             self._settle()
 
     def _settle(self) -> None:
-        """Bring the rows that were read to their columns."""
+        """Move the rows that were read to their columns."""
         for new, columns in (
             (self._new_floats, self._floats),
             (self._new_integers, self._integers),
@@ -86,7 +86,7 @@ class Columns:
 
 
 class _Texts(Sequence[str]):
-    """Texts in one piece of memory: a million paths as `str` would take 80 MB beside their own."""
+    """Texts in one block of memory; as `str`, a million paths would take another 80 MB."""
 
     def __init__(self) -> None:
         self._content, self._ends = bytearray(), array("q", [0])
@@ -100,14 +100,14 @@ class _Texts(Sequence[str]):
 
     def __getitem__(self, place: Any) -> Any:
         if isinstance(place, slice):
-            return [self[one] for one in range(len(self))[place]]
+            return [self[number] for number in range(len(self))[place]]
         place = range(len(self))[place]
         begin, end = self._ends[place], self._ends[place + 1]
         return self._content[begin:end].decode("utf-8", "surrogateescape")
 
 
 def _whole(text: str, least: int) -> int:
-    """A number that a table holds; raises `ValueError` for anything else."""
+    """Parse a whole number of a table; raises `ValueError` for anything else."""
     if not _WHOLE.fullmatch(text) or int(text) < least:
         raise ValueError(f"{text[:20]!r} is not a whole number from {least} to 999999999")
     return int(text)

@@ -1,7 +1,7 @@
-"""What an image was when it was scored: `contents.npy`, a hash per image of an evaluation.
+"""A hash of each image of an evaluation, by which a changed image is recognized: `contents.npy`.
 
-An image may change before it has a score, as one does that cannot be read and is repaired; after
-that the score would belong to another image.
+An image may change until it is scored, for example if an unreadable file is repaired. Later, its
+score would belong to another image.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Numbers = NDArray[np.int64]
 
 
 def read_contents(folder: Path) -> Numbers | None:
-    """The hashes of the images of an evaluation folder, in the order of its table.
+    """Read the hashes of the images of an evaluation folder, in the order of its table.
 
     Args:
         folder: The evaluation folder.
@@ -34,7 +34,7 @@ def read_contents(folder: Path) -> Numbers | None:
     path = Path(folder) / _NAME
     try:
         open_regular(path).close()
-        # Mapped, not read: a header may claim more numbers than there are.
+        # A memory map needs no memory for numbers that the header only claims.
         mapped = np.lib.format.open_memmap(path, mode="r")
     except FileNotFoundError:
         return None
@@ -55,31 +55,35 @@ def changed_images(folder: Path, now: Numbers, scored: NDArray[np.bool_]) -> NDA
 
     Args:
         folder: The evaluation folder.
-        now: `(N,)` of all images in order.
-        scored: `(N,)`, whether an image has its scores.
+        now: `(N,)` the present hashes of all images, in order.
+        scored: `(N,)` whether an image is scored.
 
     Raises:
-        UserError: If the folder has scores and does not know of which images.
+        UserError: If images are scored but their hashes are missing.
     """
-    stored = read_contents(folder)
-    if stored is not None and len(stored) == len(now):
-        return np.flatnonzero((stored != now) & scored)
+    before = read_contents(folder)
+    if before is not None and len(before) == len(now):
+        return np.flatnonzero((before != now) & scored)
     if scored.any():
         raise UserError(
-            f"{Path(folder) / _NAME} is missing or of another number of images, so it is unknown "
+            f"{Path(folder) / _NAME} is missing or has another number of images, so it is unknown "
             "whether the scored images are still the same: restore it, or name another folder with "
             "--output"
         )
     return np.empty(0, dtype=np.intp)
 
 
-def keep_contents(folder: Path, now: Numbers) -> None:
-    """Keep what the images of an evaluation are; see `changed_images`.
+def write_contents(folder: Path, now: Numbers) -> None:
+    """Write the hashes of the images of an evaluation; see `changed_images`.
+
+    Args:
+        folder: The evaluation folder.
+        now: `(N,)` the present hashes of all images, in order.
 
     Raises:
         UserError: If the file cannot be written.
     """
-    stored = read_contents(folder)
-    if stored is None or not np.array_equal(stored, now):
+    before = read_contents(folder)
+    if before is None or not np.array_equal(before, now):
         with replace_file(Path(folder) / _NAME) as temporary, temporary.open("wb") as file:
             np.save(file, now)

@@ -1,11 +1,10 @@
-"""The bytes of a score table: which rows are complete, how they are quoted and sealed.
+"""The bytes of a score table: complete rows, quoting and seals.
 
-A process may die at any byte. A row is complete when its line has ended outside quotes; whatever
-follows the last complete row of a file is a torn row and is never read.
+A process may die at any byte. A row is complete if its line ends outside quotes; bytes after the
+last complete row are a torn row, which is never read.
 
 The last field of a row of `rank-<r>.csv` is its seal: a hash of the row, the table's header and the
-manifest that it was written under. A row that was edited, or that another run wrote, has another
-seal.
+manifest. If a row was edited or written by another run, its seal does not match.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ _OPEN_FILES = 128
 
 
 def rank_tables(folder: Path) -> list[Path]:
-    """The tables of all processes that ever wrote into an evaluation folder."""
+    """The tables of all processes, of all sessions, in an evaluation folder."""
     return sorted((Path(folder) / "scores").glob("rank-*.csv"))
 
 
@@ -44,10 +43,10 @@ def complete_records(path: Path, start: int = 0) -> Iterator[tuple[int, bytes]]:
 
     Args:
         path: The table.
-        start: Where to begin, the end of a complete row.
+        start: Offset of the first byte to read, the end of a complete row.
 
     Raises:
-        UserError: If the table is not a file, or a row is longer than any.
+        UserError: If the table is not a file or a row is too long.
     """
     offset, size, quoted = start, 0, False
     parts: list[bytes] = []
@@ -71,13 +70,13 @@ def complete_records(path: Path, start: int = 0) -> Iterator[tuple[int, bytes]]:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a row lies.
+    """The place of a row in its file.
 
     Attributes:
         image: (dataset, index).
-        failed: Whether the row has an error in the place of scores.
-        offset: First byte in its file.
-        size: Bytes.
+        failed: Whether the row has an error instead of scores.
+        offset: Its first byte.
+        size: Its number of bytes.
     """
 
     image: tuple[str, int]
@@ -87,14 +86,15 @@ class Place:
 
 
 def locate_rows(path: Path, run: bytes) -> Iterator[Place]:
-    """Yield the place of each complete row after the header; its error stands before its seal.
+    """Yield the place of each complete row after the header.
 
     Args:
         path: The table of a process.
-        run: What its rows are sealed with, `manifest.run_key`.
+        run: The key of the run, `manifest.run_key`.
 
     Raises:
-        UserError: If a row is damaged in a way that a crash does not explain, or another run's.
+        UserError: If a row belongs to another run, or is damaged in a way that a crash does not
+            explain.
     """
     width, key = 0, b""
     for offset, record in complete_records(path):
@@ -103,7 +103,7 @@ def locate_rows(path: Path, run: bytes) -> Iterator[Place]:
             width, key = len(fields), table_key(record, run)
             if fields[-1] != SEAL:
                 raise UserError(
-                    f"{path} is no table of this version: its last column must be {SEAL!r}; "
+                    f"{path} is not a table of this version: its last column must be {SEAL!r}; "
                     "choose another output folder"
                 )
         elif len(fields) != width or not _IMAGE.fullmatch(fields[1]):
@@ -123,12 +123,12 @@ def locate_rows(path: Path, run: bytes) -> Iterator[Place]:
 
 
 def table_key(header: bytes, run: bytes) -> bytes:
-    """What seals the rows of a table with this header."""
+    """The key that seals the rows of a table with this header."""
     return hashlib.blake2b(header, digest_size=32, key=run).digest()
 
 
 def seal(row: bytes, key: bytes) -> bytes:
-    """A row, its line break included, with its seal as a last field."""
+    """Append the seal to a row as its last field; the row ends in a line break."""
     digest = hashlib.blake2b(row, digest_size=8, key=key).hexdigest()
     return b'%s,"%s"\n' % (row[:-1], digest.encode())
 
@@ -156,10 +156,10 @@ def decode_row(record: bytes, path: Path) -> list[str]:
         ) from error
 
 
-def check_header(path: Path, found: Sequence[str], columns: Sequence[str]) -> None:
-    """Raise `UserError` unless the columns found in `path` are the expected ones."""
-    if list(found) != list(columns):
-        odd = sorted(set(found) ^ set(columns)) or ["their order"]
+def check_header(path: Path, header: Sequence[str], columns: Sequence[str]) -> None:
+    """Raise `UserError` unless the header of `path` has the expected columns."""
+    if list(header) != list(columns):
+        odd = sorted(set(header) ^ set(columns)) or ["their order"]
         raise UserError(
             f"{path} has other columns than this run ({', '.join(odd)}): choose another output "
             "folder, or the scores of the run that wrote it"

@@ -1,4 +1,4 @@
-"""What a folder of scores belongs to: `manifest.json`, compared before anything is added to it."""
+"""The run that a folder of scores belongs to: `manifest.json`, compared before rows are added."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from diffguard.storage.files import create_file, replace_file
 from diffguard.storage.reading import read_json
 
 MACHINE = "machine"
-# Of the files in a folder of scores; a run of another format is not continued.
+# Format of the files in a folder of scores; a run of another format is not continued.
 FORMAT = 2
 _SHOWN = 40
 _MISSING = "(absent)"
@@ -36,7 +36,7 @@ class _Machine(TypedDict, total=False):
 
 @with_config(ConfigDict(extra="allow"))
 class _Manifest(TypedDict, total=False):
-    """What the project reads of a manifest; the rest is compared and no more."""
+    """The entries that the project reads; others are only compared."""
 
     format: int
     groups: dict[str, Literal["id", "near", "far"]]
@@ -69,7 +69,7 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
 
 
 def run_key(folder: Path) -> bytes:
-    """What the rows of the run in a folder are sealed with; empty without a manifest."""
+    """The key that seals the rows of the run in a folder; empty without a manifest."""
     manifest = read_manifest(folder)
     return b"" if manifest is None else hashlib.sha256(_text(manifest).encode()).digest()
 
@@ -77,45 +77,45 @@ def run_key(folder: Path) -> bytes:
 def open_manifest(folder: Path, expected: Mapping[str, Any], *, finished: bool = False) -> None:
     """Write the manifest of a new run, or check that a run continues its own.
 
-    The first process of a run calls this, before any of them writes a row. Several runs may do so
+    The first process of a run calls this before any process writes a row. Several runs may call it
     at once, each for its part of the images.
 
     Args:
-        folder: The evaluation folder; made where it is missing.
-        expected: What the scores depend on, as plain JSON values: hashes of checkpoint, config and
-            image lists, score names, under `"sets"` a mapping from set name to at least
-            `{"n": number of images}`, in the order in which the merged table shall list the sets,
-            and under `"machine"` what decides on the last bits alone.
-        finished: Whether no row will be added: it does not matter then on which machine.
+        folder: The evaluation folder; created if it is missing.
+        expected: Everything that the scores depend on, as plain JSON values: hashes of checkpoint,
+            config and image lists; score names; under `"sets"`, set name -> at least
+            `{"n": number of images}` in the order of the merged table; and under `"machine"`
+            whatever changes only the last bits.
+        finished: No row will be added, so the machine is not compared.
 
     Raises:
-        UserError: If the folder belongs to something else, naming each difference, or holds scores
-            of which nobody knows where they come from.
+        UserError: If the folder belongs to another run, naming each difference, or contains score
+            tables without a manifest.
     """
     check_manifest(folder, expected, finished=finished)
     with create_file(Path(folder) / "manifest.json") as path:
         path.write_text(_text(expected), encoding="utf-8")
-    # Another launch may have been faster.
+    # Another launch may have written its manifest first.
     check_manifest(folder, expected, finished=finished)
 
 
 def check_manifest(folder: Path, expected: Mapping[str, Any], *, finished: bool = False) -> None:
-    """Check that a folder holds no scores yet, or those of this very run; see `open_manifest`.
+    """Check that a folder is empty or belongs to this run; see `open_manifest`.
 
-    Only what `expected` names is compared.
+    Only the entries of `expected` are compared.
     """
     folder = Path(folder)
-    stored = read_manifest(folder)
-    if stored is None:
+    manifest = read_manifest(folder)
+    if manifest is None:
         if any(folder.glob("scores/rank-*.csv")):
             raise UserError(
-                f"{folder} holds score tables but no manifest.json, so what they belong to is "
-                "unknown: choose another output folder or delete this one"
+                f"{folder} holds score tables but no manifest.json, so their run is unknown: "
+                "choose another output folder or delete this one"
             )
         return
     ignored = {MACHINE} if finished else set()
     now = json.loads(_text({key: expected[key] for key in expected if key not in ignored}))
-    differences = _differences({key: stored[key] for key in stored if key in now}, now)
+    differences = _differences({key: manifest[key] for key in manifest if key in now}, now)
     if differences:
         raise UserError(
             f"the score tables in {folder} belong to another run: {'; '.join(differences)}; "
@@ -124,11 +124,11 @@ def check_manifest(folder: Path, expected: Mapping[str, Any], *, finished: bool 
 
 
 def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
-    """Write the manifest of a folder that holds no score yet, over an earlier one.
+    """Write the manifest of a folder without scores; replaces an earlier one.
 
     Args:
         folder: The evaluation folder.
-        manifest: As `open_manifest` takes it.
+        manifest: See `expected` of `open_manifest`.
     """
     with replace_file(Path(folder) / "manifest.json") as path:
         path.write_text(_text(manifest), encoding="utf-8")
@@ -138,12 +138,12 @@ def _text(manifest: Mapping[str, Any]) -> str:
     return json.dumps(manifest, indent=2, allow_nan=False) + "\n"
 
 
-def _differences(stored: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    stored, now = _flatten(stored), _flatten(now)
-    keys = [*stored, *(key for key in now if key not in stored)]
-    pairs = {key: (stored.get(key, _MISSING), now.get(key, _MISSING)) for key in keys}
+def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    before, now = _flatten(before), _flatten(now)
+    keys = [*before, *(key for key in now if key not in before)]
+    pairs = {key: (before.get(key, _MISSING), now.get(key, _MISSING)) for key in keys}
     texts = [f"{key} was {_show(a)}, is {_show(b)}" for key, (a, b) in pairs.items() if a != b]
-    if not texts and list(stored) != list(now):
+    if not texts and list(before) != list(now):
         texts = ["the order of the sets or settings differs"]
     return texts
 

@@ -1,4 +1,4 @@
-"""The tables of all processes as one sorted table."""
+"""Merges the tables of all processes into one sorted table."""
 
 from __future__ import annotations
 
@@ -26,21 +26,21 @@ from diffguard.storage.files import replace_file
 def merge(folder: Path, order: Sequence[str] | None = None) -> Path:
     """Merge the tables of all processes into `scores.csv`, sorted by set and index.
 
-    Rows are copied as bytes, so the merge does not depend on how many processes wrote them. A row
-    with an error gives way to one with scores of the same image. The file appears in one step;
-    memory is about 100 bytes per image.
+    Rows are copied as bytes, so the result does not depend on the number of processes. If an image
+    has rows with scores, its rows with an error are dropped. The file appears in one step, and the
+    merge needs about 100 bytes of memory per image.
 
     Args:
         folder: The evaluation folder.
-        order: Order of the sets; by default that of `"sets"` in the manifest.
+        order: Order of the sets; defaults to the order of `"sets"` in the manifest.
 
     Returns:
         The path of `scores.csv`.
 
     Raises:
         UserError: If there is no table, tables differ in their columns, a row was changed, an image
-            has two different rows, a set is not in the order, or has fewer images than the manifest
-            says.
+            has two different rows, or a set is missing in the order or has another number of images
+            than in the manifest.
     """
     folder = Path(folder)
     sets, run = (read_manifest(folder) or {}).get("sets", {}), run_key(folder)
@@ -49,7 +49,7 @@ def merge(folder: Path, order: Sequence[str] | None = None) -> Path:
     if not tables:
         raise UserError(f"no score tables in {folder / 'scores'}: run the evaluation first")
     columns = [decode_row(next(complete_records(path))[1], path) for path in tables]
-    where = array("q")
+    places = array("q")
     for number, path in enumerate(tables):
         check_header(path, columns[number], columns[0])
         for place in locate_rows(path, run):
@@ -59,17 +59,17 @@ def merge(folder: Path, order: Sequence[str] | None = None) -> Path:
                     f"{path} has rows of {name!r}, expected one of {', '.join(codes) or 'no set'}: "
                     "name it in the order of the sets"
                 )
-            where.extend((codes[name], index, place.failed, number, place.offset, place.size))
-    rows = np.frombuffer(where, dtype=np.int64).reshape(-1, 6)
-    # Of the rows of an image those with scores come first.
+            places.extend((codes[name], index, place.failed, number, place.offset, place.size))
+    rows = np.frombuffer(places, dtype=np.int64).reshape(-1, 6)
+    # Among the rows of an image, those with scores come first.
     rows = rows[np.lexsort((rows[:, 2], rows[:, 1], rows[:, 0]))]
     first = np.ones(len(rows), dtype=bool)
     first[1:] = (rows[1:, :2] != rows[:-1, :2]).any(axis=1)
     for name, code in codes.items():
-        count, wanted = int(first[rows[:, 0] == code].sum()), sets.get(name, {}).get("n")
-        if wanted is not None and count != wanted:
+        count, expected = int(first[rows[:, 0] == code].sum()), sets.get(name, {}).get("n")
+        if expected is not None and count != expected:
             raise UserError(
-                f"{folder} has rows for {count} of the {wanted} images of {name}: start the same "
+                f"{folder} has rows for {count} of the {expected} images of {name}: start the same "
                 "command again to score the rest"
             )
     target = folder / "scores.csv"
@@ -89,7 +89,7 @@ def merge(folder: Path, order: Sequence[str] | None = None) -> Path:
             elif record != last and not failed:
                 raise UserError(
                     f"image {index} of {list(codes)[code]} has two different rows, one of them in "
-                    f"{tables[number]}: two runs wrote them that were not alike; delete "
+                    f"{tables[number]}: they come from two runs that differ; delete "
                     f"{folder / 'scores'} and start again"
                 )
     return target

@@ -6,26 +6,24 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 HEAD_COLUMNS = ("dataset", "index", "path", "label", "prediction", "probability")
-
-
 TAIL_COLUMNS = ("stop_step", "network_passes", "error")
 
 
 @dataclass(frozen=True)
 class ScoreRow:
-    """What evaluation found out about one image; an unreadable image has its `error` only.
+    """The result of an evaluation for one image; an unreadable image has only an `error`.
 
     Attributes:
         dataset: Name of the set.
         index: Place of the image in its set, 0-based.
-        path: Where the image came from.
+        path: Path of the image.
         label: Its class, −1 for OOD.
         prediction: Predicted class.
         probability: Softmax probability of the prediction, in [0, 1].
         scores: Score name -> finite value, higher = more OOD.
         stop_step: Inversion step at which the image stopped.
         network_passes: Passes of the diffusion network spent on the image.
-        error: Why the image could not be scored; empty when it was.
+        error: Why the image could not be scored; empty if it was scored.
     """
 
     dataset: str

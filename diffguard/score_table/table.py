@@ -32,12 +32,12 @@ class ScoreTable:
         index: `(N,)` int32, place of the image in its set.
         path: N texts.
         label: `(N,)` int32, −1 for OOD.
-        prediction: `(N,)` int32; −1 where the row has an error.
-        probability: `(N,)` float64 in [0, 1]; NaN where the row has an error.
-        scores: Score name -> `(N,)` float64, higher = more OOD; NaN where the row has an error.
-        stop_step: `(N,)` int32; −1 where there is none.
-        network_passes: `(N,)` int32; −1 where there is none.
-        error: `(N,)` objects, str; empty where the image was scored.
+        prediction: `(N,)` int32; −1 if the row has an error.
+        probability: `(N,)` float64 in [0, 1]; NaN if the row has an error.
+        scores: Score name -> `(N,)` float64, higher = more OOD; NaN if the row has an error.
+        stop_step: `(N,)` int32; −1 if there is none.
+        network_passes: `(N,)` int32; −1 if there is none.
+        error: `(N,)` objects, str; empty if the image was scored.
     """
 
     dataset_names: tuple[str, ...]
@@ -57,11 +57,11 @@ class ScoreTable:
 
     @property
     def valid(self) -> NDArray[np.bool_]:
-        """`(N,)` bool, False where the image could not be scored."""
+        """`(N,)` bool, False if the image could not be scored."""
         return self.error == ""
 
     def rows(self, name: str) -> NDArray[np.intp]:
-        """Positions of the scored images of the set `name`; none if the set is not there."""
+        """Positions of the scored images of the set `name`; none if the table lacks the set."""
         if name not in self.dataset_names:
             return np.empty(0, dtype=np.intp)
         return np.flatnonzero((self.dataset == self.dataset_names.index(name)) & self.valid)
@@ -77,7 +77,7 @@ class ScoreTable:
             The table; a million rows of 20 scores take about ten seconds.
 
         Raises:
-            UserError: If the file is missing or is no score table, naming the row.
+            UserError: If the file is missing, damaged or not a score table; names the row.
         """
         path = Path(path)
         try:
@@ -97,7 +97,7 @@ class ScoreTable:
             reader = csv.reader(_lines(file))
             try:
                 names = [from_cell(name) for name in next(reader, [])]
-                # A row takes a byte per column at least, and the last one may lack its line break.
+                # A row has at least one byte per column, and the last may lack its line break.
                 most = min(most, size // max(len(names), 1)) + 1
                 columns = Columns(_score_names(names, path), most)
                 for row in reader:
@@ -106,8 +106,8 @@ class ScoreTable:
                 if isinstance(error, UserError):
                     raise
                 raise UserError(
-                    f"{path} is damaged before line {reader.line_num + 1} ({error}): delete it, "
-                    "and start the same command again to make it anew"
+                    f"{path} is damaged before line {reader.line_num + 1} ({error}): delete it and "
+                    "start the same command again, which writes it from the tables in scores"
                 ) from error
         table = cls(**columns.arrays())
         table._check_values(path)
@@ -134,7 +134,7 @@ def _score_names(names: Sequence[str], path: Path) -> Sequence[str]:
     head, tail = len(HEAD_COLUMNS), len(names) - len(TAIL_COLUMNS)
     if (*names[:head], *names[max(head, tail) :]) != HEAD_COLUMNS + TAIL_COLUMNS:
         raise UserError(
-            f"{path} is no score table: expected the columns {', '.join(HEAD_COLUMNS)}, scores, "
+            f"{path} is not a score table: expected the columns {', '.join(HEAD_COLUMNS)}, scores, "
             f"{', '.join(TAIL_COLUMNS)}"
         )
     if len(set(names)) < len(names) or len(names) > _WIDEST:
@@ -150,7 +150,7 @@ def _lines(file: TextIO) -> Iterator[str]:
 
 
 def _count_lines(file: BinaryIO) -> tuple[int, int]:
-    """Lines and bytes of a file, which is then at its beginning again."""
+    """Count the lines and bytes of a file, and return to its beginning."""
     lines = sum(block.count(b"\n") for block in iter(lambda: file.read(1 << 20), b""))
     size = file.tell()
     file.seek(0)

@@ -1,4 +1,4 @@
-"""What scoring cost: a line of `timing.jsonl` per process and session."""
+"""The time that scoring took: a line of `timing.jsonl` per process and session."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from diffguard.storage.reading import parse_json, read_text
 
 
 class _Line(TypedDict):
-    """What is read of a line."""
+    """The entries of a line that are read."""
 
     session: str
     images: Annotated[int, Field(ge=0, lt=2**31)]
@@ -22,7 +22,7 @@ class _Line(TypedDict):
 
 
 def read_timing(folder: Path) -> dict[str, float]:
-    """Images, wall seconds and fill of all sessions that scored into a folder.
+    """Read the number of images, wall seconds and batch fill of all sessions of a folder.
 
     Raises:
         UserError: If a line is damaged in a way that a crash does not explain.
@@ -32,8 +32,8 @@ def read_timing(folder: Path) -> dict[str, float]:
         lines = read_text(path).splitlines()
     except FileNotFoundError:
         lines = []
-    # A process that was killed in the middle of a line leaves half of one, and the next line
-    # goes on behind it.
+    # A process that is killed in the middle of a line leaves a part of it, and the next line is
+    # appended to that part.
     whole = [
         _parse(line, f"{path}, line {n},") for n, line in enumerate(lines, 1) if line[-1:] == "}"
     ]
@@ -53,5 +53,5 @@ def _parse(line: str, source: str) -> _Line:
     try:
         parsed: _Line = parse_json(line[max(line.rfind("{"), 0) :], _Line, source)
     except UserError as error:
-        raise UserError(f"{error}; delete the file, results then name no speed") from error
+        raise UserError(f"{error}; delete the file; results then lack the speed") from error
     return parsed

@@ -1,12 +1,12 @@
 """The score table on disk: rows appended per process, resumed after a crash, merged at the end.
 
 `scores/rank-<r>.csv` holds the rows that process r has finished, in any order. A run that is
-started again adds `rank-<r>.2.csv` and so on: no two processes ever write to one file, even where
-an old one is not quite dead. `scores.csv` is the merge, sorted by set and index. Columns:
+started again adds `rank-<r>.2.csv` and so on: two processes never write to one file, even if an
+earlier one is still alive. `scores.csv` is the merge, sorted by set and index. Columns:
 `dataset, index, path, label, prediction, probability`, one per score,
-`stop_step, network_passes, error`. Text is always quoted (see `score_table/cells.py`), floats are
-written by `repr` and so come back bitwise equal. The tables of processes have one more column,
-`seal`, by which an edited row, or one of another run, is recognized.
+`stop_step, network_passes, error`. Text is always quoted (see `score_table/cells.py`); floats are
+written by `repr`, which restores every bit. The tables of processes have one more column, `seal`,
+which reveals rows that were edited or belong to another run.
 
 A process may die at any byte: a torn last row is never read, so its image is scored again.
 """
@@ -37,9 +37,9 @@ from diffguard.storage.files import refuse_links, write_error
 class ScoreWriter:
     """Append rows to a new table of one process.
 
-    The table is made with the first rows, which are sealed with the folder's manifest; it is there
-    by then. Each call of `write` is one write to the file and a flush
-    to the disk, so even a lost machine loses at most the chunk being written.
+    The table is created with the first rows, which are sealed with the folder's manifest. Each call
+    of `write` is one write to the file and a flush to the disk, so even a crash of the machine
+    loses at most the chunk that is being written.
 
     Args:
         folder: The evaluation folder.
@@ -74,11 +74,11 @@ class ScoreWriter:
         data = b"".join(seal(encode_rows([row]), self._key) for row in fields)
         start = os.fstat(file.fileno()).st_size
         if not start:
-            # The header travels with the first rows, so that no file has half of it and no more.
+            # Written together with the first rows, so that no file ends within the header.
             data = self._header + data
         try:
             rest = memoryview(data)
-            while rest:  # a full disk accepts a part first and refuses the rest
+            while rest:  # a full disk may accept a part before it refuses the rest
                 rest = rest[file.write(rest) :]
             os.fsync(file.fileno())
         except OSError as error:
@@ -100,7 +100,7 @@ class ScoreWriter:
             try:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 file = io.FileIO(path, "xb")
-            except FileExistsError:  # an earlier session's, or one that is not quite dead
+            except FileExistsError:  # an earlier session's, which may still be alive
                 session += 1
                 path = self._folder / f"rank-{self._rank}.{session}.csv"
             except OSError as error:
@@ -130,7 +130,7 @@ class ScoreWriter:
                 if value is None or not math.isfinite(value):
                     raise UserError(
                         f"{name} of {row.dataset} image {row.index} ({row.path}) is {value}, "
-                        "expected a finite number: look at the network or the image that made it"
+                        "expected a finite number: check the network and the image"
                     )
             values = [float(value) for value in named.values() if value is not None]
         head = [row.dataset, row.index, row.path, row.label, row.prediction]
@@ -138,10 +138,10 @@ class ScoreWriter:
 
 
 def read_done(folder: Path) -> set[tuple[str, int]]:
-    """The images that need no further work: (dataset, index) of every complete row with scores.
+    """Read which images are scored: (dataset, index) of every complete row with scores.
 
-    All tables count, whatever the number of processes that wrote them. A row with an error does
-    not: a run that is started again tries to read its image once more.
+    The tables of all processes and sessions count. A row with an error does not, so a run that is
+    started again tries to read its image once more.
 
     Args:
         folder: The evaluation folder.
@@ -150,7 +150,8 @@ def read_done(folder: Path) -> set[tuple[str, int]]:
         The finished (dataset, index) pairs; empty if there is no table yet.
 
     Raises:
-        UserError: If a row is damaged in a way that a crash does not explain, or another run's.
+        UserError: If a row belongs to another run, or is damaged in a way that a crash does not
+            explain.
     """
     done: set[tuple[str, int]] = set()
     run = run_key(folder)

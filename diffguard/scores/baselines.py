@@ -1,6 +1,6 @@
-"""Post-hoc detectors that read the classifier alone (pytorch-ood), beside DiffGuard's own score.
+"""Post-hoc detectors of pytorch-ood, which read only the classifier's outputs.
 
-All give higher = more OOD.
+All scores are higher = more OOD.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ from diffguard.scores.mahalanobis import Mahalanobis, RelativeMahalanobis
 LOGIT_BASELINES = ("msp", "mls", "energy", "entropy", "gen")
 FEATURE_BASELINES = ("knn", "vim", "mahalanobis", "rmd", "she", "nnguide")
 
-# Those that compute with the weights of the classifier's last layer.
+# Baselines that use the weights of the classifier's last layer.
 HEAD_BASELINES = ("vim", "she", "nnguide")
-# Those that are fitted class by class.
+# Baselines that are fitted class by class.
 CLASS_BASELINES = ("mahalanobis", "rmd", "she")
 
-# Kernels take the elements of a tensor 32 at a time, and the rest by functions that round
-# otherwise: with so many rows none is left, for any number of classes.
+# Kernels process 32 elements at a time and round the remaining ones differently. With a multiple of
+# 32 rows nothing remains, for any number of classes.
 _ROWS = 32
 
 
 @dataclass
 class Reference:
-    """What the feature baselines are fitted on: ID training images seen by the classifier.
+    """The classifier's features of ID training images, on which feature baselines are fitted.
 
     Attributes:
         features: `(N, D)` float32.
@@ -52,12 +52,12 @@ class Baselines:
         names: Which ones, of `LOGIT_BASELINES` and `FEATURE_BASELINES`.
         reference: ID training features; needed by the feature baselines.
         head: The classifier's last linear layer; needed by ViM, SHE and NNGuide.
-        knn_k: Neighbours of KNN (Sun et al., 2022).
+        knn_k: Neighbors of KNN (Sun et al., 2022).
         vim_dim: Principal dimensions of ViM (Wang et al., 2022), below D; None takes half of D.
 
     Raises:
-        UserError: For an unknown name, if what a baseline needs is missing, and for reference
-            images that it cannot be fitted on.
+        UserError: If a name is unknown, an argument that a baseline needs is missing, or a baseline
+            cannot be fitted on the reference images.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class Baselines:
         self.names = list(names)
         self._logits: dict[str, Any] = {}
         self._features: dict[str, Any] = {}
-        # The library takes seconds to import, which `--help` need not wait for.
+        # Importing the library takes seconds, for which `--help` should not wait.
         from pytorch_ood import detector as ood
 
         makers: dict[str, Callable[[], Any]] = {
@@ -86,12 +86,12 @@ class Baselines:
         for name in self.names:
             if name in LOGIT_BASELINES:
                 self._logits[name] = makers[name]()
-        wanted = [name for name in self.names if name in FEATURE_BASELINES]
-        if not wanted:
+        fitted = [name for name in self.names if name in FEATURE_BASELINES]
+        if not fitted:
             return
         if reference is None:
             raise UserError(
-                f"baseline {wanted[0]} is fitted on ID training images, but there are none: "
+                f"baseline {fitted[0]} is fitted on ID training images, but there are none: "
                 "name them in data.id.train, or leave it out of detector.baselines"
             )
         features, labels = reference.features.float().cpu(), reference.labels.cpu()
@@ -103,7 +103,7 @@ class Baselines:
         head = None if head is None else _cpu_copy(head)
         check_head_baselines(self.names, head, vim_dim)
         check_classes(self.names, labels, [str(k) for k in range(int(labels.max()) + 1)])
-        for name in wanted:
+        for name in fitted:
             if name == "knn":
                 check_neighbors(knn_k, len(features))
             self._features[name] = _fitted(name, ood, features, labels, head, knn_k, vim_dim)
@@ -133,7 +133,7 @@ class Baselines:
         detector = self._features[name]
         if name != "knn":
             return detector.predict_features(features)
-        # scikit-learn takes all cores unless it is limited to torch's threads.
+        # Without a limit, scikit-learn uses all cores instead of torch's number of threads.
         detector.knn.n_jobs = threads = torch.get_num_threads()
         with _thread_pools().limit(limits=threads, user_api="openmp"):
             return detector.predict_features(features)
@@ -143,19 +143,21 @@ def check_names(names: Sequence[str]) -> None:
     """Refuse an unknown baseline.
 
     Raises:
-        UserError: Naming it and the known ones.
+        UserError: If there is one; names it and the available ones.
     """
-    known = (*LOGIT_BASELINES, *FEATURE_BASELINES)
+    baselines = (*LOGIT_BASELINES, *FEATURE_BASELINES)
     for name in names:
-        if name not in known:
-            raise UserError(f"baseline {name!r} is not known, expected one of {', '.join(known)}")
+        if name not in baselines:
+            raise UserError(
+                f"baseline {name!r} is not known, expected one of {', '.join(baselines)}"
+            )
 
 
 def check_head_baselines(names: Sequence[str], head: nn.Linear | None, vim_dim: int | None) -> None:
-    """Refuse baselines that need another last layer than the classifier has.
+    """Refuse baselines that do not fit the classifier's last layer.
 
     Raises:
-        UserError: Naming the baseline or the setting.
+        UserError: If there are any; names the baseline or the setting.
     """
     for name in names:
         if name in HEAD_BASELINES and head is None:
@@ -212,7 +214,7 @@ def check_neighbors(knn_k: int, images: int) -> None:
 
 @cache
 def _thread_pools() -> ThreadpoolController:
-    """The pools of the libraries that are loaded, scikit-learn among them."""
+    """The thread pools of all loaded libraries, including scikit-learn's."""
     return ThreadpoolController()
 
 

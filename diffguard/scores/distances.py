@@ -1,8 +1,8 @@
-"""Distances by name: how different are two images? Higher = more different.
+"""Distances between images by name; higher = more different.
 
-Image distances take `(N, C, H, W)` in [0, 1], grey or RGB. Distances of the protected classifier
-take its logits or features, which the caller computes once for all distances and hands over in
-`Views`. Results are `(N,)`, float32, or float64 for float64 input; no row depends on another row.
+Image distances take `(N, C, H, W)` in [0, 1], gray or RGB. Distances of the protected classifier
+take its logits or features, which the caller computes once for all distances and passes in `Views`.
+Results are `(N,)`, float32, or float64 for float64 input; rows do not depend on each other.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ from diffguard.scores.perceptual_weights import Weights
 
 @dataclass(frozen=True)
 class Views:
-    """One batch of images, as the distances see it.
+    """A batch of images with the classifier's outputs that distances compare.
 
     Attributes:
         images: `(N, C, H, W)` in [0, 1].
         logits: `(N, K)` of the protected classifier, if a distance needs them.
-        features: `(N, D)` of its penultimate layer, likewise.
+        features: `(N, D)` of its penultimate layer, if a distance needs them.
         layers: Outputs of named layers, pooled by `pool_features` or not.
     """
 
@@ -61,7 +61,7 @@ class DistanceSpec:
 
     Attributes:
         needs: The field of `Views` that is compared ("features" becomes "layer" with `@layer`).
-        function: The comparison, or the constructor of the module that makes it.
+        function: The comparison, or the constructor of a module that computes it.
         perceptual: Whether `function` constructs a module on an ImageNet network.
         perfect: Quality of equal images, so that `perfect - distance` is the usual quality.
         smallest: Side in pixels of the smallest images that are compared.
@@ -93,11 +93,11 @@ DISTANCES: dict[str, DistanceSpec] = {
 
 
 class Distance(nn.Module):
-    """A named distance; made by `build_distance`, holds a network only if the name needs one.
+    """A named distance, made by `build_distance`; it has a network only if the name needs one.
 
     Attributes:
-        name: As the user wrote it, such as "dists" or "feature_cosine@layer2.1".
-        needs: What of `Views` it compares: "images", "logits", "features" or "layer".
+        name: Its name in full, such as "dists" or "feature_cosine@layer2.1".
+        needs: The field of `Views` that it compares: "images", "logits", "features" or "layer".
         layer: The key in `Views.layers`, if `needs` is "layer".
     """
 
@@ -119,8 +119,8 @@ class Distance(nn.Module):
         """Distance `(N,)` of two tensors of the kind that `needs` names.
 
         Raises:
-            UserError: If the shapes differ, or are not those of images for a distance of images,
-                or the images are too small for this distance.
+            UserError: If the shapes differ, a distance of images gets something else, or the images
+                are too small.
         """
         if a.shape != b.shape:
             raise UserError(
@@ -132,21 +132,22 @@ class Distance(nn.Module):
                 f"{self.name} compares images (N, C, H, W) with C = 1 or 3, got {tuple(a.shape)}"
             )
         dtype = torch.promote_types(torch.promote_types(a.dtype, b.dtype), torch.float32)
-        # Small differences of large numbers do not survive half precision.
+        # Half precision would lose small differences of large numbers.
         with torch.autocast(a.device.type, enabled=False):
             return self.function(a.to(dtype), b.to(dtype)).to(dtype)
 
     def quality(self, a: Views, b: Views) -> Tensor:
         """The comparison as a quality `(N,)`, higher = more alike.
 
-        PSNR in dB (at most 100), SSIM, MS-SSIM, 1 - DISTS, the cosine; minus the distance else.
+        This is PSNR in dB (at most 100), SSIM, MS-SSIM, 1 - DISTS or the cosine, and minus the
+        distance for the others.
         """
         return self.perfect - self(a, b)
 
     def _select(self, view: Views) -> Tensor:
         if self.needs == "layer":
-            found = view.layers.get(str(self.layer))
-            value = None if found is None else pool_features(found)
+            output = view.layers.get(str(self.layer))
+            value = None if output is None else pool_features(output)
         else:
             value = getattr(view, self.needs)
         if value is None:
@@ -156,10 +157,10 @@ class Distance(nn.Module):
 
 
 def find_distance(name: str) -> tuple[DistanceSpec, str | None]:
-    """What a name means, without building anything.
+    """Look a distance up by its name, without building anything.
 
     Returns:
-        The entry of `DISTANCES`, and the layer that the name asks for.
+        The entry of `DISTANCES`, and the layer in the name, if there is one.
 
     Raises:
         UserError: For an unknown name.
@@ -185,13 +186,13 @@ def find_distance(name: str) -> tuple[DistanceSpec, str | None]:
 
 
 def build_distance(name: str, *, weights: Weights = None, download: bool = False) -> Distance:
-    """Build one distance by name; no other distance's network is touched.
+    """Build a distance by name.
 
     Args:
         name: A key of `DISTANCES`; `feature_l2` and `feature_cosine` also take a layer of the
             classifier, as in `feature_cosine@layer2.1`.
         weights: For `lpips`, `lpips_alex` and `dists`: see `perceptual_weights.load_features`.
-        download: Fetch these weights when torchvision's cache does not hold them.
+        download: Fetch these weights if torchvision's cache lacks them.
 
     Raises:
         UserError: For an unknown name, or missing weights.

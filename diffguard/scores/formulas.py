@@ -1,8 +1,7 @@
-"""The formulas behind `similarity.py`: plain functions `(N, …) x 2 -> (N,)`.
+"""The formulas behind `distances.py`: plain functions `(N, …) x 2 -> (N,)`.
 
 All but `psnr` are distances: higher = more different. Image functions take `(N, C, H, W)` in
-[0, 1], grey or RGB; values outside are compared as they are, nothing is clamped. No row depends on
-another row.
+[0, 1], gray or RGB; values outside are not clamped. Rows do not depend on each other.
 """
 
 from __future__ import annotations
@@ -15,13 +14,13 @@ from diffguard.errors import UserError
 from diffguard.images import convert_channels
 
 PSNR_CAP = 100.0
-"""PSNR in dB that the distance gives to equal images, and to all that are closer than that."""
+"""Largest PSNR in dB; the distance of equal images is minus this value."""
 
 SSIM_SMALLEST = 3
-"""Smallest side for `ssim` and `ssim_reflect`: that of the smallest window."""
+"""Smallest side for `ssim` and `ssim_reflect`: the side of the smallest window."""
 
 MS_SSIM_SMALLEST = 176
-"""Smallest side for `ms_ssim`: torchmetrics wants side // 16 > 10, so that its window fits."""
+"""Smallest side for `ms_ssim`: torchmetrics requires side // 16 > 10, so that its window fits."""
 
 
 def l1(a: Tensor, b: Tensor) -> Tensor:
@@ -37,7 +36,7 @@ def l2(a: Tensor, b: Tensor) -> Tensor:
 def psnr(a: Tensor, b: Tensor, *, peak: float = 1.0) -> Tensor:
     """Peak signal-to-noise ratio in dB, a quality: higher = more alike, infinite if equal.
 
-    `20 log10(peak / sqrt(mean (a - b)²))`, the mean over all pixels and channels of an image.
+    It is `20 log10(peak / sqrt(mean (a - b)²))`, with the mean over all pixels and channels.
 
     Args:
         a: Images `(N, C, H, W)` of any range.
@@ -59,8 +58,8 @@ def psnr_distance(a: Tensor, b: Tensor) -> Tensor:
 def ssim(a: Tensor, b: Tensor) -> Tensor:
     """1 - SSIM as published (Wang et al. 2004), in [0, 2].
 
-    The mean over all windows that lie inside the image: Gaussian, 11 px, σ = 1.5. Images of less
-    than 11 px get the largest odd window that fits, with σ in proportion.
+    It is the mean over all Gaussian windows of 11 px with σ = 1.5 that lie inside the image. For
+    images below 11 px, the window is the largest odd one that fits, with σ in proportion.
 
     Raises:
         UserError: For images smaller than 3 px.
@@ -109,7 +108,7 @@ def _ssim_map(a: Tensor, b: Tensor) -> tuple[Tensor, int]:
 def ms_ssim(a: Tensor, b: Tensor) -> Tensor:
     """1 - MS-SSIM (Wang et al. 2003) over five scales, in [0, 1].
 
-    It is torchmetrics', which mirrors the borders as `ssim_reflect` does.
+    This is torchmetrics' version, which mirrors the borders like `ssim_reflect`.
 
     Raises:
         UserError: For images smaller than 176 px.
@@ -145,7 +144,7 @@ def gmsd(a: Tensor, b: Tensor) -> Tensor:
 
 
 def dists_statistics(a: Tensor, b: Tensor, c: float = 1e-6) -> Tensor:
-    """The DISTS formula on the pixels alone, texture and structure weighted alike: no network.
+    """The DISTS formula on pixels, without a network; texture and structure weigh the same.
 
     `1 - mean_channels[½ (2 m_a m_b + c)/(m_a² + m_b² + c) + ½ (2 c_ab + c)/(v_a + v_b + c)]` with
     spatial means m, biased variances v and covariance c_ab of each channel.
@@ -162,7 +161,7 @@ def logits_l1(a: Tensor, b: Tensor) -> Tensor:
 def feature_cosine(a: Tensor, b: Tensor) -> Tensor:
     """1 - cosine of features `(N, K)`, in [0, 2]; a zero vector counts as equal to another.
 
-    Taken as half the squared distance of the unit vectors, which keeps its digits near 0.
+    It is computed as half the squared distance of the unit vectors, which stays accurate near 0.
     """
     return 0.5 * (F.normalize(a, dim=1) - F.normalize(b, dim=1)).square().sum(1)
 
@@ -190,7 +189,7 @@ def texture_structure(
 
     With per-channel spatial means m, biased variances v and covariance c_ab it is
     `Σ_channels α (1 - (2 m_a m_b + c)/(m_a² + m_b² + c)) + β (1 - (2 c_ab + c)/(v_a + v_b + c))`,
-    written with `1 - …` worked out, so that it is exactly 0 for equal maps and never negative.
+    with `1 - …` simplified, so that it is exactly 0 for equal maps and never negative.
 
     Args:
         a: Feature maps `(N, C, H, W)`, any range.

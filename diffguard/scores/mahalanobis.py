@@ -11,14 +11,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-# Keeps S invertible where a feature never varies; pytorch-ood's value.
+# Keeps S invertible if a feature never varies; pytorch-ood's value.
 _RIDGE = 1e-6
 # The smallest ridge with which the factorization in float64 succeeds, as a share of the trace.
 _SMALLEST_SHARE = 1e-12
 
 
 class SharedGaussians:
-    """Gaussians with means of their own and one covariance, fitted in float64.
+    """Gaussians with separate means and one shared covariance, fitted in float64.
 
     Args:
         features: `(N, D)`.
@@ -43,7 +43,7 @@ class SharedGaussians:
     def squared_distances(self, features: Tensor) -> Tensor:
         """Squared distances of features `(B, D)` to the means, `(B, G)` float64."""
         whitened = features.double() @ self._whiten
-        # Without products of matrices, a distance does not depend on its place in the batch.
+        # Matrix products would make a distance depend on its place in the batch.
         return torch.cdist(
             whitened, self._means, compute_mode="donot_use_mm_for_euclid_dist"
         ).square()
@@ -66,7 +66,7 @@ class Mahalanobis:
 
 
 class RelativeMahalanobis:
-    """Squared distance to the nearest class, less that to all features (Ren et al., 2021).
+    """Squared distance to the nearest class minus that to the overall mean (Ren et al., 2021).
 
     Args:
         features: `(N, D)` of ID training images.

@@ -21,19 +21,19 @@ from diffguard.images import convert_channels
 from diffguard.scores.formulas import texture_structure
 from diffguard.scores.perceptual_weights import TAPS, Net, Weights, load_features, shipped
 
-# The smallest image of which every pooling still leaves a pixel.
+# The smallest image that still has a pixel after all poolings.
 _SMALLEST = {"vgg16": 16, "alexnet": 31}
 
 
 class LPIPS(nn.Module):
     """Learned perceptual image patch similarity, a distance: 0 for equal images.
 
-    Images are compared at the size they have; nothing is resized.
+    Images are compared at their own size; nothing is resized.
 
     Args:
         weights: Weights of the ImageNet network, see `perceptual_weights.load_features`.
         net: "vgg16" (smallest image 16 px) or "alexnet" (31 px).
-        download: Fetch torchvision's weights when they are not in its cache.
+        download: Fetch torchvision's weights if they are not in its cache.
 
     Raises:
         UserError: If the weights are missing or do not fit.
@@ -63,7 +63,7 @@ class LPIPS(nn.Module):
         """Unit-length feature maps of images `(N, 1 or 3, H, W)` in [0, 1], one per stage.
 
         Raises:
-            UserError: For images that the network is too deep for.
+            UserError: If the images are too small for the network.
         """
         smallest = _SMALLEST[self.net]
         if min(images.shape[-2:]) < smallest:
@@ -93,11 +93,11 @@ class DISTS(nn.Module):
     """Deep image structure and texture similarity, as a distance: 0 for equal images.
 
     The network is VGG-16 with its max pooling replaced by L2 pooling, so that any size works.
-    Images are compared at the size they have; nothing is resized (the authors trained at 256 px).
+    Images are compared at their own size; nothing is resized (the authors trained at 256 px).
 
     Args:
         weights: Weights of VGG-16, see `perceptual_weights.load_features`.
-        download: Fetch torchvision's weights when they are not in its cache.
+        download: Fetch torchvision's weights if they are not in its cache.
 
     Raises:
         UserError: If the weights are missing or do not fit.

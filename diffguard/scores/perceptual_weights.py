@@ -27,14 +27,14 @@ _CHECKPOINTS: dict[Net, str] = {
 
 
 def load_features(net: Net, weights: Weights = None, *, download: bool = False) -> nn.Sequential:
-    """Build the convolutional part of an ImageNet network, frozen, with given weights.
+    """Build the frozen convolutional part of an ImageNet network.
 
     Args:
         net: "vgg16" or "alexnet".
         weights: A file (state dict, `.safetensors` or `.pth`), a folder that holds the file under
             torchvision's name, or a state dict; keys `features.N.weight` or `N.weight`. None looks
             in torchvision's cache.
-        download: With `weights=None`, fetch the file when the cache does not hold it.
+        download: With `weights=None`, fetch the file if the cache lacks it.
 
     Returns:
         The layers up to the last ReLU, float32, without gradients.
@@ -42,30 +42,30 @@ def load_features(net: Net, weights: Weights = None, *, download: bool = False) 
     Raises:
         UserError: If there are no weights, or they cannot be read or do not fit.
     """
-    # torchvision and torchmetrics take seconds to import, and few detectors need them here.
+    # Importing torchvision takes seconds, and few detectors need it here.
     from torchvision import models
 
-    with torch.device("meta"):  # no memory and no random numbers for weights that get replaced
+    with torch.device("meta"):  # weights that are replaced need no memory and no random numbers
         layers = getattr(models, net)(weights=None).features[: TAPS[net][-1] + 1]
-    given = weights if isinstance(weights, Mapping) else _read(net, weights, download)
-    full = {k.removeprefix("features."): v for k, v in given.items() if k.startswith("features.")}
-    state = full or given
+    source = weights if isinstance(weights, Mapping) else _read(net, weights, download)
+    full = {k.removeprefix("features."): v for k, v in source.items() if k.startswith("features.")}
+    state = full or source
     for key, expected in layers.state_dict().items():
-        found = tuple(state[key].shape) if key in state else "nothing"
-        if found != tuple(expected.shape):
-            source = "of the given state dict" if isinstance(weights, Mapping) else weights
+        shape = tuple(state[key].shape) if key in state else "nothing"
+        if shape != tuple(expected.shape):
+            place = "of the given state dict" if isinstance(weights, Mapping) else weights
             raise UserError(
-                f"perceptual weights {source or 'in the torchvision cache'} do not fit {net}: "
-                f"'features.{key}' should have shape {tuple(expected.shape)}, got {found}; "
+                f"perceptual weights {place or 'in the torchvision cache'} do not fit {net}: "
+                f"'features.{key}' should have shape {tuple(expected.shape)}, got {shape}; "
                 f"give torchvision's {net} state dict"
             )
-    kept = {key: state[key].detach().float() for key in layers.state_dict()}
-    layers.load_state_dict(kept, assign=True)
+    values = {key: state[key].detach().float() for key in layers.state_dict()}
+    layers.load_state_dict(values, assign=True)
     return layers.requires_grad_(False).eval()
 
 
 def _read(net: Net, weights: str | Path | None, download: bool) -> Mapping[str, Tensor]:
-    """Read the state dict from where `load_features` says."""
+    """Read the state dict from a file, a folder or torchvision's cache; see `load_features`."""
     from torchvision.models import get_weight
 
     url = get_weight(_CHECKPOINTS[net]).url
@@ -96,7 +96,7 @@ def _fetch(url: str) -> Mapping[str, Tensor]:
 
 
 def shipped(name: str) -> dict[str, Tensor]:
-    """The learned weights that torchmetrics carries for LPIPS and DISTS."""
+    """The learned weights of LPIPS and DISTS that ship with torchmetrics."""
     import torchmetrics
 
     path = Path(torchmetrics.__file__).parent / "functional" / "image" / name

@@ -150,7 +150,7 @@ def relabelled(row, column, value):
     ],
 )
 def test_runs_of_other_data_are_refused(folders, changes, said):
-    with pytest.raises(UserError, match="no run of the same data") as caught:
+    with pytest.raises(UserError, match="scored different data") as caught:
         join_runs([make_run(folders[0]), make_run(folders[1], **changes)])
     assert said in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -167,7 +167,7 @@ def test_files_of_the_same_path_must_be_the_same_where_both_were_scored(folders)
     joined = join_runs([first, make_run(folders[1], contents=repaired[order], **other)])
     assert joined.table.dataset_names == table.dataset_names
     replaced = np.where(numbers == 5, -1, numbers)
-    with pytest.raises(UserError, match="digits image 5 is one file in the latter, another of"):
+    with pytest.raises(UserError, match="digits image 5 is one file in the latter, another"):
         join_runs([first, make_run(folders[1], contents=replaced[order], **other)])
 
 
@@ -205,7 +205,7 @@ def test_fusion_is_the_mean_of_negative_log_p_values(folders):
         ({"x": ["msp"]}, "two or more different scores"),
         ({"x": ["msp", "msp"]}, "two or more different scores"),
         ({"x": ["msp", "odin"]}, "no score 'odin' to fuse: expected one of msp"),
-        ({"x": ["msp", "diffguard/l2"]}, "which fusion normalises 'diffguard/l2' by, are missing"),
+        ({"x": ["msp", "diffguard/l2"]}, "fusion normalizes 'diffguard/l2' by its scores"),
         ({"l2": ["msp", "fusion"]}, "there is a score 'fusion/l2' already"),
     ],
 )

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from diffguard.errors import UserError
-from diffguard.report.scored_run import keep_run, read_run
+from diffguard.report.scored_run import read_run, write_run
 from diffguard.score_table.merge import merge
 from tests.helpers.table_rows import NAMES, ROWS, write
 
@@ -24,7 +24,7 @@ def folder(tmp_path):
 
 def test_a_saved_run_is_read_back_bitwise(folder):
     scores = {name: torch.randn(9).double() for name in NAMES}
-    keep_run(folder, scores, {"device": "cpu", "config": {"a": [1, 2]}}, {"gone": "no folder"})
+    write_run(folder, scores, {"device": "cpu", "config": {"a": [1, 2]}}, {"gone": "no folder"})
     line = {"session": "x", "rank": 0, "images": 11, "seconds": 2.0, "fill": 0.5}
     (folder / "timing.jsonl").write_text(json.dumps(line) + "\n")
     run = read_run(folder)
@@ -46,10 +46,10 @@ def test_a_folder_with_no_more_than_tables_will_do(folder):
 
 
 def test_a_folder_without_an_evaluation_is_refused(tmp_path):
-    with pytest.raises(UserError, match="is no evaluation of ID and OOD sets"):
+    with pytest.raises(UserError, match="is not an evaluation of ID and OOD sets"):
         read_run(tmp_path / "nowhere")
     (tmp_path / "manifest.json").write_text(json.dumps({"seed": 3, "sets": {}, "images": "x"}))
-    with pytest.raises(UserError, match="is no evaluation of ID and OOD sets"):
+    with pytest.raises(UserError, match="is not an evaluation of ID and OOD sets"):
         read_run(tmp_path)
 
 

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from diffguard.errors import UserError
-from diffguard.report.scored_run import keep_run, read_run
-from diffguard.score_table.contents import keep_contents, read_contents
+from diffguard.report.scored_run import write_run, read_run
+from diffguard.score_table.contents import write_contents, read_contents
 from diffguard.score_table.manifest import FORMAT, open_manifest
 from diffguard.score_table.merge import merge
 from diffguard.score_table.writer import read_done
@@ -27,11 +27,11 @@ def folder(tmp_path):
     """A whole evaluation folder, as a run leaves it."""
     out = tmp_path / "out"
     open_manifest(out, MANIFEST)
-    keep_contents(out, np.arange(11))
+    write_contents(out, np.arange(11))
     write(out, 0, ROWS)
     merge(out)
     scores = {name: torch.arange(9).double() / 3 for name in NAMES}
-    keep_run(out, scores, {"device": "cpu"}, {})
+    write_run(out, scores, {"device": "cpu"}, {})
     (out / "timing.jsonl").write_text(timing_line("a") + "\n")
     return out
 

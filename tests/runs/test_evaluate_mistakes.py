@@ -11,7 +11,7 @@ from tests.helpers.commands import start
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--scores", "nowhere"], "nowhere is no evaluation"),
+        (["--scores", "nowhere"], "nowhere is not an evaluation"),
         (["--scores", "a", "b"], "--output is missing"),
         (["--scores"], "--scores: expected at least one argument"),
         (["--scores", "a", "--ckpt", "b"], "leave --ckpt away"),

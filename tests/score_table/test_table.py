@@ -58,7 +58,11 @@ def edit(path, old, new):
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ('"probability"', '"confidence"', "is no score table: expected the columns dataset, index"),
+        (
+            '"probability"',
+            '"confidence"',
+            "not a score table: expected the columns dataset",
+        ),
         (',"letters/1.png",', ",", "is damaged before line"),
         (repr(ROWS[1].scores["msp"]), "much", "is damaged before line 4 .*much"),
         (repr(ROWS[1].scores["msp"]), "nan", r"msp of digits image 1 \(digits/1.png\) is nan"),
@@ -74,5 +78,5 @@ def test_a_missing_or_empty_file_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"cannot read .*scores.csv \(No such file"):
         ScoreTable.read(tmp_path / "scores.csv")
     (tmp_path / "scores.csv").write_text("")
-    with pytest.raises(UserError, match="is no score table"):
+    with pytest.raises(UserError, match="is not a score table"):
         ScoreTable.read(tmp_path / "scores.csv")
