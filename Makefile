@@ -2,8 +2,9 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 RUN    ?= runs/demo
+OLDEST ?= .venv-oldest
 
-.PHONY: demo test lint format clean
+.PHONY: demo test test-oldest lint format clean
 
 # One stamp per extra: what pip has installed stays installed until pyproject.toml changes.
 $(VENV)/.%: pyproject.toml
@@ -23,6 +24,14 @@ demo: $(VENV)/.demo
 test: lint
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
+# The lowest versions that pyproject.toml declares. uv resolves them; pip cannot.
+test-oldest:
+	test -x $(OLDEST)/bin/python || $(PYTHON) -m venv $(OLDEST)
+	$(OLDEST)/bin/python -m pip install --quiet uv
+	$(OLDEST)/bin/uv pip install --quiet --python $(OLDEST)/bin/python \
+	  --resolution lowest-direct --editable ".[test]"
+	$(OLDEST)/bin/python -m pytest -n 2 --dist loadfile
+
 lint: $(VENV)/.test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -33,4 +42,4 @@ format: $(VENV)/.test
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(OLDEST) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache
