@@ -194,10 +194,11 @@ class ScoringFolder:
             which, position = self._stream.select[changed[0]].tolist()
             images = self._stream.sets[which]
             item = images.describe(position)
+            others = f", and so have {len(changed) - 1:,} others" if len(changed) > 1 else ""
             raise UserError(
                 f"{item['path'] or 'image ' + str(item['index'])} of the set {images.name} has "
-                f"changed since it was scored ({len(changed)} images in all): restore it to "
-                f"continue the run in {self.path}, or name another folder with --output"
+                f"changed since it was scored{others}: {self.path} holds the scores of the old "
+                "image; restore it to resume there, or name another folder with --output"
             )
         return scored
 

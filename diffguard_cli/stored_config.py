@@ -45,6 +45,8 @@ def stored_config(content: Mapping[str, Any], path: str) -> dict[str, Any]:
     validated_plain(TrainerConfig, trainer, f"{path}: config.trainer")
     data = {**_detector_data(content), **_given(data)}
     trainer = {key: value for key, value in trainer.items() if key in _OF_TRAINER}
+    if config["trainer"].get("devices") == 1:
+        trainer["devices"] = 1
     if trainer.get("accelerator") not in _ACCELERATORS:
         trainer.pop("accelerator", None)
     cores = os.cpu_count() or 1

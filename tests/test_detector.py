@@ -270,6 +270,8 @@ def test_a_score_that_is_not_finite_names_the_image(images):
         ({"early_stop": EarlyStopSettings({"feature_l2@nope": 0.5})}, "has no layer 'nope'"),
         ({"sampler": SamplerSettings(steps=0)}, "sampler.steps must be at least 1"),
         ({"sampler": SamplerSettings(300, "stride")}, "detector.sampler: no integer stride gives"),
+        ({"fused": ["knn", "knn"]}, "detector.fused names knn more than once: name it once"),
+        ({"distance": ["l2", "l2"]}, "detector.distance names l2 more than once"),
         ({"combine": "tandem"}, "tandem needs two or more in detector.distance, got logits_l1"),
         ({"decision": "vim"}, "there is no score 'vim', expected one of diffguard, diffguard/"),
         ({"accept": 1.0}, "accept must lie between 0 and 1"),

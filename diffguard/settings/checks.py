@@ -37,6 +37,7 @@ def check_settings(settings: DetectorSettings, image_size: int) -> None:
         UserError: Naming the setting.
     """
     _check_choices(settings)
+    _check_repeated(settings)
     _check_finite("detector", to_dict(settings))
     if isinstance(image_size, bool) or not isinstance(image_size, int) or image_size < 1:
         raise UserError(f"image_size must be a whole number of at least 1, got {image_size!r}")
@@ -82,6 +83,15 @@ def _check_choices(settings: DetectorSettings) -> None:
         if value not in get_args(allowed):
             expected = " or ".join(get_args(allowed))
             raise UserError(f"detector.{name} must be {expected}, got {value!r}")
+
+
+def _check_repeated(settings: DetectorSettings) -> None:
+    """A name that is given twice would have twice the weight."""
+    for key in ("distances", "unguided", "distance", "baselines", "fused"):
+        names = getattr(settings, key)
+        for name in names:
+            if names.count(name) > 1:
+                raise UserError(f"detector.{key} names {name} more than once: name it once")
 
 
 def _check_finite(section: str, values: Mapping[Any, Any]) -> None:
@@ -136,6 +146,8 @@ def _check_distances(settings: DetectorSettings, image_size: int) -> None:
         find_distance(name.removeprefix("unguided/"))
     known = [*settings.distances, *(f"unguided/{name}" for name in settings.unguided)]
     absent = [name for name in settings.distance if name not in known]
+    if not known:
+        raise UserError("detector.distances and detector.unguided name no distance: name one")
     if absent or not settings.distance:
         raise UserError(
             f"detector.distance names {', '.join(absent) or 'nothing'}, which is not computed: "

@@ -88,6 +88,13 @@ def test_a_checkpoint_says_nothing_about_processes_and_downloads(run_folder, cap
     assert "trainer.threads is 1,000, more than the" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(("devices", "expected"), [(1, 1), (2, None), ("auto", None)])
+def test_a_detector_of_one_device_is_evaluated_on_one(run_folder, devices, expected):
+    content = read_checkpoint(run_folder / "detector.ckpt")
+    content["config"]["trainer"]["devices"] = devices
+    assert stored_config(content, "it")["trainer"].get("devices") == expected
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [

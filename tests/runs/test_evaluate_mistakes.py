@@ -96,6 +96,8 @@ def test_bad_checkpoints_are_refused_in_one_line(kind, said, ckpt, tmp_path):
         (["--data.channels", "3"], "data.channels 3 differ from those of the detector, 8 and 1"),
         (["--data.class_names", "[left, dots, right]"], "are in another order than the detector's"),
         (["--data.ood.far.x", "folder:test"], "'shapes' and 'x' are the same images"),
+        (["--detector.distances", "[]"], "detector.unguided name no distance: name one"),
+        (["--detector.baselines", "[msp, msp]"], "detector.baselines names msp more than once"),
         (["--detector.sampler.steps", "0"], "detector.sampler.steps must be at least 1, got 0"),
         (["--detector.guidance.scale", "-1"], "detector.guidance.scale must be at least 0"),
         (["--trainer.max_minutes", "0"], "trainer.max_minutes must be positive"),
