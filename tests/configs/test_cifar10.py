@@ -28,15 +28,16 @@ def parameters(network):
 
 def test_the_sets_are_those_of_openood():
     data = parsed().data
-    assert data.name == "cifar10"
-    lists = {"train": data.id.train, "val": data.id.validation, "test": data.id.test}
+    sets = data.sets
+    assert sets.name == "cifar10"
+    lists = {"train": sets.id.train, "val": sets.id.validation, "test": sets.id.test}
     for part, source in lists.items():
         assert source == f"imglist:benchmark_imglist/cifar10/{part}_cifar10.txt@images_classic"
-    assert list(data.ood.near) == ["cifar100", "tin"]
-    assert list(data.ood.far) == ["mnist", "svhn", "texture", "places365"]
-    for name, source in {**data.ood.near, **data.ood.far}.items():
+    assert list(sets.ood.near) == ["cifar100", "tin"]
+    assert list(sets.ood.far) == ["mnist", "svhn", "texture", "places365"]
+    for name, source in {**sets.ood.near, **sets.ood.far}.items():
         assert source == f"imglist:benchmark_imglist/cifar10/test_{name}.txt@images_classic"
-    assert list(data.ood_validation) == ["val_tin"]
+    assert list(sets.ood_validation) == ["val_tin"]
     assert data.num_classes == 10
 
 
@@ -52,7 +53,7 @@ def test_the_sets_are_those_of_openood():
 def test_overlays_change_only_their_keys(overlay, limit, near):
     data = parsed(*overlay).data
     assert data.limit == limit
-    assert data.ood.near["cifar100"].startswith(near)
+    assert data.sets.ood.near["cifar100"].startswith(near)
     assert data.in_memory
 
 
