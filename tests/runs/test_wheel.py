@@ -1,0 +1,89 @@
+"""The wheel works outside the clone, in a virtual environment that does not know the clone."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+import venv
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory):
+    """Folder of the programs of an environment with the wheel; its libraries are the present ones.
+
+    The wheel is built from the files that `.dockerignore` lets through.
+    """
+    folder = tmp_path_factory.mktemp("wheel")
+    for line in (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines():
+        source = ROOT / line[1:]
+        if line.startswith("!") and source.is_dir():
+            shutil.copytree(source, folder / "source" / line[1:])
+        elif line.startswith("!"):
+            (folder / "source").mkdir(exist_ok=True)
+            shutil.copy(source, folder / "source")
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet"]
+    build = ["wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", folder / "wheels"]
+    subprocess.run([*pip, *build, folder / "source"], check=True)
+    venv.create(folder / "env", with_pip=False)
+    programs = folder / "env" / "bin"
+    install = ["--python", programs / "python", "install", "--no-deps", "--no-index"]
+    subprocess.run([*pip, *install, *(folder / "wheels").glob("*.whl")], check=True)
+    paths = sysconfig.get_paths(vars={"base": str(folder / "env")})
+    # Python does not process the `.pth` files of a folder that it finds in one: no editable clone.
+    libraries = Path(paths["purelib"]) / "libraries.pth"
+    libraries.write_text(sysconfig.get_paths()["purelib"], encoding="utf-8")
+    return programs
+
+
+@pytest.fixture
+def run(environment, tmp_path):
+    """Run a program of the environment in an empty folder, and return what it prints."""
+
+    def run_program(name, *words):
+        result = subprocess.run(
+            [environment / name, *map(str, words)],
+            cwd=tmp_path,
+            env={"PATH": os.environ["PATH"], "HOME": str(tmp_path), "OMP_NUM_THREADS": "1"},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert result.returncode == 0, result.stderr
+        return result.stdout
+
+    return run_program
+
+
+def test_command_lists_its_subcommands(run):
+    assert "diffguard COMMAND --help" in run("diffguard", "--help")
+
+
+def test_training_starts_from_the_shipped_default(run):
+    config = yaml.safe_load(run("diffguard", "train", "--print_config"))
+    default = yaml.safe_load((ROOT / "configs" / "digits.yaml").read_text(encoding="utf-8"))
+    assert config["data"]["id"].items() >= default["data"]["id"].items()
+
+
+def test_only_the_packages_are_installed(run, environment):
+    code = """if True:
+        import json
+        from importlib.metadata import files
+        from importlib.util import find_spec
+        places = [find_spec(name).origin for name in ("diffguard", "diffguard_cli")]
+        print(json.dumps([places, [str(path) for path in files("diffguard-lightning")]]))
+    """
+    places, files = json.loads(run("python", "-c", code))
+    assert all(Path(place).is_relative_to(environment.parent) for place in places)
+    packages = ("diffguard", "lightning_modules", "datamodules", "diffguard_cli")
+    folders = {path.split("/")[0] for path in files if ".dist-info/" not in path}
+    assert folders == {*packages, ".."}  # `../../../bin/diffguard`
+    shipped = {f"diffguard_cli/configs/{path.name}" for path in (ROOT / "configs").glob("*.yaml")}
+    assert shipped | {"diffguard/py.typed", "lightning_modules/py.typed"} <= set(files)
