@@ -28,13 +28,13 @@ from torchvision.utils import make_grid
 
 from datamodules.benchmark import IDSets, OODSets, Part
 from datamodules.evaluation_stream import EvaluationStream
-from datamodules.image_set import shuffled
 from datamodules.ood import OODDataModule
 from diffguard.checkpoint.file import read_checkpoint
 from diffguard.classifiers.classifier import Classifier
 from diffguard.denoisers.sampling import draw_samples
 from diffguard.detector import Detector
 from diffguard.errors import UserError
+from diffguard.randomness import shuffled
 
 # Images per row of the sheet.
 COLUMNS = 10

@@ -15,8 +15,9 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from datamodules.image_set import MissingDataError, shuffled
+from datamodules.image_set import MissingDataError
 from diffguard.errors import missing_package
+from diffguard.randomness import shuffled
 
 SIDE = 28
 

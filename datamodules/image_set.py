@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import hashlib
-import random
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,6 +14,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from diffguard.errors import UserError
+from diffguard.randomness import shuffled
 
 
 class MissingDataError(UserError):
@@ -149,13 +149,6 @@ class TensorSet(ImageSet):
         """A hash of the pixels."""
         pixels = self._images[index].numpy().tobytes()
         return int.from_bytes(hashlib.blake2b(pixels, digest_size=8).digest()) >> 1
-
-
-def shuffled(items: Sequence[int], seed: int) -> list[int]:
-    """Shuffle distinct numbers; the order depends on the seed alone, in every Python version."""
-    rng = random.Random(seed)
-    rank = {item: rng.random() for item in items}
-    return sorted(items, key=rank.__getitem__)
 
 
 def no_labels(count: int) -> Tensor:

@@ -1,8 +1,9 @@
-"""The public class: DiffGuard around a classifier."""
+"""The public class: a detector that is calibrated, saved and loaded."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+import warnings
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,29 +11,23 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from diffguard.batching import fixed_batch_size
 from diffguard.checkpoint.build import build_parts, read_parts
 from diffguard.checkpoint.file import write_checkpoint
-from diffguard.checkpoint.parts import DetectorParts
+from diffguard.checkpoint.parts import DetectorParts, Origin
 from diffguard.classifiers.classifier import Classifier
 from diffguard.classifiers.spec import ClassifierSpec
 from diffguard.denoisers.spec import DiffusionSpec
 from diffguard.diffusion.denoiser import Denoiser
-from diffguard.engine.acceleration import accelerate, check_compiler
-from diffguard.errors import UserError
-from diffguard.inputs.working import Images, working_images
-from diffguard.methods.checks import check_unlabelled
-from diffguard.methods.diffguard import DiffGuard
-from diffguard.methods.items import Item, Scored
-from diffguard.methods.stream import ScoreStream
-from diffguard.methods.verdicts import Verdicts
-from diffguard.score_table.rows import ScoreRow
-from diffguard.scores.baselines import Baselines, Reference
+from diffguard.inputs.labeled import LabeledImages
+from diffguard.methods.fit import fit_calibration, fit_method
+from diffguard.methods.items import Item
+from diffguard.methods.scorer import Scorer, check_batch_size
+from diffguard.scores.baselines import Reference
 from diffguard.scores.calibration import Calibration
-from diffguard.settings.detector import DetectorSettings, score_names
+from diffguard.settings.detector import DetectorSettings
 
 
-class Detector(nn.Module):
+class Detector(Scorer):
     """DiffGuard around a classifier.
 
     The detector takes its networks over: they are put in evaluation mode, without gradients, and
@@ -49,6 +44,7 @@ class Detector(nn.Module):
         noisy_classifier: `(images, t) -> logits`, trained on noisy images; for
             `guidance.classifier = "noisy"`.
         seed: Seed of the randomness that belongs to each image.
+        origin: What rebuilds its networks; needed by `save`.
 
     Raises:
         UserError: If settings contradict each other or do not fit the models.
@@ -66,33 +62,20 @@ class Detector(nn.Module):
         calibration: Calibration | None = None,
         noisy_classifier: nn.Module | None = None,
         seed: int = 0,
+        origin: Origin | None = None,
     ) -> None:
-        super().__init__()
-        self.method = DiffGuard(
+        super().__init__(
             classifier,
             denoiser,
             settings,
             image_size=image_size,
             image_channels=image_channels,
+            reference=reference,
+            calibration=calibration,
             noisy_classifier=noisy_classifier,
             seed=seed,
         )
-        self.settings = settings
-        self.image_size = image_size
-        self.image_channels = image_channels
-        self.seed = seed
-        self.reference = reference
-        self.calibration = calibration
-        self.baselines = Baselines(
-            settings.baselines,
-            reference,
-            classifier.head,
-            knn_k=settings.knn_k,
-            vim_dim=settings.vim_dim,
-        )
-        network = getattr(denoiser, "network", None)
-        if isinstance(network, nn.Module):
-            accelerate(network, compile=settings.compile, channels_last=settings.channels_last)
+        self.origin = origin or Origin()
 
     @classmethod
     def from_checkpoint(
@@ -139,18 +122,37 @@ class Detector(nn.Module):
     def save(
         self,
         path: str | Path,
-        classifier_spec: ClassifierSpec,
-        diffusion_spec: DiffusionSpec,
-        config: Mapping[str, Any],
+        classifier_spec: ClassifierSpec | None = None,
+        diffusion_spec: DiffusionSpec | None = None,
+        config: Mapping[str, Any] | None = None,
         *,
         weights: Mapping[str, Any] | None = None,
     ) -> None:
-        """Write a `detector.ckpt`; see `checkpoint.file.write_checkpoint`.
+        """Write a `detector.ckpt`, from which `load` builds a detector with the same scores.
+
+        Args:
+            path: File to write; an older one is replaced at once or not at all.
+            classifier_spec: What builds the classifier again; defaults to the known spec.
+            diffusion_spec: What builds the diffusion model again; defaults to the known spec.
+            config: The config of the run, plain values only; defaults to the known config.
+            weights: See `checkpoint.file.write_checkpoint`.
 
         Raises:
-            UserError: If the detector is not calibrated, or its denoiser is not a module.
+            UserError: If the detector is not calibrated, or a network cannot be built again from a
+                spec; the line states what is missing.
         """
-        parts = DetectorParts(
+        origin = replace(
+            self.origin,
+            classifier=classifier_spec or self.origin.classifier,
+            diffusion=diffusion_spec or self.origin.diffusion,
+            config=self.origin.config if config is None else config,
+        )
+        write_checkpoint(path, replace(self.parts, origin=origin), weights=weights)
+
+    @property
+    def parts(self) -> DetectorParts:
+        """The arguments that build this detector."""
+        return DetectorParts(
             self.classifier,
             self.denoiser,
             self.settings,
@@ -160,148 +162,82 @@ class Detector(nn.Module):
             self.calibration,
             self.noisy_classifier,
             self.seed,
+            self.origin,
         )
-        write_checkpoint(path, parts, classifier_spec, diffusion_spec, config, weights=weights)
 
-    def train(self, mode: bool = True) -> Detector:  # noqa: ARG002
-        """Stay in evaluation mode, even inside a module that is being trained.
+    def calibrate(
+        self,
+        validation: Iterable[Any],
+        *,
+        reference: Iterable[Any] | None = None,
+        accept: float | None = None,
+        batch_size: int = 64,
+    ) -> Detector:
+        """Calibrate on ID images: check the classifier, fit baselines, early stop and threshold.
 
-        In training mode the classifier's normalization layers would adapt to the images that are
-        scored, and dropout would change the scores.
-        """
-        return super().train(mode=False)
-
-    @property
-    def classifier(self) -> Classifier:
-        """The protected classifier."""
-        return self.method.classifier
-
-    @property
-    def denoiser(self) -> Denoiser:
-        """The diffusion model."""
-        return self.method.denoiser
-
-    @property
-    def noisy_classifier(self) -> nn.Module | None:
-        """The classifier of noisy images; None without one."""
-        return self.method.noisy_classifier
-
-    @property
-    def device(self) -> torch.device:
-        """The device of the classifier's weights."""
-        return self.method.device
-
-    def score_names(self, *, derived: bool = True) -> list[str]:
-        """The scores of each image, in the order of the table's columns.
+        The result is that of `train.py` with the same images, settings and batch size.
 
         Args:
-            derived: Include those that need calibration: `diffguard` and its fusion.
-        """
-        return score_names(self.settings, derived=derived)
-
-    def stream(
-        self, batch_size: int, *, derive: bool = True, unguided: bool = False
-    ) -> ScoreStream:
-        """Open a stream that scores images in calls of one shape.
-
-        Args:
-            batch_size: Images of every network call, rounded up to a multiple of 8.
-            derive: Add the scores that need calibration, if the detector is calibrated.
-            unguided: Reconstruct without guidance too, even if no distance needs it.
-
-        Raises:
-            UserError: If `settings.compile` is set and torch cannot compile on this machine.
-        """
-        # A network may have been put in training mode on its own.
-        self.eval()
-        if self.settings.compile:
-            check_compiler(self.device)
-        calibration, recipe = self.calibration if derive else None, self.method.recipe()
-        recipe = replace(recipe, unguided=unguided or recipe.unguided)
-        return ScoreStream(self.method, self.baselines, calibration, batch_size, recipe=recipe)
-
-    def require_calibration(self) -> Calibration:
-        """The calibration.
-
-        Raises:
-            UserError: If the detector is not calibrated.
-        """
-        if self.calibration is None:
-            raise UserError("the detector is not calibrated: run train.py with stage calibrate")
-        return self.calibration
-
-    def score_images(self, images: Images, *, batch_size: int = 64) -> list[Scored]:
-        """Score images; returns all scores and reconstructions, in the order of the images.
-
-        Args:
-            images: N images in any form, see `inputs.working.working_images`.
-            batch_size: Images of every network call, at least 1.
-
-        Raises:
-            UserError: For images that `working_images` refuses, or a batch size below 1.
-        """
-        scored = self._scored(images, batch_size)
-        return sorted(scored, key=lambda result: result.item.index)
-
-    def _scored(self, images: Images, batch_size: int) -> Iterator[Scored]:
-        """Scored images as they are finished, so that a reconstruction need not be kept."""
-        if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
-            raise UserError(f"batch_size must be a whole number of at least 1, got {batch_size!r}")
-        images = working_images(images, self.image_size, self.image_channels)
-        stream = self.stream(min(batch_size, fixed_batch_size(max(1, len(images)))))
-        items = [Item(image, index=i) for i, image in enumerate(images)]
-        for start in range(0, len(items), stream.batch_size):
-            yield from stream.push(items[start : start + stream.batch_size])
-        yield from stream.flush()
-
-    def _rows(self, images: Images, batch_size: int) -> list[ScoreRow]:
-        """Rows of the score table, in the order of the images."""
-        rows = [result.row for result in self._scored(images, batch_size)]
-        return sorted(rows, key=lambda row: row.index)
-
-    def score(self, images: Images, *, name: str | None = None, batch_size: int = 64) -> Tensor:
-        """Score images.
-
-        Args:
-            images: N images in any form, see `inputs.working.working_images`.
-            name: The score; defaults to `settings.decision`.
-            batch_size: Images of every network call, at least 1.
-
-        Returns:
-            `(N,)` float64 on the CPU, higher = more OOD.
-
-        Raises:
-            UserError: For images that `working_images` refuses, or an unknown score.
-        """
-        name = name or self.settings.decision
-        if name not in self.score_names(derived=self.calibration is not None):
-            raise UserError(f"the detector has no score {name!r}: {', '.join(self.score_names())}")
-        rows = self._rows(images, batch_size)
-        return torch.tensor([row.scores[name] for row in rows], dtype=torch.float64)
-
-    def forward(self, images: Images) -> Tensor:
-        """Score images by the decision score; see `score`."""
-        return self.score(images)
-
-    def predict(
-        self, images: Images, *, accept: float | None = None, batch_size: int = 64
-    ) -> Verdicts:
-        """Classify images and decide which of them are OOD.
-
-        Args:
-            images: N images in any form, see `inputs.working.working_images`.
+            validation: ID validation images with labels, see `inputs.labeled.LabeledImages`. The
+                classifier must not have been trained on them.
+            reference: ID training images with labels, not augmented, for the baselines that need
+                them; of more than `settings.reference_images` images, a fixed choice is used.
+                Defaults to the features of the last calibration.
             accept: Share of ID images that the threshold accepts, in (0, 1); defaults to
                 `settings.accept`.
             batch_size: Images of every network call, at least 1.
 
+        Returns:
+            The detector itself. It stays unchanged if calibration fails.
+
         Raises:
-            UserError: For images that `working_images` refuses, without calibration, or if the
-                settings need true labels.
+            UserError: If the classifier and the images do not fit together, a baseline needs
+                `reference`, or a score does not vary.
         """
-        check_unlabelled(self.settings)
-        calibration, name = self.require_calibration(), self.settings.decision
-        accept = self.settings.accept if accept is None else accept
-        calibration.threshold(name, accept)  # Refuses a wrong share before images are scored.
-        rows = self._rows(images, batch_size)
-        names = self.classifier.class_names
-        return Verdicts.from_rows(rows, calibration, name, accept, class_names=names)
+        check_batch_size(batch_size)
+        form = (self.image_size, self.image_channels, batch_size)
+        images, training = LabeledImages(validation, *form), None
+        if reference is not None:
+            training = LabeledImages(reference, *form, limit=self.settings.reference_images)
+        known = self.reference if training is None else None
+        settings, features = fit_method(
+            self.eval().method, images, training, batch_size, _warn, reference=known
+        )
+        if accept is not None:
+            settings = replace(settings, accept=accept)
+        parts = replace(self.parts, settings=settings, reference=features, calibration=None)
+        fitted = Detector(**vars(parts)).to(self.device)
+        calibration = fit_calibration(plain_scores(fitted, images, batch_size), settings, _warn)
+        self.method, self.baselines = fitted.method, fitted.baselines
+        self.reference, self.calibration = features, calibration
+        return self
+
+
+def plain_scores(
+    detector: Detector, batches: Iterable[Mapping[str, Any]], batch_size: int
+) -> dict[str, Tensor]:
+    """Score images from batches, without the scores that need calibration.
+
+    Args:
+        detector: The detector.
+        batches: Batches with `image`, `(N, C, H, W)` of the working size.
+        batch_size: Images of every network call.
+
+    Returns:
+        Score -> `(n,)` float64 of all n images, in their order.
+    """
+    stream, rows, count = detector.stream(batch_size, derive=False), [], 0
+    for batch in batches:
+        items = [Item(image, index=count + i) for i, image in enumerate(batch["image"])]
+        count += len(items)
+        rows += [result.row for result in stream.push(items)]
+    rows += [result.row for result in stream.flush()]
+    rows.sort(key=lambda row: row.index)
+    return {
+        name: torch.tensor([row.scores[name] for row in rows], dtype=torch.float64)
+        for name in detector.score_names(derived=False)
+    }
+
+
+def _warn(line: str) -> None:
+    warnings.warn(line.removeprefix("warning: "), stacklevel=3)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +17,9 @@ from diffguard.classifiers.spec import ClassifierSpec
 from diffguard.denoisers.custom import weight_parts
 from diffguard.detector import Detector
 from diffguard.methods.diffguard import DiffGuard
-from diffguard.methods.fit import Warn, check_classifier, fit_early_stop, fit_reference
+from diffguard.methods.fit import fit_calibration, fit_method, needs_reference
 from diffguard.score_table.table import ScoreTable
-from diffguard.scores.baselines import FEATURE_BASELINES, Reference
-from diffguard.scores.calibration import ENOUGH_IMAGES, Calibration
+from diffguard.scores.baselines import Reference
 from diffguard.settings.detector import DetectorSettings
 from diffguard.storage.state_dict import weights_hash
 from diffguard.storage.weights import load_tensors
@@ -88,27 +86,25 @@ def calibrated(
     trainer = scoring_trainer(run.trainer, title)
     method.to(trainer.strategy.root_device)
     identity = {**identity, "precision": run.trainer.precision}
-    validation = data.stream_loader(data.id_stream("validation"))
-    check_classifier(method, validation, settings, data.read_size, run.say)
-    with trainer.precision_plugin.test_step_context():
-        if reference is None and needs_reference(settings):
-            # Lists are often sorted by class, so the first images would show only a few classes.
-            stream = data.id_stream("train", settings.reference_images)
-            identity["reference"] = stream.sets[0].fingerprint()
-            reference = fit_reference(method, data.stream_loader(stream), data.read_size)
-        thresholds = fit_early_stop(method, validation, data.read_size)
-    detector = _detector(method, _with_thresholds(settings, thresholds), reference)
+    training = None
+    if reference is None and needs_reference(settings):
+        # Lists are often sorted by class, so the first images would show only a few classes.
+        stream = data.id_stream("train", settings.reference_images)
+        identity["reference"] = stream.sets[0].fingerprint()
+        training = data.stream_loader(stream)
+    fitted, reference = fit_method(
+        method,
+        data.stream_loader(data.id_stream("validation")),
+        training,
+        data.read_size,
+        run.say,
+        reference=reference,
+        precision=trainer.precision_plugin.test_step_context,
+    )
+    detector = _detector(method, fitted, reference)
     table = _score_validation(run, detector, identity, trainer, settings)
-    detector.calibration = fit_calibration(table, detector.settings, run.say)
+    detector.calibration = fit_calibration(readable_scores(table), fitted, run.say)
     return detector
-
-
-def _with_thresholds(
-    settings: DetectorSettings, thresholds: Mapping[str, float]
-) -> DetectorSettings:
-    """Settings with fitted thresholds of early stop."""
-    stop = settings.early_stop
-    return replace(settings, early_stop=replace(stop, thresholds={**stop.thresholds, **thresholds}))
 
 
 def _detector(
@@ -152,21 +148,6 @@ def _score_validation(
     return ScoreTable.read(scoring.run(trainer).table)
 
 
-def fit_calibration(table: ScoreTable, settings: DetectorSettings, warn: Warn) -> Calibration:
-    """Calibrate from the score table of ID validation images, those that could be read."""
-    scores = {name: torch.from_numpy(values[table.valid]) for name, values in table.scores.items()}
-    calibration = Calibration.fit(scores, settings.fusion_rule())
-    count = int(table.valid.sum())
-    if count < ENOUGH_IMAGES:
-        low, high = calibration.accept_interval(settings.accept)
-        warn(
-            f"warning: with only {count} ID validation images, the threshold accepts "
-            f"{low:.0%} to {high:.0%} of new ID images (95% interval) instead of "
-            f"{settings.accept:.0%}; {ENOUGH_IMAGES} or more images narrow the interval"
-        )
-    return calibration
-
-
-def needs_reference(settings: DetectorSettings) -> bool:
-    """Whether a baseline is fitted on ID training images."""
-    return any(name in FEATURE_BASELINES for name in settings.baselines)
+def readable_scores(table: ScoreTable) -> dict[str, torch.Tensor]:
+    """The scores of the images that could be read."""
+    return {name: torch.from_numpy(values[table.valid]) for name, values in table.scores.items()}

@@ -9,9 +9,9 @@ from diffguard.classifiers.preprocessing import assumptions
 from diffguard.errors import UserError
 from diffguard.methods.checks import check_steps, sees_labels
 from diffguard.methods.classifier_trial import try_classifier
+from diffguard.methods.fit import needs_reference
 from diffguard.scores.baselines import check_classes, check_head_baselines, check_neighbors
 from diffguard.settings.detector import DetectorSettings
-from diffguard_cli.calibrate import needs_reference
 from diffguard_cli.config import ClassifierConfig, DiffusionConfig
 from diffguard_cli.models import classifier_spec, load_classifier, load_trained, to_train
 from diffguard_cli.run import Run

@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from diffguard.checkpoint.file import read_checkpoint
-from diffguard.checkpoint.parts import DetectorParts
+from diffguard.checkpoint.parts import DetectorParts, Origin
 from diffguard.checkpoint.schema import check_content, damaged
 from diffguard.classifiers.build import build_classifier
 from diffguard.classifiers.classifier import Classifier
@@ -19,7 +19,7 @@ from diffguard.classifiers.small_cnn import TimedCNN
 from diffguard.classifiers.spec import ClassifierSpec
 from diffguard.denoisers.build import empty_context, wrap_parts
 from diffguard.denoisers.custom import build_any_denoiser, weight_parts
-from diffguard.denoisers.reference import load_reference
+from diffguard.denoisers.reference import load_reference, source_of
 from diffguard.denoisers.spec import DiffusionSpec
 from diffguard.errors import UserError
 from diffguard.scores.baselines import Reference
@@ -90,10 +90,12 @@ def build_parts(
     diffusion_content = content["diffusion"]
     if diffusion_content.get("reference") is None:
         denoiser = _stored_denoiser(diffusion_content, diffusion_spec, diffusion, trusted)
+        source = None
     else:
         denoiser = _referenced_denoiser(
             diffusion_content, diffusion_spec, folder or Path(), diffusion
         )
+        source = source_of(diffusion_content["reference"], folder or Path(), diffusion)
     noisy, reference = content["noisy_classifier"], content["reference"]
     if reference is not None:
         _check_width(reference["features"], classifier)
@@ -111,6 +113,7 @@ def build_parts(
         calibration=Calibration(scores, detector_settings.fusion_rule()),
         noisy_classifier=None if noisy is None else timed_cnn(noisy),
         seed=content["seed"],
+        origin=Origin(classifier_spec, diffusion_spec, source, content["config"]),
     )
 
 

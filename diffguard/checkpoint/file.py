@@ -22,6 +22,7 @@ from diffguard.checkpoint.schema import check_content
 from diffguard.checkpoint.versions import VERSION, upgraded
 from diffguard.classifiers.spec import ClassifierSpec
 from diffguard.denoisers.custom import weight_parts
+from diffguard.denoisers.reference import refer
 from diffguard.denoisers.spec import DiffusionSpec
 from diffguard.errors import UserError
 from diffguard.settings.detector import to_dict
@@ -43,9 +44,6 @@ def _plain(values: dict[str, Any]) -> dict[str, Any]:
 def write_checkpoint(
     path: str | Path,
     parts: DetectorParts,
-    classifier_spec: ClassifierSpec,
-    diffusion_spec: DiffusionSpec,
-    config: Mapping[str, Any],
     *,
     weights: Mapping[str, Any] | None = None,
 ) -> None:
@@ -53,25 +51,27 @@ def write_checkpoint(
 
     Args:
         path: File to write; an older one is replaced at once or not at all.
-        parts: The parts of a calibrated detector.
-        classifier_spec: What its classifier is.
-        diffusion_spec: What its diffusion model is.
-        config: The config of the run, plain values only; its `data` section is what
-            `evaluate.py` evaluates on by default.
-        weights: What `diffusion_weights` returned for the diffusion model; None takes its present
-            weights.
+        parts: The parts of a calibrated detector, with the specs of its networks in `origin`.
+        weights: The result of `diffusion_weights`; defaults to the present weights of the diffusion
+            model, or to a reference if it has a source.
 
     Raises:
-        UserError: If the detector is not calibrated, or its denoiser is not a module.
+        UserError: If the detector is not calibrated, its denoiser is not a module, or the spec of a
+            network is missing.
     """
-    calibration, reference = parts.calibration, parts.reference
+    calibration, reference, origin = parts.calibration, parts.reference, parts.origin
     if calibration is None:
-        raise UserError("only a calibrated detector can be saved")
+        raise UserError("only a calibrated detector can be saved: call detector.calibrate first")
     if not isinstance(parts.denoiser, nn.Module):
         raise UserError(
             "only a detector whose denoiser is a torch.nn.Module can be saved: derive "
             f"{type(parts.denoiser).__name__} from it"
         )
+    classifier_spec, diffusion_spec = _specs(parts)
+    if weights is None:
+        source = origin.source
+        stored = None if source is None else refer(source.path, source.options, Path(path).parent)
+        weights = diffusion_weights(parts.denoiser, stored)
     content = {
         "format": FORMAT,
         "version": VERSION,
@@ -81,7 +81,7 @@ def write_checkpoint(
         },
         "diffusion": {
             "spec": _plain(asdict(diffusion_spec)),
-            **(weights or diffusion_weights(parts.denoiser)),
+            **weights,
         },
         "noisy_classifier": None
         if parts.noisy_classifier is None
@@ -93,11 +93,32 @@ def write_checkpoint(
         "reference": None
         if reference is None
         else {"features": reference.features.cpu(), "labels": reference.labels.cpu()},
-        "config": _plain(dict(config)),
+        "config": _plain(dict(origin.config)),
         "libraries": library_versions(),
     }
     with replace_file(Path(path)) as temporary, temporary.open("wb") as file:
         torch.save(content, file)
+
+
+def _specs(parts: DetectorParts) -> tuple[ClassifierSpec, DiffusionSpec]:
+    """The specs of the networks.
+
+    Raises:
+        UserError: If one is unknown.
+    """
+    if parts.origin.classifier is None:
+        raise UserError(
+            f"the classifier {type(parts.classifier.network).__name__} cannot be saved, because "
+            "nothing states how to build it again: name its arch, or the kwargs of its class, in "
+            "from_parts, or give a ClassifierSpec as classifier_spec"
+        )
+    if parts.origin.diffusion is None:
+        raise UserError(
+            f"the diffusion model {type(parts.denoiser).__name__} cannot be saved, because nothing "
+            "states how to build it again: load it by its path or hub id, or give a DiffusionSpec "
+            "as diffusion_spec"
+        )
+    return parts.origin.classifier, parts.origin.diffusion
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,19 @@ from diffguard.errors import UserError
 
 # Larger models are referred to by default.
 LARGE = 100_000_000
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a diffusion model is loaded from.
+
+    Attributes:
+        path: Checkpoint file, diffusers folder or hub id.
+        options: Options that it is loaded with.
+    """
+
+    path: str
+    options: CheckpointOptions
 
 
 def refer(path: str, options: CheckpointOptions, folder: Path) -> dict[str, Any]:
@@ -65,7 +78,7 @@ def load_reference(
             f"the detector refers to a diffusion model beside it at {reference['path']}, which "
             "lies elsewhere: name its place with --diffusion_model"
         )
-    path = instead or str(folder / reference["path"] if inside else reference["path"])
+    path = source_of(reference, folder, instead).path
     place = Path(path)
     if not place.exists():
         if instead is None and (inside or place.is_absolute()):
@@ -83,6 +96,12 @@ def load_reference(
             "--diffusion_model, or calibrate again"
         )
     return load_diffusion(place, CheckpointOptions(**reference["options"]))
+
+
+def source_of(reference: Mapping[str, Any], folder: Path, instead: str | None = None) -> Source:
+    """The source of a model that was loaded by `load_reference` with the same arguments."""
+    stored = str(folder / reference["path"] if reference["inside"] else reference["path"])
+    return Source(instead or stored, CheckpointOptions(**reference["options"]))
 
 
 def model_hash(path: Path) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -19,13 +21,92 @@ from diffguard.methods.classifier_trial import looks_like_sigmoid, try_classifie
 from diffguard.methods.diffguard import DiffGuard
 from diffguard.methods.inversion import inversion_noise
 from diffguard.scores.baselines import (
+    FEATURE_BASELINES,
     HEAD_BASELINES,
     Reference,
     check_head_baselines,
 )
+from diffguard.scores.calibration import ENOUGH_IMAGES, Calibration
 from diffguard.settings.detector import DetectorSettings
 
 Warn = Callable[[str], None]
+Precision = Callable[[], AbstractContextManager[None]]
+
+
+def fit_method(
+    method: DiffGuard,
+    validation: Iterable[Mapping[str, Any]],
+    training: Iterable[Mapping[str, Any]] | None,
+    batch_size: int,
+    warn: Warn,
+    *,
+    reference: Reference | None = None,
+    precision: Precision = nullcontext,
+) -> tuple[DetectorSettings, Reference | None]:
+    """Fit everything that scoring needs; calibration then follows from scores.
+
+    Args:
+        method: The method, on its device.
+        validation: Batches of the ID validation images, which can be read several times.
+        training: Batches of ID training images, not augmented; None if no baseline needs them.
+        batch_size: Rows of every network call.
+        warn: Is called with each warning.
+        reference: Features of ID training images that are known already.
+        precision: Enters the precision of the networks' calls.
+
+    Returns:
+        The settings with the thresholds of early stop, and the features of the training images.
+
+    Raises:
+        UserError: If the classifier and the images do not fit together, or a baseline needs
+            training images and there are none.
+    """
+    settings = method.settings
+    wants_reference = reference is None and needs_reference(settings)
+    if wants_reference and training is None:
+        names = [name for name in settings.baselines if name in FEATURE_BASELINES]
+        raise UserError(
+            f"baseline {names[0]} is fitted on ID training images: give a loader of them as "
+            f"reference, or leave {', '.join(names)} out of detector.baselines"
+        )
+    check_classifier(method, validation, settings, batch_size, warn)
+    with precision():
+        if wants_reference:
+            reference = fit_reference(method, training, batch_size)
+        thresholds = fit_early_stop(method, validation, batch_size)
+    stop = settings.early_stop
+    stop = replace(stop, thresholds={**stop.thresholds, **thresholds})
+    return replace(settings, early_stop=stop), reference
+
+
+def needs_reference(settings: DetectorSettings) -> bool:
+    """Whether a baseline is fitted on ID training images."""
+    return any(name in FEATURE_BASELINES for name in settings.baselines)
+
+
+def fit_calibration(
+    scores: Mapping[str, torch.Tensor], settings: DetectorSettings, warn: Warn
+) -> Calibration:
+    """Calibrate, and warn if there are few images.
+
+    Args:
+        scores: Score -> `(n,)` of the n ID validation images, higher = more OOD.
+        settings: The detector's settings.
+        warn: Is called with the warning.
+
+    Raises:
+        UserError: If there are fewer than two images, or a score does not vary.
+    """
+    calibration = Calibration.fit(scores, settings.fusion_rule())
+    count = len(next(iter(scores.values())))
+    if count < ENOUGH_IMAGES:
+        low, high = calibration.accept_interval(settings.accept)
+        warn(
+            f"warning: with only {count} ID validation images, the threshold accepts "
+            f"{low:.0%} to {high:.0%} of new ID images (95% interval) instead of "
+            f"{settings.accept:.0%}; {ENOUGH_IMAGES} or more images narrow the interval"
+        )
+    return calibration
 
 
 @reproducible()
@@ -41,6 +122,8 @@ def fit_reference(method: DiffGuard, loader: Any, batch_size: int) -> Reference:
     for output, true in _classified(method, loader, batch_size):
         features.append(output.features.float().cpu())
         labels.append(true)
+    if not labels:
+        raise UserError("no ID training image can be read: check data.id.train, or `reference`")
     return Reference(torch.cat(features), torch.cat(labels))
 
 

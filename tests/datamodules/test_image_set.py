@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from datamodules.image_set import TensorSet, no_labels, shuffled
+from datamodules.image_set import TensorSet, no_labels
+from diffguard.randomness import shuffled
 
 
 def _images(count=20):

@@ -6,11 +6,17 @@ import numpy as np
 import pytest
 import torch
 
-from diffguard.methods.fit import check_classifier, fit_early_stop, fit_reference
+from diffguard.methods.fit import (
+    check_classifier,
+    fit_calibration,
+    fit_early_stop,
+    fit_reference,
+    needs_reference,
+)
 from diffguard.score_table.timing import read_timing
 from diffguard.settings.sections import EarlyStopSettings, InversionSettings, SamplerSettings
 from diffguard.storage.files import file_hash
-from diffguard_cli.calibrate import fit_calibration, needs_reference
+from diffguard_cli.calibrate import readable_scores
 from tests.helpers.table_rows import timing_line
 from tests.helpers.tiny_detector import CLASSES, build_detector, small_settings
 
@@ -77,7 +83,7 @@ def table(count):
 
 def test_few_images_are_warned_of_with_what_the_threshold_is_worth():
     said = []
-    calibration = fit_calibration(table(199), small_settings(), said.append)
+    calibration = fit_calibration(readable_scores(table(199)), small_settings(), said.append)
     low, high = calibration.accept_interval(0.95)
     assert len(said) == 1
     assert said[0].startswith("warning: with only 199 ID validation images")
@@ -91,14 +97,14 @@ def test_images_that_cannot_be_read_do_not_calibrate():
     with_gap.valid[3] = False
     for values in with_gap.scores.values():
         values[3] = np.nan
-    calibration = fit_calibration(with_gap, small_settings(), lambda _: None)
+    calibration = fit_calibration(readable_scores(with_gap), small_settings(), lambda _: None)
     assert len(calibration.scores["diffguard"]) == 11
     assert all(torch.isfinite(values).all() for values in calibration.scores.values())
 
 
 def test_enough_images_are_not_warned_of():
     said = []
-    fit_calibration(table(200), small_settings(), said.append)
+    fit_calibration(readable_scores(table(200)), small_settings(), said.append)
     assert said == []
 
 

@@ -1,0 +1,258 @@
+"""Scoring and judging images with a method, fitted baselines and a calibration."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Self
+
+import torch
+from torch import Tensor, nn
+
+from diffguard.batching import fixed_batch_size
+from diffguard.classifiers.classifier import Classifier
+from diffguard.diffusion.denoiser import Denoiser
+from diffguard.engine.acceleration import accelerate, check_compiler
+from diffguard.errors import UserError
+from diffguard.inputs.working import Images, working_images
+from diffguard.methods.checks import check_unlabelled
+from diffguard.methods.diffguard import DiffGuard
+from diffguard.methods.fit import needs_reference
+from diffguard.methods.items import Item, Scored
+from diffguard.methods.stream import ScoreStream
+from diffguard.methods.verdicts import Verdicts
+from diffguard.score_table.rows import ScoreRow
+from diffguard.scores.baselines import Baselines, Reference
+from diffguard.scores.calibration import Calibration
+from diffguard.settings.detector import DetectorSettings, score_names
+
+
+class Scorer(nn.Module):
+    """DiffGuard around a classifier, with baselines and a calibration: scores and verdicts.
+
+    The scorer takes its networks over: they are put in evaluation mode, without gradients, and
+    the diffusion network in the memory format and compile mode of the settings.
+
+    Args:
+        classifier: The protected classifier.
+        denoiser: The diffusion model.
+        settings: The settings that define the score.
+        image_size: Side in pixels to which images are resized.
+        image_channels: Channels to which images are converted, 1 or 3.
+        reference: Features of ID training images, for the baselines that need them.
+        calibration: Scores of ID validation images; None before calibration.
+        noisy_classifier: `(images, t) -> logits`, trained on noisy images; for
+            `guidance.classifier = "noisy"`.
+        seed: Seed of the randomness that belongs to each image.
+
+    Raises:
+        UserError: If settings contradict each other or do not fit the models.
+    """
+
+    def __init__(
+        self,
+        classifier: Classifier,
+        denoiser: Denoiser,
+        settings: DetectorSettings,
+        *,
+        image_size: int,
+        image_channels: int,
+        reference: Reference | None = None,
+        calibration: Calibration | None = None,
+        noisy_classifier: nn.Module | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.method = DiffGuard(
+            classifier,
+            denoiser,
+            settings,
+            image_size=image_size,
+            image_channels=image_channels,
+            noisy_classifier=noisy_classifier,
+            seed=seed,
+        )
+        self.image_size = image_size
+        self.image_channels = image_channels
+        self.seed = seed
+        self.reference = reference
+        self.calibration = calibration
+        # Without ID training images, the baselines are fitted by `calibrate`.
+        self.baselines: Baselines | None = None
+        if reference is not None or not needs_reference(settings):
+            self.baselines = Baselines(
+                settings.baselines,
+                reference,
+                classifier.head,
+                knn_k=settings.knn_k,
+                vim_dim=settings.vim_dim,
+            )
+        network = getattr(denoiser, "network", None)
+        if isinstance(network, nn.Module):
+            accelerate(network, compile=settings.compile, channels_last=settings.channels_last)
+
+    def train(self, mode: bool = True) -> Self:  # noqa: ARG002
+        """Stay in evaluation mode, even inside a module that is being trained.
+
+        In training mode the classifier's normalization layers would adapt to the images that are
+        scored, and dropout would change the scores.
+        """
+        return super().train(mode=False)
+
+    @property
+    def settings(self) -> DetectorSettings:
+        """The settings that define the score."""
+        return self.method.settings
+
+    @property
+    def classifier(self) -> Classifier:
+        """The protected classifier."""
+        return self.method.classifier
+
+    @property
+    def denoiser(self) -> Denoiser:
+        """The diffusion model."""
+        return self.method.denoiser
+
+    @property
+    def noisy_classifier(self) -> nn.Module | None:
+        """The classifier of noisy images; None without one."""
+        return self.method.noisy_classifier
+
+    @property
+    def device(self) -> torch.device:
+        """The device of the classifier's weights."""
+        return self.method.device
+
+    def score_names(self, *, derived: bool = True) -> list[str]:
+        """The scores of each image, in the order of the table's columns.
+
+        Args:
+            derived: Include those that need calibration: `diffguard` and its fusion.
+        """
+        return score_names(self.settings, derived=derived)
+
+    def stream(
+        self, batch_size: int, *, derive: bool = True, unguided: bool = False
+    ) -> ScoreStream:
+        """Open a stream that scores images in calls of one shape.
+
+        Args:
+            batch_size: Images of every network call, rounded up to a multiple of 8.
+            derive: Add the scores that need calibration, if the detector is calibrated.
+            unguided: Reconstruct without guidance too, even if no distance needs it.
+
+        Raises:
+            UserError: If a baseline is not fitted yet, or `settings.compile` is set and torch
+                cannot compile on this machine.
+        """
+        if self.baselines is None:
+            raise UserError(
+                f"the baselines {', '.join(self.settings.baselines)} are not fitted: call "
+                "detector.calibrate(validation_loader, reference=train_loader) first"
+            )
+        # A network may have been put in training mode on its own.
+        self.eval()
+        if self.settings.compile:
+            check_compiler(self.device)
+        calibration, recipe = self.calibration if derive else None, self.method.recipe()
+        recipe = replace(recipe, unguided=unguided or recipe.unguided)
+        return ScoreStream(self.method, self.baselines, calibration, batch_size, recipe=recipe)
+
+    def require_calibration(self) -> Calibration:
+        """The calibration.
+
+        Raises:
+            UserError: If the detector is not calibrated.
+        """
+        if self.calibration is None:
+            raise UserError(
+                "the detector is not calibrated: call detector.calibrate(validation_loader), or "
+                "run train.py with stage calibrate"
+            )
+        return self.calibration
+
+    def score_images(self, images: Images, *, batch_size: int = 64) -> list[Scored]:
+        """Score images; returns all scores and reconstructions, in the order of the images.
+
+        Args:
+            images: N images in any form, see `inputs.working.working_images`.
+            batch_size: Images of every network call, at least 1.
+
+        Raises:
+            UserError: For images that `working_images` refuses, or a batch size below 1.
+        """
+        scored = self._scored(images, batch_size)
+        return sorted(scored, key=lambda result: result.item.index)
+
+    def _scored(self, images: Images, batch_size: int) -> Iterator[Scored]:
+        """Scored images as they are finished, so that a reconstruction need not be kept."""
+        check_batch_size(batch_size)
+        images = working_images(images, self.image_size, self.image_channels)
+        stream = self.stream(min(batch_size, fixed_batch_size(max(1, len(images)))))
+        items = [Item(image, index=i) for i, image in enumerate(images)]
+        for start in range(0, len(items), stream.batch_size):
+            yield from stream.push(items[start : start + stream.batch_size])
+        yield from stream.flush()
+
+    def _rows(self, images: Images, batch_size: int) -> list[ScoreRow]:
+        """Rows of the score table, in the order of the images."""
+        rows = [result.row for result in self._scored(images, batch_size)]
+        return sorted(rows, key=lambda row: row.index)
+
+    def score(self, images: Images, *, name: str | None = None, batch_size: int = 64) -> Tensor:
+        """Score images.
+
+        Args:
+            images: N images in any form, see `inputs.working.working_images`.
+            name: The score; defaults to `settings.decision`.
+            batch_size: Images of every network call, at least 1.
+
+        Returns:
+            `(N,)` float64 on the CPU, higher = more OOD.
+
+        Raises:
+            UserError: For images that `working_images` refuses, or an unknown score.
+        """
+        name = name or self.settings.decision
+        if name not in self.score_names(derived=self.calibration is not None):
+            raise UserError(f"the detector has no score {name!r}: {', '.join(self.score_names())}")
+        rows = self._rows(images, batch_size)
+        return torch.tensor([row.scores[name] for row in rows], dtype=torch.float64)
+
+    def forward(self, images: Images) -> Tensor:
+        """Score images by the decision score; see `score`."""
+        return self.score(images)
+
+    def predict(
+        self, images: Images, *, accept: float | None = None, batch_size: int = 64
+    ) -> Verdicts:
+        """Classify images and decide which of them are OOD.
+
+        Args:
+            images: N images in any form, see `inputs.working.working_images`.
+            accept: Share of ID images that the threshold accepts, in (0, 1); defaults to
+                `settings.accept`.
+            batch_size: Images of every network call, at least 1.
+
+        Raises:
+            UserError: For images that `working_images` refuses, without calibration, or if the
+                settings need true labels.
+        """
+        check_unlabelled(self.settings)
+        calibration, name = self.require_calibration(), self.settings.decision
+        accept = self.settings.accept if accept is None else accept
+        calibration.threshold(name, accept)  # Refuses a wrong share before images are scored.
+        rows = self._rows(images, batch_size)
+        names = self.classifier.class_names
+        return Verdicts.from_rows(rows, calibration, name, accept, class_names=names)
+
+
+def check_batch_size(batch_size: int) -> None:
+    """Refuse a batch size that is not a whole number of at least 1.
+
+    Raises:
+        UserError: For such a batch size.
+    """
+    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+        raise UserError(f"batch_size must be a whole number of at least 1, got {batch_size!r}")
