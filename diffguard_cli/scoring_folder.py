@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from diffguard.batching import fixed_batch_size
 from diffguard.engine.memory import too_large
 from diffguard.errors import UserError
-from diffguard.methods.batch_size import AUTO, begun_with
+from diffguard.methods.batch_size import AUTO, frozen_batch_size
 from diffguard.score_table.contents import changed_images, write_contents
 from diffguard.score_table.manifest import (
     FORMAT,
@@ -53,7 +53,7 @@ class _Terms:
     def resumed(self, manifest: Mapping[str, Any]) -> _Terms:
         """These terms, with the open ones as the run in a folder began with them."""
         threads = self.threads or manifest.get(MACHINE, {}).get("threads")
-        frozen = begun_with(manifest, self.requested)
+        frozen = frozen_batch_size(manifest, self.requested)
         if frozen is None:
             return _Terms(self.batch_size, self.requested, threads)
         return _Terms(frozen, manifest["batch_size_asked"], threads)

@@ -62,7 +62,7 @@ class PixelDenoiser(DiffusersDenoiser):
         self.fit, self.patch = fit, patch
         if self.channels not in (patch**2, 3 * patch**2):
             raise UserError(
-                f"the diffusion model takes {self.channels} channels, which is no grey or RGB "
+                f"the diffusion model takes {self.channels} channels, which is not a gray or RGB "
                 f"image in patches of {patch}×{patch}: expected {patch**2} or {3 * patch**2} "
                 "(patch is set in diffusion.patch, or in diffguard.json of a trained model)"
             )

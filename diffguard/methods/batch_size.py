@@ -1,4 +1,4 @@
-"""How many rows a network call has: what a run began with, or what fits and is fastest."""
+"""The batch size of network calls: that of an earlier session, or the fastest that fits."""
 
 from __future__ import annotations
 
@@ -19,39 +19,39 @@ from diffguard.scores.baselines import Baselines
 
 AUTO = "auto"
 LARGEST = 1024
-# Steps of inversion that are measured: with one, what is done once for an image would weigh more
-# than in use, and all of them would take too long.
+# Inversion steps that are measured. With one step, work that is done once per image would weigh too
+# much; all steps would take too long.
 _STEPS = 4
 # A larger batch must be faster by this much to be worth its memory.
 _GAIN = 1.02
 
 
-def begun_with(manifest: Mapping[str, Any] | None, asked: int | str) -> int | None:
-    """The batch size of the run that a manifest belongs to, if what is asked for allows it.
+def frozen_batch_size(manifest: Mapping[str, Any] | None, requested: int | str) -> int | None:
+    """The batch size that a run began with, if the requested one allows it.
 
     Args:
-        manifest: That of the folder of scores; None for a new one.
-        asked: `data.batch_size`.
+        manifest: The manifest of the folder of scores; None for a new folder.
+        requested: `data.batch_size`.
 
     Returns:
-        The frozen size; None where the run is new, or another size than it began with is asked for.
+        The size; None if the run is new or another size is requested.
     """
     if manifest is None or "batch_size" not in manifest:
         return None
     frozen, before = manifest["batch_size"], manifest.get("batch_size_asked")
-    same = asked in (AUTO, before) or fixed_batch_size(int(asked)) == frozen
+    same = requested in (AUTO, before) or fixed_batch_size(int(requested)) == frozen
     return frozen if same else None
 
 
 def fastest(rate: Callable[[int], float], limit: int) -> int:
-    """Double the batch size until memory runs out or it pays no more.
+    """Double the batch size until memory runs out or the speed stops rising.
 
     Args:
-        rate: Batch size -> speed; runs out of memory where it is too large.
-        limit: Largest size that makes sense.
+        rate: Batch size -> speed; raises an out-of-memory error if the size is too large.
+        limit: Largest size to try.
 
     Returns:
-        The fastest size that fits; of about equal ones the smallest.
+        The fastest size that fits; among about equal ones, the smallest.
 
     Raises:
         UserError: If not even the smallest fits.
@@ -60,16 +60,16 @@ def fastest(rate: Callable[[int], float], limit: int) -> int:
     size = ROW_MULTIPLE
     while size <= limit and slower < 2:
         try:
-            found = rate(size)
+            speed: float | None = rate(size)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
-            found = None
-        if found is None:
+            speed = None
+        if speed is None:
             free_memory()
             break
-        if found > best_rate * _GAIN:
-            best, best_rate, slower = size, found, 0
+        if speed > best_rate * _GAIN:
+            best, best_rate, slower = size, speed, 0
         else:
             slower += 1
         size *= 2
@@ -82,16 +82,16 @@ def find_batch_size(method: DiffGuard, baselines: Baselines, images: int) -> int
     """The fastest batch size that fits, measured on random images.
 
     Args:
-        method: The method, on its device, in the precision and mode of its use.
+        method: The method, on its device and in the precision of its use.
         baselines: Post-hoc detectors that are scored too.
-        images: How many images are to be scored; a batch is no larger than needed for them.
+        images: Number of images to score; a batch is not larger than needed for them.
     """
     limit = min(LARGEST, fixed_batch_size(max(1, images)))
     return fastest(lambda size: _passes_per_second(method, baselines, size), limit)
 
 
 def _passes_per_second(method: DiffGuard, baselines: Baselines, size: int) -> float:
-    """Run all that scoring does, in its shapes, but with few steps of inversion."""
+    """Measure scoring in its real shapes, but with few inversion steps."""
     generator = torch.Generator().manual_seed(0)
     shape = (size, method.image_channels, method.image_size, method.image_size)
     images = torch.rand(shape, generator=generator)

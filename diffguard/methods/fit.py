@@ -1,4 +1,4 @@
-"""What a method fits on ID images: reference features and stop thresholds."""
+"""Quantities fitted on ID images: reference features and stop thresholds."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def fit_calibration(
 
 @reproducible()
 def fit_reference(method: DiffGuard, loader: Any, batch_size: int) -> Reference:
-    """Features of ID training images for the feature baselines.
+    """The classifier's features of ID training images, for the feature baselines.
 
     Args:
         method: The method, on its device.
@@ -131,7 +131,7 @@ def fit_reference(method: DiffGuard, loader: Any, batch_size: int) -> Reference:
 def check_classifier(
     method: DiffGuard, loader: Any, settings: DetectorSettings, batch_size: int, warn: Warn
 ) -> None:
-    """Make sure that the classifier knows the ID validation images, before they are scored.
+    """Check the classifier on ID validation images before they are scored.
 
     Raises:
         UserError: If its classes are in another order, its outputs are not logits or differ from
@@ -157,7 +157,7 @@ def check_classifier(
     if sigmoid:
         warn(
             "warning: all outputs of the classifier lie between 0 and 1, as behind a sigmoid, and "
-            "are taken for logits: if they are not, take the sigmoid out of its forward"
+            "are treated as logits: if they are not, remove the sigmoid from its forward"
         )
     names = classifier.class_names
     if warning := check_labels(torch.cat(labels), torch.cat(predictions), names):
@@ -167,14 +167,14 @@ def check_classifier(
 def _classified(
     method: DiffGuard, loader: Any, batch_size: int
 ) -> Iterator[tuple[ClassifierOutput, torch.Tensor]]:
-    """What the classifier makes of each batch, with the labels; unreadable images are left out."""
+    """The classifier's output and the labels of each batch, without unreadable images."""
     for images, labels in _readable(loader):
         yield method.classify(images.to(method.device), batch_size), labels.cpu()
 
 
 @reproducible()
 def fit_early_stop(method: DiffGuard, loader: Any, batch_size: int) -> dict[str, float]:
-    """Thresholds at which ID validation images stop, on average, at the depth asked for."""
+    """Thresholds at which ID validation images stop at `early_stop.mean_depth` on average."""
     settings = method.settings
     if settings.early_stop.mean_depth is None:
         return {}
@@ -183,12 +183,12 @@ def fit_early_stop(method: DiffGuard, loader: Any, batch_size: int) -> dict[str,
 
     def trace(images: torch.Tensor) -> torch.Tensor:
         clean = denoiser.encode(images)
-        seen = denoiser.preview(clean)
+        preview = denoiser.preview(clean)
         labels = method.classifier(images).argmax(1)
         noise = partial(inversion_noise, denoiser, settings.inversion, labels=labels)
         states = invert(noise, clean, plan, cap, clip=settings.sampler.clip)
         steps = [
-            torch.stack([quality(denoiser.preview(x), seen) for quality in measures.values()], 1)
+            torch.stack([quality(denoiser.preview(x), preview) for quality in measures.values()], 1)
             for x in states
         ]
         return torch.stack(steps, dim=2)  # (N, M, S)
@@ -206,6 +206,6 @@ def fit_early_stop(method: DiffGuard, loader: Any, batch_size: int) -> dict[str,
 def _readable(loader: Any) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """Images and labels of the batches, without the images that could not be read."""
     for batch in loader:
-        kept = torch.tensor([not error for error in batch["error"]])
-        if kept.any():
-            yield batch["image"][kept], batch["label"][kept]
+        readable = torch.tensor([not error for error in batch["error"]])
+        if readable.any():
+            yield batch["image"][readable], batch["label"][readable]

@@ -102,7 +102,7 @@ def test_labels_of_stable_diffusion_are_prompts(models):
         torch.testing.assert_close(row, encoder(tokens.input_ids).last_hidden_state[0])
     other = replace(options_of("stable_diffusion"), prompt="{name}")
     assert not torch.equal(load_denoiser(folder, other).context.table, denoiser.context.table)
-    with pytest.raises(UserError, match=r"does not hold \{name\}"):
+    with pytest.raises(UserError, match=r"lacks \{name\}"):
         load_denoiser(folder, replace(other, prompt="a cat"))
     with pytest.raises(UserError, match="expected a text encoder"):
         load_denoiser(folder)
@@ -294,7 +294,7 @@ MISTAKES = {
     "a size": (
         "adm_uncond",
         {"model": {"image_size": 30, "num_head_channels": 16}},
-        "image_size 30 cannot be taken by this model: expected a multiple of 4",
+        "this model cannot take image_size 30: expected a multiple of 4",
     ),
     "a fit": ("latent_dit_kl", {"fit": "pad"}, "cannot be padded for a latent model"),
     "a slice": ("latent_dit_kl", {"slice_size": 5}, "slice_size must be 1 or a multiple of 8"),
@@ -323,7 +323,7 @@ def test_an_unreachable_hub_is_one_line(start, monkeypatch):
         raise ConnectionError("no route\nto the hub")
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", fail)
-    with pytest.raises(UserError, match="the hub did not give it") as caught:
+    with pytest.raises(UserError, match="the hub did not provide it") as caught:
         start("hub", "owner/name")
     assert "\n" not in str(caught.value)
 

@@ -189,6 +189,6 @@ def test_an_unreachable_hub_is_one_line(monkeypatch):
         raise ConnectionError("no route\nto the hub")
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", fail)
-    with pytest.raises(UserError, match="the hub did not give it") as error:
+    with pytest.raises(UserError, match="the hub did not provide it") as error:
         load_denoiser("owner/name")
     assert "\n" not in str(error.value)

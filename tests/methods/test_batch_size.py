@@ -9,7 +9,7 @@ from torch import nn
 from datamodules.ood import IDSets, OODDataModule, OODSets
 from diffguard.engine.memory import is_out_of_memory
 from diffguard.errors import UserError
-from diffguard.methods.batch_size import begun_with, fastest, find_batch_size
+from diffguard.methods.batch_size import fastest, find_batch_size, frozen_batch_size
 from diffguard.score_table.table import ScoreTable
 from diffguard_cli import scoring as evaluation
 from diffguard_cli.scoring import ScoringRun
@@ -197,8 +197,8 @@ def test_which_errors_mean_that_memory_ran_out(error, expected):
     ("asked", "expected"), [("auto", 16), (64, 16), (32, None), (16, 16), (10, 16)]
 )
 def test_a_run_goes_on_with_what_it_began_with(asked, expected):
-    assert begun_with({"batch_size": 16, "batch_size_asked": 64}, asked) == expected
-    assert begun_with(None, asked) is None
+    assert frozen_batch_size({"batch_size": 16, "batch_size_asked": 64}, asked) == expected
+    assert frozen_batch_size(None, asked) is None
 
 
 def test_every_call_has_the_trainers_precision(data_root, tmp_path):

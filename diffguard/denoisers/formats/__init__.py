@@ -44,7 +44,7 @@ def detect_family(tensors: Mapping[str, Tensor]) -> str:
     """Detect the family of a state dict from its names: `adm`, `ldm`, `ddpm` or `classifier`.
 
     Raises:
-        UserError: For names of no known family.
+        UserError: If the family is unknown.
     """
     if has(tensors, ldm.UNET):
         return "ldm"
@@ -55,9 +55,9 @@ def detect_family(tensors: Mapping[str, Tensor]) -> str:
     if has(tensors, "layer1.0."):
         return "classifier"
     raise UserError(
-        f"tensors such as {', '.join(sorted(tensors)[:3])} belong to no family that is known: "
+        f"tensors such as {', '.join(sorted(tensors)[:3])} belong to an unknown family: "
         "expected guided-diffusion, class-conditional latent diffusion, DiffOOD's DDPM, or a "
-        "folder of diffusers"
+        "diffusers folder"
     )
 
 
@@ -71,7 +71,7 @@ def convert_tensors(
         options: Hyper-parameters that the file does not contain.
 
     Raises:
-        UserError: For another family, a missing option or one without effect, and tensors that do
+        UserError: If the family is another, an option is missing or has no effect, or tensors do
             not fit.
     """
     family = detect_family(tensors)
@@ -87,12 +87,12 @@ def load_diffusion(path: str | Path, options: CheckpointOptions = _PLAIN) -> Dif
     """Load a diffusion model from a file of a known family, a diffusers folder or a hub id.
 
     Args:
-        path: What to load.
-        options: What the file or folder does not say. A class-conditional model must know
-            `num_classes` classes, where that is given.
+        path: The file, folder or hub id.
+        options: Hyper-parameters that the file or folder lacks. If `num_classes` is given, a
+            class-conditional model must have that many classes.
 
     Raises:
-        UserError: If it cannot be loaded; one line that starts with the path.
+        UserError: If the model cannot be loaded; the line starts with the path.
     """
     try:
         if Path(path).is_file():
@@ -120,7 +120,7 @@ def load_denoiser(
         **use: How images reach the model, see `DiffusionParts.spec`.
 
     Raises:
-        UserError: One line that says what is wrong with the file, or which option is needed.
+        UserError: If the file is damaged or an option is missing.
     """
     parts = load_diffusion(path, options)
     return wrap_parts(parts, parts.spec(**use)).eval()

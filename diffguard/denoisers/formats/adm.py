@@ -27,7 +27,7 @@ def convert(tensors: Mapping[str, Tensor], options: CheckpointOptions) -> Diffus
         options: `image_size`, and `num_head_channels` or `num_heads`, must be given.
 
     Raises:
-        UserError: For missing options, and tensors that are missing or left over.
+        UserError: If an option or a tensor is missing, or a tensor is left over.
     """
     layout = OpenAILayout.read(tensors)
     image_size = options.need_image_size(2 ** (len(layout.channels) - 1))
@@ -83,7 +83,7 @@ def _build(layout: OpenAILayout, image_size: int, options: CheckpointOptions) ->
         "layers_per_block": layout.layers,
         "downsample_type": resampling,
         "upsample_type": resampling,
-        # Without a number of groups diffusers leaves out the norm of the bottleneck's attention.
+        # Without a number of groups, diffusers omits the norm of the bottleneck's attention.
         "attn_norm_num_groups": 32,
         "norm_eps": 1e-5,
         "resnet_time_scale_shift": "scale_shift" if layout.scale_shift else "default",

@@ -20,7 +20,7 @@ def convert(tensors: Mapping[str, Tensor], options: CheckpointOptions) -> Diffus
         options: `image_size` must be given.
 
     Raises:
-        UserError: For a missing option, and tensors that are missing or left over.
+        UserError: If an option or a tensor is missing, or a tensor is left over.
     """
     from diffusers import UNet2DModel
 

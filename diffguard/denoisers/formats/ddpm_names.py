@@ -1,8 +1,8 @@
-"""The U-Net of Ho et al. (2020), as PyTorch programs name it: names and shapes.
+"""Names and shapes of the U-Net of Ho et al. (2020) in PyTorch programs.
 
-DiffOOD's networks use it, and the encoder and decoder of latent diffusion's first stage. Levels
+DiffOOD's networks use it, as do the encoder and decoder of latent diffusion's first stage. Levels
 of `up` are numbered by resolution and run from the highest number down; diffusers numbers them in
-running order.
+the order of execution.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _LISTS = {"resnets": "block", "attentions": "attn"}
 
 @dataclass(frozen=True)
 class DDPMLayout:
-    """What the names and shapes of one half, or of both, tell.
+    """The architecture of one half or of both, read from names and shapes.
 
     Attributes:
         channels: Channels per level, finest first.
@@ -52,7 +52,7 @@ class DDPMLayout:
         """Infer the architecture from one half, `down` or `up`.
 
         Raises:
-            UserError: If there are no levels.
+            UserError: If the file has no levels.
         """
         levels = count_entries(tensors, f"{half}.")
         blocks = count_entries(tensors, f"{half}.0.block.") - (half == "up")
@@ -70,7 +70,7 @@ class DDPMLayout:
         )
 
     def locate(self, target: str) -> Source:
-        """Where a tensor of diffusers' network is in the file."""
+        """Find the tensor of the file for a tensor of diffusers' network."""
         place = find_place(target)
         if place is None:
             module, _, leaf = target.rpartition(".")

@@ -39,12 +39,13 @@ def load_folder(path: str | Path, options: CheckpointOptions) -> DiffusionParts:
     """Load a diffusers folder, or download it from the hub.
 
     Args:
-        path: A folder, or a hub id `owner/name` where there is no such folder.
-        options: What the folder does not say: `num_classes` and `null_class` of a model with
-            labels, `class_names` of one with prompts, `image_size` of one that takes any.
+        path: A folder, or a hub id `owner/name` if the folder does not exist.
+        options: Hyper-parameters that the folder lacks: `num_classes` and `null_class` of a model
+            with labels, `class_names` of a model with prompts, and `image_size` of a model that
+            takes any size.
 
     Raises:
-        UserError: For a folder that lacks a part, is damaged or of a class that is not known.
+        UserError: If the folder lacks a part, is damaged, or names an unknown class.
     """
     folder = local_folder(path)
     prompted = (folder / TEXT_ENCODER).is_dir() and not (folder / CONTEXT).is_file()
@@ -88,25 +89,25 @@ def _part(folder: Path, names: tuple[str, ...]) -> Path | None:
 
 def _state_size(network: Any, image_size: int | None, factor: int) -> int:
     """Side of the network's states; U-Nets take any multiple of their downsampling."""
-    own = network.config["sample_size"]
+    trained = network.config["sample_size"]
     if image_size is None:
-        if not isinstance(own, int) or own < 1:
+        if not isinstance(trained, int) or trained < 1:
             raise UserError(
-                "the folder does not say how large the model's images are: give image_size"
+                "the folder does not state the size of the model's images: give image_size"
             )
-        return own
+        return trained
     levels = len(network.config.get("block_out_channels", ()))
-    multiple = factor * 2 ** (levels - 1) if levels else factor * own
+    multiple = factor * 2 ** (levels - 1) if levels else factor * trained
     if image_size < 1 or image_size % multiple or (not levels and image_size != multiple):
         raise UserError(
-            f"image_size {image_size} cannot be taken by this model: expected "
+            f"this model cannot take image_size {image_size}: expected "
             f"{'a multiple of ' if levels else ''}{multiple}"
         )
     return image_size // factor
 
 
 def _load_context(folder: Path, options: CheckpointOptions) -> ClassContext | None:
-    """The stored table, or the encoded prompts of the classes' names."""
+    """The table in the folder, or the encoded prompts of the class names."""
     path = folder / CONTEXT
     if path.is_file():
         tensors = load_tensors(path)
@@ -125,7 +126,7 @@ def _load_context(folder: Path, options: CheckpointOptions) -> ClassContext | No
 def _classes(
     config: Any, context: ClassContext | None, note: dict[str, Any], options: CheckpointOptions
 ) -> tuple[int | None, int | None]:
-    """Number of classes and null class, from what the folder says and the user adds."""
+    """Number of classes and null class, from the folder and the user's options."""
     if "num_classes" in note:
         return note["num_classes"], note.get("null_class")
     if config.get("num_embeds_ada_norm") is not None:
@@ -144,7 +145,7 @@ def label_rows(rows: int, options: CheckpointOptions) -> tuple[int, int | None]:
 
     Args:
         rows: Rows of the table.
-        options: `num_classes`, and `null_class` where it is not the last of one row more.
+        options: `num_classes`, and `null_class` if it is not an additional last row.
 
     Raises:
         UserError: If neither the number of classes nor the null class is given, or they do not
@@ -155,8 +156,8 @@ def label_rows(rows: int, options: CheckpointOptions) -> tuple[int, int | None]:
         classes = rows - 1
     if classes is None:
         raise UserError(
-            f"the model has {rows} class embeddings: give num_classes ({rows - 1} where the last "
-            f"is the null class, {rows} where there is none), or null_class"
+            f"the model has {rows} class embeddings: give num_classes ({rows - 1} if the last is "
+            f"the null class, {rows} without a null class), or null_class"
         )
     if classes not in (rows, rows - 1):
         raise UserError(

@@ -10,19 +10,19 @@ from diffguard.errors import UserError, reason_of
 _PARTS = ("unet", "transformer", "vae", "vqvae", "scheduler", "class_context", "text_encoder")
 _ID = re.compile(r"([\w.-]+/[\w.-]+?)(?:@([\w./-]+))?")
 _FILES = (".ckpt", ".pt", ".pth", ".bin", ".safetensors")
-# Copies of the same weights in half precision, and those before averaging.
+# Copies of the weights in half precision, and weights before averaging.
 _COPIES = ["*.fp16.*", "*.non_ema.*"]
 
 
 def check_name(name: str, key: str = "") -> None:
-    """Refuse a name that is neither a path that is there nor a hub id; nothing is fetched.
+    """Refuse a name that is neither an existing path nor a hub id; nothing is fetched.
 
     Args:
         name: Path or hub id of a model.
-        key: The config's key that holds it, for the message.
+        key: Its key in the config, for the message.
 
     Raises:
-        UserError: For such a name.
+        UserError: If the name is neither.
     """
     if not Path(name).expanduser().exists():
         _hub_id(name, f"{key} " if key else "")
@@ -32,8 +32,8 @@ def _hub_id(name: str, prefix: str = "") -> re.Match[str]:
     match = _ID.fullmatch(name)
     if match is None or Path(name).suffix in _FILES:
         raise UserError(
-            f"{prefix}{name} does not exist: expected a checkpoint file, a folder of diffusers or "
-            "a hub id"
+            f"{prefix}{name} does not exist: expected a checkpoint file, a diffusers folder or a "
+            "hub id"
         )
     return match
 
@@ -45,23 +45,23 @@ def fetch(name: str) -> Path:
         name: `owner/name`, or `owner/name@revision`.
 
     Returns:
-        The folder that it lies in.
+        The folder of the files.
 
     Raises:
-        UserError: For a name that is not a hub id, or if the hub refuses it.
+        UserError: If the name is not a hub id, or the hub does not provide the model.
     """
-    match, wanted = _hub_id(name), _wanted()
+    match, patterns = _hub_id(name), _patterns()
     try:
-        folder = _download(match, wanted)
+        folder = _download(match, patterns)
         lacking = [part for part in _PARTS if _lacks_weights(folder / part)]
         if lacking:
-            # Older models are there as `.bin` only, which is read as tensors and nothing else.
-            folder = _download(match, [*wanted, *(f"{part}/*.bin" for part in lacking)])
+            # Older models have only `.bin` files, of which nothing but tensors is read.
+            folder = _download(match, [*patterns, *(f"{part}/*.bin" for part in lacking)])
     except Exception as error:
         # The hub's client raises its own types, and those of its network library.
         raise UserError(
-            f"{name} is no file or folder here, and the hub did not give it ({reason_of(error)}): "
-            "check the name and the connection, or give a local folder"
+            f"{name} is not a local file or folder, and the hub did not provide it "
+            f"({reason_of(error)}): check the name and the connection, or give a local folder"
         ) from error
     return folder
 
@@ -73,43 +73,43 @@ def cached(name: str) -> Path:
         name: `owner/name`, or `owner/name@revision`.
 
     Raises:
-        UserError: For a name that is not a hub id, or a model that is not in the cache.
+        UserError: If the name is not a hub id, or the model is not in the cache.
     """
     match = _ID.fullmatch(name)
     try:
         if match is not None:
-            return _download(match, _wanted(), local_files_only=True)
+            return _download(match, _patterns(), local_files_only=True)
     except Exception as error:
         # The hub's client raises its own types.
         raise UserError(
-            f"the detector refers to the diffusion model {name} of the Hugging Face hub, which was "
-            f"not fetched before: if you trust it, say so with --diffusion_model {name}"
+            f"the detector refers to the diffusion model {name} of the Hugging Face hub, which is "
+            f"not in the cache: if you trust it, fetch it with --diffusion_model {name}"
         ) from error
     raise UserError(
-        f"the detector refers to the diffusion model {name}, which does not exist: name the place "
-        "it was moved to with --diffusion_model"
+        f"the detector refers to the diffusion model {name}, which does not exist: give its new "
+        "path with --diffusion_model"
     )
 
 
 def local_folder(path: str | Path) -> Path:
-    """A folder of diffusers: the local one, or what the hub has under that name."""
+    """A local diffusers folder, or the downloaded one of a hub id."""
     return Path(path) if Path(path).is_dir() else fetch(str(path))
 
 
-def _wanted() -> list[str]:
-    """Patterns of the files that this project reads, weights of older models apart."""
-    wanted = ["*.json", "*.safetensors", "tokenizer/*"]
-    return wanted + [f"{part}/*.{kind}" for part in _PARTS for kind in ("json", "safetensors")]
+def _patterns() -> list[str]:
+    """Patterns of the files that this project reads, without weights of older models."""
+    patterns = ["*.json", "*.safetensors", "tokenizer/*"]
+    return patterns + [f"{part}/*.{kind}" for part in _PARTS for kind in ("json", "safetensors")]
 
 
-def _download(match: re.Match[str], wanted: list[str], *, local_files_only: bool = False) -> Path:
+def _download(match: re.Match[str], patterns: list[str], *, local_files_only: bool = False) -> Path:
     from huggingface_hub import snapshot_download
 
     return Path(
         snapshot_download(
             match.group(1),
             revision=match.group(2),
-            allow_patterns=wanted,
+            allow_patterns=patterns,
             ignore_patterns=_COPIES,
             local_files_only=local_files_only,
         )

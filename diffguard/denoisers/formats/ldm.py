@@ -2,7 +2,7 @@
 
 The file's `state_dict` holds the schedule, a U-Net with cross-attention, a VQ first stage and a
 table of class embeddings, whose last row is the null class. Averaged weights (`model_ema.…`) are
-ignored, as the reference does: its configuration has them off.
+ignored as in the reference, whose configuration turns them off.
 """
 
 from __future__ import annotations
@@ -61,14 +61,16 @@ def convert(tensors: Mapping[str, Tensor], options: CheckpointOptions) -> Diffus
         options: `image_size` (pixels), and `num_heads` or `num_head_channels`, must be given.
 
     Raises:
-        UserError: For missing options, and tensors that are missing or left over.
+        UserError: If an option or a tensor is missing, or a tensor is left over.
     """
-    known = (UNET, _FIRST_STAGE, _CONDITION, _EMA)
-    extra = sorted(n for n in tensors if not n.startswith(known) and n not in {"betas", *_DERIVED})
+    prefixes = (UNET, _FIRST_STAGE, _CONDITION, _EMA)
+    extra = sorted(
+        n for n in tensors if not n.startswith(prefixes) and n not in {"betas", *_DERIVED}
+    )
     if extra:
         raise UserError(
             f"tensor {extra[0]} is left over ({len(extra)} in all): expected a class-conditional "
-            "latent diffusion checkpoint and nothing else"
+            "latent diffusion checkpoint without other tensors"
         )
     if "betas" not in tensors:
         raise UserError("tensor betas is missing: expected a complete checkpoint of this family")
@@ -96,10 +98,10 @@ def convert(tensors: Mapping[str, Tensor], options: CheckpointOptions) -> Diffus
 
 
 def scheduler_config(betas: Tensor) -> dict[str, Any]:
-    """The file's betas, by name where they are linear in their square root.
+    """The scheduler config of a file's betas, by name if their square roots are linear.
 
     Raises:
-        UserError: For betas that are no noise levels.
+        UserError: If the betas are not noise levels.
     """
     if betas.ndim != 1 or not len(betas):
         raise UserError(
@@ -155,7 +157,7 @@ def _unet(tensors: Mapping[str, Tensor], options: CheckpointOptions, factor: int
         layers_per_block=layout.layers,
         norm_eps=1e-5,
         cross_attention_dim=context,
-        attention_head_dim=heads,  # a number of heads, whatever diffusers calls it
+        attention_head_dim=heads,  # the number of heads, despite the name
         transformer_layers_per_block=depth,
         use_linear_projection=is_linear,
     )

@@ -32,7 +32,7 @@ def load_model(folder: Path, classes: tuple[str, ...]) -> Any:
     config = read_config(folder / "config.json")
     name = config.get("_class_name")
     if name == "Transformer2DModel" and config.get("norm_type") == "ada_norm_zero":
-        # How folders name the class that were written before DiT had one of its own.
+        # Folders that are older than the class of DiT use this name.
         name = "DiTTransformer2DModel"
     if name not in classes:
         raise UserError(
@@ -43,8 +43,8 @@ def load_model(folder: Path, classes: tuple[str, ...]) -> Any:
     if config.get("quantization_config") is not None:
         raise UserError(f"{folder.name} is quantized: expected weights in float32, float16 or bf16")
     files = [path for path in folder.glob(f"{_WEIGHTS}*") if path.is_file()]
-    own = own_config(cls, config)
-    check_files(lambda: cls.from_config(own), files, folder.name)
+    shape = own_config(cls, config)
+    check_files(lambda: cls.from_config(shape), files, folder.name)
     binary = not any(folder.glob(f"{_WEIGHTS}*.safetensors"))
     try:
         model, report = cls.from_pretrained(
@@ -68,8 +68,8 @@ def load_model(folder: Path, classes: tuple[str, ...]) -> Any:
             kind = what.removesuffix("_keys")
             if prefix := next((p for p in ("module.", "_orig_mod.") if _all_have(report, p)), None):
                 raise UserError(
-                    f"the tensors of {folder.name} begin with {prefix!r}, which training left: "
-                    "take it off their names"
+                    f"the tensors of {folder.name} begin with {prefix!r}, which training added: "
+                    "remove it from their names"
                 )
             raise UserError(f"{folder.name} has {kind} tensors ({first}): is it complete?")
     for name, value in model.state_dict(keep_vars=True).items():
@@ -83,7 +83,7 @@ def _all_have(report: Any, prefix: str) -> bool:
 
 
 def _variant(folder: Path) -> str | None:
-    """The copy of the weights to read, as in `….fp16.safetensors`: another where none is plain."""
+    """The variant of the weights to read, as in `….fp16.safetensors`; None for plain weights."""
     names = [path.name.removeprefix(f"{_WEIGHTS}.") for path in folder.glob(f"{_WEIGHTS}.*")]
     kinds = [name.split("-")[0].split(".") for name in names]
     plain = ("safetensors", "bin")
@@ -102,14 +102,14 @@ def read_config(path: Path) -> dict[str, Any]:
         UserError: If it is missing or damaged.
     """
     try:
-        # Configs of diffusers may hold infinities, which `read_json` refuses.
+        # Configs of diffusers may contain infinities, which `read_json` refuses.
         content = json.loads(read_text(path))
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(
-            f"{path} cannot be read ({reason_of(error)}): expected a complete folder of diffusers"
+            f"{path} cannot be read ({reason_of(error)}): expected a complete diffusers folder"
         ) from error
     if not isinstance(content, dict):
-        raise UserError(f"{path} holds no settings: expected a complete folder of diffusers")
+        raise UserError(f"{path} contains no settings: expected a complete diffusers folder")
     return content
 
 
@@ -117,6 +117,6 @@ def _check_conditions(config: Any) -> None:
     kind = config.get("class_embed_type") or config.get("addition_embed_type")
     if kind not in (None, "timestep") or config.get("encoder_hid_dim_type"):
         raise UserError(
-            f"the network is told more than a timestep and a label ({kind or 'image features'}, "
-            "as Stable Diffusion XL): expected class labels or one text encoder"
+            f"the network needs more than a timestep and a label ({kind or 'image features'}, like "
+            "Stable Diffusion XL): expected class labels or one text encoder"
         )

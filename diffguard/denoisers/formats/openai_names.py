@@ -1,7 +1,7 @@
-"""The U-Net of OpenAI's guided-diffusion, which latent diffusion took over: names and shapes.
+"""Names and shapes of the U-Net of guided-diffusion, which latent diffusion also uses.
 
-`input_blocks`, `middle_block` and `output_blocks` are flat lists; with n residual blocks a level,
-a level takes n + 1 entries (its resampling, or for the first the input convolution, included).
+`input_blocks`, `middle_block` and `output_blocks` are flat lists. A level of n residual blocks has
+n + 1 entries, including its resampling or, for the first level, the input convolution.
 """
 
 from __future__ import annotations
@@ -44,11 +44,11 @@ _JOINT = {"to_q": 0, "to_k": 1, "to_v": 2}
 
 @dataclass(frozen=True)
 class OpenAILayout:
-    """What the names and shapes of such a U-Net tell.
+    """The architecture of such a U-Net, read from names and shapes.
 
     Attributes:
         in_channels: Channels of the state.
-        out_channels: Channels of the output; twice as many where the variance is learned.
+        out_channels: Channels of the output; twice as many if the variance is learned.
         model_channels: Channels of the sinusoidal embedding.
         channels: Channels per level, finest first.
         layers: Residual blocks per level.
@@ -73,7 +73,7 @@ class OpenAILayout:
         """Infer the architecture.
 
         Raises:
-            UserError: If the blocks do not add up.
+            UserError: If the numbers of blocks do not match.
         """
         outputs = count_entries(tensors, "output_blocks.")
         up = re.compile(r"output_blocks\.(\d+)\.[12]\.(in_layers\.|conv\.)")
@@ -103,7 +103,7 @@ class OpenAILayout:
         )
 
     def locate(self, target: str, heads: Callable[[int], int]) -> Source:
-        """Where a tensor of `UNet2DModel` or `UNet2DConditionModel` is in the file.
+        """Find the tensor of the file for a tensor of `UNet2DModel` or `UNet2DConditionModel`.
 
         Args:
             target: Its name in diffusers.

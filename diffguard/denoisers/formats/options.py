@@ -8,30 +8,28 @@ from typing import Any, Literal
 
 from diffguard.errors import UserError
 
-# What a run expects of every model, instead of saying something of one; `load_diffusion` compares
-# the label that means "no label".
+# Options that state what a run expects of any model; `load_diffusion` compares the null class.
 _EXPECTED = ("num_classes", "null_class", "class_names")
 
 
 @dataclass(frozen=True)
 class CheckpointOptions:
-    """Hyper-parameters that tensors do not show; those needed are asked for by name.
+    """Hyper-parameters that do not follow from tensors; an error names each that is needed.
 
     Attributes:
-        image_size: Side in pixels of the images that the model was trained on. For latent models
-            too this is the image, not the latent.
+        image_size: Side in pixels of the images that the model was trained on; for latent models
+            also the image, not the latent.
         num_head_channels: Channels per attention head (guided-diffusion: 64 in the published
             64×64, 256×256 and 512×512 models).
-        num_heads: Number of attention heads, where that is what is fixed (guided-diffusion
+        num_heads: Number of attention heads, for models with a fixed number (guided-diffusion
             128×128: 4; latent diffusion cin256-v2: 1).
         new_attention_order: Rows of joint projections are all queries, then all keys, then all
             values (guided-diffusion's 64×64 model); otherwise they are grouped by head.
-        noise_schedule: guided-diffusion: `linear`, or `cosine` (its 64×64 model). The other
-            families need no such choice.
+        noise_schedule: For guided-diffusion: `linear`, or `cosine` (its 64×64 model).
         num_classes: Classes that the user expects, without the null class; None accepts any.
-        null_class: The label that means "no label"; needed where a diffusers folder does not say.
+        null_class: The label that means "no label"; needed if a diffusers folder does not state it.
         class_names: Names of the classes, for a model with a text encoder.
-        prompt: What such a model is told of a class, with `{name}` in it.
+        prompt: Template of the prompt for a class of such a model, with `{name}` in it.
     """
 
     image_size: int | None = None
@@ -45,21 +43,21 @@ class CheckpointOptions:
     prompt: str = "a photo of a {name}"
 
     def check_used(self, family: str, used: Collection[str]) -> None:
-        """Refuse options that say something of another family of models.
+        """Refuse options that do not apply to a family of models.
 
         Args:
-            family: What the model is, for the message.
+            family: Name of the family, for the message.
             used: Options that this family needs or takes.
 
         Raises:
-            UserError: For one that would have no effect.
+            UserError: If an option would have no effect.
         """
-        for one in fields(self):
-            idle = one.name not in used and one.name not in _EXPECTED
-            if idle and getattr(self, one.name) != one.default:
+        for option in fields(self):
+            idle = option.name not in used and option.name not in _EXPECTED
+            if idle and getattr(self, option.name) != option.default:
                 raise UserError(
-                    f"{one.name} {getattr(self, one.name)} says nothing of {family}: leave it out"
-                    + (f" (it takes {', '.join(sorted(used))})" if used else "")
+                    f"{option.name} {getattr(self, option.name)} does not apply to {family}: leave "
+                    "it out" + (f" (it takes {', '.join(sorted(used))})" if used else "")
                 )
 
     def need_image_size(self, factor: int) -> int:
@@ -70,13 +68,13 @@ class CheckpointOptions:
         """
         if self.image_size is None:
             raise UserError(
-                "the file does not say how large the model's images are: give image_size (in "
+                "the file does not state the size of the model's images: give image_size (in "
                 "pixels; 256 for the published ImageNet models, 32 for CIFAR-10)"
             )
         if self.image_size < factor or self.image_size % factor:
             raise UserError(
-                f"image_size {self.image_size} cannot be taken by this model: expected a multiple "
-                f"of {factor}"
+                f"this model cannot take image_size {self.image_size}: expected a multiple of "
+                f"{factor}"
             )
         return self.image_size
 
@@ -85,21 +83,23 @@ class CheckpointOptions:
 
         Args:
             channels: Channels of the level.
-            published: What the published files need, for the message.
+            published: Options of the published files, for the message.
 
         Raises:
-            UserError: If neither option, or both, or one that does not divide, was given.
+            UserError: If neither option or both are given, or the heads do not divide the channels.
         """
-        given = [v for v in (self.num_head_channels, self.num_heads) if v is not None]
-        if len(given) != 1:
+        options = [v for v in (self.num_head_channels, self.num_heads) if v is not None]
+        if len(options) != 1:
             raise UserError(
-                f"the file does not say how attention is split into heads: give one of "
+                f"the file does not state how attention is split into heads: give one of "
                 f"num_head_channels and num_heads (published: {published})"
             )
-        if given[0] < 1 or channels % given[0]:
+        if options[0] < 1 or channels % options[0]:
             name = "num_heads" if self.num_head_channels is None else "num_head_channels"
-            raise UserError(f"{name} {given[0]} does not divide the {channels} channels of a level")
-        return given[0] if self.num_head_channels is None else channels // given[0]
+            raise UserError(
+                f"{name} {options[0]} does not divide the {channels} channels of a level"
+            )
+        return options[0] if self.num_head_channels is None else channels // options[0]
 
 
 def linear_schedule(**further: Any) -> dict[str, Any]:

@@ -19,18 +19,18 @@ _AT_ONCE = 8
 
 
 def make_prompts(class_names: Sequence[str], prompt: str) -> list[str]:
-    """The prompt of each class and, last, the empty one that means "no label".
+    """The prompt of each class, followed by the empty one that means "no label".
 
     Args:
         class_names: Names of the classes; an underscore in a name is a space.
         prompt: Template with `{name}` in it.
 
     Raises:
-        UserError: For a template without `{name}`, with which all classes would look the same.
+        UserError: If the template lacks `{name}`, so that all classes would have one prompt.
     """
     if "{name}" not in prompt:
         raise UserError(
-            f"diffusion.prompt {prompt!r} does not hold {{name}}, the place of a class's name: "
+            f"diffusion.prompt {prompt!r} lacks {{name}}, the place of a class's name: "
             'expected a template such as "a photo of a {name}"'
         )
     return [*(prompt.replace("{name}", name.replace("_", " ")) for name in class_names), ""]
@@ -46,7 +46,7 @@ def encode_prompts(folder: Path, class_names: Sequence[str], prompt: str) -> Ten
         prompt: Template with `{name}` in it.
 
     Returns:
-        `(K + 1, tokens, width)` float32; the last row is that of the empty prompt.
+        `(K + 1, tokens, width)` float32; the last row belongs to the empty prompt.
 
     Raises:
         UserError: If transformers is not installed, or the folder's parts cannot be loaded.
@@ -78,7 +78,7 @@ def encode_prompts(folder: Path, class_names: Sequence[str], prompt: str) -> Ten
             output_loading_info=True,
         )
     except Exception as error:
-        # Damaged weights and vocabularies surface as many types.
+        # Damaged weights and vocabularies raise many types.
         raise UserError(
             f"the text encoder cannot be loaded ({reason_of(error)}): is it complete?"
         ) from error

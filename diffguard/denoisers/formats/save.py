@@ -26,10 +26,10 @@ def save_folder(
     Args:
         parts: The model.
         folder: Output folder, new or empty.
-        text_from: Folder whose text encoder and tokenizer, where it has them, are copied.
+        text_from: Folder from which a text encoder and a tokenizer are copied, if it has them.
 
     Raises:
-        UserError: For a folder with something in it, or one that cannot be written.
+        UserError: If the folder is not empty or cannot be written.
     """
     with create_folder(Path(folder)) as temporary:
         _write(parts, temporary)
@@ -41,21 +41,21 @@ def save_folder(
 
 
 def _refuse_foreign_links(folder: Path, name: str) -> None:
-    """Raise `UserError` for links below a part of a model that lead out of the model's folder."""
+    """Raise `UserError` if a part of a model has links that lead out of the model's folder."""
     home = Path(os.path.realpath(folder))
-    if home.parent.name == "snapshots":  # the hub's cache keeps the files beside its snapshots
+    if home.parent.name == "snapshots":  # the hub's cache stores the files next to its snapshots
         home = home.parent.parent
     for place, folders, files in os.walk(folder / name):
-        linked = [path for path in (Path(place) / one for one in folders) if path.is_symlink()]
+        linked = [path for path in (Path(place) / name for name in folders) if path.is_symlink()]
         foreign = [
             path
-            for path in (Path(place) / one for one in files)
+            for path in (Path(place) / name for name in files)
             if not Path(os.path.realpath(path)).is_relative_to(home)
         ]
         if linked or foreign:
             raise UserError(
                 f"{(linked + foreign)[0]} is a link to a folder, or out of its model's folder: "
-                "put the file or folder itself in its place"
+                "replace the link by the file or folder itself"
             )
     if not Path(os.path.realpath(folder / name)).is_relative_to(home):
         raise UserError(f"{folder / name} is a link out of its model's folder: copy it there")
@@ -88,7 +88,7 @@ def _write(parts: DiffusionParts, folder: Path) -> None:
     (folder / NOTE).write_text(json.dumps(note, indent=2) + "\n", encoding="utf-8")
 
 
-# Pipelines of latent models, by network and autoencoder; with prompts it is Stable Diffusion.
+# Pipelines of latent models by network and autoencoder; models with prompts are Stable Diffusion.
 _PIPELINES = {
     ("DiTTransformer2DModel", "AutoencoderKL"): "DiTPipeline",
     ("UNet2DModel", "VQModel"): "LDMPipeline",
@@ -96,7 +96,7 @@ _PIPELINES = {
 
 
 def _write_index(parts: DiffusionParts, folder: Path) -> None:
-    """Name the parts, so that diffusers finds its pipeline for them, if it has one."""
+    """Write the index by which diffusers finds a pipeline for the parts, if it has one."""
     import diffusers
 
     kinds = (type(parts.network).__name__, type(parts.autoencoder).__name__)

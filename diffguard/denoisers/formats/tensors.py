@@ -1,7 +1,7 @@
 """Fills a network from a file whose tensors have other names.
 
-The direction is from our network to the file: each tensor of the network says where in the file
-it comes from. Missing and unused tensors can therefore be reported by name.
+Each tensor of the network is mapped to its source in the file, so that missing and unused tensors
+can be reported by name.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ Locate = Callable[[str], "Source"]
 
 
 class Part(dict[str, Tensor]):
-    """The tensors of a file under a common prefix, which messages put back.
+    """The tensors of a file under a common prefix, without the prefix; messages add it again.
 
     Args:
         tensors: Tensors of the file, or of a part of it.
-        prefix: What the names start with; it is taken off.
+        prefix: The prefix of their names.
     """
 
     def __init__(self, tensors: Mapping[str, Tensor], prefix: str) -> None:
@@ -37,11 +37,11 @@ class Part(dict[str, Tensor]):
 
 @dataclass(frozen=True)
 class Source:
-    """Where a tensor comes from.
+    """The source of a tensor in a file.
 
     Attributes:
-        name: Tensor in the file.
-        part: For a joint projection of queries, keys and values: which of the three.
+        name: Name of the tensor in the file.
+        part: For a joint projection, 0 for queries, 1 for keys and 2 for values.
         heads: Blocks of rows in a joint projection; each holds its [q, k, v] in turn.
     """
 
@@ -50,7 +50,7 @@ class Source:
     heads: int = 1
 
     def take(self, tensors: Mapping[str, Tensor]) -> Tensor:
-        """The tensor, or the third of its rows that is meant."""
+        """The tensor, or its rows of queries, keys or values."""
         value = tensors[self.name]
         if self.part is None:
             return value
@@ -60,14 +60,14 @@ class Source:
 
 @dataclass(frozen=True)
 class Place:
-    """Where a tensor sits in a U-Net of diffusers.
+    """The place of a tensor in a U-Net of diffusers.
 
     Attributes:
         stage: `down`, `mid` or `up`.
-        block: Number of the block within its stage, in running order.
+        block: Number of the block within its stage, in the order of execution.
         kind: `resnets`, `attentions`, `downsamplers` or `upsamplers`.
         index: Number within the block.
-        module: Layer within it, as `conv1`.
+        module: Layer within it, such as `conv1`.
         leaf: `weight` or `bias`.
     """
 
@@ -86,7 +86,7 @@ _PLACE = re.compile(
 
 
 def find_place(target: str) -> Place | None:
-    """Parse a tensor's name in diffusers; None for one outside the blocks."""
+    """Parse a tensor's name in diffusers; None if it is outside the blocks."""
     match = _PLACE.fullmatch(target)
     if match is None:
         return None
@@ -95,10 +95,10 @@ def find_place(target: str) -> Place | None:
 
 
 def shape_of(tensors: Mapping[str, Tensor], name: str) -> tuple[int, int]:
-    """Outputs and inputs of a layer or table, by the weight that the architecture is read from.
+    """The numbers of outputs and inputs of a layer or table, from its weight.
 
     Raises:
-        UserError: If the file lacks it, or it is no weight.
+        UserError: If the file lacks the tensor, or it is not a weight.
     """
     if name not in tensors:
         full = _prefix(tensors) + name
@@ -107,23 +107,23 @@ def shape_of(tensors: Mapping[str, Tensor], name: str) -> tuple[int, int]:
     if len(shape) < 2 or 0 in shape:
         raise UserError(
             f"tensor {_prefix(tensors)}{name} has shape {tuple(shape)}, expected a weight with "
-            "outputs and inputs: this is no checkpoint of this family"
+            "outputs and inputs: this is not a checkpoint of this family"
         )
     return shape[0], shape[1]
 
 
 def count_entries(tensors: Mapping[str, Tensor], prefix: str) -> int:
-    """Number of the entries `prefix0.…`, `prefix1.…`, … by the highest that occurs.
+    """Number of the entries `prefix0.…`, `prefix1.…`, …, by the highest number.
 
     Raises:
-        UserError: If it counts further than the file has tensors.
+        UserError: If the highest number exceeds the number of tensors.
     """
     pattern = re.compile(re.escape(prefix) + r"(\d+)\.")
-    found = [int(match.group(1)) for name in tensors if (match := pattern.match(name))]
-    count = max(found, default=-1) + 1
+    numbers = [int(match.group(1)) for name in tensors if (match := pattern.match(name))]
+    count = max(numbers, default=-1) + 1
     if count > len(tensors):
         raise UserError(
-            f"tensors {_prefix(tensors)}{prefix}… are counted to {count - 1}, and most are "
+            f"tensors {_prefix(tensors)}{prefix}… are numbered up to {count - 1}, and most are "
             "missing: expected a complete checkpoint of this family"
         )
     return count
@@ -135,10 +135,10 @@ def has(tensors: Mapping[str, Tensor], prefix: str) -> bool:
 
 
 def build_empty(cls: Callable[..., Any], **config: Any) -> Any:
-    """Build a network without memory for its weights; `fill` gives it the file's.
+    """Build a network without memory for its weights; `fill` adds the weights of a file.
 
     Raises:
-        UserError: If the class refuses the config that the file's shapes led to.
+        UserError: If the class refuses the config that was read from the file's shapes.
     """
     try:
         with torch.device("meta"):
@@ -151,42 +151,42 @@ def build_empty(cls: Callable[..., Any], **config: Any) -> Any:
 
 
 def fill(network: nn.Module, tensors: Mapping[str, Tensor], locate: Locate) -> None:
-    """Give a network the tensors of a file, each exactly once; puts it in evaluation mode.
+    """Fill a network with the tensors of a file, each used once, and put it in evaluation mode.
 
     Args:
         network: Any network, on the meta device or not.
         tensors: Tensors of the file that belong to it.
-        locate: Name in the network -> where it comes from.
+        locate: Name in the network -> source in the file.
 
     Raises:
-        UserError: For tensors that are missing, left over, of another shape or no weights.
+        UserError: If a tensor is missing, left over, of another shape or not a weight.
     """
     prefix = _prefix(tensors)
-    own = network.state_dict(keep_vars=True)
-    sources = {target: locate(target) for target in own}
-    wanted = {source.name for source in sources.values()}
-    if missing := sorted(wanted - set(tensors)):
+    targets = network.state_dict(keep_vars=True)
+    sources = {target: locate(target) for target in targets}
+    names = {source.name for source in sources.values()}
+    if missing := sorted(names - set(tensors)):
         raise UserError(
             f"{_list(missing, prefix)} missing: expected a complete checkpoint of this family"
         )
-    if extra := sorted(set(tensors) - wanted):
+    if extra := sorted(set(tensors) - names):
         raise UserError(
-            f"{_list(extra, prefix)} left over: expected a checkpoint of this family and nothing "
-            "else, remove them from the file or take another"
+            f"{_list(extra, prefix)} left over: expected only tensors of this family; remove them "
+            "from the file or use another file"
         )
     if len(set(sources.values())) != len(sources):
         raise RuntimeError("a tensor was used twice: the name mapping is wrong")
     state = {}
-    for target, value in own.items():
+    for target, value in targets.items():
         source = sources[target]
-        found = tensors[source.name]
+        tensor = tensors[source.name]
         share = 1 if source.part is None else 3
         expected = (share * value.shape[0], *value.shape[1:]) if value.ndim else ()
-        check_values(prefix + source.name, found, value)
-        # A convolution of kernel 1 and a linear layer differ in trailing ones only.
-        if _core(found.shape) != _core(expected):
+        check_values(prefix + source.name, tensor, value)
+        # The shapes of a linear layer and a convolution of kernel 1 differ only in trailing ones.
+        if _core(tensor.shape) != _core(expected):
             raise UserError(
-                f"tensor {prefix}{source.name} has shape {tuple(found.shape)}, expected "
+                f"tensor {prefix}{source.name} has shape {tuple(tensor.shape)}, expected "
                 f"{tuple(expected)}: this variant of the architecture cannot be expressed"
             )
         state[target] = source.take(tensors).to(value.dtype).reshape(value.shape)
@@ -204,10 +204,10 @@ def _prefix(tensors: Mapping[str, Tensor]) -> str:
 
 
 def _core(shape: tuple[int, ...]) -> tuple[int, ...]:
-    kept = list(shape)
-    while kept and kept[-1] == 1:
-        kept.pop()
-    return tuple(kept)
+    sizes = list(shape)
+    while sizes and sizes[-1] == 1:
+        sizes.pop()
+    return tuple(sizes)
 
 
 def _list(names: list[str], prefix: str) -> str:

@@ -1,4 +1,4 @@
-"""Files that cannot be taken: one clear line each, and nothing of them runs."""
+"""Files that cannot be converted: one clear line each, and nothing of them runs."""
 
 import os
 import pickle
@@ -107,7 +107,7 @@ def test_tensors_that_count_too_far_are_refused(case, tmp_path):
     far = re.sub(r"(input_blocks|down)\.1\.", r"\1.99999999.", name)
     more = dict.fromkeys((far, far.replace("input", "output")), tensors[name])
     path = write(tmp_path, {**tensors, **more})
-    refuse(path, case.options(), "are counted to 99999999")
+    refuse(path, case.options(), "are numbered up to 99999999")
 
 
 IDLE = {"num_head_channels": 16, "new_attention_order": True, "noise_schedule": "cosine"}
@@ -154,7 +154,7 @@ def test_a_wrong_number_of_classes_is_refused(case, tmp_path):
 
 def test_an_impossible_image_size_is_refused(case):
     options = {**vars(case.options()), "image_size": 33}
-    refuse(case.file, CheckpointOptions(**options), "image_size 33 cannot be taken .* multiple of")
+    refuse(case.file, CheckpointOptions(**options), "cannot take image_size 33: .* multiple of")
 
 
 def test_options_missing_in_the_file_are_required(case):
@@ -170,7 +170,7 @@ def test_options_missing_in_the_file_are_required(case):
 
 def test_files_of_other_families_are_refused(tmp_path):
     path = write(tmp_path, {"encoder.weight": torch.zeros(2), "decoder.weight": torch.zeros(2)})
-    refuse(path, CheckpointOptions(), "no family that is known")
+    refuse(path, CheckpointOptions(), "belong to an unknown family")
     classifier = FOUND["openood_resnet18_32x32"].file
     refuse(classifier, CheckpointOptions(), "is a classifier")
 

@@ -266,7 +266,7 @@ def test_a_unet_takes_other_image_sizes_and_a_dit_does_not(tmp_path):
     larger = load_diffusion(tmp_path / "unet", CheckpointOptions(image_size=12, num_classes=3))
     assert larger.network.config["sample_size"] == larger.image_size == 12
     assert load_diffusion(tmp_path / "dit", CheckpointOptions(image_size=8)).image_size == 8
-    with pytest.raises(UserError, match="image_size 16 cannot be taken by this model: expected 8"):
+    with pytest.raises(UserError, match="this model cannot take image_size 16: expected 8"):
         load_diffusion(tmp_path / "dit", CheckpointOptions(image_size=16))
 
 
@@ -283,6 +283,6 @@ def test_old_names_of_a_dit_are_read(tmp_path):
 
 def test_an_absent_folder_is_refused(tmp_path):
     with pytest.raises(
-        UserError, match="absent does not exist: expected a checkpoint file, a folder"
+        UserError, match="absent does not exist: expected a checkpoint file, a diffusers"
     ):
         load(tmp_path / "absent")
