@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import torch
 from torch.utils.data import DataLoader
+from torch.utils.data.distributed import DistributedSampler
 
 from datamodules.augmentation import Prepare
 from datamodules.image_set import ImageSet
@@ -49,6 +50,19 @@ class ImageLoader(DataLoader):
             if errors and self.dataset.on_error == "stop":
                 raise UserError(errors[0])
             yield batch
+
+
+class ShareSampler(DistributedSampler):
+    """The items of one rank, in order and without repeats; a share may be empty.
+
+    Lightning does not divide a loader again that has a distributed sampler.
+    """
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(range(self.rank, len(self.dataset), self.num_replicas))
+
+    def __len__(self) -> int:
+        return len(range(self.rank, len(self.dataset), self.num_replicas))
 
 
 def collate(items: Sequence[dict[str, Any]]) -> dict[str, Any]:

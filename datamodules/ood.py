@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Collection, Iterable
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from lightning import LightningDataModule
 from torch import Tensor
@@ -16,7 +16,7 @@ from datamodules.benchmark_sets import BenchmarkSets, print_remarks
 from datamodules.evaluation_stream import EvaluationStream
 from datamodules.file_set import folder_set
 from datamodules.image_set import ImageSet, MissingDataError
-from datamodules.loader import ImageLoader, OnError, check_sockets, collate
+from datamodules.loader import ImageLoader, OnError, ShareSampler, check_sockets, collate
 from datamodules.training_memory import MemoryLoader, decode
 from datamodules.training_stream import EpochSampler, TrainingLoader, TrainingStream
 from diffguard.errors import UserError
@@ -208,6 +208,9 @@ class OODDataModule(LightningDataModule):
             UserError: During iteration, if an image is unreadable (`on_error: stop`).
         """
         order = {"batch_size": self.read_size} if batches is None else {"batch_sampler": batches}
+        return self._loader(stream, **order)
+
+    def _loader(self, stream: EvaluationStream, **order: Any) -> ImageLoader:
         return ImageLoader(stream, num_workers=self.num_workers, collate_fn=collate, **order)
 
     def prepare_data(self) -> None:
@@ -265,11 +268,20 @@ class OODDataModule(LightningDataModule):
     def val_dataloader(self) -> ImageLoader:
         """This rank's share of the ID validation set."""
         stream = EvaluationStream([self.sets.id_set("validation")], self.prepare)
-        return self.stream_loader(stream.share(*self._rank()))
+        rank, world_size = self._rank()
+        sampler = ShareSampler(stream, num_replicas=world_size, rank=rank)
+        return self._loader(stream, batch_size=self.read_size, sampler=sampler)
 
-    def test_dataloader(self) -> ImageLoader:
-        """This rank's share of the test stream."""
-        return self.stream_loader(self.stream("test").share(*self._rank()))
+    def test_dataloader(self) -> list[ImageLoader]:
+        """A loader per test set, in the order of `groups`; Lightning divides it among the ranks."""
+        return [
+            self.stream_loader(EvaluationStream([images], self.prepare, on_error=self.on_error))
+            for images in self.evaluation_sets("test")
+        ]
+
+    def predict_dataloader(self) -> list[ImageLoader]:
+        """The loaders of `test_dataloader`."""
+        return self.test_dataloader()
 
     def _rank(self) -> tuple[int, int]:
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)

@@ -32,8 +32,8 @@ from diffguard_cli.interrupts import interruptible
 from diffguard_cli.scoring_folder import OpenFolder, ScoringFolder
 from lightning_modules.callbacks.scoring_bar import watched
 from lightning_modules.connection import connect
-from lightning_modules.detector import StreamModule
 from lightning_modules.processes import SharedWork, check_alike, check_shared, wait_until
+from lightning_modules.stream import StreamModule
 
 if TYPE_CHECKING:
     from datamodules.evaluation_stream import EvaluationStream

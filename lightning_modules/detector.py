@@ -1,60 +1,139 @@
-"""LightningModules that score test images with a Detector."""
+"""A detector in any Lightning Trainer: metrics of a test, verdicts of a prediction."""
 
 from __future__ import annotations
 
-import time
+from collections.abc import Mapping
 from typing import Any
 
-import lightning.pytorch as pl
+import torch
+from torchmetrics import MeanMetric
 
 from diffguard.detector import Detector
+from diffguard.errors import UserError
+from diffguard.inputs.working import working_images
 from diffguard.methods.adaptive_stream import AdaptiveStream
 from diffguard.methods.items import Item, Scored
+from diffguard.methods.verdicts import Verdicts
+from diffguard.report.set_metrics import ID, SetMetrics
+from lightning_modules.batches import groups_of, images_and_labels, loader_list, own_images
+from lightning_modules.stream import StreamModule
 
 
-class StreamModule(pl.LightningModule):
-    """Pushes the images of test loaders through a detector and hands finished rows on.
+class DetectorModule(StreamModule):
+    """Runs a detector in `trainer.test` and `trainer.predict`, with any loaders.
 
-    Lightning brings device, precision and processes. A subclass opens the stream and takes the
-    rows.
+    `trainer.test` takes a loader of ID test images and one for each OOD set. It logs AUROC, AUPR
+    and FPR@95 of every score on every set and as means over the groups, such as
+    `near/auroc/fusion` (see `SetMetrics`), and the accuracy on the ID images as
+    `<ID set>/accuracy`. The metrics are those of all processes; images that a distributed sampler
+    repeats count once.
+
+    `trainer.predict` returns the `Verdicts` of each batch.
+
+    A batch is a tensor of images `(N, C, H, W)`, a pair of images and labels, or a mapping with
+    `image` and `label`. Images have any size, and are uint8 or floating point in [0, 1]. Labels of
+    OOD images are ignored.
 
     Args:
         detector: The detector.
+        batch_size: Images of every network call, rounded up to a multiple of 8; the loaders may
+            have others.
+        groups: Name -> group of the test sets in the order of their loaders. One group is `id`;
+            names of the others are free. Defaults to the `groups` of the DataModule; without them,
+            the first set is ID and all others have the group `ood`.
 
-    Attributes:
-        seconds: Wall time from the first batch to the last row of the last test.
+    Example:
+        >>> module = DetectorModule(detector)  # doctest: +SKIP
+        >>> trainer.test(module, {"cifar10": id_loader, "svhn": ood_loader})  # doctest: +SKIP
     """
 
-    def __init__(self, detector: Detector) -> None:
-        super().__init__()
-        self.detector = detector
-        self.seconds = 0.0
+    # A process may have no image of a small set.
+    allow_zero_length_dataloader_with_multiple_devices = True
+
+    def __init__(
+        self,
+        detector: Detector,
+        batch_size: int = 64,
+        *,
+        groups: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(detector)
+        self.batch_size, self.groups = batch_size, groups
+
+    def forward(self, images: Any) -> torch.Tensor:
+        """Score images in any form; see `Detector.score`."""
+        return self.detector.score(images, batch_size=self.batch_size)
 
     def open_stream(self) -> AdaptiveStream:
-        """The stream of a test that begins."""
-        raise NotImplementedError
-
-    def items(self, batch: Any, dataloader_idx: int) -> list[Item]:
-        """The images of a batch."""
-        raise NotImplementedError
-
-    def take(self, rows: list[Scored]) -> None:
-        """Take finished images, in any order."""
-        raise NotImplementedError
+        """A stream of all scores; a detector without calibration has no derived ones."""
+        shrinks = self.trainer.world_size == 1
+        return AdaptiveStream(self.detector.stream, self.batch_size, shrinks=shrinks)
 
     def on_test_epoch_start(self) -> None:
-        """Open the stream."""
-        self.stream = self.open_stream()
-        self._began = time.perf_counter()
+        """Start new metrics.
 
-    def test_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:  # noqa: ARG002
-        """Push a batch in, and hand on what is finished."""
-        self.take(self.stream.push(self.items(batch, dataloader_idx)))
+        Raises:
+            UserError: If the loaders do not match the groups, or there is no OOD set.
+        """
+        loaders = self.trainer.test_dataloaders
+        groups = groups_of(loaders, self.groups or getattr(self.trainer.datamodule, "groups", None))
+        names = self.detector.score_names(derived=self.detector.calibration is not None)
+        self.metrics = SetMetrics(names, groups).to(self.device)
+        self.accuracy = MeanMetric().to(self.device)
+        self._limits = [own_images(loader) for loader in loader_list(loaders)]
+        self._counts = [0] * len(groups)
+        super().on_test_epoch_start()
+
+    def items(self, batch: Any, dataloader_idx: int) -> list[Item]:
+        """The images of a batch, without those that a sampler repeats."""
+        images, labels = images_and_labels(batch)
+        first, limit = self._counts[dataloader_idx], self._limits[dataloader_idx]
+        self._counts[dataloader_idx] += len(images)
+        count = len(images) if limit is None else max(0, min(len(images), limit - first))
+        name, group = list(self.metrics.groups.items())[dataloader_idx]
+        errors = batch.get("error") if isinstance(batch, Mapping) else None
+        size, channels = self.detector.image_size, self.detector.image_channels
+        return [
+            Item(
+                image,
+                int(labels[row]) if group == ID else -1,
+                name,
+                first + row,
+                error=errors[row] if errors else "",
+            )
+            for row, image in enumerate(working_images(images[:count], size, channels))
+        ]
+
+    def take(self, rows: list[Scored]) -> None:
+        """Add finished images to the metrics; those that could not be read have no scores."""
+        finished = [scored.row for scored in rows if not scored.row.error]
+        names, sets = self.metrics.score_names, list(self.metrics.groups)
+        scores = torch.tensor(
+            [[row.scores[name] for name in names] for row in finished], dtype=torch.float64
+        ).reshape(len(finished), len(names))
+        numbers = torch.tensor([sets.index(row.dataset) for row in finished])
+        self.metrics.update(scores.to(self.device), numbers.to(self.device))
+        correct = torch.tensor([float(row.prediction == row.label) for row in finished])
+        has_label = torch.tensor([float(row.label >= 0) for row in finished])
+        self.accuracy.update(correct.to(self.device), has_label.to(self.device))
 
     def on_test_epoch_end(self) -> None:
-        """Finish what is in flight."""
-        # Lightning enters the precision in its steps alone.
-        with self.trainer.precision_plugin.test_step_context():
-            rows = self.stream.flush()
-        self.take(rows)
-        self.seconds = time.perf_counter() - self._began
+        """Log the metrics of all processes."""
+        super().on_test_epoch_end()
+        values = self.metrics.compute()
+        accuracy = self.accuracy.compute()
+        if accuracy.isfinite():  # there are labels
+            values[f"{self.metrics.id_set}/accuracy"] = accuracy
+        # All processes have the same values; `sync_dist` only keeps Lightning from warning.
+        self.log_dict(values, sync_dist=True)
+
+    def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Verdicts:  # noqa: ARG002
+        """The verdicts on a batch.
+
+        Raises:
+            UserError: If an image could not be read, or the detector is not calibrated.
+        """
+        for error in filter(None, batch.get("error", ()) if isinstance(batch, Mapping) else ()):
+            raise UserError(error)
+        images, _ = images_and_labels(batch)
+        return self.detector.predict(images, batch_size=self.batch_size)

@@ -13,6 +13,7 @@ EXAMPLES = {
     "diffguard.diffusion.schedule": ["NoiseSchedule", "predict_clean"],
     "diffguard.methods.verdicts": ["Verdict", "Verdicts"],
     "diffguard.report.metrics": ["auroc", "compute_metrics"],
+    "diffguard.report.set_metrics": ["SetMetrics"],
     "diffguard.report.torch_metric": ["OODMetrics"],
     "diffguard.scores.calibration": ["Calibration"],
     "diffguard.scores.distances": ["build_distance", "find_distance"],

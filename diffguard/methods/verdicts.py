@@ -149,6 +149,11 @@ class Verdicts(Sequence[Verdict]):
             "is_ood": self.is_ood.tolist(),
         }
 
+    def to(self, device: torch.device | str) -> Verdicts:
+        """The verdicts with all tensors on a device; Lightning moves predictions by this."""
+        tensors = (value.to(device) for value in vars(self).values() if isinstance(value, Tensor))
+        return Verdicts(*tensors, class_names=self.class_names)
+
     def __len__(self) -> int:
         return len(self.label)
 

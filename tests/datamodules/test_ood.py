@@ -1,6 +1,8 @@
 """The DataModule: groups, parts, limits, absent sets, command line and Lightning."""
 
+from itertools import chain
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -8,6 +10,7 @@ import yaml
 from jsonargparse import ArgumentParser
 from lightning import LightningModule, Trainer
 from PIL import Image
+from torch.utils.data.distributed import DistributedSampler
 
 from datamodules.image_set import MissingDataError
 from datamodules.ood import IDSets, OODDataModule, OODSets
@@ -58,10 +61,20 @@ def test_test_sets_are_ordered_and_have_groups(root):
     validation = data.evaluation_sets("validation")
     assert [images.name for images in validation] == ["pets_validation", "other"]
     assert [images.name for images in data.evaluation_sets("train")] == ["pets_train"]
-    batches = list(data.test_dataloader())
-    assert [len(batch["label"]) for batch in batches] == [4, 4, 4]
-    assert torch.cat([b["label"] for b in batches]).tolist() == [0, 0, 1, 1] + [-1] * 8
-    assert batches[0]["image"].shape == (4, 1, 8, 8)
+    loaders = data.test_dataloader()
+    labels = [torch.cat([batch["label"] for batch in loader]).tolist() for loader in loaders]
+    assert labels == [[0, 0, 1, 1], [-1] * 5, [-1] * 3]
+    assert next(iter(loaders[0]))["image"].shape == (4, 1, 8, 8)
+
+
+def test_ranks_share_the_validation_images_and_the_trainer_divides_no_share(root):
+    data, places = _module(root), []
+    for rank in range(2):
+        data.trainer = SimpleNamespace(global_rank=rank, world_size=2)
+        loader = data.val_dataloader()
+        assert isinstance(loader.sampler, DistributedSampler)
+        places += [batch["index"].tolist() for batch in loader]
+    assert places == [[0, 2], [1]]
 
 
 def test_labels_do_not_shift_if_a_part_lacks_a_class(root):
@@ -87,9 +100,9 @@ def test_evaluation_needs_no_training_data():
 
 def test_limit_always_chooses_the_same_images_of_each_set(root):
     data = _module(root, limit=2)
-    pairs = _pairs(data.test_dataloader())
+    pairs = _pairs(chain(*data.test_dataloader()))
     assert [name for name, _ in pairs] == ["pets"] * 2 + ["sky"] * 2 + ["sea"] * 2
-    assert pairs == _pairs(_module(root, limit=2, seed=5).test_dataloader())
+    assert pairs == _pairs(chain(*_module(root, limit=2, seed=5).test_dataloader()))
     assert len(data.evaluation_sets("validation")[0]) == 2
     assert len(data.evaluation_sets("train")[0]) == 12
 
@@ -241,7 +254,7 @@ class _Recorder(LightningModule):
     def validation_step(self, batch):
         assert batch["dataset"][0] == "pets_validation"
 
-    def test_step(self, batch):
+    def test_step(self, batch, dataloader_idx=0):
         self.seen.setdefault("test", []).extend(batch["index"].tolist())
 
     def configure_optimizers(self):

@@ -1,0 +1,162 @@
+"""A detector in a user's own Trainer, with loaders of the user."""
+
+import json
+import os
+
+import pytest
+import torch
+from lightning import Trainer
+from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data.distributed import DistributedSampler
+
+from datamodules.benchmark import IDSets, OODSets
+from datamodules.ood import OODDataModule
+from diffguard.errors import UserError
+from diffguard.report.metrics import compute_metrics
+from lightning_modules.batches import images_and_labels, own_images
+from lightning_modules.detector import DetectorModule
+from tests.helpers.scoring_processes import PROCESSES, free_port
+from tests.helpers.tiny_detector import CLASSES, build_detector
+
+QUIET = {
+    "accelerator": "cpu",
+    "logger": False,
+    "enable_checkpointing": False,
+    "enable_progress_bar": False,
+    "enable_model_summary": False,
+}
+
+
+def images(count, seed):
+    """Images of another size than the detector's."""
+    return torch.rand(count, 1, 12, 12, generator=torch.Generator().manual_seed(seed))
+
+
+def loader(count, seed, batch_size=3):
+    labels = torch.arange(count) % CLASSES
+    return DataLoader(TensorDataset(images(count, seed), labels), batch_size=batch_size)
+
+
+def expected(detector, counts):
+    """Metrics of single sets, from scores without a Trainer."""
+    scores = {
+        name: [result.row.scores for result in detector.score_images(images(count, seed))]
+        for seed, (name, count) in enumerate(counts.items())
+    }
+    id_set, *ood_sets = scores
+    values = {}
+    for name in ood_sets:
+        for score in detector.score_names():
+            columns = [torch.tensor([row[score] for row in scores[n]]) for n in (id_set, name)]
+            for metric, value in compute_metrics(*columns).items():
+                values[f"{name}/{metric}/{score}"] = value
+    return values
+
+
+def test_a_test_logs_the_metrics_of_every_set_and_score():
+    detector = build_detector()
+    counts = {"shapes": 7, "blank": 5, "noise": 4}
+    loaders = {name: loader(n, seed) for seed, (name, n) in enumerate(counts.items())}
+    trainer = Trainer(**QUIET)
+    trainer.test(DetectorModule(detector, batch_size=8), loaders, verbose=False)
+    logged = trainer.callback_metrics
+    values = expected(detector, counts)
+    for key, value in values.items():
+        assert float(logged[key]) == pytest.approx(value, abs=1e-6), key
+    mean = (values["blank/auroc/fusion"] + values["noise/auroc/fusion"]) / 2
+    assert float(logged["ood/auroc/fusion"]) == pytest.approx(mean, abs=1e-6)
+    predictions = detector.predict(images(7, 0)).label
+    accuracy = (predictions == torch.arange(7) % CLASSES).float().mean()
+    assert float(logged["shapes/accuracy"]) == pytest.approx(float(accuracy))
+
+
+def test_names_and_groups_come_from_the_data_module(data_root):
+    data = OODDataModule(
+        IDSets(test="folder:test"),
+        OODSets(near={"blank": "folder:near"}, far={"noise": "folder:far"}),
+        name="shapes",
+        root=str(data_root),
+        image_size=8,
+        batch_size=8,
+    )
+    trainer = Trainer(**QUIET)
+    trainer.test(DetectorModule(build_detector(), batch_size=8), datamodule=data, verbose=False)
+    keys = {key.rsplit("/", 2)[0] for key in trainer.callback_metrics if key.endswith("/fusion")}
+    assert keys == {"blank", "near", "noise", "far"}
+    assert "shapes/accuracy" in trainer.callback_metrics
+
+
+def test_a_prediction_is_a_list_of_verdicts():
+    detector = build_detector()
+    batches = Trainer(**QUIET).predict(DetectorModule(detector, batch_size=8), loader(7, 0, 4))
+    assert [len(verdicts) for verdicts in batches] == [4, 3]
+    whole = detector.predict(images(7, 0), batch_size=8)
+    scores = torch.cat([verdicts.score for verdicts in batches])
+    torch.testing.assert_close(scores, whole.score, rtol=1e-3, atol=1e-5)
+
+
+def test_loaders_that_do_not_fit_the_groups_are_refused():
+    def run(loaders, groups=None):
+        module = DetectorModule(build_detector(), batch_size=8, groups=groups)
+        Trainer(**QUIET).test(module, loaders, verbose=False)
+
+    with pytest.raises(UserError, match="at least one OOD set"):
+        run(loader(3, 0))
+    with pytest.raises(UserError, match="there are 2 test loaders, but groups for 3 sets: a, b, c"):
+        run([loader(3, 0), loader(3, 1)], {"a": "id", "b": "near", "c": "far"})
+    with pytest.raises(UserError, match="one set of group 'id'"):
+        run([loader(3, 0), loader(3, 1)], {"a": "near", "b": "far"})
+
+
+@pytest.mark.parametrize("batch", ["text", [1, 2, 3], {"pixels": 0}])
+def test_a_batch_without_images_is_refused(batch):
+    with pytest.raises(UserError, match="has no images: expected a tensor"):
+        images_and_labels(batch)
+
+
+@pytest.mark.parametrize("count", [1, 4, 5])
+def test_repeated_images_are_not_counted(count):
+    def share(rank):
+        data = TensorDataset(torch.arange(count))
+        sampler = DistributedSampler(data, num_replicas=2, rank=rank, shuffle=False)
+        batches = DataLoader(data, batch_size=2, sampler=sampler)
+        positions = torch.cat([batch[0] for batch in batches])
+        return positions[: own_images(batches)].tolist()
+
+    assert sorted(share(0) + share(1)) == list(range(count))
+
+
+# A number of images that two processes do not share evenly, a set of one image, and a rank
+# without any image.
+UNEVEN = ({"shapes": 7, "blank": 5, "noise": 1}, {"shapes": 1, "blank": 1})
+
+
+def _process(rank, port, folder):
+    torch.set_num_threads(1)
+    variables = {"RANK": rank, "LOCAL_RANK": rank, "GROUP_RANK": 0, "WORLD_SIZE": 2}
+    variables |= {"LOCAL_WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    os.environ |= {name: str(value) for name, value in variables.items()}
+    trainer = Trainer(devices=2, strategy="ddp", **QUIET)
+    results = []
+    for counts in UNEVEN:
+        loaders = {name: loader(n, seed) for seed, (name, n) in enumerate(counts.items())}
+        trainer.test(DetectorModule(build_detector(), batch_size=8), loaders, verbose=False)
+        results.append({key: float(value) for key, value in trainer.callback_metrics.items()})
+    (folder / f"{rank}.json").write_text(json.dumps(results))
+
+
+def test_two_processes_log_the_metrics_of_one(tmp_path):
+    port = free_port()
+    processes = [
+        PROCESSES.Process(target=_process, args=(rank, port, tmp_path)) for rank in range(2)
+    ]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(300)
+    assert [process.exitcode for process in processes] == [0, 0]
+    first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2))
+    assert first == second
+    for logged, counts in zip(first, UNEVEN, strict=True):
+        for key, value in expected(build_detector(), counts).items():
+            assert logged[key] == pytest.approx(value, abs=1e-6), key
