@@ -151,8 +151,11 @@ class Verdicts(Sequence[Verdict]):
 
     def to(self, device: torch.device | str) -> Verdicts:
         """The verdicts with all tensors on a device; Lightning moves predictions by this."""
-        tensors = (value.to(device) for value in vars(self).values() if isinstance(value, Tensor))
-        return Verdicts(*tensors, class_names=self.class_names)
+        values: dict[str, Any] = {
+            name: value.to(device) if isinstance(value, Tensor) else value
+            for name, value in vars(self).items()
+        }
+        return Verdicts(**values)
 
     def __len__(self) -> int:
         return len(self.label)

@@ -254,7 +254,7 @@ class _Recorder(LightningModule):
     def validation_step(self, batch):
         assert batch["dataset"][0] == "pets_validation"
 
-    def test_step(self, batch, dataloader_idx=0):
+    def test_step(self, batch, batch_idx, dataloader_idx=0):
         self.seen.setdefault("test", []).extend(batch["index"].tolist())
 
     def configure_optimizers(self):
