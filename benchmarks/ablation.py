@@ -1,10 +1,10 @@
-"""The paper's ablation on data that anyone can run: each technique on and off.
+"""The paper's ablation on the demo's data: each technique on and off.
 
     python benchmarks/ablation.py runs/demo/detector.ckpt --output docs/figures
 
-scores the ID and the OOD *validation* sets of the checkpoint's config with one technique changed at
-a time, prints a table of AUROC averaged over the OOD validation sets, and draws a figure per
-technique: its AUROC, and the same images reconstructed with each setting. No test set is opened.
+scores the ID and OOD *validation* sets of the checkpoint's config, changing one technique at a
+time. It prints a table of AUROC, averaged over the OOD validation sets, and draws a figure per
+technique: the AUROC, and the same images reconstructed with each setting. No test set is opened.
 """
 
 from __future__ import annotations
@@ -123,8 +123,8 @@ def chosen(rows: Sequence[Scored], names: Sequence[str]) -> list[Scored]:
     each = SHOWN // len(names)
     result = []
     for name in names:
-        own = sorted((r for r in rows if r.row.dataset == name), key=lambda r: r.row.index)
-        result += [own[k * len(own) // each] for k in range(each)]
+        members = sorted((r for r in rows if r.row.dataset == name), key=lambda r: r.row.index)
+        result += [members[k * len(members) // each] for k in range(each)]
     return result
 
 
@@ -134,12 +134,12 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("ckpt", type=Path, help="a detector.ckpt")
     parser.add_argument("--limit", type=int, default=100, help="images per validation set")
     parser.add_argument("--output", type=Path, default=Path("runs/ablation"), help="for figures")
-    parser.add_argument("--device", default=best_device(), help="default: the accelerator there is")
+    parser.add_argument("--device", default=best_device(), help="default: CUDA if available")
     parser.add_argument("--techniques", nargs="+", default=list(TECHNIQUES))
     options = parser.parse_args(argv)
     content = read_checkpoint(options.ckpt)
     data = validation_data(content["config"]["data"], options.limit)
-    names = [one.name for one in data.evaluation_sets("validation")]
+    names = [images.name for images in data.evaluation_sets("validation")]
     print("| technique | variant | diffguard | passes | depth | seconds |")
     print("| --- | --- | --- | --- | --- | --- |")
     for technique in options.techniques:
@@ -156,8 +156,8 @@ def main(argv: Sequence[str]) -> int:
             add_derived(table, detector.settings)
             value = mean_auroc(table, "diffguard")
             results[variant] = (value, chosen(rows, names))
-            passes = np.mean([one.row.network_passes or 0 for one in rows])
-            depth = np.mean([one.row.stop_step or 0 for one in rows])
+            passes = np.mean([image.row.network_passes or 0 for image in rows])
+            depth = np.mean([image.row.stop_step or 0 for image in rows])
             seconds = time.perf_counter() - began
             cells = [technique, variant, f"{value:.4f}", f"{passes:.1f}", f"{depth:.1f}"]
             print("| " + " | ".join([*cells, f"{seconds:.0f}"]) + " |", flush=True)

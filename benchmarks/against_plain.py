@@ -17,7 +17,7 @@ from datamodules.evaluation_stream import EvaluationStream
 from diffguard.detector import Detector
 from diffguard.methods.items import Item, items_of
 
-# Images that go through the plain loop, for its speed and for its scores in float64.
+# Number of images for the speed of the plain loop, and for its scores in float64.
 PLAIN_IMAGES = 64
 EXACT_IMAGES = 32
 ROUNDS = 20
@@ -26,11 +26,11 @@ ROUNDS = 20
 def best_batch(
     detector: Detector, sizes: Sequence[int], precision: Any
 ) -> tuple[int, dict[int, float]]:
-    """The best batch size of bare calls of the denoiser, and size -> least seconds per row.
+    """The fastest batch size of bare denoiser calls, and size -> least seconds per row.
 
-    Of sizes within 5% the largest is taken: it needs the fewest calls. Batches of one are measured
-    too, beside `sizes`, and all sizes in turn, so that a machine whose speed changes does so for
-    all of them.
+    Among sizes within 5% of the fastest, the largest is returned, because it needs the fewest
+    calls. Batches of one are measured as well. All sizes are measured in turn, so that changes in
+    the machine's speed affect all of them.
     """
     network, channels = detector.denoiser.network, detector.denoiser.channels
     side, null, device = detector.denoiser.state_size, detector.denoiser.null_class, detector.device
@@ -60,10 +60,10 @@ def measure_plain(
     times: dict[int, float],
     precision: Any,
 ) -> list[Row]:
-    """(a) ours against a plain loop, on every n-th of the same images.
+    """(a) Our speed against a plain loop, on every n-th of the same images.
 
-    On a CPU the gain of the bare network is taken from the calls that both loops make, each made
-    again at once: a machine's speed at batch 1 changes from minute to minute.
+    On a CPU, the gain of the bare network comes from the calls that both loops make, each repeated
+    immediately, because a machine's speed at batch 1 changes from minute to minute.
     """
     subject.data.batch_size = best
     stream = subject.stream.share(0, max(1, len(subject.stream) // PLAIN_IMAGES))
@@ -98,7 +98,7 @@ def _score(
     stream: EvaluationStream,
     precision: Any,
 ) -> tuple[dict[tuple[str, int], dict[str, float]], float]:
-    """Scores of the plain loop, and the seconds it took."""
+    """Scores of the plain loop, and its duration in seconds."""
     scores: dict[tuple[str, int], dict[str, float]] = {}
     began = time.perf_counter()
     with torch.inference_mode(), precision():
@@ -109,7 +109,7 @@ def _score(
 
 
 def measure_exactness(subject: Subject, detector: Detector, batch_size: int) -> list[Row]:
-    """(a) the scores of both loops in float64, in which rounding does not grow."""
+    """(a) The scores of both loops in float64, where rounding errors do not grow."""
     detector = detector.double()
     stream = subject.stream.share(0, max(1, len(subject.stream) // EXACT_IMAGES))
     with torch.inference_mode():
@@ -124,5 +124,5 @@ def measure_exactness(subject: Subject, detector: Detector, batch_size: int) -> 
 
 
 def place(item: Item) -> tuple[str, int]:
-    """Set and place of an image."""
+    """Set and index of an image."""
     return item.dataset, item.index

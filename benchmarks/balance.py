@@ -1,9 +1,9 @@
-"""How long processes wait for the slowest: `python benchmarks/balance.py`.
+"""How long processes wait for the slowest one: `python benchmarks/balance.py`.
 
-Images of widely spread depths, 1 to 50 inversion steps, on four processes whose network sleeps for
-a fixed time per call, as if a GPU were busy. Shares are handed out on request, or strided; the
-depths are in random order, or every fourth image is deep. A process waits from its last row until
-all have theirs.
+The images stop after 1 to 50 inversion steps. Each of four processes has a network that sleeps for
+a fixed time per call, as if a GPU were busy. Images are distributed on request, or in strided
+shares; their depths are in random order, or every fourth image is deep. A process waits from its
+last row until all processes have finished.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ SIDE, STEPS, PROCESSES = 8, 50, 4
 
 
 def depths_of(count: int, order: str) -> np.ndarray:
-    """Inversion steps of each image, 1 to 50, the same numbers in either order."""
+    """Inversion steps of each image, 1 to 50; both orders contain the same numbers."""
     depths = np.random.default_rng(0).integers(1, STEPS + 1, count)
     if order == "every fourth deep":
         return np.sort(depths).reshape(PROCESSES, -1).T.ravel()
@@ -58,13 +58,13 @@ def score(
         SharedWork.batches = strided
     stop = EarlyStopSettings(thresholds={"psnr": 0.0})
     detector = build(settings(STEPS, baselines=[], early_stop=stop), SIDE, 3, seconds)
-    # An image says in its second channel at which level of noise it wants to be left.
+    # The second channel of an image encodes the noise level at which its inversion stops.
     detector.method.qualities = {"psnr": lambda state, image: image[:, 1, 0, 0] - state[:, 0, 0, 0]}
     levels = (1 - detector.method.plan.alphas).sqrt()
     below = torch.cat([levels.new_zeros(1), levels[:-1]])
-    wanted = torch.from_numpy(depths_of(count, order)) - 1
+    steps = torch.from_numpy(depths_of(count, order)) - 1
     images = torch.full((count, 3, SIDE, SIDE), 0.5)
-    images[:, 1] = (((levels + below)[wanted] / 2 + 1) / 2).to(images)[:, None, None]
+    images[:, 1] = (((levels + below)[steps] / 2 + 1) / 2).to(images)[:, None, None]
 
     class Images(TensorSet):
         def image(self, index: int) -> torch.Tensor:
@@ -79,17 +79,17 @@ def score(
 
 
 def measure(count: int, order: str, shares: str, batch_size: int, seconds: float) -> str:
-    """Run the processes, and return a row of the table."""
+    """Run the processes and return a row of the table."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     with tempfile.TemporaryDirectory() as name:
         words = [name, count, order, shares, batch_size, seconds]
-        usual = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": PROCESSES}
+        common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": PROCESSES}
         running = []
         for rank in range(PROCESSES):
-            own = usual | {"RANK": rank, "LOCAL_RANK": rank, "LOCAL_WORLD_SIZE": PROCESSES}
-            environment = os.environ | {key: str(value) for key, value in own.items()}
+            variables = common | {"RANK": rank, "LOCAL_RANK": rank, "LOCAL_WORLD_SIZE": PROCESSES}
+            environment = os.environ | {key: str(value) for key, value in variables.items()}
             command = [sys.executable, __file__, "--one", *map(str, words)]
             running.append(subprocess.Popen(command, env=environment))
         codes = [process.wait() for process in running]
@@ -98,7 +98,7 @@ def measure(count: int, order: str, shares: str, batch_size: int, seconds: float
         lines = [json.loads(line) for line in (Path(name) / "timing.jsonl").open()]
     waited = np.array([line["waited"] for line in lines])
     run = max(line["seconds"] + line["waited"] for line in lines)
-    images = "/".join(str(line["images"]) for line in sorted(lines, key=lambda one: one["rank"]))
+    images = "/".join(str(line["images"]) for line in sorted(lines, key=lambda line: line["rank"]))
     return (
         f"| {order} | {shares} | {images} | {run:.1f} | {waited.max():.2f} | "
         f"{waited.mean() / run:.1%} |"
@@ -112,19 +112,17 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--call-seconds", type=float, default=0.012)
     parser.add_argument("--one", nargs=6, help=argparse.SUPPRESS)
-    given = parser.parse_args()
-    if given.one is not None:
-        folder, count, order, shares, batch_size, seconds = given.one
+    arguments = parser.parse_args()
+    if arguments.one is not None:
+        folder, count, order, shares, batch_size, seconds = arguments.one
         score(Path(folder), int(count), order, shares, int(batch_size), float(seconds))
         return
-    print(
-        "| depths | shares | images per process | run s | longest wait s | mean wait, of the run |"
-    )
+    print("| depths | shares | images per process | run (s) | longest wait (s) | mean wait / run |")
     print("| --- | --- | --- | --- | --- | --- |")
     for order in ("random", "every fourth deep"):
-        for shares in ("strided", "as asked for"):
-            options = (given.batch_size, given.call_seconds)
-            print(measure(given.images, order, shares, *options), flush=True)
+        for shares in ("strided", "on request"):
+            options = (arguments.batch_size, arguments.call_seconds)
+            print(measure(arguments.images, order, shares, *options), flush=True)
 
 
 if __name__ == "__main__":

@@ -24,13 +24,13 @@ from lightning_modules.trainer import TrainerConfig, scoring_trainer
 
 @dataclass
 class Row:
-    """A line of the table.
+    """A row of the table.
 
     Attributes:
         name: What is measured.
         value: The figure.
         target: The target; empty if there is none.
-        met: Whether it is reached; None without a target.
+        met: Whether the target is met; None without a target.
     """
 
     name: str
@@ -40,7 +40,7 @@ class Row:
 
 
 class Table(list[Row]):
-    """Rows that are printed as they come."""
+    """A table that prints its rows as they are added."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -57,13 +57,13 @@ class Table(list[Row]):
 
 @dataclass
 class Scoring:
-    """An evaluation that was measured.
+    """A measured evaluation.
 
     Attributes:
-        table: Its rows.
+        table: Its score table.
         seconds: From the first image read to the last row written.
-        fill: Share of the rows of all denoiser calls that were not padding.
-        steady_fill: The same until the stream of images ended.
+        fill: Share of the rows of all denoiser calls that are not padding.
+        steady_fill: The same, until the stream of images ends.
     """
 
     table: ScoreTable
@@ -79,7 +79,7 @@ class Scoring:
 
 @contextmanager
 def watched() -> Iterator[list[float]]:
-    """Collect the fill of a detector's streams at the moment that their images end."""
+    """Record the fill of a detector's streams at the end of their images."""
     fills: list[float] = []
     flush = ScoreStream.flush
 
@@ -113,7 +113,7 @@ def score(
 
 
 def formula(detector: Detector, table: ScoreTable, form: str) -> np.ndarray:
-    """The least passes of each image, from its stopping step; all of them are guided."""
+    """The minimum number of passes of each image, from its stopping step; all are guided."""
     plan, settings = detector.method.plan, detector.settings.guidance
     stop = torch.from_numpy(table.stop_step).long() - 1
     synthesis = plan.start_index(stop, settings.extra_start, settings.skip).numpy() + 1
@@ -124,7 +124,7 @@ def formula(detector: Detector, table: ScoreTable, form: str) -> np.ndarray:
 
 
 def difference(first: Mapping[Any, Mapping[str, float]], second: Mapping[Any, Any]) -> float:
-    """Relative difference of the scores of the same images, the largest of all distances.
+    """The largest relative difference of two sets of scores, over all distances.
 
     Each distance's scores are compared as a vector, by the Euclidean norm.
     """
@@ -136,7 +136,7 @@ def difference(first: Mapping[Any, Mapping[str, float]], second: Mapping[Any, An
 
 
 def scores_by_image(table: ScoreTable) -> dict[tuple[str, int], dict[str, float]]:
-    """Set and place of each image -> its scores."""
+    """(set, index) of each image -> its scores."""
     places = zip(table.dataset, table.index, strict=True)
     return {
         (table.dataset_names[d], int(i)): {n: float(v[row]) for n, v in table.scores.items()}

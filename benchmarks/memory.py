@@ -1,7 +1,7 @@
 """Memory while scoring 1,000 and 100,000 images: `python benchmarks/memory.py`.
 
 Each size runs in its own process, with a model of two layers and images that are generated from
-their index, so only the program's own bookkeeping can grow.
+their index, so that only the program's bookkeeping can grow.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def score(count: int) -> None:
     quiet_libraries()
 
     class MadeImages(ImageSet):
-        """Images made from their index, with paths as files have them."""
+        """Images generated from their index, with the paths of files."""
 
         def image(self, index: int) -> torch.Tensor:
             generator = torch.Generator().manual_seed(index)
@@ -55,7 +55,7 @@ def score(count: int) -> None:
     stream = EvaluationStream([MadeImages("made", no_labels(count))], data.prepare)
     detector = build(settings(steps=2, baselines=["msp"]), SIDE)
     config = TrainerConfig(accelerator="cpu", devices=1, threads=1, progress=False)
-    seen: list[float] = []
+    memory: list[float] = []
     with tempfile.TemporaryDirectory() as folder:
         run = ScoringRun(detector, data, stream, Path(folder), {}, derive=False)
         take = ScoringModule.take
@@ -63,13 +63,13 @@ def score(count: int) -> None:
         def measured(module: ScoringModule, rows: list[Scored]) -> None:
             take(module, rows)
             if rows:
-                seen.append(resident())
+                memory.append(resident())
 
         ScoringModule.take = measured
         began = time.perf_counter()
         run.run(scoring_trainer(config, "memory"))
     seconds = time.perf_counter() - began
-    print(f"{count},{seen[0]:.1f},{seen[-1]:.1f},{max(seen):.1f},{seconds:.0f}", flush=True)
+    print(f"{count},{memory[0]:.1f},{memory[-1]:.1f},{max(memory):.1f},{seconds:.0f}", flush=True)
 
 
 def main() -> None:
@@ -77,14 +77,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("sizes", type=int, nargs="*", default=[1_000, 100_000])
     parser.add_argument("--one", type=int, help=argparse.SUPPRESS)
-    given = parser.parse_args()
-    if given.one is not None:
-        score(given.one)
+    arguments = parser.parse_args()
+    if arguments.one is not None:
+        score(arguments.one)
         return
     print("| images | MB at the first rows | at the last rows | highest | seconds |")
     print("| --- | --- | --- | --- | --- |")
     last = []
-    for size in given.sizes:
+    for size in arguments.sizes:
         command = [sys.executable, __file__, "--one", str(size)]
         result = subprocess.run(command, capture_output=True, text=True, check=False)
         if result.returncode:

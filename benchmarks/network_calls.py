@@ -1,7 +1,7 @@
-"""The network calls of a run: recorded, and repeated on their own.
+"""The network calls of a run: recorded, and repeated without the rest of the program.
 
-On a CPU each call is repeated at once, so that other load on the machine slows both equally; the
-time of the repetition is subtracted. On a GPU this would interrupt the queue of kernels, so the
+On a CPU, each call is repeated immediately, so that other load on the machine slows both equally;
+the time of the repetition is subtracted. On a GPU this would interrupt the queue of kernels, so the
 whole sequence is repeated after the run.
 """
 
@@ -20,19 +20,19 @@ from torch import Tensor, nn
 from diffguard.detector import Detector
 from diffguard.scores.perceptual import DISTS, LPIPS
 
-# Network, shape of its first input, whether a gradient was taken.
+# Network, shape of its first input, whether a gradient was computed.
 Call = tuple[str, tuple[int, ...], bool]
 
 
 def networks_of(detector: Detector) -> dict[str, nn.Module]:
-    """The networks that scoring calls: denoiser, classifier, and VGG where a measure needs it."""
-    found = {"denoiser": detector.denoiser.network, "classifier": detector.classifier.network}
+    """The networks of a detector: denoiser, classifier, and VGG if a distance needs it."""
+    networks = {"denoiser": detector.denoiser.network, "classifier": detector.classifier.network}
     perceptual = [m for m in detector.modules() if isinstance(m, LPIPS | DISTS)]
-    return found | {f"perceptual{number}": m for number, m in enumerate(perceptual)}
+    return networks | {f"perceptual{number}": m for number, m in enumerate(perceptual)}
 
 
 def synchronize() -> None:
-    """Wait until the GPU, if there is one, has finished its work."""
+    """Wait until a GPU has finished its work."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
 
@@ -42,15 +42,15 @@ class NetworkCalls:
 
     Args:
         networks: Name -> network.
-        paired: Make each call again at once.
+        paired: Whether to repeat each call immediately.
 
     Attributes:
-        sequence: The calls in their order.
+        sequence: The calls in order.
     """
 
     def __init__(self, networks: Mapping[str, nn.Module], *, paired: bool = False) -> None:
         self.networks = dict(networks)
-        # Copies, because hooks that read features must not see the calls that are made again.
+        # Copies, because hooks that read features must not see the repeated calls.
         self._twins = copy.deepcopy(self.networks) if paired else self.networks
         self.paired = paired
         self._spent: defaultdict[Call, list[float]] = defaultdict(list)
@@ -81,7 +81,7 @@ class NetworkCalls:
             call = (name, tuple(first.shape), torch.is_grad_enabled() and first.requires_grad)
             self.sequence.append(call)
             if call not in self._inputs:
-                # Outside of inference mode, so that a gradient can be taken again.
+                # Outside inference mode, so that the gradient can be computed again.
                 with torch.inference_mode(False):
                     self._inputs[call] = (
                         [_copy(value) for value in args],
@@ -101,11 +101,11 @@ class NetworkCalls:
 
     @property
     def paired_seconds(self) -> float:
-        """Time of the calls that were made again at once."""
+        """Total time of the immediate repetitions."""
         return sum(map(sum, self._spent.values()))
 
     def paired_seconds_per_row(self, network: str, size: int) -> float:
-        """Mean time per row of a network's calls of `size` rows that were made again at once."""
+        """Mean time per row of the immediate repetitions of a network's calls of `size` rows."""
         times = [
             seconds
             for (name, shape, _), spent in self._spent.items()
@@ -115,7 +115,7 @@ class NetworkCalls:
         return sum(times) / len(times) / size
 
     def bare_seconds(self) -> float:
-        """Make the same calls in the same shapes and order, and nothing else."""
+        """Time of the same calls, with the same shapes and order, and nothing else."""
         synchronize()
         began = time.perf_counter()
         with torch.inference_mode():

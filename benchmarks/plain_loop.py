@@ -2,7 +2,7 @@
 
 The images of a batch are inverted together until the last of them has stopped. Then each image is a
 batch of one: the guided synthesis makes a second network pass per step for the clean estimate, and
-the unguided synthesis shares none.
+the unguided synthesis reuses none.
 """
 
 from __future__ import annotations
@@ -74,8 +74,8 @@ def _invert(detector: Detector, recipe: Recipe, images: Tensor) -> tuple[list[Te
     noise = partial(null_noise, denoiser)
     states = invert(noise, clean, recipe.plan, recipe.max_steps, clip=recipe.clip)
     for step, state in enumerate(states):
-        seen, before = denoiser.preview(state), denoiser.preview(clean)
-        qualities = torch.stack([quality(seen, before) for quality, _ in recipe.qualities])
+        noisy, image = denoiser.preview(state), denoiser.preview(clean)
+        qualities = torch.stack([quality(noisy, image) for quality, _ in recipe.qualities])
         last = step + 1 == recipe.max_steps
         for n, stop in enumerate(should_stop(qualities, thresholds).tolist()):
             if stops[n] < 0 and (stop or last):
@@ -90,8 +90,8 @@ def _distances(
 ) -> dict[str, float]:
     """The distances of one image `(1, C, H, W)` and its reconstructions."""
     unguided_distances = detector.method.unguided_distances
-    compared = [*detector.method.distances.values(), *unguided_distances.values()]
-    source, target = _view(detector, image, compared), _view(detector, guided, compared)
+    distances = [*detector.method.distances.values(), *unguided_distances.values()]
+    source, target = _view(detector, image, distances), _view(detector, guided, distances)
     scores = {
         f"diffguard/{name}": float(distance(source, target))
         for name, distance in detector.method.distances.items()

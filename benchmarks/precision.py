@@ -1,4 +1,4 @@
-"""Speed and AUROC of lower precision, memory format and compilation, side by side.
+"""Speed and AUROC with lower precision, channels-last and compilation.
 
     python benchmarks/precision.py runs/demo/detector.ckpt --limit 250
 
@@ -51,7 +51,7 @@ def aurocs(table: ScoreTable, groups: dict[str, str], score: str) -> dict[str, f
 
 
 def main(argv: Sequence[str]) -> int:
-    """Score with every variant, print the table and write it; 1 if an AUROC changes too much."""
+    """Score with every variant; print and write the table; 1 if an AUROC changes too much."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("ckpt", type=Path)
     parser.add_argument("--limit", type=int, default=250, help="images per set")
@@ -72,7 +72,7 @@ def main(argv: Sequence[str]) -> int:
     )
     if arguments.threads is not None:
         torch.set_num_threads(arguments.threads)
-    print("| variant | images/s | " + " | ".join(f"{s} AUROC | moved" for s in SCORES) + " |")
+    print("| variant | images/s | " + " | ".join(f"{s} AUROC | change" for s in SCORES) + " |")
     print("| --- |" + " --- |" * (1 + 2 * len(SCORES)))
     first: dict[str, dict[str, float]] = {}
     rows, worst = [], 0.0
@@ -81,26 +81,26 @@ def main(argv: Sequence[str]) -> int:
         detector = Detector.from_checkpoint(content, settings=content["settings"] | settings)
         with tempfile.TemporaryDirectory() as folder:
             output = Path(folder)
-            own = replace(trainer, precision=precision)
+            config = replace(trainer, precision=precision)
             # Compilation at the first call counts as start-up.
             first_call = ScoringRun(
                 detector, few, few.stream("test"), output / "few", {}, derive=True
             )
-            first_call.run(scoring_trainer(own, name))
+            first_call.run(scoring_trainer(config, name))
             run = ScoringRun(detector, data, data.stream("test"), output / "all", {}, derive=True)
-            table = ScoreTable.read(run.run(scoring_trainer(own, name)).table)
+            table = ScoreTable.read(run.run(scoring_trainer(config, name)).table)
             timing = read_timing(output / "all")
-        found = {score: aurocs(table, data.groups, score) for score in SCORES}
-        first = first or found
-        moved = {s: max(abs(found[s][n] - first[s][n]) for n in found[s]) for s in SCORES}
-        worst = max(worst, *moved.values())
+        values = {score: aurocs(table, data.groups, score) for score in SCORES}
+        first = first or values
+        changes = {s: max(abs(values[s][n] - first[s][n]) for n in values[s]) for s in SCORES}
+        worst = max(worst, *changes.values())
         speed = timing["images"] / timing["seconds"]
-        row = {"variant": name, "images_per_second": speed, "auroc": found, "moved": moved}
+        row = {"variant": name, "images_per_second": speed, "auroc": values, "change": changes}
         rows.append(row)
-        cells = [f"{np.mean(list(found[s].values())):.4f} | {moved[s]:.4f}" for s in SCORES]
+        cells = [f"{np.mean(list(values[s].values())):.4f} | {changes[s]:.4f}" for s in SCORES]
         print(f"| {name} | {speed:.1f} | " + " | ".join(cells) + " |", flush=True)
     arguments.output.write_text(json.dumps({"rows": rows}, indent=2) + "\n", encoding="utf-8")
-    print(f"largest move of an AUROC: {worst:.4f}, to stay below 0.003")
+    print(f"largest change of an AUROC: {worst:.4f}, expected less than 0.003")
     return 0 if worst < 0.003 else 1
 
 

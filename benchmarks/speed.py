@@ -1,16 +1,16 @@
-"""Measure the cost of scoring relative to its networks, as ratios within one run.
+"""Cost of scoring relative to its networks, as ratios within one run.
 
     python benchmarks/speed.py runs/demo/detector.ckpt
 
-scores test images of the embedded default in the real evaluation path, with both forms of guidance,
-and prints one table; it takes less than ten minutes on two cores.
+scores test images of the demo on the real evaluation path, with both forms of guidance, and prints
+one table. It takes less than ten minutes on two cores.
 
     python benchmarks/speed.py --network unet256 --batches 8 16 32
 
 does the same with a 256×256 U-Net of the paper's size and random weights, for a GPU.
 
-Times run from the first image read to the last row written. The bare time is that of the same
-network calls in the same shapes, made once more on their own (see `network_calls.py`).
+Times run from the first image read to the last row written. The bare time is the time of the same
+network calls with the same shapes, repeated on their own (see `network_calls.py`).
 """
 
 from __future__ import annotations
@@ -40,66 +40,66 @@ from lightning_modules.quiet import quiet_libraries
 from lightning_modules.trainer import TrainerConfig, scoring_trainer
 
 FORMS = ("classifier_free", "classifier")
-# Files read from disk in each format.
+# Number of files of each format that are read from disk.
 FILES = 4096
 
 
 def measure_form(
     subject: Subject, form: str, trainer: TrainerConfig, batch_size: int, device: torch.device
 ) -> tuple[list[Row], Scoring, NetworkCalls, Detector]:
-    """(b) wall over bare time, (c) fill, (d) passes, of one form of guidance."""
+    """(b) Wall over bare time, (c) fill and (d) passes of one form of guidance."""
     detector = subject.detector(form, device)
     parameters = sum(p.numel() for p in detector.denoiser.parameters())
     limit = 1.05 if device.type == "cuda" and parameters >= 20e6 else 1.10
     paired = device.type == "cpu"
     calls = NetworkCalls(networks_of(detector), paired=paired)
     with calls.noted():
-        found = score(detector, subject.data, subject.stream, trainer, batch_size)
+        scoring = score(detector, subject.data, subject.stream, trainer, batch_size)
     if paired:
         bare = calls.paired_seconds
-        found.seconds -= bare
+        scoring.seconds -= bare
     else:
         with scoring_trainer(trainer, "bare").precision_plugin.test_step_context():
             bare = calls.bare_seconds()
-    ratio = found.seconds / bare
-    expected = formula(detector, found.table, form)
-    wrong = int((found.table.network_passes != expected).sum())
-    depths = np.unique(found.table.stop_step)
+    ratio = scoring.seconds / bare
+    expected = formula(detector, scoring.table, form)
+    wrong = int((scoring.table.network_passes != expected).sum())
+    depths = np.unique(scoring.table.stop_step)
     rows = [
-        Row(f"{form}: images", len(found.table)),
-        Row(f"{form}: seconds", found.seconds),
+        Row(f"{form}: images", len(scoring.table)),
+        Row(f"{form}: seconds", scoring.seconds),
         Row(f"{form}: bare seconds of the same network calls", bare),
         Row(f"{form}: (b) wall / bare", ratio, f"<= {limit}", ratio <= limit),
         Row(
             f"{form}: (c) fill until the stream ends",
-            found.steady_fill,
+            scoring.steady_fill,
             ">= 0.98",
-            found.steady_fill >= 0.98,
+            scoring.steady_fill >= 0.98,
         ),
-        Row(f"{form}: (c) fill of the whole run", found.fill),
-        Row(f"{form}: stopping steps, least", int(depths[0])),
-        Row(f"{form}: stopping steps, most", int(depths[-1])),
-        Row(f"{form}: (d) passes per image", float(found.table.network_passes.mean())),
-        Row(f"{form}: (d) images off the formula", wrong, "0", wrong == 0),
-        Row(f"{form}: (e) images per second", found.images_per_second),
+        Row(f"{form}: (c) fill of the whole run", scoring.fill),
+        Row(f"{form}: smallest stopping step", int(depths[0])),
+        Row(f"{form}: largest stopping step", int(depths[-1])),
+        Row(f"{form}: (d) passes per image", float(scoring.table.network_passes.mean())),
+        Row(f"{form}: (d) images that differ from the formula", wrong, "0", wrong == 0),
+        Row(f"{form}: (e) images per second", scoring.images_per_second),
     ]
-    return rows, found, calls, detector
+    return rows, scoring, calls, detector
 
 
 def measure_size(
     arguments: argparse.Namespace, trainer: TrainerConfig, size: int
 ) -> tuple[float, float]:
-    """(e) images per second and (f) peak memory in MiB at a batch size; in a process of its own."""
+    """(e) Images per second and (f) peak memory in MiB at a batch size, in a separate process."""
     quiet_libraries()
     device = prepare(trainer)
     with tempfile.TemporaryDirectory() as folder:
         arguments.images = max(arguments.size_images, size)
         subject = open_subject(arguments, Path(folder))
         detector = subject.detector("classifier_free", device)
-        found = score(detector, subject.data, subject.stream, trainer, size)
+        scoring = score(detector, subject.data, subject.stream, trainer, size)
     if device.type == "cuda":
-        return found.images_per_second, torch.cuda.max_memory_allocated() / 2**20
-    return found.images_per_second, peak_memory()
+        return scoring.images_per_second, torch.cuda.max_memory_allocated() / 2**20
+    return scoring.images_per_second, peak_memory()
 
 
 def peak_memory() -> float:
@@ -113,7 +113,7 @@ def peak_memory() -> float:
 
 
 def measure_sizes(arguments: argparse.Namespace, trainer: TrainerConfig) -> list[Row]:
-    """(e) and (f) for every batch size."""
+    """(e) and (f) for each batch size."""
     rows = []
     context = multiprocessing.get_context("spawn")
     for size in arguments.sizes:
@@ -127,7 +127,7 @@ def measure_sizes(arguments: argparse.Namespace, trainer: TrainerConfig) -> list
 
 
 def measure_reading(subject: Subject, rate: float) -> list[Row]:
-    """Images per second from disk with two workers, and how many times the scoring rate that is."""
+    """Images per second from disk with two workers, also divided by the scoring rate."""
     side, channels = subject.data.image_size, subject.data.channels
     first = next(iter(subject.data.stream_loader(subject.stream)))["image"]
     rows = []
@@ -140,23 +140,23 @@ def measure_reading(subject: Subject, rate: float) -> list[Row]:
             stream = data.folder_stream(folder)
             began = time.perf_counter()
             count = sum(len(batch["label"]) for batch in data.stream_loader(stream))
-            found = count / (time.perf_counter() - began)
+            reading = count / (time.perf_counter() - began)
         rows += [
-            Row(f"reading {suffix}, 2 workers: images per second", found),
-            Row(f"reading {suffix} / scoring", found / rate, ">= 5", found >= 5 * rate),
+            Row(f"reading {suffix}, 2 workers: images per second", reading),
+            Row(f"reading {suffix} / scoring", reading / rate, ">= 5", reading >= 5 * rate),
         ]
     return rows
 
 
 def open_subject(arguments: argparse.Namespace, folder: Path) -> Subject:
-    """The subject that the command line names."""
+    """The subject of the command line."""
     if arguments.network == "embedded":
         return embedded(arguments.ckpt, arguments.images)
     return large(folder / "photographs", arguments.images, arguments.side, arguments.width)
 
 
 def prepare(trainer: TrainerConfig) -> torch.device:
-    """Set the threads; the device that the trainer runs on."""
+    """Set the number of threads, and return the trainer's device."""
     if trainer.threads is not None:
         torch.set_num_threads(trainer.threads)
     return scoring_trainer(trainer, "device").strategy.root_device
@@ -174,30 +174,34 @@ def about(arguments: argparse.Namespace, device: torch.device) -> Mapping[str, A
     }
 
 
-def parser() -> argparse.ArgumentParser:
-    """The command line."""
-    found = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    found.add_argument("ckpt", type=Path, nargs="?", default=Path("runs/demo/detector.ckpt"))
-    found.add_argument("--network", choices=("embedded", "unet256"), default="embedded")
-    found.add_argument("--side", type=int, default=256, help="of unet256: pixels")
-    found.add_argument("--width", type=int, default=256, help="of unet256: channels")
-    found.add_argument("--images", type=int, default=1000)
-    found.add_argument(
-        "--batches", type=int, nargs="+", default=[8, 16, 32, 64, 128], help="to take the best of"
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of the command line."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("ckpt", type=Path, nargs="?", default=Path("runs/demo/detector.ckpt"))
+    parser.add_argument("--network", choices=("embedded", "unet256"), default="embedded")
+    parser.add_argument("--side", type=int, default=256, help="side of unet256's images in pixels")
+    parser.add_argument("--width", type=int, default=256, help="channels of unet256's first stage")
+    parser.add_argument("--images", type=int, default=1000)
+    parser.add_argument(
+        "--batches",
+        type=int,
+        nargs="+",
+        default=[8, 16, 32, 64, 128],
+        help="sizes to try",
     )
-    found.add_argument("--sizes", type=int, nargs="*", default=[8, 16, 32, 64, 128])
-    found.add_argument("--size_images", type=int, default=256, help="images at each of the sizes")
-    # A batch of one cannot use a second thread, and waking it takes time.
-    found.add_argument("--threads", type=int, default=1)
-    found.add_argument("--precision", default="32-true")
-    found.add_argument("--accelerator", default="auto")
-    found.add_argument("--output", type=Path, default=Path("speed.json"))
-    return found
+    parser.add_argument("--sizes", type=int, nargs="*", default=[8, 16, 32, 64, 128])
+    parser.add_argument("--size_images", type=int, default=256, help="images per batch size")
+    # A batch of one cannot use a second thread, and waking it costs time.
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--precision", default="32-true")
+    parser.add_argument("--accelerator", default="auto")
+    parser.add_argument("--output", type=Path, default=Path("speed.json"))
+    return parser
 
 
 def main(argv: Sequence[str]) -> int:
-    """Measure everything, print the table and write it; 1 if a target is missed."""
-    arguments = parser().parse_args(argv)
+    """Measure everything; print and write the table; 1 if a target is missed."""
+    arguments = build_parser().parse_args(argv)
     quiet_libraries()
     trainer = TrainerConfig(
         accelerator=arguments.accelerator,
@@ -221,7 +225,7 @@ def main(argv: Sequence[str]) -> int:
         table.add(measure_exactness(subject, detector, size))
         table.add(measure_reading(subject, ours.images_per_second))
     table.add(measure_sizes(arguments, trainer))
-    table.add([Row("minutes in all", (time.perf_counter() - began) / 60)])
+    table.add([Row("minutes in total", (time.perf_counter() - began) / 60)])
     content = {"about": about(arguments, device), "rows": [vars(row) for row in table]}
     arguments.output.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     return 0 if all(row.met is not False for row in table) else 1

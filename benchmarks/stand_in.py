@@ -1,4 +1,4 @@
-"""Models of two layers, to measure everything except the models."""
+"""Tiny models, to measure everything except the models."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ _NOT_FUSED = {"fused": [], "decision": "diffguard"}
 
 
 class Clock(nn.Module):
-    """A network that says how noisy a state is, and takes a fixed time.
+    """A network that takes a fixed time and marks the depth of a state.
 
-    The first channel of its noise is 1 everywhere, so that of a state tells how deep it is.
+    The first channel of its noise is 1 everywhere, so the first channel of a state shows its depth.
 
     Args:
-        side: Side of the images.
-        channels: Their channels.
-        seconds: Duration of a call, which sleeps: the CPU is free meanwhile, as with a GPU.
+        side: Side of the images in pixels.
+        channels: Channels of the images.
+        seconds: Duration of a call, which sleeps; the CPU is free meanwhile, as with a GPU.
     """
 
     def __init__(self, side: int, channels: int, seconds: float) -> None:
@@ -47,7 +47,7 @@ class Clock(nn.Module):
 
 
 def settings(steps: int, **changes: Any) -> DetectorSettings:
-    """Settings of a quick detector."""
+    """Settings of a fast detector."""
     return DetectorSettings(
         sampler=SamplerSettings(steps=steps),
         inversion=InversionSettings(depth=1.0),
@@ -55,8 +55,8 @@ def settings(steps: int, **changes: Any) -> DetectorSettings:
     )
 
 
-def build(given: DetectorSettings, side: int, channels: int = 1, seconds: float = 0.0) -> Detector:
-    """A detector of stand-ins, not calibrated."""
+def build(config: DetectorSettings, side: int, channels: int = 1, seconds: float = 0.0) -> Detector:
+    """A detector with stand-in models, not calibrated."""
     torch.manual_seed(0)
     classifier = Classifier(
         SmallCNN(CLASSES, in_channels=channels, width=4), CLASSES, channels=channels
@@ -70,5 +70,5 @@ def build(given: DetectorSettings, side: int, channels: int = 1, seconds: float 
         null_class=CLASSES,
     )
     return Detector(
-        classifier.eval(), denoiser.eval(), given, image_size=side, image_channels=channels
+        classifier.eval(), denoiser.eval(), config, image_size=side, image_channels=channels
     )

@@ -1,4 +1,4 @@
-"""Subjects of the speed measurement: the embedded default, or a large U-Net with random weights."""
+"""Subjects of the speed measurement: the demo, or a large U-Net with random weights."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from diffguard.settings.detector import from_dict
 
 
 def _classifier_guidance(side: int) -> dict[str, Any]:
-    """Sections of the settings that make the second form of guidance, with an early stop."""
+    """Settings of classifier guidance with an early stop."""
     return {
         "guidance": {
             "kind": "classifier",
             # As in docs/ablation.md: a larger one fools the demo's classifier, and then the last
             # bits of a state decide what becomes of it.
             "scale": 0.1,
-            # The authors' program starts synthesis one step above the level that was reached.
+            # The authors' program starts synthesis one step above the level that inversion reached.
             "extra_start": 1,
             # The paper's crops have 224 of 256 pixels.
             "crops": {"number": 4, "size": side * 7 // 8},
@@ -48,7 +48,7 @@ class Subject:
         build: Changes of settings -> detector.
         data: The DataModule.
         stream: The images to score.
-        calibration: ID images that the early stop is set with.
+        calibration: ID images that calibrate the early stop.
     """
 
     build: Callable[[Mapping[str, Any]], Detector]
@@ -70,11 +70,11 @@ class Subject:
 
 
 def embedded(ckpt: Path, images: int) -> Subject:
-    """The embedded default's detector, and at least so many of its test images, of each set alike.
+    """The demo's detector, and test images in equal numbers from each set.
 
     Args:
         ckpt: The `detector.ckpt` of a run of `configs/digits.yaml`.
-        images: Least number of images.
+        images: Minimum number of images.
     """
     content = read_checkpoint(ckpt)
     config = dict(content["config"]["data"])
@@ -89,10 +89,12 @@ def embedded(ckpt: Path, images: int) -> Subject:
 
 
 def large(folder: Path, images: int, side: int, width: int) -> Subject:
-    """A U-Net of the paper's size (552M parameters at side and width 256) and a ResNet-50, random.
+    """A U-Net of the paper's size and a ResNet-50, with random weights.
+
+    The U-Net has 552M parameters at side and width 256.
 
     Args:
-        folder: Where JPEG images of this side are written.
+        folder: Folder to write JPEG images of this side to.
         images: Number of images.
         side: Side of images and network in pixels.
         width: Channels of the first stage; the paper's model has 256.
@@ -118,14 +120,14 @@ def large(folder: Path, images: int, side: int, width: int) -> Subject:
     }
 
     def build(changes: Mapping[str, Any]) -> Detector:
-        own = from_dict(_merged(settings, changes))
-        return Detector(classifier, denoiser, own, image_size=side, image_channels=3)
+        config = from_dict(_merged(settings, changes))
+        return Detector(classifier, denoiser, config, image_size=side, image_channels=3)
 
     return Subject(build, data, stream, stream.share(0, max(1, images // 64)))
 
 
 def paper_unet(side: int, width: int, labels: int | None = None) -> torch.nn.Module:
-    """A `UNet2DModel` of the shape of guided-diffusion's 256×256 model, random weights.
+    """A `UNet2DModel` of the shape of guided-diffusion's 256×256 model, with random weights.
 
     Args:
         side: Side of the images in pixels, a multiple of 32.
@@ -151,7 +153,7 @@ def paper_unet(side: int, width: int, labels: int | None = None) -> torch.nn.Mod
 
 
 def write_photographs(folder: Path, count: int, side: int, suffix: str) -> None:
-    """Write crops of the two photographs that ship with scikit-learn as image files."""
+    """Write crops of scikit-learn's two photographs as image files."""
     import numpy as np
     from sklearn.datasets import load_sample_images
 
@@ -166,7 +168,7 @@ def write_photographs(folder: Path, count: int, side: int, suffix: str) -> None:
 
 
 def write_images(folder: Path, images: Tensor, count: int, suffix: str) -> None:
-    """Write images `(N, C, H, W)` in [0, 1] as `count` image files, again and again."""
+    """Write images `(N, C, H, W)` in [0, 1] as `count` image files, repeating them."""
     folder.mkdir(parents=True, exist_ok=True)
     pixels = (images * 255).round().byte().cpu().numpy()
     for number in range(count):
@@ -176,7 +178,7 @@ def write_images(folder: Path, images: Tensor, count: int, suffix: str) -> None:
 
 
 def _merged(settings: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """Plain settings with the keys of some sections replaced; the original is unchanged."""
+    """A copy of plain settings with some keys of its sections replaced."""
     merged: dict[str, Any] = json.loads(json.dumps(settings))
     for key, value in changes.items():
         whole = isinstance(value, Mapping) and isinstance(merged.get(key), dict)

@@ -17,6 +17,7 @@ from datamodules.evaluation_stream import EvaluationStream
 from datamodules.file_set import folder_set
 from datamodules.image_set import ImageSet, MissingDataError
 from datamodules.loader import ImageLoader, OnError, ShareSampler, check_sockets, collate
+from datamodules.ranges import check_ranges
 from datamodules.training_memory import MemoryLoader, decode
 from datamodules.training_stream import EpochSampler, TrainingLoader, TrainingStream
 from diffguard.errors import UserError
@@ -25,21 +26,6 @@ from diffguard.storage.paths import user_path
 _NO_OOD = OODSets()
 # Images that a loader reads at once while the batch size of the networks is not yet chosen.
 _READ_SIZE = 64
-_LEAST = {
-    "image_size": 1,
-    "batch_size": 1,
-    "train_batch_size": 1,
-    "limit": 1,
-    "num_workers": 0,
-    "seed": 0,
-}
-# Larger values are typing errors and would exhaust memory or processes.
-_LARGEST = {
-    "image_size": 4096,
-    "batch_size": 65_536,
-    "train_batch_size": 65_536,
-    "num_workers": 256,
-}
 
 
 class OODDataModule(LightningDataModule):
@@ -98,12 +84,12 @@ class OODDataModule(LightningDataModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        self.image_size, self.channels = image_size, channels
+        self.name, self.image_size, self.channels = name, image_size, channels
         self.batch_size, self.train_batch_size = batch_size, train_batch_size
         self.num_workers, self.augment, self.limit = num_workers, augment, limit
         self.on_error, self.download, self.seed = on_error, download, seed
         self.in_memory = in_memory
-        self._check_numbers()
+        check_ranges(vars(self))
         if num_workers > 0:
             check_sockets()
         self.sets = BenchmarkSets(
@@ -118,18 +104,6 @@ class OODDataModule(LightningDataModule):
         )
         self.prepare = Prepare(image_size, channels)
         self._decoded: list[tuple[Tensor, Tensor]] = []
-
-    def _check_numbers(self) -> None:
-        for key, minimum in _LEAST.items():
-            value = getattr(self, key)
-            if isinstance(value, int) and value < minimum:
-                raise UserError(f"data.{key} must be at least {minimum}, got {value:,}")
-        for key, maximum in _LARGEST.items():
-            value = getattr(self, key)
-            if isinstance(value, int) and value > maximum:
-                raise UserError(f"data.{key} must be at most {maximum:,}, got {value:,}")
-        if self.channels not in (1, 3):
-            raise UserError(f"data.channels must be 1 (grayscale) or 3 (RGB), got {self.channels}")
 
     @property
     def read_size(self) -> int:
@@ -234,7 +208,7 @@ class OODDataModule(LightningDataModule):
         data.augment = augment or self.augment
         if train_batch_size is not None:
             data.train_batch_size = train_batch_size
-        data._check_numbers()
+        check_ranges(vars(data))
         return data
 
     def train_dataloader(self) -> TrainingLoader | MemoryLoader:

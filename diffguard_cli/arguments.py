@@ -1,4 +1,4 @@
-"""Parsed command lines of training and evaluation, with types."""
+"""Typed arguments of training and evaluation."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ class TrainingArguments:
 
     Attributes:
         seed: Seed of every stage.
-        run_dir: Folder of the new run; None for one named after the config and the time.
-        resume: Folder of the run to resume; None for a new run.
+        run_dir: Folder of the new run; defaults to a name from the config and the time.
+        resume: Folder of the run to resume; None starts a new run.
         stages: Stages to run, in order.
         data: The DataModule.
         classifier: The `classifier` section.
@@ -51,7 +51,7 @@ class TrainingArguments:
 
     @property
     def sections(self) -> dict[str, StageConfig]:
-        """Stage -> its section, for each stage that trains."""
+        """Stage -> section, for each stage that trains."""
         return {
             "classifier": self.classifier,
             "diffusion": self.diffusion,
@@ -65,15 +65,15 @@ class EvaluationArguments:
 
     Attributes:
         ckpt: The detector checkpoint.
-        output: Folder for the results; None for one beside the checkpoint.
-        images: Folder of images to score; None for the sets of `data`.
-        accept: Share of ID images that the threshold accepts; None for `detector.accept`.
+        output: Folder of the results; defaults to a folder beside the checkpoint.
+        images: Folder of images to score; None scores the sets of `data`.
+        accept: Share of ID images that the threshold accepts; defaults to `detector.accept`.
         trusted: Classes and architectures that the checkpoint may name.
-        diffusion_model: Where the diffusion model lies that the checkpoint refers to; None for the
-            place that the checkpoint names.
-        dry_run: Print the cost and score nothing.
+        diffusion_model: Path of the diffusion model that the checkpoint refers to; defaults to the
+            path in the checkpoint.
+        dry_run: Whether to print the cost only.
         panels: Images per panel in TensorBoard.
-        fuse: Further fusions, which need `--scores`.
+        fuse: Additional fusions, which need `--scores`.
         data: The DataModule.
         detector: The `detector` section.
         trainer: The `trainer` section.
@@ -94,5 +94,5 @@ class EvaluationArguments:
 
 
 def typed(kind: type[Arguments], namespace: Any) -> Arguments:
-    """Make typed arguments from a parser's instantiated namespace."""
+    """Make typed arguments from the instantiated namespace of a parser."""
     return kind(**{field.name: namespace[field.name] for field in fields(kind)})  # type: ignore[arg-type]

@@ -23,7 +23,7 @@ from diffguard.scores.baselines import Reference
 from diffguard.settings.detector import DetectorSettings
 from diffguard.storage.state_dict import weights_hash
 from diffguard.storage.weights import load_tensors
-from diffguard_cli.models import LoadedDiffusion
+from diffguard_cli.diffusion_model import LoadedDiffusion
 from diffguard_cli.run import Run
 from diffguard_cli.scoring import ScoringRun, free_run
 from lightning_modules.trainer import cast_weights, scoring_trainer

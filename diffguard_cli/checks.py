@@ -1,4 +1,4 @@
-"""What can be wrong with data and classifier, looked at before anything is trained."""
+"""Checks of the data and the classifier before training."""
 
 from __future__ import annotations
 
@@ -12,29 +12,31 @@ from diffguard.methods.classifier_trial import try_classifier
 from diffguard.methods.fit import needs_reference
 from diffguard.scores.baselines import check_classes, check_head_baselines, check_neighbors
 from diffguard.settings.detector import DetectorSettings
+from diffguard_cli.classifier_model import classifier_spec, load_classifier
 from diffguard_cli.config import ClassifierConfig, DiffusionConfig
-from diffguard_cli.models import classifier_spec, load_classifier, load_trained, to_train
+from diffguard_cli.diffusion_model import load_trained, to_train
 from diffguard_cli.run import Run
 
-# Images on which an untrained network is tried.
-_TRIED = 2
+# Number of images that try out an untrained network.
+_TRIAL_IMAGES = 2
 
 
 def check_data(run: Run, settings: DetectorSettings | None) -> None:
-    """Look at the labels of training and validation images.
+    """Check the labels of the training and validation images.
 
     Args:
         run: The run.
         settings: The detector's settings; None if no detector is made.
 
     Raises:
-        UserError: For fewer than two classes, labels beyond the classes, baselines that are fitted
-            class by class on a class without images, and fewer images than neighbors.
+        UserError: If there are fewer than two classes, a label exceeds the classes, a class lacks
+            images for a baseline that is fitted per class, or there are fewer images than
+            neighbors.
     """
     data = run.data
     if data.num_classes < 2:
         raise UserError(
-            f"the ID data have one class ({data.class_names[0]}): expected two or more, as in "
+            f"the ID data have one class ({data.class_names[0]}): expected two or more, as "
             "sub-folders of data.id.train or in data.class_names"
         )
     for part in ("train", "validation"):
@@ -44,7 +46,7 @@ def check_data(run: Run, settings: DetectorSettings | None) -> None:
         empty = [name for k, name in enumerate(data.class_names) if k not in present]
         if empty:
             run.say(
-                f"the ID {part} images have none of {len(empty)} of {data.num_classes} classes: "
+                f"note: {len(empty)} of {data.num_classes} classes have no ID {part} images: "
                 f"{', '.join(map(str, empty[:5]))}{', …' if len(empty) > 5 else ''}"
             )
     if settings is not None and needs_reference(settings) and data.sets.id.source("train"):
@@ -55,15 +57,15 @@ def check_data(run: Run, settings: DetectorSettings | None) -> None:
 
 
 def check_untrained(run: Run, config: ClassifierConfig, settings: DetectorSettings | None) -> None:
-    """Try the classifier, with random weights if it is still to be trained.
+    """Try out the classifier, with random weights if it is still to be trained.
 
     Args:
         run: The run.
-        config: What the classifier is.
+        config: The `classifier` section.
         settings: The detector's settings; None if no detector is made.
 
     Raises:
-        UserError: If it cannot serve as the protected classifier.
+        UserError: If the detector cannot use this classifier.
     """
     with torch.random.fork_rng(devices=[]):
         if config.ckpt is None:
@@ -72,7 +74,7 @@ def check_untrained(run: Run, config: ClassifierConfig, settings: DetectorSettin
         else:
             classifier = load_classifier(run, config)[0].eval()
         side = run.data.image_size
-        images = torch.rand(_TRIED, run.data.channels, side, side)
+        images = torch.rand(_TRIAL_IMAGES, run.data.channels, side, side)
     if settings is None:
         settings = DetectorSettings(baselines=[], fused=[], decision="diffguard")
     if config.cam_layer is not None:
@@ -82,7 +84,7 @@ def check_untrained(run: Run, config: ClassifierConfig, settings: DetectorSettin
 
 
 def check_given_diffusion(run: Run, config: DiffusionConfig, settings: DetectorSettings) -> None:
-    """Load the diffusion model that the config names, which is otherwise needed hours later.
+    """Load the diffusion model of the config before training, which may take hours.
 
     Args:
         run: The run.
@@ -102,8 +104,8 @@ def check_given_diffusion(run: Run, config: DiffusionConfig, settings: DetectorS
     check_steps(settings, len(model.schedule))
 
 
-def tell_assumptions(run: Run, config: ClassifierConfig) -> None:
-    """Report what is assumed of a classifier of which nothing is published."""
+def report_assumptions(run: Run, config: ClassifierConfig) -> None:
+    """Report the preprocessing assumed for a classifier without published values."""
     channels = config.channels or run.data.channels
     if line := assumptions(config.arch, run.data.num_classes, channels, config.mean):
         run.say(line)

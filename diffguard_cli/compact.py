@@ -1,6 +1,6 @@
 """The command `compact`: write the two models of a run in bfloat16.
 
-The weights go to safetensors files of at most 15 MiB, with the usual index beside them.
+The weights are written to safetensors files of at most 15 MiB and an index file.
 """
 
 from __future__ import annotations
@@ -22,29 +22,29 @@ SHARD_BYTES = 15 * 2**20
 _MODELS = ("classifier", "diffusion")
 
 
-def keep_models(run: Path, folder: Path, shard_bytes: int = SHARD_BYTES) -> int:
+def compact_models(run: Path, folder: Path, shard_bytes: int = SHARD_BYTES) -> int:
     """Write the models of a training run in bfloat16.
 
-    `classifier.ckpt` accepts the classifier's file or the index of its parts; `diffusion.ckpt`
-    accepts the folder of the diffusion model.
+    `classifier.ckpt` accepts the classifier's file, or its index if there are several files;
+    `diffusion.ckpt` accepts the folder of the diffusion model.
 
     Args:
         run: Folder of the run.
         folder: Folder to create.
-        shard_bytes: Largest file of weights in bytes, unless a single tensor is larger.
+        shard_bytes: Largest size of a weights file in bytes; a single tensor may exceed it.
 
     Returns:
-        Size of all written files in bytes.
+        Total size of the written files in bytes.
 
     Raises:
-        UserError: If the run lacks a model or holds links, and as `create_folder`.
+        UserError: If the run lacks a model or contains links; and see `create_folder`.
     """
     for name in _MODELS:
         if not (run / name).is_dir():
-            raise UserError(f"{run} holds no trained {name}: expected a run of train.py")
+            raise UserError(f"{run} has no trained {name}: expected a run folder of train.py")
     files = [path for name in _MODELS for path in sorted((run / name).rglob("*"))]
     if links := [path for path in (*(run / name for name in _MODELS), *files) if path.is_symlink()]:
-        raise UserError(f"{links[0]} is a link: replace it by its target")
+        raise UserError(f"{links[0]} is a link: replace it with its target")
     with create_folder(folder) as temporary:
         for path in files:
             target = temporary / path.relative_to(run)
@@ -94,10 +94,10 @@ def main(argv: Sequence[str]) -> int:
         The exit code.
 
     Raises:
-        UserError: For a mistake in the command line or a run that lacks a model.
+        UserError: If the command line is wrong or the run lacks a model.
     """
     options = parse(build_parser(), argv)
     folder = user_path(options.folder, "FOLDER")
-    size = keep_models(user_path(options.run, "RUN"), folder)
+    size = compact_models(user_path(options.run, "RUN"), folder)
     say(f"wrote {options.folder}, {size / 1e6:.1f} MB")
     return 0

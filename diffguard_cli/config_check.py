@@ -1,4 +1,4 @@
-"""Checks of a training config by itself, before any data is read."""
+"""Checks of a training config before any data is read."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from diffguard_cli.config import DiffusionConfig
 
 
 def check_config(config: TrainingArguments) -> None:
-    """Refuse a config with which no training can succeed.
+    """Refuse a config that cannot be trained.
 
     Args:
         config: The command line of training.
 
     Raises:
-        UserError: Naming the key.
+        UserError: If a value is out of range or a key has no effect; names the key.
     """
     if not config.stages:
-        raise UserError("--stages names no stage: expected some of those that --help lists")
+        raise UserError("--stages is empty: name at least one of the stages that --help lists")
     _check_diffusion(config)
 
 
@@ -40,11 +40,13 @@ def _check_diffusion(arguments: TrainingArguments) -> None:
             f"{config.lora_alpha:g} with rank {config.lora_rank}"
         )
     if config.lora_targets != DiffusionConfig().lora_targets and not config.lora_rank:
-        raise UserError("diffusion.lora_targets has no effect without diffusion.lora_rank: set it")
+        raise UserError(
+            "diffusion.lora_targets has no effect without diffusion.lora_rank: set it too"
+        )
     if config.ckpt and config.finetune:
         raise UserError(
-            "diffusion.ckpt names a trained model, so diffusion.finetune has no effect: leave one "
-            "of them out"
+            "diffusion.ckpt names a trained model, so diffusion.finetune has no effect: leave out "
+            "one of them"
         )
     for key in ("ckpt", "finetune"):
         if name := getattr(config, key):
@@ -59,15 +61,15 @@ def _check_diffusion(arguments: TrainingArguments) -> None:
     if argument_names(config.network) is not None:
         _check_keys("diffusion.kwargs", config.kwargs, config.network)
     scheduler = str(config.scheduler.get("_class_name"))
-    # The loader treats an unknown scheduler as DDPM's.
-    known = argument_names(scheduler) is not None
-    _check_keys("diffusion.scheduler", config.scheduler, scheduler if known else "DDPMScheduler")
+    if argument_names(scheduler) is None:
+        scheduler = "DDPMScheduler"  # the loader treats an unknown scheduler as DDPM's
+    _check_keys("diffusion.scheduler", config.scheduler, scheduler)
 
 
 def _check_keys(section: str, values: Mapping[str, Any], cls: str) -> None:
-    """Refuse keys that a class of diffusers would ignore."""
+    """Refuse keys that a diffusers class would ignore."""
     allowed = argument_names(cls) or []
     for key in values:
-        # Keys that begin with an underscore are notes of diffusers in a config.json.
+        # diffusers adds keys that begin with an underscore to a config.json.
         if key not in allowed and not key.startswith("_"):
             raise UserError(f"{section} has no key {key!r}: {cls} takes {', '.join(allowed)}")

@@ -20,16 +20,18 @@ def build_parser() -> Parser:
         usage="SRC DST [--KEY VALUE …]",
         config=False,
     )
-    parser.add_argument("src", metavar="SRC", help="guided-diffusion, latent diffusion or DiffOOD")
+    parser.add_argument(
+        "src", metavar="SRC", help="file of guided-diffusion, latent diffusion, DiffOOD"
+    )
     parser.add_argument("dst", metavar="DST", help="folder to write")
     parser.add_argument("--image_size", type=int, help="side of the model's images in pixels")
     parser.add_argument("--num_head_channels", type=int, help="channels per attention head")
     parser.add_argument("--num_heads", type=int, help="attention heads, if their number is fixed")
     parser.add_argument(
-        "--new_attention_order", action="store_true", help="guided-diffusion's 64×64 model"
+        "--new_attention_order", action="store_true", help="for guided-diffusion's 64×64 model"
     )
     parser.add_argument("--noise_schedule", type=Literal["linear", "cosine"], default="linear")
-    parser.add_argument("--num_classes", type=int, help="classes the model must have")
+    parser.add_argument("--num_classes", type=int, help="expected number of classes")
     return parser
 
 
@@ -43,7 +45,7 @@ def main(argv: Sequence[str]) -> int:
         The exit code.
 
     Raises:
-        UserError: For a mistake in the command line, or a checkpoint that cannot be converted.
+        UserError: If the command line is wrong or the checkpoint cannot be converted.
     """
     values = parse(build_parser(), argv).as_dict()
     del values["debug"]

@@ -1,4 +1,4 @@
-"""The command `evaluate`: score ID and OOD sets, or a folder of images, or report anew."""
+"""The command `evaluate`: score ID and OOD sets or a folder of images, or report again."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ _TRUSTED = re.compile(r"\w[\w.-]*(/[\w.-]+)?")
 
 
 def build_parser() -> Parser:
-    """The command line of evaluation."""
+    """The parser of the command line."""
     from datamodules.ood import OODDataModule
     from diffguard.settings.detector import DetectorSettings
     from lightning_modules.trainer import TrainerConfig
 
     parser = Parser(
-        "Score ID and OOD sets, or a folder of images, with a detector checkpoint.",
+        "Score ID and OOD sets or a folder of images with a detector checkpoint.",
         prog=command_line("evaluate"),
         usage="(--ckpt CKPT [--images DIR] | --scores DIR …) [--KEY VALUE …]",
     )
-    parser.add_argument("--ckpt", type=str, required=True, help="the detector.ckpt of training")
+    parser.add_argument("--ckpt", type=str, required=True, help="detector.ckpt of a training run")
     _add_scores_arguments(parser)
     _add_result_arguments(parser)
     _add_model_arguments(parser)
@@ -53,16 +53,16 @@ def main(argv: Sequence[str]) -> int:
         The exit code.
 
     Raises:
-        UserError: For a mistake in the command line, the checkpoint, the data or the results.
+        UserError: If the command line, the checkpoint, the data or the results are wrong.
     """
-    first = _first_look(argv)
-    if first.help:
+    options = _preliminary_options(argv)
+    if options.help:
         parse(build_parser(), argv)
-    if first.scores is not None:
-        return _report_tables(argv, first.ckpt)
-    if first.ckpt is None:
+    if options.scores is not None:
+        return _report_tables(argv, options.ckpt)
+    if options.ckpt is None:
         raise UserError("--ckpt is missing: name the detector.ckpt that train.py wrote")
-    return _evaluate(argv, first.ckpt)
+    return _evaluate(argv, options.ckpt)
 
 
 def _evaluate(argv: Sequence[str], ckpt: str) -> int:
@@ -71,8 +71,8 @@ def _evaluate(argv: Sequence[str], ckpt: str) -> int:
 
     parser = build_parser()
     content = read_checkpoint(user_path(ckpt, "--ckpt"))
-    stored = {**stored_config(content, ckpt), "ckpt": ckpt}
-    namespace = parse(parser, argv, stored)
+    defaults = {**stored_config(content, ckpt), "ckpt": ckpt}
+    namespace = parse(parser, argv, defaults)
     arguments = typed(EvaluationArguments, parser.instantiate(namespace))
     _check(arguments)
     _check_images(content, arguments.data)
@@ -88,11 +88,11 @@ def _evaluate(argv: Sequence[str], ckpt: str) -> int:
 
 
 def _check(arguments: EvaluationArguments) -> None:
-    """Check the command line by itself, before a model is built."""
+    """Check the command line before a model is built."""
     from diffguard.settings.checks import check_settings
 
     if arguments.fuse:
-        raise UserError("--fuse goes with --scores: evaluate first, then fuse the scores")
+        raise UserError("--fuse needs --scores: evaluate first, then fuse the scores of the folder")
     if arguments.accept is not None and not 0 < arguments.accept < 1:
         raise UserError(f"--accept must lie between 0 and 1, got {arguments.accept:g}")
     if arguments.panels < 0:
@@ -122,8 +122,8 @@ def _check_images(content: Mapping[str, Any], data: OODDataModule) -> None:
         )
 
 
-def _first_look(argv: Sequence[str]) -> Namespace:
-    """The options that decide how the rest of the command line is parsed."""
+def _preliminary_options(argv: Sequence[str]) -> Namespace:
+    """The options that determine how the command line is parsed."""
     parser = ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("-h", "--help", action="store_true")
     parser.add_argument("--ckpt", nargs="?")
@@ -137,14 +137,14 @@ def _add_scores_arguments(parser: Parser) -> None:
         type=str,
         nargs="+",
         default=[],
-        help="make the results anew from these evaluation folders alone, without a model; several "
-        "must be runs of the same data and are joined",
+        help="report again from the score tables of these evaluation folders, without a model; "
+        "several folders must be runs on the same data, and are joined",
     )
     parser.add_argument(
         "--fuse",
         type=dict[str, list[str]],
         default={},
-        help="with --scores: further fusions, as in --fuse.mine '[diffguard, msp]'",
+        help="with --scores: additional fusions, such as --fuse.mine '[diffguard, msp]'",
     )
 
 
@@ -153,11 +153,14 @@ def _add_result_arguments(parser: Parser) -> None:
         "--output",
         type=str | None,
         default=None,
-        help="folder for the results; by default `evaluation` (or `images`) beside the checkpoint, "
-        "or that of --scores",
+        help="folder of the results; default: `evaluation` or `images` beside the checkpoint, or "
+        "the folder of --scores",
     )
     parser.add_argument(
-        "--images", type=str | None, default=None, help="score the images in this folder instead"
+        "--images",
+        type=str | None,
+        default=None,
+        help="score the images of this folder",
     )
     parser.add_argument(
         "--accept",
@@ -168,7 +171,7 @@ def _add_result_arguments(parser: Parser) -> None:
     parser.add_argument(
         "--dry_run",
         action="store_true",
-        help="print parameters, weight memory and network passes per image, and score nothing",
+        help="only print parameters, weight memory and network passes per image",
     )
     parser.add_argument("--panels", type=int, default=6, help="images per panel in TensorBoard")
 
@@ -180,27 +183,27 @@ def _add_model_arguments(parser: Parser) -> None:
         nargs="+",
         action="extend",
         default=[],
-        help="a class outside the known libraries that the checkpoint may name, by import path, or "
+        help="import path of a class outside the known libraries that the checkpoint may name, or "
         "an architecture whose arguments you trust; may be given repeatedly",
     )
     parser.add_argument(
         "--diffusion_model",
         type=str | None,
         default=None,
-        help="new place of a diffusion model that the checkpoint refers to, if it was moved",
+        help="new path of the diffusion model that the checkpoint refers to, if it was moved",
     )
 
 
 def _report_tables(argv: Sequence[str], ckpt: str | None) -> int:
-    """Make results from score tables alone; no model is built or read."""
+    """Report from score tables alone, without a model."""
     if ckpt is not None:
-        raise UserError("--scores makes results from score tables alone: leave --ckpt away")
-    parser = Parser("Make results anew from evaluation folders.", prog=command_line("evaluate"))
+        raise UserError("--scores reports from score tables alone: leave out --ckpt")
+    parser = Parser("Report again from evaluation folders.", prog=command_line("evaluate"))
     _add_scores_arguments(parser)
     parser.add_argument("--output", type=str | None, default=None)
     options = parse(parser, argv)
     if len(options.scores) > 1 and options.output is None:
-        raise UserError("--output is missing: name the folder for the results of several runs")
+        raise UserError("--output is missing: name a folder for the joint results of several runs")
 
     from diffguard.report.publish import report_again
 

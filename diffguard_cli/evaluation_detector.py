@@ -1,4 +1,4 @@
-"""The detector of an evaluation: the checkpoint's, with the settings of the command line."""
+"""The detector of an evaluation: from the checkpoint, with the settings of the command line."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ from diffguard_cli.run import Run
 from diffguard_cli.scoring import ScoringRun
 from lightning_modules.trainer import cast_weights
 
-# Settings that make the networks faster and change a score by rounding errors alone.
-_FASTER = ("compile", "channels_last")
+# Settings that accelerate the networks and change a score only by rounding errors.
+_ACCELERATION = ("compile", "channels_last")
 
 
 def load_detector(
@@ -39,8 +39,8 @@ def load_detector(
         arguments: The command line.
 
     Returns:
-        The detector, and the settings that differ from the checkpoint's and need another
-        calibration. If there are any, the detector has the checkpoint's settings.
+        The detector, and the names of changed settings that need a new calibration. If there are
+        any, the detector has the checkpoint's settings.
 
     Raises:
         UserError: If the checkpoint names untrusted code, or its diffusion model is missing.
@@ -63,23 +63,23 @@ def load_detector(
     return detector, changed
 
 
-def _changed_settings(stored: Mapping[str, Any], settings: DetectorSettings) -> list[str]:
+def _changed_settings(original: Mapping[str, Any], settings: DetectorSettings) -> list[str]:
     """Settings that differ from the checkpoint's and change a score."""
-    ignored = (*DECIDING, *_FASTER)
+    ignored = (*DECIDING, *_ACCELERATION)
     values = to_dict(settings)
-    return [key for key in values if key not in ignored and values[key] != stored.get(key)]
+    return [key for key in values if key not in ignored and values[key] != original.get(key)]
 
 
 def _only_combines(
     content: Mapping[str, Any], settings: DetectorSettings, changed: Sequence[str]
 ) -> bool:
-    """Whether the changed settings only choose and combine scores that the checkpoint holds."""
+    """Whether the changed settings only select and combine scores in the checkpoint."""
     names = score_names(settings, derived=False)
     return set(changed) <= set(COMBINING) and set(names) <= set(content["calibration"]["scores"])
 
 
 def identity_of(arguments: EvaluationArguments) -> dict[str, Any]:
-    """What the scores depend on beside the settings and the data."""
+    """What the scores depend on besides the settings and the data."""
     return {
         "checkpoint": file_hash(Path(arguments.ckpt)),
         "precision": arguments.trainer.precision,
@@ -94,24 +94,24 @@ def recalibrated(
     changed: str,
     trainer: pl.Trainer,
 ) -> ScoringRun:
-    """The same scoring with a detector that is calibrated for other settings.
+    """The same scoring run with a detector that is calibrated for changed settings.
 
     Args:
-        scoring: The scoring with the checkpoint's detector.
-        make: Makes a scoring from its folder and its detector.
+        scoring: The scoring run with the checkpoint's detector.
+        make: Makes a scoring run from its folder and its detector.
         content: The checkpoint's content.
         arguments: The command line.
-        changed: A setting that differs, for the message.
-        trainer: The trainer of the scoring.
+        changed: A changed setting, for the message.
+        trainer: The trainer of the scoring run.
 
     Raises:
         UserError: If the folder belongs to another run, or the calibration fails.
     """
-    # A folder of another run is refused before the calibration, which takes long.
+    # Refuse the folder of another run before the calibration, which takes long.
     scoring.check(trainer)
     old, folder, settings = scoring.detector, scoring.folder, arguments.detector
     run = Run(folder, arguments.data, arguments.trainer, old.seed, content["config"])
-    run.say(f"detector.{changed} differs from the checkpoint's: calibrating again")
+    run.say(f"detector.{changed} differs from the checkpoint: calibrating again")
     same_images = settings.reference_images == old.settings.reference_images
     method = DiffGuard(
         old.classifier,

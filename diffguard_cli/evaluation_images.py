@@ -1,4 +1,4 @@
-"""Evaluation of a folder of images: a verdict on each."""
+"""Evaluation of a folder of images: a verdict for each image."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from lightning_modules.trainer import scoring_trainer
 def score_images(content: Mapping[str, Any], arguments: EvaluationArguments) -> int:
     """Score the images of a folder and report the verdicts.
 
-    Without `--output` the results go to a folder of the same name in `images`, beside the
-    checkpoint.
+    Without `--output`, the results are in `images/NAME` beside the checkpoint, where `NAME` is the
+    name of the folder.
 
     Args:
         content: The checkpoint's content.
@@ -33,7 +33,7 @@ def score_images(content: Mapping[str, Any], arguments: EvaluationArguments) -> 
         The exit code; 3 if files were skipped.
 
     Raises:
-        UserError: If the folder holds no images, the settings need labels, or the folder of the
+        UserError: If the folder has no images, the settings need labels, or the folder of the
             results belongs to another run.
     """
     check_unlabelled(arguments.detector)
@@ -83,12 +83,12 @@ def _report(scoring: ScoringRun, table: ScoreTable, accept: float | None) -> int
 
 
 def _results_folder(arguments: EvaluationArguments, images: Path) -> Path:
-    """The folder of the results, or the one that holds a folder for each set of images."""
+    """The folder of the results; without `--output`, the folder of all image folders' results."""
     if arguments.output is None:
         return Path(arguments.ckpt).parent / "images"
     if os.path.realpath(arguments.output) == os.path.realpath(images):
         raise UserError(
-            f"--output {arguments.output} is the folder of --images: name another for the "
-            "results, which may lie in it"
+            f"--output {arguments.output} is the folder of --images: name another folder, which "
+            "may lie inside it"
         )
     return Path(arguments.output)

@@ -1,4 +1,4 @@
-"""Evaluation on ID and OOD sets: scores, metrics, figures."""
+"""Evaluation on ID and OOD sets: scores, metrics and figures."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from lightning_modules.trainer import scoring_trainer
 
 
 def score_sets(content: Mapping[str, Any], arguments: EvaluationArguments) -> int:
-    """Score the sets of `data` and report on them.
+    """Score the sets of `data` and report the metrics.
 
     Args:
         content: The checkpoint's content.
@@ -72,7 +72,7 @@ def _check_sets(arguments: EvaluationArguments, num_classes: int) -> None:
     data = arguments.data
     if len(data.groups) < 2:
         raise UserError(
-            "there is no OOD set to compare the ID test images with: name one with "
+            "there is no OOD set to compare with the ID test images: name one with "
             "--data.ood.far.NAME FOLDER, or score a folder of images with --images FOLDER"
         )
     data.sets.check_labels(data.evaluation_sets("test")[0], "test", num_classes)
@@ -86,7 +86,7 @@ def _publish(
     config: Mapping[str, Any],
     arguments: EvaluationArguments,
 ) -> None:
-    """Keep what was run beside its scores, then write, draw and print the results."""
+    """Record the run beside its scores, then write and print the results."""
     detector, output = scoring.detector, scoring.folder
     settings = {
         "config": {**config, "detector": to_dict(detector.settings)},

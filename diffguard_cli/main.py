@@ -10,8 +10,8 @@ from typing import NoReturn
 from diffguard_cli.interrupts import leave_at_once
 
 COMMANDS = {
-    "train": "fit a classifier and a diffusion model, and calibrate a detector",
-    "evaluate": "score ID and OOD sets, or a folder of images, with a detector",
+    "train": "train a classifier and a diffusion model, and calibrate a detector",
+    "evaluate": "score ID and OOD sets or a folder of images with a detector",
     "tune": "choose a detector's settings on validation sets",
     "convert": "convert a research checkpoint to a diffusers folder",
     "compact": "write the models of a run in bfloat16",
@@ -19,7 +19,7 @@ COMMANDS = {
 
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
-    """Run one command and exit with its code; a user's mistake is one line and code 2.
+    """Run a command and exit with its code; a user's mistake gives one line and code 2.
 
     Args:
         argv: The command line, without the name of the program; defaults to `sys.argv`.
@@ -36,9 +36,8 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
 
         run(_print_completion, [options.print_completion])
     if options.command not in COMMANDS:
-        mistake = (
-            "no command" if options.command is None else f"unknown command {options.command!a}"
-        )
+        name = options.command
+        mistake = "no command" if name is None else f"unknown command {name!a}"
         sys.stderr.write(f"error: {mistake}: expected one of {', '.join(COMMANDS)}\n")
         sys.exit(2)
     from diffguard_cli.parser import run
@@ -51,7 +50,7 @@ def _build_parser() -> argparse.ArgumentParser:
     lines = "\n".join(f"  {name:{width}}  {summary}" for name, summary in COMMANDS.items())
     parser = argparse.ArgumentParser(
         prog="diffguard",
-        description="Out-of-distribution detection for image classifiers by diffusion.",
+        description="Out-of-distribution detection for image classifiers with diffusion models.",
         epilog=f"commands:\n{lines}\n\n`diffguard COMMAND --help` lists the options of a command.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -63,7 +62,7 @@ def _build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("command", metavar="COMMAND", nargs="?", help="one of the commands below")
     parser.add_argument(
-        "arguments", metavar="ARGUMENTS", nargs=argparse.REMAINDER, help="what the command takes"
+        "arguments", metavar="ARGUMENTS", nargs=argparse.REMAINDER, help="options of the command"
     )
     return parser
 
@@ -76,7 +75,7 @@ def _print_completion(shell: Sequence[str]) -> int:
 
 
 def _load(command: str) -> Callable[[Sequence[str]], int]:
-    """Import a command; the other ones and their libraries are not imported."""
+    """Import a single command, because the libraries of the others take seconds."""
     if command == "train":
         from diffguard_cli.training import main as command_main
     elif command == "evaluate":

@@ -1,4 +1,4 @@
-"""Panels of an evaluation: chosen images of each set, reconstructed again."""
+"""Panels of an evaluation: some images of each set with their reconstructions."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def panels(
     """A panel per set.
 
     Args:
-        scoring: The run.
+        scoring: The scoring run.
         finished: Its result.
         table: Its merged table.
         count: Images per panel; 0 draws none.
@@ -36,7 +36,7 @@ def panels(
 
 
 def _spread(table: ScoreTable, dataset: str, count: int) -> np.ndarray:
-    """Rows of a set at evenly spaced ranks of the `diffguard` score, lowest to highest."""
+    """Rows of a set at evenly spaced ranks of the `diffguard` score, in ascending order."""
     rows = table.rows(dataset)
     ordered = rows[np.argsort(table.scores[DIFFGUARD][rows], kind="stable")]
     places = np.linspace(0, len(ordered) - 1, min(count, len(ordered)))
@@ -46,10 +46,10 @@ def _spread(table: ScoreTable, dataset: str, count: int) -> np.ndarray:
 def reconstruct(
     scoring: ScoringRun, finished: FinishedRun, table: ScoreTable, rows: np.ndarray
 ) -> list[Scored]:
-    """Reconstruct the images of some rows again, with the unguided reconstruction beside."""
-    wanted = {(table.dataset_names[table.dataset[r]], int(table.index[r])) for r in rows}
+    """Reconstruct the images of some rows again, both guided and unguided."""
+    targets = {(table.dataset_names[table.dataset[r]], int(table.index[r])) for r in rows}
     stream = scoring.stream
-    rest = stream.without(set(stream.pairs()) - wanted)
+    rest = stream.without(set(stream.pairs()) - targets)
     scores = scoring.detector.stream(finished.batch_size, unguided=True)
     scored: list[Scored] = []
     with finished.precision():
@@ -59,15 +59,15 @@ def reconstruct(
     order = {
         (table.dataset_names[table.dataset[r]], int(table.index[r])): i for i, r in enumerate(rows)
     }
-    return sorted(scored, key=lambda one: order[one.row.dataset, one.row.index])
+    return sorted(scored, key=lambda image: order[image.row.dataset, image.row.index])
 
 
 def panel_rows(detector: Detector, scored: list[Scored]) -> list[figures.PanelRow]:
-    """What a panel shows of each image."""
+    """The panel's row of each image; images without a reconstruction are left out."""
     names = detector.classifier.class_names
     rows = []
-    for one in scored:
-        result, row = one.reconstruction, one.row
+    for image in scored:
+        result, row = image.reconstruction, image.row
         if result is None or row.prediction is None:
             continue
         mask = result.job.mask

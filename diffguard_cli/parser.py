@@ -1,4 +1,4 @@
-"""Typed command lines, and one line on standard error for a user's mistake."""
+"""Typed command lines; a user's mistake is reported in one line on standard error."""
 
 from __future__ import annotations
 
@@ -40,12 +40,12 @@ _PATHS = (
 )
 _SECTIONS = ("data", "classifier", "diffusion", "noisy_classifier", "trainer")
 _OUT_OF_MEMORY = (
-    "out of memory: take a smaller --data.train_batch_size (training) or --data.batch_size "
-    "(calibration and scoring), and start again; what is finished is kept"
+    "out of memory: use a smaller --data.train_batch_size (training) or --data.batch_size "
+    "(calibration and scoring), and start again; finished work is kept"
 )
 _DISK_FULL = (
-    f"{os.strerror(errno.ENOSPC)}: make room and start again (train.py with --resume); what is "
-    "finished is kept"
+    f"{os.strerror(errno.ENOSPC)}: free some space and start again (train.py with --resume); "
+    "finished work is kept"
 )
 
 
@@ -63,9 +63,9 @@ class Parser(ArgumentParser):
 
     Args:
         description: What the command does.
-        prog: The beginning of the command line.
-        usage: What follows it, such as `CKPT [--KEY VALUE …]`.
-        config: Add `--config` and `--print_config`.
+        prog: The start of the command line.
+        usage: The rest of the usage line, such as `CKPT [--KEY VALUE …]`.
+        config: Whether to add `--config` and `--print_config`.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class Parser(ArgumentParser):
         config: bool = True,
     ) -> None:
         set_parsing_settings(
-            # Otherwise a value such as `my_module.Class` is imported before it is refused.
+            # By default, a value such as `my_module.Class` is imported before it is refused.
             import_path_denylist=["*"],
             instantiate_subclass_spec_in_any=False,
             add_print_completion_argument=True,
@@ -97,7 +97,7 @@ class Parser(ArgumentParser):
                 help="YAML file, or the name of a shipped config; may be given repeatedly",
             )
         self.add_argument(
-            "--debug", action="store_true", help="show the traceback of a user's mistake too"
+            "--debug", action="store_true", help="also show the traceback of a user's mistake"
         )
 
     def parse_path(self, path: Any, *args: Any, **options: Any) -> Namespace:
@@ -120,26 +120,27 @@ _load_yaml = get_loader("yaml")
 
 
 def _load_checked(text: str) -> Any:
-    """The parser's own YAML, of bounded size."""
+    """Load YAML as the parser does, but refuse texts without bounds."""
     check_yaml(text)
     return _load_yaml(text)
 
 
 def parse(
-    parser: Parser, argv: Sequence[str], stored: Mapping[str, Any] | None = None
+    parser: Parser, argv: Sequence[str], defaults: Mapping[str, Any] | None = None
 ) -> Namespace:
     """Parse a command line.
 
     Args:
         parser: The parser.
         argv: The command line, without the name of the program.
-        stored: Values that the command line overrides; None for the parser's defaults.
+        defaults: Values that the command line overrides; None for the parser's own.
 
     Raises:
-        UserError: For an unknown key, a wrong type, an empty value or an unreadable config.
+        UserError: If a key is unknown, a value is empty or has a wrong type, or a config is
+            unreadable.
     """
     try:
-        base = None if stored is None else parser.parse_object(dict(stored))
+        base = None if defaults is None else parser.parse_object(dict(defaults))
         namespace = parser.parse_args(list(argv), namespace=base)
     except (ArgumentError, TypeError, ValueError, KeyError, OSError) as error:
         if isinstance(error, UserError):
@@ -160,12 +161,12 @@ def parse(
 
 
 def plain_line(error: BaseException) -> str:
-    """An exception's message on one line; messages of the parser become plain words."""
+    """An exception's message on one line; messages of the parser are put into plain words."""
     return plain_message(re.sub(r'Parser key "([^"]+)":', r"--\1:", one_line(error)))
 
 
 def run(main: Callable[[Sequence[str]], int], argv: Sequence[str] | None = None) -> NoReturn:
-    """Run a command and exit with its code; a user's mistake is one line and code 2.
+    """Run a command and exit with its code; a user's mistake gives one line and code 2.
 
     Args:
         main: The command; it takes its arguments and returns the exit code.
@@ -194,20 +195,20 @@ def run(main: Callable[[Sequence[str]], int], argv: Sequence[str] | None = None)
         code = INTERRUPTED
     sys.stdout.flush()
     if not is_first_process() and code:
-        # Lightning's launcher waits for rank 0; another rank must not hang in a barrier.
+        # Lightning's launcher waits for rank 0, and another rank would hang in a barrier.
         os._exit(code)
     sys.exit(code)
 
 
 def _shortage(error: Exception) -> str | None:
-    """The message if memory or a disk is full; None for any other error."""
+    """The message if the memory or a disk is full; None for other errors."""
     from diffguard.engine.memory import is_out_of_memory
 
     if is_out_of_memory(error):
         return _OUT_OF_MEMORY
     cause: BaseException | None = error
     while cause is not None:
-        # Libraries written in other languages raise exceptions of their own for a full disk.
+        # Libraries in other languages raise their own exceptions for a full disk.
         if os.strerror(errno.ENOSPC) in str(cause):
             return _DISK_FULL
         cause = cause.__cause__ or cause.__context__
@@ -217,19 +218,19 @@ def _shortage(error: Exception) -> str | None:
 def _print_traceback(
     kind: type[BaseException], error: BaseException, trace: TracebackType | None
 ) -> None:
-    """Print a traceback as Python does, with control characters of the message escaped."""
+    """Print a traceback as Python does, but escape control characters in the message."""
     text = "".join(traceback.format_exception(kind, error, trace))
     say(*text.splitlines(), file=sys.stderr)
 
 
 def _thread_failed(failure: threading.ExceptHookArgs) -> None:
-    """Print nothing for a full disk in a thread of a library: the main thread reports it."""
+    """Ignore a full disk in the thread of a library, because the main thread reports it."""
     if not isinstance(failure.exc_value, Exception) or _shortage(failure.exc_value) is None:
         threading.__excepthook__(failure)
 
 
 def _mistakes() -> tuple[type[Exception], ...]:
-    """Exceptions of a user's mistake; Lightning, which loads slowly, counts only once imported."""
+    """Exceptions of a user's mistake; Lightning's are included once Lightning is imported."""
     mistakes = (UserError, ArgumentError, NotADirectoryError, FileExistsError, PermissionError)
     if "lightning" not in sys.modules:
         return mistakes

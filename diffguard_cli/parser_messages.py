@@ -1,6 +1,6 @@
-"""Plain words for the parser's messages about values.
+"""Plain messages about wrong values, from those of the parser.
 
-jsonargparse names Python types and lists the errors of every member of a union.
+jsonargparse writes Python types, and the errors of all members of a union.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ _COUNT = re.compile(r"Expected a tuple with (\d+) elements\. Got value:")
 _SECTION = re.compile(r"Unable to load config .*$")
 _IMPORT = re.compile(r"Importing '[^']*' is not allowed, .*$")
 _UNKNOWN = re.compile(r"Group '([\w.]+)' does not accept option '([^']*)'")
-_KEYS_OR_FILE = "expected its keys and values, or a YAML file that holds them"
-_LONGEST = 200
+_KEYS_OR_FILE = "expected its keys and values, or a YAML file with them"
+_MAX_CHARACTERS = 200
 _AS_YAML = {"": "nothing", "None": "null", "True": "true", "False": "false"}
 
 
 def plain_message(text: str) -> str:
-    """A message of the parser, given on one line, with types and values as YAML knows them."""
+    """Rewrite a one-line message of the parser with the types and values of YAML."""
     for pattern in (_UNION, _SINGLE):
         if match := pattern.search(text):
             return text[: match.start()] + _expected(*match.groups())
@@ -55,5 +55,5 @@ def _expected(types: str, value: str) -> str:
     *others, last = sorted(dict.fromkeys(names), key=lambda name: name == "null")
     before = ", ".join(others)
     expected = f"{before}{',' * (',' in before)} or {last}" if others else last
-    value = value if len(value) <= _LONGEST else f"{value[:_LONGEST]}…"
+    value = value if len(value) <= _MAX_CHARACTERS else f"{value[:_MAX_CHARACTERS]}…"
     return f"expected {expected}, got {_AS_YAML.get(value, value)}"

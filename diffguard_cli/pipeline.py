@@ -1,4 +1,4 @@
-"""The stages of a training run in order; a stage whose model is there already is skipped."""
+"""The stages of a training run in order; a stage whose model exists is skipped."""
 
 from __future__ import annotations
 
@@ -15,18 +15,19 @@ from diffguard_cli.checks import (
     check_data,
     check_given_diffusion,
     check_untrained,
-    tell_assumptions,
+    report_assumptions,
 )
-from diffguard_cli.models import load_classifier, load_trained
+from diffguard_cli.classifier_model import load_classifier
+from diffguard_cli.diffusion_model import load_trained
 from diffguard_cli.program import command_line
 from diffguard_cli.run import Run
 
 
 def run_stages(run: Run, arguments: TrainingArguments) -> None:
-    """Check the data and the models, then run the stages and print what comes next.
+    """Check the data and the models, run the stages, and print the next commands.
 
     Raises:
-        UserError: For data or models that do not fit.
+        UserError: If data or models do not fit.
         TimeIsUpError: If training reached its time limit.
     """
     run.data.prepare_data()
@@ -34,7 +35,7 @@ def run_stages(run: Run, arguments: TrainingArguments) -> None:
     for number, stage in enumerate(arguments.stages, 1):
         title = f"{number}/{len(arguments.stages)} {stage}"
         if _has_model(run, arguments, stage):
-            run.say(f"{title}: given, skipped")
+            run.say(f"{title}: skipped, its model exists")
         else:
             _run_stage(run, arguments, stage, title)
     if rank_zero_only.rank == 0:
@@ -42,14 +43,14 @@ def run_stages(run: Run, arguments: TrainingArguments) -> None:
 
 
 def _check_stages(run: Run, arguments: TrainingArguments) -> None:
-    """Check what the stages need before the first one begins."""
+    """Check the requirements of all stages before the first one."""
     sections = arguments.sections
     untrained = [stage for stage in arguments.stages if not _has_model(run, arguments, stage)]
     stages.check_stages(run, {stage: sections[stage] for stage in untrained if stage in sections})
     settings = arguments.detector if "calibrate" in arguments.stages else None
     check_data(run, settings)
     if {"classifier", "calibrate"} & set(arguments.stages):
-        tell_assumptions(run, arguments.classifier)
+        report_assumptions(run, arguments.classifier)
         if arguments.stages != ["calibrate"]:
             check_untrained(run, arguments.classifier, settings)
     if settings is not None and untrained != ["calibrate"]:
@@ -72,7 +73,7 @@ def _run_stage(run: Run, arguments: TrainingArguments, stage: Stage, title: str)
 
 
 def _has_model(run: Run, arguments: TrainingArguments, stage: Stage) -> bool:
-    """Whether the model of a stage is given or trained; calibration is always made anew."""
+    """Whether the model of a stage is given or trained; calibration always runs."""
     if stage == "classifier":
         return bool(arguments.classifier.ckpt) or run.classifier_file.is_file()
     if stage == "diffusion":
@@ -81,7 +82,7 @@ def _has_model(run: Run, arguments: TrainingArguments, stage: Stage) -> bool:
 
 
 def _next_steps(run: Run, arguments: TrainingArguments) -> list[str]:
-    lines = ["", f"The run is in {run.folder}. What comes next:"]
+    lines = ["", f"The run is in {run.folder}. Next commands:"]
     if run.detector_file.is_file():
         lines.append(f"  {command_line('evaluate')} --ckpt {quote(str(run.detector_file))}")
     else:

@@ -1,4 +1,4 @@
-"""How the program was started, for its usage lines and hints."""
+"""The name of the running program, for usage lines and hints."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def command_line(command: str) -> str:
-    """The beginning of a command line: `diffguard train`, or `python train.py` in the clone."""
+    """The start of a command line: `diffguard train`, or `python train.py` in the clone."""
     program = Path(sys.argv[0])
     if program.stem == "diffguard" or program == Path(__file__).with_name("__main__.py"):
         return f"diffguard {command}"

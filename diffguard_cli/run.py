@@ -1,4 +1,4 @@
-"""A training run: its settings and the places of its files."""
+"""A training run: its settings and the paths of its files."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Run:
         data: The DataModule.
         trainer: The `trainer` section.
         seed: Seed of every stage.
-        config: The whole config, plain values only.
+        config: The complete config as plain values.
         deadline: When training stops, on `time.monotonic`'s clock; None for no limit.
     """
 
@@ -41,7 +41,7 @@ class Run:
 
     @property
     def noisy_classifier_file(self) -> Path:
-        """The trained classifier of noisy images; that stage is optional."""
+        """The trained classifier of noisy images, which is optional."""
         return self.folder / "classifier" / "noisy_classifier.safetensors"
 
     @property
@@ -51,7 +51,7 @@ class Run:
 
     @property
     def lora_folder(self) -> Path:
-        """The adapters of a diffusion model that was fine-tuned by LoRA."""
+        """The adapters of a diffusion model that was fine-tuned with LoRA."""
         return self.folder / "diffusion_lora"
 
     @property
@@ -60,6 +60,6 @@ class Run:
         return self.folder / "detector.ckpt"
 
     def say(self, text: str) -> None:
-        """Print a line on standard error, on the first process only."""
+        """Print a line on standard error, in the first process only."""
         if rank_zero_only.rank == 0:
             say(text, file=sys.stderr)

@@ -1,4 +1,4 @@
-"""The merged score table and its metrics, read by every process of an evaluation."""
+"""The merged score table and its metrics in all processes of an evaluation."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Metrics = dict[tuple[str, str], dict[str, float]]
 def read_together(
     path: Path, groups: Mapping[str, str], trainer: pl.Trainer
 ) -> tuple[ScoreTable, Metrics]:
-    """Read a merged table on every process, and compute its metrics, each process on its part.
+    """Read a merged table in every process and compute its metrics jointly.
 
     Args:
         path: `scores.csv`, on a disk that all processes share.

@@ -19,14 +19,16 @@ from diffguard.classifiers.small_cnn import TimedCNN
 from diffguard.diffusion.denoiser import Denoiser
 from diffguard.storage.files import replace_file
 from diffguard.training.noising import noised_images
+from diffguard_cli.classifier_model import classifier_spec
 from diffguard_cli.config import (
     ClassifierConfig,
     DiffusionConfig,
     NoisyClassifierConfig,
     StageConfig,
 )
+from diffguard_cli.diffusion_model import save_trained, to_train
+from diffguard_cli.diffusion_spec import check_network
 from diffguard_cli.interrupts import interruptible
-from diffguard_cli.models import check_network, classifier_spec, keep_trained, to_train
 from diffguard_cli.run import Run
 from lightning_modules.base import TrainingModule, check_accumulation, check_precision
 from lightning_modules.callbacks.samples import SampleGrid
@@ -92,7 +94,7 @@ def train_diffusion(run: Run, config: DiffusionConfig, title: str) -> None:
     trainer = _stage_trainer(run, module.stage, config, title, *grids)
     _fit(run, trainer, module, config)
     if trainer.is_global_zero:
-        keep_trained(run, config, module.ema_denoiser(), spec)
+        save_trained(run, config, module.ema_denoiser(), spec)
     trainer.strategy.barrier("diffusion model kept")
 
 

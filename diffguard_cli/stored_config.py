@@ -1,8 +1,7 @@
-"""What evaluation takes from a checkpoint's config: which data, and how a score is computed.
+"""The part of a checkpoint's config that an evaluation uses: the data, and how to compute scores.
 
-A checkpoint may come from a stranger. It says nothing about processes, downloads or the disk: how
-many devices, workers and threads there are is the user's choice, apart from what changes a score
-and this machine would do by itself.
+A checkpoint may come from a stranger. It therefore does not control processes, downloads or disk
+access. Numbers of workers and threads are used only up to the number of cores.
 """
 
 from __future__ import annotations
@@ -21,10 +20,10 @@ from diffguard.printing import say
 from diffguard.storage.schema import validated_plain
 from lightning_modules.trainer import TrainerConfig
 
-# Keys with which a parser would import a class or read a file.
+# Keys that make a parser import a class or read a file.
 _RESERVED = ("class_path", "init_args", "dict_kwargs")
-# What of the trainer changes a score, or says on what kind of device it was calibrated.
-_OF_TRAINER = ("accelerator", "precision", "threads", "progress")
+# Trainer settings that affect a score, or the display.
+_TRAINER_KEYS = ("accelerator", "precision", "threads", "progress")
 _ACCELERATORS = ("auto", "cpu", "gpu", "cuda", "mps")
 
 
@@ -32,11 +31,12 @@ def stored_config(content: Mapping[str, Any], path: str) -> dict[str, Any]:
     """The sections `data`, `trainer` and `detector` that the command line overrides.
 
     Args:
-        content: A checkpoint's content, as `read_checkpoint` gave it.
-        path: The checkpoint, for error lines.
+        content: A checkpoint's content from `read_checkpoint`.
+        path: The checkpoint, for error messages.
 
     Raises:
-        UserError: For values of another type, and keys that would make a parser import or read.
+        UserError: If a value has a wrong type, or a key would make a parser import a class or read
+            a file.
     """
     config = content["config"]
     check_keys({"config": config, "settings": content["settings"]}, path)
@@ -44,7 +44,7 @@ def stored_config(content: Mapping[str, Any], path: str) -> dict[str, Any]:
     validated_plain(_data_type(), data, f"{path}: config.data")
     validated_plain(TrainerConfig, trainer, f"{path}: config.trainer")
     data = {**_detector_data(content), **_given(data)}
-    trainer = {key: value for key, value in trainer.items() if key in _OF_TRAINER}
+    trainer = {key: value for key, value in trainer.items() if key in _TRAINER_KEYS}
     if config["trainer"].get("devices") == 1:
         trainer["devices"] = 1
     if trainer.get("accelerator") not in _ACCELERATORS:
@@ -68,17 +68,17 @@ def _given(data: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def check_keys(values: Any, source: str) -> None:
-    """Refuse keys with which a parser would import a class or read a file, at any depth.
+    """Refuse keys that make a parser import a class or read a file, at any depth.
 
     Raises:
-        UserError: Naming the key.
+        UserError: If there is such a key; names it.
     """
     if isinstance(values, Mapping):
         for key, value in values.items():
             if key in _RESERVED or (isinstance(key, str) and key.startswith("__")):
                 raise UserError(
-                    f"{source} holds the key {key!a} in its config, which names code or a "
-                    "file: expected plain settings"
+                    f"{source} has the key {key!a} in its config, which names code or a file: "
+                    "expected plain settings"
                 )
             check_keys(value, source)
     elif isinstance(values, list):
@@ -87,12 +87,12 @@ def check_keys(values: Any, source: str) -> None:
 
 
 def _at_most(cores: int, name: str, section: dict[str, Any], key: str) -> None:
-    """Leave out a number of threads or processes that is more than this machine has cores."""
+    """Drop a number of threads or processes that exceeds the cores of this machine."""
     count = section.get(key)
     if count is not None and count > cores:
         del section[key]
         say(
-            f"the checkpoint's {name} is {count:,}, more than the {cores} cores here: not used; "
+            f"note: ignored the checkpoint's {name} {count:,}: there are {cores} cores here; "
             f"set it with --{name}",
             file=sys.stderr,
         )
@@ -100,7 +100,7 @@ def _at_most(cores: int, name: str, section: dict[str, Any], key: str) -> None:
 
 @cache
 def _data_type() -> Any:
-    """The types of the arguments of the DataModule."""
+    """A pydantic model of the DataModule's arguments."""
     from datamodules.ood import OODDataModule
 
     parameters = inspect.signature(OODDataModule.__init__).parameters

@@ -1,14 +1,14 @@
-"""The command `tune`: choose a detector's distances, depth, scale and steps on validation sets.
+"""The command `tune`: choose distances, depth, scale and steps on validation sets.
 
     diffguard tune runs/demo/detector.ckpt
 
-The command scores the ID and the OOD *validation* sets of the checkpoint's config with every
-combination of a grid of steps, depth and scale. A reconstruction can differ from its image as a
-picture, or in the classifier's output, so `diffguard` is the mean of one distance of each kind. For
-each combination the command finds the pair with the highest AUROC averaged over the OOD validation
-sets, and then the baselines with which `fusion` has the highest. The best combination is the one
-with the highest AUROC of `diffguard`. No test set is opened. `docs/settings.md` holds the tables of
-the embedded default.
+The command scores the ID and OOD *validation* sets of the checkpoint's config with every
+combination of a grid of steps, depths and scales. A reconstruction can differ from its image in the
+pixels or in the classifier's output, so `diffguard` is the mean of one distance of each kind. For
+each combination, the command selects the pair of distances with the highest AUROC, averaged over
+the OOD validation sets, and then the baselines that give `fusion` the highest AUROC. The best
+combination has the highest AUROC of `diffguard`. No test set is opened. `docs/settings.md` has the
+tables of the default run.
 """
 
 from __future__ import annotations
@@ -35,19 +35,19 @@ from diffguard.settings.detector import DetectorSettings
 from diffguard.storage.paths import user_path
 from diffguard_cli.parser import Parser, parse
 
-# Shares of the schedule, scales and steps of the grid.
+# Shares of the schedule.
 DEPTHS = (0.3, 0.5, 0.7, 0.9)
-# Classifier-free guidance begins above 1.
+# A scale of 1 is classifier-free guidance without effect.
 SCALES = (1.5, 3.0)
 STEPS = (10,)
-# Rows of a ranking that are printed.
-SHOWN = 8
+# Number of rows of a ranking to print.
+MAX_ROWS = 8
 COLUMNS = (
     *("steps", "depth", "scale", "passes", "seconds"),
     *("diffguard", "distances", "fusion", "with"),
 )
 
-# Set -> score -> `(n,)`; the first set is the ID one.
+# Set -> score -> `(n,)`; the first set is the ID set.
 Table = Mapping[str, dict[str, np.ndarray]]
 # Mean AUROC and the names of the scores, best first.
 Ranking = list[tuple[float, list[str]]]
@@ -78,7 +78,7 @@ def main(argv: Sequence[str]) -> int:
         say(_row([str(steps), f"{depth:g}", f"{scale:g}", *trial.cells()]))
     best = max(trials, key=lambda trial: trial.pairs[0][0])
     _print_ranking("diffguard at the best setting: distances", best.pairs)
-    _print_ranking("fusion of the first of them with baselines", best.fusions)
+    _print_ranking("fusion of the best pair with baselines", best.fusions)
     return 0
 
 
@@ -100,7 +100,7 @@ def build_parser() -> Parser:
 
 
 def validation_data(config: Mapping[str, Any], limit: int | None) -> OODDataModule:
-    """Make the config's data without its test sets.
+    """The data of a config without its test sets.
 
     Args:
         config: The `data` section.
@@ -111,7 +111,7 @@ def validation_data(config: Mapping[str, Any], limit: int | None) -> OODDataModu
     """
     if not config.get("ood_validation"):
         raise UserError(
-            "the checkpoint's config names no OOD validation set to choose settings on: train with "
+            "the checkpoint's config has no OOD validation set to choose settings on: train with "
             "one in data.ood_validation"
         )
     values = {**config, "limit": limit}
@@ -121,7 +121,7 @@ def validation_data(config: Mapping[str, Any], limit: int | None) -> OODDataModu
 
 
 def best_device() -> str:
-    """The accelerator if there is one, or the CPU."""
+    """CUDA if it is available, else the CPU."""
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
@@ -142,7 +142,7 @@ class _Trial:
     fusions: Ranking
 
     def cells(self) -> list[str]:
-        """The cells of the table behind steps, depth and scale."""
+        """The cells of the table after steps, depth and scale."""
         cells = [f"{self.passes:.0f}", f"{self.seconds:.0f}"]
         for value, names in (self.pairs[0], self.fusions[0]):
             cells += [f"{value:.4f}", ", ".join(names)]
@@ -173,7 +173,7 @@ def score_validation(
     """Score the validation sets.
 
     Args:
-        detector: What scores the images.
+        detector: The detector.
         data: The DataModule.
 
     Returns:
@@ -195,26 +195,26 @@ def score_validation(
 
 def mean_auroc(table: Table, score: str) -> float:
     """AUROC of a score against each OOD validation set, averaged, in [0, 1]."""
-    ident, *ood = [torch.from_numpy(scores[score]) for scores in table.values()]
-    return float(np.mean([float(auroc(ident, values)) for values in ood]))
+    id_scores, *ood = [torch.from_numpy(scores[score]) for scores in table.values()]
+    return float(np.mean([float(auroc(id_scores, values)) for values in ood]))
 
 
 def add_derived(table: Table, settings: DetectorSettings) -> None:
-    """Add the scores that a calibration on the ID validation images derives."""
-    ident = next(iter(table.values()))
-    scores = {name: torch.from_numpy(values) for name, values in ident.items()}
+    """Add the scores derived with a calibration on the ID validation images."""
+    id_scores = next(iter(table.values()))
+    scores = {name: torch.from_numpy(values) for name, values in id_scores.items()}
     calibration = Calibration.fit(scores, settings.fusion_rule())
     for values in table.values():
         values |= calibration.derive(values)
 
 
 def pairs_of_kinds(settings: DetectorSettings) -> Iterator[list[str]]:
-    """Every distance of pictures with every distance of the classifier's outputs."""
+    """All pairs of a distance of classifier outputs and a distance of images."""
     names = [*settings.distances, *(f"unguided/{name}" for name in settings.unguided)]
     kinds = [DISTANCES[name.rpartition("/")[2].partition("@")[0]].needs for name in names]
-    pictures = [name for name, kind in zip(names, kinds, strict=True) if kind == "images"]
+    pixels = [name for name, kind in zip(names, kinds, strict=True) if kind == "images"]
     outputs = [name for name, kind in zip(names, kinds, strict=True) if kind != "images"]
-    yield from ([output, picture] for output in outputs for picture in pictures)
+    yield from ([output, pixel] for output in outputs for pixel in pixels)
 
 
 def subsets(names: Sequence[str]) -> Iterator[list[str]]:
@@ -227,7 +227,7 @@ def rank_subsets(table: Table, settings: DetectorSettings) -> tuple[Ranking, Ran
     """Rank the pairs of distances by `diffguard`, then the baselines by `fusion`.
 
     Returns:
-        The ranking of pairs of distances, and of any number of baselines beside the best pair.
+        The ranking of pairs of distances, and of subsets of baselines with the best pair.
     """
     pairs = []
     for names in pairs_of_kinds(settings):
@@ -244,7 +244,7 @@ def rank_subsets(table: Table, settings: DetectorSettings) -> tuple[Ranking, Ran
 
 def _print_ranking(title: str, ranking: Ranking) -> None:
     say("", f"| {title} | AUROC |", "| --- | --- |")
-    say(*(f"| {', '.join(names)} | {value:.4f} |" for value, names in ranking[:SHOWN]))
+    say(*(f"| {', '.join(names)} | {value:.4f} |" for value, names in ranking[:MAX_ROWS]))
 
 
 def _row(cells: Sequence[str]) -> str:

@@ -1,4 +1,4 @@
-"""YAML from anyone: bounded in size and depth before it is loaded, and loaded as plain data."""
+"""YAML from untrusted sources: checked for size and depth, then loaded as plain data."""
 
 from __future__ import annotations
 
@@ -9,53 +9,56 @@ import yaml
 
 from diffguard.errors import UserError
 
-_LONGEST = 2**21
-_DEEPEST = 50
-_MOST_VALUES = 500_000
+_MAX_CHARACTERS = 2**21
+_MAX_DEPTH = 50
+_MAX_VALUES = 500_000
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 def check_yaml(text: str) -> None:
-    """Refuse YAML that is too long, too deep or recursive, or that grows by its aliases.
+    """Refuse YAML that is too long, too deep or recursive, or has too many values with its aliases.
 
     Raises:
-        UserError: For such a text.
-        yaml.YAMLError: For one that is not YAML.
+        UserError: If it is refused.
+        yaml.YAMLError: If it is not YAML.
     """
-    if len(text) > _LONGEST:
-        raise UserError(f"it has {len(text):,} characters, expected at most {_LONGEST:,}")
-    # The anchor and the number of values of each collection that is open, aliases expanded.
-    open_: list[tuple[str | None, int]] = [(None, 0)]
+    if len(text) > _MAX_CHARACTERS:
+        raise UserError(f"it has {len(text):,} characters, expected at most {_MAX_CHARACTERS:,}")
+    # Anchor and number of values of each collection around the event, with aliases expanded.
+    stack: list[tuple[str | None, int]] = [(None, 0)]
     sizes: dict[str, int] = {}
     for event in yaml.parse(text, Loader=_LOADER):
         size = 0
         if isinstance(event, yaml.CollectionStartEvent):
-            open_.append((event.anchor, 1))
+            stack.append((event.anchor, 1))
         elif isinstance(event, yaml.CollectionEndEvent):
-            anchor, size = open_.pop()
+            anchor, size = stack.pop()
             sizes |= {} if anchor is None else {anchor: size}
         elif isinstance(event, yaml.ScalarEvent):
             size = 1
             sizes |= {} if event.anchor is None else {event.anchor: 1}
         elif isinstance(event, yaml.AliasEvent):
-            if any(event.anchor == anchor for anchor, _ in open_):
-                raise UserError(f"its anchor &{event.anchor} holds itself: write the values out")
+            if any(event.anchor == anchor for anchor, _ in stack):
+                raise UserError(f"its anchor &{event.anchor} contains itself: write out the values")
             size = sizes.get(event.anchor, 0)
-        anchor, count = open_[-1]
-        open_[-1] = anchor, count + size
-        if len(open_) > _DEEPEST or count + size > _MOST_VALUES:
-            raise UserError("it is nested too deeply, or its aliases stand for too many values")
+        anchor, count = stack[-1]
+        stack[-1] = anchor, count + size
+        if len(stack) > _MAX_DEPTH or count + size > _MAX_VALUES:
+            raise UserError(
+                f"it is nested deeper than {_MAX_DEPTH} levels, or has more than {_MAX_VALUES:,} "
+                "values with its aliases"
+            )
 
 
 def read_yaml(path: Path) -> Any:
     """Read a YAML file as plain data.
 
     Raises:
-        UserError: For a file that cannot be read or is not such data; it is named.
+        UserError: If the file cannot be read or is refused; names the file.
     """
     try:
         text = path.read_text(encoding="utf-8")
         check_yaml(text)
-        return yaml.load(text, Loader=_LOADER)  # a safe loader, as the name says
+        return yaml.load(text, Loader=_LOADER)  # a safe loader
     except (OSError, UnicodeDecodeError, yaml.YAMLError, UserError) as error:
         raise UserError(f"{path}: {' '.join(str(error).split())}") from error

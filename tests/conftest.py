@@ -1,4 +1,4 @@
-"""What several test files need: one thread, a tiny detector, a tiny trained run."""
+"""Shared fixtures: one thread, a tiny detector and a tiny trained run."""
 
 import contextlib
 import tempfile
@@ -20,9 +20,9 @@ def _one_thread():
 
 @pytest.fixture(autouse=True, scope="session")
 def _short_sockets():
-    """Put the sockets of processes below /tmp if TMPDIR is longer than the name of one may be.
+    """Put the sockets of processes in /tmp if the path of TMPDIR is too long for them.
 
-    Python does so by itself from 3.14 on.
+    Python 3.14 and newer do so automatically.
     """
     with pytest.MonkeyPatch.context() as patch, contextlib.ExitStack() as stack:
         try:
@@ -35,25 +35,25 @@ def _short_sockets():
 
 @pytest.fixture(scope="session")
 def detector():
-    """A calibrated tiny detector; not to be changed."""
+    """A calibrated tiny detector. Tests must not change it."""
     return build_detector()
 
 
 @pytest.fixture(scope="session")
 def images():
-    """Eleven grey images of 8 pixels in [0, 1]."""
+    """Eleven grayscale images of 8 pixels in [0, 1]."""
     return torch.rand(11, 1, 8, 8, generator=torch.Generator().manual_seed(7))
 
 
 @pytest.fixture(scope="session")
 def data_root(tmp_path_factory):
-    """Image folders in miniature."""
+    """Tiny image folders."""
     return write_data(tmp_path_factory.mktemp("data"))
 
 
 @pytest.fixture(scope="session")
 def run_folder(tmp_path_factory, data_root):
-    """A finished tiny run; not to be changed."""
+    """A finished tiny run. Tests must not change it."""
     folder = tmp_path_factory.mktemp("run")
     config = write_config(folder / "tiny.yaml", data_root)
     assert train.main(["--config", str(config), "--run_dir", str(folder / "run")]) == 0
@@ -62,7 +62,7 @@ def run_folder(tmp_path_factory, data_root):
 
 @pytest.fixture(scope="session")
 def models(tmp_path_factory):
-    """Where each family lies, written when it is first asked for."""
+    """Returns the path of a model of a family, which is written on first use."""
     root = tmp_path_factory.mktemp("models")
     made = {}
 

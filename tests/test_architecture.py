@@ -1,4 +1,4 @@
-"""Imports go one way, from the lowest room up, and files and functions are short."""
+"""Rooms import only lower rooms, and files and functions are short."""
 
 import ast
 from graphlib import CycleError, TopologicalSorter
@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-# A room may import rooms of earlier lines, and itself.
+# A room may import itself and rooms of earlier lines.
 LINES = [
     ["diffguard.errors"],
     [
@@ -33,8 +33,8 @@ LINES = [
     ["diffguard_cli"],
     ["train", "evaluate", "benchmarks"],
 ]
-# Heavy libraries, and the only rooms that may import them. Benchmarks draw figures and build
-# networks of their own.
+# Heavy libraries, and the only rooms that may import them. Benchmarks also draw figures and
+# build networks.
 ONLY = {
     "lightning": {"lightning_modules", "datamodules", "diffguard_cli"},
     "diffusers": {"diffguard.denoisers", "diffguard.training", "lightning_modules", "benchmarks"},
@@ -62,7 +62,7 @@ FILES = source_files()
 
 
 def imported_names(path):
-    """Dotted names of all imports of a file, nested and TYPE_CHECKING ones too."""
+    """Dotted names of all imports of a file, nested and TYPE_CHECKING imports included."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -72,7 +72,7 @@ def imported_names(path):
 
 
 def module_of(name):
-    """The file of the project that an imported name stands in, or None."""
+    """The module of the project that contains an imported name, or None."""
     while name and name not in FILES:
         name = name.rpartition(".")[0]
     return name or None
@@ -92,7 +92,7 @@ IMPORTS = {
 }
 
 
-def test_every_file_stands_in_a_room():
+def test_every_file_is_in_a_room():
     stray = [m for m in FILES if m.startswith("diffguard.") and room_of(m) == "diffguard"]
     assert not stray
 
@@ -109,7 +109,7 @@ def test_room_imports_only_lower_rooms(room):
     assert not wrong, "\n".join(wrong)
 
 
-def test_no_circle_of_files():
+def test_imports_form_no_circle():
     try:
         TopologicalSorter(IMPORTS).prepare()
     except CycleError as error:
@@ -128,7 +128,7 @@ def test_heavy_library_stays_in_its_rooms(library):
 
 
 SOURCES = [*FILES.values(), *sorted((ROOT / "tests").rglob("*.py"))]
-# The longest file and function, docstrings of functions not counted.
+# Limits of files, and of functions without their docstrings.
 FILE_LINES, FUNCTION_LINES = 375, 64
 
 

@@ -4,20 +4,22 @@ import torch
 from diffguard.batching import fixed_batch_size, in_fixed_batches, padded
 
 
-@pytest.mark.parametrize(("asked", "taken"), [(1, 8), (7, 8), (8, 8), (9, 16), (64, 64), (65, 72)])
-def test_batch_sizes_are_rounded_up_to_multiples_of_eight(asked, taken):
-    assert fixed_batch_size(asked) == taken
+@pytest.mark.parametrize(
+    ("size", "expected"), [(1, 8), (7, 8), (8, 8), (9, 16), (64, 64), (65, 72)]
+)
+def test_batch_sizes_are_rounded_up_to_multiples_of_eight(size, expected):
+    assert fixed_batch_size(size) == expected
 
 
 def test_padding_repeats_the_first_row():
     x = torch.arange(6).view(3, 2)
-    found = padded(x, 5)
-    assert torch.equal(found, torch.cat([x, x[:1], x[:1]]))
+    result = padded(x, 5)
+    assert torch.equal(result, torch.cat([x, x[:1], x[:1]]))
     assert padded(x, 3) is x
 
 
 @pytest.mark.parametrize("count", [1, 3, 4, 5, 12, 13])
-def test_every_call_has_one_shape_and_no_row_is_lost(count):
+def test_all_calls_have_the_same_shape_and_no_row_is_lost(count):
     x, shapes = torch.rand(count, 2, generator=torch.Generator().manual_seed(0)), []
 
     def double(rows):
@@ -28,9 +30,9 @@ def test_every_call_has_one_shape_and_no_row_is_lost(count):
     assert shapes == [(4, 2)] * -(-count // 4)
 
 
-def test_a_row_of_a_network_depends_neither_on_its_place_nor_on_its_neighbours():
+def test_output_of_a_row_does_not_depend_on_the_other_rows():
     torch.manual_seed(0)
-    # Widths of whole vectors, as networks have them: products over 29 do depend on the place.
+    # Multiples of the vector width, as in networks: products over 29 depend on the row.
     network = torch.nn.Sequential(torch.nn.Linear(40, 32), torch.nn.Tanh(), torch.nn.Linear(32, 5))
     x = torch.randn(21, 40)
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""`detector.ckpt`: the same detector comes back, out of plain data alone."""
+"""`detector.ckpt` restores the same detector from plain data."""
 
 from dataclasses import replace
 
@@ -17,7 +17,7 @@ from tests.helpers.stranger import STRANGER
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory):
-    """A detector and its file; not to be changed."""
+    """A detector and its file. Tests must not change them."""
     detector, path = build(), tmp_path_factory.mktemp("saved") / "detector.ckpt"
     detector.save(path, CLASSIFIER, DIFFUSION, CONFIG)
     return detector, path
@@ -39,17 +39,17 @@ def test_a_loaded_detector_gives_the_same_scores(saved, images):
     assert not any(p.requires_grad for p in loaded.parameters())
 
 
-def test_a_classifier_of_noisy_images_comes_along(tmp_path, images):
+def test_a_classifier_of_noisy_images_is_stored(tmp_path, images):
     guidance = GuidanceSettings(kind="classifier", scale=20.0, classifier="noisy", blend=False)
     detector, path = build(guidance=guidance), tmp_path / "detector.ckpt"
     detector.save(path, CLASSIFIER, DIFFUSION, CONFIG)
-    found = Detector.load(path).score(images, name="diffguard")
-    assert torch.equal(found, detector.score(images, name="diffguard"))
+    restored = Detector.load(path).score(images, name="diffguard")
+    assert torch.equal(restored, detector.score(images, name="diffguard"))
     protected = build(guidance=replace(guidance, classifier="protected"))
-    assert not torch.equal(protected.score(images, name="diffguard"), found)
+    assert not torch.equal(protected.score(images, name="diffguard"), restored)
 
 
-def test_a_file_written_again_is_the_same_detector(saved, tmp_path, images):
+def test_a_file_that_is_written_again_gives_the_same_detector(saved, tmp_path, images):
     detector, path = saved
     Detector.load(path).save(tmp_path / "again.ckpt", CLASSIFIER, DIFFUSION, CONFIG)
     again = Detector.load(tmp_path / "again.ckpt")
@@ -57,7 +57,7 @@ def test_a_file_written_again_is_the_same_detector(saved, tmp_path, images):
 
 
 def plain(value):
-    """Whether a value is a tensor, a number, text, or a list or dictionary of these."""
+    """Whether a value is a tensor, a number, a string, or a list or dictionary of these."""
     if type(value) is dict:
         return all(type(key) is str and plain(one) for key, one in value.items())
     if type(value) is list:
@@ -65,7 +65,7 @@ def plain(value):
     return value is None or type(value) in (torch.Tensor, str, int, float, bool)
 
 
-def test_the_file_holds_nothing_but_plain_data(saved):
+def test_the_file_has_only_plain_data(saved):
     content = torch.load(saved[1], weights_only=True)
     assert [key for key, value in content.items() if not plain(value)] == []
     assert content["config"] == CONFIG
@@ -73,7 +73,7 @@ def test_the_file_holds_nothing_but_plain_data(saved):
     assert {"python", "torch", "diffusers"} <= set(content["libraries"])
 
 
-def test_a_crash_while_writing_leaves_the_old_file(saved, tmp_path, monkeypatch):
+def test_a_crash_during_writing_preserves_the_old_file(saved, tmp_path, monkeypatch):
     path = tmp_path / "detector.ckpt"
     path.write_bytes(saved[1].read_bytes())
 
@@ -99,14 +99,14 @@ def test_only_calibrated_detectors_are_saved(saved, tmp_path):
 def test_settings_can_be_replaced(saved, images):
     content = read_checkpoint(saved[1])
     changed = {**content["settings"], "decision": "msp", "accept": 0.5}
-    found = Detector.load(saved[1], settings=changed)
-    assert torch.equal(found.score(images), saved[0].score(images, name="msp"))
+    restored = Detector.load(saved[1], settings=changed)
+    assert torch.equal(restored.score(images), saved[0].score(images, name="msp"))
     with pytest.raises(UserError, match="'nope' is not a detector setting"):
         Detector.load(saved[1], settings={"nope": 1})
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         (lambda c: c.update(format="other"), "is no detector checkpoint"),
         (lambda c: c.update(version=3), "format version 3, this program reads 1 and 2"),
@@ -119,32 +119,32 @@ def test_settings_can_be_replaced(saved, images):
         (lambda c: c["classifier"]["spec"].update(arch="os.path.Evil"), "--trusted os.path.Evil"),
     ],
 )
-def test_parts_that_do_not_fit_together_are_refused(saved, tmp_path, change, said):
+def test_parts_that_do_not_fit_together_are_refused(saved, tmp_path, change, message):
     content = read_checkpoint(saved[1])
     change(content)
     torch.save(content, tmp_path / "bad.ckpt")
-    with pytest.raises(UserError, match=said) as caught:
+    with pytest.raises(UserError, match=message) as caught:
         Detector.load(tmp_path / "bad.ckpt")
     assert "\n" not in str(caught.value)
 
 
-def test_a_field_that_a_later_version_adds_is_ignored(saved, images):
+def test_a_field_of_a_later_version_is_ignored(saved, images):
     content = read_checkpoint(saved[1])
     content["classifier"]["spec"]["later"] = 1
     assert torch.equal(Detector.from_checkpoint(content).score(images), saved[0].score(images))
 
 
-def test_a_class_of_the_users_must_be_trusted_again(tmp_path, images):
+def test_a_custom_class_must_be_trusted_explicitly(tmp_path, images):
     spec = replace(CLASSIFIER, arch=STRANGER, channels=3)
     detector, path = build(spec), tmp_path / "detector.ckpt"
     detector.save(path, spec, DIFFUSION, CONFIG)
     with pytest.raises(UserError, match=f"--trusted {STRANGER}"):
         Detector.load(path)
-    found = Detector.load(path, trusted=[STRANGER])
-    assert torch.equal(found.score(images), detector.score(images))
+    restored = Detector.load(path, trusted=[STRANGER])
+    assert torch.equal(restored.score(images), detector.score(images))
 
 
-def test_weights_are_filled_in_strictly():
+def test_weights_must_fit_exactly():
     network = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 1))
     state = {name: torch.full_like(value, 0.5) for name, value in network.state_dict().items()}
     fill(network, state, "network")

@@ -1,4 +1,4 @@
-"""What a detector would cost, counted without weights and without images."""
+"""The cost of a detector, computed without weights and images."""
 
 from dataclasses import replace
 
@@ -35,7 +35,7 @@ def scored(settings, diffusion):
         tiny_classifier(CLASSES), build_denoiser(diffusion), plain, image_size=16, image_channels=3
     )
     images = torch.rand(2, 3, 16, 16)
-    return {one.row.network_passes for one in detector.score_images(images, batch_size=8)}
+    return {image.row.network_passes for image in detector.score_images(images, batch_size=8)}
 
 
 @pytest.mark.parametrize(
@@ -48,14 +48,14 @@ def scored(settings, diffusion):
         {"guidance": GuidanceSettings(scale=2.0, skip=0)},
     ],
 )
-def test_passes_are_those_of_a_scored_image(changes):
+def test_passes_equal_those_of_a_scored_image(changes):
     settings, diffusion = small_settings(**changes), spec()
     cost = dry_run(CLASSIFIER, diffusion, settings)
     assert cost.fewest_passes == cost.most_passes
     assert scored(settings, diffusion) == {cost.most_passes}
 
 
-def test_a_mask_and_an_early_stop_save_passes():
+def test_a_mask_and_an_early_stop_lower_the_minimum_of_passes():
     diffusion, plain = spec(), dry_run(CLASSIFIER, spec(), small_settings())
     masked = dry_run(CLASSIFIER, diffusion, small_settings(guidance=GuidanceSettings(cam_cut=0.3)))
     # The same six steps, each without the guided pass.
@@ -72,8 +72,8 @@ def test_weights_are_counted_in_the_trainers_precision():
         dry_run(CLASSIFIER, spec(), small_settings(), dtype=dtype)
         for dtype in (torch.float32, torch.bfloat16)
     )
-    wanted = [tiny_classifier(CLASSES).network, dit(), kl()]
-    for part, module in zip(full.parts, wanted, strict=True):
+    modules = [tiny_classifier(CLASSES).network, dit(), kl()]
+    for part, module in zip(full.parts, modules, strict=True):
         assert part.parameters >= sum(p.numel() for p in module.parameters())
     network = sum(p.numel() for p in dit().parameters())
     assert [p.name for p in full.parts] == ["classifier", "network", "autoencoder"]
@@ -82,7 +82,7 @@ def test_weights_are_counted_in_the_trainers_precision():
     assert half.parts[0].bytes == full.parts[0].bytes
 
 
-def test_dit_xl_2_needs_no_memory_to_be_counted():
+def test_counting_a_dit_xl_2_takes_no_memory():
     autoencoder = {
         "block_out_channels": [128, 256, 512, 512],
         "down_block_types": ["DownEncoderBlock2D"] * 4,
@@ -105,12 +105,12 @@ def test_dit_xl_2_needs_no_memory_to_be_counted():
     assert network.bytes == 2 * network.parameters
 
 
-def test_evaluate_prints_it_and_scores_nothing(run_folder, tmp_path, capsys):
+def test_dry_run_prints_the_cost_and_scores_nothing(run_folder, tmp_path, capsys):
     given = ["--ckpt", str(run_folder / "detector.ckpt"), "--output", str(tmp_path / "out")]
     assert evaluate.main([*given, "--dry_run", "--trainer.precision", "bf16-true"]) == 0
-    said = capsys.readouterr().out
-    assert "network UNet2DModel" in said
-    assert "network passes per image: 9" in said
+    output = capsys.readouterr().out
+    assert "network UNet2DModel" in output
+    assert "network passes per image: 9" in output
     assert not (tmp_path / "out").exists()
     with pytest.raises(UserError, match=r"detector\.inversion\.depth"):
         evaluate.main([*given, "--dry_run", "--detector.inversion.depth", "7"])

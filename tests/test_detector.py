@@ -63,9 +63,9 @@ def test_what_the_classifier_sees_can_stop_inversion(images, quality):
     ends = []
     for threshold in (-100.0, 100.0):
         stop.thresholds[quality] = threshold
-        ends.append({one.row.stop_step for one in detector.score_images(images)})
+        ends.append({image.row.stop_step for image in detector.score_images(images)})
     assert ends == [{4}, {1}]
-    seen = detector.method.qualities[quality](images, images.flip(0))
+    values = detector.method.qualities[quality](images, images.flip(0))
     output = detector.classifier.forward_features(images, ["stage2"])
     if quality == "logits_l1":
         expected = -(output.logits - output.logits.flip(0)).abs().sum(1)
@@ -74,7 +74,7 @@ def test_what_the_classifier_sees_can_stop_inversion(images, quality):
     else:
         layer = output.layers["stage2"]
         expected = -torch.linalg.vector_norm(layer - layer.flip(0), dim=1)
-    torch.testing.assert_close(seen, expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(values, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_verdicts_follow_from_the_calibration(detector, images):
@@ -107,31 +107,31 @@ def test_images_of_any_size_and_channels_are_taken(detector):
     assert detector.score(torch.rand(0, 1, 8, 8)).shape == (0,)
 
 
-GREY = torch.rand(2, 1, 8, 8, generator=torch.Generator().manual_seed(3))
+GRAY = torch.rand(2, 1, 8, 8, generator=torch.Generator().manual_seed(3))
 
 
 @pytest.mark.parametrize(
-    ("images", "said"),
+    ("images", "message"),
     [
         (torch.zeros(8, 8), r"got shape \(8, 8\): write image\[None\]"),
-        (GREY.expand(2, 3, 8, 8).permute(0, 2, 3, 1), r"x.permute\(0, 3, 1, 2\)"),
+        (GRAY.expand(2, 3, 8, 8).permute(0, 2, 3, 1), r"x.permute\(0, 3, 1, 2\)"),
         (torch.zeros(2, 4, 8, 8), "C = 1 or 3"),
         (torch.zeros(1, 1, 0, 5), "at least 1 pixel high and wide"),
         (torch.zeros(2, 1, 8, 8, dtype=torch.int16), "scale of torch.int16 images is unknown"),
         (torch.full((2, 1, 8, 8), 2.0), r"must lie in \[0, 1\], got values in \[2, 2\]"),
-        (GREY * 1.01 + 0.01, r"got values in \[0\.01\d+, 1\.01\d+\]"),
-        (-GREY, r"must lie in \[0, 1\]"),
+        (GRAY * 1.01 + 0.01, r"got values in \[0\.01\d+, 1\.01\d+\]"),
+        (-GRAY, r"must lie in \[0, 1\]"),
         (torch.full((2, 1, 8, 8), float("nan")), r"got values in \[nan, nan\]"),
         (torch.full((2, 1, 8, 8), float("inf")), r"got values in \[inf, inf\]"),
-        (GREY.numpy(), r"may be first or last|move the channels with x.transpose\(0, 2, 3, 1\)"),
+        (GRAY.numpy(), r"may be first or last|move the channels with x.transpose\(0, 2, 3, 1\)"),
         ("absent.png", "image absent.png does not exist"),
-        ([GREY[0], "absent.png"], "image 1 of the list: image absent.png does not exist"),
+        ([GRAY[0], "absent.png"], "image 1 of the list: image absent.png does not exist"),
         (3, "images of type int are not supported"),
     ],
 )
-def test_other_images_are_refused(detector, images, said):
+def test_other_images_are_refused(detector, images, message):
     for judge in (detector.score, detector.predict):
-        with pytest.raises(UserError, match=said) as caught:
+        with pytest.raises(UserError, match=message) as caught:
             judge(images)
         assert "\n" not in str(caught.value)
 
@@ -139,31 +139,31 @@ def test_other_images_are_refused(detector, images, said):
 @pytest.mark.parametrize("size", [0, -1, 2.0, "8", True])
 def test_a_batch_size_below_one_is_refused(detector, size):
     with pytest.raises(UserError, match="batch_size must be a whole number of at least 1"):
-        detector.predict(GREY, batch_size=size)
+        detector.predict(GRAY, batch_size=size)
 
 
 def test_what_surrounds_the_images_changes_no_score(detector):
-    black_and_white = (GREY > 0.5).float()
+    black_and_white = (GRAY > 0.5).float()
     expected = detector.score(black_and_white)
     with torch.enable_grad():
         traced = black_and_white.clone().requires_grad_()
-        found = detector.score(traced * 1)
-        assert not found.requires_grad
-        assert torch.equal(found, expected)
+        scores = detector.score(traced * 1)
+        assert not scores.requires_grad
+        assert torch.equal(scores, expected)
         assert torch.equal(detector.predict(traced).score, expected)
     with torch.inference_mode():
         assert torch.equal(detector.score(black_and_white.clone()), expected)
-    # Out of the range by no more than rounding leaves.
+    # Outside the range by a rounding error.
     rounded = torch.where(black_and_white > 0, 1 + 1e-6, -1e-6)
     assert torch.equal(detector.score(rounded), expected)
     assert torch.equal(detector.score(black_and_white.double()), expected)
-    assert detector.predict(GREY[:0]).label.shape == (0,)
+    assert detector.predict(GRAY[:0]).label.shape == (0,)
     unfrozen = build_detector().requires_grad_()
     assert torch.equal(unfrozen.score(black_and_white), expected)
 
 
 class Around(pl.LightningModule):
-    """A module that is trained and holds a detector."""
+    """A trained module that contains a detector."""
 
     def __init__(self, detector, images):
         super().__init__()
@@ -184,9 +184,9 @@ class Around(pl.LightningModule):
 def test_training_around_a_detector_does_not_change_it(tmp_path):
     detector = build_detector(noisy_classifier=TimedCNN(3, 1, 4))
     before = {name: value.clone() for name, value in detector.state_dict().items()}
-    expected = detector.score(GREY)
+    expected = detector.score(GRAY)
     assert detector.train() is detector
-    around = Around(detector, GREY)
+    around = Around(detector, GRAY)
     around.train()
     assert around.training
     assert not any(module.training for module in detector.modules())
@@ -196,9 +196,9 @@ def test_training_around_a_detector_does_not_change_it(tmp_path):
         enable_progress_bar=False, enable_model_summary=False, default_root_dir=tmp_path,
     )  # fmt: skip
     trainer.fit(around, data, data)
-    # Even a part that is put into training mode by itself.
+    # Also a part that is set to training mode separately.
     detector.classifier.train()
-    around.scores.append(detector.score(GREY))
+    around.scores.append(detector.score(GRAY))
     assert len(around.scores) == 7
     assert all(torch.equal(scores, expected) for scores in around.scores)
     for name, value in detector.state_dict().items():
@@ -221,27 +221,27 @@ def test_classifier_outputs_are_joined_in_order(monkeypatch):
 
 
 def test_scores_are_made_in_full_precision_and_the_program_keeps_its_own(detector, monkeypatch):
-    cudnn, seen = torch.backends.cudnn, []
+    cudnn, values = torch.backends.cudnn, []
     monkeypatch.setattr(cudnn, "deterministic", False)
     monkeypatch.setattr(cudnn, "benchmark", True)
     classify = detector.classifier.forward_features
 
     def watched(*args):
         modes = cudnn.deterministic, cudnn.benchmark, cudnn.allow_tf32
-        seen.append((*modes, torch.get_float32_matmul_precision(), torch.is_grad_enabled()))
+        values.append((*modes, torch.get_float32_matmul_precision(), torch.is_grad_enabled()))
         return classify(*args)
 
     monkeypatch.setattr(detector.classifier, "forward_features", watched)
     torch.set_float32_matmul_precision("high")
     try:
         with torch.enable_grad():
-            detector.score(GREY)
+            detector.score(GRAY)
             assert torch.is_grad_enabled()
         assert torch.get_float32_matmul_precision() == "high"
         assert (cudnn.deterministic, cudnn.benchmark, cudnn.allow_tf32) == (False, True, True)
     finally:
         torch.set_float32_matmul_precision("highest")
-    assert set(seen) == {(True, False, False, "highest", False)}
+    assert set(values) == {(True, False, False, "highest", False)}
 
 
 def test_a_score_that_is_not_finite_names_the_image(images):
@@ -253,7 +253,7 @@ def test_a_score_that_is_not_finite_names_the_image(images):
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         ({"distance": ["dists"]}, "which is not computed"),
         ({"fused": ["vim"]}, "which detector.baselines lacks"),
@@ -304,8 +304,8 @@ def test_a_score_that_is_not_finite_names_the_image(images):
         ({"guidance": GuidanceSettings(classifier="noisy")}, "belong to kind classifier"),
     ],
 )
-def test_settings_that_do_not_fit_are_refused(changes, said):
-    with pytest.raises(UserError, match=said):
+def test_settings_that_do_not_fit_are_refused(changes, message):
+    with pytest.raises(UserError, match=message):
         build_detector(small_settings(**changes), calibrated=False)
 
 

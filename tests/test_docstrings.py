@@ -1,4 +1,4 @@
-"""The examples in docstrings run and give what they show."""
+"""The examples in docstrings run and give the output shown."""
 
 import doctest
 import importlib
@@ -22,7 +22,7 @@ EXAMPLES = {
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
-def test_examples_in_docstrings_are_right(name):
+def test_examples_in_docstrings_give_their_output(name):
     module = importlib.import_module(name)
     result = doctest.testmod(module, extraglobs={"torch": torch}, optionflags=doctest.ELLIPSIS)
     assert result.failed == 0

@@ -31,7 +31,7 @@ def test_an_old_checkpoint_gives_the_same_results(name, variant):
     exact = torch.equal(logits, torch.tensor(recorded["logits"]))
     tolerance = {"rtol": 0, "atol": 0} if exact else {"rtol": 1e-4, "atol": 1e-5}
 
-    rows = [one.row for one in detector.score_images(images, batch_size=8)]
+    rows = [image.row for image in detector.score_images(images, batch_size=8)]
     for field in ("prediction", "stop_step", "network_passes"):
         assert [getattr(row, field) for row in rows] == [row[field] for row in recorded["rows"]]
     names = {
@@ -48,7 +48,7 @@ def test_an_old_checkpoint_gives_the_same_results(name, variant):
     assert verdicts.is_ood.tolist() == recorded["is_ood"]
 
 
-def test_names_that_changed_are_read_as_what_they_were(tmp_path):
+def test_renamed_distances_keep_their_meaning(tmp_path):
     content = read_checkpoint(FOLDER / "format1_free.ckpt")
     assert content["version"] == 2
     assert content["settings"]["distances"] == ["logits_l1", "feature_cosine", "l2", "ssim_reflect"]
@@ -58,7 +58,7 @@ def test_names_that_changed_are_read_as_what_they_were(tmp_path):
     assert {"diffguard/ssim_reflect", "diffguard/unguided/ssim_reflect"} <= set(
         content["calibration"]["scores"]
     )
-    # In a file of today `ssim` is what it says.
+    # In a current file, `ssim` keeps its meaning.
     content["settings"]["distances"].append("ssim")
     torch.save(content, tmp_path / "today.ckpt")
     assert read_checkpoint(tmp_path / "today.ckpt")["settings"] == content["settings"]

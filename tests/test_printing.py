@@ -1,4 +1,4 @@
-"""Texts from files on the terminal: nothing is obeyed, nothing ends a run."""
+"""Printing text from files: control characters are escaped, and no text ends a run."""
 
 import io
 import sys
@@ -25,7 +25,7 @@ CASES = {
 
 
 class Terminal(io.TextIOWrapper):
-    """A stream that takes one encoding, strictly."""
+    """A stream with one strict encoding."""
 
     def __init__(self, encoding):
         super().__init__(io.BytesIO(), encoding=encoding, newline="")
@@ -36,7 +36,7 @@ class Terminal(io.TextIOWrapper):
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "ascii", "cp1252"])
-def test_any_text_is_one_harmless_line_on_any_terminal(encoding):
+def test_any_text_is_printed_as_one_harmless_line(encoding):
     for text, expected in CASES.items():
         assert printable(text) == expected
         stream = Terminal(encoding)
@@ -49,7 +49,7 @@ def controls(text):
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
-def test_tables_and_progress_obey_no_name(encoding):
+def test_control_characters_in_names_are_escaped_in_tables_and_progress(encoding):
     evil = "\x1b]0;owned\x07\x9b図"
     results = summarize(make_run(), draws=100)
     for row in results["rows"]:
@@ -60,12 +60,12 @@ def test_tables_and_progress_obey_no_name(encoding):
     print_table(results, Console(file=stream, width=400))
     with StageProgress(evil, 3, console=Console(file=stream, width=100)) as progress:
         progress.update(1, evil)
-    said = stream.shown().decode(encoding)
-    assert controls(said) == []
-    assert said.count(r"\x1b]0;owned\x07\x9b") > 10
+    output = stream.shown().decode(encoding)
+    assert controls(output) == []
+    assert output.count(r"\x1b]0;owned\x07\x9b") > 10
 
 
-def test_an_error_and_its_traceback_obey_no_name():
+def test_control_characters_in_names_are_escaped_in_errors():
     for words in ([], ["--debug"]):
         result = command("evaluate.py", "--ckpt", "no\x1b[2J\x9bwhere.ckpt", *words)
         assert controls(result.stderr) == []
@@ -73,7 +73,7 @@ def test_an_error_and_its_traceback_obey_no_name():
     assert "Traceback" in result.stderr
 
 
-def test_say_prints_to_what_is_standard_output_now(monkeypatch):
+def test_say_prints_to_the_current_standard_output(monkeypatch):
     stream = io.StringIO()
     monkeypatch.setattr(sys, "stdout", stream)
     say("a\x07")

@@ -1,7 +1,7 @@
-"""The method against the numbers of the authors' program (`reference/README.md`).
+"""The method agrees with the numbers of the authors' program (`reference/README.md`).
 
 Every compared number comes from a public function of `diffguard`, on networks with the weights of
-the files. DIFFGUARD_REFERENCE selects another folder of files in the same format. The classes of
+the files. DIFFGUARD_REFERENCE selects another folder of files in the same format. The classes in
 `reference/beyond_*.py` test what the files do not cover, against libraries and general laws.
 """
 

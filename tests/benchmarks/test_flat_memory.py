@@ -1,4 +1,4 @@
-"""Memory does not grow with the number of images: the small form of `benchmarks/memory.py`."""
+"""Memory does not grow with the number of images: a small form of `benchmarks/memory.py`."""
 
 import contextlib
 import sys
@@ -17,7 +17,7 @@ def _score(count, output):
         score(count)
 
 
-def test_ten_times_the_images_take_no_more_memory(tmp_path):
+def test_memory_does_not_grow_with_the_number_of_images(tmp_path):
     last = {}
     for count in (600, 6000):
         process = PROCESSES.Process(target=_score, args=(count, tmp_path / str(count)))
@@ -27,5 +27,5 @@ def test_ten_times_the_images_take_no_more_memory(tmp_path):
         fields = (tmp_path / str(count)).read_text().split(",")
         assert int(fields[0]) == count
         last[count] = float(fields[2])
-    # 5,400 rows more; a leak of a row's image and reconstruction would be 4 MB and more.
+    # 5,400 more rows: leaking the image and reconstruction of each would take 4 MB or more.
     assert last[6000] - last[600] < 4, last

@@ -1,4 +1,4 @@
-"""Figures for a model card: distances in a classifier's features, and the sheet."""
+"""Figures of a model card: distances in a classifier's features, and the sheet."""
 
 import json
 import shutil
@@ -20,7 +20,7 @@ def batches(images):
     return iter(list(zip(images.split(20), labels.split(20), strict=True)))
 
 
-def test_distances_grow_with_the_difference_and_real_images_stay():
+def test_distances_grow_with_the_difference_of_the_sets():
     classifier = tiny_classifier(3, channels=1, seed=0).eval()
     generator = torch.Generator().manual_seed(0)
     real, other = torch.rand(2, 80, 1, 8, 8, generator=generator)
@@ -36,7 +36,7 @@ def test_distances_grow_with_the_difference_and_real_images_stay():
     assert alike["classified_as_labelled"] == pytest.approx(share)
 
 
-def test_samples_are_spread_evenly_over_the_classes_and_repeat(detector):
+def test_samples_are_balanced_over_the_classes_and_reproducible(detector):
     how = {"steps": 4, "scale": 1.5, "seed": 1}
     drawn = list(sample_quality.sampled_images(detector, 12, 5, **how))
     assert [len(labels) for _, labels in drawn] == [5, 5, 2]
@@ -48,17 +48,17 @@ def test_samples_are_spread_evenly_over_the_classes_and_repeat(detector):
 
 
 def test_the_command_writes_figures_and_a_sheet(run_folder, data_root, tmp_path, capsys):
-    # A model may be chosen by these figures, so test images are not even read.
+    # A model may be chosen by these figures, so test images must not be read.
     for part in ("train", "validation"):
         shutil.copytree(data_root / part, tmp_path / "data" / part)
     options = ["--root", str(tmp_path / "data")]
     options += ["--samples", "12", "--steps", "4", "--batch_size", "6", "--device", "cpu"]
     ckpt = str(run_folder / "detector.ckpt")
     assert sample_quality.main([ckpt, *options, "--output", str(tmp_path)]) == 0
-    found = json.loads((tmp_path / "quality.json").read_text())
-    assert found["samples"]["images"] == found["training images"]["images"] == 12
-    assert found["training images"]["fid"] < found["samples"]["fid"]
-    assert found["how"]["steps"] == 4
+    figures = json.loads((tmp_path / "quality.json").read_text())
+    assert figures["samples"]["images"] == figures["training images"]["images"] == 12
+    assert figures["training images"]["fid"] < figures["samples"]["fid"]
+    assert figures["how"]["steps"] == 4
     assert "| 12 samples |" in capsys.readouterr().out
     with Image.open(tmp_path / "samples.png") as sheet:
         assert min(sheet.size) > 100
@@ -73,5 +73,5 @@ def test_a_model_without_classes_is_refused(run_folder, monkeypatch):
         return detector
 
     monkeypatch.setattr(Detector, "from_checkpoint", unconditional)
-    with pytest.raises(UserError, match="knows no classes"):
+    with pytest.raises(UserError, match="has no classes"):
         sample_quality.main([str(run_folder / "detector.ckpt"), "--device", "cpu"])

@@ -1,4 +1,4 @@
-"""Checkpoints that were edited end in one line, before memory is taken or anything is built."""
+"""Edited checkpoints give one line before memory is allocated or anything is built."""
 
 import zipfile
 
@@ -111,7 +111,7 @@ EDITS = {
 
 
 @pytest.mark.parametrize("edit", EDITS)
-def test_edited_checkpoints_end_in_one_line(saved, tmp_path, edit, monkeypatch):
+def test_edited_checkpoints_give_one_line(saved, tmp_path, edit, monkeypatch):
     import huggingface_hub
 
     def refused(*_, **options):
@@ -130,7 +130,7 @@ def test_edited_checkpoints_end_in_one_line(saved, tmp_path, edit, monkeypatch):
     assert len(str(caught.value)) < 700
 
 
-def test_a_mistake_of_ours_is_not_called_a_damaged_checkpoint(saved, monkeypatch):
+def test_an_internal_error_is_not_reported_as_a_damaged_checkpoint(saved, monkeypatch):
     def broken(*_args, **_options):
         raise AttributeError("a mistake")
 

@@ -1,4 +1,4 @@
-"""What the CIFAR-10 configs promise: sets, limits, sizes of the networks."""
+"""The CIFAR-10 configs: sets, limits and sizes of the networks."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ import train
 from diffguard.classifiers.build import build_classifier
 from diffguard.denoisers.build import build_denoiser
 from diffguard_cli import stages
-from diffguard_cli.models import diffusion_spec
+from diffguard_cli.diffusion_spec import diffusion_spec
 from diffguard_cli.parser import parse
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -26,7 +26,7 @@ def parameters(network):
     return sum(p.numel() for p in network.parameters())
 
 
-def test_the_sets_are_those_of_openood():
+def test_the_sets_are_openoods():
     data = parsed().data
     sets = data.sets
     assert sets.name == "cifar10"
@@ -57,7 +57,7 @@ def test_overlays_change_only_their_keys(overlay, limit, near):
     assert data.in_memory
 
 
-def test_recipes_stay_in_their_bounds():
+def test_networks_have_the_documented_sizes():
     config = parsed()
     spec = stages.classifier_spec(config.classifier, config.data)
     assert parameters(build_classifier(spec).network) == 11_173_962  # OpenOOD's ResNet-18
@@ -69,12 +69,12 @@ def test_recipes_stay_in_their_bounds():
         assert (stage.precision, stage.compiled, stage.channels_last) == ("bf16-mixed", True, True)
 
 
-def test_the_overlay_for_a_cpu_is_small_and_asks_for_nothing_of_a_gpu():
+def test_the_cpu_overlay_is_small_and_needs_no_gpu():
     config = parsed("cifar10_cpu")
     spec = stages.classifier_spec(config.classifier, config.data)
     classifier = build_classifier(spec)
     assert parameters(classifier.network) < 2_100_000
-    # Images keep their resolution: a position of a state holds 2×2 of their pixels.
+    # Images keep their resolution: a position of a state contains 2×2 pixels.
     diffusion = build_denoiser(diffusion_spec(config.diffusion, config.data))
     assert (diffusion.patch, diffusion.state_size, diffusion.pixel_size) == (2, 16, 32)
     # In bfloat16 both fit into 20 MB.
@@ -84,7 +84,7 @@ def test_the_overlay_for_a_cpu_is_small_and_asks_for_nothing_of_a_gpu():
     assert config.trainer.accelerator == "cpu"
 
 
-def test_the_page_names_existing_configs():
+def test_configs_on_the_page_exist():
     page = (CONFIGS.parent / "docs" / "cifar10.md").read_text()
     shipped = {path.name for path in CONFIGS.glob("cifar10*.yaml")}
     assert all(f"configs/{name}" in page for name in shipped)

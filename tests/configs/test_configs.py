@@ -1,4 +1,4 @@
-"""Every shipped config: it parses, and its pipeline runs with small data and small networks."""
+"""Every config parses, and its pipeline runs with tiny data and networks."""
 
 import json
 from pathlib import Path
@@ -15,10 +15,10 @@ from tests.helpers.tiny_project import tiny_config, write_images
 FOLDER = Path(__file__).parents[2] / "configs"
 CONFIGS = sorted(FOLDER.rglob("*.yaml"))
 
-# Networks of ImageNet's size are not at hand; these distances need none.
+# These distances need no perceptual network, whose weights are not available.
 STAND_IN = {"dists": "dists_statistics", "lpips": "gmsd", "lpips_alex": "l1"}
 _STAGE = {"batch_size": None, "precision": None, "compiled": False}
-# What tiny networks, three classes and grey images cannot take over from a config.
+# Settings of a config that do not fit tiny networks, three classes and grayscale images.
 RESET = {
     "stages": ["classifier", "diffusion", "calibrate"],
     "data": {"class_names": None, "limit": None, "num_workers": 0, "on_error": "stop"},
@@ -51,20 +51,20 @@ RESET = {
 }
 
 
-def test_configs_are_shipped():
+def test_the_expected_configs_exist():
     assert train.DEFAULT_CONFIG in CONFIGS
     assert FOLDER / "paper_gdm.yaml" in CONFIGS
 
 
 def stand_in(name):
-    """A distance's name with no network and no layer of another classifier in it."""
+    """A distance without a perceptual network or a layer of another classifier."""
     before, _, plain = name.rpartition("/") if name.startswith("unguided/") else ("", "", name)
     base, at, _ = plain.partition("@")
     return "/".join(filter(None, [before, STAND_IN.get(base, base) + ("@stage2" if at else "")]))
 
 
 def shrink(settings):
-    """What a config's detector settings must change to for tiny networks and few images."""
+    """Adapt detector settings to tiny networks and few images."""
     small = {"sampler": {"steps": 4}, "knn_k": 3, "vim_dim": None, "perceptual_weights": None}
     for key in ("distances", "unguided", "distance"):
         if key in settings:
@@ -79,7 +79,7 @@ def shrink(settings):
 
 
 def merge(below, above):
-    """Nested dictionaries, the second over the first."""
+    """Merge nested dictionaries; the second has precedence."""
     both = dict(below)
     for key, value in above.items():
         nested = isinstance(value, dict) and isinstance(both.get(key), dict)
@@ -89,7 +89,7 @@ def merge(below, above):
 
 @pytest.fixture
 def tiny(tmp_path, data_root):
-    """Arguments that put tiny data and networks below and above a shipped config."""
+    """Arguments that combine a config with tiny data and networks."""
 
     def arguments(shipped):
         settings = yaml.safe_load(shipped.read_text())
@@ -108,8 +108,8 @@ def tiny(tmp_path, data_root):
 
 
 @pytest.mark.parametrize("shipped", CONFIGS, ids=lambda path: path.stem)
-def test_a_shipped_config_has_only_known_keys(shipped, tiny):
-    # Some name settings alone and are combined with a config of data and networks.
+def test_a_config_has_only_valid_keys(shipped, tiny):
+    # Some configs contain settings only and need a config of data and networks.
     argv = tiny(shipped)[:4]
     parsed = parse(train.build_parser(), argv)
     stored = yaml.safe_load(shipped.read_text())
@@ -121,7 +121,7 @@ def test_a_shipped_config_has_only_known_keys(shipped, tiny):
 
 
 @pytest.mark.parametrize("shipped", CONFIGS, ids=lambda path: path.stem)
-def test_the_pipeline_of_a_shipped_config_runs(shipped, tiny, tmp_path, monkeypatch):
+def test_the_pipeline_of_a_config_runs(shipped, tiny, tmp_path, monkeypatch):
     run = tmp_path / "run"
     assert train.main([*tiny(shipped), "--run_dir", str(run)]) == 0
     wanted = yaml.safe_load(shipped.read_text()).get("detector", {})

@@ -22,7 +22,7 @@ from diffguard.diffusion.guidance import classifier_free
 from diffguard.diffusion.schedule import NoiseSchedule
 from diffguard.errors import UserError
 from diffguard.settings.sections import CropSettings, EarlyStopSettings, GuidanceSettings
-from diffguard_cli import compact as keep
+from diffguard_cli import compact
 from tests.helpers.tiny_detector import CLASSES, small_settings
 from tests.helpers.tiny_families import write_folder
 from tests.helpers.tiny_models import UNET, tiny_classifier, two_layers
@@ -215,7 +215,7 @@ def test_a_run_with_patches_from_training_to_the_kept_weights(tmp_path, data_roo
     side, channels = detector.image_size, detector.image_channels
     assert detector.denoiser.patch == 2
     assert detector.predict(torch.rand(2, channels, side, side)).score.isfinite().all()
-    keep.keep_models(tmp_path / "run", tmp_path / "kept")
+    compact.compact_models(tmp_path / "run", tmp_path / "kept")
     kept = tmp_path / "kept" / "diffusion"
     assert load_diffusion(kept).patch == 2
     other = ["--diffusion.ckpt", str(kept), "--diffusion.patch", "4", "--stages", "[calibrate]"]

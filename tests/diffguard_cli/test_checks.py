@@ -1,4 +1,4 @@
-"""Data and classifier are looked at before anything is trained."""
+"""Data and classifier are checked before training."""
 
 from types import SimpleNamespace
 
@@ -8,7 +8,7 @@ from datamodules.benchmark import IDSets
 from datamodules.ood import OODDataModule
 from diffguard.errors import UserError
 from diffguard.settings.detector import DetectorSettings
-from diffguard_cli.checks import check_data, check_untrained, tell_assumptions
+from diffguard_cli.checks import check_data, check_untrained, report_assumptions
 from diffguard_cli.config import ClassifierConfig
 from tests.helpers.tiny_project import write_data
 
@@ -16,7 +16,7 @@ from tests.helpers.tiny_project import write_data
 @pytest.fixture
 def project(tmp_path):
     root = write_data(tmp_path)
-    said = []
+    lines = []
 
     def run(id=None, **options):
         data = OODDataModule(
@@ -25,9 +25,9 @@ def project(tmp_path):
             image_size=8,
             **options,
         )
-        return SimpleNamespace(data=data, say=said.append)
+        return SimpleNamespace(data=data, say=lines.append)
 
-    return SimpleNamespace(root=root, run=run, said=said)
+    return SimpleNamespace(root=root, run=run, lines=lines)
 
 
 def write_list(root, name, labels):
@@ -40,24 +40,24 @@ def settings(*baselines, **options):
     return DetectorSettings(baselines=list(baselines), fused=[], decision="diffguard", **options)
 
 
-def test_sound_data_print_nothing(project):
+def test_valid_data_print_nothing(project):
     check_data(project.run(), settings("msp", "mahalanobis", "she"))
     check_data(project.run(), None)
-    assert project.said == []
+    assert project.lines == []
 
 
-def test_labels_beyond_the_classes_are_named_with_their_source(project):
+def test_error_of_a_label_beyond_the_classes_names_the_source(project):
     train = write_list(project.root, "train.txt", [0, 1, 2])
     validation = write_list(project.root, "validation.txt", [0, 1, 3])
     with pytest.raises(UserError, match=r"data\.id\.validation \(imglist:validation.* label 3"):
         check_data(project.run(IDSets(train, validation)), None)
 
 
-def test_classes_without_images_are_named(project):
+def test_classes_without_images_are_reported(project):
     run = project.run(class_names=["dots", "left", "right", "round"])
     check_data(run, settings("msp", "knn", knn_k=36))
-    assert "train images have none of 1 of 4 classes: round" in project.said[0]
-    assert "validation images" in project.said[1]
+    assert "1 of 4 classes have no ID train images: round" in project.lines[0]
+    assert "validation images" in project.lines[1]
     with pytest.raises(UserError, match=r"mahalanobis need .* 1 of 4 classes have none \(round\)"):
         check_data(run, settings("mahalanobis"))
     with pytest.raises(UserError, match="knn_k is 37, but there are only 36 ID training images"):
@@ -72,7 +72,7 @@ def test_a_single_class_is_refused(project):
         check_data(project.run(IDSets(train)), None)
 
 
-def test_an_architecture_that_cannot_serve_is_refused(project):
+def test_an_unsuitable_architecture_is_refused(project):
     run, config = project.run(), ClassifierConfig(kwargs={"width": 4})
     check_untrained(run, config, settings("vim"))
     check_untrained(run, config, None)
@@ -86,7 +86,7 @@ def test_an_architecture_that_cannot_serve_is_refused(project):
 
 
 def test_assumptions_are_printed(project):
-    tell_assumptions(project.run(), ClassifierConfig(arch="my.Net"))
-    tell_assumptions(project.run(), ClassifierConfig())
-    assert len(project.said) == 1
-    assert "no normalization is published for my.Net" in project.said[0]
+    report_assumptions(project.run(), ClassifierConfig(arch="my.Net"))
+    report_assumptions(project.run(), ClassifierConfig())
+    assert len(project.lines) == 1
+    assert "no normalization is published for my.Net" in project.lines[0]

@@ -1,4 +1,4 @@
-"""Models kept beside the code: small files, loaded as they were rounded."""
+"""Compact models: small files with rounded weights, which load unchanged."""
 
 import json
 
@@ -19,25 +19,25 @@ WEIGHTS = ("classifier/classifier", "diffusion/unet/diffusion_pytorch_model")
 
 @pytest.fixture
 def kept(tmp_path, run_folder):
-    compact.keep_models(run_folder, tmp_path / "kept", shard_bytes=2000)
+    compact.compact_models(run_folder, tmp_path / "kept", shard_bytes=2000)
     return tmp_path / "kept"
 
 
 @pytest.mark.parametrize("name", WEIGHTS)
-def test_shards_hold_the_weights_in_bfloat16(kept, run_folder, name):
+def test_shards_contain_the_weights_in_bfloat16(kept, run_folder, name):
     original = load_file(run_folder / f"{name}.safetensors")
     files = sorted(kept.glob(f"{name}-*.safetensors"))
     assert len(files) > 1
     largest = max(2 * value.numel() for value in original.values())
     assert max(sum(v.nbytes for v in load_file(f).values()) for f in files) <= max(2000, largest)
-    found = load_tensors(kept / f"{name}.safetensors.index.json")
-    assert found.keys() == original.keys()
+    tensors = load_tensors(kept / f"{name}.safetensors.index.json")
+    assert tensors.keys() == original.keys()
     for key, value in original.items():
-        wanted = value.to(torch.bfloat16) if value.is_floating_point() else value
-        assert torch.equal(found[key], wanted)
+        expected = value.to(torch.bfloat16) if value.is_floating_point() else value
+        assert torch.equal(tensors[key], expected)
 
 
-def test_small_weights_are_one_file_and_the_command_tells_the_size(tmp_path, run_folder, capsys):
+def test_small_weights_are_one_file_and_the_command_prints_the_size(tmp_path, run_folder, capsys):
     assert compact.main([str(run_folder), str(tmp_path / "kept")]) == 0
     files = [p for p in (tmp_path / "kept").rglob("*") if p.is_file()]
     size = sum(path.stat().st_size for path in files)
@@ -49,7 +49,7 @@ def test_small_weights_are_one_file_and_the_command_tells_the_size(tmp_path, run
         compact.main([str(run_folder), str(tmp_path / "kept")])
 
 
-def test_a_detector_of_kept_models_is_small_and_is_that_of_the_rounded_weights(
+def test_a_detector_of_compact_models_is_small_and_has_the_rounded_weights(
     tmp_path, kept, data_root, run_folder
 ):
     config = write_config(tmp_path / "tiny.yaml", data_root)
@@ -57,9 +57,9 @@ def test_a_detector_of_kept_models_is_small_and_is_that_of_the_rounded_weights(
     given += ["--diffusion.ckpt", kept / "diffusion", "--run_dir", tmp_path / "run"]
     assert train.main(["--config", str(config), *map(str, given)]) == 0
     path = tmp_path / "run" / "detector.ckpt"
-    stored = read_checkpoint(path)
+    content = read_checkpoint(path)
     for part in ("classifier", "diffusion"):
-        floats = [v for v in stored[part]["state"].values() if v.is_floating_point()]
+        floats = [v for v in content[part]["state"].values() if v.is_floating_point()]
         assert {value.dtype for value in floats} == {torch.bfloat16}
     detector = Detector.load(path)
     original = load_file(run_folder / f"{WEIGHTS[1]}.safetensors")
@@ -68,15 +68,15 @@ def test_a_detector_of_kept_models_is_small_and_is_that_of_the_rounded_weights(
         assert torch.equal(value, original[name].to(torch.bfloat16).float()), name
 
 
-def test_weights_that_bfloat16_does_not_hold_stay_as_they_are(run_folder):
-    stored = read_checkpoint(run_folder / "detector.ckpt")["classifier"]["state"]
+def test_a_detector_of_float32_weights_keeps_them(run_folder):
+    content = read_checkpoint(run_folder / "detector.ckpt")["classifier"]["state"]
     original = load_file(run_folder / f"{WEIGHTS[0]}.safetensors")
-    assert all(torch.equal(stored[name].to(v), v) for name, v in original.items())
-    assert stored["fc.weight"].dtype == torch.float32
+    assert all(torch.equal(content[name].to(v), v) for name, v in original.items())
+    assert content["fc.weight"].dtype == torch.float32
 
 
 @pytest.mark.parametrize(
-    ("index", "said"),
+    ("index", "message"),
     [
         ({"weight_map": {"a": "../a.safetensors"}}, "expected .safetensors files beside it"),
         ({"weight_map": {"a": "a.bin"}}, "expected .safetensors files beside it"),
@@ -87,14 +87,14 @@ def test_weights_that_bfloat16_does_not_hold_stay_as_they_are(run_folder):
         ({"weight_map": [["a", "b"]]}, "index.json is damaged: weight_map: "),
     ],
 )
-def test_a_wrong_index_is_refused(tmp_path, index, said):
+def test_a_wrong_index_is_refused(tmp_path, index, message):
     path = tmp_path / "model.safetensors.index.json"
     path.write_text(json.dumps(index))
-    with pytest.raises(UserError, match=said):
+    with pytest.raises(UserError, match=message):
         load_tensors(path)
 
 
-def test_a_missing_tensor_is_named(kept):
+def test_error_of_a_missing_tensor_names_it(kept):
     path = kept / f"{WEIGHTS[0]}.safetensors.index.json"
     index = json.loads(path.read_text())
     index["weight_map"]["more"] = next(iter(index["weight_map"].values()))
@@ -104,28 +104,28 @@ def test_a_missing_tensor_is_named(kept):
 
 
 def test_a_run_without_models_is_refused(tmp_path):
-    with pytest.raises(UserError, match="holds no trained classifier"):
-        compact.keep_models(tmp_path, tmp_path / "kept")
+    with pytest.raises(UserError, match="has no trained classifier"):
+        compact.compact_models(tmp_path, tmp_path / "kept")
 
 
-def test_a_full_disk_leaves_nothing_and_the_next_try_works(run_folder, tmp_path, monkeypatch):
+def test_a_full_disk_leaves_nothing_behind(run_folder, tmp_path, monkeypatch):
     def full(*_args, **_options):
         raise RuntimeError('IoError(Os { code: 28, message: "No space left on device" })')
 
     monkeypatch.setattr("diffguard_cli.compact._write_shards", full)
     with pytest.raises(UserError, match="No space left on device"):
-        compact.keep_models(run_folder, tmp_path / "kept")
+        compact.compact_models(run_folder, tmp_path / "kept")
     assert list(tmp_path.iterdir()) == []
     monkeypatch.undo()
-    assert compact.keep_models(run_folder, tmp_path / "kept") > 0
+    assert compact.compact_models(run_folder, tmp_path / "kept") > 0
 
 
-def test_links_in_a_run_are_not_followed(tmp_path):
+def test_links_in_a_run_are_refused(tmp_path):
     secret = tmp_path / "secret"
     secret.write_text("secret")
     for name in ("classifier", "diffusion"):
         (tmp_path / "run" / name).mkdir(parents=True)
     (tmp_path / "run" / "diffusion" / "config.json").symlink_to(secret)
     with pytest.raises(UserError, match="link"):
-        compact.keep_models(tmp_path / "run", tmp_path / "kept")
+        compact.compact_models(tmp_path / "run", tmp_path / "kept")
     assert not (tmp_path / "kept").exists()

@@ -21,7 +21,7 @@ def check(tmp_path, words):
 @pytest.mark.parametrize(
     ("words", "line"),
     [
-        (["--stages", "[]"], "--stages names no stage"),
+        (["--stages", "[]"], "--stages is empty"),
         (["--classifier.channels", "0"], "classifier.channels must be at least 1, got 0"),
         (["--classifier.resize=-1"], "classifier.resize must be at least 1, got -1"),
         (["--classifier.size", "[5000, 8]"], "must be at most 4,096 pixels, got 5,000"),
@@ -57,16 +57,16 @@ def check(tmp_path, words):
         (["--trainer.accumulate_grad_batches", "0"], "accumulate_grad_batches must be at least 1"),
     ],
 )
-def test_a_config_that_cannot_succeed_is_refused(tmp_path, words, line):
+def test_a_config_that_cannot_be_trained_is_refused(tmp_path, words, line):
     with pytest.raises(UserError) as caught:
         check(tmp_path, words)
     assert line in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
-def test_sound_configs_pass(tmp_path):
+def test_valid_configs_pass(tmp_path):
     check(tmp_path, [])
-    # A hub id is not asked for yet; what is not trained may have other keys.
+    # A hub id is not resolved yet, and a model that is not trained may have other keys.
     check(tmp_path, ["--diffusion.ckpt", "owner/name", "--diffusion.kwargs.attention", "1"])
     scheduler = "{_class_name: DDIMScheduler, _diffusers_version: '0.1', set_alpha_to_one: false}"
     check(tmp_path, ["--diffusion.scheduler", scheduler])

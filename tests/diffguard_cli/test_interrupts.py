@@ -1,4 +1,4 @@
-"""Signals that end the program."""
+"""Signals end the program."""
 
 import os
 import signal
@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-# Scoring whose first batch never comes; Lightning has set its own handler by then.
+# Scoring that waits for its first batch forever, after Lightning has set its handler.
 WAITING = """
 import os, sys
 from diffguard_cli.interrupts import leave_at_once

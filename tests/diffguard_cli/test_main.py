@@ -42,18 +42,18 @@ def test_help_lists_the_commands_and_imports_no_library():
         (["train", "--seed", "x"], "error: --seed: expected a whole number, got x\n"),
         (["tune", "nowhere.ckpt"], "error: nowhere.ckpt does not exist"),
         (["convert", "nowhere", "there"], "error: nowhere"),
-        (["compact", "nowhere", "there"], "error: nowhere holds no trained classifier"),
+        (["compact", "nowhere", "there"], "error: nowhere has no trained classifier"),
     ],
 )
-def test_mistake_of_a_command_is_one_line_and_exit_code_2(words, line, capsys, monkeypatch):
+def test_a_mistake_gives_one_line_and_exit_code_2(words, line, capsys, monkeypatch):
     monkeypatch.setattr("diffguard_cli.main.leave_at_once", lambda: None)
     with pytest.raises(SystemExit) as caught:
         main(words)
     assert caught.value.code == 2
-    said = capsys.readouterr()
-    assert said.out == ""
-    assert said.err.startswith(line)
-    assert said.err.count("\n") == 1
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert output.err.startswith(line)
+    assert output.err.count("\n") == 1
 
 
 def run_main(*words):
@@ -62,7 +62,7 @@ def run_main(*words):
     return caught.value.code
 
 
-def test_version_is_that_of_the_package(capsys, monkeypatch):
+def test_version_equals_that_of_the_package(capsys, monkeypatch):
     monkeypatch.setattr("diffguard_cli.main.leave_at_once", lambda: None)
     assert run_main("--version") == 0
     assert capsys.readouterr().out == f"diffguard {diffguard.__version__}\n"
@@ -86,12 +86,12 @@ def script():
 )
 def test_bash_completes_commands_keys_and_values(script, line, choices):
     words = ["diffguard", *line.split(" ")]
-    ask = (
+    query = (
         f"COMP_WORDS=({shlex.join(words)}); COMP_CWORD={len(words) - 1}\n"
         '_shtab_diffguard 2>/dev/null; echo "${COMPREPLY[@]}"'
     )
     reply = subprocess.run(
-        ["bash", "-c", f"{script}\n{ask}"], capture_output=True, text=True, check=True
+        ["bash", "-c", f"{script}\n{query}"], capture_output=True, text=True, check=True
     )
     assert set(reply.stdout.split()) == set(choices.split())
 
@@ -101,7 +101,7 @@ def test_completion_for_an_unknown_shell_is_refused():
         completion_script("ksh")
 
 
-def test_console_script_is_installed_and_the_scripts_are_not():
+def test_only_the_console_script_is_installed():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     module, _, name = project["project"]["scripts"]["diffguard"].partition(":")
     assert callable(getattr(import_module(module), name))

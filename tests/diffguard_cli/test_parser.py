@@ -1,4 +1,4 @@
-"""The parser and the one way out for every mistake."""
+"""The parser, and the exit codes and messages of mistakes."""
 
 import errno
 import json
@@ -64,17 +64,17 @@ def test_messages_become_one_line(text, line):
     assert plain_line(ValueError(text)) == line
 
 
-def test_values_are_typed_and_later_ones_win(parser, tmp_path):
+def test_values_are_typed_and_later_values_win(parser, tmp_path):
     config = tmp_path / "c.yaml"
     config.write_text("number: 5\nsection: {rate: 1e-2, kind: two}\n")
-    found = parse(parser, ["--config", str(config), "--section.rate", "2"])
-    assert (found.number, found.section.rate, found.section.kind) == (5, 2.0, "two")
-    assert found.debug is False
+    values = parse(parser, ["--config", str(config), "--section.rate", "2"])
+    assert (values.number, values.section.rate, values.section.kind) == (5, 2.0, "two")
+    assert values.debug is False
     assert parse(parser, ["--debug"]).debug is True
 
 
 @pytest.mark.parametrize(
-    ("argv", "said"),
+    ("argv", "message"),
     [
         (["--number", "x"], "--number"),
         (["--numbe", "4"], "--numbe"),
@@ -90,7 +90,9 @@ def test_values_are_typed_and_later_ones_win(parser, tmp_path):
         (["--config", "binary.yaml"], "binary.yaml: it is not text in UTF-8: expected a YAML file"),
     ],
 )
-def test_mistakes_are_one_line_without_the_usage(parser, argv, said, capsys, tmp_path, monkeypatch):
+def test_mistakes_are_one_line_without_the_usage(
+    parser, argv, message, capsys, tmp_path, monkeypatch
+):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "c.yaml").write_text("section: {speed: 3}\n")
     (tmp_path / "broken.yaml").write_text("section: {rate: [\n")
@@ -98,7 +100,7 @@ def test_mistakes_are_one_line_without_the_usage(parser, argv, said, capsys, tmp
     (tmp_path / "binary.yaml").write_bytes(b"\x80\x02")
     with pytest.raises(UserError) as caught:
         parse(parser, argv)
-    assert said in str(caught.value)
+    assert message in str(caught.value)
     assert "\n" not in str(caught.value)
     assert "usage" not in str(caught.value).lower()
     assert capsys.readouterr() == ("", "")
@@ -135,7 +137,7 @@ def test_the_scripts_refuse_unknown_and_shortened_keys(argv):
             "--stages: expected classifier, diffusion, noisy_classifier, or calibrate, "
             "got calibration",
         ),
-        (["--data", "x"], "--data: expected its keys and values, or a YAML file that holds them"),
+        (["--data", "x"], "--data: expected its keys and values, or a YAML file with them"),
         (["--data={x: 1}"], "data has no key 'x'"),
         (
             ["--detector", "absent.yaml"],
@@ -161,7 +163,7 @@ def test_the_scripts_refuse_unknown_and_shortened_keys(argv):
         (["--trainer.progress", "x"], "--trainer.progress: expected true or false, got x"),
     ],
 )
-def test_values_of_a_wrong_type_are_named_in_plain_words(training, argv, line):
+def test_errors_of_wrong_types_are_in_plain_words(training, argv, line):
     with pytest.raises(UserError) as caught:
         parse(training, argv)
     assert str(caught.value) == line
@@ -209,14 +211,14 @@ def code_of(main, argv=()):
     return caught.value.code
 
 
-def test_the_exit_code_is_that_of_main():
+def test_the_exit_code_comes_from_main():
     seen = []
     assert code_of(lambda argv: seen.append(argv) or 0, ["--a", "b"]) == 0
     assert seen == [["--a", "b"]]
     assert code_of(lambda argv: 3) == 3
 
 
-def test_the_command_line_is_the_default(monkeypatch):
+def test_arguments_default_to_the_command_line(monkeypatch):
     monkeypatch.setattr("sys.argv", ["train.py", "--seed", "1"])
     seen = []
     with pytest.raises(SystemExit):
@@ -232,7 +234,7 @@ def test_the_command_line_is_the_default(monkeypatch):
         ArgumentError(None, "something is wrong"),
     ],
 )
-def test_a_mistake_is_one_line_and_code_2(error, capsys):
+def test_a_mistake_gives_one_line_and_code_2(error, capsys):
     assert code_of(raising(error)) == 2
     assert capsys.readouterr() == ("", "error: something is wrong\n")
 
@@ -240,25 +242,25 @@ def test_a_mistake_is_one_line_and_code_2(error, capsys):
 @pytest.mark.parametrize(
     "error", [MemoryError(), torch.OutOfMemoryError("CUDA out of memory. Tried …")]
 )
-def test_memory_that_ran_out_is_one_line_with_advice(error, capsys):
+def test_out_of_memory_gives_one_line_with_advice(error, capsys):
     assert code_of(raising(error)) == 2
-    assert capsys.readouterr().err.startswith("error: out of memory: take a smaller --data.")
+    assert capsys.readouterr().err.startswith("error: out of memory: use a smaller --data.")
     with pytest.raises(type(error)):
         run(raising(error), ["--debug"])
 
 
 def full_disk(_):
-    # As torch's writer of files does.
+    # As torch's file writer does.
     raise RuntimeError("unexpected pos 64 vs 0") from OSError(
         errno.ENOSPC, os.strerror(errno.ENOSPC)
     )
 
 
-def test_a_full_disk_is_one_line_whoever_meets_it(capsys):
+def test_a_full_disk_gives_one_line_from_any_thread(capsys):
     assert code_of(full_disk) == 2
-    said = capsys.readouterr().err
-    assert said.startswith("error: No space left on device: make room and start again")
-    assert said.count("\n") == 1
+    output = capsys.readouterr().err
+    assert output.startswith("error: No space left on device: free some space and start again")
+    assert output.count("\n") == 1
     thread = threading.Thread(target=full_disk, args=([],))
     thread.start()
     thread.join()
@@ -266,7 +268,7 @@ def test_a_full_disk_is_one_line_whoever_meets_it(capsys):
 
 
 @pytest.mark.parametrize("script", ["train.py", "evaluate.py"])
-def test_ctrl_c_during_an_import_is_one_line(script):
+def test_ctrl_c_during_an_import_gives_one_line(script):
     code = """if True:
         import os, runpy, signal, sys
         class Interrupting:
@@ -281,12 +283,12 @@ def test_ctrl_c_during_an_import_is_one_line(script):
     assert (ended.stdout, ended.stderr) == ("", "interrupted: finished work is kept\n")
 
 
-def test_an_interruption_is_code_130(capsys):
+def test_an_interruption_gives_code_130(capsys):
     assert code_of(raising(KeyboardInterrupt())) == 130
     assert capsys.readouterr().err == "interrupted: finished work is kept\n"
 
 
-def test_debug_keeps_the_traceback(capsys):
+def test_debug_shows_the_traceback(capsys):
     with pytest.raises(UserError, match="wrong"):
         run(raising(UserError("wrong")), ["--debug"])
     assert capsys.readouterr().err == ""
@@ -335,11 +337,11 @@ def test_an_exit_inside_training_is_an_interruption():
         pass
 
 
-def test_advice_that_lightning_turns_on_as_it_loads_is_not_shown(capfd):
+def test_tips_of_lightning_are_not_shown(capfd):
     from lightning_modules.trainer import TrainerConfig, build_trainer
 
     logging.getLogger("lightning.pytorch").setLevel(logging.INFO)
     build_trainer(TrainerConfig(accelerator="cpu", devices=1), "title")
     assert not logging.getLogger("lightning.pytorch").isEnabledFor(logging.INFO)
-    said = capfd.readouterr()
-    assert said.out + said.err == ""
+    output = capfd.readouterr()
+    assert output.out + output.err == ""

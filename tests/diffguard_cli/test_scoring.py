@@ -1,4 +1,4 @@
-"""Pieces of the evaluation: its times, and what calibration learns."""
+"""Timing of evaluations, and the parts of a calibration."""
 
 from types import SimpleNamespace
 
@@ -27,7 +27,7 @@ def write(folder, *lines):
     (folder / "timing.jsonl").write_text("".join(lines))
 
 
-def test_times_of_sessions_add_up_and_those_of_processes_overlap(tmp_path):
+def test_sessions_add_up_and_processes_overlap(tmp_path):
     ranks = [
         timing_line("a", 0, 10, 2.0, 1.0),
         timing_line("a", 1, 30, 5.0, 0.5),
@@ -40,11 +40,11 @@ def test_times_of_sessions_add_up_and_those_of_processes_overlap(tmp_path):
 
 
 @pytest.mark.parametrize("kept", [1, 20, -1])
-def test_a_torn_line_is_left_out(tmp_path, kept):
+def test_an_incomplete_line_is_ignored(tmp_path, kept):
     whole = timing_line("a", images=7)
     write(tmp_path, f"{whole}\n", timing_line("b")[:kept])
     assert read_timing(tmp_path) == {"images": 7, "seconds": 2.0, "fill": 1.0}
-    # The next session appends to the torn line.
+    # The next session appends to the incomplete line.
     write(
         tmp_path,
         f"{whole}\n",
@@ -61,7 +61,7 @@ def test_no_timing_means_no_images(tmp_path):
     assert read_timing(tmp_path)["fill"] == 1.0
 
 
-def test_a_hash_differs_between_files(tmp_path):
+def test_file_hash_depends_on_the_content(tmp_path):
     for name, content in (("a", b"one"), ("b", b"one"), ("c", b"two")):
         (tmp_path / name).write_bytes(content)
     one, same, other = (file_hash(tmp_path / name) for name in "abc")
@@ -70,7 +70,7 @@ def test_a_hash_differs_between_files(tmp_path):
 
 
 def table(count):
-    """As much of a score table as calibration reads."""
+    """The part of a score table that calibration reads."""
 
     class Table(SimpleNamespace):
         def __len__(self):
@@ -81,18 +81,18 @@ def table(count):
     return Table(scores=scores, valid=np.ones(count, dtype=bool))
 
 
-def test_few_images_are_warned_of_with_what_the_threshold_is_worth():
-    said = []
-    calibration = fit_calibration(readable_scores(table(199)), small_settings(), said.append)
+def test_warning_about_few_images_states_the_accuracy_of_the_threshold():
+    lines = []
+    calibration = fit_calibration(readable_scores(table(199)), small_settings(), lines.append)
     low, high = calibration.accept_interval(0.95)
-    assert len(said) == 1
-    assert said[0].startswith("warning: with only 199 ID validation images")
-    assert f"{low:.0%} to {high:.0%}" in said[0]
-    assert "of new ID images (95% interval) instead of 95%" in said[0]
+    assert len(lines) == 1
+    assert lines[0].startswith("warning: with only 199 ID validation images")
+    assert f"{low:.0%} to {high:.0%}" in lines[0]
+    assert "of new ID images (95% interval) instead of 95%" in lines[0]
     assert len(calibration.scores["fusion"]) == 199
 
 
-def test_images_that_cannot_be_read_do_not_calibrate():
+def test_unreadable_images_are_left_out_of_the_calibration():
     with_gap = table(12)
     with_gap.valid[3] = False
     for values in with_gap.scores.values():
@@ -102,14 +102,14 @@ def test_images_that_cannot_be_read_do_not_calibrate():
     assert all(torch.isfinite(values).all() for values in calibration.scores.values())
 
 
-def test_enough_images_are_not_warned_of():
-    said = []
-    fit_calibration(readable_scores(table(200)), small_settings(), said.append)
-    assert said == []
+def test_enough_images_give_no_warning():
+    lines = []
+    fit_calibration(readable_scores(table(200)), small_settings(), lines.append)
+    assert lines == []
 
 
 def batches(count=20, size=4, torn=()):
-    """Batches of grey images; a torn one comes as black image with an error."""
+    """Batches of grayscale images; an unreadable image is black and has an error."""
     images = torch.rand(count, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     images[list(torn)] = 0
     for begin in range(0, count, size):
@@ -121,7 +121,7 @@ def batches(count=20, size=4, torn=()):
         }
 
 
-def test_the_reference_is_of_all_images_that_can_be_read(detector):
+def test_the_reference_has_all_readable_images(detector):
     torn = (4, 5, 6, 7, 9)
     reference = fit_reference(detector.method, batches(torn=torn), 8)
     whole = [row for row in range(20) if row not in torn]
@@ -132,10 +132,10 @@ def test_the_reference_is_of_all_images_that_can_be_read(detector):
     torch.testing.assert_close(reference.features, expected)
 
 
-def test_the_classifier_is_checked_on_images_that_can_be_read(detector):
-    said = []
-    check_classifier(detector.method, batches(torn=(3,)), small_settings(), 8, said.append)
-    assert not said or "of 19 ID validation images" in said[0]
+def test_the_classifier_is_checked_on_readable_images(detector):
+    lines = []
+    check_classifier(detector.method, batches(torn=(3,)), small_settings(), 8, lines.append)
+    assert not lines or "of 19 ID validation images" in lines[0]
 
 
 @pytest.mark.parametrize(("baselines", "needed"), [([], False), (["msp"], False), (["knn"], True)])
@@ -149,12 +149,12 @@ def early_stop(**changes):
     return build_detector(settings, calibrated=False)
 
 
-def test_thresholds_stay_where_no_depth_is_asked_for():
+def test_thresholds_are_unchanged_without_a_mean_depth():
     assert fit_early_stop(early_stop().method, None, 8) == {}
 
 
 @pytest.mark.parametrize("condition", ["null", "label", "guided"])
-def test_the_depth_that_is_asked_for_is_that_of_the_inversion_in_use(condition):
+def test_thresholds_give_the_mean_depth_of_the_configured_inversion(condition):
     inversion = InversionSettings(
         depth=1.0, condition=condition, scale=4.0 if condition == "guided" else 1.0
     )
@@ -172,7 +172,7 @@ def test_the_depth_that_is_asked_for_is_that_of_the_inversion_in_use(condition):
     assert np.mean([one.row.stop_step for one in scored]) == pytest.approx(10, abs=0.5)
 
 
-def test_thresholds_fall_with_the_depth_that_is_asked_for():
+def test_thresholds_decrease_with_the_mean_depth():
     found = [
         fit_early_stop(early_stop(mean_depth=d).method, batches(16, 8), 8) for d in (0.3, 0.6, 0.9)
     ]

@@ -1,4 +1,4 @@
-"""Choice of a detector's settings on validation sets."""
+"""Choosing a detector's settings on validation sets."""
 
 import re
 
@@ -21,7 +21,7 @@ def ckpt(run_folder, tmp_path):
     return str(tmp_path / "detector.ckpt")
 
 
-def test_grid_is_scored_and_the_best_setting_is_ranked(ckpt, capsys):
+def test_the_grid_is_scored_and_the_best_setting_is_ranked(ckpt, capsys):
     words = [ckpt, "--depths", "0.5", "--scales", "1.5", "3"]
     assert tune.main([*words, "--steps", "2", "--limit", "4", "--device", "cpu"]) == 0
     lines = capsys.readouterr().out.splitlines()
@@ -38,7 +38,7 @@ def test_config_without_an_ood_validation_set_is_refused(run_folder):
         tune.main([str(run_folder / "detector.ckpt")])
 
 
-def test_pairs_hold_a_distance_of_each_kind():
+def test_pairs_have_a_distance_of_each_kind():
     settings = DetectorSettings(distances=["l2", "logits_l1"], unguided=["l1"])
     assert list(tune.pairs_of_kinds(settings)) == [
         ["logits_l1", "l2"],

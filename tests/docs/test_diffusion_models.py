@@ -1,4 +1,4 @@
-"""What docs/diffusion-models.md shows is what works."""
+"""The code, options and figures of docs/diffusion-models.md."""
 
 import re
 import subprocess
@@ -16,7 +16,7 @@ from tests.helpers.pages import PAGE
 from tests.helpers.published import DIT_XL_2
 
 
-def test_the_denoiser_of_ones_own_runs_as_it_stands(tmp_path):
+def test_the_example_of_a_custom_denoiser_runs(tmp_path):
     code = re.search(r"```python\n(.*?)```", PAGE, re.DOTALL).group(1)
     script = f"import torch; torch.set_num_threads(1)\n{code}"
     script += "from diffguard.diffusion.denoiser import Denoiser\n"
@@ -25,20 +25,20 @@ def test_the_denoiser_of_ones_own_runs_as_it_stands(tmp_path):
         [sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False
     )
     assert result.returncode == 0, result.stderr
-    # Better than chance: what the page shows detects something.
+    # The example detects OOD images better than chance.
     assert 0.6 < float(result.stdout.split()[-1]) <= 1.0
 
 
-def test_the_options_are_there():
-    known = {f"diffusion.model.{f.name}" for f in fields(ModelConfig)}
-    known |= {f"diffusion.{f.name}" for f in fields(DiffusionConfig)}
-    known |= {f"trainer.{f.name}" for f in fields(TrainerConfig)}
+def test_options_on_the_page_exist():
+    options = {f"diffusion.model.{f.name}" for f in fields(ModelConfig)}
+    options |= {f"diffusion.{f.name}" for f in fields(DiffusionConfig)}
+    options |= {f"trainer.{f.name}" for f in fields(TrainerConfig)}
     named = set(re.findall(r"--((?:diffusion|trainer)\.[\w.]+)", PAGE))
     assert named
-    assert named <= known
+    assert named <= options
 
 
-def test_the_sizes_are_those_of_the_published_configurations():
+def test_sizes_on_the_page_match_the_published_models():
     networks = {}
     for title, entry in full_size():
         if "classifier" in title or "OpenOOD" in title or "resnet" in title:

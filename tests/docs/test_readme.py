@@ -1,11 +1,13 @@
-"""What the README shows is what works."""
+"""Commands, code, files and names in the documentation work."""
 
+import pkgutil
 import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import yaml
 
 import evaluate
@@ -16,9 +18,10 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 ROOMS = "benchmarks|configs|datamodules|diffguard|diffguard_cli|lightning_modules|tests"
 FILE = rf"(?<!/)\b((?:{ROOMS})/[\w/]+\.(?:py|yaml))"
+NAME = r"`((?:datamodules|diffguard|diffguard_cli|lightning_modules)(?:\.[A-Za-z_]\w*)+)`"
 
 
-def test_the_python_lines_run_as_they_stand(run_folder, tmp_path):
+def test_the_python_example_runs(run_folder, tmp_path):
     code = re.search(r"```python\n(.*?)```", README, re.DOTALL).group(1)
     (tmp_path / "runs" / "demo").mkdir(parents=True)
     shutil.copy(run_folder / "detector.ckpt", tmp_path / "runs" / "demo" / "detector.ckpt")
@@ -31,7 +34,7 @@ def test_the_python_lines_run_as_they_stand(run_folder, tmp_path):
     assert result.stdout.count("tensor(") == 5
 
 
-def test_the_commands_name_files_that_are_there():
+def test_files_of_the_commands_exist():
     for name in re.findall(r"python (\w+\.py)", README):
         assert (ROOT / name).is_file(), name
     for target in re.findall(r"^ {4}make (\w+)", README, re.MULTILINE):
@@ -40,7 +43,7 @@ def test_the_commands_name_files_that_are_there():
         assert (ROOT / path).exists(), path
 
 
-def test_files_that_the_pages_name_are_there():
+def test_files_on_the_pages_exist():
     for page in PAGES:
         text = page.read_text(encoding="utf-8")
         for path in re.findall(FILE, text):
@@ -49,13 +52,35 @@ def test_files_that_the_pages_name_are_there():
             assert (page.parent / path).exists(), f"{page.name}: {path}"
 
 
-def test_options_that_the_pages_name_are_there():
+def test_names_on_the_pages_exist():
+    names = {name for page in PAGES for name in re.findall(NAME, page.read_text(encoding="utf-8"))}
+    for name in names - {"diffguard.json"}:
+        pkgutil.resolve_name(name)
+    assert len(names) >= 3
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/method.md"])
+def test_every_step_of_the_method_names_its_module(page):
+    text = (ROOT / page).read_text(encoding="utf-8")
+    if page == "README.md":
+        table = text.partition("## One image, step by step")[2].partition("\n\n[")[0]
+        steps = table.strip().splitlines()[2:]
+    else:
+        steps = re.split(r"^## \d+\. ", text, flags=re.MULTILINE)[1:]
+    assert len(steps) == 11
+    for step in steps:
+        modules = re.findall(r"`((?:datamodules|diffguard)/[\w/]+(?:\.py|/))`", step)
+        assert modules, step
+        assert all((ROOT / module).exists() for module in modules), step
+
+
+def test_options_on_the_pages_exist():
     parsers = train.build_parser(), evaluate.build_parser()
-    known = {action.dest for parser in parsers for action in parser._actions}
+    keys = {action.dest for parser in parsers for action in parser._actions}
     for page in PAGES:
         for option in re.findall(r"--([a-z_]+(?:\.[a-z_]+)+)", page.read_text(encoding="utf-8")):
-            # The last part may be a key of the user's.
-            assert {option, option.rpartition(".")[0]} & known, f"{page.name}: {option}"
+            # The last part may be a name that the user chooses.
+            assert {option, option.rpartition(".")[0]} & keys, f"{page.name}: {option}"
 
 
 def test_commands_mean_the_same_in_bash_and_zsh():
@@ -67,12 +92,12 @@ def test_commands_mean_the_same_in_bash_and_zsh():
         inline = re.findall(r"`((?:--|python |pip |make |torchrun )[^`]*)`", text)
         for command in [*blocks, *inline]:
             unquoted = re.sub(r"'[^']*'|\"[^\"]*\"", "''", command)
-            told = f"{page.name}: {command}"
-            assert not re.search(r"[\[\]{}*?](?!\S*=\()", unquoted), told
-            assert not re.search(r"(^|\s)\$\w+(\s|$)", unquoted), told
+            place = f"{page.name}: {command}"
+            assert not re.search(r"[\[\]{}*?](?!\S*=\()", unquoted), place
+            assert not re.search(r"(^|\s)\$\w+(\s|$)", unquoted), place
 
 
-def test_the_paper_configs_say_what_they_are_combined_with():
+def test_the_paper_configs_show_how_to_combine_them():
     for path in (ROOT / "configs").glob("paper_*.yaml"):
         assert list(yaml.safe_load(path.read_text())) == ["detector"]
         assert f"--config configs/{path.name}" in path.read_text()

@@ -1,4 +1,4 @@
-"""The page docs/your-classifier.md, done as it says: its files, its commands, its Python lines."""
+"""The files, commands and Python code of docs/your-classifier.md."""
 
 import csv
 import re
@@ -35,7 +35,7 @@ def write_images(folder, count, shade, seed):
 
 
 def shade_classifier():
-    """A ResNet-18 of random weights whose last layer tells the three shades of the images."""
+    """A random ResNet-18 whose last layer distinguishes the three shades of the images."""
     torch.manual_seed(0)
     network = torchvision.models.resnet18(num_classes=len(CLASSES)).eval()
     shades = (torch.tensor(SHADES) + 19.5) / 255
@@ -43,7 +43,7 @@ def shade_classifier():
     flat = (((shades[:, None] - mean) / std)[:, :, None, None]).expand(3, 3, 224, 224)
     with torch.no_grad():
         features = torch.nn.Sequential(*list(network.children())[:-1])(flat).flatten(1)
-        # The nearest of three features, as a linear layer; flat enough not to be sure of all.
+        # The nearest of three features as a linear layer, scaled down to avoid overconfidence.
         network.fc.weight.copy_(0.02 * features)
         network.fc.bias.copy_(-0.01 * (features**2).sum(1))
     return network
@@ -51,7 +51,7 @@ def shade_classifier():
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    """A folder with everything that the page asks for, and what its commands leave."""
+    """A folder with the files of the page and the results of its commands."""
     place = tmp_path_factory.mktemp("journey")
     for part, count in (("train", 20), ("validation", 8), ("test", 3)):
         for name, shade in zip(CLASSES, SHADES, strict=True):
@@ -79,7 +79,7 @@ def place(tmp_path_factory):
     return place
 
 
-def test_the_page_shows_the_lines_of_the_config():
+def test_the_page_shows_lines_of_the_config():
     shown = yaml.safe_load(re.search(r"```yaml\n(.*?)```", PAGE, re.DOTALL).group(1))
     shipped = yaml.safe_load(CONFIG.read_text(encoding="utf-8"))
     for section, values in shown.items():
@@ -88,7 +88,7 @@ def test_the_page_shows_the_lines_of_the_config():
     assert shipped["stages"] == ["calibrate"]
 
 
-def test_the_commands_lead_to_verdicts(place):
+def test_the_commands_give_verdicts(place):
     assert [command[1] for command in COMMANDS] == ["train.py", "evaluate.py", "evaluate.py"]
     rows = list(csv.DictReader((place / "verdicts" / "images.csv").open()))
     assert [row["path"] for row in rows] == [f"{number:02}.png" for number in range(4)]
@@ -98,12 +98,12 @@ def test_the_commands_lead_to_verdicts(place):
     assert not (place / "runs" / "mine" / "diffusion").exists()
 
 
-def test_the_python_lines_run_as_they_stand(place, monkeypatch, capsys):
+def test_the_python_example_runs(place, monkeypatch, capsys):
     monkeypatch.chdir(place)
     code = re.search(r"```python\n(.*?)```", PAGE, re.DOTALL).group(1)
     exec(code, {"images": torch.full((2, 3, 30, 40), 0.5)})
-    said = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in said] == ["dog", "dog"]
+    output = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in output] == ["dog", "dog"]
 
 
 def test_classes_in_another_order_end_the_calibration(place, monkeypatch):

@@ -1,7 +1,7 @@
-"""The checkpoints that the conversion tests run on, with their inputs and expected outputs.
+"""The checkpoints of the conversion tests, with inputs and expected outputs.
 
-A folder holds, for each, a `<name>.json` (hyper-parameters, names of the two other files) and a
-`<name>.npz` (inputs and outputs). `DIFFGUARD_CHECKPOINTS` names another folder than
+For each checkpoint, the folder has a `<name>.json` (hyperparameters, names of the two other files)
+and a `<name>.npz` (inputs and outputs). `DIFFGUARD_CHECKPOINTS` sets a folder other than
 `tests/checkpoints`.
 """
 
@@ -37,7 +37,7 @@ class Case:
 
     @property
     def file(self):
-        """The checkpoint file; None where the tensors come from a recipe."""
+        """The checkpoint file; None if the tensors come from a recipe."""
         return None if "recipe" in self.info else self.folder / self.info["checkpoint"].split()[0]
 
     @property
@@ -54,13 +54,13 @@ class Case:
         return tensors
 
     def arrays(self):
-        """Inputs and outputs; inputs that another fixture holds are fetched from there."""
-        found = dict(np.load(self.folder / self.info["arrays"]))
+        """Inputs and outputs; some inputs are stored with another case."""
+        arrays = dict(np.load(self.folder / self.info["arrays"]))
         other = re.search(r"(\S+\.npz)", str(self.info.get("inputs", "")))
         if other:
             inputs = np.load(self.folder / other.group(1))
-            found = {**{key: inputs[key] for key in ("x", "t")}, **found}
-        return {key: torch.from_numpy(value) for key, value in found.items()}
+            arrays = {**{key: inputs[key] for key in ("x", "t")}, **arrays}
+        return {key: torch.from_numpy(value) for key, value in arrays.items()}
 
     def options(self):
         info = self.info
@@ -68,7 +68,7 @@ class Case:
 
 
 def options_of(settings):
-    """Our options from the hyper-parameters under their original names."""
+    """Our options, from the hyperparameters with their original names."""
     if "model" in settings:
         params = settings["model"]["params"]
         unet = params["unet_config"]["params"]
@@ -85,20 +85,20 @@ def options_of(settings):
 
 
 def _heads(settings):
-    # num_head_channels goes before num_heads, as in the original programs.
+    # num_head_channels has precedence over num_heads, as in the original programs.
     if settings.get("num_head_channels", -1) > 0:
         return {"num_head_channels": settings["num_head_channels"]}
     return {"num_heads": settings["num_heads"]}
 
 
 def cases_in(folder):
-    """Everything in a folder that has stored outputs."""
+    """All cases of a folder with stored outputs."""
     paths = sorted(folder.glob("*.json"))
     return [Case(folder, p.stem) for p in paths if "arrays" in json.loads(p.read_text())]
 
 
 def cases():
-    """Everything that is compared with stored outputs."""
+    """All cases that are compared with stored outputs."""
     return cases_in(folder())
 
 

@@ -1,4 +1,4 @@
-"""The scripts as commands of their own."""
+"""The scripts as commands, and `evaluate.main` on a checkpoint."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Jobs for the reconstruction engine, and its results in their order."""
+"""Jobs for the reconstruction engine, and its results in order."""
 
 import torch
 
@@ -18,7 +18,7 @@ CLASSES = 5
 
 
 def jobs_of(count, plan=None, *, size=8, masks=False, dtype=torch.float32):
-    """Images that ask for different depths of a plan; every fifth has no label."""
+    """Images with different depths of a plan; every fifth has no label."""
     plan = plan or sound_plan(6)
     generator = torch.Generator().manual_seed(0)
     images = torch.rand(count, 3, size, size, generator=generator, dtype=dtype)

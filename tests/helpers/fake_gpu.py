@@ -1,7 +1,7 @@
-"""A device that has all of a GPU but the GPU: its tensors do not mix with those of the CPU.
+"""A stand-in for a GPU: a device whose tensors do not mix with CPU tensors.
 
-Tensors on the device `meta` keep their data in the main memory while `fake_gpu()` is entered. What
-a GPU refuses (an operation on tensors of both devices, a view as numpy) is refused here too.
+Inside `fake_gpu()`, tensors on the device `meta` have data in main memory. What a GPU refuses (an
+operation on tensors of both devices, a view as a NumPy array) is also refused here.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 
 DEVICE = torch.device("meta")
 aten = torch.ops.aten
-# What may see tensors of both devices: copies, and indices on the CPU into tensors elsewhere.
+# Operations on both devices: copies, and CPU indices into tensors on another device.
 _MOVES = {aten._to_copy.default, aten.copy_.default}
 _INDEXED = {aten.index.Tensor, aten.index_put_.default, aten._index_put_impl_.default}
 
@@ -31,7 +31,7 @@ class Remote(Tensor):
 
     @staticmethod
     def __new__(cls, inner: Tensor) -> Remote:
-        found = Tensor._make_wrapper_subclass(
+        tensor = Tensor._make_wrapper_subclass(
             cls,
             inner.shape,
             strides=inner.stride(),
@@ -40,11 +40,11 @@ class Remote(Tensor):
             device=DEVICE,
             requires_grad=inner.requires_grad,
         )
-        found.inner = inner
-        return found
+        tensor.inner = inner
+        return tensor
 
     def tolist(self) -> Any:
-        """As on a GPU, whose values are copied over."""
+        """Copy the values, as from a GPU."""
         return self.inner.tolist()
 
     @classmethod
@@ -66,8 +66,8 @@ class Remote(Tensor):
 
 
 def _check_devices(func: Any, args: tuple[Any, ...], kwargs: Any) -> None:
-    seen = args[:1] + args[2:] if func in _INDEXED else args
-    tensors = [leaf for leaf in tree_leaves((seen, kwargs)) if isinstance(leaf, Tensor)]
+    operands = args[:1] + args[2:] if func in _INDEXED else args
+    tensors = [leaf for leaf in tree_leaves((operands, kwargs)) if isinstance(leaf, Tensor)]
     here = [t for t in tensors if not isinstance(t, Remote) and t.ndim]
     if here and len(here) < len(tensors):
         raise RuntimeError(f"{func}: expected all tensors to be on the same device")
@@ -76,7 +76,7 @@ def _check_devices(func: Any, args: tuple[Any, ...], kwargs: Any) -> None:
 
 
 class _Placing(TorchDispatchMode):
-    """New tensors on the device are real ones."""
+    """Gives new tensors on the device real data."""
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
@@ -89,7 +89,7 @@ class _Placing(TorchDispatchMode):
 
 
 class _FromData(TorchFunctionMode):
-    """Tensors of Python's numbers go there too, from the CPU."""
+    """Moves tensors made from Python numbers from the CPU to the device."""
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
@@ -104,7 +104,7 @@ class _FromData(TorchFunctionMode):
 
 @contextmanager
 def fake_gpu() -> Iterator[torch.device]:
-    """Make the device, which is given, hold data."""
+    """Let the device hold data, and return it."""
     autocast = torch.autocast
 
     def without_meta(kind: str, **options: Any) -> Any:

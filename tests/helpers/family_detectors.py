@@ -1,4 +1,4 @@
-"""A quick detector on a diffusion model of any family."""
+"""A fast detector with a diffusion model of any family."""
 
 from diffguard.detector import Detector
 from diffguard.settings.sections import GuidanceSettings, InversionSettings, SamplerSettings

@@ -1,8 +1,8 @@
 """Detectors of checkpoint format 1, written by the first release, and their recorded results.
 
-`fixtures/format1_free.ckpt` and `fixtures/format1_classifier.ckpt` come from `train.py` on the
-project of `tiny_project.py`; a random classifier of noisy images was put into the second. The JSON
-beside each holds its results on `fixed_images`, in batches of 8 on one thread.
+`fixtures/format1_free.ckpt` and `fixtures/format1_classifier.ckpt` were made by `train.py` on the
+project of `tiny_project.py`; the second also contains a random classifier of noisy images. The JSON
+file beside each has its results on `fixed_images`, in batches of 8 on one thread.
 """
 
 import json
@@ -12,12 +12,12 @@ import torch
 
 FOLDER = Path(__file__).parents[1] / "fixtures"
 
-# Guidance by the second detector's classifier of noisy images; its stored settings do not use it.
+# Guidance with the second detector's classifier of noisy images, which its settings do not use.
 NOISY = {"kind": "classifier", "scale": 4.0, "classifier": "noisy", "blend": False}
 
 
 def fixed_images():
-    """Sixteen grey images of 8 pixels, exact on every machine: ID patterns and noise."""
+    """Sixteen grayscale images of 8 pixels, the same on every machine: ID patterns and noise."""
     noise = torch.arange(16 * 64, dtype=torch.int64) * 48271 % 65521 % 61
     images = noise.view(16, 1, 8, 8)
     images[0:3, ..., :3] += 180

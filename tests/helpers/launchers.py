@@ -1,4 +1,4 @@
-"""Variables that launchers of processes set."""
+"""Environment variables set by launchers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The explicit networks of the reference files, behind the adapters of `diffguard`."""
+"""The networks of the reference files, wrapped by the adapters of `diffguard`."""
 
 from types import SimpleNamespace
 
@@ -16,7 +16,7 @@ from diffguard.images import to_model_range
 from diffguard.scores.distances import Views, build_distance
 from diffguard.scores.formulas import psnr
 
-# The program's qualities: PSNR with peak 255 on [-1, 1], and DISTS without a network.
+# The authors' qualities: PSNR with peak 255 on [-1, 1], and DISTS without a network.
 QUALITIES = {
     "psnr": lambda a, b: psnr(to_model_range(a), to_model_range(b), peak=255.0),
     "dists": lambda a, b: build_distance("dists_statistics").quality(Views(a), Views(b)),
@@ -46,7 +46,7 @@ class NoiseNetwork(nn.Module):
 class ClassifierNetwork(nn.Module):
     """One convolution, tanh, the spatial mean (or the features of one corner) and a linear layer.
 
-    With the corner the logits are others, but their mean gradient over space is the same.
+    With `corner` the logits differ, but their mean gradient over space is the same.
     """
 
     def __init__(self, weights, corner=False):

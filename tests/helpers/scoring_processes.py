@@ -1,7 +1,7 @@
-"""Evaluations in miniature on real processes, some of which are killed at a chosen byte.
+"""Tiny evaluations on real processes, some of which are killed at a chosen byte.
 
-The processes are forked from a server that has imported everything once, and are told their ranks
-by the variables that launchers set.
+The processes are forked from a server that has imported everything once. They get their ranks from
+the environment variables of launchers.
 """
 
 import io
@@ -39,11 +39,11 @@ class Death:
     """When a process kills itself.
 
     Attributes:
-        rank: Which process.
+        rank: Rank of the process.
         place: `table`: while it writes rows; `merge`: while it writes the merged table; `replace`:
-            when that is complete but not yet in its place; `start`: when it asks for images.
-        writes: At which write to the file.
-        cut: How much of that write reaches the file, as the end of a slice; None: all.
+            when the merged table is complete but not yet renamed; `start`: when it requests images.
+        writes: The number of the write to the file.
+        cut: The part of that write that reaches the file, as the end of a slice; None: all.
     """
 
     rank: int
@@ -52,9 +52,9 @@ class Death:
     cut: int | None = None
 
     def prepare(self, rank):
-        """Let the process of this rank die so."""
+        """Arrange the death in the process of its rank."""
         if self.place == "table":
-            # Shared out evenly, so that every process has rows to write.
+            # Even shares, so that every process has rows to write.
             SharedWork.batches = lambda work, total, size: _strided(work, total, size)
         if rank != self.rank:
             return
@@ -98,18 +98,18 @@ class Death:
 
 @dataclass
 class Elsewhere:
-    """A process whose output folder is one of its own, on a disk that the others do not see.
+    """A process whose output folder is on a disk that the others do not see.
 
     Attributes:
-        rank: Which process.
-        folder: Where it works; the output folder must be a relative path.
+        rank: Rank of the process.
+        folder: Its working directory; the output folder must be a relative path.
     """
 
     rank: int
     folder: Path
 
     def prepare(self, rank):
-        """Move the process there."""
+        """Change the working directory in that process."""
         processes._PATIENCE_SECONDS = 1.0
         if rank == self.rank:
             self.folder.mkdir()
@@ -118,19 +118,19 @@ class Elsewhere:
 
 @dataclass
 class OtherMachine:
-    """A process with another library than the first one.
+    """A process with another version of a library than the first one.
 
     Attributes:
-        rank: Which process.
+        rank: Rank of the process.
     """
 
     rank: int
 
     def prepare(self, rank):
-        """Change what the process says of itself."""
+        """Change the version that the process reports."""
         if rank == self.rank:
-            own = scoring_folder.describe_machine
-            scoring_folder.describe_machine = lambda *given: own(*given) | {"numpy": "0.0"}
+            describe = scoring_folder.describe_machine
+            scoring_folder.describe_machine = lambda *given: describe(*given) | {"numpy": "0.0"}
 
 
 def _strided(work, total, size):
@@ -145,7 +145,7 @@ def _die():
 
 
 def free_port():
-    """A port of this machine that nobody listens on."""
+    """A free port of this machine."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
@@ -159,11 +159,11 @@ def data_module(root, **options):
 
 
 def score(
-    folder, root, checkpoint="one", asked=1, baselines=("msp", "knn"), fused=("knn",), **options
+    folder, root, checkpoint="one", threads=1, baselines=("msp", "knn"), fused=("knn",), **options
 ):
-    """Score the data into a folder, in this process; `asked` are its threads."""
+    """Score the data into a folder in this process, with `threads` threads."""
     data = data_module(root, **options)
-    config = TrainerConfig(accelerator="cpu", threads=asked, progress=False)
+    config = TrainerConfig(accelerator="cpu", threads=threads, progress=False)
     trainer = scoring_trainer(config, "score")
     settings = small_settings(baselines=list(baselines), fused=list(fused))
     detector = build_detector(settings)
@@ -174,7 +174,7 @@ def score(
         folder,
         {"checkpoint": checkpoint},
         derive=True,
-        threads=asked,
+        threads=threads,
     )
     run.run(trainer)
 
@@ -204,7 +204,7 @@ def start(folder, root, world=1, death=None, **options):
 
 
 def evaluate(folder, root, world=1, death=None, limit_s=300, **options):
-    """Run an evaluation on several processes; where one fails, the others are ended.
+    """Run an evaluation on several processes; if one fails, the others are killed.
 
     Returns:
         The exit code of each process.
@@ -222,6 +222,6 @@ def evaluate(folder, root, world=1, death=None, limit_s=300, **options):
     return codes
 
 
-def said(folder, rank=0):
-    """What a process of the last run of a folder wrote to standard error."""
+def errors_of(folder, rank=0):
+    """The standard error of a process, from the last run of a folder."""
     return (folder.parent / f"{folder.name}.stderr-{rank}").read_text()

@@ -1,4 +1,4 @@
-"""The OOD metrics by scikit-learn, which ours must equal."""
+"""The OOD metrics computed by scikit-learn, as the reference."""
 
 import numpy as np
 from sklearn.metrics import auc, precision_recall_curve, roc_auc_score, roc_curve
@@ -13,8 +13,8 @@ def sklearn_metrics(id_scores, ood_scores):
         return auc(recall, precision)
 
     def fpr(positive, s):
-        share, found, _ = roc_curve(positive, s, drop_intermediate=False)
-        return share[np.argmax(found >= 0.95)]
+        share, detected, _ = roc_curve(positive, s, drop_intermediate=False)
+        return share[np.argmax(detected >= 0.95)]
 
     return {
         "auroc": roc_auc_score(is_ood, scores),

@@ -27,7 +27,7 @@ def make_table():
     error = np.full(n, "", dtype=object)
     path = np.array([f"{i}.png" for i in range(n)], dtype=object)
     passes = np.where(is_ood, 40, 60).astype(np.int32)
-    # The last images of digits, far_b and of the set without a group are unreadable.
+    # The last images of digits, far_b and the set without a group are unreadable.
     for row, text in ((49, "truncated"), (54, "not used"), (n - 1, "too large")):
         error[row], prediction[row], passes[row] = text, -1, -1
         for values in scores.values():

@@ -1,4 +1,4 @@
-"""A network class that no list of known libraries holds."""
+"""A network class outside the known libraries."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from torch import nn
 
 
 class Stranger(nn.Module):
-    """A network of the user's own."""
+    """A custom network."""
 
     def __init__(self, num_classes, width=4):
         super().__init__()

@@ -15,7 +15,7 @@ CLASSES = 3
 
 
 def small_settings(**changes):
-    """Settings of a quick detector; 6 steps, 4 of them inverted."""
+    """Settings of a fast detector: 6 steps, 4 of them inverted."""
     values = {
         "sampler": SamplerSettings(steps=6),
         "inversion": InversionSettings(depth=0.67),
@@ -29,7 +29,7 @@ def small_settings(**changes):
 
 
 def build_detector(settings=None, *, calibrated=True, seed=0, noisy_classifier=None):
-    """A detector of random networks on grey 8-pixel images, calibrated on random images."""
+    """A detector of random networks on grayscale 8-pixel images, calibrated on random images."""
     settings = settings or small_settings()
     generator = torch.Generator().manual_seed(seed + 1)
     classifier = tiny_classifier(CLASSES, channels=1, seed=seed)
@@ -52,7 +52,7 @@ def build_detector(settings=None, *, calibrated=True, seed=0, noisy_classifier=N
         from diffguard.methods.items import Item
 
         items = [Item(image, index=i) for i, image in enumerate(images)]
-        rows = [one.row for one in stream.push(items) + stream.flush()]
+        rows = [image.row for image in stream.push(items) + stream.flush()]
         names = detector.score_names(derived=False)
         scores = {n: torch.tensor([r.scores[n] for r in rows], dtype=torch.float64) for n in names}
         detector.calibration = Calibration.fit(scores, settings.fusion_rule())

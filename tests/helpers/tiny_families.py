@@ -1,4 +1,4 @@
-"""A tiny random model of every family, written as people find them: folders and files."""
+"""A tiny random model of every family, as folders and files."""
 
 import json
 import string
@@ -52,7 +52,7 @@ def vq():
 
 
 def dit(channels=4, size=8):
-    """In the layout of DiT-XL/2: learned sigma, null class behind the classes."""
+    """The layout of DiT-XL/2: learned sigma, null class after the classes."""
     network = _seeded(
         lambda: diffusers.DiTTransformer2DModel(
             num_attention_heads=2,
@@ -66,13 +66,13 @@ def dit(channels=4, size=8):
             num_embeds_ada_norm=CLASSES,
         )
     )
-    # DiT starts with zeros here, as which it would predict no noise at all.
+    # DiT initializes these weights with zeros and would predict no noise.
     nn.init.normal_(network.proj_out_2.weight, std=0.2)
     return network
 
 
 def unet(cross=None):
-    """A conditional U-Net of latents: class embeddings, or cross-attention of a width."""
+    """A conditional latent U-Net: class embeddings, or cross-attention of a width."""
     attends = {
         "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
         "mid_block_type": "UNetMidBlock2DCrossAttn",
@@ -121,7 +121,7 @@ FAMILIES = [*FOLDERS, "stable_diffusion", *(n for n in FILES if n != "ddpm_cifar
 
 
 def write_folder(name, folder):
-    """Write a model as a folder of diffusers, without our own note where that says nothing new."""
+    """Write a model as a diffusers folder, without our own file if it adds nothing."""
     save_folder(FOLDERS[name](), folder)
     return folder
 
@@ -135,7 +135,7 @@ def write_stable_diffusion(folder):
     diffusers.PNDMScheduler(
         beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012
     ).save_pretrained(folder / "scheduler")
-    letters = [*string.ascii_lowercase, *(f"{one}</w>" for one in string.ascii_lowercase)]
+    letters = [*string.ascii_lowercase, *(f"{letter}</w>" for letter in string.ascii_lowercase)]
     words = [*letters, "<|startoftext|>", "<|endoftext|>"]
     torch.manual_seed(0)
     config = CLIPTextConfig(

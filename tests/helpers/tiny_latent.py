@@ -1,4 +1,4 @@
-"""Latent diffusion models of a few weights."""
+"""Latent diffusion models with few weights."""
 
 from __future__ import annotations
 

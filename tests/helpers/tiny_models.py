@@ -43,7 +43,7 @@ def tiny_unet(channels=1, size=8, classes=None, seed=0):
 
 
 def two_layers(channels=3, size=8, classes=None, seed=0):
-    """Two convolutions: quicker than a U-Net by far."""
+    """Two convolutions, which are much faster than a U-Net."""
     generator = torch.Generator().manual_seed(seed)
     shapes = {
         "conv1_w": (8, channels, 3, 3),
@@ -63,7 +63,7 @@ def two_layers(channels=3, size=8, classes=None, seed=0):
 
 
 class Clocked(nn.Module):
-    """A network whose first channel is pure noise, so that it tells how deep a state is."""
+    """A network whose first channel is pure noise, so that it marks the depth of a state."""
 
     def __init__(self, network):
         super().__init__()
@@ -77,12 +77,12 @@ class Clocked(nn.Module):
 
 
 def stops_by_image(state, image):
-    """A quality that falls below 0 at the depth that the image asks for, see `ask_for_depth`."""
+    """A quality that falls below 0 at the depth in the image, see `ask_for_depth`."""
     return image[:, 1, 0, 0] - state[:, 0, 0, 0]
 
 
 def ask_for_depth(images, plan, steps):
-    """Write into images how many inversion steps a clocked network shall make of each."""
+    """Store in each image its number of inversion steps with a `Clocked` network."""
     levels = (1 - plan.alphas).sqrt()
     below = torch.cat([levels.new_zeros(1), levels[:-1]])
     images = images.clone()
@@ -92,7 +92,7 @@ def ask_for_depth(images, plan, steps):
 
 
 def denoiser_of(network, classes=None, schedule=None, **options):
-    """A network of square images as denoiser."""
+    """A network of square images, as a denoiser."""
     schedule = schedule or NoiseSchedule.linear()
     size, channels = network.config["sample_size"], network.config["in_channels"]
     return PixelDenoiser(
@@ -108,13 +108,13 @@ def tiny_classifier(classes=5, channels=3, seed=0):
 
 
 def smooth_classifier(images):
-    """Twice differentiable, so that finite differences are exact enough; any size."""
+    """A twice differentiable classifier of any size, for accurate finite differences."""
     weight = torch.linspace(-1, 1, 4 * 3 * 9, dtype=images.dtype).sin().view(4, 3, 3, 3)
     return torch.tanh(F.conv2d(images, 2 * weight, padding=1)).mean((2, 3)) * 5
 
 
 def tiny_transformer(size=32, **options):
-    """A vision transformer of timm with patches of 8 pixels, in eval mode."""
+    """A timm vision transformer with patches of 8 pixels, in eval mode."""
     torch.manual_seed(0)
     network = timm.create_model(
         "vit_tiny_patch16_224", pretrained=False, img_size=size, patch_size=8, depth=2,
@@ -124,5 +124,5 @@ def tiny_transformer(size=32, **options):
 
 
 def sound_plan(steps=8, **options):
-    """Our default plan: even steps, target pairing."""
+    """The default plan: even steps, target pairing."""
     return SamplingPlan.build(NoiseSchedule.linear(), steps, **options)

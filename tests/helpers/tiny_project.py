@@ -1,4 +1,4 @@
-"""A whole project in miniature: image folders, a config, a trained run."""
+"""A tiny project: image folders and a config."""
 
 import numpy as np
 import yaml
@@ -9,7 +9,7 @@ SIDE = 8
 
 
 def write_images(folder, count, pattern, seed):
-    """Grey PNGs of a pattern on noise."""
+    """Write grayscale PNGs of a pattern on noise."""
     rng = np.random.default_rng(seed)
     folder.mkdir(parents=True)
     for number in range(count):
@@ -26,7 +26,7 @@ def write_images(folder, count, pattern, seed):
 
 
 def write_data(root):
-    """ID folders of three classes, one near and one far OOD folder."""
+    """Write ID folders of three classes, one near-OOD and one far-OOD folder."""
     for part, count, seed in (("train", 12, 0), ("validation", 8, 10), ("test", 6, 20)):
         for number, name in enumerate(CLASSES):
             write_images(root / part / name, count, name, seed + number)
@@ -73,7 +73,7 @@ def tiny_config(root):
 
 
 def write_config(path, root, **changes):
-    """Write the tiny config, sections changed as named."""
+    """Write the tiny config with some changed sections."""
     config = tiny_config(root)
     for section, values in changes.items():
         if isinstance(values, dict) and isinstance(config.get(section), dict):

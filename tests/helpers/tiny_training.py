@@ -25,7 +25,7 @@ class CrashError(Exception):
 
 
 class Crash(Callback):
-    """Dies in the middle of an epoch, as a power cut would."""
+    """Raises in the middle of an epoch, like a power cut."""
 
     def __init__(self, epoch):
         self.epoch = epoch
@@ -36,7 +36,7 @@ class Crash(Callback):
 
 
 def images_of_three_classes(count=48):
-    """Class k is a square at another place, on noise: learnable in a few steps."""
+    """Images of a square on noise at a place per class, which are learned in a few steps."""
     generator = torch.Generator().manual_seed(0)
     labels = torch.arange(count) % 3
     images = 0.2 * torch.rand(count, 1, SIDE, SIDE, generator=generator)
@@ -119,7 +119,7 @@ def trainer(folder, *, max_epochs=4, callbacks=(), **options):
 
 
 def assert_same_training(first, second):
-    """Weights, averages, buffers, optimiser and schedule are equal, bit for bit."""
+    """Assert that weights, averages, buffers, optimizer and schedule are bitwise equal."""
     states = [t.lightning_module.state_dict() for t in (first, second)]
     assert states[0].keys() == states[1].keys()
     different = [name for name in states[0] if not torch.equal(states[0][name], states[1][name])]

@@ -1,4 +1,4 @@
-"""How many rows a network call has, and what happens where memory runs out."""
+"""The batch size of network calls, and out-of-memory errors."""
 
 import json
 
@@ -20,7 +20,7 @@ PLAIN = {"baselines": ["msp"], "fused": [], "decision": "diffguard"}
 
 
 class Hungry(nn.Module):
-    """A network that runs out of memory: with too many rows, or after a number of calls."""
+    """A network that runs out of memory, either with too many rows or after some calls."""
 
     def __init__(self, network, rows=10**6, calls=10**6):
         super().__init__()
@@ -68,7 +68,7 @@ def scores_of(folder):
     return (folder / "scores.csv").read_bytes()
 
 
-def test_the_batch_is_halved_before_the_first_row(data_root, tmp_path, capsys):
+def test_a_batch_too_large_is_halved_before_the_first_row(data_root, tmp_path, capsys):
     detector = hungry(rows=8)
     run, table = start(detector, data_of(data_root, 32), tmp_path / "halved")
     assert set(detector.denoiser.network.seen) == {32, 16, 8}
@@ -92,7 +92,7 @@ def test_a_resumed_run_keeps_the_halved_batch(data_root, tmp_path):
         start(hungry(), data_of(data_root, 24), tmp_path)
 
 
-def test_after_the_first_row_it_is_an_error_with_advice_and_nothing_is_lost(data_root, tmp_path):
+def test_out_of_memory_after_the_first_row_is_an_error_and_loses_no_row(data_root, tmp_path):
     _, whole = start(detector := hungry(), data_of(data_root, 16), tmp_path / "whole")
     calls = len(detector.denoiser.network.seen)
     folder = tmp_path / "cut"
@@ -103,7 +103,7 @@ def test_after_the_first_row_it_is_an_error_with_advice_and_nothing_is_lost(data
     assert set(detector.denoiser.network.seen) == {16}
     kept = (folder / "scores" / "rank-0.csv").read_text().count("\n") - 1
     assert 0 < kept < len(whole)
-    # The rows that are there have frozen the size, also for a run that is resumed.
+    # Existing rows fix the size, also for a resumed run.
     with pytest.raises(UserError, match=r"16 images a batch.*finished scores are kept"):
         start(hungry(rows=8), data_of(data_root, 16), folder)
     start(hungry(), data_of(data_root, 16), folder)
@@ -115,7 +115,7 @@ def test_the_smallest_batch_that_does_not_fit_is_an_error(data_root, tmp_path):
         start(hungry(rows=4), data_of(data_root, 16), tmp_path)
 
 
-def test_auto_is_found_once_and_frozen(data_root, tmp_path, monkeypatch, capsys):
+def test_auto_is_determined_once_and_recorded(data_root, tmp_path, monkeypatch, capsys):
     detector = hungry(rows=16)
     run, table = start(detector, data_of(data_root, "auto"), tmp_path)
     assert {8, 16} <= set(detector.denoiser.network.seen)
@@ -134,14 +134,14 @@ def test_auto_is_found_once_and_frozen(data_root, tmp_path, monkeypatch, capsys)
     assert len(resumed) == len(table)
 
 
-def test_the_search_takes_no_more_rows_than_there_are_images():
+def test_the_search_ends_at_the_number_of_images():
     detector = hungry()
     assert find_batch_size(detector.method, detector.baselines, 20) in (8, 16)
     assert set(detector.denoiser.network.seen) == {8, 16}
 
 
 class Rates:
-    """Speeds by batch size; where there is none, memory runs out."""
+    """Speeds by batch size; a size without a speed runs out of memory."""
 
     def __init__(self, **rates):
         self.rates, self.tried = {int(key[1:]): rate for key, rate in rates.items()}, []
@@ -162,13 +162,13 @@ class Rates:
         ({"b8": 3, "b16": 2, "b32": 3.01, "b64": 9}, 8, [8, 16, 32]),
     ],
 )
-def test_the_fastest_that_fits(rates, best, tried):
+def test_auto_takes_the_fastest_size_that_fits(rates, best, tried):
     rate = Rates(**rates)
     assert fastest(rate, 1000) == best
     assert rate.tried == tried
 
 
-def test_no_size_fits_or_something_else_is_wrong():
+def test_other_errors_of_the_search_are_raised():
     with pytest.raises(UserError, match="even with 8"):
         fastest(Rates(), 64)
 
@@ -189,19 +189,19 @@ def test_no_size_fits_or_something_else_is_wrong():
         (ValueError("out of memory"), False),
     ],
 )
-def test_which_errors_mean_that_memory_ran_out(error, expected):
+def test_errors_of_exhausted_memory_are_recognized(error, expected):
     assert is_out_of_memory(error) == expected
 
 
 @pytest.mark.parametrize(
     ("asked", "expected"), [("auto", 16), (64, 16), (32, None), (16, 16), (10, 16)]
 )
-def test_a_run_goes_on_with_what_it_began_with(asked, expected):
+def test_a_resumed_run_uses_its_first_batch_size(asked, expected):
     assert frozen_batch_size({"batch_size": 16, "batch_size_asked": 64}, asked) == expected
     assert frozen_batch_size(None, asked) is None
 
 
-def test_every_call_has_the_trainers_precision(data_root, tmp_path):
+def test_all_calls_have_the_precision_of_the_trainer(data_root, tmp_path):
     detector, seen = hungry(), []
     detector.denoiser.network.network.register_forward_pre_hook(
         lambda *_: seen.append(torch.is_autocast_enabled("cpu"))

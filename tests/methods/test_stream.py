@@ -1,4 +1,4 @@
-"""The stream of scored images: what a row holds, and what reaches the reconstruction."""
+"""The stream of scored images: its rows, labels and masks."""
 
 import math
 
@@ -36,7 +36,7 @@ def score(detector, items, batch_size=8, **options):
     return sorted(scored, key=lambda one: place[id(one.item)])
 
 
-def test_a_row_says_where_it_comes_from_and_what_the_classifier_said(detector, images):
+def test_a_row_has_its_origin_and_the_classifiers_outputs(detector, images):
     items = [
         Item(image, label=i % 3, index=10 + i, path=f"{i}.png", dataset="mine")
         for i, image in enumerate(images)
@@ -53,14 +53,14 @@ def test_a_row_says_where_it_comes_from_and_what_the_classifier_said(detector, i
         assert row.error == ""
 
 
-def test_rows_carry_steps_and_passes(detector, images):
-    # 4 of 6 steps: 4 passes of inversion, 4 of synthesis with and without label.
+def test_rows_have_steps_and_passes(detector, images):
+    # 4 of 6 steps: 4 passes of inversion, 4 of synthesis with label and 4 without.
     for one in score(detector, items_of(images)):
         assert (one.row.stop_step, one.row.network_passes) == (4, 4 + 2 * 4)
         assert one.row.stop_step == one.reconstruction.stop_index + 1
 
 
-def test_early_stop_shows_in_the_rows(images):
+def test_rows_have_the_stopping_step_of_an_early_stop(images):
     stop = EarlyStopSettings(thresholds={"psnr": 8.0})
     settings = small_settings(early_stop=stop, inversion=InversionSettings(depth=1.0))
     rows = [one.row for one in score(build_detector(settings), items_of(images))]
@@ -68,7 +68,7 @@ def test_early_stop_shows_in_the_rows(images):
     assert all(row.network_passes == 3 * row.stop_step for row in rows)
 
 
-def test_an_unreadable_image_is_a_row_with_the_error(detector, images):
+def test_an_unreadable_image_gives_a_row_with_its_error(detector, images):
     items = items_of(images)
     torn = Item(torch.zeros(0), label=2, dataset="set", index=99, path="t.png", error="torn file")
     found = score(detector, [items[0], torn, *items[1:]])
@@ -76,25 +76,25 @@ def test_an_unreadable_image_is_a_row_with_the_error(detector, images):
     assert found[1].reconstruction is None
     assert (row.dataset, row.index, row.path, row.label) == ("set", 99, "t.png", 2)
     assert (row.error, row.scores) == ("torn file", {})
-    # The others are scored as if it were not there.
+    # It does not affect the other images.
     plain = score(detector, items)
     assert [one.row for one in found if not one.row.error] == [one.row for one in plain]
 
 
-def test_nothing_but_unreadable_images(detector):
+def test_a_stream_may_have_unreadable_images_only(detector):
     torn = [Item(torch.zeros(0), index=i, error="torn") for i in range(20)]
     assert len(score(detector, torn)) == 20
     assert score(detector, []) == []
 
 
-def test_rows_come_before_the_stream_ends(detector, images):
+def test_rows_are_returned_before_the_stream_ends(detector, images):
     stream = detector.stream(8)
     early = [len(stream.push(items_of(images[:8]))) for _ in range(5)]
     assert sum(early) > 0
     assert len(stream.flush()) == 40 - sum(early)
 
 
-def test_the_calibrated_scores_are_left_out_on_demand(detector, images):
+def test_derived_scores_are_optional(detector, images):
     plain = score(detector, items_of(images), derive=False)
     full = score(detector, items_of(images))
     assert list(plain[0].row.scores) == detector.score_names(derived=False)
@@ -102,7 +102,7 @@ def test_the_calibrated_scores_are_left_out_on_demand(detector, images):
         assert one.row.scores.items() <= other.row.scores.items()
 
 
-def test_the_unguided_image_is_added_without_changing_a_score(detector, images):
+def test_an_additional_unguided_image_changes_no_score(detector, images):
     plain = score(detector, items_of(images))
     both = score(detector, items_of(images), unguided=True)
     for one, other in zip(plain, both, strict=True):
@@ -124,7 +124,7 @@ def oracle_labels(seed=0, shades=range(40), label=-1, **options):
     return [one.reconstruction.job.label for one in score(detector, items, derive=False)]
 
 
-def test_oracle_labels_of_ood_images_depend_on_pixels_and_seed_alone():
+def test_oracle_labels_of_ood_images_depend_only_on_pixels_and_seed():
     labels = oracle_labels()
     assert set(labels) == {0, 1, 2}
     assert oracle_labels(shades=range(39, -1, -1)) == labels[::-1]
@@ -157,11 +157,11 @@ def test_a_file_has_the_score_of_its_pixels_under_any_name(tmp_path, name):
         assert scores == expected.tolist()
 
 
-def test_the_oracle_knows_the_label_of_id_images():
+def test_the_oracle_uses_the_labels_of_id_images():
     assert set(oracle_labels(label=2)) == {2}
 
 
-def test_the_prediction_guides_otherwise(detector, images):
+def test_the_predicted_label_guides_by_default(detector, images):
     predicted = detector.classifier(images).argmax(1).tolist()
     scored = score(detector, items_of(images, label=2))
     assert [one.reconstruction.job.label for one in scored] == predicted
@@ -172,7 +172,7 @@ def test_the_cam_mask_of_the_label_reaches_the_reconstruction(images, cut):
     settings = small_settings(guidance=GuidanceSettings(scale=2.0, cam_cut=cut))
     detector = build_detector(settings, calibrated=False)
     labels = detector.classifier(images).argmax(1)
-    # Another classifier object of the same weights, so that nothing is shared but the method.
+    # Another classifier object with the same weights shares only the method.
     cam = grad_cam(tiny_classifier(3, channels=1), images, labels)
     expected = cam_mask(scale_cam(cam), cut)
     assert expected.any()
@@ -181,9 +181,9 @@ def test_the_cam_mask_of_the_label_reaches_the_reconstruction(images, cut):
     for one, mask, other in zip(score(detector, items_of(images)), expected, plain, strict=True):
         job = one.reconstruction.job
         assert job.mask.dtype == torch.bool
-        assert float((job.mask != mask).float().mean()) < 0.05  # batches round differently
+        assert float((job.mask != mask).float().mean()) < 0.05  # rounding depends on the batch
         assert other.reconstruction.job.mask is None
-        # A full mask guides everywhere, as none does.
+        # A full mask is the same as no mask.
         same = torch.equal(one.reconstruction.guided, other.reconstruction.guided)
         assert same == bool(mask.all())
 

@@ -1,4 +1,4 @@
-"""The scripts as a person runs them: real commands, exit codes, one line on standard error."""
+"""The scripts as real commands: exit codes, and one line on standard error."""
 
 
 import pytest
@@ -9,7 +9,7 @@ from tests.helpers.commands import command
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (["evaluate.py"], "--ckpt is missing"),
         (["evaluate.py", "--ckpt", "nowhere.ckpt"], "nowhere.ckpt does not exist"),
@@ -17,14 +17,14 @@ from tests.helpers.commands import command
         (["train.py", "--config", "nowhere.yaml"], "nowhere.yaml"),
     ],
 )
-def test_a_mistake_is_one_line_and_exit_code_2(words, said):
+def test_a_mistake_is_one_line_and_exit_code_2(words, message):
     result = command(*words)
     assert result.returncode == 2
     assert result.stdout == ""
     line = result.stderr.rstrip("\n")
     assert "\n" not in line
     assert line.startswith("error: ")
-    assert said in line
+    assert message in line
 
 
 def test_debug_shows_the_traceback():
@@ -33,7 +33,7 @@ def test_debug_shows_the_traceback():
 
 
 @pytest.mark.parametrize("script", ["train.py", "evaluate.py"])
-def test_help_names_the_sections(script):
+def test_help_lists_the_sections(script):
     result = command(script, "--help")
     assert result.returncode == 0
     for section in ("--data.", "--detector.", "--trainer."):

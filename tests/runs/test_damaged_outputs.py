@@ -1,4 +1,4 @@
-"""Output folders that were edited, cut or filled by somebody else: a line names the file."""
+"""Output folders that were edited, truncated or mixed up are refused in one line."""
 
 import csv
 import json
@@ -24,7 +24,7 @@ RANK = "scores/rank-0.csv"
 
 @pytest.fixture
 def folder(tmp_path):
-    """A whole evaluation folder, as a run leaves it."""
+    """A complete evaluation folder."""
     out = tmp_path / "out"
     open_manifest(out, MANIFEST)
     write_contents(out, np.arange(11))
@@ -36,24 +36,24 @@ def folder(tmp_path):
     return out
 
 
-def refused(read, folder, said=""):
+def refused(read, folder, message=""):
     with pytest.raises(UserError) as caught:
         read(folder)
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 1000
-    assert said in str(caught.value)
+    assert message in str(caught.value)
 
 
 def edit(path, change, *, sealed=True):
-    """Change the rows of a table; without digests, unless they are to be kept."""
+    """Change the rows of a table; remove the digests unless `sealed`."""
     header, *rows = path.read_bytes().splitlines(keepends=True)
     path.write_bytes(b"".join([header, *change(rows)]))
     if not sealed:
-        told = json.loads((path.parent / "run.json").read_text())
-        (path.parent / "run.json").write_text(json.dumps({**told, "digests": {}}))
+        record = json.loads((path.parent / "run.json").read_text())
+        (path.parent / "run.json").write_text(json.dumps({**record, "digests": {}}))
 
 
-def test_a_whole_folder_is_read(folder):
+def test_an_intact_folder_is_read(folder):
     assert len(read_run(folder).table) == 11
     assert read_done(folder) == {(r.dataset, r.index) for r in ROWS if not r.error}
 
@@ -73,7 +73,7 @@ MOVED = {
 
 @pytest.mark.parametrize("change", MOVED.values(), ids=MOVED)
 @pytest.mark.parametrize("contents", [True, False])
-def test_rows_that_are_cut_doubled_or_moved_are_noticed(folder, change, contents):
+def test_truncated_repeated_or_moved_rows_are_detected(folder, change, contents):
     if not contents:
         (folder / "contents.npy").unlink()
     edit(folder / "scores.csv", change, sealed=False)
@@ -83,7 +83,7 @@ def test_rows_that_are_cut_doubled_or_moved_are_noticed(folder, change, contents
 
 
 @pytest.mark.parametrize("name", ["scores.csv", "calibration.csv", "contents.npy"])
-def test_a_changed_digit_is_noticed(folder, name):
+def test_a_changed_digit_is_detected(folder, name):
     content = bytearray((folder / name).read_bytes())
     content[-30] ^= 1
     (folder / name).write_bytes(content)
@@ -108,7 +108,7 @@ FIELDS = {
 
 
 @pytest.mark.parametrize(("place", "value"), FIELDS.values(), ids=FIELDS)
-def test_fields_are_numbers_of_their_range(folder, place, value):
+def test_fields_out_of_range_are_refused(folder, place, value):
     def change(rows):
         fields = rows[0].rstrip(b"\n").split(b",")
         fields[place] = value
@@ -122,7 +122,7 @@ def test_fields_are_numbers_of_their_range(folder, place, value):
     refused(merge, folder, RANK)
 
 
-def test_rows_of_another_run_are_noticed(folder, tmp_path):
+def test_rows_of_another_run_are_detected(folder, tmp_path):
     other = tmp_path / "other"
     open_manifest(other, {**MANIFEST, "seed": 6})
     write(other, 0, [make_row("digits", 1), make_row("digits", 6)])
@@ -130,7 +130,7 @@ def test_rows_of_another_run_are_noticed(folder, tmp_path):
     for read in (read_done, merge):
         refused(read, folder, "another run wrote it")
     (folder / "scores" / "rank-1.csv").unlink()
-    # Scores under each other's names.
+    # Two scores with swapped names.
     text = (folder / RANK).read_text().replace(NAMES[0], "x", 1).replace(NAMES[1], NAMES[0], 1)
     (folder / RANK).write_text(text.replace('"x"', f'"{NAMES[1]}"', 1))
     refused(read_done, folder, "was changed after it was written")
@@ -162,7 +162,7 @@ DAMAGED = {
 
 
 @pytest.mark.parametrize(("name", "text"), [(n, t) for n, texts in DAMAGED.items() for t in texts])
-def test_files_of_another_form_are_named(folder, name, text):
+def test_error_of_a_malformed_file_names_it(folder, name, text):
     (folder / "run.json").unlink()
     (folder / name).write_text(text)
     refused(read_run, folder, name)
@@ -174,7 +174,7 @@ def test_files_of_another_form_are_named(folder, name, text):
 @pytest.mark.parametrize("kind", ["folder", "pipe", "loop", "device"])
 @pytest.mark.parametrize("name", ["manifest.json", "run.json", "timing.jsonl", "contents.npy",
                                   "calibration.csv", "scores.csv", RANK])  # fmt: skip
-def test_special_files_are_named_and_never_read(folder, name, kind):
+def test_special_files_are_refused_without_reading(folder, name, kind):
     path = folder / name
     path.unlink()
     if kind == "folder":
@@ -195,13 +195,13 @@ def test_special_files_are_named_and_never_read(folder, name, kind):
     [np.zeros((2, 2), np.int64), np.zeros(11), np.zeros(11, object), np.int64(3), np.arange(10)],
     ids=str,
 )
-def test_contents_of_another_form_are_named(folder, array):
+def test_error_of_malformed_contents_names_the_file(folder, array):
     (folder / "run.json").unlink()
     np.save(folder / "contents.npy", array, allow_pickle=True)
     refused(read_run, folder, "contents.npy")
 
 
-def test_a_small_file_takes_no_more_memory_than_it_has(folder):
+def test_a_small_file_cannot_claim_much_memory(folder):
     (folder / "run.json").unlink()
     header = b"{'descr': '<i8', 'fortran_order': False, 'shape': (9999999999999,), }\n"
     magic = b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little")
@@ -215,7 +215,7 @@ def test_a_small_file_takes_no_more_memory_than_it_has(folder):
     refused(read_run, folder, "scores.csv")
 
 
-def test_more_tables_than_files_may_be_open_are_merged(tmp_path):
+def test_more_tables_than_the_limit_of_open_files_are_merged(tmp_path):
     count = 300
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     rows = [make_row("digits", index) for index in range(count)]

@@ -7,11 +7,11 @@ from diffguard.score_table.table import ScoreTable
 from tests.helpers.commands import command
 
 
-def test_two_processes_score_every_image_once_as_one_does(run_folder, tmp_path):
+def test_two_processes_give_the_table_of_one(run_folder, tmp_path):
     ckpt = shutil.copy(run_folder / "detector.ckpt", tmp_path / "detector.ckpt")
     common = ["evaluate.py", "--ckpt", ckpt, "--trainer.threads", 1, "--panels", 0]
-    one = command(*common, "--output", tmp_path / "one")
-    assert one.returncode == 0, one.stderr
+    single = command(*common, "--output", tmp_path / "one")
+    assert single.returncode == 0, single.stderr
     both = ["--trainer.devices", 2, "--trainer.strategy", "ddp", "--trainer.progress", "true"]
     two = command(*common, *both, "--output", tmp_path / "two")
     assert two.returncode == 0, two.stderr
@@ -25,6 +25,6 @@ def test_two_processes_score_every_image_once_as_one_does(run_folder, tmp_path):
     assert two.stdout.count("ID accuracy") == 1
     results = [json.loads((tmp_path / n / "results.json").read_text()) for n in ("one", "two")]
     assert results[0]["rows"] == results[1]["rows"]
-    # The first process alone tells how far both are.
+    # Only the first process reports the progress of both.
     assert two.stderr.count("evaluate: done after") == 1
     assert " of 34 images" in two.stderr

@@ -1,4 +1,4 @@
-"""evaluate.py through `main`: results, joined runs, resuming, changed settings."""
+"""`evaluate.main`: results, joined runs, resuming and changed settings."""
 
 import json
 import shutil
@@ -21,14 +21,14 @@ from tests.helpers.tiny_project import write_images
 
 @pytest.fixture(scope="module")
 def evaluated(tmp_path_factory, run_folder):
-    """An evaluation of the tiny run; not to be changed."""
+    """An evaluation of the tiny run. Tests must not change it."""
     folder = tmp_path_factory.mktemp("evaluated")
     ckpt = shutil.copy(run_folder / "detector.ckpt", folder / "detector.ckpt")
     assert evaluate.main(["--ckpt", str(ckpt)]) == 0
     return folder
 
 
-def test_every_image_has_one_row_and_the_results_follow_from_the_table(evaluated):
+def test_every_image_has_one_row_and_results_follow_from_the_table(evaluated):
     table = ScoreTable.read(evaluated / "evaluation" / "scores.csv")
     assert table.dataset_names == ("shapes", "blank", "noise")
     assert [len(table.rows(name)) for name in table.dataset_names] == [18, 7, 9]
@@ -49,7 +49,7 @@ def test_every_image_has_one_row_and_the_results_follow_from_the_table(evaluated
         assert (evaluated / "evaluation" / name).is_file()
 
 
-def test_the_evaluation_is_in_tensorboard(evaluated):
+def test_tensorboard_shows_the_evaluation(evaluated):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     log = EventAccumulator(str(evaluated / "tensorboard" / "evaluation")).Reload()
@@ -83,7 +83,7 @@ def test_results_are_reproduced_from_the_tables_alone(evaluated, tmp_path):
 def test_runs_of_the_same_data_are_joined_and_their_scores_fused(evaluated, tmp_path, capsys):
     other = tmp_path / "other"
     shutil.copytree(evaluated / "evaluation", other)
-    (other / "run.json").unlink()  # it has the digests of the files that are edited
+    (other / "run.json").unlink()  # it contains the digests of the edited files
     text = (other / "scores.csv").read_text()
     (other / "scores.csv").write_text(text.replace('"knn"', '"ours"', 1))
     held = (other / "calibration.csv").read_text()
@@ -93,15 +93,15 @@ def test_runs_of_the_same_data_are_joined_and_their_scores_fused(evaluated, tmp_
     results = json.loads((tmp_path / "joined" / "results.json").read_text())
     rows = {(row["score"], row["dataset"]): row for row in results["rows"]}
     assert rows["ours", "blank"] == {**rows["knn", "blank"], "score": "ours"}
-    own = {key: row["auroc"] for key, row in rows.items() if key[0] == "fusion/knn"}
-    assert {("fusion/both", s): v for (_, s), v in own.items()} == {
+    fusions = {key: row["auroc"] for key, row in rows.items() if key[0] == "fusion/knn"}
+    assert {("fusion/both", s): v for (_, s), v in fusions.items()} == {
         key: row["auroc"] for key, row in rows.items() if key[0] == "fusion/both"
     }
     assert [run["name"] for run in results["settings"]["runs"]] == ["evaluation", "other"]
     assert "fusion/both − ours" in capsys.readouterr().out
 
 
-def test_the_same_command_again_scores_nothing_and_a_cut_table_is_completed(
+def test_a_repeated_command_scores_only_missing_rows(
     evaluated, ckpt, capsys
 ):
     copy = ckpt.parent / "evaluation"
@@ -117,7 +117,7 @@ def test_the_same_command_again_scores_nothing_and_a_cut_table_is_completed(
     assert "fusion" in capsys.readouterr().out
 
 
-def test_a_table_of_something_else_is_not_mixed_in(evaluated, ckpt):
+def test_a_table_of_another_run_is_refused(evaluated, ckpt):
     shutil.copytree(evaluated / "evaluation", ckpt.parent / "evaluation")
     with pytest.raises(UserError, match=r"batch_size was 8, is 16"):
         start(ckpt, "--data.batch_size", "16")
@@ -132,15 +132,15 @@ def test_training_images_are_not_needed(evaluated, ckpt, data_root, tmp_path):
     assert tables[0].read_bytes() == tables[1].read_bytes()
 
 
-def test_a_further_ood_set_from_the_command_line(ckpt, tmp_path):
+def test_the_command_line_can_add_an_ood_set(ckpt, tmp_path):
     write_images(tmp_path / "mine", 5, "noise", 3)
     assert start(ckpt, "--data.ood.far.mine", tmp_path / "mine", "--panels", 0) == 0
     table = ScoreTable.read(tmp_path / "evaluation" / "scores.csv")
     assert table.dataset_names == ("shapes", "blank", "noise", "mine")
 
 
-def test_other_detector_settings_are_calibrated_again(ckpt, capsys):
-    # The features of the training images are in the checkpoint.
+def test_changed_detector_settings_are_calibrated_again(ckpt, capsys):
+    # The checkpoint contains the features of the training images.
     changes = ["--detector.guidance.scale", 0, "--data.id.train", "null"]
     assert start(ckpt, *changes, "--panels", 0) == 0
     assert "calibrating again" in capsys.readouterr().err
@@ -164,7 +164,7 @@ def test_settings_that_only_combine_scores_need_no_calibration_images(ckpt, caps
     assert not (folder / "calibration").exists()
     scores = ScoreTable.read(folder / "scores.csv").scores
     assert "knn" not in scores
-    stored = Detector.load(ckpt).calibration.scores
+    saved = Detector.load(ckpt).calibration.scores
     settings = DetectorSettings(
         distances=["logits_l1", "l2"],
         distance=["logits_l1", "l2"],
@@ -172,13 +172,13 @@ def test_settings_that_only_combine_scores_need_no_calibration_images(ckpt, caps
         baselines=["msp"],
         fused=["msp"],
     )
-    plain = {name: stored[name] for name in ("diffguard/logits_l1", "diffguard/l2", "msp")}
+    plain = {name: saved[name] for name in ("diffguard/logits_l1", "diffguard/l2", "msp")}
     derived = Calibration.fit(plain, settings.fusion_rule()).derive(scores)
     for name in ("diffguard", "fusion", "fusion/msp"):
         np.testing.assert_allclose(scores[name], derived[name], rtol=1e-12)
 
 
-def test_an_interrupted_calibration_resumes_and_is_checked_first(
+def test_an_interrupted_calibration_resumes_after_a_check(
     ckpt, tmp_path, monkeypatch, capsys
 ):
     plain, writes = ScoreWriter.write, []
@@ -199,7 +199,7 @@ def test_an_interrupted_calibration_resumes_and_is_checked_first(
     tables = sorted((calibration / "scores").iterdir())
     assert [table.name for table in tables] == ["rank-0.2.csv", "rank-0.csv"]
     assert sum(len(table.read_text().splitlines()) - 1 for table in tables) == 24
-    # Other settings are refused before anything is calibrated, and nothing is removed.
+    # Other settings are refused before the calibration, and nothing is removed.
     before = {path: path.read_bytes() for path in calibration.rglob("*") if path.is_file()}
     capsys.readouterr()
     with pytest.raises(UserError, match=r"settings\.guidance\.scale was 0\.0, is 2\.0"):
@@ -209,7 +209,7 @@ def test_an_interrupted_calibration_resumes_and_is_checked_first(
     assert not calibration.with_name("calibration-2").exists()
 
 
-def test_what_only_decides_may_change_and_tensorboard_follows_the_output(ckpt, tmp_path):
+def test_decision_settings_may_change_and_tensorboard_follows_the_output(ckpt, tmp_path):
     given = ["--output", tmp_path / "out", "--panels", 0]
     assert start(ckpt, *given) == 0
     table = (tmp_path / "out" / "scores.csv").read_bytes()

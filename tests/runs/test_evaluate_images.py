@@ -1,4 +1,4 @@
-"""evaluate.py on folders of images and on images that cannot be read."""
+"""`evaluate.main` on folders of images and on unreadable images."""
 
 import csv
 import json
@@ -73,7 +73,7 @@ def test_results_inside_the_folder_of_images_are_not_scored(ckpt, tmp_path, monk
         start(ckpt, "--images", mine, "--output", "../a@b:c")
     shutil.copy(ckpt, mine / "detector.ckpt")
     for _ in range(2):
-        assert start("detector.ckpt", "--images", ".") == 3  # detector.ckpt is no image
+        assert start("detector.ckpt", "--images", ".") == 3  # detector.ckpt is not an image
         assert "3 images" in capsys.readouterr().out
     monkeypatch.delenv("HOME")
     monkeypatch.setattr("pwd.getpwuid", lambda _uid: {}[0])
@@ -82,7 +82,7 @@ def test_results_inside_the_folder_of_images_are_not_scored(ckpt, tmp_path, monk
             start(ckpt, option, "~/x")
 
 
-def test_images_that_have_changed_are_judged_beside_the_earlier_ones(ckpt, tmp_path):
+def test_changed_images_are_scored_into_a_new_folder(ckpt, tmp_path):
     for folder, count in (("mine", 3), ("other", 2)):
         write_images(tmp_path / folder, count, "noise", 4)
         assert start(ckpt, "--images", tmp_path / folder) == 0
@@ -90,15 +90,15 @@ def test_images_that_have_changed_are_judged_beside_the_earlier_ones(ckpt, tmp_p
     assert start(ckpt, "--images", tmp_path / "mine", *again) == 0
     write_images(tmp_path / "mine" / "more", 1, "left", 5)
     assert start(ckpt, "--images", tmp_path / "mine") == 0
-    found = {
+    counts = {
         path.parent.name: len(path.read_text().splitlines()) - 1
         for path in (ckpt.parent / "images").glob("*/images.csv")
     }
-    assert found == {"mine": 3, "other": 2, "mine-2": 4}
+    assert counts == {"mine": 3, "other": 2, "mine-2": 4}
 
 
 def png_that_claims(side):
-    """A PNG of a few bytes whose header names a huge size."""
+    """A PNG of a few bytes whose header claims a huge size."""
 
     def chunk(kind, content):
         check = zlib.crc32(kind + content)
@@ -111,7 +111,7 @@ def png_that_claims(side):
     )
 
 
-def test_broken_images_are_rows_with_their_error_and_are_left_out(
+def test_unreadable_images_are_rows_with_an_error_outside_all_metrics(
     ckpt, tmp_path, data_root, capsys
 ):
     root = shutil.copytree(data_root, tmp_path / "data")
@@ -124,7 +124,7 @@ def test_broken_images_are_rows_with_their_error_and_are_left_out(
         start(ckpt, *given)
     output = ckpt.parent / "evaluation"
     before = sum(len(p.read_text().splitlines()) for p in (output / "scores").iterdir())
-    assert before >= 1 + 16  # what was read before it
+    assert before >= 1 + 16  # the images before it
     assert start(ckpt, *given, "--data.on_error", "skip") == 0
     table = ScoreTable.read(output / "scores.csv")
     assert len(table) == 34
@@ -139,7 +139,7 @@ def test_broken_images_are_rows_with_their_error_and_are_left_out(
     assert "3 unreadable images (blank 2, noise 1)" in capsys.readouterr().out
 
 
-def test_a_nan_in_a_score_names_the_image(ckpt, tmp_path):
+def test_error_of_a_nan_score_names_the_image(ckpt, tmp_path):
     content = torch.load(ckpt, weights_only=True)
     for value in content["diffusion"]["state"].values():
         value.fill_(1e30)  # overflows in the first layer
@@ -148,14 +148,14 @@ def test_a_nan_in_a_score_names_the_image(ckpt, tmp_path):
         start(tmp_path / "broken.ckpt")
 
 
-def test_an_absent_set_is_an_error_or_is_named_with_the_table(tmp_path, ckpt, capsys):
+def test_an_absent_set_is_an_error_or_is_listed_with_the_results(tmp_path, ckpt, capsys):
     write_images(tmp_path / "mine", 5, "noise", 9)
     sets = ["--data.ood.near.gone", "folder:gone", "--data.ood.far.mine", tmp_path / "mine"]
     with pytest.raises(UserError, match=r"'gone'.*--data\.missing skip"):
         start(ckpt, *sets, "--output", tmp_path / "out")
     assert start(ckpt, *sets, "--output", tmp_path / "out", "--data.missing", "skip") == 0
-    said = " ".join(capsys.readouterr().out.split())
-    assert "Left out set 'gone' (folder:gone): folder" in said
+    output = " ".join(capsys.readouterr().out.split())
+    assert "Left out set 'gone' (folder:gone): folder" in output
     results = json.loads((tmp_path / "out" / "results.json").read_text())
     assert list(results["absent"]) == ["gone"]
     assert {r["dataset"] for r in results["rows"]} == {"blank", "noise", "mine", "near", "far"}

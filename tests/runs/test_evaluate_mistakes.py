@@ -1,4 +1,4 @@
-"""Mistakes on the command line of evaluate.py are one line each."""
+"""Mistakes on the command line of evaluate.py give one line each."""
 
 import pytest
 import torch
@@ -9,21 +9,21 @@ from tests.helpers.commands import start
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (["--scores", "nowhere"], "nowhere is not an evaluation"),
         (["--scores", "a", "b"], "--output is missing"),
         (["--scores"], "--scores: expected at least one argument"),
-        (["--scores", "a", "--ckpt", "b"], "leave --ckpt away"),
+        (["--scores", "a", "--ckpt", "b"], "leave out --ckpt"),
         (["--scores", "a", "--panels", "3"], "--panels"),
         (["--scores", "a", "--fuse.x", "msp"], "--fuse"),
     ],
 )
-def test_mistakes_with_tables_are_one_line(tmp_path, monkeypatch, words, said):
+def test_mistakes_with_tables_are_one_line(tmp_path, monkeypatch, words, message):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError) as caught:
         evaluate.main(words)
-    assert said in str(caught.value)
+    assert message in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
@@ -36,7 +36,7 @@ class Malicious:
 
 
 @pytest.mark.parametrize(
-    ("kind", "said"),
+    ("kind", "message"),
     [
         ("missing", "does not exist"),
         ("folder", "is a folder"),
@@ -49,7 +49,7 @@ class Malicious:
         ("class", "--trusted os.path.Evil"),
     ],
 )
-def test_bad_checkpoints_are_refused_in_one_line(kind, said, ckpt, tmp_path):
+def test_bad_checkpoints_are_refused_in_one_line(kind, message, ckpt, tmp_path):
     bad = tmp_path / "bad.ckpt"
     content = torch.load(ckpt, weights_only=True)
     if kind == "folder":
@@ -69,14 +69,14 @@ def test_bad_checkpoints_are_refused_in_one_line(kind, said, ckpt, tmp_path):
     elif kind == "class":
         content["classifier"]["spec"]["arch"] = "os.path.Evil"
         torch.save(content, bad)
-    with pytest.raises(UserError, match=said) as caught:
+    with pytest.raises(UserError, match=message) as caught:
         start(bad)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "ran").exists()
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["--images", "nowhere"], "nowhere"),
         (["--images", "."], "has no images"),
@@ -106,16 +106,16 @@ def test_bad_checkpoints_are_refused_in_one_line(kind, said, ckpt, tmp_path):
         (["--trusted", "[a.B, c.D]"], "several as --trusted a.Net --trusted b.Net"),
         (["--trusted", ""], "--trusted '' is not the name of a class or an architecture"),
         (["--panels", "-1"], "--panels must be at least 0, got -1"),
-        (["--fuse.x", "[msp, knn]"], "--fuse goes with --scores"),
+        (["--fuse.x", "[msp, knn]"], "--fuse needs --scores"),
         (["--trainer.devices", "[x"], "trainer: `devices`"),
     ],
 )
-def test_mistakes_are_one_line(ckpt, tmp_path, monkeypatch, capsys, arguments, said):
+def test_mistakes_are_one_line(ckpt, tmp_path, monkeypatch, capsys, arguments, message):
     (tmp_path / "empty").mkdir()
     monkeypatch.chdir(tmp_path / "empty")
     with pytest.raises(UserError) as caught:
         start(ckpt, *arguments)
-    assert said in str(caught.value)
+    assert message in str(caught.value)
     assert "\n" not in str(caught.value)
     assert capsys.readouterr() == ("", "")
 

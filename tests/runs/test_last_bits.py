@@ -1,4 +1,4 @@
-"""A run that is resumed with any number of images left ends with the table of a whole run."""
+"""A run that resumes at any point gives the table of an uninterrupted run, to the last bit."""
 
 import shutil
 
@@ -8,10 +8,10 @@ import torch
 from diffguard.methods.items import Item
 from diffguard.score_table.writer import read_done
 from diffguard.scores.baselines import FEATURE_BASELINES, LOGIT_BASELINES
-from tests.helpers.scoring_processes import evaluate, said, score
+from tests.helpers.scoring_processes import errors_of, evaluate, score
 from tests.helpers.tiny_detector import build_detector, small_settings
 
-# SHE wants images of every class that the random network recognizes.
+# SHE needs images of every class that the random network recognizes.
 BASELINES = [name for name in (*LOGIT_BASELINES, *FEATURE_BASELINES) if name != "she"]
 SETTINGS = {"baselines": BASELINES, "fused": BASELINES}
 IMAGES = 4 + 4 + 4  # of the three sets; a batch is 8
@@ -25,7 +25,7 @@ def whole(tmp_path_factory, data_root):
 
 
 def interrupted(whole, folder, left):
-    """The folder as it was when `left` images were still to be scored."""
+    """A copy of the folder in which `left` images are not yet scored."""
     shutil.copytree(whole, folder)
     (folder / "scores.csv").unlink()
     table = folder / "scores" / "rank-0.csv"
@@ -45,7 +45,7 @@ def test_scores_do_not_depend_on_the_images_already_scored(whole, tmp_path, data
 @pytest.mark.parametrize("left", [1, 3, 12])
 def test_two_processes_give_the_same_bits(whole, tmp_path, data_root, left):
     folder = interrupted(whole, tmp_path / "run", left)
-    assert evaluate(folder, data_root, world=2, limit=4, **SETTINGS) == [0, 0], said(folder)
+    assert evaluate(folder, data_root, world=2, limit=4, **SETTINGS) == [0, 0], errors_of(folder)
     assert (folder / "scores.csv").read_bytes() == (whole / "scores.csv").read_bytes()
 
 
@@ -57,14 +57,14 @@ def test_rows_do_not_depend_on_their_batch(size):
 
     def rows(part):
         stream = detector.stream(size)
-        return {one.row.index: one.row for one in stream.push(part) + stream.flush()}
+        return {image.row.index: image.row for image in stream.push(part) + stream.flush()}
 
     expected = rows(items)
     for part in (items[-1:], items[-2:], items[:3], items[::-1], items[5 : size + 1]):
         assert rows(part) == {item.index: expected[item.index] for item in part}
 
 
-def test_knn_uses_the_threads_that_torch_has(monkeypatch, images):
+def test_knn_uses_the_threads_of_torch(monkeypatch, images):
     import diffguard.scores.baselines as module
 
     detector, seen = build_detector(small_settings(**SETTINGS)), []

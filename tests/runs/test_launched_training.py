@@ -1,4 +1,4 @@
-"""Training on two processes is the same by Lightning's own launcher, by torchrun and by SLURM."""
+"""Training on two processes gives the same model under Lightning's launcher, torchrun and SLURM."""
 
 import os
 import sys
@@ -27,13 +27,13 @@ def config(tmp_path_factory, data_root):
 
 
 @pytest.fixture(scope="module")
-def own(tmp_path_factory, config):
-    """A run whose second process Lightning started."""
+def lightning_run(tmp_path_factory, config):
+    """A run whose second process was started by Lightning."""
     folder = tmp_path_factory.mktemp("own") / "run"
     both = ["--trainer.devices", 2, "--trainer.strategy", "ddp"]
     result = command("train.py", "--config", config, "--run_dir", folder, *both)
     assert result.returncode == 0, result.stderr
-    assert result.stdout.count("What comes next") == 1
+    assert result.stdout.count("Next commands") == 1
     return folder
 
 
@@ -46,13 +46,13 @@ def assert_same_run(folder, other):
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
-def test_torchrun_trains_the_same_model(tmp_path, config, own):
+def test_torchrun_trains_the_same_model(tmp_path, config, lightning_run):
     launcher = ["-m", "torch.distributed.run", "--nproc_per_node", 2, "--master_port", free_port()]
     folder = tmp_path / "run"
     result = command(*launcher, "train.py", "--config", config, "--run_dir", folder)
     assert result.returncode == 0, result.stderr
-    assert result.stdout.count("What comes next") == 1
-    assert_same_run(folder, own)
+    assert result.stdout.count("Next commands") == 1
+    assert_same_run(folder, lightning_run)
 
 
 def _task(variables, folder, config, rank):
@@ -64,7 +64,7 @@ def _task(variables, folder, config, rank):
         cli.run(train.main, ["--config", str(config)])
 
 
-def test_slurm_tasks_choose_one_folder_by_themselves(tmp_path, config, own):
+def test_slurm_tasks_agree_on_one_folder(tmp_path, config, lightning_run):
     port = free_port()
     tasks = [
         PROCESSES.Process(target=_task, args=(slurm(rank, 2, port), tmp_path, config, rank))
@@ -74,9 +74,9 @@ def test_slurm_tasks_choose_one_folder_by_themselves(tmp_path, config, own):
         task.start()
     for task in tasks:
         task.join(300)
-    said = [(tmp_path / f"output-{rank}").read_text() for rank in range(2)]
-    assert [task.exitcode for task in tasks] == [0, 0], said
-    assert "What comes next" in said[0]
-    assert said[1] == ""
+    outputs = [(tmp_path / f"output-{rank}").read_text() for rank in range(2)]
+    assert [task.exitcode for task in tasks] == [0, 0], outputs
+    assert "Next commands" in outputs[0]
+    assert outputs[1] == ""
     (folder,) = (tmp_path / "runs" / "tiny").iterdir()
-    assert_same_run(folder, own)
+    assert_same_run(folder, lightning_run)

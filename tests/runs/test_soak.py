@@ -1,6 +1,6 @@
-"""Kills at random moments, full disks and a lost machine: `pytest -m soak`, for minutes.
+"""Kills at random moments, full disks and a lost machine: `pytest -m soak`, takes minutes.
 
-Every run that was disturbed is started again, and must end with the table of one that was not.
+Every disturbed run is started again, and must end with the table of an undisturbed run.
 """
 
 import os
@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers.scoring_processes import evaluate, free_port, said, start
+from tests.helpers.scoring_processes import errors_of, evaluate, free_port, start
 from tests.helpers.tiny_project import write_images
 
 pytestmark = pytest.mark.soak
@@ -35,11 +35,11 @@ def root(tmp_path_factory, data_root):
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory, root):
-    """The table of one undisturbed process, and the seconds that two of them take."""
+    """The table of one undisturbed process, and the duration of a run of two in seconds."""
     folder = tmp_path_factory.mktemp("whole")
-    assert evaluate(folder / "one", root) == [0], said(folder / "one")
+    assert evaluate(folder / "one", root) == [0], errors_of(folder / "one")
     began = time.monotonic()
-    assert evaluate(folder / "two", root, world=2) == [0, 0], said(folder / "two")
+    assert evaluate(folder / "two", root, world=2) == [0, 0], errors_of(folder / "two")
     seconds = time.monotonic() - began
     table = (folder / "one" / "scores.csv").read_bytes()
     assert len(table.splitlines()) == 1 + 34 + IMAGES
@@ -53,7 +53,7 @@ def test_processes_killed_at_random_moments_give_the_same_table(tmp_path, root, 
     kills = runs = 0
     while kills < KILLS:
         folder = tmp_path / f"run-{runs}"
-        while True:  # the same command, until it comes to its end
+        while True:  # the same command, until it succeeds
             world = rng.choice([1, 2, 2, 3])
             processes = start(folder, root, world)
             victim, moment = rng.choice(processes), rng.uniform(0, seconds)
@@ -69,7 +69,7 @@ def test_processes_killed_at_random_moments_give_the_same_table(tmp_path, root, 
             codes = [process.exitcode for process in processes]
             if not died:
                 break
-        assert codes == [0] * world, said(folder)
+        assert codes == [0] * world, errors_of(folder)
         assert (folder / "scores.csv").read_bytes() == table
         runs += 1
     record_property("kills", kills)
@@ -93,22 +93,22 @@ def small_disk(tmp_path):
     subprocess.run(["umount", str(disk)], check=True)
 
 
-def test_a_disk_that_is_full_at_random_moments_loses_nothing(small_disk, root, whole):
+def test_a_disk_that_fills_up_at_random_moments_loses_no_row(small_disk, root, whole):
     table, _ = whole
     rng = random.Random(1)
-    folder = small_disk  # what the processes say lies beside it
+    folder = small_disk  # the output of the processes is beside it
     for _ in range(FILLS):
-        # Room for some of the rows, or for all of them and a part of the merged table.
+        # Space for some of the rows, or for all of them and a part of the merged table.
         room = int(rng.uniform(0.05, 1.9) * len(table)) // 4096 * 4096
         filler = small_disk / "filler"
         free = os.statvfs(small_disk).f_bavail * 4096
         filler.write_bytes(bytes(free - room))
         codes = evaluate(folder, root, world=2)
-        assert codes == [2, 0], (room, said(folder))
-        assert "No space left on device; make room" in said(folder)
-        assert said(folder).count("\n") == 1
+        assert codes == [2, 0], (room, errors_of(folder))
+        assert "No space left on device; make room" in errors_of(folder)
+        assert errors_of(folder).count("\n") == 1
         filler.unlink()
-        assert evaluate(folder, root, world=2) == [0, 0], said(folder)
+        assert evaluate(folder, root, world=2) == [0, 0], errors_of(folder)
         assert (folder / "scores.csv").read_bytes() == table
         for path in folder.iterdir():
             shutil.rmtree(path) if path.is_dir() else path.unlink()
@@ -132,7 +132,7 @@ def torchrun(node, port, words):
 
 
 def lose(machine):
-    """Kill a launcher and what it has started, at once."""
+    """Kill a launcher and its processes at once."""
     workers = Path(f"/proc/{machine.pid}/task/{machine.pid}/children").read_text().split()
     assert workers
     for pid in [machine.pid, *map(int, workers)]:
@@ -159,7 +159,7 @@ def test_a_lost_machine_loses_no_rows(tmp_path, root, run_folder):
     while not list((tmp_path / "two").glob("scores/rank-1*.csv")) and time.monotonic() < ends:
         time.sleep(0.01)
     lose(machines[1])
-    # The other machine notices, and ends by itself.
+    # The other machine detects it and exits.
     machines[0].communicate(timeout=300)
     assert machines[0].returncode != 0
     assert not (tmp_path / "two" / "scores.csv").exists()

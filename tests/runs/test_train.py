@@ -1,4 +1,4 @@
-"""train.py through `main`, in process: the stages, resuming, skipping, mistakes."""
+"""`train.main`: stages, resuming, skipping and mistakes."""
 
 import shutil
 
@@ -22,9 +22,9 @@ def start(config, *arguments):
     return train.main(["--config", str(config), *map(str, arguments)])
 
 
-def test_a_run_leaves_its_artefacts(run_folder):
-    stored = yaml.safe_load((run_folder / "config.yaml").read_text())
-    assert stored["classifier"]["kwargs"] == {"width": 4}
+def test_a_run_writes_its_artifacts(run_folder):
+    saved = yaml.safe_load((run_folder / "config.yaml").read_text())
+    assert saved["classifier"]["kwargs"] == {"width": 4}
     assert (run_folder / "classifier" / "classifier.safetensors").is_file()
     assert (run_folder / "diffusion" / "unet" / "diffusion_pytorch_model.safetensors").is_file()
     assert list((run_folder / "tensorboard" / "diffusion").glob("events*"))
@@ -33,7 +33,7 @@ def test_a_run_leaves_its_artefacts(run_folder):
     assert len(detector.calibration.scores["fusion"]) == 24
 
 
-def test_stages_run_alone_and_give_what_one_run_gives(tmp_path, config, run_folder, monkeypatch):
+def test_separate_stages_give_the_same_detector_as_one_run(tmp_path, config, run_folder, monkeypatch):
     folder = tmp_path / "steps"
     assert start(config, "--run_dir", folder, "--stages", "[classifier]") == 0
     assert not (folder / "detector.ckpt").exists()
@@ -47,7 +47,7 @@ def test_stages_run_alone_and_give_what_one_run_gives(tmp_path, config, run_fold
         assert torch.equal(ours.calibration.scores[name], values), name
 
 
-def test_a_finished_run_resumed_leaves_the_very_checkpoint(tmp_path, config, run_folder):
+def test_resuming_a_finished_run_does_not_change_the_checkpoint(tmp_path, config, run_folder):
     folder = tmp_path / "again"
     given = ["--classifier.ckpt", run_folder / "classifier" / "classifier.safetensors"]
     given += ["--diffusion.ckpt", run_folder / "diffusion"]
@@ -61,33 +61,33 @@ def test_a_refused_start_leaves_no_folder(tmp_path, config):
     with pytest.raises(UserError, match="batch_size must be at least 1"):
         start(config, "--run_dir", tmp_path / "new", "--data.batch_size", "-4")
     assert not (tmp_path / "new").exists()
-    # What only the last stage needs is looked at before the first one trains.
+    # The requirements of the last stage are checked before the first one trains.
     nowhere = ["--detector.perceptual_weights", tmp_path / "absent"]
-    for given, said in (
+    for given, message in (
         (["--detector.distances", "[nope]"], "unknown distance 'nope'"),
         (["--detector.baselines", "[nope]"], "baseline 'nope' is not known"),
         (["--detector.distances", "[logits_l1, l2, dists]", *nowhere], "no vgg16 weights"),
     ):
-        with pytest.raises(UserError, match=said):
+        with pytest.raises(UserError, match=message):
             start(config, "--run_dir", tmp_path / "new", *given)
         assert not (tmp_path / "new").exists()
-    with pytest.raises(UserError, match="holds no trained classifier"):
+    with pytest.raises(UserError, match="has no trained classifier"):
         start(config, "--run_dir", tmp_path / "new", "--stages", "[calibrate]")
     assert not (tmp_path / "new").exists()
 
 
-def test_given_artefacts_skip_their_stages(tmp_path, config, run_folder, capsys):
+def test_stages_with_given_artifacts_are_skipped(tmp_path, config, run_folder, capsys):
     weights = run_folder / "classifier" / "classifier.safetensors"
     given = ["--classifier.ckpt", weights, "--diffusion.ckpt", run_folder / "diffusion"]
     assert start(config, "--run_dir", tmp_path / "given", *given) == 0
-    said = capsys.readouterr().err
-    assert "1/3 classifier: given, skipped" in said
-    assert "2/3 diffusion: given, skipped" in said
+    output = capsys.readouterr().err
+    assert "1/3 classifier: skipped, its model exists" in output
+    assert "2/3 diffusion: skipped, its model exists" in output
     ours, theirs = (Detector.load(f / "detector.ckpt") for f in (tmp_path / "given", run_folder))
     assert torch.equal(ours.calibration.scores["fusion"], theirs.calibration.scores["fusion"])
 
 
-def test_few_validation_images_are_a_warning(tmp_path, config, run_folder, capsys):
+def test_few_validation_images_give_a_warning(tmp_path, config, run_folder, capsys):
     given = ["--classifier.ckpt", run_folder / "classifier" / "classifier.safetensors"]
     given += ["--diffusion.ckpt", run_folder / "diffusion", "--stages", "[calibrate]"]
     start(config, "--run_dir", tmp_path / "few", *given)
@@ -108,7 +108,7 @@ def test_early_stop_is_calibrated_to_a_mean_depth(tmp_path, config, run_folder):
     assert sum(depths) / len(depths) == pytest.approx(4, abs=0.75)
 
 
-def test_a_classifier_of_noisy_images_is_trained_and_guides(tmp_path, config, run_folder, capsys):
+def test_a_classifier_of_noisy_images_is_trained_and_used(tmp_path, config, run_folder, capsys):
     given = ["--classifier.ckpt", run_folder / "classifier" / "classifier.safetensors"]
     given += ["--diffusion.ckpt", run_folder / "diffusion"]
     given += ["--stages", "[noisy_classifier, calibrate]", "--noisy_classifier.width", "8"]
@@ -126,7 +126,7 @@ def test_a_classifier_of_noisy_images_is_trained_and_guides(tmp_path, config, ru
             parameter.zero_()
     assert not torch.equal(ours.score(images, name="diffguard/l2"), scored)
     assert train.main(["--resume", str(tmp_path / "noisy")]) == 0
-    assert "1/2 noisy_classifier: given, skipped" in capsys.readouterr().err
+    assert "1/2 noisy_classifier: skipped, its model exists" in capsys.readouterr().err
 
 
 def test_an_interrupted_run_loses_at_most_its_epoch(tmp_path, config, run_folder, monkeypatch):
@@ -148,10 +148,10 @@ def test_an_interrupted_run_loses_at_most_its_epoch(tmp_path, config, run_folder
     assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
 
 
-def test_time_limited_training_ends_as_an_uninterrupted_run(
+def test_time_limited_training_equals_an_uninterrupted_run(
     tmp_path, config, run_folder, monkeypatch, capsys
 ):
-    folder = tmp_path / "legs"
+    folder = tmp_path / "sessions"
     late = ["--trainer.max_minutes", "1e-6"]
     assert start(config, "--run_dir", folder, *late) == 4
     assert f"time is up at step 1 of 12; to resume: python train.py --resume {folder}" in (
@@ -164,7 +164,7 @@ def test_time_limited_training_ends_as_an_uninterrupted_run(
         assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
 
 
-def test_a_stage_has_its_own_batches_augmentation_and_precision(tmp_path, config, monkeypatch):
+def test_each_stage_may_have_its_own_batch_size_augmentation_and_precision(tmp_path, config, monkeypatch):
     from lightning_modules.classifier import ClassifierModule
 
     plain, seen = ClassifierModule.training_step, []
@@ -176,16 +176,16 @@ def test_a_stage_has_its_own_batches_augmentation_and_precision(tmp_path, config
         return loss
 
     monkeypatch.setattr(ClassifierModule, "training_step", watched)
-    own = ["--classifier.batch_size", "9", "--classifier.augment", "flip"]
-    own += ["--classifier.precision", "bf16-mixed", "--data.in_memory", "true"]
+    changes = ["--classifier.batch_size", "9", "--classifier.augment", "flip"]
+    changes += ["--classifier.precision", "bf16-mixed", "--data.in_memory", "true"]
     only = ["--stages", "[classifier]", "--classifier.max_epochs", "1", "--run_dir", tmp_path / "o"]
     measured = ["--trainer.measure_rate", "true"]
-    assert start(config, *own, *only, *measured) == 0
+    assert start(config, *changes, *only, *measured) == 0
     assert seen == [(9, "bf16-mixed")] * 4
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["--nonsense", "1"], "--nonsense"),
         (["--data.batch_siz", "4"], "--data.batch_siz"),
@@ -225,14 +225,14 @@ def test_a_stage_has_its_own_batches_augmentation_and_precision(tmp_path, config
         (["--classifier.arch", "os.path"], "os.path"),
         (["--classifier.ckpt", "none.pt"], "none.pt does not exist"),
         (["--diffusion.ckpt", "nowhere"], "nowhere does not exist"),
-        (["--diffusion.network", "UNet"], "'UNet' is not known"),
+        (["--diffusion.network", "UNet"], "'UNet' cannot be trained"),
         (["--detector.distance", "[l1]"], "names l1, which is not computed"),
         (["--data.id.train", "folder:absent"], "absent"),
-        (["--stages", "[calibrate]"], "holds no trained classifier"),
+        (["--stages", "[calibrate]"], "has no trained classifier"),
         (["--resume", "nowhere"], "nowhere is not a run"),
     ],
 )
-def test_mistakes_are_one_line(tmp_path, config, run_folder, arguments, said):
+def test_mistakes_are_one_line(tmp_path, config, run_folder, arguments, message):
     folder = [] if "--resume" in arguments else ["--run_dir", tmp_path / "wrong"]
     if "detector" in arguments[0]:
         arguments = [
@@ -243,7 +243,7 @@ def test_mistakes_are_one_line(tmp_path, config, run_folder, arguments, said):
         arguments += ["--diffusion.ckpt", run_folder / "diffusion"]
     with pytest.raises(UserError) as caught:
         start(config, *folder, *arguments)
-    assert said in str(caught.value)
+    assert message in str(caught.value)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "wrong").exists()
 
@@ -258,7 +258,7 @@ def test_a_model_that_cannot_be_used_is_refused_before_training(tmp_path, config
     assert not folder.exists()
 
 
-def test_a_run_is_not_overwritten_and_keeps_its_config(config, run_folder):
+def test_an_existing_run_is_not_overwritten_and_keeps_its_config(config, run_folder):
     with pytest.raises(UserError, match="exists already"):
         start(config, "--run_dir", run_folder)
     with pytest.raises(UserError, match="keeps its config, but seed differs"):

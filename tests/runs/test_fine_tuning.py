@@ -1,4 +1,4 @@
-"""Fine-tuning: all weights or LoRA, of pixel and latent models, through train.py."""
+"""Fine-tuning of pixel and latent models with train.py: all weights, or LoRA."""
 
 import copy
 
@@ -31,7 +31,7 @@ def load(path, **use):
 
 
 def one_step(module):
-    """A step by hand; what of the module has changed?"""
+    """Make one training step; return the names of the weights that changed."""
     before = copy.deepcopy(dict(module.denoiser.named_parameters()))
     module.log_mean = lambda *_: None
     items = [images_of_three_classes(8)[position] for position in range(8)]
@@ -63,10 +63,10 @@ def test_only_the_chosen_weights_are_trained(tmp_path, name, trained):
     module = DiffusionModule(denoiser, DiffusionTraining(label_dropout=0.5))
     changed = one_step(module)
     assert {name.split(".")[0] for name in changed} == trained
-    # What is not trained is there once.
+    # Weights that are not trained are shared with the averaged model.
     ours = dict(denoiser.named_parameters())
-    for key, kept in module.ema.module.named_parameters():
-        shared = kept.data_ptr() == ours[key].data_ptr()
+    for key, weights in module.ema.module.named_parameters():
+        shared = weights.data_ptr() == ours[key].data_ptr()
         assert shared == (key.split(".")[0] not in trained), key
 
 
@@ -76,7 +76,7 @@ def test_lora_trains_adapters_alone_and_merges_into_the_same_model(tmp_path):
     with torch.no_grad():
         plain = denoiser.predict_noise(z, t, y)
         add_lora(denoiser, rank=2, alpha=4.0)
-        # An adapter begins as nothing.
+        # A new adapter has no effect.
         torch.testing.assert_close(denoiser.predict_noise(z, t, y), plain)
     module = DiffusionModule(denoiser)
     changed = one_step(module)
@@ -112,7 +112,7 @@ def state(folder):
     return load_file(next(folder.rglob("diffusion_pytorch_model.safetensors")))
 
 
-def test_all_weights_are_fine_tuned_and_the_result_loads_like_any_other(tmp_path, start):
+def test_fine_tuning_of_all_weights_gives_a_loadable_folder(tmp_path, start):
     from diffusers import DDPMPipeline
 
     model = write("unet_classes", tmp_path / "model")
@@ -127,7 +127,7 @@ def test_all_weights_are_fine_tuned_and_the_result_loads_like_any_other(tmp_path
     assert (tmp_path / "run" / "detector.ckpt").is_file()
 
 
-def test_lora_leaves_adapters_and_a_merged_folder(tmp_path, start):
+def test_lora_writes_adapters_and_a_merged_folder(tmp_path, start):
     from peft import PeftConfig
 
     model = write("stable_diffusion", tmp_path / "model")
@@ -141,7 +141,7 @@ def test_lora_leaves_adapters_and_a_merged_folder(tmp_path, start):
     changed = {name for name in before if not torch.equal(before[name], after[name])}
     assert changed
     assert all(".to_" in name for name in changed)
-    # The text encoder came along: the folder can be named with other classes.
+    # The folder includes the text encoder, so it can be used with other classes.
     other = CheckpointOptions(num_classes=2, class_names=("one", "two"))
     (run / "diffusion" / "class_context" / "model.safetensors").unlink()
     (run / "diffusion" / "diffguard.json").unlink()
@@ -170,13 +170,13 @@ def test_an_interrupted_fine_tuning_resumes_to_the_same_weights(tmp_path, start,
         state(tmp_path / "cut" / "diffusion" / "transformer"),
     )
     assert all(torch.equal(cut[name], value) for name, value in whole.items())
-    kept = torch.load(tmp_path / "cut" / "checkpoints" / "diffusion" / "last.ckpt")["state_dict"]
-    assert kept
-    assert not [name for name in kept if "lora_" not in name and name != "weights"]
+    weights = torch.load(tmp_path / "cut" / "checkpoints" / "diffusion" / "last.ckpt")["state_dict"]
+    assert weights
+    assert not [name for name in weights if "lora_" not in name and name != "weights"]
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         ({"lora_rank": 2, "lora_targets": ["nothing"]}, "is named nothing: set diffusion.lora_t"),
         ({"lora_rank": -1}, "diffusion.lora_rank must be at least 0, got -1"),
@@ -184,8 +184,8 @@ def test_an_interrupted_fine_tuning_resumes_to_the_same_weights(tmp_path, start,
         ({"finetune": "nowhere"}, "nowhere does not exist"),
     ],
 )
-def test_mistakes_are_one_line(tmp_path, start, changes, said):
+def test_mistakes_are_one_line(tmp_path, start, changes, message):
     model = write("unet_classes", tmp_path / "model")
-    with pytest.raises(UserError, match=said) as caught:
+    with pytest.raises(UserError, match=message) as caught:
         start("run", model, **changes)
     assert "\n" not in str(caught.value)

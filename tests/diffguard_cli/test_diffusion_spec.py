@@ -1,4 +1,4 @@
-"""A diffusion network that does not take the images is refused before anything is trained."""
+"""A diffusion network that does not take the images is refused before training."""
 
 from types import SimpleNamespace
 
@@ -7,7 +7,7 @@ import pytest
 import train
 from diffguard.errors import UserError
 from diffguard_cli.config import DiffusionConfig
-from diffguard_cli.models import check_network
+from diffguard_cli.diffusion_spec import check_network
 from tests.helpers.tiny_project import tiny_config, write_config
 
 KWARGS = {
@@ -33,7 +33,7 @@ def test_networks_that_take_the_images_pass():
 
 
 @pytest.mark.parametrize(
-    ("kwargs", "said"),
+    ("kwargs", "message"),
     [
         ({"sample_size": 7}, "a side of 7: expected a multiple of 2"),
         ({"sample_size": 0}, "sample_size must be a whole number of at least 1, got 0"),
@@ -45,18 +45,18 @@ def test_networks_that_take_the_images_pass():
         ({"block_out_channels": []}, "cannot be built"),
     ],
 )
-def test_networks_that_do_not_are_refused_in_one_line(kwargs, said):
-    with pytest.raises(UserError, match=said) as caught:
+def test_networks_that_do_not_are_refused_in_one_line(kwargs, message):
+    with pytest.raises(UserError, match=message) as caught:
         check(KWARGS | kwargs)
     assert "\n" not in str(caught.value)
 
 
 def test_a_patch_must_divide_the_side():
-    with pytest.raises(UserError, match=r"a side of 7|patch_size a divisor"):
+    with pytest.raises(UserError, match=r"a side of 7|patch_size must divide"):
         check(DIT, size=7, network="DiTTransformer2DModel")
 
 
-def test_it_is_looked_at_before_the_classifier_is_trained(tmp_path, data_root, monkeypatch):
+def test_the_network_is_checked_before_the_classifier_is_trained(tmp_path, data_root, monkeypatch):
     monkeypatch.setattr("diffguard_cli.stages.train_classifier", None)
     kwargs = {"kwargs": KWARGS | {"sample_size": 7}}
     config = write_config(tmp_path / "tiny.yaml", data_root, diffusion=kwargs)
