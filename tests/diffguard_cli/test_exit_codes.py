@@ -1,24 +1,18 @@
 """Running a command: exit codes and messages of mistakes, interruptions and shortages."""
 
 import errno
-import json
 import logging
 import os
 import threading
-from dataclasses import dataclass
-from typing import Literal
 
 import pytest
 import torch
-import yaml
 from jsonargparse import ArgumentError
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-import evaluate
-import train
 from diffguard.errors import UserError
 from diffguard_cli.interrupts import interruptible
-from diffguard_cli.parser import Parser, parse, plain_line, run
+from diffguard_cli.parser import run
 from tests.helpers.commands import command
 
 

@@ -1,25 +1,16 @@
 """The parser: values, keys, usage and messages."""
 
-import errno
 import json
-import logging
-import os
-import threading
 from dataclasses import dataclass
 from typing import Literal
 
 import pytest
-import torch
 import yaml
-from jsonargparse import ArgumentError
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 import evaluate
 import train
 from diffguard.errors import UserError
-from diffguard_cli.interrupts import interruptible
-from diffguard_cli.parser import Parser, parse, plain_line, run
-from tests.helpers.commands import command
+from diffguard_cli.parser import Parser, parse, plain_line
 
 
 @dataclass
