@@ -41,7 +41,7 @@ def compact_models(run: Path, folder: Path, shard_bytes: int = SHARD_BYTES) -> i
     """
     for name in _MODELS:
         if not (run / name).is_dir():
-            raise UserError(f"{run} has no trained {name}: expected a run folder of train.py")
+            raise UserError(f"{run} has no trained {name}: expected the folder of a training run")
     files = [path for name in _MODELS for path in sorted((run / name).rglob("*"))]
     if links := [path for path in (*(run / name for name in _MODELS), *files) if path.is_symlink()]:
         raise UserError(f"{links[0]} is a link: replace it with its target")

@@ -61,7 +61,7 @@ def main(argv: Sequence[str]) -> int:
     if options.scores is not None:
         return _report_tables(argv, options.ckpt)
     if options.ckpt is None:
-        raise UserError("--ckpt is missing: name the detector.ckpt that train.py wrote")
+        raise UserError("--ckpt is missing: name the detector.ckpt that training wrote")
     return _evaluate(argv, options.ckpt)
 
 

@@ -44,7 +44,7 @@ _OUT_OF_MEMORY = (
     "(calibration and scoring), and start again; finished work is kept"
 )
 _DISK_FULL = (
-    f"{os.strerror(errno.ENOSPC)}: free some space and start again (train.py with --resume); "
+    f"{os.strerror(errno.ENOSPC)}: free some space and start again (training with --resume); "
     "finished work is kept"
 )
 
