@@ -149,9 +149,9 @@ def overlay(
     """Draw an image without and with its CAM, titled with its file name."""
     picture, label = prepared(images, index), output.logits[index].argmax()
     cam = scale_cam(grad_cam(classifier, picture[None], label[None]))[0].numpy()
-    colours = mpl.colormaps["jet"](cam)[..., :3]
+    colors = mpl.colormaps["jet"](cam)[..., :3]
     plain = picture.permute(1, 2, 0).numpy()
-    both = np.concatenate([plain, 0.5 * plain + 0.5 * colours], axis=1)
+    both = np.concatenate([plain, 0.5 * plain + 0.5 * colors], axis=1)
     tile = Image.new("RGB", (2 * SIDE + 8, SIDE + 20), "white")
     tile.paste(Image.fromarray((both * 255).astype(np.uint8)), (0, 20))
     right = "right" if int(label) == int(images.labels[index]) else f"taken for class {int(label)}"

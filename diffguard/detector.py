@@ -48,6 +48,13 @@ class Detector(Scorer):
 
     Raises:
         UserError: If settings contradict each other or do not fit the models.
+
+    Example:
+        >>> detector = Detector(classifier, denoiser, settings, image_size=8, image_channels=1)
+        >>> batches = [(images, labels)]
+        >>> verdicts = detector.calibrate(batches, reference=batches).predict(images[:2])
+        >>> verdicts.score.shape, verdicts.is_ood.dtype
+        (torch.Size([2]), torch.bool)
     """
 
     def __init__(

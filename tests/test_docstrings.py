@@ -6,7 +6,11 @@ import importlib
 import pytest
 import torch
 
+from tests.helpers.tiny_detector import small_settings
+from tests.helpers.tiny_models import denoiser_of, tiny_classifier, two_layers
+
 EXAMPLES = {
+    "diffguard.detector": ["Detector"],
     "diffguard.diffusion.ddim": ["ddim_step"],
     "diffguard.diffusion.guidance": ["classifier_free"],
     "diffguard.diffusion.plan": ["SamplingPlan", "respace"],
@@ -21,10 +25,26 @@ EXAMPLES = {
 }
 
 
+@pytest.fixture
+def names():
+    """The names that examples use without an import."""
+    classifier = tiny_classifier(3, channels=1)
+    images = torch.rand(24, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    return {
+        "torch": torch,
+        "classifier": classifier,
+        "denoiser": denoiser_of(two_layers(1, 8, 3), 3),
+        "settings": small_settings(),
+        "images": images,
+        "labels": classifier(images).argmax(1),
+    }
+
+
 @pytest.mark.parametrize("name", EXAMPLES)
-def test_examples_in_docstrings_give_their_output(name):
+def test_examples_in_docstrings_give_their_output(name, names):
     module = importlib.import_module(name)
-    result = doctest.testmod(module, extraglobs={"torch": torch}, optionflags=doctest.ELLIPSIS)
+    result = doctest.testmod(module, extraglobs=names, optionflags=doctest.ELLIPSIS)
+    assert result.attempted > 0
     assert result.failed == 0
 
 

@@ -5,7 +5,7 @@ noise levels is
 
 $$ x' = \sqrt{\bar\alpha'}\, \hat x_0 + \sqrt{1-\bar\alpha'}\, \epsilon . $$
 
-Towards noise it is the inversion that encodes an image, towards the image it is synthesis. Every
+Toward noise it is the inversion that encodes an image, toward the image it is synthesis. Every
 sample has its own levels, so that any mix of trajectories fits one call.
 """
 
@@ -83,7 +83,7 @@ def _roots(like: Tensor, alpha_from: Tensor, alpha_to: Tensor) -> tuple[Tensor, 
 def inversion_step(
     x: Tensor, noise: Tensor, plan: SamplingPlan, index: Tensor, *, clip: bool = False
 ) -> Tensor:
-    """One step towards noise, each sample at its own.
+    """One step toward noise, each sample at its own.
 
     Args:
         x: `(N, …)` states before the steps.
@@ -108,7 +108,7 @@ def synthesis_step(
     clip: bool = False,
     gradient: Tensor | None = None,
 ) -> Tensor:
-    """One step towards the image, each sample at its own.
+    """One step toward the image, each sample at its own.
 
     Args:
         x: `(N, …)` states before the steps.

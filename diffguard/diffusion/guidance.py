@@ -1,4 +1,4 @@
-r"""Guidance towards a label, in DiffGuard's two forms.
+r"""Guidance toward a label, in DiffGuard's two forms.
 
 *Classifier-free* (Ho & Salimans, 2022) with Distinct Semantic Guidance: the guided noise
 $\epsilon_\varnothing + s\,(\epsilon_y - \epsilon_\varnothing)$ only inside a mask.

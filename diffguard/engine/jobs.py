@@ -20,7 +20,7 @@ class Job:
 
     Attributes:
         image: `(C, H, W)` in [0, 1].
-        label: Class to guide towards; -1 is not guided.
+        label: Class to guide toward; -1 is not guided.
         key: Identifies the image, for randomness that depends on it.
         mask: `(H, W)` bool, where classifier-free guidance applies; None applies it everywhere.
         tag: Anything of the caller's; `Reconstruction.job` returns it.

@@ -1,7 +1,7 @@
 r"""DiffGuard for one image, as the paper describes it. Read this file first.
 
 1. Invert the image by DDIM, until a quality of the state falls below its threshold.
-2. Synthesize from there, guided towards the label that the classifier predicted: by the mix
+2. Synthesize from there, guided toward the label that the classifier predicted: by the mix
    $\epsilon_\varnothing + s\,(\epsilon_y - \epsilon_\varnothing)$ inside a mask, or by the
    gradient of the classifier.
 3. Synthesize once more without guidance.

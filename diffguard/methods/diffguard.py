@@ -1,7 +1,7 @@
 """DiffGuard: reconstruct an image under the guidance of its label, and compare it with the result.
 
 An image whose label is right comes back almost unchanged. One that the label does not describe is
-pulled towards the label, and the distance between the two images is the score.
+pulled toward the label, and the distance between the two images is the score.
 """
 
 from __future__ import annotations

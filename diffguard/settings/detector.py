@@ -46,7 +46,7 @@ class DetectorSettings:
         fused: The scores that `fusion` combines, a subset of the baselines, with `diffguard`.
         decision: The score that decides on new images.
         accept: Share of ID validation images that the threshold accepts.
-        knn_k: Neighbours of the KNN baseline.
+        knn_k: Neighbors of the KNN baseline.
         reference_images: Most ID training images that the feature baselines are fitted on.
         vim_dim: Principal dimensions of the ViM baseline; None takes half of the features'.
         perceptual_weights: Folder or file with the backbone weights of LPIPS and DISTS.

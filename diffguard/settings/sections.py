@@ -102,7 +102,7 @@ class CropSettings:
 
 @dataclass
 class GuidanceSettings:
-    """How synthesis is guided towards the label.
+    """How synthesis is guided toward the label.
 
     Attributes:
         kind: `classifier_free` (class-conditional model) or `classifier` (any model).
@@ -116,7 +116,7 @@ class GuidanceSettings:
         extra_start: Synthesis starts this many steps above the level that inversion reached,
             at most at the top.
         skip: If given, synthesis of all images starts this many steps below the top.
-        label: Label to guide towards: the prediction, or the oracle of the studies (true label of
+        label: Label to guide toward: the prediction, or the oracle of the studies (true label of
             ID images, a random one for OOD images).
     """
 

@@ -58,7 +58,7 @@ def test_every_kind_of_classifier_is_built(arch, kwargs, mean):
     assert own.mean.numel() == 1
 
 
-def test_timm_networks_take_grey_images():
+def test_timm_networks_take_gray_images():
     spec = ClassifierSpec("timm/test_resnet", 4, channels=1)
     assert build_classifier(spec).eval()(torch.rand(2, 3, 32, 32)).shape == (2, 4)
 

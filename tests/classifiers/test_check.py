@@ -30,7 +30,7 @@ def test_another_class_order_is_reported_with_the_names(order):
 
 
 def confused(classes, each, pairs, seed, right=0.76):
-    """Labels and predictions of a classifier that confuses neighbours, and mixes pairs evenly."""
+    """Labels and predictions of a classifier that confuses neighbors, and mixes pairs evenly."""
     generator = torch.Generator().manual_seed(seed)
     true = torch.arange(classes).repeat_interleave(each)
     off = 1 + torch.randint(4, true.shape, generator=generator)

@@ -114,10 +114,10 @@ def test_maps_keep_the_positions_of_the_image(name):
     network = PLACED[name]()
     classifier = Classifier(network, 1000 if name.startswith("torchvision") else K).eval()
     height, width = getattr(getattr(network, "patch_embed", None), "img_size", None) or (64, 64)
-    grey = torch.full((1, 3, height, width), 0.5) + 0.01 * torch.randn(1, 3, height, width)
-    patched = grey.clone()
+    gray = torch.full((1, 3, height, width), 0.5) + 0.01 * torch.randn(1, 3, height, width)
+    patched = gray.clone()
     patched[:, :, 8:24, -24:-8] = torch.rand(1, 3, 16, 16)
-    activations = [forward_cam(classifier, images)[1] for images in (grey, patched)]
+    activations = [forward_cam(classifier, images)[1] for images in (gray, patched)]
     before, after = (cam_maps(classifier, a).detach() for a in activations)
     change = (after - before).norm(dim=1)[0]
     row, column = change.shape[0] // 2, change.shape[1] // 2

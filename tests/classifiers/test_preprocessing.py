@@ -52,7 +52,7 @@ def test_openood_normalizes_by_the_data_set():
     assert {ten.size, hundred.size, other.size} == {(32, 32)}
 
 
-def test_grey_networks_of_timm_have_no_published_normalization():
+def test_gray_networks_of_timm_have_no_published_normalization():
     assert published_preprocessing("timm/test_resnet", {}, 5, 1).mean == (0.5,)
 
 

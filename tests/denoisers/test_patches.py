@@ -35,7 +35,7 @@ SPEC = DiffusionSpec(
 
 
 def patched(image_size=8, fit="resize", **options):
-    """Colour images as states of 12 channels and 4×4 positions."""
+    """Color images as states of 12 channels and 4×4 positions."""
     return PixelDenoiser(
         two_layers(12, 4, CLASSES), NoiseSchedule.linear(), image_size, 3, CLASSES, CLASSES,
         fit, patch=2, **options,
@@ -67,8 +67,8 @@ def test_images_of_another_size_are_resized_or_padded():
     assert denoiser.preview(state).shape == (2, 3, 5, 5)
     assert denoiser.preview_size == 5
     assert (state[:, :, 3, 3] == -1).all()
-    grey = PixelDenoiser(two_layers(4, 4), NoiseSchedule.linear(), 8, 3, patch=2)
-    assert grey.decode(grey.encode(torch.rand(2, 3, 8, 8))).shape == (2, 3, 8, 8)
+    gray = PixelDenoiser(two_layers(4, 4), NoiseSchedule.linear(), 8, 3, patch=2)
+    assert gray.decode(gray.encode(torch.rand(2, 3, 8, 8))).shape == (2, 3, 8, 8)
 
 
 def test_a_mask_covers_every_pixel_it_names():

@@ -174,7 +174,7 @@ def test_compiled_training_learns_and_validates_without(tmp_path, kind, monkeypa
 
 
 def test_bf16_trains_with_a_clipped_gradient(tmp_path):
-    # Lightning's own clipping refuses the fused optimisers under mixed precision.
+    # Lightning's own clipping refuses the fused optimizers under mixed precision.
     module = DiffusionModule(tiny.denoiser(), DiffusionTraining(lr=5e-3))
     options = {"precision": "bf16-mixed", "gradient_clip_val": 1.0, "max_epochs": 8}
     trainer = fit(tmp_path, module, from_memory(), **options)

@@ -202,7 +202,7 @@ class TestCrops:
 
     @settings(max_examples=60, deadline=None)
     @given(st.data())
-    def test_crops_equal_nearest_neighbour_resizing(self, data):
+    def test_crops_equal_nearest_neighbor_resizing(self, data):
         height, width, size = (data.draw(st.integers(1, 24)) for _ in range(3))
         side = data.draw(st.integers(1, min(height, width)))
         # Otherwise a pixel may lie on an edge, and the float32 arithmetic of the library decides.

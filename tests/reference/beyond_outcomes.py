@@ -41,7 +41,7 @@ def depths(qualities, thresholds, cap):
     return stop_index(qualities, thresholds, cap)[0].double().numpy() + 1
 
 
-def colour_images(n, *size):
+def color_images(n, *size):
     return torch.rand(n, 3, *size, generator=torch.Generator().manual_seed(1))
 
 
@@ -151,7 +151,7 @@ class TestCam:
     @pytest.mark.parametrize("options", [{}, {"class_token": False, "global_pool": "avg"}])
     def test_cam_of_a_vision_transformer_has_the_size_of_the_images(self, options):
         classifier = tiny_transformer(**options)
-        actual = grad_cam(classifier, colour_images(2, 32, 32), torch.tensor([1, 6]))
+        actual = grad_cam(classifier, color_images(2, 32, 32), torch.tensor([1, 6]))
         assert classifier.cam_layer == "blocks.1.norm1"
         assert actual.shape == (2, 32, 32)
         assert bool(actual.isfinite().all())
@@ -161,15 +161,15 @@ class TestCam:
     @pytest.mark.parametrize("build", [tiny_classifier, tiny_transformer])
     def test_cam_is_the_same_inside_inference_mode(self, build, mode):
         classifier = build()
-        expected = grad_cam(classifier, colour_images(2, 32, 32), torch.tensor([1, 2]))
+        expected = grad_cam(classifier, color_images(2, 32, 32), torch.tensor([1, 2]))
         with mode():
-            actual = grad_cam(classifier, colour_images(2, 32, 32), torch.tensor([1, 2]))
+            actual = grad_cam(classifier, color_images(2, 32, 32), torch.tensor([1, 2]))
         assert torch.equal(actual, expected)
         assert not actual.requires_grad
         assert all(p.grad is None for p in classifier.parameters())
 
     def test_cam_has_the_size_of_the_images(self):
-        actual = grad_cam(tiny_classifier(), colour_images(1, 24, 32), torch.tensor([1]))
+        actual = grad_cam(tiny_classifier(), color_images(1, 24, 32), torch.tensor([1]))
         assert actual.shape == (1, 24, 32)
 
     def test_each_map_is_scaled_by_itself(self):

@@ -141,7 +141,7 @@ def check_metrics(data):
 
 
 def _check_scores_of_sets(data, case):
-    # The files' scores rise towards ID.
+    # The files' scores rise toward ID.
     ind, ood = -data.raw("ind", case), -data.raw("ood", case)
     metric = OODMetrics()
     metric.update(torch.cat([ind, ood]), torch.cat([torch.zeros(len(ind)), -torch.ones(len(ood))]))

@@ -193,7 +193,7 @@ def test_fusion_is_the_mean_of_negative_log_p_values(folders):
     assert run.comparisons[1:] == [("fusion/mine", "diffguard"), ("fusion/mine", "msp")]
     assert run.headline[-1] == "fusion/mine"
     assert run.settings["fusions"] == {"mine": ["diffguard", "msp"]}
-    # Test images have no part in the normalisation: alone, an image gets the same fused score.
+    # Test images have no part in the normalization: alone, an image gets the same fused score.
     alone = replace(table, scores={name: values[:1] for name, values in table.scores.items()})
     one = add_fusions(make_run(folders[0], alone), {"mine": ["diffguard", "msp"]})
     assert one.table.scores["fusion/mine"][0] == fused[0]

@@ -111,9 +111,9 @@ def test_perceptual_distances_keep_the_contract(states, name):
     order = torch.tensor([2, 0, 1])
     assert torch.equal(distance.compare(a[order], b[order]), whole[order])
     torch.testing.assert_close(distance.compare(a[:1], b[:1]), whole[:1])
-    grey, other = a[:, :1], b[:, :1]
-    expanded = distance.compare(grey.repeat(1, 3, 1, 1), other.repeat(1, 3, 1, 1))
-    torch.testing.assert_close(distance.compare(grey, other), expanded)
+    gray, other = a[:, :1], b[:, :1]
+    expanded = distance.compare(gray.repeat(1, 3, 1, 1), other.repeat(1, 3, 1, 1))
+    torch.testing.assert_close(distance.compare(gray, other), expanded)
     assert not distance.training
     assert not any(p.requires_grad for p in distance.parameters())
     with torch.autocast("cpu", dtype=torch.bfloat16):
