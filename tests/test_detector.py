@@ -1,10 +1,10 @@
-import lightning.pytorch as pl
+"""Detectors: scores, verdicts, and the settings and models that they refuse."""
+
 import pytest
 import torch
 
 from diffguard import Detector
 from diffguard.classifiers.classifier import ClassifierOutput
-from diffguard.classifiers.small_cnn import TimedCNN
 from diffguard.errors import UserError
 from diffguard.settings.sections import (
     CropSettings,
@@ -47,7 +47,7 @@ def test_a_score_depends_on_the_image_alone(name, images):
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 16])
-def test_another_batch_size_changes_the_last_bits_at_most(detector, batch_size):
+def test_the_batch_size_changes_only_the_last_bits(detector, batch_size):
     # The images of the calibration themselves: each lies where the count of its score steps.
     images = torch.rand(24, 1, 8, 8, generator=torch.Generator().manual_seed(1))
     for name in detector.score_names():
@@ -57,7 +57,7 @@ def test_another_batch_size_changes_the_last_bits_at_most(detector, batch_size):
 
 
 @pytest.mark.parametrize("quality", ["logits_l1", "feature_cosine", "feature_l2@stage2"])
-def test_what_the_classifier_sees_can_stop_inversion(images, quality):
+def test_distances_of_the_classifier_can_stop_inversion(images, quality):
     stop = EarlyStopSettings({quality: None})
     detector = build_detector(small_settings(early_stop=stop), calibrated=False)
     ends = []
@@ -77,7 +77,7 @@ def test_what_the_classifier_sees_can_stop_inversion(images, quality):
     torch.testing.assert_close(values, expected, rtol=1e-4, atol=1e-5)
 
 
-def test_verdicts_follow_from_the_calibration(detector, images):
+def test_verdicts_follow_the_calibration(detector, images):
     verdicts = detector.predict(images)
     assert torch.equal(verdicts.score, detector.score(images))
     assert torch.equal(verdicts.label, detector.classifier(images).argmax(1))
@@ -102,7 +102,7 @@ def test_an_oracle_gives_no_verdicts(images):
         oracle.predict(images)
 
 
-def test_images_of_any_size_and_channels_are_taken(detector):
+def test_images_of_any_size_and_channels_are_accepted(detector):
     assert detector.score(torch.rand(2, 3, 20, 31)).shape == (2,)
     assert detector.score(torch.rand(0, 1, 8, 8)).shape == (0,)
 
@@ -142,70 +142,7 @@ def test_a_batch_size_below_one_is_refused(detector, size):
         detector.predict(GRAY, batch_size=size)
 
 
-def test_what_surrounds_the_images_changes_no_score(detector):
-    black_and_white = (GRAY > 0.5).float()
-    expected = detector.score(black_and_white)
-    with torch.enable_grad():
-        traced = black_and_white.clone().requires_grad_()
-        scores = detector.score(traced * 1)
-        assert not scores.requires_grad
-        assert torch.equal(scores, expected)
-        assert torch.equal(detector.predict(traced).score, expected)
-    with torch.inference_mode():
-        assert torch.equal(detector.score(black_and_white.clone()), expected)
-    # Outside the range by a rounding error.
-    rounded = torch.where(black_and_white > 0, 1 + 1e-6, -1e-6)
-    assert torch.equal(detector.score(rounded), expected)
-    assert torch.equal(detector.score(black_and_white.double()), expected)
-    assert detector.predict(GRAY[:0]).label.shape == (0,)
-    unfrozen = build_detector().requires_grad_()
-    assert torch.equal(unfrozen.score(black_and_white), expected)
-
-
-class Around(pl.LightningModule):
-    """A trained module that contains a detector."""
-
-    def __init__(self, detector, images):
-        super().__init__()
-        self.detector, self.images, self.scores = detector, images, []
-        self.layer = torch.nn.Linear(1, 1)
-
-    def training_step(self, batch, batch_idx):
-        self.scores.append(self.detector.score(self.images))
-        return self.layer(batch).sum()
-
-    def validation_step(self, batch, batch_idx):
-        self.scores.append(self.detector.score(self.images))
-
-    def configure_optimizers(self):
-        return torch.optim.SGD(self.layer.parameters(), 0.1)
-
-
-def test_training_around_a_detector_does_not_change_it(tmp_path):
-    detector = build_detector(noisy_classifier=TimedCNN(3, 1, 4))
-    before = {name: value.clone() for name, value in detector.state_dict().items()}
-    expected = detector.score(GRAY)
-    assert detector.train() is detector
-    around = Around(detector, GRAY)
-    around.train()
-    assert around.training
-    assert not any(module.training for module in detector.modules())
-    data = torch.utils.data.DataLoader(torch.rand(4, 1), batch_size=2)
-    trainer = pl.Trainer(
-        accelerator="cpu", devices=1, max_epochs=1, logger=False, enable_checkpointing=False,
-        enable_progress_bar=False, enable_model_summary=False, default_root_dir=tmp_path,
-    )  # fmt: skip
-    trainer.fit(around, data, data)
-    # Also a part that is set to training mode separately.
-    detector.classifier.train()
-    around.scores.append(detector.score(GRAY))
-    assert len(around.scores) == 7
-    assert all(torch.equal(scores, expected) for scores in around.scores)
-    for name, value in detector.state_dict().items():
-        assert torch.equal(value, before[name]), name
-
-
-def test_classifier_outputs_are_joined_in_order(monkeypatch):
+def test_classifier_outputs_are_concatenated_in_order(monkeypatch):
     detector, x = build_detector(), torch.arange(14.0).view(7, 2)
 
     def outputs(rows, _layers):
@@ -220,31 +157,7 @@ def test_classifier_outputs_are_joined_in_order(monkeypatch):
     assert torch.equal(joined.layers["b"], -x)
 
 
-def test_scores_are_made_in_full_precision_and_the_program_keeps_its_own(detector, monkeypatch):
-    cudnn, values = torch.backends.cudnn, []
-    monkeypatch.setattr(cudnn, "deterministic", False)
-    monkeypatch.setattr(cudnn, "benchmark", True)
-    classify = detector.classifier.forward_features
-
-    def watched(*args):
-        modes = cudnn.deterministic, cudnn.benchmark, cudnn.allow_tf32
-        values.append((*modes, torch.get_float32_matmul_precision(), torch.is_grad_enabled()))
-        return classify(*args)
-
-    monkeypatch.setattr(detector.classifier, "forward_features", watched)
-    torch.set_float32_matmul_precision("high")
-    try:
-        with torch.enable_grad():
-            detector.score(GRAY)
-            assert torch.is_grad_enabled()
-        assert torch.get_float32_matmul_precision() == "high"
-        assert (cudnn.deterministic, cudnn.benchmark, cudnn.allow_tf32) == (False, True, True)
-    finally:
-        torch.set_float32_matmul_precision("highest")
-    assert set(values) == {(True, False, False, "highest", False)}
-
-
-def test_a_score_that_is_not_finite_names_the_image(images):
+def test_error_of_a_score_that_is_not_finite_names_the_image(images):
     detector = build_detector()
     with torch.no_grad():
         detector.denoiser.network.weights["conv2_w"].fill_(float("nan"))
