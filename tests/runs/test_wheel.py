@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tests.helpers import saved_detector
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -87,3 +89,40 @@ def test_only_the_packages_are_installed(run, environment):
     assert folders == {*packages, ".."}  # `../../../bin/diffguard`
     shipped = {f"diffguard_cli/configs/{path.name}" for path in (ROOT / "configs").glob("*.yaml")}
     assert shipped | {"diffguard/py.typed", "lightning_modules/py.typed"} <= set(files)
+
+
+SCRIPT = """
+import sys
+
+import torch
+from lightning import Trainer
+from torch.utils.data import DataLoader, TensorDataset
+
+from diffguard import Detector
+from lightning_modules.detector import DetectorModule
+
+detector = Detector.load(sys.argv[1])
+images = torch.rand(24, 1, 12, 12)
+labels = detector.predict(images).label
+loader = DataLoader(TensorDataset(images, labels), batch_size=8)
+detector.calibrate(loader, reference=loader)
+detector.save(sys.argv[2])
+verdicts = Detector.load(sys.argv[2]).predict(images)
+assert torch.equal(verdicts.score, detector.score(images))
+print(len(verdicts), sorted(verdicts[0].to_dict()))
+
+trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
+module = DetectorModule(detector, batch_size=8)
+trainer.test(module, {"id": loader, "ood": loader})
+assert "ood/auroc/fusion" in trainer.callback_metrics
+print(sum(len(batch) for batch in trainer.predict(module, loader)))
+"""
+
+
+def test_detector_runs_in_python_and_in_a_trainer(run, tmp_path):
+    saved_detector.build().save(
+        tmp_path / "tiny.ckpt", saved_detector.CLASSIFIER, saved_detector.DIFFUSION
+    )
+    lines = run("python", "-c", SCRIPT, "tiny.ckpt", "own.ckpt").splitlines()
+    assert lines[0].startswith("24 [")
+    assert lines[-1] == "24"
