@@ -2,29 +2,30 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from diffguard.checkpoint.build import build_parts, read_parts
 from diffguard.checkpoint.file import write_checkpoint
-from diffguard.checkpoint.parts import DetectorParts, Origin
+from diffguard.checkpoint.parts import DetectorParts, Origin, uncalibrated_parts
+from diffguard.classifiers.assembly import ClassifierOptions, assembled_classifier
 from diffguard.classifiers.classifier import Classifier
 from diffguard.classifiers.spec import ClassifierSpec
+from diffguard.denoisers.assembly import opened_diffusion
+from diffguard.denoisers.formats.options import CheckpointOptions
 from diffguard.denoisers.spec import DiffusionSpec
 from diffguard.diffusion.denoiser import Denoiser
-from diffguard.inputs.labeled import LabeledImages
-from diffguard.methods.fit import fit_calibration, fit_method
-from diffguard.methods.items import Item
-from diffguard.methods.scorer import Scorer, check_batch_size
+from diffguard.methods.calibrated import calibrated
+from diffguard.methods.checks import sees_labels
+from diffguard.methods.scorer import Scorer
 from diffguard.scores.baselines import Reference
 from diffguard.scores.calibration import Calibration
-from diffguard.settings.detector import DetectorSettings
+from diffguard.settings.detector import DetectorSettings, from_dict
 
 
 class Detector(Scorer):
@@ -83,6 +84,69 @@ class Detector(Scorer):
             seed=seed,
         )
         self.origin = origin or Origin()
+
+    @classmethod
+    def from_parts(
+        cls,
+        classifier: nn.Module | ClassifierSpec,
+        diffusion: Denoiser | str | Path,
+        *,
+        preprocess: Any = None,
+        class_names: Sequence[str] | None = None,
+        num_classes: int | None = None,
+        settings: DetectorSettings | Mapping[str, Any] | None = None,
+        image_size: int | None = None,
+        image_channels: int | None = None,
+        feature_layer: str | None = None,
+        cam_layer: str | None = None,
+        weights: str | Path | None = None,
+        diffusion_options: CheckpointOptions | None = None,
+        seed: int = 0,
+        **options: Unpack[ClassifierOptions],
+    ) -> Detector:
+        """Build a detector, still to be calibrated, on the classifier's device.
+
+        Args:
+            classifier: A module `(N, C, H, W) -> (N, K)` logits, or a spec.
+            diffusion: A denoiser; the path of a diffusers folder or of a file in a known format; or
+                a hub id, which is downloaded unless it is cached.
+            preprocess: The classifier's transforms, see `classifiers.transforms.preprocessing_of`.
+            class_names: Names of the classes, in the order of the logits.
+            num_classes: Number of classes, if they have no names.
+            settings: Settings, or those that differ from the defaults as nested dictionaries.
+            image_size: Side of the working images in pixels; defaults to the diffusion model's.
+            image_channels: Their channels, 1 or 3; defaults to the diffusion model's.
+            feature_layer: Layer whose input is the features; defaults to the last layer.
+            cam_layer: Layer for Grad-CAM; defaults to the last layer with feature maps.
+            weights: For a spec: a file of weights, or `pretrained` for the library's.
+            diffusion_options: What a file of weights does not contain about its model.
+            seed: Seed of the randomness that belongs to each image.
+            **options: See `classifiers.assembly.ClassifierOptions`.
+
+        Raises:
+            UserError: If something cannot be found, understood or loaded; the line names what to
+                give.
+        """
+        if not isinstance(settings, DetectorSettings):
+            settings = from_dict(settings or {})
+        given = {
+            "preprocess": preprocess,
+            "class_names": class_names,
+            "num_classes": num_classes,
+            "feature_layer": feature_layer,
+            "cam_layer": cam_layer,
+        }
+        network, spec = assembled_classifier(classifier, weights, given, options)
+        model = opened_diffusion(
+            diffusion,
+            network.class_names,
+            sees_labels(settings),
+            image_size,
+            image_channels,
+            diffusion_options,
+        )
+        detector = cls(**vars(uncalibrated_parts(network, spec, model, settings, seed)))
+        return detector.to(detector.device)
 
     @classmethod
     def from_checkpoint(
@@ -201,50 +265,7 @@ class Detector(Scorer):
             UserError: If the classifier and the images do not fit together, a baseline needs
                 `reference`, or a score does not vary.
         """
-        check_batch_size(batch_size)
-        form = (self.image_size, self.image_channels, batch_size)
-        images, training = LabeledImages(validation, *form), None
-        if reference is not None:
-            training = LabeledImages(reference, *form, limit=self.settings.reference_images)
-        known = self.reference if training is None else None
-        settings, features = fit_method(
-            self.eval().method, images, training, batch_size, _warn, reference=known
-        )
-        if accept is not None:
-            settings = replace(settings, accept=accept)
-        parts = replace(self.parts, settings=settings, reference=features, calibration=None)
-        fitted = Detector(**vars(parts)).to(self.device)
-        calibration = fit_calibration(plain_scores(fitted, images, batch_size), settings, _warn)
+        fitted = calibrated(self, validation, reference, accept, batch_size)
         self.method, self.baselines = fitted.method, fitted.baselines
-        self.reference, self.calibration = features, calibration
+        self.reference, self.calibration = fitted.reference, fitted.calibration
         return self
-
-
-def plain_scores(
-    detector: Detector, batches: Iterable[Mapping[str, Any]], batch_size: int
-) -> dict[str, Tensor]:
-    """Score images from batches, without the scores that need calibration.
-
-    Args:
-        detector: The detector.
-        batches: Batches with `image`, `(N, C, H, W)` of the working size.
-        batch_size: Images of every network call.
-
-    Returns:
-        Score -> `(n,)` float64 of all n images, in their order.
-    """
-    stream, rows, count = detector.stream(batch_size, derive=False), [], 0
-    for batch in batches:
-        items = [Item(image, index=count + i) for i, image in enumerate(batch["image"])]
-        count += len(items)
-        rows += [result.row for result in stream.push(items)]
-    rows += [result.row for result in stream.flush()]
-    rows.sort(key=lambda row: row.index)
-    return {
-        name: torch.tensor([row.scores[name] for row in rows], dtype=torch.float64)
-        for name in detector.score_names(derived=False)
-    }
-
-
-def _warn(line: str) -> None:
-    warnings.warn(line.removeprefix("warning: "), stacklevel=3)

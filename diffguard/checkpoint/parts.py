@@ -10,6 +10,7 @@ from torch import nn
 
 from diffguard.classifiers.classifier import Classifier
 from diffguard.classifiers.spec import ClassifierSpec
+from diffguard.denoisers.assembly import Diffusion
 from diffguard.denoisers.reference import Source
 from diffguard.denoisers.spec import DiffusionSpec
 from diffguard.diffusion.denoiser import Denoiser
@@ -50,3 +51,31 @@ class DetectorParts:
     noisy_classifier: nn.Module | None
     seed: int
     origin: Origin
+
+
+def uncalibrated_parts(
+    classifier: Classifier,
+    spec: ClassifierSpec | None,
+    diffusion: Diffusion,
+    settings: DetectorSettings,
+    seed: int,
+) -> DetectorParts:
+    """The parts of a detector that is not calibrated yet."""
+    data = {
+        "id": {},
+        "image_size": diffusion.image_size,
+        "channels": diffusion.image_channels,
+        "class_names": list(classifier.class_names),
+    }
+    return DetectorParts(
+        classifier,
+        diffusion.denoiser,
+        settings,
+        image_size=diffusion.image_size,
+        image_channels=diffusion.image_channels,
+        reference=None,
+        calibration=None,
+        noisy_classifier=None,
+        seed=seed,
+        origin=Origin(spec, diffusion.spec, diffusion.source, {"data": data, "trainer": {}}),
+    )

@@ -110,18 +110,15 @@ def _filled_network(
     spec: ClassifierSpec, trusted: tuple[str, ...], state: Mapping[str, Tensor] | None
 ) -> nn.Module:
     what, named = f"classifier {spec.arch}", spec.arch in trusted
-    is_library = spec.arch in OWN_NETWORKS or "/" in spec.arch
     try:
-        if is_library:
-            build = library_builder(spec)
-            if spec.kwargs and not named:
-                plain = trial(library_builder(replace(spec, kwargs={})), what)
-                check_arguments("classifier", spec.arch, type(plain), spec.kwargs, builder=True)
-        else:
+        is_library = _is_library(spec.arch)
+        build = network_builder(spec, trusted)
+        if is_library and spec.kwargs and not named:
+            plain = trial(library_builder(replace(spec, kwargs={})), what)
+            check_arguments("classifier", spec.arch, type(plain), spec.kwargs, builder=True)
+        elif not is_library and not named:
             cls = import_class(spec.arch, trusted)
-            if not named:
-                check_arguments("classifier", spec.arch, cls, spec.kwargs)
-            build = partial(cls, **_classes(cls, spec), **spec.kwargs)
+            check_arguments("classifier", spec.arch, cls, spec.kwargs)
         # A user's class may need real tensors in its constructor.
         if is_library or not named:
             empty = trial(build, what)
@@ -136,6 +133,25 @@ def _filled_network(
     if state is not None:
         fill(network, state, "classifier")
     return network
+
+
+def _is_library(arch: str) -> bool:
+    return arch in OWN_NETWORKS or "/" in arch
+
+
+def network_builder(
+    spec: ClassifierSpec, trusted: str | Collection[str] = ()
+) -> Callable[[], nn.Module]:
+    """A function that builds a network by its name in a library, or by its class.
+
+    Raises:
+        UserError: For a name that is not known, or a class that is not trusted.
+    """
+    _check_library(spec.arch)
+    if _is_library(spec.arch):
+        return library_builder(spec)
+    cls = import_class(spec.arch, trusted)
+    return partial(cls, **_classes(cls, spec), **spec.kwargs)
 
 
 def library_builder(spec: ClassifierSpec) -> Callable[[], nn.Module]:

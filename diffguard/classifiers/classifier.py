@@ -80,6 +80,9 @@ class Classifier(nn.Module):
             that is larger than the image.
     """
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(
         self,
         network: nn.Module,
@@ -131,7 +134,7 @@ class Classifier(nn.Module):
             images = resize_to(images, full, interpolation=self.interpolation)
             top, left = self.corner(full)
             images = images[..., top : top + self.size[0], left : left + self.size[1]]
-        return (images - self.mean.to(images)) / self.std.to(images)  # type: ignore[operator]
+        return (images - self.mean.to(images)) / self.std.to(images)
 
     def forward(self, images: Tensor, *, crop: bool = True) -> Tensor:
         """Classify images `(N, C, H, W)` in [0, 1] to logits `(N, K)`; `crop` as in `normalize`.

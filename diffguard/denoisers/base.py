@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from diffguard.denoisers.spec import DiffusionSpec
 from diffguard.diffusion.schedule import NoiseSchedule
 from diffguard.images import (
     resize_mask,
@@ -33,6 +34,7 @@ class DiffusersDenoiser(nn.Module):
         num_classes: Number of classes; None for an unconditional model.
         null_class: Label that means "no label"; None if the model has none.
         antialias: Whether shrinking applies a low-pass filter; the authors' program does not.
+        spec: What builds the model again; None if it is unknown.
 
     Attributes:
         channels: Channels of a state.
@@ -48,8 +50,10 @@ class DiffusersDenoiser(nn.Module):
         num_classes: int | None,
         null_class: int | None,
         antialias: bool,
+        spec: DiffusionSpec | None = None,
     ) -> None:
         super().__init__()
+        self.spec = spec
         self.network = network
         self.schedule = schedule
         self.image_size = image_size

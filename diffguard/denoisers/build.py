@@ -76,6 +76,7 @@ def wrap_parts(parts: DiffusionParts, spec: DiffusionSpec) -> DiffusersDenoiser:
         "num_classes": parts.num_classes,
         "null_class": parts.null_class,
         "antialias": spec.antialias,
+        "spec": spec,
     }
     # Noise levels are read on the CPU, regardless of the network's device.
     with torch.device("cpu"):

@@ -78,15 +78,24 @@ def build_own_denoiser(path: str, kwargs: Mapping[str, Any], trusted: str | Coll
     except Exception as error:
         # Constructors of users may raise any exception.
         raise UserError(f"denoiser {path} cannot be built: {reason_of(error)}") from error
-    lacking = [name for name in _MEMBERS if not hasattr(denoiser, name)]
+    check_denoiser(denoiser, path)
+    return denoiser.eval()
+
+
+def check_denoiser(denoiser: Any, name: str) -> None:
+    """Check that an object has the attributes and methods of `Denoiser`.
+
+    Raises:
+        UserError: Naming those that are missing.
+    """
+    lacking = [member for member in _MEMBERS if not hasattr(denoiser, member)]
     if not lacking and not isinstance(denoiser.schedule, NoiseSchedule):
         lacking = ["schedule of the class NoiseSchedule"]
     if lacking:
         raise UserError(
-            f"{path} is not a denoiser, it has no {', '.join(lacking)}: expected the attributes "
+            f"{name} is not a denoiser, it has no {', '.join(lacking)}: expected the attributes "
             "and methods of diffguard.diffusion.denoiser.Denoiser"
         )
-    return denoiser.eval()
 
 
 def load_own_weights(denoiser: nn.Module, file: str, path: str) -> None:

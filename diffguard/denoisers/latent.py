@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from diffguard.denoisers.base import DiffusersDenoiser
 from diffguard.denoisers.context import ClassContext
+from diffguard.denoisers.spec import DiffusionSpec
 from diffguard.diffusion.schedule import NoiseSchedule
 from diffguard.errors import UserError
 from diffguard.images import convert_channels, resize_to, to_image_range, to_model_range
@@ -36,6 +37,7 @@ class LatentDenoiser(DiffusersDenoiser):
             in the autoencoder's config.
         antialias: Whether shrinking applies a low-pass filter.
         slice_size: Images per call of the autoencoder, which limits its memory.
+        spec: What builds the model again; None if it is unknown.
 
     Raises:
         UserError: If autoencoder and network have different latents, or the network has
@@ -55,9 +57,10 @@ class LatentDenoiser(DiffusersDenoiser):
         scale_factor: float | None = None,
         antialias: bool = True,
         slice_size: int = 8,
+        spec: DiffusionSpec | None = None,
     ) -> None:
         super().__init__(
-            network, schedule, image_size, image_channels, num_classes, null_class, antialias
+            network, schedule, image_size, image_channels, num_classes, null_class, antialias, spec
         )
         self.autoencoder = autoencoder
         self.context = context

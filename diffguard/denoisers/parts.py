@@ -37,6 +37,13 @@ class DiffusionParts:
     context: ClassContext | None = None
     patch: int = 1
 
+    @property
+    def pixel_channels(self) -> int:
+        """Channels of the images that the model was trained on, 1 or 3."""
+        if self.autoencoder is not None:
+            return int(self.autoencoder.config["in_channels"])
+        return int(self.network.config["in_channels"]) // self.patch**2
+
     def check_classes(self, expected: int | None) -> None:
         """Compare with the number of classes that the user expects.
 

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from diffguard.denoisers.base import DiffusersDenoiser
+from diffguard.denoisers.spec import DiffusionSpec
 from diffguard.diffusion.schedule import NoiseSchedule
 from diffguard.errors import UserError
 from diffguard.images import (
@@ -34,6 +35,7 @@ class PixelDenoiser(DiffusersDenoiser):
         antialias: See `DiffusersDenoiser`.
         patch: Side p of the squares of pixels that become one position of a state. A state has p²
             times the channels of an image and 1/p of its side, so a pass costs about 1/p².
+        spec: See `DiffusersDenoiser`.
 
     Attributes:
         pixel_channels: Channels of the images that the network was trained on, 1 or 3.
@@ -55,9 +57,10 @@ class PixelDenoiser(DiffusersDenoiser):
         fit: Literal["resize", "pad"] = "resize",
         antialias: bool = True,
         patch: int = 1,
+        spec: DiffusionSpec | None = None,
     ) -> None:
         super().__init__(
-            network, schedule, image_size, image_channels, num_classes, null_class, antialias
+            network, schedule, image_size, image_channels, num_classes, null_class, antialias, spec
         )
         self.fit, self.patch = fit, patch
         if self.channels not in (patch**2, 3 * patch**2):

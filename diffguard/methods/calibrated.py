@@ -1,0 +1,96 @@
+"""Calibration of a scorer on ID images in this process."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from diffguard.inputs.labeled import LabeledImages
+from diffguard.methods.fit import fit_calibration, fit_method
+from diffguard.methods.items import Item
+from diffguard.methods.scorer import Scorer, check_batch_size
+
+
+def calibrated(
+    scorer: Scorer,
+    validation: Iterable[Any],
+    reference: Iterable[Any] | None,
+    accept: float | None,
+    batch_size: int,
+) -> Scorer:
+    """A calibrated scorer with the models of another; see `Detector.calibrate`.
+
+    Args:
+        scorer: The scorer, which stays as it is.
+        validation: ID validation images with labels, as for `LabeledImages`.
+        reference: ID training images with labels; None uses the features that the scorer has.
+        accept: Share of ID images that the threshold accepts; None keeps that of the settings.
+        batch_size: Images of every network call, at least 1.
+
+    Raises:
+        UserError: If the classifier and the images do not fit together, a baseline needs training
+            images and there are none, or a score does not vary.
+    """
+    check_batch_size(batch_size)
+    form = (scorer.image_size, scorer.image_channels, batch_size)
+    images, training = LabeledImages(validation, *form), None
+    if reference is not None:
+        training = LabeledImages(reference, *form, limit=scorer.settings.reference_images)
+    settings, features = fit_method(
+        scorer.eval().method,
+        images,
+        training,
+        batch_size,
+        _warn,
+        reference=scorer.reference if training is None else None,
+    )
+    if accept is not None:
+        settings = replace(settings, accept=accept)
+    fitted = Scorer(
+        scorer.classifier,
+        scorer.denoiser,
+        settings,
+        image_size=scorer.image_size,
+        image_channels=scorer.image_channels,
+        reference=features,
+        noisy_classifier=scorer.noisy_classifier,
+        seed=scorer.seed,
+    ).to(scorer.device)
+    scores = plain_scores(fitted, images, batch_size)
+    fitted.calibration = fit_calibration(scores, settings, _warn)
+    return fitted
+
+
+def plain_scores(
+    scorer: Scorer, batches: Iterable[Mapping[str, Any]], batch_size: int
+) -> dict[str, Tensor]:
+    """Score images from batches, without the scores that need calibration.
+
+    Args:
+        scorer: The scorer.
+        batches: Batches with `image`, `(N, C, H, W)` of the working size.
+        batch_size: Images of every network call.
+
+    Returns:
+        Score -> `(n,)` float64 of all n images, in their order.
+    """
+    stream, rows, count = scorer.stream(batch_size, derive=False), [], 0
+    for batch in batches:
+        items = [Item(image, index=count + i) for i, image in enumerate(batch["image"])]
+        count += len(items)
+        rows += [result.row for result in stream.push(items)]
+    rows += [result.row for result in stream.flush()]
+    rows.sort(key=lambda row: row.index)
+    return {
+        name: torch.tensor([row.scores[name] for row in rows], dtype=torch.float64)
+        for name in scorer.score_names(derived=False)
+    }
+
+
+def _warn(line: str) -> None:
+    warnings.warn(line.removeprefix("warning: "), stacklevel=5)
