@@ -145,7 +145,7 @@ def test_it_is_not_trained_here(run, tmp_path):
         tmp_path / "own.yaml", run.parent / "data", diffusion={"network": CLASS, "kwargs": {}}
     )
     argv = ["--config", str(config), "--run_dir", str(tmp_path / "run"), "--stages", "[diffusion]"]
-    with pytest.raises(UserError, match="is not trained here: leave diffusion out of stages"):
+    with pytest.raises(UserError, match="DiffGuard does not train: leave diffusion out of stages"):
         train.main(argv)
 
 
