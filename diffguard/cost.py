@@ -1,4 +1,4 @@
-"""What a detector would cost: weights and network passes, without weights and without images."""
+"""The cost of a detector in weights and network passes, without loading weights or images."""
 
 from __future__ import annotations
 
@@ -45,13 +45,14 @@ class Part:
 
 @dataclass(frozen=True)
 class Cost:
-    """What a detector would cost.
+    """The cost of a detector.
 
     Attributes:
         parts: Its networks.
-        fewest_passes: Network passes of the diffusion model for an image that stops at once and
-            is guided nowhere.
-        most_passes: The same for one that goes to the full depth and is guided everywhere.
+        fewest_passes: Network passes of the diffusion model for an image that stops at the first
+            step and is not guided.
+        most_passes: Network passes for an image that is inverted to the full depth and guided
+            everywhere.
     """
 
     parts: list[Part]
@@ -67,29 +68,29 @@ def dry_run(
     dtype: torch.dtype = torch.float32,
     trusted: tuple[str, ...] = (),
 ) -> Cost:
-    """Build the networks without memory for their weights and count.
+    """Build the networks without memory for their weights, and count weights and passes.
 
     Args:
-        classifier: What the classifier is; its weights are float32.
-        diffusion: What the diffusion model is.
+        classifier: The classifier; its weights are float32.
+        diffusion: The diffusion model.
         settings: The detector's settings.
         dtype: Dtype of the diffusion model's weights.
         trusted: Import paths of further classes that the user has named.
 
     Raises:
-        UserError: For networks that cannot be built, or settings that do not fit them.
+        UserError: If a network cannot be built or the settings do not fit the networks.
     """
-    own = is_own(diffusion.network)
+    custom = is_own(diffusion.network)
     with WithoutWeights():
         protected = build_classifier(classifier, resolved=True, trusted=trusted)
-    # A class of the user's may make its noise levels as it is built.
-    with torch.device("cpu" if own else "meta"):
+    # A user's class may compute its noise levels in its constructor.
+    with torch.device("cpu" if custom else "meta"):
         denoiser = build_any_denoiser(diffusion, trusted)
     cast_weights(denoiser, dtype)
     parts = [_part("classifier", classifier.arch, protected.network)]
     for name, module in weight_parts(denoiser).items():
         parts.append(_part(name, type(module).__name__, module))
-    schedule = denoiser.schedule if own else schedule_from_config(diffusion.scheduler)
+    schedule = denoiser.schedule if custom else schedule_from_config(diffusion.scheduler)
     stand_in = _StandIn(schedule, diffusion.num_classes, diffusion.null_class)
     fewest, most = _count_passes(protected, stand_in, settings)
     return Cost(parts, fewest, most)
@@ -121,7 +122,7 @@ def _part(name: str, kind: str, module: nn.Module) -> Part:
 
 
 class _StandIn:
-    """A denoiser that costs nothing: it takes the passes of the real one."""
+    """A denoiser without a network, which takes the same passes as the real one."""
 
     def __init__(
         self, schedule: NoiseSchedule, num_classes: int | None, null_class: int | None
@@ -147,8 +148,8 @@ class _StandIn:
 def _count_passes(
     classifier: Classifier, denoiser: _StandIn, settings: DetectorSettings
 ) -> tuple[int, int]:
-    """Run the very loop that reconstructs images, on images of one pixel."""
-    # Measures do not change the number of passes, and may want weights of their own.
+    """Run the reconstruction loop on images of one pixel."""
+    # Distances do not change the number of passes, and may need weights.
     plain: Mapping[str, Any] = {
         **to_dict(settings),
         "distances": ["l2"],

@@ -103,8 +103,8 @@ class LatentDenoiser(DiffusersDenoiser):
 
     def parts(self) -> dict[str, nn.Module]:
         """`network`, `autoencoder` and, with cross-attention, `context`."""
-        found = {**super().parts(), "autoencoder": self.autoencoder}
-        return found if self.context is None else {**found, "context": self.context}
+        parts = {**super().parts(), "autoencoder": self.autoencoder}
+        return parts if self.context is None else {**parts, "context": self.context}
 
     def cast(self, dtype: torch.dtype) -> None:
         """See `DiffusersDenoiser.cast`; an autoencoder that overflows in float16 is unchanged."""
@@ -166,16 +166,16 @@ class LatentDenoiser(DiffusersDenoiser):
         attends = _has_cross_attention(config)
         if attends and self.context is None:
             raise UserError(
-                "the diffusion model has cross-attention, and nothing says what it is shown of a "
-                "label: expected a text encoder beside it (Stable Diffusion) or a class_context"
+                "the diffusion model has cross-attention, but there is no context for its labels: "
+                "expected a text encoder beside it (Stable Diffusion) or a class_context"
             )
         if self.context is None:
             return
-        width, wanted = self.context.table.shape[-1], config["cross_attention_dim"]
-        if not attends or width != wanted:
+        width, expected = self.context.table.shape[-1], config["cross_attention_dim"]
+        if not attends or width != expected:
             raise UserError(
                 f"the context of the labels has {width} channels and cross-attention takes "
-                f"{wanted if attends else 'none'}: the parts of the model do not fit together"
+                f"{expected if attends else 'none'}: the parts of the model do not fit together"
             )
 
 

@@ -11,15 +11,15 @@ NETWORKS = ("UNet2DModel", "ADMUNet2DModel", "UNet2DConditionModel", "DiTTransfo
 AUTOENCODERS = ("AutoencoderKL", "VQModel")
 
 
-def module_class(name: str, known: tuple[str, ...]) -> Any:
+def module_class(name: str, classes: tuple[str, ...]) -> Any:
     """A network's or autoencoder's class by name.
 
     Raises:
         UserError: For an unknown class.
     """
-    if name not in known:
+    if name not in classes:
         raise UserError(
-            f"diffusion network {name!r} is not known, expected one of {', '.join(known)}"
+            f"diffusion network {name!r} is not known, expected one of {', '.join(classes)}"
         )
     if name == "ADMUNet2DModel":
         from diffguard.denoisers.adm_unet import ADMUNet2DModel

@@ -74,7 +74,7 @@ def calibrate_thresholds(qualities: Tensor, mean_steps: float, cap: int) -> list
     """
 
     def alone(depth: float) -> list[float]:
-        return [calibrate_threshold(one, depth, cap) for one in qualities.unbind(1)]
+        return [calibrate_threshold(quality, depth, cap) for quality in qualities.unbind(1)]
 
     def miss(thresholds: list[float]) -> float:
         index, _ = stop_index(qualities, thresholds, cap)
@@ -84,9 +84,9 @@ def calibrate_thresholds(qualities: Tensor, mean_steps: float, cap: int) -> list
     low, high = mean_steps, float(cap)
     for _ in range(_HALVINGS):
         middle = (low + high) / 2
-        found = alone(middle)
-        best = min(best, found, key=lambda thresholds: abs(miss(thresholds)))
-        low, high = (middle, high) if miss(found) < 0 else (low, middle)
+        candidate = alone(middle)
+        best = min(best, candidate, key=lambda thresholds: abs(miss(thresholds)))
+        low, high = (middle, high) if miss(candidate) < 0 else (low, middle)
     return best
 
 

@@ -72,7 +72,7 @@ def test_a_user_class_needs_consent():
 
 
 @pytest.mark.parametrize(
-    ("spec", "said"),
+    ("spec", "message"),
     [
         (ClassifierSpec("small_cnn", 3, {"depth": 4}), "small_cnn cannot be built: .*depth"),
         (ClassifierSpec("torchvision/no_such", 3), "no_such cannot be built"),
@@ -84,8 +84,8 @@ def test_a_user_class_needs_consent():
         (ClassifierSpec("small_cnn", 3, size=[32]), r"must be \[height, width\], got \[32\]"),
     ],
 )
-def test_impossible_classifiers_are_refused(spec, said):
-    with pytest.raises(UserError, match=said) as caught:
+def test_impossible_classifiers_are_refused(spec, message):
+    with pytest.raises(UserError, match=message) as caught:
         build_classifier(spec)
     assert "\n" not in str(caught.value)
 
@@ -111,7 +111,7 @@ def test_a_user_class_may_fix_its_number_of_classes():
 
 
 @pytest.mark.parametrize(
-    ("path", "said"),
+    ("path", "message"),
     [
         ("os.system", "is named by a checkpoint"),
         ("diffguardian.Net", "is named by a checkpoint"),
@@ -122,8 +122,8 @@ def test_a_user_class_may_fix_its_number_of_classes():
         ("diffguard.", "cannot be imported"),
     ],
 )
-def test_another_number_of_classes_is_refused(path, said):
-    with pytest.raises(UserError, match=said):
+def test_another_number_of_classes_is_refused(path, message):
+    with pytest.raises(UserError, match=message):
         import_class(path)
 
 

@@ -33,7 +33,7 @@ def test_equals_the_class_activation_map_of_a_pooled_linear_head():
     torch.testing.assert_close(found, expected.detach())
 
 
-def test_weights_are_the_mean_gradient_whatever_the_head():
+def test_weights_are_the_mean_gradient_for_every_head():
     torch.manual_seed(0)
     network = nn.Sequential(
         nn.Conv2d(3, 4, 3, stride=4), nn.Tanh(), nn.Flatten(), nn.Linear(4 * 49, 5)

@@ -78,9 +78,9 @@ def test_few_images_of_two_mixed_classes_are_not_another_order():
 
 def test_accuracy_at_chance_is_a_warning():
     predictions = torch.arange(40) % 4
-    said = check_labels(labels(), predictions, NAMES)
-    assert "right on only 10 of 40 ID validation images" in said
-    assert "chance among 4 classes" in said
+    message = check_labels(labels(), predictions, NAMES)
+    assert "right on only 10 of 40 ID validation images" in message
+    assert "chance among 4 classes" in message
 
 
 def output(head, scale):

@@ -127,7 +127,7 @@ class Pair(SmallCNN):
 
 
 @pytest.mark.parametrize(
-    ("use", "said"),
+    ("use", "message"),
     [
         (lambda: Classifier(SmallCNN(6), 6, feature_layer="nope"), r"'nope'; its parts are stage1"),
         (lambda: tiny_classifier().forward_features(images(8), ["stage9"]), "no layer 'stage9'"),
@@ -158,8 +158,8 @@ class Pair(SmallCNN):
         (lambda: cam_maps(tiny_classifier(), torch.zeros(2, 3)), r"gives \(2, 3\), expected"),
     ],
 )
-def test_wrong_layers_and_outputs_are_refused(use, said):
-    with pytest.raises(UserError, match=said) as caught:
+def test_wrong_layers_and_outputs_are_refused(use, message):
+    with pytest.raises(UserError, match=message) as caught:
         use()
     assert "\n" not in str(caught.value)
 

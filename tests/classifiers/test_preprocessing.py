@@ -57,7 +57,7 @@ def test_gray_networks_of_timm_have_no_published_normalization():
 
 
 @pytest.mark.parametrize(
-    ("arch", "said"),
+    ("arch", "message"),
     [
         ("torchvision/no_such", "torchvision/no_such cannot be built"),
         ("torchvision/resnet18.V9", "unknown weights V9"),
@@ -66,8 +66,8 @@ def test_gray_networks_of_timm_have_no_published_normalization():
         ("openood/LeNet", "openood/LeNet is not known, expected openood/ResNet18_32x32"),
     ],
 )
-def test_unknown_names_are_refused(arch, said):
-    with pytest.raises(UserError, match=said) as caught:
+def test_unknown_names_are_refused(arch, message):
+    with pytest.raises(UserError, match=message) as caught:
         build_classifier(ClassifierSpec(arch, 10))
     assert "\n" not in str(caught.value)
 

@@ -47,7 +47,7 @@ def test_published_weights_are_loaded(hub, published):
     assert all(torch.equal(found[name], value) for name, value in published.items())
 
 
-def test_other_classes_get_a_new_last_layer_only_where_it_is_trained(hub, published):
+def test_other_classes_get_a_new_last_layer_only_if_it_is_trained(hub, published):
     with pytest.raises(UserError, match=r"has 1000 classes, but the data 4: .* add classifier to"):
         build_classifier(ClassifierSpec(NAME, 4), pretrained=True)
     classifier = build_classifier(ClassifierSpec(NAME, 4), pretrained=True, new_head=True).eval()

@@ -45,7 +45,7 @@ def refuse_other_sizes(features):
 
 
 @pytest.mark.parametrize(
-    ("network", "choices", "said"),
+    ("network", "choices", "message"),
     [
         (Net(lambda x: x.softmax(-1)), {}, "gives probabilities"),
         (Net(lambda x: x.log_softmax(-1)), {"baselines": ["energy"]}, "energy is always 0"),
@@ -62,8 +62,8 @@ def refuse_other_sizes(features):
         (Net(lambda x: x[:, :2]), {}, "check the number of classes"),
     ],
 )
-def test_the_failure_of_a_network_is_named(network, choices, said):
-    with pytest.raises(UserError, match=said) as caught:
+def test_the_failure_of_a_network_is_named(network, choices, message):
+    with pytest.raises(UserError, match=message) as caught:
         attempt(network, **choices)
     assert "\n" not in str(caught.value)
 

@@ -97,7 +97,7 @@ def twice():
 
 
 @pytest.mark.parametrize(
-    ("state", "said"),
+    ("state", "message"),
     [
         (lambda: weights(classes=5), "has 5 classes, but the data 3: name all 5"),
         (
@@ -113,9 +113,9 @@ def twice():
         (twice, "more than once, below 'model.' and 'ema.'"),
     ],
 )
-def test_tensors_of_another_network_are_refused(tmp_path, state, said):
+def test_tensors_of_another_network_are_refused(tmp_path, state, message):
     torch.save(state(), tmp_path / "w.pt")
-    with pytest.raises(UserError, match=said) as caught:
+    with pytest.raises(UserError, match=message) as caught:
         load_weights(classifier(), tmp_path / "w.pt", "small_cnn")
     assert str(tmp_path / "w.pt") in str(caught.value)
     assert "\n" not in str(caught.value)

@@ -28,20 +28,20 @@ def test_a_denoiser_takes_everything_from_its_spec():
 
 
 @pytest.mark.parametrize(
-    ("network", "changes", "said"),
+    ("network", "changes", "message"),
     [
         ("UNet", {}, "'UNet' is not known, expected one of UNet2DModel"),
         ("UNet2DModel", {"down_block_types": ["NoSuchBlock"]}, "UNet2DModel cannot be built"),
         ("UNet2DModel", {"norm_num_groups": 3}, "UNet2DModel cannot be built"),
     ],
 )
-def test_impossible_diffusion_models_are_refused(network, changes, said):
-    with pytest.raises(UserError, match=said) as caught:
+def test_impossible_diffusion_models_are_refused(network, changes, message):
+    with pytest.raises(UserError, match=message) as caught:
         build_denoiser(DiffusionSpec(network, {**UNET, **changes}, LINEAR, 8, 1))
     assert "\n" not in str(caught.value)
 
 
-def test_only_known_classes_of_diffusers_are_built():
+def test_only_listed_classes_of_diffusers_are_built():
     known = ("DiTTransformer2DModel",)
     assert module_class(*known, known).__name__ == "DiTTransformer2DModel"
     with pytest.raises(UserError, match="'DiffusionPipeline' is not known"):

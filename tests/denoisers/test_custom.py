@@ -94,7 +94,7 @@ class NoSchedule(NoNoise):
 
 
 @pytest.mark.parametrize(
-    ("path", "kwargs", "said"),
+    ("path", "kwargs", "message"),
     [
         ("none.Denoiser", {}, "cannot be imported"),
         (f"{__name__}.PAGE", {}, "is not a torch.nn.Module class"),
@@ -103,14 +103,14 @@ class NoSchedule(NoNoise):
         (f"{__name__}.NoSchedule", {}, "has no schedule of the class NoiseSchedule"),
     ],
 )
-def test_a_class_that_is_not_a_denoiser_is_refused(path, kwargs, said):
-    with pytest.raises(UserError, match=said) as error:
+def test_a_class_that_is_not_a_denoiser_is_refused(path, kwargs, message):
+    with pytest.raises(UserError, match=message) as error:
         build_own_denoiser(path, kwargs, [path])
     assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         ({"ckpt": "absent.pt"}, r"absent\.pt does not exist"),
         ({"kwargs": {"classes": 4, "side": 8}}, "means has shape .* expected"),
@@ -122,7 +122,7 @@ def test_a_class_that_is_not_a_denoiser_is_refused(path, kwargs, said):
         ({"store": "reference"}, "diffusion.store reference"),
     ],
 )
-def test_settings_that_do_not_fit_are_refused(run, tmp_path, changes, said):
+def test_settings_that_do_not_fit_are_refused(run, tmp_path, changes, message):
     diffusion = {
         "network": CLASS,
         "kwargs": {"classes": 3, "side": 8},
@@ -136,7 +136,7 @@ def test_settings_that_do_not_fit_are_refused(run, tmp_path, changes, said):
         classifier={"ckpt": str(run / "classifier" / "classifier.safetensors")},
         stages=["calibrate"],
     )
-    with pytest.raises(UserError, match=said):
+    with pytest.raises(UserError, match=message):
         train.main(["--config", str(config), "--run_dir", str(tmp_path / "run")])
 
 

@@ -70,7 +70,7 @@ def test_a_label_is_a_row_of_the_context():
     z, t, y = torch.randn(2, 4, 8, 8), torch.tensor([3, 4]), torch.tensor([0, CLASSES])
     expected = denoiser.network(z, t, encoder_hidden_states=table[y]).sample
     assert torch.equal(denoiser.predict_noise(z, t, y), expected)
-    with pytest.raises(UserError, match="nothing says what it is shown of a label"):
+    with pytest.raises(UserError, match="there is no context for its labels"):
         wrap(unet(**cross))
     with pytest.raises(UserError, match="has 5 channels and cross-attention takes 6"):
         wrap(unet(**cross), context=ClassContext(table[..., :5]))

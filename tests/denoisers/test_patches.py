@@ -179,7 +179,7 @@ def test_models_written_before_there_were_patches_load(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         ({"patch": 3}, "takes 4 channels, expected 9 or 27"),
         ({"patch": 1}, "takes 4 channels, expected 1 or 3"),
@@ -190,17 +190,17 @@ def test_models_written_before_there_were_patches_load(tmp_path):
         ({"autoencoder": "VQModel", "autoencoder_config": {"latent_channels": 4}}, "pixel models"),
     ],
 )  # fmt: skip
-def test_patches_that_do_not_fit_are_refused(changes, said):
-    with pytest.raises(UserError, match=said) as caught:
+def test_patches_that_do_not_fit_are_refused(changes, message):
+    with pytest.raises(UserError, match=message) as caught:
         build_denoiser(replace(SPEC, **changes))
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize(("patch", "said"), [(3, "8 pixels cannot be cut"), (0, "at least 1")])
-def test_a_config_with_impossible_patches_is_refused(tmp_path, data_root, patch, said):
+@pytest.mark.parametrize(("patch", "message"), [(3, "8 pixels cannot be cut"), (0, "at least 1")])
+def test_a_config_with_impossible_patches_is_refused(tmp_path, data_root, patch, message):
     path = write_config(tmp_path / "tiny.yaml", data_root)
     given = ["--config", str(path), "--run_dir", str(tmp_path / "run"), "--stages", "[diffusion]"]
-    with pytest.raises(UserError, match=said):
+    with pytest.raises(UserError, match=message):
         train.main([*given, "--diffusion.patch", str(patch)])
 
 

@@ -159,7 +159,7 @@ def test_zero_gradient_equals_no_guidance(seed, index, clip):
     assert torch.equal(free, guided)
 
 
-def test_solvers_make_as_many_steps_as_asked():
+def test_solvers_make_the_requested_number_of_steps():
     plan, x = sound_plan(), torch.zeros(1, 1, 2, 2)
     seen = []
 

@@ -90,7 +90,7 @@ def test_crops_belong_to_seed_image_and_step():
     assert torch.equal(shared, draw_boxes(generator, 12, (32, 32), 4)[8:])
 
 
-def test_a_classifier_of_noisy_images_is_told_the_time():
+def test_classifier_of_noisy_images_gets_the_timestep():
     denoiser, seen = denoiser_of(two_layers()), []
 
     def classify(images, t):

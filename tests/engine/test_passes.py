@@ -93,7 +93,7 @@ class Watched:
 
 
 @pytest.mark.parametrize("kind", ["free", "free with reference", "classifier"])
-def test_every_call_is_full_until_the_stream_ends_whatever_the_depths(kind):
+def test_every_call_is_full_until_the_stream_ends_for_any_depths(kind):
     plan, full, count = sound_plan(STEPS), 8, 120
     by_classifier = kind == "classifier"
     classes = None if by_classifier else CLASSES

@@ -108,7 +108,7 @@ def test_crops_stay_with_the_image_in_any_order():
 
 
 @pytest.mark.parametrize("kind", ["scale", "mask", "label", "classifier", "none"])
-def test_without_guidance_both_reconstructions_are_one(kind):
+def test_without_guidance_both_reconstructions_are_equal(kind):
     guidance = ClassifierFree(0.0 if kind == "scale" else 3.0)
     if kind == "classifier":
         guidance = classifier_guidance_of(scale=0.0)
@@ -125,7 +125,7 @@ def test_without_guidance_both_reconstructions_are_one(kind):
     assert not torch.equal(result.guided, image)
 
 
-def test_a_full_mask_equals_none():
+def test_full_mask_equals_no_mask():
     denoiser = denoiser_of(two_layers(classes=CLASSES), CLASSES)
     recipe, image = Recipe(sound_plan(6), 5, guidance=ClassifierFree(3.0)), torch.rand(3, 8, 8)
     pair = [Job(image, 1, ("a",)), Job(image, 1, ("b",), torch.ones(8, 8, dtype=bool))]

@@ -92,7 +92,7 @@ def test_equal_scores_are_one_column_and_others_are_named_apart(folders):
     assert results["rows"][0] == summarize(make_run(folders[0]), draws=20)["rows"][0]
 
 
-def test_rows_are_joined_by_set_and_index_whatever_their_order(folders):
+def test_rows_are_joined_by_set_and_index_in_any_order(folders):
     rows = np.random.default_rng(1).permutation(len(make_table()))
     other = in_other_order(changed(["diffguard"]), rows)
     joined = join_runs([make_run(folders[0]), make_run(folders[1], other)]).table
@@ -111,7 +111,7 @@ def test_an_image_that_one_run_could_not_read_is_left_out_for_all(folders):
     assert 3 not in joined.rows("digits")
 
 
-def test_each_run_keeps_its_own_cost_and_other_classifiers_are_told(folders):
+def test_each_run_keeps_its_cost_and_other_classifiers_are_reported(folders):
     prediction = make_table().prediction
     prediction[:7] = 4
     runs = [make_run(folders[0]), make_run(folders[1], changed(prediction=prediction))]
@@ -136,7 +136,7 @@ def relabelled(row, column, value):
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         (relabelled(5, "label", 3), "the label of digits image 5 is 0 in the latter, 3 in the"),
         (
@@ -149,14 +149,14 @@ def relabelled(row, column, value):
         ({"sets": {"digits": {"n": 50, "fingerprint": "z"}}}, "the set digits is"),
     ],
 )
-def test_runs_of_other_data_are_refused(folders, changes, said):
+def test_runs_of_different_data_are_refused(folders, changes, message):
     with pytest.raises(UserError, match="scored different data") as caught:
         join_runs([make_run(folders[0]), make_run(folders[1], **changes)])
-    assert said in str(caught.value)
+    assert message in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
-def test_files_of_the_same_path_must_be_the_same_where_both_were_scored(folders):
+def test_files_of_one_path_must_be_equal_if_both_were_scored(folders):
     table = make_table()
     numbers = np.arange(len(table))
     broken = int(np.flatnonzero(~table.valid)[0])
@@ -176,7 +176,7 @@ def test_run_names_are_unique(folders):
         join_runs([make_run(folders[0]), make_run(folders[0])])
 
 
-def test_labels_are_where_the_paths_differ(tmp_path):
+def test_labels_are_the_differing_parts_of_the_paths(tmp_path):
     names = ["x/a/evaluation", "y/b/evaluation", "y/c/evaluation"]
     assert run_labels([tmp_path / name for name in names]) == ["a", "b", "c"]
     assert run_labels([tmp_path / "one", tmp_path / "two"]) == ["one", "two"]
@@ -200,7 +200,7 @@ def test_fusion_is_the_mean_of_negative_log_p_values(folders):
 
 
 @pytest.mark.parametrize(
-    ("fusions", "said"),
+    ("fusions", "message"),
     [
         ({"x": ["msp"]}, "two or more different scores"),
         ({"x": ["msp", "msp"]}, "two or more different scores"),
@@ -209,9 +209,9 @@ def test_fusion_is_the_mean_of_negative_log_p_values(folders):
         ({"l2": ["msp", "fusion"]}, "there is a score 'fusion/l2' already"),
     ],
 )
-def test_impossible_fusions_are_refused(folders, fusions, said):
+def test_impossible_fusions_are_refused(folders, fusions, message):
     table = make_table()
     table.scores["fusion/l2"] = table.scores["msp"]
     known = {name: values for name, values in VALIDATION.items() if name != "diffguard/l2"}
-    with pytest.raises(UserError, match=said):
+    with pytest.raises(UserError, match=message):
         add_fusions(make_run(folders[0], table, calibration=known), fusions)

@@ -53,7 +53,7 @@ def test_a_folder_without_an_evaluation_is_refused(tmp_path):
         read_run(tmp_path)
 
 
-def test_a_table_that_is_not_whole_is_not_reported(tmp_path):
+def test_incomplete_table_is_not_reported(tmp_path):
     manifest = {**MANIFEST, "sets": {"digits": {"n": 8}, "letters": {"n": 4}}}
     (tmp_path / "manifest.json").write_text(json.dumps(manifest))
     write(tmp_path, 0, ROWS)
@@ -62,7 +62,7 @@ def test_a_table_that_is_not_whole_is_not_reported(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "text", "said"),
+    ("name", "text", "message"),
     [
         ("calibration.csv", '"msp","knn"\n1.0,much\n', "calibration.csv is damaged .*much"),
         ("calibration.csv", '"msp","knn"\n1.0,2.0\n1.0\n', "calibration.csv is damaged"),
@@ -72,7 +72,7 @@ def test_a_table_that_is_not_whole_is_not_reported(tmp_path):
         ("run.json", '{"settings": {}}', "run.json is damaged: absent"),
     ],
 )
-def test_damaged_files_are_named(folder, name, text, said):
+def test_damaged_files_are_named(folder, name, text, message):
     (folder / name).write_text(text)
-    with pytest.raises(UserError, match=said):
+    with pytest.raises(UserError, match=message):
         read_run(folder)

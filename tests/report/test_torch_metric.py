@@ -80,7 +80,7 @@ def test_a_table_shared_out_over_processes_is_scikit_learn_on_the_whole(outcomes
         assert metrics == pytest.approx(sklearn_metrics(ident, ood), abs=1e-12)
 
 
-def test_the_report_takes_the_metrics_of_all_processes(outcomes):
+def test_results_use_the_metrics_of_all_processes(outcomes):
     results = summarize(make_run(), draws=20, metrics=outcomes[0]["table"])
     assert results == summarize(make_run(), draws=20)
     wrong = {key: dict.fromkeys(values, 0.25) for key, values in outcomes[0]["table"].items()}

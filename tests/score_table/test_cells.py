@@ -22,7 +22,7 @@ ESCAPED = {
 
 
 @pytest.mark.parametrize("text", [*PLAIN, *ESCAPED])
-def test_a_cell_is_no_formula_and_is_read_back(text):
+def test_cell_is_not_a_formula_and_is_restored(text):
     cell = to_cell(text)
     assert cell == ESCAPED.get(text, text)
     assert from_cell(cell) == text

@@ -42,7 +42,7 @@ def test_another_run_is_refused_with_each_difference(tmp_path, change, message):
     assert read_manifest(tmp_path) == MANIFEST
 
 
-def test_on_which_machine_matters_only_where_rows_are_added(tmp_path):
+def test_machine_matters_only_if_rows_are_added(tmp_path):
     machines = [
         {**MANIFEST, "machine": {"device": name, "torch": "2.6"}} for name in ("cpu", "cuda")
     ]
@@ -55,7 +55,7 @@ def test_on_which_machine_matters_only_where_rows_are_added(tmp_path):
         open_manifest(tmp_path, machines[1] | {"steps": 20}, finished=True)
 
 
-def test_only_what_is_known_is_compared(tmp_path):
+def test_only_expected_entries_are_compared(tmp_path):
     open_manifest(tmp_path, MANIFEST)
     check_manifest(tmp_path, {"steps": 16})
     with pytest.raises(UserError, match="steps was 16, is 20"):

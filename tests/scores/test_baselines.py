@@ -131,7 +131,7 @@ def test_vim_takes_fewer_dimensions_than_there_are_features(reference, head):
 
 
 @pytest.mark.parametrize(
-    ("names", "arguments", "said"),
+    ("names", "arguments", "message"),
     [
         (["nope"], {}, "'nope' is not known"),
         (["knn"], {}, "data.id.train"),
@@ -140,10 +140,10 @@ def test_vim_takes_fewer_dimensions_than_there_are_features(reference, head):
         (["msp", "knn"], {"with_reference": True, "spoiled": True}, "features .* not finite"),
     ],
 )
-def test_missing_inputs_are_named(names, arguments, said, reference):
+def test_missing_inputs_are_named(names, arguments, message, reference):
     given = dict(arguments)
     if given.pop("spoiled", False):
         reference.features[3, 2] = float("nan")
     reference = reference if given.pop("with_reference", False) else None
-    with pytest.raises(UserError, match=said):
+    with pytest.raises(UserError, match=message):
         Baselines(names, reference, None, **given)

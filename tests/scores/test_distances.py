@@ -179,7 +179,7 @@ def test_autocast_does_not_reach_the_comparison():
         assert torch.equal(build_distance("ssim").compare(a, a * 0.999), expected)
 
 
-def test_views_hand_each_distance_what_it_needs():
+def test_views_give_each_distance_its_input():
     a = Views(torch.rand(2, 1, 8, 8), torch.rand(2, 5), torch.rand(2, 6))
     b = Views(torch.rand(2, 1, 8, 8), torch.rand(2, 5), torch.rand(2, 6))
     for name, kind in (("l1", "images"), ("logits_l1", "logits"), ("feature_l2", "features")):
@@ -271,7 +271,7 @@ def test_tandem_orders_clear_id_doubtful_and_clear_ood():
     assert result[3] == 0.5
 
 
-def test_tandem_of_three_stages_asks_the_third_only_where_both_doubt():
+def test_third_stage_of_a_tandem_decides_only_if_both_others_doubt():
     first = torch.tensor([0.5, 0.5, 0.5, 2.0])
     second = torch.tensor([0.0, 0.0, 9.0, 0.0])
     third = torch.tensor([1.0, -1.0, -9.0, -9.0])

@@ -184,7 +184,7 @@ def test_every_place_and_layout_of_the_weights_file(tmp_path, monkeypatch, state
         torch.testing.assert_close(value, states["alexnet"][key], rtol=1e-3, atol=1e-3)
 
 
-def test_missing_weights_say_what_where_and_how(tmp_path, monkeypatch):
+def test_missing_weights_are_reported_with_name_place_and_remedy(tmp_path, monkeypatch):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setattr(torch.hub, "load_state_dict_from_url", None)  # must not be called
     with pytest.raises(UserError, match=FILES["vgg16"]) as caught:
@@ -197,7 +197,7 @@ def test_missing_weights_say_what_where_and_how(tmp_path, monkeypatch):
         build_distance("dists", weights=tmp_path / "nowhere.pth", download=True)
 
 
-def test_weights_are_downloaded_only_when_asked(tmp_path, monkeypatch, states):
+def test_weights_are_downloaded_only_on_request(tmp_path, monkeypatch, states):
     calls = []
 
     def fetch(url, **options):

@@ -64,7 +64,7 @@ def test_arguments_that_reach_outside_the_network_need_consent(arch, kwargs, tmp
         "hub/stranger/model",
     ],
 )
-def test_libraries_are_asked_for_their_own_classifiers_only(arch):
+def test_libraries_build_only_their_own_classifiers(arch):
     with pytest.raises(UserError, match=r"cannot be built|is not known"):
         build_classifier(ClassifierSpec(arch, 3))
 

@@ -43,7 +43,7 @@ def test_a_failure_leaves_the_old_content(tmp_path, error, raised, message):
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_file_that_is_there_is_not_created_again(tmp_path):
+def test_existing_file_is_not_created_again(tmp_path):
     path = tmp_path / "file.txt"
     for text in ("first", "second"):
         with create_file(path) as temporary:
@@ -57,10 +57,10 @@ def test_a_file_system_without_links_will_do(tmp_path, monkeypatch):
         raise OSError(errno.EPERM, "Operation not permitted")
 
     monkeypatch.setattr("pathlib.Path.hardlink_to", refuse)
-    test_a_file_that_is_there_is_not_created_again(tmp_path)
+    test_existing_file_is_not_created_again(tmp_path)
 
 
-def test_what_killed_processes_left_is_removed_and_that_of_living_ones_stays(tmp_path):
+def test_leftovers_of_killed_processes_are_removed_and_those_of_living_ones_stay(tmp_path):
     path = tmp_path / "file.txt"
     code = (
         "import os, sys; from pathlib import Path\n"

@@ -53,7 +53,7 @@ def test_every_source_may_begin_at_home_and_hold_any_sign(home, source):
     assert not same_source(source, "~/da@ta", "~/data")
 
 
-def test_an_unknown_home_an_empty_path_and_nul_are_one_line(monkeypatch):
+def test_unknown_home_empty_path_and_nul_are_reported_in_one_line(monkeypatch):
     for path, reason in (("", "is empty"), ("a\0b", "NUL"), ("~nobody-has-this/x", "is unknown")):
         with pytest.raises(UserError, match=f"^--output .*{reason}"):
             user_path(path, "--output")

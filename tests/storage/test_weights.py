@@ -53,7 +53,7 @@ class Malicious:
 
 @pytest.mark.parametrize("name", ["w.pt", "w.safetensors"])
 @pytest.mark.parametrize(
-    ("kind", "said"),
+    ("kind", "message"),
     [
         ("absent", "does not exist: expected a file of weights"),
         ("folder", "is a folder"),
@@ -62,7 +62,7 @@ class Malicious:
         ("truncated", "cannot be read|was refused"),
     ],
 )
-def test_bad_files_are_refused_in_one_line(tmp_path, name, kind, said):
+def test_bad_files_are_refused_in_one_line(tmp_path, name, kind, message):
     path = tmp_path / name
     if kind == "folder":
         path.mkdir()
@@ -71,7 +71,7 @@ def test_bad_files_are_refused_in_one_line(tmp_path, name, kind, said):
     elif kind == "truncated":
         (save_file if name.endswith("safetensors") else torch.save)(WEIGHTS, path)
         path.write_bytes(path.read_bytes()[:-20])
-    with pytest.raises(UserError, match=said) as caught:
+    with pytest.raises(UserError, match=message) as caught:
         load_tensors(path)
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)

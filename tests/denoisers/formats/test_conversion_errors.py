@@ -93,12 +93,12 @@ SPOILED = {
 
 @pytest.mark.parametrize("kind", SPOILED)
 def test_tensors_that_are_not_weights_are_named(case, tmp_path, kind):
-    spoil, said = SPOILED[kind]
+    spoil, message = SPOILED[kind]
     tensors = case.tensors()
     # The architecture is read from some of them; the others only fill it.
     for name in [n for n in tensors if tensors[n].ndim > 1][:: len(tensors) // 5]:
         path = write(tmp_path, {**tensors, name: spoil(tensors[name])})
-        refuse(path, case.options(), f"{re.escape(name)} {said}|{re.escape(name)} holds .*{said}")
+        refuse(path, case.options(), f"{re.escape(name)} (holds .*)?{message}")
 
 
 def test_tensors_that_count_too_far_are_refused(case, tmp_path):
@@ -115,12 +115,12 @@ IDLE = {"num_head_channels": 16, "new_attention_order": True, "noise_schedule": 
 
 @pytest.mark.parametrize("option", [*IDLE, "null_class"])
 def test_options_of_other_families_are_refused(option):
-    given, said = {**IDLE, "null_class": 77}[option], f"{option} .*leave it out"
+    given, message = {**IDLE, "null_class": 77}[option], f"{option} .*leave it out"
     takes = {"adm": set(IDLE), "ldm": {"num_head_channels"}, "ddp": set()}
     for case in DIFFUSION:
         if option not in takes[case.name[:3]]:
             options = CheckpointOptions(**{**vars(case.options()), option: given})
-            refuse(case.file, options, said)
+            refuse(case.file, options, message)
 
 
 def test_the_network_is_taken_out_of_diffoods_training_file(tmp_path):
@@ -205,9 +205,9 @@ def test_a_pickle_that_would_run_code_does_not(tmp_path, legacy):
     path.write_bytes(pickle.dumps(plain, protocol=2))
     refuse(path, CheckpointOptions(), "was refused: it asks for posix.mkdir")
     path.write_bytes(pickle.dumps(plain, protocol=4))
-    with warnings.catch_warnings(record=True) as said:
+    with warnings.catch_warnings(record=True) as message:
         refuse(path, CheckpointOptions(), "was refused: .*could run code")
-    assert not said
+    assert not message
     assert not made.exists()
     path.write_bytes(pickle.dumps(plain))
     pickle.loads(path.read_bytes())

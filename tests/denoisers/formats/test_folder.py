@@ -130,7 +130,7 @@ def test_options_reach_the_denoiser(folder):
     [
         # A row more than the classifier's classes is that of no label.
         (4, 3, None, (3, 3)),
-        # As many rows as classes: no label cannot be said.
+        # As many rows as classes: no label cannot be message.
         (3, 3, None, (3, None)),
         (4, 3, 0, (3, 0)),
     ],
@@ -141,15 +141,15 @@ def test_the_null_class_follows_from_the_folder(rows, classes, null, expected):
 
 
 @pytest.mark.parametrize(
-    ("rows", "classes", "null", "said"),
+    ("rows", "classes", "null", "message"),
     [
         (9, 3, None, "has 9 class embeddings, expected num_classes 9 or 8, got 3"),
         (4, None, None, "has 4 class embeddings: give num_classes"),
         (4, 3, 7, "null_class must be one of the 4 class embeddings, got 7"),
     ],
 )
-def test_labels_that_do_not_fit_are_refused(rows, classes, null, said):
-    with pytest.raises(UserError, match=said):
+def test_labels_that_do_not_fit_are_refused(rows, classes, null, message):
+    with pytest.raises(UserError, match=message):
         label_rows(rows, CheckpointOptions(num_classes=classes, null_class=null))
 
 
@@ -234,9 +234,9 @@ SPOILED = {
 
 @pytest.mark.parametrize("kind", SPOILED)
 def test_spoiled_folders_are_refused_in_one_line(folder, weights, kind):
-    spoil, said = SPOILED[kind]
+    spoil, message = SPOILED[kind]
     spoil(folder, weights)
-    with pytest.raises(UserError, match=said) as caught:
+    with pytest.raises(UserError, match=message) as caught:
         load(folder)
     assert "\n" not in str(caught.value)
     assert str(folder) in str(caught.value)
