@@ -52,10 +52,9 @@ class Detector(Scorer):
 
     Example:
         >>> detector = Detector(classifier, denoiser, settings, image_size=8, image_channels=1)
-        >>> batches = [(images, labels)]
-        >>> verdicts = detector.calibrate(batches, reference=batches).predict(images[:2])
-        >>> verdicts.score.shape, verdicts.is_ood.dtype
-        (torch.Size([2]), torch.bool)
+        >>> detector = detector.calibrate([(images, labels)], reference=[(images, labels)])
+        >>> detector.predict(images[:2]).score.shape
+        torch.Size([2])
     """
 
     def __init__(
