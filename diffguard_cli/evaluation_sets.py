@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from diffguard.detector import Detector
 from diffguard.errors import UserError
 from diffguard.report.publish import report
 from diffguard.report.scored_run import read_run, write_run
+from diffguard.report.summary import METRICS
 from diffguard.score_table.table import ScoreTable
 from diffguard.settings.detector import to_dict
 from diffguard_cli.arguments import EvaluationArguments
@@ -18,6 +19,7 @@ from diffguard_cli.evaluation_detector import identity_of, load_detector, recali
 from diffguard_cli.panels import panels
 from diffguard_cli.scoring import FinishedRun, ScoringRun
 from diffguard_cli.shared_table import Metrics, read_together
+from lightning_modules.loggers import LoggerName, build_loggers
 from lightning_modules.trainer import scoring_trainer
 
 
@@ -98,10 +100,26 @@ def _publish(
     }
     write_run(output, detector.calibration.scores, settings, arguments.data.sets.left_out)
     beside = output if arguments.output else Path(arguments.ckpt).parent
-    report(
+    results = report(
         read_run(output, table),
         output,
         beside / "tensorboard",
         metrics=metrics,
         panels=panels(scoring, finished, table, arguments.panels),
     )
+    _log(results, beside, arguments.trainer.loggers)
+
+
+def _log(results: Mapping[str, Any], folder: Path, names: Sequence[LoggerName]) -> None:
+    """Log the metrics; TensorBoard has them from the report, with the figures."""
+    values = {
+        f"{row['dataset']}/{metric}/{row['score']}": row[metric]
+        for row in results["rows"]
+        for metric in METRICS
+    }
+    values["id/accuracy"] = results["id"]["accuracy"]
+    others = [name for name in names if name != "tensorboard"]
+    for logger in build_loggers(others, folder, "evaluation"):
+        logger.log_hyperparams(results["settings"]["config"])
+        logger.log_metrics(values)
+        logger.finalize("success")

@@ -11,7 +11,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.callbacks import LearningRateMonitor
 from safetensors.torch import save_file
 
 from diffguard.classifiers.build import build_classifier
@@ -31,6 +31,7 @@ from diffguard_cli.diffusion_spec import check_network
 from diffguard_cli.interrupts import interruptible
 from diffguard_cli.run import Run
 from lightning_modules.base import TrainingModule, check_accumulation, check_precision
+from lightning_modules.callbacks.config_log import ConfigLog
 from lightning_modules.callbacks.samples import SampleGrid
 from lightning_modules.callbacks.throughput import TrainingRate
 from lightning_modules.callbacks.time_limit import TimeLimit
@@ -42,6 +43,7 @@ from lightning_modules.checkpoint_io import (
 )
 from lightning_modules.classifier import ClassifierModule
 from lightning_modules.diffusion import DiffusionModule
+from lightning_modules.loggers import build_loggers
 from lightning_modules.noisy_classifier import NoisyClassifierModule
 from lightning_modules.trainer import build_trainer
 
@@ -126,9 +128,11 @@ def _stage_trainer(
     """The trainer of a stage; its checkpoints and logs go to the run's folder."""
     folder = _checkpoint_folder(run, stage)
     settings = replace(run.trainer, precision=config.precision or run.trainer.precision)
-    more: list[pl.Callback] = [EpochCheckpoint(folder), *callbacks]
-    if settings.measure_rate:
-        more.append(TrainingRate(run.say))
+    loggers = build_loggers(settings.loggers, run.folder, stage)
+    more: list[pl.Callback] = [EpochCheckpoint(folder), ConfigLog(run.config), *callbacks]
+    more.append(TrainingRate(run.say if settings.measure_rate else None))
+    if loggers:
+        more.append(LearningRateMonitor(logging_interval="epoch"))
     if run.deadline is not None:
         more.append(TimeLimit(run.deadline, checkpoint_file(folder)))
     return build_trainer(
@@ -140,9 +144,10 @@ def _stage_trainer(
         gradient_clip_val=settings.gradient_clip_val,
         accumulate_grad_batches=settings.accumulate_grad_batches,
         log_every_n_steps=settings.log_every_n_steps,
-        logger=TensorBoardLogger(run.folder, name="tensorboard", version=stage),
+        logger=loggers,
         plugins=[SafeCheckpointIO()],
         num_sanity_val_steps=0,
+        **settings.options,
     )
 
 

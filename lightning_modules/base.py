@@ -11,8 +11,10 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from diffguard.errors import UserError
+from diffguard.images import check_range
 from diffguard.training.optimization import build_optimizer, build_schedule, clip_gradients
 from diffguard.training.settings import TrainingSettings
+from lightning_modules.batches import images_and_labels
 from lightning_modules.callbacks.acceleration import Acceleration
 from lightning_modules.callbacks.divergence import DivergenceCheck
 from lightning_modules.callbacks.resume import ResumableTraining
@@ -136,11 +138,20 @@ class TrainingModule(pl.LightningModule):
             self.stage, trainer.num_training_batches, trainer.accumulate_grad_batches
         )
 
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        """Check the range of the first images.
+
+        Raises:
+            UserError: If they are not floating point in [0, 1].
+        """
+        if batch_idx == 0 and self.global_step == 0:
+            check_range(images_and_labels(batch)[0])
+
     def compile_networks(self) -> None:
         """Compile the networks that are trained, in place."""
         raise NotImplementedError
 
-    def run_network(self, batch: Mapping[str, Any]) -> None:
+    def run_network(self, batch: Any) -> None:
         """Run the network that is trained once forward, to count its operations."""
         raise NotImplementedError
 
@@ -153,6 +164,7 @@ class TrainingModule(pl.LightningModule):
             on_epoch=True,
             batch_size=count,
             sync_dist=isinstance(value, Tensor),
+            add_dataloader_idx=False,
         )
 
 

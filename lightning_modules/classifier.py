@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor
@@ -12,6 +11,7 @@ from torchmetrics.classification import MulticlassAccuracy
 from diffguard.classifiers.classifier import Classifier
 from diffguard.training.settings import ClassifierTraining
 from lightning_modules.base import TrainingModule
+from lightning_modules.batches import images_and_labels
 
 _DEFAULTS = ClassifierTraining()
 
@@ -20,7 +20,9 @@ class ClassifierModule(TrainingModule):
     """Fit a classifier by cross-entropy.
 
     It logs `classifier/train_loss`, `classifier/train_accuracy`, `classifier/val_loss` and
-    `classifier/val_accuracy` once an epoch.
+    `classifier/val_accuracy` once an epoch. A test logs `classifier/test_loss` and
+    `classifier/test_accuracy` of the first test loader. A batch is a pair of images and labels, or
+    a mapping with `image` and `label`; images are in [0, 1].
 
     Args:
         classifier: Network that maps images `(N, C, H, W)` in [0, 1] to logits `(N, K)`.
@@ -36,6 +38,7 @@ class ClassifierModule(TrainingModule):
         super().__init__(settings, seed)
         self.classifier = classifier
         self.val_accuracy = MulticlassAccuracy(classifier.num_classes, average="micro")
+        self.test_accuracy = MulticlassAccuracy(classifier.num_classes, average="micro")
         # The network may have been loaded in evaluation mode.
         self.train()
 
@@ -47,34 +50,43 @@ class ClassifierModule(TrainingModule):
         """Compile the network of the classifier."""
         self.classifier.network.compile(dynamic=False)
 
-    def run_network(self, batch: Mapping[str, Any]) -> None:
+    def run_network(self, batch: Any) -> None:
         """Classify the images."""
-        self(batch["image"])
+        self(images_and_labels(batch)[0])
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Show the first batch to a network that initializes its weights from images.
 
         Such a network has a method `init_from_images`, which takes normalized images.
         """
+        super().on_train_batch_start(batch, batch_idx)
         network: Any = self.classifier.network
         if batch_idx == 0 and self.global_step == 0 and hasattr(network, "init_from_images"):
-            network.init_from_images(self.classifier.normalize(batch["image"]))
+            network.init_from_images(self.classifier.normalize(images_and_labels(batch)[0]))
             # Each process has other images; all of them start with the network of the first.
             network.load_state_dict(self.trainer.strategy.broadcast(network.state_dict()))
 
-    def training_step(self, batch: dict[str, Any], _batch_idx: int) -> Tensor:
+    def training_step(self, batch: Any, _batch_idx: int) -> Tensor:
         """Cross-entropy of a batch."""
-        images, labels = batch["image"], batch["label"]
+        images, labels = images_and_labels(batch)
         logits = self(images)
         loss = F.cross_entropy(logits, labels, label_smoothing=self.settings.label_smoothing)
         self.log_mean("train_loss", loss.detach(), len(labels))
         self.log_mean("train_accuracy", (logits.argmax(1) == labels).float().mean(), len(labels))
         return loss
 
-    def validation_step(self, batch: dict[str, Any], _batch_idx: int) -> None:
+    def validation_step(self, batch: Any, _batch_idx: int) -> None:
         """Cross-entropy without smoothing, and accuracy."""
-        images, labels = batch["image"], batch["label"]
+        self._evaluate(batch, "val", self.val_accuracy)
+
+    def test_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:  # noqa: ARG002
+        """The metrics of validation; loaders after the first hold OOD images."""
+        if dataloader_idx == 0:
+            self._evaluate(batch, "test", self.test_accuracy)
+
+    def _evaluate(self, batch: Any, part: str, accuracy: MulticlassAccuracy) -> None:
+        images, labels = images_and_labels(batch)
         logits = self(images)
-        self.val_accuracy.update(logits, labels)
-        self.log_mean("val_loss", F.cross_entropy(logits, labels), len(labels))
-        self.log_mean("val_accuracy", self.val_accuracy, len(labels))
+        accuracy.update(logits, labels)
+        self.log_mean(f"{part}_loss", F.cross_entropy(logits, labels), len(labels))
+        self.log_mean(f"{part}_accuracy", accuracy, len(labels))

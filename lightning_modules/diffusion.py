@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -17,6 +17,7 @@ from diffguard.training.denoising import denoising_loss, loss_weights, spread_ti
 from diffguard.training.ema import EMA
 from diffguard.training.settings import DiffusionTraining
 from lightning_modules.base import TrainingModule
+from lightning_modules.batches import images_and_labels
 
 _DEFAULTS = DiffusionTraining()
 
@@ -25,7 +26,9 @@ class DiffusionModule(TrainingModule):
     """Fit a diffusion model and the moving average of its weights.
 
     It logs `diffusion/train_loss` and `diffusion/val_loss` once an epoch. The validation loss is
-    that of the averaged weights, on fixed noise and timesteps.
+    that of the averaged weights, on fixed noise and timesteps. A test logs the same loss of the
+    first test loader as `diffusion/test_loss`. A batch is a pair of images and labels, or a mapping
+    with `image` and `label`; images are in [0, 1]. A model without classes needs no labels.
 
     Args:
         denoiser: The model, with or without classes.
@@ -92,13 +95,13 @@ class DiffusionModule(TrainingModule):
         """Compile the network that is trained."""
         self.denoiser.network.compile(dynamic=False)
 
-    def run_network(self, batch: Mapping[str, Any]) -> None:
+    def run_network(self, batch: Any) -> None:
         """Denoise the images at the lowest noise level."""
         z, labels = self._encode(batch)
         t = torch.zeros(len(z), dtype=torch.int64, device=z.device)
         self.denoiser.predict_noise(z, t, labels)
 
-    def training_step(self, batch: dict[str, Any], _batch_idx: int) -> Tensor:
+    def training_step(self, batch: Any, _batch_idx: int) -> Tensor:
         """Denoising loss at random timesteps, with some labels dropped."""
         z, labels = self._encode(batch)
         t = spread_timesteps(len(z), len(self.denoiser.schedule))
@@ -108,8 +111,16 @@ class DiffusionModule(TrainingModule):
         self.log_mean("train_loss", loss.detach(), len(z))
         return loss
 
-    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
         """Denoising loss of the averaged weights, with the same noise and timesteps every epoch."""
+        self._evaluate(batch, batch_idx, "val")
+
+    def test_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """The loss of validation; loaders after the first hold OOD images."""
+        if dataloader_idx == 0:
+            self._evaluate(batch, batch_idx, "test")
+
+    def _evaluate(self, batch: Any, batch_idx: int, part: str) -> None:
         z, labels = self._encode(batch)
         generator = torch.Generator().manual_seed(batch_idx)
         noise = torch.randn(z.shape, generator=generator).to(z)
@@ -117,7 +128,7 @@ class DiffusionModule(TrainingModule):
         levels = (torch.arange(len(z)) + 0.5) * len(self.denoiser.schedule) / len(z)
         t = levels.long()[torch.randperm(len(z), generator=generator)]
         loss = denoising_loss(self.ema.module, z, noise, t, labels, self.weights)
-        self.log_mean("val_loss", loss, len(z))
+        self.log_mean(f"{part}_loss", loss, len(z))
 
     def drop_labels(self, labels: Tensor) -> Tensor:
         """Replace each label `(N,)` by the null class with probability `label_dropout`."""
@@ -139,6 +150,7 @@ class DiffusionModule(TrainingModule):
         self.ema.update(self.denoiser, step)
 
     @torch.no_grad()
-    def _encode(self, batch: Mapping[str, Any]) -> tuple[Tensor, Tensor | None]:
-        labels = None if self.denoiser.num_classes is None else batch["label"]
-        return self.denoiser.encode(batch["image"]), labels
+    def _encode(self, batch: Any) -> tuple[Tensor, Tensor | None]:
+        images, labels = images_and_labels(batch)
+        has_classes = self.denoiser.num_classes is not None
+        return self.denoiser.encode(images), labels if has_classes else None

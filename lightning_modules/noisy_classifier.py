@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from diffguard.classifiers.small_cnn import TimedCNN
 from diffguard.training.settings import NoisyClassifierTraining
 from lightning_modules.base import TrainingModule
+from lightning_modules.batches import images_and_labels
 
 _DEFAULTS = NoisyClassifierTraining()
 
@@ -46,26 +47,29 @@ class NoisyClassifierModule(TrainingModule):
         """Compile the network."""
         self.network.compile(dynamic=False)
 
-    def run_network(self, batch: Mapping[str, Any]) -> None:
+    def run_network(self, batch: Any) -> None:
         """Classify the images at the lowest noise level."""
-        self._loss(batch, torch.zeros(len(batch["label"]), dtype=torch.int64))
+        images, labels = images_and_labels(batch)
+        self._loss(images, labels, torch.zeros(len(labels), dtype=torch.int64))
 
-    def training_step(self, batch: dict[str, Any], _batch_idx: int) -> Tensor:
+    def training_step(self, batch: Any, _batch_idx: int) -> Tensor:
         """Cross-entropy at random timesteps."""
-        loss = self._random_loss(batch)
-        self.log_mean("train_loss", loss.detach(), len(batch["label"]))
+        images, labels = images_and_labels(batch)
+        loss = self._random_loss(images, labels)
+        self.log_mean("train_loss", loss.detach(), len(labels))
         return loss
 
-    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
         """Cross-entropy, with the same noise and timesteps at every epoch."""
+        images, labels = images_and_labels(batch)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(batch_idx)
-            loss = self._random_loss(batch)
-        self.log_mean("val_loss", loss, len(batch["label"]))
+            loss = self._random_loss(images, labels)
+        self.log_mean("val_loss", loss, len(labels))
 
-    def _random_loss(self, batch: Mapping[str, Any]) -> Tensor:
-        return self._loss(batch, torch.randint(self.timesteps, (len(batch["label"]),)))
+    def _random_loss(self, images: Tensor, labels: Tensor) -> Tensor:
+        return self._loss(images, labels, torch.randint(self.timesteps, (len(labels),)))
 
-    def _loss(self, batch: Mapping[str, Any], t: Tensor) -> Tensor:
-        images = self.noised(batch["image"], t)
-        return F.cross_entropy(self.network(images, t.to(images.device)), batch["label"])
+    def _loss(self, images: Tensor, labels: Tensor, t: Tensor) -> Tensor:
+        noised = self.noised(images, t)
+        return F.cross_entropy(self.network(noised, t.to(noised.device)), labels)

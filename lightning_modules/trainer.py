@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import lightning.pytorch as pl
@@ -17,11 +17,33 @@ from diffguard.denoisers import custom
 from diffguard.errors import UserError, one_line
 from lightning_modules.callbacks.scoring_bar import ScoringProgressBar
 from lightning_modules.callbacks.training_bar import StageProgressBar
+from lightning_modules.loggers import LoggerName
 from lightning_modules.quiet import quiet_libraries
 from lightning_modules.termination import end_together
 
 # More than any machine or cluster has; more threads end the process or hang.
 _LARGEST = {"threads": 1024, "devices": 1024, "num_nodes": 100_000}
+# Arguments of Lightning's Trainer that take plain values, and do not have a key of their own.
+_OPTIONS = (
+    "barebones",
+    "benchmark",
+    "detect_anomaly",
+    "deterministic",
+    "fast_dev_run",
+    "gradient_clip_algorithm",
+    "inference_mode",
+    "limit_train_batches",
+    "limit_val_batches",
+    "max_steps",
+    "max_time",
+    "min_epochs",
+    "min_steps",
+    "overfit_batches",
+    "profiler",
+    "reload_dataloaders_every_n_epochs",
+    "sync_batchnorm",
+    "val_check_interval",
+)
 
 
 def build_trainer(
@@ -189,6 +211,10 @@ class TrainerConfig:
             `--resume` continues from there and ends with the same weights as an uninterrupted run.
         measure_rate: Report images per second of each stage, and how much of the device it uses.
         progress: Show a progress bar, or lines if the output is not a terminal.
+        loggers: Loggers of training and of the figures of an evaluation: `tensorboard`, `csv`,
+            `wandb`. An evaluation always writes to TensorBoard.
+        options: Further arguments of Lightning's Trainer in training, such as
+            `limit_train_batches`, `deterministic`, `profiler` or `fast_dev_run`.
     """
 
     accelerator: str = "auto"
@@ -203,6 +229,8 @@ class TrainerConfig:
     max_minutes: float | None = None
     measure_rate: bool = False
     progress: bool = True
+    loggers: list[LoggerName] = field(default_factory=lambda: ["tensorboard"])
+    options: dict[str, int | float | bool | str | None] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name, most in _LARGEST.items():
@@ -214,6 +242,12 @@ class TrainerConfig:
             value = getattr(self, name)
             if value < 1:
                 raise UserError(f"trainer.{name} must be at least 1, got {value:,}")
+        for name in self.options:
+            if name not in _OPTIONS:
+                raise UserError(
+                    f"trainer.options.{name} is not an argument of Lightning's Trainer, or has a "
+                    f"key of its own; expected one of {', '.join(_OPTIONS)}"
+                )
         clip, minutes = self.gradient_clip_val, self.max_minutes
         if clip is not None and not 0 <= clip < math.inf:
             raise UserError(

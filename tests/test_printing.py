@@ -7,9 +7,9 @@ import pytest
 from rich.console import Console
 
 from diffguard.printing import printable, say
+from diffguard.report.progress import StageProgress
 from diffguard.report.summary import summarize
 from diffguard.report.terminal import print_table
-from lightning_modules.callbacks.progress import StageProgress
 from tests.helpers.commands import command
 from tests.helpers.small_table import make_run
 

@@ -10,7 +10,7 @@ from lightning.pytorch.callbacks import ProgressBar
 from rich.console import Console
 from torch import Tensor
 
-from lightning_modules.callbacks.progress import StageProgress
+from diffguard.report.progress import StageProgress
 
 # The bar shows the mean loss of about the last 20 steps.
 _SMOOTHING = 0.05

@@ -1,7 +1,7 @@
 import pytest
 import torch
 from lightning import Trainer
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, TensorDataset
 from torchvision.transforms import v2
 
 from diffguard.errors import UserError
@@ -206,6 +206,30 @@ def test_a_checkpoint_of_another_network_is_refused_in_one_line(tmp_path):
 def test_values_out_of_range_are_named(name, value):
     with pytest.raises(UserError, match=rf"classifier\.{name} must be .*, got {value!r}"):
         ClassifierTraining(**{name: value})
+
+
+def pairs(count=24):
+    images = tiny.images_of_three_classes(count)
+    stacked = torch.stack([images.image(i) for i in range(count)])
+    return DataLoader(TensorDataset(stacked, images.labels), batch_size=12)
+
+
+def test_pairs_of_images_and_labels_train_and_test(tmp_path):
+    module = ClassifierModule(tiny.classifier(), ClassifierTraining(lr=0.02))
+    trainer = tiny.trainer(tmp_path, max_epochs=8)
+    trainer.fit(module, pairs(), pairs())
+    assert trainer.callback_metrics["classifier/val_accuracy"] > 0.9
+    unlabeled = DataLoader(torch.rand(4, 1, tiny.SIDE, tiny.SIDE))
+    (results, _) = trainer.test(module, [pairs(), unlabeled], verbose=False)
+    assert set(results) == {"classifier/test_loss", "classifier/test_accuracy"}
+    validation = trainer.validate(module, pairs(), verbose=False)[0]
+    assert results["classifier/test_loss"] == validation["classifier/val_loss"]
+
+
+def test_normalized_images_are_refused(tmp_path):
+    images = DataLoader(TensorDataset(torch.randn(12, 1, 8, 8), torch.zeros(12).long()), 12)
+    with pytest.raises(UserError, match=r"must lie in \[0, 1\].* undo a normalization"):
+        fit(tmp_path, ClassifierModule(tiny.classifier()), images)
 
 
 def test_a_negative_seed_is_refused():

@@ -7,6 +7,7 @@ from diffusers.models.embeddings import LabelEmbedding
 from lightning import Trainer
 from torch import nn
 from torch.nn import functional as F
+from torch.utils.data import DataLoader, TensorDataset
 
 from diffguard.denoisers.pixel import PixelDenoiser
 from diffguard.diffusion.schedule import NoiseSchedule
@@ -245,6 +246,21 @@ def test_checkpoint_holds_plain_values_and_tensors_only(tmp_path):
     kept = torch.load(last_checkpoint(tmp_path), weights_only=True)
     assert kept["epoch"] == 0
     assert "hyper_parameters" not in kept
+
+
+@pytest.mark.parametrize("classes", [None, 3])
+def test_pairs_of_images_and_labels_train_and_test(tmp_path, classes):
+    images = tiny.images_of_three_classes(24)
+    stacked = torch.stack([images.image(i) for i in range(24)])
+    pairs = DataLoader(TensorDataset(stacked, images.labels), batch_size=12)
+    loader = DataLoader(stacked, batch_size=12) if classes is None else pairs
+    module = DiffusionModule(tiny.denoiser(num_classes=classes))
+    trainer = tiny.trainer(tmp_path, max_epochs=1)
+    trainer.fit(module, loader, loader)
+    results = trainer.test(module, loader, verbose=False)[0]
+    assert results["diffusion/test_loss"] == trainer.callback_metrics["diffusion/test_loss"]
+    validation = trainer.validate(module, loader, verbose=False)[0]
+    assert results["diffusion/test_loss"] == validation["diffusion/val_loss"]
 
 
 def test_fast_dev_run():

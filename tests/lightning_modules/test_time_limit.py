@@ -116,10 +116,13 @@ def test_the_rate_counts_steps_after_the_first_and_no_validation(tmp_path, monke
         "lightning_modules.callbacks.throughput.matrix_product_rate", lambda *_: 1e9
     )
     module = ClassifierModule(tiny.classifier())
-    fit(tmp_path, module, from_memory(), callbacks=[rate])
+    trainer = fit(tmp_path, module, from_memory(), callbacks=[rate])
     # Steps 6 to 16 in three epochs: a tick of the clock each, for any number of reads in between.
     assert rate.images == 11 * 12
     assert rate.seconds >= 3
+    assert float(trainer.callback_metrics["classifier/images_per_second"]) == pytest.approx(
+        rate.images / rate.seconds
+    )
     (line,) = lines
     assert line.startswith(f"classifier: {rate.images / rate.seconds:,.0f} images per second")
     # A convolution of 8 filters of 3×3 at 4×4 places, a linear layer of 128×3; twice, three times.

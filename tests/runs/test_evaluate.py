@@ -214,7 +214,9 @@ def test_decision_settings_may_change_and_tensorboard_follows_the_output(ckpt, t
     assert start(ckpt, *given) == 0
     table = (tmp_path / "out" / "scores.csv").read_bytes()
     decides = ["--detector.accept", 0.9, "--detector.decision", "msp"]
-    assert start(ckpt, *given, *decides) == 0
+    assert start(ckpt, *given, *decides, "--trainer.loggers", "[csv]") == 0
     assert (tmp_path / "out" / "scores.csv").read_bytes() == table
+    (log,) = (tmp_path / "out" / "csv" / "evaluation").rglob("metrics.csv")
+    assert "near/auroc/fusion" in log.read_text()
     assert list((tmp_path / "out" / "tensorboard" / "evaluation").glob("events*"))
     assert not (tmp_path / "tensorboard").exists()

@@ -184,6 +184,17 @@ def test_each_stage_may_have_its_own_batch_size_augmentation_and_precision(tmp_p
     assert seen == [(9, "bf16-mixed")] * 4
 
 
+def test_options_of_the_trainer_and_other_loggers_reach_a_stage(tmp_path, config):
+    only = ["--stages", "[classifier]", "--classifier.max_epochs", "1", "--run_dir", tmp_path / "o"]
+    given = ["--trainer.options.limit_train_batches", "1", "--trainer.loggers", "[csv]"]
+    assert start(config, *only, *given) == 0
+    assert torch.load(
+        tmp_path / "o" / "checkpoints" / "classifier" / "last.ckpt", weights_only=True
+    )["global_step"] == 1
+    assert list((tmp_path / "o" / "csv" / "classifier").rglob("metrics.csv"))
+    assert not (tmp_path / "o" / "tensorboard").exists()
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

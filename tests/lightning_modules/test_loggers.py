@@ -1,0 +1,48 @@
+"""What the loggers of a stage get."""
+
+import sys
+
+import pytest
+import yaml
+from lightning.pytorch.callbacks import LearningRateMonitor
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.hparams import plugin_data_pb2
+
+from diffguard.errors import UserError
+from lightning_modules.callbacks.config_log import ConfigLog
+from lightning_modules.classifier import ClassifierModule
+from lightning_modules.loggers import build_loggers
+from lightning_modules.trainer import TrainerConfig
+from tests.helpers import tiny_training as tiny
+
+CONFIG = {"seed": 3, "classifier": {"lr": 0.1, "betas": [0.9, 0.99]}}
+
+
+def test_training_logs_metrics_rate_and_nested_config(tmp_path):
+    loggers = build_loggers(["tensorboard", "csv"], tmp_path, "classifier")
+    callbacks = [ConfigLog(CONFIG), LearningRateMonitor(logging_interval="epoch")]
+    trainer = tiny.trainer(tmp_path, max_epochs=2, logger=loggers, callbacks=callbacks)
+    trainer.fit(ClassifierModule(tiny.classifier()), tiny.train_loader(), tiny.val_loader())
+    folder = tmp_path / "tensorboard" / "classifier"
+    events = EventAccumulator(str(folder)).Reload()
+    assert {"classifier/val_loss", "lr-AdamW"} <= set(events.Tags()["scalars"])
+    assert "final/classifier/val_accuracy" in events.Tags()["scalars"]
+    content = events.SummaryMetadata("_hparams_/session_start_info").plugin_data.content
+    session = plugin_data_pb2.HParamsPluginData.FromString(content).session_start_info
+    assert session.hparams["classifier/lr"].number_value == 0.1
+    (table,) = (tmp_path / "csv" / "classifier").rglob("metrics.csv")
+    assert "classifier/val_loss" in table.read_text()
+    stored = yaml.safe_load((table.parent / "hparams.yaml").read_text())
+    assert stored["classifier"]["lr"] == 0.1
+
+
+def test_a_missing_package_is_named(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(UserError, match="pip install wandb"):
+        build_loggers(["wandb"], tmp_path, "classifier")
+
+
+def test_options_that_the_trainer_does_not_have_are_refused():
+    TrainerConfig(options={"limit_train_batches": 2, "profiler": "simple"})
+    with pytest.raises(UserError, match=r"trainer\.options\.callbacks is not an argument"):
+        TrainerConfig(options={"callbacks": "x"})
