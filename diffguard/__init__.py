@@ -9,7 +9,8 @@ verdicts = detector.predict(images)
 from diffguard.detector import Detector
 from diffguard.errors import UserError
 from diffguard.methods.verdicts import Verdict, Verdicts
+from diffguard.pretrained import DEMO_IMAGES
 
 __version__ = "0.1.0"
 
-__all__ = ["Detector", "UserError", "Verdict", "Verdicts"]
+__all__ = ["DEMO_IMAGES", "Detector", "UserError", "Verdict", "Verdicts"]

@@ -176,7 +176,8 @@ class Detector(Scorer):
         """Load a `detector.ckpt`.
 
         Args:
-            path: The file.
+            path: The file, or `demo` for the small detector that ships with the package; an
+                existing path wins.
             device: Device to load it to.
             trusted: Import paths of further classes that the file may name.
             settings: All settings, to use instead of those in the file.

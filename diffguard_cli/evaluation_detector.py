@@ -10,6 +10,7 @@ import lightning.pytorch as pl
 
 from diffguard.detector import Detector
 from diffguard.methods.diffguard import DiffGuard
+from diffguard.pretrained import checkpoint_file, is_shipped
 from diffguard.scores.calibration import Calibration
 from diffguard.settings.detector import (
     COMBINING,
@@ -78,10 +79,15 @@ def _only_combines(
     return set(changed) <= set(COMBINING) and set(names) <= set(content["calibration"]["scores"])
 
 
+def results_folder(ckpt: str) -> Path:
+    """The folder of the results without `--output`: beside the checkpoint, or below `runs`."""
+    return Path("runs") / f"{ckpt}_detector" if is_shipped(ckpt) else Path(ckpt).parent
+
+
 def identity_of(arguments: EvaluationArguments) -> dict[str, Any]:
     """What the scores depend on besides the settings and the data."""
     return {
-        "checkpoint": file_hash(Path(arguments.ckpt)),
+        "checkpoint": file_hash(checkpoint_file(arguments.ckpt)),
         "precision": arguments.trainer.precision,
     }
 

@@ -10,10 +10,16 @@ from typing import Any
 from diffguard.detector import Detector
 from diffguard.errors import UserError
 from diffguard.methods.checks import check_unlabelled
+from diffguard.pretrained import image_folder
 from diffguard.report.verdicts import report_images
 from diffguard.score_table.table import ScoreTable
 from diffguard_cli.arguments import EvaluationArguments
-from diffguard_cli.evaluation_detector import identity_of, load_detector, recalibrated
+from diffguard_cli.evaluation_detector import (
+    identity_of,
+    load_detector,
+    recalibrated,
+    results_folder,
+)
 from diffguard_cli.parser import SKIPPED_FILES
 from diffguard_cli.scoring import ScoringRun, free_run
 from lightning_modules.trainer import scoring_trainer
@@ -37,7 +43,7 @@ def score_images(content: Mapping[str, Any], arguments: EvaluationArguments) -> 
             results belongs to another run.
     """
     check_unlabelled(arguments.detector)
-    data, images = arguments.data, Path(str(arguments.images))
+    data, images = arguments.data, image_folder(str(arguments.images))
     results = _results_folder(arguments, images)
     stream = data.folder_stream(images, without=[results])
     detector, changed = load_detector(content, arguments)
@@ -85,7 +91,7 @@ def _report(scoring: ScoringRun, table: ScoreTable, accept: float | None) -> int
 def _results_folder(arguments: EvaluationArguments, images: Path) -> Path:
     """The folder of the results; without `--output`, the folder of all image folders' results."""
     if arguments.output is None:
-        return Path(arguments.ckpt).parent / "images"
+        return results_folder(arguments.ckpt) / "images"
     if os.path.realpath(arguments.output) == os.path.realpath(images):
         raise UserError(
             f"--output {arguments.output} is the folder of --images: name another folder, which "

@@ -15,7 +15,12 @@ from diffguard.report.summary import METRICS
 from diffguard.score_table.table import ScoreTable
 from diffguard.settings.detector import to_dict
 from diffguard_cli.arguments import EvaluationArguments
-from diffguard_cli.evaluation_detector import identity_of, load_detector, recalibrated
+from diffguard_cli.evaluation_detector import (
+    identity_of,
+    load_detector,
+    recalibrated,
+    results_folder,
+)
 from diffguard_cli.panels import panels
 from diffguard_cli.scoring import FinishedRun, ScoringRun
 from diffguard_cli.shared_table import Metrics, read_together
@@ -67,7 +72,7 @@ def score_sets(content: Mapping[str, Any], arguments: EvaluationArguments) -> in
 
 
 def _output(arguments: EvaluationArguments) -> Path:
-    return Path(arguments.output or Path(arguments.ckpt).parent / "evaluation")
+    return Path(arguments.output or results_folder(arguments.ckpt) / "evaluation")
 
 
 def _check_sets(arguments: EvaluationArguments, num_classes: int) -> None:
@@ -99,7 +104,7 @@ def _publish(
         **scoring.identity,
     }
     write_run(output, detector.calibration.scores, settings, arguments.data.sets.left_out)
-    beside = output if arguments.output else Path(arguments.ckpt).parent
+    beside = output if arguments.output else results_folder(arguments.ckpt)
     results = report(
         read_run(output, table),
         output,

@@ -19,6 +19,7 @@ LINES = [
     ],
     [
         "diffguard.inputs",
+        "diffguard.pretrained",
         "diffguard.diffusion",
         "diffguard.classifiers",
         "diffguard.scores",

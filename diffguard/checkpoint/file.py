@@ -25,6 +25,7 @@ from diffguard.denoisers.custom import weight_parts
 from diffguard.denoisers.reference import refer
 from diffguard.denoisers.spec import DiffusionSpec
 from diffguard.errors import UserError
+from diffguard.pretrained import checkpoint_file
 from diffguard.settings.detector import to_dict
 from diffguard.storage.environment import installed_versions
 from diffguard.storage.files import replace_file
@@ -128,7 +129,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         UserError: For a file that is missing, foreign, damaged, of another version, or that holds
             anything but plain data.
     """
-    content = load_tensors(user_path(path, "checkpoint"))
+    content = load_tensors(checkpoint_file(user_path(path, "checkpoint")))
     if content.get("format") != FORMAT:
         raise UserError(
             f"{path} is no detector checkpoint: expected the detector.ckpt that train.py writes"

@@ -1,0 +1,47 @@
+"""The demo detector ships with the package and gives a verdict at once."""
+
+import csv
+from pathlib import Path
+
+import pytest
+
+import diffguard
+from diffguard import DEMO_IMAGES, Detector, UserError
+from diffguard_cli.evaluation import main
+
+
+@pytest.fixture(scope="module")
+def verdicts():
+    return Detector.load("demo").predict(list(DEMO_IMAGES))
+
+
+def test_the_digit_is_id_and_the_letter_is_ood(verdicts):
+    digit, letter = verdicts
+    assert (digit.class_name, digit.is_ood, letter.is_ood) == ("3", False, True)
+    assert letter.p_value < 0.01 < 0.3 < digit.p_value
+
+
+def test_the_command_line_gives_the_same_scores(verdicts, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    options = ["--trainer.progress", "false", "--trainer.accelerator", "cpu"]
+    assert main(["--ckpt", "demo", "--images", "demo", *options]) == 0
+    table = Path("runs/demo_detector/images/images/images.csv")
+    with table.open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["path"] for row in rows] == ["digit.png", "letter.png"]
+    assert [row["verdict"] for row in rows] == ["id", "ood"]
+    assert [float(row["score"]) for row in rows] == pytest.approx(verdicts.score.tolist(), rel=1e-3)
+
+
+def test_an_existing_path_wins(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("demo").mkdir()
+    with pytest.raises(UserError, match="demo is a folder: expected a file"):
+        Detector.load("demo")
+    with pytest.raises(UserError, match="nothing does not exist"):
+        Detector.load("nothing")
+
+
+def test_it_is_small():
+    folder = Path(diffguard.__file__).parent / "pretrained"
+    assert sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) < 4_000_000
