@@ -24,6 +24,7 @@ from matplotlib import pyplot as plt
 from diffguard.checkpoint.file import read_checkpoint
 from diffguard.detector import Detector
 from diffguard.methods.items import Scored
+from diffguard.settings.plain import with_guidance
 from diffguard_cli.tune import (
     add_derived,
     best_device,
@@ -33,12 +34,8 @@ from diffguard_cli.tune import (
 )
 
 # On 16 by 16 pixels, a larger scale only fools a classifier without adversarial training.
-_CLASSIFIER = {"guidance.kind": "classifier", "guidance.scale": 0.1}
-_NOISY = {
-    "guidance.kind": "classifier",
-    "guidance.blend": False,
-    "guidance.classifier": "noisy",
-}
+_CLASSIFIER = {"guidance": "classifier", "classifier.scale": 0.1}
+_NOISY = {"guidance": "classifier", "classifier.blend": False, "classifier.model": "noisy"}
 # Changes to the checkpoint's settings: technique -> variant -> dotted setting -> value.
 TECHNIQUES: dict[str, dict[str, dict[str, Any]]] = {
     "guidance": {
@@ -46,26 +43,27 @@ TECHNIQUES: dict[str, dict[str, dict[str, Any]]] = {
         "classifier": _CLASSIFIER,
     },
     "blend": {
-        "off": _CLASSIFIER | {"guidance.blend": False},
+        "off": _CLASSIFIER | {"classifier.blend": False},
         "on": _CLASSIFIER,
     },
     "crops": {
         "off": _CLASSIFIER,
-        "4 of 12 to 16 px": _CLASSIFIER | {"guidance.crops.number": 4, "guidance.crops.size": 12},
+        "4 of 12 to 16 px": _CLASSIFIER
+        | {"classifier.crops.number": 4, "classifier.crops.size": 12},
     },
     "classifier scale": {
-        f"{s:g}": _CLASSIFIER | {"guidance.scale": s} for s in (0.03, 0.1, 0.3, 1.0)
+        f"{s:g}": _CLASSIFIER | {"classifier.scale": s} for s in (0.03, 0.1, 0.3, 1.0)
     },
     "noisy classifier": {
-        f"noisy, scale {s:g}": _NOISY | {"guidance.scale": s} for s in (0.1, 1.0, 3.0, 10.0)
+        f"noisy, scale {s:g}": _NOISY | {"classifier.scale": s} for s in (0.1, 1.0, 3.0, 10.0)
     },
     "mask": {
         "off": {},
-        "CAM above 0.2": {"guidance.cam_cut": 0.2},
-        "CAM above 0.5": {"guidance.cam_cut": 0.5},
+        "CAM above 0.2": {"classifier_free.cam_cut": 0.2},
+        "CAM above 0.5": {"classifier_free.cam_cut": 0.5},
     },
     "depth": {f"{d:g}": {"inversion.depth": d} for d in (0.3, 0.5, 0.7, 0.9)},
-    "scale": {f"{s:g}": {"guidance.scale": s} for s in (0.5, 1.0, 1.5, 3.0, 6.0)},
+    "scale": {f"{s:g}": {"classifier_free.scale": s} for s in (0.5, 1.0, 1.5, 3.0, 6.0)},
     "early stop": {
         "off": {},
         "PSNR below 8 dB": {"early_stop.thresholds": {"psnr": 8.0}, "inversion.depth": 0.9},
@@ -78,11 +76,13 @@ SHOWN = 9
 def changed(settings: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
     """Settings with some dotted keys set to other values."""
     result = copy.deepcopy(dict(settings))
+    if "guidance" in changes:
+        result = with_guidance(result, changes["guidance"], {})
     for name, value in changes.items():
         *path, last = name.split(".")
         place = result
         for part in path:
-            place = place[part]
+            place = place.setdefault(part, {})
         place[last] = value
     return result
 

@@ -44,7 +44,7 @@ def score_plainly(detector: Detector, items: Sequence[Item]) -> list[dict[str, f
     """Score a batch of images with classifier guidance and adaptive early stop.
 
     Args:
-        detector: With `guidance.kind = "classifier"` and an early stop.
+        detector: With classifier guidance and an early stop.
         items: One batch of images of the working size.
 
     Returns:

@@ -20,22 +20,22 @@ from diffguard.denoisers.pixel import PixelDenoiser
 from diffguard.detector import Detector
 from diffguard.diffusion.schedule import NoiseSchedule
 from diffguard.methods.fit import fit_early_stop
-from diffguard.settings.detector import from_dict
+from diffguard.settings.plain import from_dict, with_guidance
 
 
 def _classifier_guidance(side: int) -> dict[str, Any]:
     """Settings of classifier guidance with an early stop."""
     return {
-        "guidance": {
-            "kind": "classifier",
+        "guidance": "classifier",
+        "classifier": {
             # As in docs/ablation.md: a larger one fools the demo's classifier, and then the last
             # bits of a state decide what becomes of it.
             "scale": 0.1,
-            # The authors' program starts synthesis one step above the level that inversion reached.
-            "extra_start": 1,
             # The paper's crops have 224 of 256 pixels.
             "crops": {"number": 4, "size": side * 7 // 8},
         },
+        # The authors' program starts synthesis one step above the level that was reached.
+        "synthesis": {"extra_start": 1},
         "early_stop": {"thresholds": {"psnr": None}, "mean_depth": 0.5},
     }
 
@@ -180,6 +180,8 @@ def write_images(folder: Path, images: Tensor, count: int, suffix: str) -> None:
 def _merged(settings: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
     """A copy of plain settings with some keys of its sections replaced."""
     merged: dict[str, Any] = json.loads(json.dumps(settings))
+    if "guidance" in changes:
+        merged = with_guidance(merged, changes["guidance"], {})
     for key, value in changes.items():
         whole = isinstance(value, Mapping) and isinstance(merged.get(key), dict)
         merged[key] = {**merged[key], **value} if whole else value

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,8 +20,8 @@ from diffguard.engine.classifier_guidance import ClassifierGuidance
 from diffguard.engine.jobs import Job
 from diffguard.engine.reconstructor import Reconstructor
 from diffguard.methods.diffguard import DiffGuard
-from diffguard.settings.detector import DetectorSettings, from_dict, to_dict
-from diffguard.settings.sections import EarlyStopSettings
+from diffguard.settings.detector import DetectorSettings
+from diffguard.settings.guidance import ClassifierFreeSettings
 from diffguard.storage.rebuilding import WithoutWeights
 
 
@@ -150,26 +149,28 @@ def _count_passes(
 ) -> tuple[int, int]:
     """Run the reconstruction loop on images of one pixel."""
     # Distances do not change the number of passes, and may need weights.
-    plain: Mapping[str, Any] = {
-        **to_dict(settings),
-        "distances": ["l2"],
-        "unguided": ["l2"] if settings.unguided else [],
-        "distance": ["l2"],
-        "combine": "mean",
-        "baselines": [],
-        "fused": [],
-        "decision": "diffguard",
-    }
-    bare = replace(from_dict(plain), early_stop=EarlyStopSettings())
-    noisy = nn.Identity() if settings.guidance.classifier == "noisy" else None
+    bare = DetectorSettings(
+        sampler=settings.sampler,
+        inversion=settings.inversion,
+        synthesis=settings.synthesis,
+        guidance=settings.guidance,
+        label=settings.label,
+        distances=["l2"],
+        unguided=["l2"] if settings.unguided else [],
+        distance=["l2"],
+        baselines=[],
+        fused=[],
+        decision="diffguard",
+    )
     method = DiffGuard(
-        classifier, denoiser, bare, image_size=1, image_channels=1, noisy_classifier=noisy
+        classifier, denoiser, bare, image_size=1, image_channels=1, noisy_classifier=nn.Identity()
     )
     recipe = method.recipe()
     if isinstance(recipe.guidance, ClassifierGuidance):
         recipe = replace(recipe, guidance=replace(recipe.guidance, classify=_two_classes, crops=0))
     stops_early = bool(settings.early_stop.thresholds)
-    masked = settings.guidance.cam_cut is not None
+    guidance = settings.guidance
+    masked = isinstance(guidance, ClassifierFreeSettings) and guidance.cam_cut is not None
     lowest = replace(recipe, max_steps=1) if stops_early else recipe
 
     def passes(mask: bool, recipe: Any) -> int:

@@ -25,7 +25,8 @@ from diffguard.methods.checks import sees_labels
 from diffguard.methods.scorer import Scorer
 from diffguard.scores.baselines import Reference
 from diffguard.scores.calibration import Calibration
-from diffguard.settings.detector import DetectorSettings, from_dict
+from diffguard.settings.detector import DetectorSettings
+from diffguard.settings.plain import from_dict
 
 
 class Detector(Scorer):
@@ -42,8 +43,7 @@ class Detector(Scorer):
         image_channels: Channels to which images are converted, 1 or 3.
         reference: Features of ID training images, for the baselines that need them.
         calibration: Scores of ID validation images; None before calibration.
-        noisy_classifier: `(images, t) -> logits`, trained on noisy images; for
-            `guidance.classifier = "noisy"`.
+        noisy_classifier: `(images, t) -> logits`, which guides if `guidance.model` is `noisy`.
         seed: Seed of the randomness that belongs to each image.
         origin: What rebuilds its networks; needed by `save`.
 
@@ -123,8 +123,7 @@ class Detector(Scorer):
             **options: See `classifiers.assembly.ClassifierOptions`.
 
         Raises:
-            UserError: If something cannot be found, understood or loaded; the line names what to
-                give.
+            UserError: If something cannot be found or loaded; the line names what to give.
         """
         if not isinstance(settings, DetectorSettings):
             settings = from_dict(settings or {})

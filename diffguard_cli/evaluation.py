@@ -25,7 +25,7 @@ _TRUSTED = re.compile(r"\w[\w.-]*(/[\w.-]+)?")
 def build_parser() -> Parser:
     """The parser of the command line."""
     from datamodules.ood import OODDataModule
-    from diffguard.settings.detector import DetectorSettings
+    from diffguard_cli.detector_options import add_detector_options
     from lightning_modules.trainer import TrainerConfig
 
     parser = Parser(
@@ -38,7 +38,7 @@ def build_parser() -> Parser:
     _add_result_arguments(parser)
     _add_model_arguments(parser)
     parser.add_class_arguments(OODDataModule, "data")
-    parser.add_argument("--detector", type=DetectorSettings, default=DetectorSettings())
+    add_detector_options(parser)
     parser.add_argument("--trainer", type=TrainerConfig, default=TrainerConfig())
     return parser
 
@@ -67,13 +67,14 @@ def main(argv: Sequence[str]) -> int:
 
 def _evaluate(argv: Sequence[str], ckpt: str) -> int:
     from diffguard.checkpoint.file import read_checkpoint
+    from diffguard_cli.detector_options import instantiate
     from diffguard_cli.stored_config import stored_config
 
     parser = build_parser()
     content = read_checkpoint(user_path(ckpt, "--ckpt"))
     defaults = {**stored_config(content, ckpt), "ckpt": ckpt}
-    namespace = parse(parser, argv, defaults)
-    arguments = typed(EvaluationArguments, parser.instantiate(namespace))
+    namespace = parse(parser, argv, defaults, ckpt)
+    arguments = typed(EvaluationArguments, instantiate(parser, namespace))
     _check(arguments)
     _check_images(content, arguments.data)
     if arguments.dry_run:
@@ -89,7 +90,7 @@ def _evaluate(argv: Sequence[str], ckpt: str) -> int:
 
 def _check(arguments: EvaluationArguments) -> None:
     """Check the command line before a model is built."""
-    from diffguard.settings.checks import check_settings
+    from diffguard.settings.checks import check_image_size
 
     if arguments.fuse:
         raise UserError("--fuse needs --scores: evaluate first, then fuse the scores of the folder")
@@ -103,7 +104,7 @@ def _check(arguments: EvaluationArguments) -> None:
                 f"--trusted {name!r} is not the name of a class or an architecture: expected "
                 "my_module.Net or timm/resnet18, several as --trusted a.Net --trusted b.Net"
             )
-    check_settings(arguments.detector, arguments.data.image_size)
+    check_image_size(arguments.detector, arguments.data.image_size)
 
 
 def _check_images(content: Mapping[str, Any], data: OODDataModule) -> None:

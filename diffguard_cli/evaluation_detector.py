@@ -12,13 +12,8 @@ from diffguard.detector import Detector
 from diffguard.methods.diffguard import DiffGuard
 from diffguard.pretrained import checkpoint_file, is_shipped
 from diffguard.scores.calibration import Calibration
-from diffguard.settings.detector import (
-    COMBINING,
-    DECIDING,
-    DetectorSettings,
-    score_names,
-    to_dict,
-)
+from diffguard.settings.detector import COMBINING, DECIDING, DetectorSettings, score_names
+from diffguard.settings.plain import to_dict
 from diffguard.storage.files import file_hash
 from diffguard_cli.arguments import EvaluationArguments
 from diffguard_cli.calibrate import calibrated

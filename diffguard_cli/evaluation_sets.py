@@ -13,7 +13,7 @@ from diffguard.report.publish import report
 from diffguard.report.scored_run import read_run, write_run
 from diffguard.report.summary import METRICS
 from diffguard.score_table.table import ScoreTable
-from diffguard.settings.detector import to_dict
+from diffguard.settings.plain import to_dict
 from diffguard_cli.arguments import EvaluationArguments
 from diffguard_cli.evaluation_detector import (
     identity_of,

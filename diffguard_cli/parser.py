@@ -25,7 +25,9 @@ from jsonargparse import (
 
 from diffguard.errors import USER_ERROR, UserError, one_line
 from diffguard.printing import accept_all_text, say
+from diffguard.settings.old_keys import refuse_old_keys, refuse_old_option
 from diffguard.storage.paths import expand_home, require_file, user_path
+from diffguard_cli.detector_options import replace_guidance, without_unused_guidance
 from diffguard_cli.interrupts import INTERRUPTED, MESSAGE, is_first_process, is_reporting
 from diffguard_cli.parser_messages import plain_message
 from diffguard_cli.shipped_configs import config_file
@@ -104,12 +106,16 @@ class Parser(ArgumentParser):
         """Parse a config file; an error names the file."""
         require_file(user_path(str(path), "--config"), "config")
         try:
-            return super().parse_path(path, *args, **options)
+            return replace_guidance(super().parse_path(path, *args, **options))
         except (UserError, ArgumentError, TypeError, ValueError, KeyError) as error:
             text = plain_line(error).replace('in "<unicode string>", line', "at line")
             if isinstance(error, UnicodeDecodeError):
                 text = "it is not text in UTF-8: expected a YAML file"
             raise UserError(f"{path}: {text}") from error
+
+    def dump(self, namespace: Namespace, *args: Any, **options: Any) -> str:
+        """Values as YAML, without those that are not in use."""
+        return str(super().dump(without_unused_guidance(namespace, self.args), *args, **options))
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Raise instead of printing the usage."""
@@ -120,13 +126,19 @@ _load_yaml = get_loader("yaml")
 
 
 def _load_checked(text: str) -> Any:
-    """Load YAML as the parser does, but refuse texts without bounds."""
+    """Load YAML as the parser does, but refuse texts without bounds and old keys."""
     check_yaml(text)
-    return _load_yaml(text)
+    values = _load_yaml(text)
+    for settings in (values, values.get("detector")) if isinstance(values, Mapping) else ():
+        refuse_old_keys(settings)
+    return values
 
 
 def parse(
-    parser: Parser, argv: Sequence[str], defaults: Mapping[str, Any] | None = None
+    parser: Parser,
+    argv: Sequence[str],
+    defaults: Mapping[str, Any] | None = None,
+    source: str = "",
 ) -> Namespace:
     """Parse a command line.
 
@@ -134,14 +146,17 @@ def parse(
         parser: The parser.
         argv: The command line, without the name of the program.
         defaults: Values that the command line overrides; None for the parser's own.
+        source: The file of these values, for error lines.
 
     Raises:
         UserError: If a key is unknown, a value is empty or has a wrong type, or a config is
             unreadable.
     """
+    for word in argv:
+        refuse_old_option(word)
     try:
-        base = None if defaults is None else parser.parse_object(dict(defaults))
-        namespace = parser.parse_args(list(argv), namespace=base)
+        base = None if defaults is None else _base(parser, defaults, source)
+        namespace = without_unused_guidance(parser.parse_args(list(argv), namespace=base), argv)
     except (ArgumentError, TypeError, ValueError, KeyError, OSError) as error:
         if isinstance(error, UserError):
             raise
@@ -158,6 +173,13 @@ def parse(
         if isinstance(value, str):
             namespace[key] = expand_home(value, f"--{key}")
     return namespace
+
+
+def _base(parser: Parser, defaults: Mapping[str, Any], source: str) -> Namespace:
+    try:
+        return parser.parse_object(dict(defaults))
+    except (ArgumentError, TypeError, ValueError, KeyError) as error:
+        raise UserError(f"{source}: {plain_line(error)}") from error
 
 
 def plain_line(error: BaseException) -> str:

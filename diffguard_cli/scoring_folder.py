@@ -27,7 +27,9 @@ from diffguard.score_table.manifest import (
     write_manifest,
 )
 from diffguard.score_table.writer import read_done
-from diffguard.settings.detector import DECIDING, DetectorSettings, to_dict
+from diffguard.settings.detector import DECIDING, DetectorSettings
+from diffguard.settings.old_keys import translated
+from diffguard.settings.plain import to_dict
 from diffguard.storage.environment import describe_machine
 from diffguard.storage.files import refuse_links
 
@@ -175,7 +177,8 @@ class ScoringFolder:
         # If another launch of the same command was faster, its batch size counts.
         manifest = self._manifest(device, found.resumed(read_manifest(self.path) or {}), names)
         write_contents(self.path, self._stream.contents)
-        open_manifest(self.path, manifest, finished=bool(scored.all()))
+        finished = bool(scored.all())
+        open_manifest(self.path, manifest, finished=finished, upgrade=_upgraded)
         return OpenFolder(self.path, manifest, self._stream.select[~scored])
 
     def machine(self, device: torch.device, threads: int | None) -> dict[str, str | int]:
@@ -186,9 +189,10 @@ class ScoringFolder:
         """Check the folder; `(N,)`, which images of the stream have their scores."""
         refuse_links(self.path / "scores", self.path / "calibration")
         manifest = self._manifest(device, self._terms())
-        check_manifest(self.path, manifest, finished=True)
+        check_manifest(self.path, manifest, finished=True, upgrade=_upgraded)
         scored: NDArray[np.bool_] = self._stream.among(read_done(self.path))
-        check_manifest(self.path, manifest, finished=bool(scored.all()))
+        finished = bool(scored.all())
+        check_manifest(self.path, manifest, finished=finished, upgrade=_upgraded)
         changed = changed_images(self.path, self._stream.contents, scored)
         if len(changed):
             which, position = self._stream.select[changed[0]].tolist()
@@ -229,3 +233,11 @@ class ScoringFolder:
             images.name: {"n": len(images), "fingerprint": images.fingerprint()}
             for images in self._stream.sets
         }
+
+
+def _upgraded(manifest: dict[str, Any]) -> dict[str, Any]:
+    """A manifest of any version with the present keys of the settings."""
+    settings = manifest.get("settings")
+    if not isinstance(settings, Mapping):
+        return manifest
+    return {**manifest, "settings": translated(settings)}

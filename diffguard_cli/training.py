@@ -30,8 +30,8 @@ DEFAULT_CONFIG = shipped_configs()["digits"]
 def build_parser() -> Parser:
     """The command line of training."""
     from datamodules.ood import OODDataModule
-    from diffguard.settings.detector import DetectorSettings
     from diffguard_cli.config import ClassifierConfig, DiffusionConfig, NoisyClassifierConfig
+    from diffguard_cli.detector_options import add_detector_options
     from lightning_modules.trainer import TrainerConfig
 
     parser = Parser(
@@ -56,7 +56,7 @@ def build_parser() -> Parser:
     parser.add_argument(
         "--noisy_classifier", type=NoisyClassifierConfig, default=NoisyClassifierConfig()
     )
-    parser.add_argument("--detector", type=DetectorSettings, default=DetectorSettings())
+    add_detector_options(parser)
     parser.add_argument("--trainer", type=TrainerConfig, default=TrainerConfig())
     return parser
 
@@ -73,12 +73,14 @@ def main(argv: Sequence[str]) -> int:
     Raises:
         UserError: For a mistake in the command line, the config, the data or a model.
     """
+    from diffguard_cli.detector_options import instantiate
+
     began = time.monotonic()
     parser = build_parser()
     source = _find_config(argv, parser)
-    namespace = parse(parser, source.argv)
+    namespace = parse(parser, source.argv, source.stored, source.path)
     config = _plain(parser, namespace)
-    arguments = typed(TrainingArguments, parser.instantiate(namespace))
+    arguments = typed(TrainingArguments, instantiate(parser, namespace))
     _check(arguments)
     return _train(arguments, config, source, began)
 
@@ -88,14 +90,17 @@ class _ConfigSource:
     """The source of a run's config.
 
     Attributes:
-        argv: The command line, including the config file.
+        argv: The command line, including the config file of a new run.
         name: Name of the config, used for the run's default folder.
-        stored: The config of the run to resume, in full; None for a new run.
+        stored: The config of the run to resume, in full, which the command line overrides; None for
+            a new run.
+        path: The file of that config.
     """
 
     argv: list[str]
     name: str
     stored: Mapping[str, Any] | None = None
+    path: str = ""
 
 
 def _plain(parser: Parser, namespace: Namespace) -> dict[str, Any]:
@@ -115,6 +120,7 @@ def _find_config(argv: Sequence[str], parser: Parser) -> _ConfigSource:
 
 
 def _resumed_config(argv: Sequence[str], parser: Parser, folder: str) -> _ConfigSource:
+    from diffguard.settings.old_keys import translated
     from diffguard_cli.stored_config import check_keys
 
     path = Path(folder) / "config.yaml"
@@ -122,11 +128,15 @@ def _resumed_config(argv: Sequence[str], parser: Parser, folder: str) -> _Config
         raise UserError(f"{folder} is not a run: expected the folder of a run, with config.yaml")
     if _option(argv, "--run_dir") is not None:
         raise UserError("--resume names the run's folder, so --run_dir cannot be given too")
-    check_keys(read_yaml(path), str(path))
-    given = ["--config", str(path)]
+    stored = read_yaml(path)
+    check_keys(stored, str(path))
+    if not isinstance(stored, Mapping):
+        raise UserError(f"{path}: expected the keys and values of a config")
+    if isinstance(stored.get("detector"), Mapping):
+        stored = {**stored, "detector": translated(stored["detector"])}
     # Keys that are newer than the run have their defaults.
-    config = _plain(parser, parse(parser, given))
-    return _ConfigSource([*given, *argv], Path(folder).parent.name, config)
+    config = _plain(parser, parse(parser, [], stored, str(path)))
+    return _ConfigSource(list(argv), Path(folder).parent.name, config, str(path))
 
 
 def _option(argv: Sequence[str], name: str) -> str | None:
@@ -143,7 +153,7 @@ def _option(argv: Sequence[str], name: str) -> str | None:
 def _check(arguments: TrainingArguments) -> None:
     """Check the command line before any data is read."""
     from diffguard.methods.checks import check_weights
-    from diffguard.settings.checks import check_settings
+    from diffguard.settings.checks import check_image_size
     from diffguard_cli.config_check import check_config
 
     if not 0 <= arguments.seed < 2**32:
@@ -153,7 +163,7 @@ def _check(arguments: TrainingArguments) -> None:
     if weights and not Path(weights).is_file():
         raise UserError(f"classifier.ckpt {weights} does not exist: expected a file of weights")
     if "calibrate" in arguments.stages:
-        check_settings(arguments.detector, arguments.data.image_size)
+        check_image_size(arguments.detector, arguments.data.image_size)
         check_weights(arguments.detector)
 
 

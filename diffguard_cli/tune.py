@@ -150,11 +150,12 @@ class _Trial:
 
 
 def _changed(settings: Mapping[str, Any], steps: int, depth: float, scale: float) -> dict[str, Any]:
+    form = settings["guidance"]
     return {
         **settings,
         "sampler": {**settings["sampler"], "steps": steps},
         "inversion": {**settings["inversion"], "depth": depth},
-        "guidance": {**settings["guidance"], "scale": scale},
+        form: {**settings[form], "scale": scale},
     }
 
 

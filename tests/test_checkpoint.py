@@ -9,7 +9,7 @@ from torch import nn
 from diffguard import Detector
 from diffguard.checkpoint.file import library_versions, read_checkpoint
 from diffguard.errors import UserError
-from diffguard.settings.sections import GuidanceSettings
+from diffguard.settings.guidance import ClassifierGuidanceSettings
 from diffguard.storage.state_dict import fill
 from tests.helpers.saved_detector import CLASSIFIER, CONFIG, DIFFUSION, build
 from tests.helpers.stranger import STRANGER
@@ -40,12 +40,12 @@ def test_a_loaded_detector_gives_the_same_scores(saved, images):
 
 
 def test_a_classifier_of_noisy_images_is_stored(tmp_path, images):
-    guidance = GuidanceSettings(kind="classifier", scale=20.0, classifier="noisy", blend=False)
+    guidance = ClassifierGuidanceSettings(scale=20.0, model="noisy", blend=False)
     detector, path = build(guidance=guidance), tmp_path / "detector.ckpt"
     detector.save(path, CLASSIFIER, DIFFUSION, CONFIG)
     restored = Detector.load(path).score(images, name="diffguard")
     assert torch.equal(restored, detector.score(images, name="diffguard"))
-    protected = build(guidance=replace(guidance, classifier="protected"))
+    protected = build(guidance=replace(guidance, model="protected"))
     assert not torch.equal(protected.score(images, name="diffguard"), restored)
 
 
@@ -108,8 +108,8 @@ def test_settings_can_be_replaced(saved, images):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda c: c.update(format="other"), "is no detector checkpoint"),
-        (lambda c: c.update(version=3), "format version 3, this program reads 1 and 2"),
+        (lambda c: c.update(format="other"), "is not a detector checkpoint"),
+        (lambda c: c.update(version=4), "format version 4, this program reads 1 to 3"),
         (lambda c: c.pop("classifier"), "is damaged"),
         (lambda c: c.update(reference={"features": None}), "is damaged"),
         (lambda c: c["classifier"]["spec"].update(kwargs={"depth": 3}), "cannot be built"),

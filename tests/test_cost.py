@@ -13,7 +13,8 @@ from diffguard.denoisers.parts import DiffusionParts
 from diffguard.denoisers.spec import DiffusionSpec
 from diffguard.detector import Detector
 from diffguard.errors import UserError
-from diffguard.settings.sections import EarlyStopSettings, GuidanceSettings
+from diffguard.settings.guidance import ClassifierFreeSettings, ClassifierGuidanceSettings
+from diffguard.settings.sections import EarlyStopSettings, SynthesisSettings
 from tests.helpers.published import DIT_XL_2
 from tests.helpers.tiny_detector import small_settings
 from tests.helpers.tiny_families import CLASSES, dit, kl
@@ -43,9 +44,9 @@ def scored(settings, diffusion):
     [
         {},
         {"unguided": ["l2"]},
-        {"guidance": GuidanceSettings(scale=1.0)},
-        {"guidance": GuidanceSettings(kind="classifier", scale=2.0), "unguided": ["l2"]},
-        {"guidance": GuidanceSettings(scale=2.0, skip=0)},
+        {"guidance": ClassifierFreeSettings(scale=1.0)},
+        {"guidance": ClassifierGuidanceSettings(scale=2.0), "unguided": ["l2"]},
+        {"synthesis": SynthesisSettings(skip=0)},
     ],
 )
 def test_passes_equal_those_of_a_scored_image(changes):
@@ -57,7 +58,8 @@ def test_passes_equal_those_of_a_scored_image(changes):
 
 def test_a_mask_and_an_early_stop_lower_the_minimum_of_passes():
     diffusion, plain = spec(), dry_run(CLASSIFIER, spec(), small_settings())
-    masked = dry_run(CLASSIFIER, diffusion, small_settings(guidance=GuidanceSettings(cam_cut=0.3)))
+    guidance = ClassifierFreeSettings(cam_cut=0.3)
+    masked = dry_run(CLASSIFIER, diffusion, small_settings(guidance=guidance))
     # The same six steps, each without the guided pass.
     assert masked.most_passes == plain.most_passes == 12
     assert masked.fewest_passes == 8

@@ -6,29 +6,31 @@ import torch
 from diffguard import Detector
 from diffguard.classifiers.classifier import ClassifierOutput
 from diffguard.errors import UserError
-from diffguard.settings.sections import (
+from diffguard.settings.guidance import (
+    ClassifierFreeSettings,
+    ClassifierGuidanceSettings,
     CropSettings,
+)
+from diffguard.settings.sections import (
     EarlyStopSettings,
-    GuidanceSettings,
     InversionSettings,
     SamplerSettings,
+    SynthesisSettings,
 )
 from tests.helpers.tiny_detector import build_detector, small_settings
 from tests.helpers.tiny_models import denoiser_of, tiny_classifier, two_layers
 
 VARIANTS = {
     "classifier-free": {},
-    "cam": {"guidance": GuidanceSettings(scale=2.0, cam_cut=0.3)},
+    "cam": {"guidance": ClassifierFreeSettings(scale=2.0, cam_cut=0.3)},
     "unguided reference": {"unguided": ["l2"], "distance": ["unguided/l2", "logits_l1"]},
     "guided inversion": {"inversion": InversionSettings(depth=0.67, condition="guided", scale=2.0)},
     "early stop": {"early_stop": EarlyStopSettings(thresholds={"psnr": 9.0, "ssim": 0.2})},
     "classifier": {
-        "guidance": GuidanceSettings(
-            kind="classifier", scale=2.0, crops=CropSettings(number=2, size=6)
-        ),
+        "guidance": ClassifierGuidanceSettings(scale=2.0, crops=CropSettings(number=2, size=6)),
         "unguided": ["l2"],
     },
-    "oracle": {"guidance": GuidanceSettings(scale=2.0, label="oracle")},
+    "oracle": {"label": "oracle"},
     "layer": {"distances": ["logits_l1", "feature_cosine@stage2"]},
 }
 
@@ -96,7 +98,7 @@ def test_verdicts_follow_the_calibration(detector, images):
 
 
 def test_an_oracle_gives_no_verdicts(images):
-    oracle = build_detector(small_settings(guidance=GuidanceSettings(label="oracle")))
+    oracle = build_detector(small_settings(label="oracle"))
     assert torch.isfinite(oracle.score(images)).all()
     with pytest.raises(UserError, match="oracle, a mode for studies"):
         oracle.predict(images)
@@ -168,56 +170,22 @@ def test_error_of_a_score_that_is_not_finite_names_the_image(images):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"distance": ["dists"]}, "which is not computed"),
-        ({"fused": ["vim"]}, "which detector.baselines lacks"),
-        ({"inversion": InversionSettings(depth=0.0)}, r"must lie in \(0, 1\]"),
-        ({"distances": ["logits_l1", "nope"]}, "unknown distance 'nope': choose from l1, l2"),
-        ({"distance": ["nope"]}, "unknown distance 'nope': choose from l1, l2"),
-        ({"distance": ["unguided/nope"]}, "unknown distance 'nope': choose from l1, l2"),
-        ({"unguided": ["nope"]}, "unknown distance 'nope'"),
-        ({"early_stop": EarlyStopSettings({"nope": 1.0})}, "unknown distance 'nope'"),
         ({"distances": ["logits_l1", "ms_ssim"]}, "ms_ssim needs images of at least 176 px"),
         ({"unguided": ["ms_ssim"]}, "ms_ssim needs images of at least 176 px"),
         ({"early_stop": EarlyStopSettings({"ms_ssim": 0.5})}, "ms_ssim needs images of at least"),
         ({"distances": ["logits_l1", "feature_l2@nope"]}, "classifier has no layer 'nope'"),
         ({"early_stop": EarlyStopSettings({"feature_l2@nope": 0.5})}, "has no layer 'nope'"),
-        ({"sampler": SamplerSettings(steps=0)}, "sampler.steps must be at least 1"),
         ({"sampler": SamplerSettings(300, "stride")}, "detector.sampler: no integer stride gives"),
-        ({"fused": ["knn", "knn"]}, "detector.fused names knn more than once: name it once"),
-        ({"distance": ["l2", "l2"]}, "detector.distance names l2 more than once"),
-        ({"combine": "tandem"}, "tandem needs two or more in detector.distance, got logits_l1"),
-        ({"decision": "vim"}, "there is no score 'vim', expected one of diffguard, diffguard/"),
-        ({"accept": 1.0}, "accept must lie between 0 and 1"),
-        ({"knn_k": 0}, "detector.knn_k must be at least 1, got 0"),
-        ({"vim_dim": -3}, "detector.vim_dim must be at least 1, got -3"),
-        ({"reference_images": 0}, "detector.reference_images must be at least 1, got 0"),
+        ({"synthesis": SynthesisSettings(skip=6)}, "synthesis.skip must be 0 to 5"),
+        ({"synthesis": SynthesisSettings(skip=-1)}, "synthesis.skip must be 0 to 5"),
+        ({"guidance": ClassifierGuidanceSettings(crops=CropSettings(2))}, "crops.size is needed"),
         (
-            {"guidance": GuidanceSettings(scale=float("nan"))},
-            r"detector\.guidance\.scale must be a finite number, got nan",
+            {"guidance": ClassifierGuidanceSettings(model="noisy", blend=False)},
+            "model noisy needs a classifier of noisy images",
         ),
-        (
-            {"early_stop": EarlyStopSettings({"psnr": float("inf")})},
-            r"early_stop\.thresholds\.psnr must be a finite number, got inf",
-        ),
-        ({"early_stop": EarlyStopSettings(mean_depth=0.5)}, "needs a quality"),
-        ({"guidance": GuidanceSettings(kind="free")}, "guidance.kind must be classifier_free or"),
-        ({"inversion": InversionSettings(condition="none")}, "inversion.condition must be null or"),
-        ({"guidance": GuidanceSettings(skip=6)}, "guidance.skip must be 0 to 5"),
-        ({"guidance": GuidanceSettings(skip=-1)}, "guidance.skip must be 0 to 5"),
-        ({"guidance": GuidanceSettings(extra_start=-1)}, "extra_start must be at least 0"),
-        ({"guidance": GuidanceSettings(cam_cut=1.5)}, "cam_cut must lie in"),
-        ({"guidance": GuidanceSettings(kind="classifier", cam_cut=0.5)}, "belongs to kind"),
-        ({"guidance": GuidanceSettings(crops=CropSettings(-3))}, "crops.number must be at least 0"),
-        ({"guidance": GuidanceSettings(crops=CropSettings(2, 0))}, "crops.size at least 1"),
-        (
-            {"guidance": GuidanceSettings(kind="classifier", crops=CropSettings(2))},
-            "crops.size is needed",
-        ),
-        ({"guidance": GuidanceSettings(crops=CropSettings(2, 6))}, "crops and .* belong to kind"),
-        ({"guidance": GuidanceSettings(classifier="noisy")}, "belong to kind classifier"),
     ],
 )
-def test_settings_that_do_not_fit_are_refused(changes, message):
+def test_settings_that_do_not_fit_the_models_are_refused(changes, message):
     with pytest.raises(UserError, match=message):
         build_detector(small_settings(**changes), calibrated=False)
 
@@ -231,7 +199,7 @@ def test_a_mean_depth_that_no_image_reaches_is_refused(depth):
 
 def test_shifted_timesteps_may_be_more_than_steps_and_can_all_be_skipped():
     sampler = SamplerSettings(steps=30, spacing="shifted")
-    settings = small_settings(sampler=sampler, guidance=GuidanceSettings(skip=30))
+    settings = small_settings(sampler=sampler, synthesis=SynthesisSettings(skip=30))
     detector = build_detector(settings, calibrated=False)
     assert detector.method.recipe().skip == len(detector.method.plan) - 1
 

@@ -7,6 +7,7 @@ import torch
 
 from diffguard.checkpoint.file import read_checkpoint
 from diffguard.detector import Detector
+from diffguard.settings.plain import with_guidance
 from tests.helpers.format1 import FOLDER, NOISY, fixed_images, results
 
 
@@ -22,7 +23,7 @@ def test_an_old_checkpoint_gives_the_same_results(name, variant):
     path = FOLDER / f"{name}.ckpt"
     settings = None
     if variant == "noisy":
-        settings = {**read_checkpoint(path)["settings"], "guidance": NOISY}
+        settings = with_guidance(read_checkpoint(path)["settings"], "classifier", NOISY)
     detector, images = Detector.load(path, settings=settings), fixed_images()
     recorded = results(name)[variant]
     # Other processors and versions of torch sum in another order: only where the classifier's
@@ -50,7 +51,7 @@ def test_an_old_checkpoint_gives_the_same_results(name, variant):
 
 def test_renamed_distances_keep_their_meaning(tmp_path):
     content = read_checkpoint(FOLDER / "format1_free.ckpt")
-    assert content["version"] == 2
+    assert content["version"] == 3
     assert content["settings"]["distances"] == ["logits_l1", "feature_cosine", "l2", "ssim_reflect"]
     assert content["settings"]["distance"] == ["feature_cosine", "unguided/ssim_reflect"]
     assert list(content["settings"]["early_stop"]["thresholds"]) == ["psnr", "ssim_reflect"]

@@ -24,8 +24,9 @@ from diffguard.denoisers.spec import DiffusionSpec
 from diffguard.errors import UserError
 from diffguard.scores.baselines import Reference
 from diffguard.scores.calibration import Calibration
-from diffguard.settings.checks import check_settings
-from diffguard.settings.detector import DetectorSettings, from_dict, score_names
+from diffguard.settings.checks import check_image_size
+from diffguard.settings.detector import DetectorSettings, score_names
+from diffguard.settings.plain import from_dict
 from diffguard.storage.paths import expand_home, user_path
 from diffguard.storage.sizes import check_fit, trial
 from diffguard.storage.state_dict import fill
@@ -100,7 +101,7 @@ def build_parts(
     if reference is not None:
         _check_width(reference["features"], classifier)
     detector_settings = from_dict(content["settings"] if settings is None else settings)
-    check_settings(detector_settings, content["image"]["size"])
+    check_image_size(detector_settings, content["image"]["size"])
     scores = content["calibration"]["scores"]
     _check_scores(scores, detector_settings)
     return DetectorParts(

@@ -1,4 +1,4 @@
-"""`detector.ckpt`: the one file that training writes and evaluation needs.
+"""`detector.ckpt`, the one file that training writes and evaluation needs.
 
 It holds a plain dictionary of tensors, numbers, text, lists and dictionaries, written by
 `torch.save` and read with `weights_only=True`. No class is restored from the file: networks are
@@ -19,14 +19,14 @@ from torch import Tensor, nn
 
 from diffguard.checkpoint.parts import DetectorParts
 from diffguard.checkpoint.schema import check_content
-from diffguard.checkpoint.versions import VERSION, upgraded
+from diffguard.checkpoint.versions import READABLE, VERSION, upgraded
 from diffguard.classifiers.spec import ClassifierSpec
 from diffguard.denoisers.custom import weight_parts
 from diffguard.denoisers.reference import refer
 from diffguard.denoisers.spec import DiffusionSpec
 from diffguard.errors import UserError
 from diffguard.pretrained import checkpoint_file
-from diffguard.settings.detector import to_dict
+from diffguard.settings.plain import to_dict
 from diffguard.storage.environment import installed_versions
 from diffguard.storage.files import replace_file
 from diffguard.storage.paths import user_path
@@ -132,11 +132,11 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     content = load_tensors(checkpoint_file(user_path(path, "checkpoint")))
     if content.get("format") != FORMAT:
         raise UserError(
-            f"{path} is no detector checkpoint: expected the detector.ckpt that train.py writes"
+            f"{path} is not a detector checkpoint: expected the detector.ckpt that train.py writes"
         )
-    if content.get("version") not in (1, VERSION):
+    if content.get("version") not in READABLE:
         raise UserError(
-            f"{path} has format version {content.get('version')}, this program reads 1 and "
+            f"{path} has format version {content.get('version')}, this program reads 1 to "
             f"{VERSION}: train again, or use the version of the program that wrote it"
         )
     content = upgraded(content)
@@ -150,12 +150,13 @@ def library_versions() -> dict[str, str]:
 
 
 def diffusion_weights(denoiser: Any, reference: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """What a checkpoint keeps of a diffusion model's weights, as plain data.
+    """The weights of a diffusion model as a checkpoint holds them, as plain data.
 
     Args:
         denoiser: The model.
-        reference: What `diffguard.denoisers.reference.refer` returned for it: the model is then
-            named instead of copied, except the context of its labels, which may come from prompts.
+        reference: The result of `diffguard.denoisers.reference.refer` for it. The model is then
+            referred to instead of copied, except for the context of its labels, which may come from
+            prompts.
     """
     parts = {name: _on_cpu(module) for name, module in weight_parts(denoiser).items()}
     if reference is not None:

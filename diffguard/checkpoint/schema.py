@@ -1,4 +1,4 @@
-"""What a `detector.ckpt` holds: fields, types and ranges, looked at before any is used."""
+"""The fields of a `detector.ckpt`, their types and ranges; all are checked before any is used."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from diffguard.classifiers.spec import ClassifierSpec
 from diffguard.denoisers.formats.options import CheckpointOptions
 from diffguard.denoisers.spec import DiffusionSpec
 from diffguard.errors import UserError
-from diffguard.settings.detector import DetectorSettings
+from diffguard.settings.plain import check_types
 from diffguard.storage.arguments import LARGEST_SIDE
 from diffguard.storage.schema import validated, validated_plain
 
@@ -104,8 +104,8 @@ def check_content(content: Mapping[str, Any], source: str) -> None:
     """Check the content of a checkpoint field by field.
 
     Args:
-        content: What was read, of the present version.
-        source: Where it was read; the error begins with it.
+        content: The content of a file, of the present version.
+        source: The file; the error begins with it.
 
     Raises:
         UserError: For the first field that is missing, of another type or out of range, and for
@@ -116,7 +116,7 @@ def check_content(content: Mapping[str, Any], source: str) -> None:
         ClassifierSpec, content["classifier"]["spec"], f"{source}: classifier.spec"
     )
     validated_plain(DiffusionSpec, content["diffusion"]["spec"], f"{source}: diffusion.spec")
-    validated_plain(DetectorSettings, content["settings"], f"{source}: settings")
+    check_types(content["settings"], f"{source}: settings")
     validated_plain(dict[str, Any], content["config"], f"{source}: config")
     stored = content["diffusion"].get("reference")
     if stored is not None:

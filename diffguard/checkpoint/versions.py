@@ -1,21 +1,28 @@
-"""What changed between the versions of the checkpoint's format, and how old content is read.
+"""The versions of the checkpoint's format, and how content of an earlier one is read.
 
 1. The first.
-2. `ssim` averages the windows that lie inside the image. What version 1 called `ssim` mirrors the
-   borders, and is `ssim_reflect` now. Settings without effect are refused; those that a checkpoint
-   of version 1 holds are replaced by the defaults. Network classes of the project have other
-   import paths.
+2. `ssim` averages the windows that lie inside the image. The score that version 1 called `ssim`
+   mirrors the borders; its name is now `ssim_reflect`. Settings without effect are refused; those
+   that a checkpoint of version 1 holds are replaced by the defaults. Network classes of the project
+   have other import paths.
+3. Each form of guidance has a section of settings of its own.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
-from diffguard.settings.effect import without_idle
+from diffguard.settings.detector import DetectorSettings
+from diffguard.settings.guidance import ClassifierGuidanceSettings, CropSettings
+from diffguard.settings.old_keys import translated
+from diffguard.settings.sections import InversionSettings, SynthesisSettings
 
-VERSION = 2
+VERSION = 3
+# The versions that `upgraded` takes.
+READABLE = range(1, VERSION + 1)
 
 # Import paths of classes in version 1, and where the classes are now.
 _MOVED = {
@@ -27,24 +34,36 @@ _NAMING = ("distances", "unguided", "distance", "decision")
 
 
 def upgraded(content: Mapping[str, Any]) -> dict[str, Any]:
-    """Content of any version as that of the present one; the scores stay the same.
+    """Content of any readable version as content of the present one; the scores stay the same.
 
     Args:
-        content: A checkpoint's content, of a version that can be read. Parts of another type than
+        content: A checkpoint's content, of a version in `READABLE`. Parts of another type than
             expected are left as they are.
     """
     content = dict(content)
     if content["version"] == VERSION:
         return content
+    first = content["version"] == 1
     content["version"] = VERSION
-    content["settings"] = _settings(content.get("settings"))
+    content["settings"] = _settings(content.get("settings"), first=first)
     config = content.get("config")
-    if isinstance(config, Mapping):
-        content["config"] = config = dict(config)
-        if "detector" in config:
-            config["detector"] = _settings(config["detector"])
-        if "classifier" in config:
-            config["classifier"] = _spec(config["classifier"])
+    if isinstance(config, Mapping) and "detector" in config:
+        content["config"] = {**config, "detector": _settings(config["detector"], first=first)}
+    return _with_present_names(content) if first else content
+
+
+def _settings(settings: Any, *, first: bool) -> Any:
+    if not isinstance(settings, Mapping):
+        return settings
+    settings = translated(settings)
+    return _without_unused(_with_present_distances(settings)) if first else settings
+
+
+def _with_present_names(content: dict[str, Any]) -> dict[str, Any]:
+    """Content of version 1 with the present import paths of classes and names of scores."""
+    config = content.get("config")
+    if isinstance(config, Mapping) and "classifier" in config:
+        content["config"] = {**config, "classifier": _spec(config["classifier"])}
     classifier = content.get("classifier")
     if isinstance(classifier, Mapping) and "spec" in classifier:
         content["classifier"] = {**classifier, "spec": _spec(classifier["spec"])}
@@ -54,22 +73,38 @@ def upgraded(content: Mapping[str, Any]) -> dict[str, Any]:
     return content
 
 
-def _settings(settings: Any) -> Any:
-    if not isinstance(settings, Mapping):
-        return settings
+def _with_present_distances(settings: Mapping[str, Any]) -> dict[str, Any]:
     changed = {name: _renamed(settings[name]) for name in _NAMING if name in settings}
     stop = settings.get("early_stop")
     if isinstance(stop, Mapping) and "thresholds" in stop:
         changed["early_stop"] = {**stop, "thresholds": _renamed(stop["thresholds"])}
-    try:
-        return without_idle({**settings, **changed})
-    except (KeyError, TypeError):
-        # Not the settings of version 1: what reads them says so.
-        return {**settings, **changed}
+    return {**settings, **changed}
+
+
+def _without_unused(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings in which values without effect, which version 1 allowed, are the defaults."""
+    inversion, synthesis = settings.get("inversion"), settings.get("synthesis")
+    if isinstance(inversion, Mapping) and inversion.get("condition") != "guided":
+        settings["inversion"] = {**inversion, "scale": InversionSettings.scale}
+    if isinstance(synthesis, Mapping) and synthesis.get("skip") is not None:
+        settings["synthesis"] = {**synthesis, "extra_start": SynthesisSettings.extra_start}
+    if settings.get("combine") != "tandem":
+        settings["tandem_band"] = DetectorSettings().tandem_band
+    form = ClassifierGuidanceSettings.form
+    guidance = settings.get(form)
+    if isinstance(guidance, Mapping) and isinstance(guidance.get("crops"), Mapping):
+        settings[form] = {**guidance, "crops": _used_crops(guidance["crops"])}
+    return settings
+
+
+def _used_crops(crops: Mapping[str, Any]) -> dict[str, Any]:
+    if not crops.get("number"):
+        return asdict(CropSettings())
+    return dict(crops) if crops.get("shared") else {**crops, "seed": CropSettings.seed}
 
 
 def _spec(spec: Any) -> Any:
-    """A classifier's description with the present import path of its class."""
+    """A classifier's specification with the present import path of its class."""
     if not isinstance(spec, Mapping) or not isinstance(spec.get("arch"), str):
         return spec
     arch = spec["arch"]
@@ -79,7 +114,7 @@ def _spec(spec: Any) -> Any:
 
 
 def _renamed(names: Any) -> Any:
-    """A name, a list of names or a mapping by names, `ssim` being `ssim_reflect`."""
+    """A name, a list of names or a mapping by names, with `ssim_reflect` instead of `ssim`."""
     if isinstance(names, str):
         return re.sub(r"(^|/)ssim$", r"\1ssim_reflect", names)
     if isinstance(names, list):

@@ -24,7 +24,7 @@ TimedClassifier = Callable[[Tensor, Tensor], Tensor]
 
 @dataclass
 class ClassifierGuidance:
-    """Clean Grad with random crops.
+    """Guidance by the gradient of a classifier: Clean Grad, with random crops.
 
     Attributes:
         classify: `(images (N, C, h, w), t (N,)) -> logits (N, K)`.
@@ -32,7 +32,7 @@ class ClassifierGuidance:
         blend: Show the classifier the blend with the clean estimate; otherwise the state itself.
         crops: Crops per step; 0 shows the whole image.
         crop_size: Smallest side of a crop, and the side to which crops are resized.
-        output_size: Side of a second resize for the classifier; None makes none.
+        output_size: Side of a second resize for the classifier; None for no second resize.
         input_size: Side to which `classify` itself resizes its input, if it does.
         reduction: `sum` or `mean` over the crops.
         shared_crops: All images see the same crops; otherwise crops depend on image and step.
@@ -79,13 +79,13 @@ class ClassifierGuidance:
             denoiser: Maps states to the images that the classifier sees (`preview`).
             x: `(N, …)` states.
             noise: `(N, …)` predicted noise, not clipped.
-            t: `(N,)` original timesteps, on the CPU as all of the following.
+            t: `(N,)` original timesteps, on the CPU like the arguments below.
             alpha: `(N,)` levels of the states.
             labels: `(N,)`, -1 for rows that are not guided.
             keys: Identifies each image; its random crops depend on it.
             steps: Synthesis steps that each sample has made.
             batch_size: Images of each classifier call, at least N; the rest is padding. A call
-                shows one or several crops of each image.
+                takes one or several crops of each image.
 
         Returns:
             `(N, …)`.
@@ -154,9 +154,9 @@ class ClassifierGuidance:
 
     def _shared_boxes(self, size: tuple[int, int] | torch.Size, smallest: int, step: int) -> Tensor:
         # All images share one stream of draws.
-        generator, drawn = self._stream.setdefault(
+        generator, boxes = self._stream.setdefault(
             tuple(size), (torch.Generator().manual_seed(self.seed), [])
         )
-        while len(drawn) <= step:
-            drawn.append(draw_boxes(generator, self.crops, size, smallest))
-        return drawn[step]
+        while len(boxes) <= step:
+            boxes.append(draw_boxes(generator, self.crops, size, smallest))
+        return boxes[step]

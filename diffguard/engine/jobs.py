@@ -1,4 +1,4 @@
-"""Input and output of a reconstructor: jobs, the recipe and reconstructions."""
+"""The input and output of the engine: jobs, the recipe and reconstructions."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ class Job:
 
     Attributes:
         image: `(C, H, W)` in [0, 1].
-        label: Class to guide toward; -1 is not guided.
-        key: Identifies the image, for randomness that depends on it.
-        mask: `(H, W)` bool, where classifier-free guidance applies; None applies it everywhere.
-        tag: Anything of the caller's; `Reconstruction.job` returns it.
+        label: Class to guide toward; -1 for no guidance.
+        key: Identifies the image; its random crops depend on the key.
+        mask: `(H, W)` bool, where classifier-free guidance applies; None for everywhere.
+        tag: Data of the caller, returned with `Reconstruction.job`.
     """
 
     image: Tensor

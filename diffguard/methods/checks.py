@@ -1,4 +1,4 @@
-"""All that can be wrong with a detector's settings, in one place."""
+"""Settings that need certain models, weights or labels."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ from diffguard.diffusion.plan import respace
 from diffguard.errors import UserError
 from diffguard.scores.baselines import check_head_baselines
 from diffguard.scores.distances import build_distance, find_distance
-from diffguard.settings.checks import _check_size
+from diffguard.settings.checks import check_distance_size
 from diffguard.settings.detector import DetectorSettings
+from diffguard.settings.guidance import ClassifierFreeSettings, ClassifierGuidanceSettings
 
 
 def check_weights(settings: DetectorSettings) -> None:
-    """Refuse perceptual distances whose weights are not there; reads those that are.
+    """Refuse perceptual distances without weights; reads the weights of the others.
 
     Raises:
         UserError: Naming the file that is missing.
@@ -27,21 +28,22 @@ def check_weights(settings: DetectorSettings) -> None:
 
 
 def check_unlabelled(settings: DetectorSettings) -> None:
-    """Refuse settings under which images whose label nobody knows cannot be judged.
+    """Refuse settings that need true labels.
 
     Raises:
         UserError: For an oracle.
     """
-    if settings.guidance.label == "oracle":
+    if settings.label == "oracle":
         raise UserError(
-            "detector.guidance.label oracle, a mode for studies, needs to know which images are "
+            "detector.label oracle, a mode for studies, needs to know which images are "
             "ID: set it to prediction to judge new images"
         )
 
 
 def sees_labels(settings: DetectorSettings) -> bool:
     """Whether the diffusion model sees labels other than "no label"."""
-    return settings.guidance.kind == "classifier_free" or settings.inversion.condition != "null"
+    free = isinstance(settings.guidance, ClassifierFreeSettings)
+    return free or settings.inversion.condition != "null"
 
 
 def check_models(
@@ -58,28 +60,21 @@ def check_models(
     guidance = settings.guidance
     check_head_baselines(settings.baselines, classifier.head, settings.vim_dim)
     check_steps(settings, len(denoiser.schedule))
-    crops = guidance.crops
-    if crops.number and crops.size is None and classifier.size is None:
-        raise UserError(
-            "detector.guidance.crops.size is needed, because the classifier takes images of any "
-            "size: name the smallest side of a crop in pixels"
-        )
+    if isinstance(guidance, ClassifierGuidanceSettings):
+        _check_guiding_classifier(guidance, classifier, noisy_classifier)
     for name in (*settings.distances, *settings.unguided, *settings.early_stop.thresholds):
         layer = find_distance(name)[1]
         if layer is not None:
             classifier.layer(layer)
     for name in settings.early_stop.thresholds:
-        _check_size(name, getattr(denoiser, "preview_size", None))
-    if guidance.classifier == "noisy" and (noisy_classifier is None or guidance.blend):
-        raise UserError(
-            "detector.guidance.classifier noisy needs a classifier of noisy images (add "
-            "noisy_classifier to stages) and detector.guidance.blend false"
-        )
+        side = getattr(denoiser, "preview_size", None)
+        if side is not None:
+            check_distance_size(name, side)
     needs_classes = sees_labels(settings)
     if needs_classes and (denoiser.num_classes is None or denoiser.null_class is None):
         raise UserError(
             "classifier-free guidance and an inversion that sees labels need a class-conditional "
-            "diffusion model with a null class: set detector.guidance.kind to classifier and "
+            "diffusion model with a null class: set detector.guidance to classifier and "
             "detector.inversion.condition to null, or take another model"
         )
     if settings.sampler.clip and isinstance(denoiser, LatentDenoiser):
@@ -90,8 +85,26 @@ def check_models(
     if needs_classes and denoiser.num_classes != classifier.num_classes:
         raise UserError(
             f"the classifier has {classifier.num_classes} classes but the diffusion model "
-            f"{denoiser.num_classes}: both must know the same ones, or set detector.guidance.kind "
+            f"{denoiser.num_classes}: both must know the same ones, or set detector.guidance "
             "to classifier and detector.inversion.condition to null"
+        )
+
+
+def _check_guiding_classifier(
+    guidance: ClassifierGuidanceSettings,
+    classifier: Classifier,
+    noisy_classifier: nn.Module | None,
+) -> None:
+    crops = guidance.crops
+    if crops.number and crops.size is None and classifier.size is None:
+        raise UserError(
+            "detector.classifier.crops.size is needed, because the classifier takes images of any "
+            "size: name the smallest side of a crop in pixels"
+        )
+    if guidance.model == "noisy" and noisy_classifier is None:
+        raise UserError(
+            "detector.classifier.model noisy needs a classifier of noisy images: add "
+            "noisy_classifier to stages, or take the protected classifier"
         )
 
 
@@ -105,14 +118,14 @@ def check_steps(settings: DetectorSettings, trained: int) -> None:
     Raises:
         UserError: Naming the setting.
     """
-    sampler, skip = settings.sampler, settings.guidance.skip
+    sampler, skip = settings.sampler, settings.synthesis.skip
     try:
         steps = len(respace(trained, sampler.steps, sampler.spacing))
     except UserError as error:
         raise UserError(f"detector.sampler: {error}") from error
     if skip is not None and not 0 <= skip < steps:
         raise UserError(
-            f"detector.guidance.skip must be 0 to {steps - 1:,}, below the number of steps, got "
+            f"detector.synthesis.skip must be 0 to {steps - 1:,}, below the number of steps, got "
             f"{skip:,}"
         )
     mean, most = settings.early_stop.mean_depth, settings.inversion.most_steps(steps)

@@ -11,6 +11,7 @@ from diffguard.classifiers.cam import grad_cam
 from diffguard.classifiers.classifier import Classifier
 from diffguard.errors import UserError, reason_of
 from diffguard.settings.detector import DetectorSettings
+from diffguard.settings.guidance import ClassifierFreeSettings
 
 # Rounding errors of outputs, as a share of the largest.
 _ROUNDING = 1e-3
@@ -42,11 +43,12 @@ def try_classifier(classifier: Classifier, images: Tensor, settings: DetectorSet
         )
     _check_logits(logits, settings.baselines)
     guidance = settings.guidance
-    if guidance.kind == "classifier" and guidance.classifier == "protected":
-        _check_gradient(classifier, images, "detector.guidance.kind classifier")
-    if guidance.cam_cut is not None:
-        _check_gradient(classifier, images, "detector.guidance.cam_cut")
-        grad_cam(classifier, images, logits.argmax(1))
+    if isinstance(guidance, ClassifierFreeSettings):
+        if guidance.cam_cut is not None:
+            _check_gradient(classifier, images, "detector.classifier_free.cam_cut")
+            grad_cam(classifier, images, logits.argmax(1))
+    elif guidance.model == "protected":
+        _check_gradient(classifier, images, "detector.guidance classifier")
 
 
 def looks_like_sigmoid(logits: Tensor) -> bool:

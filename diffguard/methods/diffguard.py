@@ -1,4 +1,4 @@
-"""DiffGuard: reconstruct an image under the guidance of its label, and compare it with the result.
+"""DiffGuard: reconstruct an image, guided by its label, and compare it with the result.
 
 An image whose label is right comes back almost unchanged. One that the label does not describe is
 pulled toward the label, and the distance between the two images is the score.
@@ -25,8 +25,9 @@ from diffguard.methods.items import Item
 from diffguard.randomness import image_generator
 from diffguard.scores.calibration import DIFFGUARD
 from diffguard.scores.distances import Distance, Views, build_distance
-from diffguard.settings.checks import check_settings
+from diffguard.settings.checks import check_image_size
 from diffguard.settings.detector import DetectorSettings
+from diffguard.settings.guidance import ClassifierFreeSettings
 
 
 class DiffGuard(nn.Module):
@@ -39,7 +40,7 @@ class DiffGuard(nn.Module):
         image_size: Side of the working images in pixels.
         image_channels: Channels of the working images, 1 or 3.
         noisy_classifier: `(images, t) -> logits`, trained on noisy images; used if
-            `guidance.classifier` is `noisy`.
+            `guidance.model` is `noisy`.
         seed: Seed of the randomness that belongs to each image.
 
     Attributes:
@@ -74,7 +75,7 @@ class DiffGuard(nn.Module):
         self.image_size = image_size
         self.image_channels = image_channels
         self.seed = seed
-        check_settings(settings, image_size)
+        check_image_size(settings, image_size)
         check_models(settings, classifier, denoiser, noisy_classifier)
         self._distances = nn.ModuleDict()
         self.distances = {name: self._distance(name) for name in settings.distances}
@@ -112,13 +113,12 @@ class DiffGuard(nn.Module):
     @property
     def draws_crops(self) -> bool:
         """Whether classifier guidance draws crops for each image."""
-        return self.settings.guidance.kind == "classifier" and (
-            self._classifier_guidance().draws_crops
-        )
+        guidance = self._guidance()
+        return isinstance(guidance, ClassifierGuidance) and guidance.draws_crops
 
     def recipe(self) -> Recipe:
         """How images are reconstructed, resolved from the settings."""
-        settings, guidance = self.settings, self.settings.guidance
+        settings = self.settings
         thresholds = settings.early_stop.thresholds
         return Recipe(
             plan=self.plan,
@@ -131,12 +131,10 @@ class DiffGuard(nn.Module):
                 for name, quality in self.qualities.items()
                 if thresholds[name] is not None
             ],
-            guidance=ClassifierFree(guidance.scale)
-            if guidance.kind == "classifier_free"
-            else self._classifier_guidance(),
+            guidance=self._guidance(),
             unguided=bool(settings.unguided),
-            extra_start=guidance.extra_start,
-            skip=guidance.skip,
+            extra_start=settings.synthesis.extra_start,
+            skip=settings.synthesis.skip,
         )
 
     @torch.no_grad()
@@ -151,7 +149,7 @@ class DiffGuard(nn.Module):
     def jobs(
         self, items: Sequence[Item], images: Tensor, predictions: Sequence[int], batch_size: int
     ) -> list[Job]:
-        """What to reconstruct, and under which label.
+        """The images to reconstruct, with their labels and masks.
 
         Args:
             items: At most `batch_size` items.
@@ -161,7 +159,8 @@ class DiffGuard(nn.Module):
         """
         labels = [self._label(item, y) for item, y in zip(items, predictions, strict=True)]
         masks: Sequence[Tensor | None] = [None] * len(items)
-        cut = self.settings.guidance.cam_cut
+        guidance = self.settings.guidance
+        cut = guidance.cam_cut if isinstance(guidance, ClassifierFreeSettings) else None
         if cut is not None:
             target = padded(torch.tensor(labels, device=images.device), batch_size)
             cam = grad_cam(self.classifier, padded(images, batch_size), target)
@@ -201,7 +200,7 @@ class DiffGuard(nn.Module):
 
     def _label(self, item: Item, prediction: int) -> int:
         """The label that guides an item."""
-        if self.settings.guidance.label == "prediction":
+        if self.settings.label == "prediction":
             return prediction
         if item.label >= 0:
             return item.label
@@ -209,7 +208,7 @@ class DiffGuard(nn.Module):
         return int(torch.randint(self.classifier.num_classes, (), generator=generator))
 
     def _distance(self, name: str) -> Distance:
-        # Module names must not hold dots, which layer names do.
+        # Names of layers contain dots, and names of modules must not.
         key = name.replace(".", "/")
         if key not in self._distances:
             self._distances[key] = build_distance(name, weights=self.settings.perceptual_weights)
@@ -239,10 +238,12 @@ class DiffGuard(nn.Module):
             return Views(images)
         return views_of(images, self.classifier.forward_features(images, self.layers))
 
-    def _classifier_guidance(self) -> ClassifierGuidance:
-        guidance, crops = self.settings.guidance, self.settings.guidance.crops
-        noisy = None if guidance.classifier == "protected" else self.noisy_classifier
-        size = self.classifier.size
+    def _guidance(self) -> ClassifierFree | ClassifierGuidance:
+        guidance = self.settings.guidance
+        if isinstance(guidance, ClassifierFreeSettings):
+            return ClassifierFree(guidance.scale)
+        noisy = None if guidance.model == "protected" else self.noisy_classifier
+        crops, size = guidance.crops, self.classifier.size
         return ClassifierGuidance(
             # Random crops are classified whole, without the classifier's own center crop.
             classify=noisy or (lambda images, _t: self.classifier(images, crop=not crops.number)),

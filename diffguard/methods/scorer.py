@@ -42,7 +42,7 @@ class Scorer(nn.Module):
         reference: Features of ID training images, for the baselines that need them.
         calibration: Scores of ID validation images; None before calibration.
         noisy_classifier: `(images, t) -> logits`, trained on noisy images; for
-            `guidance.classifier = "noisy"`.
+            `guidance.model = "noisy"`.
         seed: Seed of the randomness that belongs to each image.
 
     Raises:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -19,6 +19,7 @@ MACHINE = "machine"
 # Format of the files in a folder of scores; a run of another format is not continued.
 FORMAT = 2
 _SHOWN = 40
+Upgrade = Callable[[dict[str, Any]], dict[str, Any]]
 _MISSING = "(absent)"
 
 
@@ -74,7 +75,13 @@ def run_key(folder: Path) -> bytes:
     return b"" if manifest is None else hashlib.sha256(_text(manifest).encode()).digest()
 
 
-def open_manifest(folder: Path, expected: Mapping[str, Any], *, finished: bool = False) -> None:
+def open_manifest(
+    folder: Path,
+    expected: Mapping[str, Any],
+    *,
+    finished: bool = False,
+    upgrade: Upgrade | None = None,
+) -> None:
     """Write the manifest of a new run, or check that a run continues its own.
 
     The first process of a run calls this before any process writes a row. Several runs may call it
@@ -87,19 +94,26 @@ def open_manifest(folder: Path, expected: Mapping[str, Any], *, finished: bool =
             `{"n": number of images}` in the order of the merged table; and under `"machine"`
             whatever changes only the last bits.
         finished: No row will be added, so the machine is not compared.
+        upgrade: Gives the manifest of an earlier version present keys before it is compared.
 
     Raises:
         UserError: If the folder belongs to another run, naming each difference, or contains score
             tables without a manifest.
     """
-    check_manifest(folder, expected, finished=finished)
+    check_manifest(folder, expected, finished=finished, upgrade=upgrade)
     with create_file(Path(folder) / "manifest.json") as path:
         path.write_text(_text(expected), encoding="utf-8")
     # Another launch may have written its manifest first.
-    check_manifest(folder, expected, finished=finished)
+    check_manifest(folder, expected, finished=finished, upgrade=upgrade)
 
 
-def check_manifest(folder: Path, expected: Mapping[str, Any], *, finished: bool = False) -> None:
+def check_manifest(
+    folder: Path,
+    expected: Mapping[str, Any],
+    *,
+    finished: bool = False,
+    upgrade: Upgrade | None = None,
+) -> None:
     """Check that a folder is empty or belongs to this run; see `open_manifest`.
 
     Only the entries of `expected` are compared.
@@ -113,6 +127,7 @@ def check_manifest(folder: Path, expected: Mapping[str, Any], *, finished: bool 
                 "choose another output folder or delete this one"
             )
         return
+    manifest = manifest if upgrade is None else upgrade(manifest)
     ignored = {MACHINE} if finished else set()
     now = json.loads(_text({key: expected[key] for key in expected if key not in ignored}))
     differences = _differences({key: manifest[key] for key in manifest if key in now}, now)

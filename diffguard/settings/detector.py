@@ -1,31 +1,35 @@
-"""The settings of a detector: what the config's `detector` section holds.
+"""The settings of a detector, which the `detector` section of a config holds.
 
-Plain data classes, so that they can be typed on the command line, stored in a checkpoint and
-compared. Defaults are the sound choices; `configs/paper_*.yaml` hold the published ones.
+They are data classes that check themselves. The defaults are sound choices; `configs/paper_*.yaml`
+hold the published ones.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, is_dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, field
+from typing import Literal
 
 from diffguard.engine.acceleration import CompileMode
 from diffguard.errors import UserError
+from diffguard.scores.baselines import check_names
 from diffguard.scores.calibration import DIFFGUARD, FUSION, FUSION_BASELINES, FusionRule
+from diffguard.scores.distances import find_distance
+from diffguard.settings.guidance import ClassifierFreeSettings, GuidanceSettings
 from diffguard.settings.sections import (
     EarlyStopSettings,
-    GuidanceSettings,
     InversionSettings,
     SamplerSettings,
+    SynthesisSettings,
 )
+from diffguard.settings.values import check_values, refuse_unused
 
 Combine = Literal["mean", "tandem"]
+LabelSource = Literal["prediction", "oracle"]
 
 BASELINES = ("msp", "mls", "energy", "knn", "vim")
 
 
-@dataclass
+@dataclass(frozen=True)
 class DetectorSettings:
     """Everything that defines a score, apart from the networks.
 
@@ -33,16 +37,19 @@ class DetectorSettings:
         sampler: Timesteps and noise levels.
         inversion: Depth and condition.
         early_stop: Adaptive early stop.
-        guidance: Classifier-free or classifier guidance.
+        synthesis: Where synthesis starts.
+        guidance: How synthesis is guided, by the form of guidance whose settings it is.
+        label: Label to guide toward: the prediction, or the oracle of the studies (true label of
+            ID images, a random one for OOD images).
         distances: Distances that are computed between each image and its guided reconstruction.
         unguided: Distances that are computed between the unguided and the guided reconstruction
             (which costs the unguided passes).
         distance: What `diffguard` stands for: a name in `distances`, or `unguided/NAME`, or several
             of them, each then normalized on ID validation images.
-        combine: How several are combined: `mean`, or in `tandem`: the first decides clear cases,
-            the next the rest.
+        combine: How several are combined: by their `mean`, or in `tandem`, where the first decides
+            clear cases and the next the rest.
         tandem_band: Tandem: shares of the ID validation images between which a case is in doubt.
-        baselines: Post-hoc detectors scored beside it.
+        baselines: Post-hoc detectors that are scored as well.
         fused: The scores that `fusion` combines, a subset of the baselines, with `diffguard`.
         decision: The score that decides on new images.
         accept: Share of ID validation images that the threshold accepts.
@@ -53,12 +60,18 @@ class DetectorSettings:
         compile: Compile the diffusion network, see `engine/acceleration.py`. Changes no score
             beyond rounding, as does `channels_last`.
         channels_last: Keep the diffusion network in channels-last memory format.
+
+    Raises:
+        UserError: For a value that is unknown, out of range or without effect, and for settings
+            that contradict each other.
     """
 
     sampler: SamplerSettings = field(default_factory=SamplerSettings)
     inversion: InversionSettings = field(default_factory=InversionSettings)
     early_stop: EarlyStopSettings = field(default_factory=EarlyStopSettings)
-    guidance: GuidanceSettings = field(default_factory=GuidanceSettings)
+    synthesis: SynthesisSettings = field(default_factory=SynthesisSettings)
+    guidance: GuidanceSettings = field(default_factory=ClassifierFreeSettings)
+    label: LabelSource = "prediction"
     distances: list[str] = field(default_factory=lambda: ["logits_l1", "feature_cosine", "l2"])
     unguided: list[str] = field(default_factory=list)
     distance: list[str] = field(default_factory=lambda: ["logits_l1"])
@@ -75,6 +88,18 @@ class DetectorSettings:
     compile: CompileMode = False
     channels_last: bool = False
 
+    def __post_init__(self) -> None:
+        check_values(self, "detector")
+        if not isinstance(self.guidance, GuidanceSettings):
+            raise UserError(
+                "guidance must be ClassifierFreeSettings or ClassifierGuidanceSettings, got "
+                f"{self.guidance!r}"
+            )
+        self._check_repeated_names()
+        self._check_distances()
+        self._check_combination()
+        self._check_decision()
+
     def fusion_rule(self) -> FusionRule:
         """How the scores of an image are combined."""
         band = None
@@ -82,6 +107,65 @@ class DetectorSettings:
             low, high = self.tandem_band
             band = (low, high)
         return FusionRule(self.distance, self.baselines, self.fused, band)
+
+    def _check_repeated_names(self) -> None:
+        # A name that is given twice would have twice the weight.
+        for key in ("distances", "unguided", "distance", "baselines", "fused"):
+            names = getattr(self, key)
+            for name in names:
+                if names.count(name) > 1:
+                    raise UserError(f"detector.{key} names {name} more than once: name it once")
+
+    def _check_distances(self) -> None:
+        for name in (*self.distances, *self.unguided, *self.distance):
+            find_distance(name.removeprefix("unguided/"))
+        names = [*self.distances, *(f"unguided/{name}" for name in self.unguided)]
+        absent = [name for name in self.distance if name not in names]
+        if not names:
+            raise UserError("detector.distances and detector.unguided name no distance: name one")
+        if absent or not self.distance:
+            raise UserError(
+                f"detector.distance names {', '.join(absent) or 'nothing'}, which is not computed: "
+                f"expected some of {', '.join(names)} (see detector.distances and "
+                "detector.unguided)"
+            )
+
+    def _check_combination(self) -> None:
+        if self.combine == "tandem" and len(self.distance) < 2:
+            raise UserError(
+                "detector.combine tandem needs two or more in detector.distance, got "
+                f"{self.distance[0]} alone"
+            )
+        band = self.tandem_band
+        if len(band) != 2 or not 0 < band[0] < band[1] < 1:
+            raise UserError(
+                f"detector.tandem_band must be two rising shares between 0 and 1, got {band}"
+            )
+        if self.combine != "tandem":
+            refuse_unused(self, "detector", {"tandem_band": "detector.combine tandem"})
+
+    def _check_decision(self) -> None:
+        check_names(self.baselines)
+        missing = [name for name in self.fused if name not in self.baselines]
+        if missing:
+            raise UserError(f"detector.fused names {missing[0]!r}, which detector.baselines lacks")
+        if self.decision in (FUSION, FUSION_BASELINES) and not self.fused:
+            raise UserError(
+                f"detector.decision is {self.decision}, but nothing is fused: name baselines in "
+                "detector.fused, or decide by diffguard"
+            )
+        names = score_names(self)
+        if self.decision not in names:
+            raise UserError(
+                f"detector.decision: there is no score {self.decision!r}, expected one of "
+                f"{', '.join(names)}"
+            )
+        for name in ("knn_k", "reference_images", "vim_dim"):
+            count = getattr(self, name)
+            if count is not None and count < 1:
+                raise UserError(f"detector.{name} must be at least 1, got {count:,}")
+        if not 0 < self.accept < 1:
+            raise UserError(f"detector.accept must lie between 0 and 1, got {self.accept:g}")
 
 
 # Settings that decide on new images and change no score.
@@ -106,32 +190,3 @@ def score_names(settings: DetectorSettings, *, derived: bool = True) -> list[str
     if derived and settings.fused:
         names += [FUSION, *(f"{FUSION}/{name}" for name in settings.baselines), FUSION_BASELINES]
     return list(dict.fromkeys(names))
-
-
-def to_dict(settings: DetectorSettings) -> dict[str, Any]:
-    """Settings as plain nested dictionaries, for a checkpoint or a manifest."""
-    return asdict(settings)
-
-
-def from_dict(values: Mapping[str, Any]) -> DetectorSettings:
-    """Settings from plain nested dictionaries.
-
-    Raises:
-        UserError: For a key that is not a setting.
-    """
-    return _build(DetectorSettings, values)
-
-
-def _build(cls: type[Any], values: Mapping[str, Any]) -> Any:
-    known = {f.name: f for f in fields(cls)}
-    unknown = sorted(set(values) - set(known))
-    if unknown:
-        raise UserError(f"{unknown[0]!r} is not a detector setting, expected one of {list(known)}")
-    defaults = cls()
-    built = {
-        name: _build(type(getattr(defaults, name)), value)
-        if is_dataclass(getattr(defaults, name))
-        else value
-        for name, value in values.items()
-    }
-    return cls(**built)

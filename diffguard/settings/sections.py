@@ -1,26 +1,19 @@
-"""The sections of a detector's settings."""
+"""Sections of a detector's settings: sampler, inversion, early stop and synthesis."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import Literal
 
-from diffguard.diffusion.guidance import Reduction
 from diffguard.diffusion.schedule import FirstLevel, Pairing, Spacing
+from diffguard.errors import UserError
+from diffguard.scores.distances import find_distance
+from diffguard.settings.values import check_values, refuse_unused
 
 Condition = Literal["null", "label", "guided"]
 
 
-Kind = Literal["classifier_free", "classifier"]
-
-
-GuidingClassifier = Literal["protected", "noisy"]
-
-
-LabelSource = Literal["prediction", "oracle"]
-
-
-@dataclass
+@dataclass(frozen=True)
 class SamplerSettings:
     """Timesteps and noise levels.
 
@@ -32,6 +25,9 @@ class SamplerSettings:
         first_level: The level of a clean image: `clean` (ᾱ = 1) or `first` (ᾱ of timestep 0).
         clip: Clamp the clean estimate to [-1, 1] (pixel models), except at the first inversion
             step.
+
+    Raises:
+        UserError: For a value out of range.
     """
 
     steps: int = 16
@@ -40,28 +36,46 @@ class SamplerSettings:
     first_level: FirstLevel = "clean"
     clip: bool = False
 
+    def __post_init__(self) -> None:
+        check_values(self, "detector.sampler")
+        if self.steps < 1:
+            raise UserError(f"detector.sampler.steps must be at least 1, got {self.steps:,}")
 
-@dataclass
+
+@dataclass(frozen=True)
 class InversionSettings:
     """How the image is encoded.
 
     Attributes:
         depth: Maximum depth of the inversion, as a share of the schedule's steps in (0, 1].
-        condition: Label that the model sees: none (`null`), that of `guidance.label` (`label`), or
-            both under classifier-free guidance (`guided`).
+        condition: What the model sees: no label (`null`), the label of the synthesis (`label`), or
+            both, mixed by classifier-free guidance (`guided`).
         scale: Guidance scale of `guided`, at least 0.
+
+    Raises:
+        UserError: For a value out of range, or a scale without effect.
     """
 
     depth: float = 0.75
     condition: Condition = "null"
     scale: float = 1.0
 
+    def __post_init__(self) -> None:
+        check_values(self, "detector.inversion")
+        if not 0 < self.depth <= 1:
+            raise UserError(f"detector.inversion.depth must lie in (0, 1], got {self.depth:g}")
+        if self.scale < 0:
+            raise UserError(f"detector.inversion.scale must be at least 0, got {self.scale:g}")
+        if self.condition != "guided":
+            owner = "detector.inversion.condition guided"
+            refuse_unused(self, "detector.inversion", {"scale": owner})
+
     def most_steps(self, steps: int) -> int:
-        """Most inversion steps of an image, of `steps` of the schedule."""
+        """The largest number of inversion steps of an image, out of `steps` of the schedule."""
         return max(1, round(self.depth * steps))
 
 
-@dataclass
+@dataclass(frozen=True)
 class EarlyStopSettings:
     """Adaptive early stop.
 
@@ -72,60 +86,46 @@ class EarlyStopSettings:
             invert to `inversion.depth`.
         mean_depth: If given, calibration sets the thresholds so that ID validation images stop,
             on average, at this share of the schedule.
+
+    Raises:
+        UserError: For an unknown quality, or a mean depth without qualities.
     """
 
     thresholds: dict[str, float | None] = field(default_factory=dict)
     mean_depth: float | None = None
 
-
-@dataclass
-class CropSettings:
-    """Random crops (cut-outs) shown to the guiding classifier.
-
-    Attributes:
-        number: Crops per step; 0 shows the whole image. A call of the classifier shows at least
-            one crop of each image, and more up to the pixels of 50 images of 224×224 in total.
-        size: Smallest side, and the side to which crops are resized; defaults to the
-            classifier's input size.
-        reduction: `sum` (the paper's) or `mean` over the crops.
-        shared: All images get the same crops (the authors' program); otherwise crops depend on
-            image and step.
-        seed: Seed of the shared crops.
-    """
-
-    number: int = 0
-    size: int | None = None
-    reduction: Reduction = "mean"
-    shared: bool = False
-    seed: int = 100
+    def __post_init__(self) -> None:
+        check_values(self, "detector.early_stop")
+        for name in self.thresholds:
+            find_distance(name)
+        if self.mean_depth is not None and not self.thresholds:
+            raise UserError(
+                "detector.early_stop.mean_depth needs a quality to stop by: name one in "
+                "detector.early_stop.thresholds, such as {psnr: null}"
+            )
 
 
-@dataclass
-class GuidanceSettings:
-    """How synthesis is guided toward the label.
+@dataclass(frozen=True)
+class SynthesisSettings:
+    """Where synthesis starts.
 
     Attributes:
-        kind: `classifier_free` (class-conditional model) or `classifier` (any model).
-        scale: Guidance scale, at least 0; 0 is no guidance.
-        cam_cut: Classifier-free: guide only where the scaled Grad-CAM is above this cut (below
-            its absolute value, if negative); None guides everywhere.
-        classifier: Classifier: which one guides, the `protected` one, or a `noisy` one that was
-            trained on noisy images (the paper's ablation; without blend).
-        blend: Classifier: Clean Grad's blend with the clean estimate.
-        crops: Classifier: random crops.
-        extra_start: Synthesis starts this many steps above the level that inversion reached,
-            at most at the top.
+        extra_start: Synthesis starts this many steps above the level that inversion reached, at
+            most at the top.
         skip: If given, synthesis of all images starts this many steps below the top.
-        label: Label to guide toward: the prediction, or the oracle of the studies (true label of
-            ID images, a random one for OOD images).
+
+    Raises:
+        UserError: For a negative `extra_start`, or one without effect.
     """
 
-    kind: Kind = "classifier_free"
-    scale: float = 3.0
-    cam_cut: float | None = None
-    classifier: GuidingClassifier = "protected"
-    blend: bool = True
-    crops: CropSettings = field(default_factory=CropSettings)
     extra_start: int = 0
     skip: int | None = None
-    label: LabelSource = "prediction"
+
+    def __post_init__(self) -> None:
+        if self.extra_start < 0:
+            raise UserError(
+                f"detector.synthesis.extra_start must be at least 0, got {self.extra_start:,}"
+            )
+        if self.skip is not None:
+            owner = "a start that follows the inversion, without detector.synthesis.skip"
+            refuse_unused(self, "detector.synthesis", {"extra_start": owner})

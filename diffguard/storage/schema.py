@@ -52,6 +52,9 @@ def validated_plain(kind: Any, value: object, source: str) -> Any:
 def _damaged(error: ValidationError, source: str) -> UserError:
     """The error for the first value that does not fit."""
     first = error.errors(include_url=False)[0]
+    mistake = first.get("ctx", {}).get("error")
+    if isinstance(mistake, UserError):
+        return UserError(f"{source} is damaged: {mistake}")
     key = ".".join(ascii(str(part))[1:-1][:60] for part in first["loc"]) or "its content"
     reason = first["msg"][:1].lower() + first["msg"][1:]
     return UserError(f"{source} is damaged: {key}: {reason}, got {_shorten(first['input'])}")

@@ -9,6 +9,7 @@ from diffguard.checkpoint import build as checkpoint_build
 from diffguard.checkpoint.file import read_checkpoint
 from diffguard.detector import Detector
 from diffguard.errors import UserError
+from diffguard.settings.plain import with_guidance
 from diffguard.storage.weights import load_tensors
 from tests.helpers.saved_detector import CLASSIFIER, CONFIG, DIFFUSION, build
 
@@ -51,7 +52,13 @@ EDITS = {
     "setting NaN": lambda c: c["settings"].update(accept=float("nan")),
     "setting a tensor": lambda c: c["settings"].update(accept=torch.ones(1)),
     "unknown choice": lambda c: c["settings"]["sampler"].update(spacing="odd"),
-    "crops by the million": lambda c: c["settings"]["guidance"]["crops"].update(number=10**6),
+    "crops by the million": lambda c: c["settings"].update(
+        with_guidance(c["settings"], "classifier", {"crops": {"number": 10**6}})
+    ),
+    "a form of guidance": lambda c: c["settings"].update(guidance="free"),
+    "a list of forms": lambda c: c["settings"].update(guidance=["classifier"]),
+    "settings of both forms": lambda c: c["settings"].update(classifier={}),
+    "guidance of a former version": lambda c: c["settings"].update(guidance={"kind": "classifier"}),
     "deep config": lambda c: c.update(config=nested(150)),
     "image side": lambda c: c["image"].update(size=20_000),
     "image channels": lambda c: c["image"].update(channels=7),

@@ -9,7 +9,7 @@ from diffguard.classifiers.classifier import Classifier
 from diffguard.errors import UserError
 from diffguard.methods.classifier_trial import looks_like_sigmoid, try_classifier
 from diffguard.settings.detector import DetectorSettings
-from diffguard.settings.sections import GuidanceSettings
+from diffguard.settings.guidance import ClassifierFreeSettings, ClassifierGuidanceSettings
 
 IMAGES = torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 
@@ -27,8 +27,12 @@ class Net(nn.Module):
 
 
 def settings(kind="classifier", cam=None, baselines=("msp",)):
-    guidance = GuidanceSettings(kind=kind, cam_cut=cam)
-    return DetectorSettings(guidance=guidance, baselines=list(baselines), fused=[])
+    guidance = ClassifierFreeSettings(cam_cut=cam)
+    if kind == "classifier":
+        guidance = ClassifierGuidanceSettings()
+    return DetectorSettings(
+        guidance=guidance, baselines=list(baselines), fused=[], decision="diffguard"
+    )
 
 
 def attempt(network, **choices):
@@ -52,7 +56,7 @@ def refuse_other_sizes(features):
         (Net(lambda x: x / 0), {}, "not finite"),
         (Net(between=lambda x: F.dropout(x, 0.5)), {}, "without randomness in evaluation mode"),
         (Net(lambda x: x + torch.rand_like(x)), {}, "without randomness in evaluation mode"),
-        (Net(between=torch.detach), {}, "no gradient .*kind classifier needs"),
+        (Net(between=torch.detach), {}, "no gradient .*guidance classifier needs"),
         (
             Net(between=torch.detach),
             {"kind": "classifier_free", "cam": 0.2},

@@ -73,8 +73,8 @@ def shrink(settings):
     if thresholds:
         found = {stand_in(name): value for name, value in thresholds.items()}
         small["early_stop"] = {"thresholds": found}
-    if settings.get("guidance", {}).get("crops", {}).get("number"):
-        small["guidance"] = {"crops": {"number": 2, "size": 6}}
+    if settings.get("classifier", {}).get("crops", {}).get("number"):
+        small["classifier"] = {"crops": {"number": 2, "size": 6}}
     return small
 
 

@@ -17,7 +17,7 @@ from diffguard.denoisers.formats.options import CheckpointOptions
 from diffguard.denoisers.formats.save import save_folder
 from diffguard.errors import UserError
 from diffguard.methods.inversion import null_noise
-from diffguard.settings.sections import GuidanceSettings
+from diffguard.settings.guidance import ClassifierGuidanceSettings
 from tests.helpers.family_detectors import detector_of, settings_for
 from tests.helpers.tiny_families import CLASSES, FAMILIES, FILES, FOLDERS, options_of
 from tests.helpers.tiny_models import denoiser_of, tiny_classifier, two_layers
@@ -136,7 +136,7 @@ def start(tmp_path, data_root, run_folder, monkeypatch):
     return run
 
 
-CLASSIFIER_GUIDED = {"guidance": {"kind": "classifier", "scale": 3.0}}
+CLASSIFIER_GUIDED = {"guidance": "classifier"}
 WHOLE_WAY = {
     "adm_uncond": {
         "model": {"image_size": 32, "num_head_channels": 16},
@@ -279,9 +279,9 @@ def test_classes_must_match_only_if_the_diffusion_model_gets_labels():
     denoiser = denoiser_of(two_layers(size=16, classes=5), classes=5)
     classifier = tiny_classifier(3)
     free = replace(settings_for(denoiser), unguided=[])
-    with pytest.raises(UserError, match=r"has 3 classes but the diffusion model 5.*kind to cl"):
+    with pytest.raises(UserError, match=r"has 3 classes but the diffusion model 5.*guidance to cl"):
         Detector(classifier, denoiser, free, image_size=16, image_channels=3)
-    guidance = GuidanceSettings(kind="classifier")
+    guidance = ClassifierGuidanceSettings()
     detector = Detector(
         classifier, denoiser, replace(free, guidance=guidance), image_size=16, image_channels=3
     )

@@ -21,7 +21,12 @@ from diffguard.detector import Detector
 from diffguard.diffusion.guidance import classifier_free
 from diffguard.diffusion.schedule import NoiseSchedule
 from diffguard.errors import UserError
-from diffguard.settings.sections import CropSettings, EarlyStopSettings, GuidanceSettings
+from diffguard.settings.guidance import (
+    ClassifierFreeSettings,
+    ClassifierGuidanceSettings,
+    CropSettings,
+)
+from diffguard.settings.sections import EarlyStopSettings
 from diffguard_cli import compact
 from tests.helpers.tiny_detector import CLASSES, small_settings
 from tests.helpers.tiny_families import write_folder
@@ -93,15 +98,13 @@ def test_a_mask_covers_every_pixel_it_names():
 
 
 GUIDANCE = {
-    "classifier_free": {"guidance": GuidanceSettings(scale=2.0)},
+    "classifier_free": {"guidance": ClassifierFreeSettings(scale=2.0)},
     "classifier": {
-        "guidance": GuidanceSettings(
-            kind="classifier", scale=50.0, crops=CropSettings(number=2, size=6)
-        )
+        "guidance": ClassifierGuidanceSettings(scale=50.0, crops=CropSettings(number=2, size=6))
     },
-    "mask": {"guidance": GuidanceSettings(scale=2.0, cam_cut=0.2)},
+    "mask": {"guidance": ClassifierFreeSettings(scale=2.0, cam_cut=0.2)},
     "early_stop": {
-        "guidance": GuidanceSettings(scale=2.0),
+        "guidance": ClassifierFreeSettings(scale=2.0),
         "early_stop": EarlyStopSettings(thresholds={"psnr": 12.0}),
     },
 }

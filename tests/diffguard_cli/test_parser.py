@@ -98,7 +98,7 @@ def test_mistakes_are_one_line_without_the_usage(
         ["--se", "1"],
         ["--stage", "[classifier]"],
         ["--data.batch", "8"],
-        ["--detector.guidance.scal", "1"],
+        ["--detector.classifier_free.scal", "1"],
         ["--trainer.nope", "1"],
         ["--diffusion.lrs", "1"],
     ],

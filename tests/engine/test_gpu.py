@@ -9,12 +9,16 @@ import torch
 from diffguard.classifiers.small_cnn import TimedCNN
 from diffguard.denoisers.formats import load_denoiser
 from diffguard.methods.fit import fit_early_stop
-from diffguard.settings.sections import (
+from diffguard.settings.guidance import (
+    ClassifierFreeSettings,
+    ClassifierGuidanceSettings,
     CropSettings,
+)
+from diffguard.settings.sections import (
     EarlyStopSettings,
-    GuidanceSettings,
     InversionSettings,
     SamplerSettings,
+    SynthesisSettings,
 )
 from diffguard.training.noising import noised_images
 from diffguard.training.settings import DiffusionTraining
@@ -29,7 +33,7 @@ from tests.helpers.tiny_families import FAMILIES, options_of
 
 SETTINGS = {
     "CAM": {
-        "guidance": GuidanceSettings(scale=2.0, cam_cut=0.3),
+        "guidance": ClassifierFreeSettings(scale=2.0, cam_cut=0.3),
         "unguided": ["l2"],
         "distances": ["feature_cosine", "ssim", "l2", "l1", "psnr", "gmsd", "dists_statistics"],
         "distance": ["l2"],
@@ -39,21 +43,21 @@ SETTINGS = {
         "sampler": SamplerSettings(steps=6, clip=True, pairing="current"),
     },
     "classifier": {
-        "guidance": GuidanceSettings(kind="classifier", extra_start=1, label="oracle"),
+        "guidance": ClassifierGuidanceSettings(),
+        "synthesis": SynthesisSettings(extra_start=1),
+        "label": "oracle",
         "unguided": ["l2"],
     },
     "crops": {
-        "guidance": GuidanceSettings(kind="classifier", crops=CropSettings(number=2, size=6)),
+        "guidance": ClassifierGuidanceSettings(crops=CropSettings(number=2, size=6)),
         "early_stop": EarlyStopSettings(thresholds={"psnr": 9.0}),
         "sampler": SamplerSettings(steps=6, clip=True),
     },
     "noisy classifier": {
-        "guidance": GuidanceSettings(kind="classifier", classifier="noisy", blend=False),
+        "guidance": ClassifierGuidanceSettings(model="noisy", blend=False),
     },
     "larger shared crops": {
-        "guidance": GuidanceSettings(
-            kind="classifier", crops=CropSettings(number=2, size=12, shared=True)
-        ),
+        "guidance": ClassifierGuidanceSettings(crops=CropSettings(number=2, size=12, shared=True)),
     },
 }
 
@@ -74,7 +78,7 @@ def test_the_device_refuses_what_a_gpu_refuses():
 @pytest.mark.parametrize("name", SETTINGS)
 def test_scores_are_those_of_the_cpu(name, images):
     settings, noisy = small_settings(**SETTINGS[name]), None
-    if settings.guidance.classifier == "noisy":
+    if name == "noisy classifier":
         noisy = TimedCNN(CLASSES)
     expected = build_detector(settings, noisy_classifier=noisy).score_images(images, batch_size=8)
     with fake_gpu() as device:

@@ -13,7 +13,7 @@ import torch
 FOLDER = Path(__file__).parents[1] / "fixtures"
 
 # Guidance with the second detector's classifier of noisy images, which its settings do not use.
-NOISY = {"kind": "classifier", "scale": 4.0, "classifier": "noisy", "blend": False}
+NOISY = {"scale": 4.0, "model": "noisy", "blend": False}
 
 
 def fixed_images():

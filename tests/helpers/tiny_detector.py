@@ -8,7 +8,8 @@ from diffguard.detector import Detector
 from diffguard.scores.baselines import Reference
 from diffguard.scores.calibration import Calibration
 from diffguard.settings.detector import DetectorSettings
-from diffguard.settings.sections import GuidanceSettings, InversionSettings, SamplerSettings
+from diffguard.settings.guidance import ClassifierFreeSettings
+from diffguard.settings.sections import InversionSettings, SamplerSettings
 from tests.helpers.tiny_models import denoiser_of, tiny_classifier, two_layers
 
 CLASSES = 3
@@ -19,7 +20,7 @@ def small_settings(**changes):
     values = {
         "sampler": SamplerSettings(steps=6),
         "inversion": InversionSettings(depth=0.67),
-        "guidance": GuidanceSettings(scale=2.0),
+        "guidance": ClassifierFreeSettings(scale=2.0),
         "distances": ["logits_l1", "l2"],
         "baselines": ["msp", "knn"],
         "fused": ["knn"],

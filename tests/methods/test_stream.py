@@ -14,12 +14,12 @@ from diffguard.classifiers.cam import cam_mask, grad_cam, scale_cam
 from diffguard.errors import UserError
 from diffguard.methods.items import Item
 from diffguard.methods.items import items_of as items_of_batch
-from diffguard.settings.sections import (
+from diffguard.settings.guidance import (
+    ClassifierFreeSettings,
+    ClassifierGuidanceSettings,
     CropSettings,
-    EarlyStopSettings,
-    GuidanceSettings,
-    InversionSettings,
 )
+from diffguard.settings.sections import EarlyStopSettings, InversionSettings
 from tests.helpers.tiny_detector import build_detector, small_settings
 from tests.helpers.tiny_models import tiny_classifier
 
@@ -116,7 +116,7 @@ def test_an_additional_unguided_image_changes_no_score(detector, images):
 
 def oracle_labels(seed=0, shades=range(40), label=-1, **options):
     """Labels to which OOD images are guided."""
-    settings = small_settings(guidance=GuidanceSettings(scale=2.0, label="oracle"))
+    settings = small_settings(label="oracle")
     detector = build_detector(settings, calibrated=False)
     detector.method.seed = seed
     images = [torch.full((1, 8, 8), shade / 40) for shade in shades]
@@ -135,11 +135,12 @@ def test_oracle_labels_of_ood_images_depend_only_on_pixels_and_seed():
 
 @pytest.mark.parametrize("name", ["crops", "oracle"])
 def test_a_file_has_the_score_of_its_pixels_under_any_name(tmp_path, name):
-    guidance = {
-        "crops": GuidanceSettings("classifier", crops=CropSettings(number=2, size=6)),
-        "oracle": GuidanceSettings(label="oracle"),
+    crops = CropSettings(number=2, size=6)
+    changes = {
+        "crops": {"guidance": ClassifierGuidanceSettings(crops=crops)},
+        "oracle": {"label": "oracle"},
     }
-    detector = build_detector(small_settings(guidance=guidance[name]))
+    detector = build_detector(small_settings(**changes[name]))
     generator = torch.Generator().manual_seed(3)
     pixels = torch.randint(0, 256, (9, 3, 11, 17), generator=generator, dtype=torch.uint8)
     for number, image in enumerate(pixels):
@@ -169,7 +170,7 @@ def test_the_predicted_label_guides_by_default(detector, images):
 
 @pytest.mark.parametrize("cut", [0.3, -0.3])
 def test_the_cam_mask_of_the_label_reaches_the_reconstruction(images, cut):
-    settings = small_settings(guidance=GuidanceSettings(scale=2.0, cam_cut=cut))
+    settings = small_settings(guidance=ClassifierFreeSettings(scale=2.0, cam_cut=cut))
     detector = build_detector(settings, calibrated=False)
     labels = detector.classifier(images).argmax(1)
     # Another classifier object with the same weights shares only the method.

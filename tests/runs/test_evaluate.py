@@ -15,7 +15,10 @@ from diffguard.score_table.table import ScoreTable
 from diffguard.score_table.writer import ScoreWriter
 from diffguard.scores.calibration import Calibration
 from diffguard.settings.detector import DetectorSettings
+from diffguard.settings.plain import to_dict
+from diffguard_cli import scoring_folder
 from tests.helpers.commands import command, start
+from tests.helpers.old_settings import version_2
 from tests.helpers.tiny_project import write_images
 
 
@@ -117,6 +120,24 @@ def test_a_repeated_command_scores_only_missing_rows(
     assert "fusion" in capsys.readouterr().out
 
 
+def test_a_folder_of_an_earlier_version_is_continued(ckpt, evaluated, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(scoring_folder, "to_dict", lambda settings: version_2(to_dict(settings)))
+        patch.setattr(scoring_folder, "_upgraded", dict)
+        assert start(ckpt, "--panels", 0) == 0
+    folder = ckpt.parent / "evaluation"
+    manifest = (folder / "manifest.json").read_bytes()
+    assert b'"kind": "classifier_free"' in manifest
+    table = folder / "scores" / "rank-0.csv"
+    table.write_bytes(table.read_bytes()[: table.stat().st_size // 2])
+    assert start(ckpt, "--panels", 0) == 0
+    whole = (evaluated / "evaluation" / "scores.csv").read_bytes()
+    assert (folder / "scores.csv").read_bytes() == whole
+    assert (folder / "manifest.json").read_bytes() == manifest
+    with pytest.raises(UserError, match=r"settings\.classifier_free\.scale was .*, is 2\.0;"):
+        start(ckpt, "--detector.classifier_free.scale", 2)
+
+
 def test_a_table_of_another_run_is_refused(evaluated, ckpt):
     shutil.copytree(evaluated / "evaluation", ckpt.parent / "evaluation")
     with pytest.raises(UserError, match=r"batch_size was 8, is 16"):
@@ -141,7 +162,7 @@ def test_the_command_line_can_add_an_ood_set(ckpt, tmp_path):
 
 def test_changed_detector_settings_are_calibrated_again(ckpt, capsys):
     # The checkpoint contains the features of the training images.
-    changes = ["--detector.guidance.scale", 0, "--data.id.train", "null"]
+    changes = ["--detector.classifier_free.scale", 0, "--data.id.train", "null"]
     assert start(ckpt, *changes, "--panels", 0) == 0
     assert "calibrating again" in capsys.readouterr().err
     table = ScoreTable.read(ckpt.parent / "evaluation" / "scores.csv")
@@ -190,7 +211,7 @@ def test_an_interrupted_calibration_resumes_after_a_check(
         plain(writer, rows)
 
     monkeypatch.setattr(ScoreWriter, "write", dying)
-    given = ["--detector.guidance.scale", 0, "--panels", 0]
+    given = ["--detector.classifier_free.scale", 0, "--panels", 0]
     with pytest.raises(UserError, match="interrupted"):
         start(ckpt, *given)
     calibration = ckpt.parent / "evaluation" / "calibration"
@@ -202,8 +223,8 @@ def test_an_interrupted_calibration_resumes_after_a_check(
     # Other settings are refused before the calibration, and nothing is removed.
     before = {path: path.read_bytes() for path in calibration.rglob("*") if path.is_file()}
     capsys.readouterr()
-    with pytest.raises(UserError, match=r"settings\.guidance\.scale was 0\.0, is 2\.0"):
-        start(ckpt, "--detector.guidance.scale", 2)
+    with pytest.raises(UserError, match=r"settings\.classifier_free\.scale was 0\.0, is 2\.0"):
+        start(ckpt, "--detector.classifier_free.scale", 2)
     assert "calibrating" not in capsys.readouterr().err
     assert {p: p.read_bytes() for p in calibration.rglob("*") if p.is_file()} == before
     assert not calibration.with_name("calibration-2").exists()

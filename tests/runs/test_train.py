@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 import train
 from diffguard import Detector
 from diffguard.errors import UserError
+from tests.helpers.old_settings import version_2
 from tests.helpers.tiny_project import write_config
 
 
@@ -52,9 +53,13 @@ def test_resuming_a_finished_run_does_not_change_the_checkpoint(tmp_path, config
     given = ["--classifier.ckpt", run_folder / "classifier" / "classifier.safetensors"]
     given += ["--diffusion.ckpt", run_folder / "diffusion"]
     assert start(config, "--run_dir", folder, *given) == 0
-    before = (folder / "detector.ckpt").read_bytes()
+    before, path = (folder / "detector.ckpt").read_bytes(), folder / "config.yaml"
+    # The config of an earlier version is translated.
+    config = yaml.safe_load(path.read_text())
+    path.write_text(yaml.safe_dump({**config, "detector": version_2(config["detector"])}))
     assert train.main(["--resume", str(folder)]) == 0
     assert (folder / "detector.ckpt").read_bytes() == before
+    assert yaml.safe_load(path.read_text()) == config
 
 
 def test_a_refused_start_leaves_no_folder(tmp_path, config):
@@ -112,9 +117,9 @@ def test_a_classifier_of_noisy_images_is_trained_and_used(tmp_path, config, run_
     given = ["--classifier.ckpt", run_folder / "classifier" / "classifier.safetensors"]
     given += ["--diffusion.ckpt", run_folder / "diffusion"]
     given += ["--stages", "[noisy_classifier, calibrate]", "--noisy_classifier.width", "8"]
-    given += ["--noisy_classifier.max_epochs", "3", "--detector.guidance.kind", "classifier"]
-    given += ["--detector.guidance.blend", "false"]
-    noisy = ["--detector.guidance.classifier", "noisy"]
+    given += ["--noisy_classifier.max_epochs", "3", "--detector.guidance", "classifier"]
+    given += ["--detector.classifier.blend", "false"]
+    noisy = ["--detector.classifier.model", "noisy"]
     assert start(config, "--run_dir", tmp_path / "noisy", *given, *noisy) == 0
     assert list((tmp_path / "noisy" / "tensorboard" / "noisy_classifier").glob("events*"))
     ours = Detector.load(tmp_path / "noisy" / "detector.ckpt")

@@ -1,8 +1,7 @@
-"""Every setting of a detector changes its results, or is refused where it cannot."""
+"""Every setting of a detector changes its results, or is refused if it cannot."""
 
 import math
 from copy import deepcopy
-from dataclasses import fields, is_dataclass
 
 import pytest
 import torch
@@ -11,8 +10,10 @@ from diffguard.checkpoint.file import read_checkpoint
 from diffguard.classifiers.small_cnn import TimedCNN
 from diffguard.detector import Detector
 from diffguard.errors import UserError
-from diffguard.settings.checks import check_settings
-from diffguard.settings.detector import DetectorSettings, from_dict, to_dict
+from diffguard.settings.checks import check_image_size
+from diffguard.settings.detector import DetectorSettings
+from diffguard.settings.guidance import FORMS, ClassifierGuidanceSettings, CropSettings
+from diffguard.settings.plain import from_dict, to_dict, with_guidance
 from tests.helpers.format1 import FOLDER
 from tests.helpers.tiny_detector import build_detector
 
@@ -20,7 +21,7 @@ FREE = {
     "sampler": {"steps": 6},
     "inversion": {"depth": 0.67, "condition": "guided", "scale": 1.5},
     "early_stop": {"thresholds": {"psnr": 4.0}},
-    "guidance": {"scale": 2.0, "cam_cut": 0.3},
+    "classifier_free": {"scale": 2.0, "cam_cut": 0.3},
     "distances": ["logits_l1", "l2"],
     "unguided": ["l2"],
     "distance": ["logits_l1", "l2"],
@@ -29,16 +30,14 @@ FREE = {
     "fused": ["knn"],
     "knn_k": 3,
 }
-GUIDED = {
-    **FREE,
+WHOLE = {
+    **with_guidance(FREE, "classifier", {"scale": 2.0}),
     "inversion": {"depth": 0.5},
-    "guidance": {
-        "kind": "classifier",
-        "scale": 2.0,
-        "crops": {"number": 2, "size": 6, "shared": True},
-    },
 }
-WHOLE = {**GUIDED, "guidance": {"kind": "classifier", "scale": 2.0}}
+GUIDED = {
+    **WHOLE,
+    "classifier": {"scale": 2.0, "crops": {"number": 2, "size": 6, "shared": True}},
+}
 # Setting -> the settings beside which it has an effect, and another value of it.
 CHANGES = {
     "sampler.steps": (FREE, 8),
@@ -50,19 +49,20 @@ CHANGES = {
     "inversion.condition": (WHOLE, "label"),
     "inversion.scale": (FREE, 3.0),
     "early_stop.thresholds": (FREE, {"psnr": 5.0}),
-    "guidance.kind": (FREE, "classifier"),
-    "guidance.scale": (FREE, 4.0),
-    "guidance.cam_cut": (FREE, None),
-    "guidance.classifier": (GUIDED, "noisy"),
-    "guidance.blend": (WHOLE, False),
-    "guidance.crops.number": (GUIDED, 3),
-    "guidance.crops.size": (GUIDED, 5),
-    "guidance.crops.reduction": (GUIDED, "sum"),
-    "guidance.crops.shared": (GUIDED, False),
-    "guidance.crops.seed": (GUIDED, 7),
-    "guidance.extra_start": (FREE, 1),
-    "guidance.skip": (FREE, 1),
-    "guidance.label": (FREE, "oracle"),
+    "synthesis.extra_start": (FREE, 1),
+    "synthesis.skip": (FREE, 1),
+    "guidance": (FREE, "classifier"),
+    "classifier_free.scale": (FREE, 4.0),
+    "classifier_free.cam_cut": (FREE, None),
+    "classifier.scale": (WHOLE, 4.0),
+    "classifier.model": (GUIDED, "noisy"),
+    "classifier.blend": (WHOLE, False),
+    "classifier.crops.number": (GUIDED, 3),
+    "classifier.crops.size": (GUIDED, 5),
+    "classifier.crops.reduction": (GUIDED, "sum"),
+    "classifier.crops.shared": (GUIDED, False),
+    "classifier.crops.seed": (GUIDED, 7),
+    "label": (FREE, "oracle"),
     "distances": (FREE, ["logits_l1", "l2", "l1"]),
     "unguided": (FREE, ["l2", "l1"]),
     "distance": (FREE, ["l2", "logits_l1"]),
@@ -95,17 +95,16 @@ def with_value(values, name, value):
     return values
 
 
-def names_of(settings, before=""):
-    for one in fields(settings):
-        value = getattr(settings, one.name)
-        if is_dataclass(value):
-            yield from names_of(value, f"{before}{one.name}.")
+def names_of(plain, before=""):
+    for name, value in plain.items():
+        if isinstance(value, dict) and name != "thresholds":
+            yield from names_of(value, f"{before}{name}.")
         else:
-            yield before + one.name
+            yield before + name
 
 
 def outcome(values, images):
-    """Everything that a detector says of images."""
+    """All results of a detector on images."""
     settings = from_dict(values)
     detector = build_detector(settings, noisy_classifier=TimedCNN(3, 1, 4))
     rows = [one.row for one in detector.score_images(images)]
@@ -115,7 +114,10 @@ def outcome(values, images):
 
 
 def test_all_settings_are_named_here():
-    assert {*CHANGES, *ELSEWHERE} == set(names_of(DetectorSettings()))
+    names = set()
+    for settings in (DetectorSettings(), DetectorSettings(guidance=ClassifierGuidanceSettings())):
+        names |= set(names_of(to_dict(settings)))
+    assert {*CHANGES, *ELSEWHERE} == names
 
 
 @pytest.fixture(scope="module")
@@ -128,26 +130,25 @@ def outcomes():
 def test_a_setting_that_is_taken_has_an_effect(name, outcomes, images):
     values, other = CHANGES[name]
     changed = with_value(values, name, other)
-    if name == "guidance.classifier":
-        changed["guidance"]["blend"] = False
-    if name == "guidance.kind":
-        changed["guidance"]["cam_cut"] = None
+    if name == "classifier.model":
+        changed["classifier"]["blend"] = False
+    if name == "guidance":
+        changed = with_guidance(values, other, {"scale": 2.0})
     for one in (values, changed):
         if str(one) not in outcomes:
             outcomes[str(one)] = outcome(one, images[:4])
     assert outcomes[str(values)] != outcomes[str(changed)]
 
 
-PLAIN = {"guidance": {"kind": "classifier"}}
+PLAIN = {"guidance": "classifier"}
+UNSHARED = with_value(GUIDED, "classifier.crops.shared", False)
 IDLE = [
-    ({}, "guidance.blend", False, "guidance.kind classifier"),
-    ({}, "guidance.crops.size", 6, "crops.number above 0"),
-    ({}, "guidance.crops.reduction", "sum", "crops.number above 0"),
-    ({}, "guidance.crops.shared", True, "crops.number above 0"),
-    ({}, "guidance.crops.seed", 3, "crops.shared true"),
-    (PLAIN, "guidance.crops.size", 6, "crops.number above 0"),
-    (with_value(GUIDED, "guidance.crops.shared", False), "guidance.crops.seed", 3, "shared true"),
-    (with_value({}, "guidance.skip", 2), "guidance.extra_start", 1, "without .*skip"),
+    (PLAIN, "classifier.crops.size", 6, "crops.number above 0"),
+    (PLAIN, "classifier.crops.reduction", "sum", "crops.number above 0"),
+    (PLAIN, "classifier.crops.shared", True, "crops.number above 0"),
+    (PLAIN, "classifier.crops.seed", 3, "crops.shared true"),
+    (UNSHARED, "classifier.crops.seed", 3, "shared true"),
+    (with_value({}, "synthesis.skip", 2), "synthesis.extra_start", 1, "without .*skip"),
     ({}, "inversion.scale", 2.0, "inversion.condition guided"),
     (with_value({}, "inversion.condition", "label"), "inversion.scale", 2.0, "condition guided"),
     ({}, "tandem_band", [0.4, 0.9], "combine tandem"),
@@ -156,29 +157,64 @@ IDLE = [
 
 @pytest.mark.parametrize(("values", "name", "value", "said"), IDLE)
 def test_a_setting_without_effect_is_refused(values, name, value, said):
-    default = DetectorSettings()
+    default = to_dict(from_dict({"guidance": values.get("guidance", "classifier_free")}))
     for key in name.split("."):
-        default = getattr(default, key)
-    check_settings(from_dict(with_value(values, name, default)), 8)
+        default = default[key]
+    from_dict(with_value(values, name, default))
     with pytest.raises(UserError, match=f"detector.{name} .* has no effect here.*{said}") as error:
-        check_settings(from_dict(with_value(values, name, value)), 8)
+        from_dict(with_value(values, name, value))
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("form", FORMS)
+def test_settings_of_the_other_form_of_guidance_are_refused(form):
+    (other,) = set(FORMS) - {form}
+    for section in ({}, {"scale": 2.0}):
+        with pytest.raises(UserError, match=f"{other} has no effect .*detector.guidance is {form}"):
+            from_dict({"guidance": form, other: section})
+
+
 BAD = [
-    ("guidance.scale", -1.0, "guidance.scale must be at least 0"),
+    ("classifier_free.scale", -1.0, "classifier_free.scale must be at least 0"),
+    ("guidance", "free", "guidance must be classifier_free or classifier, got 'free'"),
+    ("label", "truth", "label must be prediction or oracle, got 'truth'"),
     ("inversion.scale", -1.0, "inversion.scale must be at least 0"),
     ("sampler.steps", 0, "sampler.steps must be at least 1"),
+    ("sampler.spacing", "odd", "sampler.spacing must be even or"),
+    ("inversion.depth", 0.0, r"inversion.depth must lie in \(0, 1\]"),
+    ("inversion.condition", "none", "inversion.condition must be null or label or guided"),
+    ("early_stop.mean_depth", 0.5, "mean_depth needs a quality"),
+    ("early_stop.thresholds", {"nope": 1.0}, "unknown distance 'nope': choose from l1, l2"),
+    ("synthesis.extra_start", -1, "synthesis.extra_start must be at least 0, got -1"),
+    ("classifier_free.cam_cut", 1.5, r"cam_cut must lie in \[-1, 1\], got 1.5"),
+    ("distances", ["logits_l1", "nope"], "unknown distance 'nope'"),
+    ("unguided", ["nope"], "unknown distance 'nope'"),
+    ("distance", ["nope"], "unknown distance 'nope'"),
+    ("distance", ["unguided/nope"], "unknown distance 'nope'"),
+    ("distance", ["dists"], "distance names dists, which is not computed"),
+    ("distance", [], "distance names nothing, which is not computed"),
+    ("distances", [], "detector.distances and detector.unguided name no distance: name one"),
+    ("fused", ["knn", "knn"], "detector.fused names knn more than once: name it once"),
+    ("distance", ["l2", "l2"], "detector.distance names l2 more than once"),
+    ("combine", "tandem", "tandem needs two or more in detector.distance, got logits_l1"),
+    ("baselines", ["msp", "knn", "nope"], "'nope' is not known"),
+    ("fused", ["nope"], "which detector.baselines lacks"),
+    ("fused", [], "decision is fusion, but nothing is fused"),
+    ("decision", "nope", "there is no score 'nope', expected one of diffguard, diffguard/"),
+    ("accept", 1.0, "accept must lie between 0 and 1"),
+    ("knn_k", 0, "detector.knn_k must be at least 1, got 0"),
+    ("vim_dim", -3, "detector.vim_dim must be at least 1, got -3"),
+    ("reference_images", 0, "detector.reference_images must be at least 1, got 0"),
     ("tandem_band", [], "must be two rising shares"),
     ("tandem_band", [0.5], "must be two rising shares"),
     ("tandem_band", [0.5, 0.9, 0.95], "must be two rising shares"),
     ("tandem_band", [0.9, 0.5], "must be two rising shares"),
     *(
         (name, value, "must be a finite number")
-        for name in ("guidance.scale", "inversion.depth", "inversion.scale", "accept")
+        for name in ("classifier_free.scale", "inversion.depth", "inversion.scale", "accept")
         for value in (math.nan, math.inf)
     ),
-    ("guidance.cam_cut", math.nan, "cam_cut must be a finite number"),
+    ("classifier_free.cam_cut", math.nan, "cam_cut must be a finite number"),
     ("early_stop.thresholds", {"psnr": math.nan}, "thresholds.psnr must be a finite number"),
     ("early_stop.mean_depth", math.inf, "mean_depth must be a finite number"),
     ("tandem_band", [0.5, math.nan], "tandem_band.1 must be a finite number"),
@@ -188,28 +224,65 @@ BAD = [
 @pytest.mark.parametrize(("name", "value", "said"), BAD)
 def test_values_out_of_range_are_refused(name, value, said):
     with pytest.raises(UserError, match=said) as error:
-        check_settings(from_dict(with_value({}, name, value)), 8)
+        from_dict(with_value({}, name, value))
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("section", "said"),
+    [
+        ({"scale": -1.0}, "detector.classifier.scale must be at least 0"),
+        ({"scale": math.nan}, "detector.classifier.scale must be a finite number"),
+        ({"model": "other"}, "detector.classifier.model must be protected or noisy, got 'other'"),
+        ({"model": "noisy"}, "detector.classifier.model noisy .* set .*blend to false"),
+        ({"crops": {"number": -3}}, "crops.number must be 0, .* got -3"),
+        ({"crops": {"number": 10**6}}, "crops.number must be 0, .* to 10,000"),
+        ({"crops": {"number": 2, "size": 0}}, "crops.size must be 1 to"),
+    ],
+)
+def test_values_out_of_range_of_classifier_guidance_are_refused(section, said):
+    with pytest.raises(UserError, match=said) as error:
+        from_dict({"guidance": "classifier", "classifier": section})
+    assert "\n" not in str(error.value)
+
+
+def test_guidance_is_one_of_the_settings_classes():
+    with pytest.raises(UserError, match=r"ClassifierFreeSettings or .*, got 'free'"):
+        DetectorSettings(guidance="free")
 
 
 @pytest.mark.parametrize("size", [0, -1, 2.5])
 def test_an_image_has_at_least_one_pixel(size):
     with pytest.raises(UserError, match="image_size must be a whole number of at least 1"):
-        check_settings(DetectorSettings(), size)
+        check_image_size(DetectorSettings(), size)
 
 
 def test_an_old_checkpoint_with_settings_without_effect_still_loads(tmp_path):
     content = torch.load(FOLDER / "format1_free.ckpt", weights_only=True)
-    before = content["settings"]
+    before = read_checkpoint(FOLDER / "format1_free.ckpt")["settings"]
     idle = {"inversion.scale": 2.0, "guidance.blend": False, "tandem_band": [0.2, 0.3]}
+    idle |= {"guidance.skip": 1, "guidance.extra_start": 2}
     for name, value in idle.items():
         content["settings"] = with_value(content["settings"], name, value)
     content["settings"]["guidance"]["crops"] |= {"size": 5, "seed": 4}
     torch.save(content, tmp_path / "old.ckpt")
     Detector.load(tmp_path / "old.ckpt")
     cleaned = read_checkpoint(tmp_path / "old.ckpt")["settings"]
-    assert cleaned["guidance"] == before["guidance"]
-    assert cleaned["inversion"] == before["inversion"]
+    assert cleaned == {**before, "synthesis": {"skip": 1, "extra_start": 0}}
+
+
+def test_crops_without_effect_in_an_old_checkpoint_are_the_defaults(tmp_path):
+    content = torch.load(FOLDER / "format1_classifier.ckpt", weights_only=True)
+    for crops, kept in (({"number": 0, "size": 5}, {}), ({"number": 2, "size": 5}, {"size": 5})):
+        content["settings"]["guidance"]["crops"] |= {
+            **crops,
+            "shared": False,
+            "seed": 4,
+            "reduction": "mean",
+        }
+        torch.save(content, tmp_path / "old.ckpt")
+        cleaned = read_checkpoint(tmp_path / "old.ckpt")["settings"]["classifier"]["crops"]
+        assert CropSettings(**cleaned) == CropSettings(crops["number"], **kept)
 
 
 def test_a_quality_that_is_switched_off_is_not_measured(images):

@@ -1,25 +1,33 @@
 import json
-from dataclasses import fields, is_dataclass
+import pickle
+from copy import deepcopy
+from dataclasses import FrozenInstanceError, fields, is_dataclass, replace
 
 import pytest
 
 from diffguard.errors import UserError
-from diffguard.settings.detector import DetectorSettings, from_dict, to_dict
-from diffguard.settings.sections import (
+from diffguard.settings.detector import DetectorSettings
+from diffguard.settings.guidance import (
+    FORMS,
+    ClassifierFreeSettings,
+    ClassifierGuidanceSettings,
     CropSettings,
+)
+from diffguard.settings.plain import from_dict, to_dict
+from diffguard.settings.sections import (
     EarlyStopSettings,
-    GuidanceSettings,
     InversionSettings,
     SamplerSettings,
+    SynthesisSettings,
 )
 
 CHANGED = DetectorSettings(
     sampler=SamplerSettings(steps=7, spacing="stride", pairing="current", clip=True),
     inversion=InversionSettings(depth=0.4, condition="guided", scale=1.5),
     early_stop=EarlyStopSettings({"psnr": 20.0, "ssim": None}, mean_depth=0.3),
-    guidance=GuidanceSettings(
-        kind="classifier", scale=9.0, cam_cut=-0.2, crops=CropSettings(number=4, size=6), skip=2
-    ),
+    synthesis=SynthesisSettings(skip=2),
+    guidance=ClassifierGuidanceSettings(scale=9.0, crops=CropSettings(number=4, size=6)),
+    label="oracle",
     distances=["l2", "ssim"],
     unguided=["l2"],
     distance=["unguided/l2"],
@@ -30,14 +38,28 @@ CHANGED = DetectorSettings(
 )
 
 
-@pytest.mark.parametrize("settings", [DetectorSettings(), CHANGED])
+MASKED = DetectorSettings(guidance=ClassifierFreeSettings(scale=2.0, cam_cut=-0.2))
+
+
+@pytest.mark.parametrize("settings", [DetectorSettings(), CHANGED, MASKED])
 def test_settings_survive_plain_text(settings):
     plain = json.loads(json.dumps(to_dict(settings)))
     found = from_dict(plain)
     assert found == settings
     for one in fields(settings):
         assert type(getattr(found, one.name)) is type(getattr(settings, one.name))
-    assert isinstance(found.guidance.crops, CropSettings)
+    assert set(plain) & set(FORMS) == {plain["guidance"]} == {settings.guidance.form}
+
+
+def test_settings_are_copied_and_changed_as_data_classes_are():
+    assert deepcopy(CHANGED) == CHANGED
+    assert pickle.loads(pickle.dumps(CHANGED)) == CHANGED
+    free = replace(CHANGED, guidance=ClassifierFreeSettings())
+    assert to_dict(free)["guidance"] == "classifier_free"
+    with pytest.raises(UserError, match=r"accept must lie between"):
+        replace(CHANGED, accept=2.0)
+    with pytest.raises(FrozenInstanceError):
+        CHANGED.accept = 0.5
 
 
 def test_a_plain_copy_is_the_callers_own():
@@ -47,10 +69,12 @@ def test_a_plain_copy_is_the_callers_own():
 
 
 def test_what_is_not_named_has_its_default():
-    found = from_dict({"guidance": {"crops": {"number": 3}}, "knn_k": 5})
+    found = from_dict(
+        {"guidance": "classifier", "classifier": {"crops": {"number": 3}}, "knn_k": 5}
+    )
     assert found.guidance.crops == CropSettings(number=3)
     assert found.knn_k == 5
-    assert found.guidance.scale == DetectorSettings().guidance.scale
+    assert found.guidance.scale == ClassifierGuidanceSettings().scale
     assert found.sampler == SamplerSettings()
 
 
@@ -66,7 +90,9 @@ def test_two_settings_share_no_list():
     [
         ({"nope": 1}, "nope"),
         ({"sampler": {"step": 3}}, "step"),
-        ({"guidance": {"crops": {"count": 3}}}, "count"),
+        ({"guidance": "classifier", "classifier": {"crops": {"count": 3}}}, "count"),
+        ({"guidance": "classifier", "classifier": {"cam_cut": 0.5}}, "cam_cut"),
+        ({"classifier_free": {"blend": False}}, "blend"),
     ],
 )
 def test_an_unknown_key_is_named_with_the_known_ones(values, key):
@@ -82,3 +108,4 @@ def test_every_setting_is_described():
                 check(getattr(settings, one.name))
 
     check(DetectorSettings())
+    check(DetectorSettings(guidance=ClassifierGuidanceSettings()))

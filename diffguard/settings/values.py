@@ -1,0 +1,66 @@
+"""Checks that the sections of a detector's settings share."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import MISSING, Field, fields
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from diffguard.errors import UserError
+
+
+def check_values(settings: Any, name: str) -> None:
+    """Check the choices and numbers of a data class of settings, by the types of its fields.
+
+    Args:
+        settings: The data class.
+        name: Its dotted name, such as `detector.sampler`.
+
+    Raises:
+        UserError: For a value that is not one of a field's choices, and for a number that is not
+            finite.
+    """
+    types = get_type_hints(type(settings))
+    for field in fields(settings):
+        value, choices = getattr(settings, field.name), get_args(types[field.name])
+        texts = get_origin(types[field.name]) is Literal and all(
+            isinstance(c, str) for c in choices
+        )
+        if texts and value not in choices:
+            raise UserError(f"{name}.{field.name} must be {' or '.join(choices)}, got {value!r}")
+        _check_finite(value, f"{name}.{field.name}")
+
+
+def _check_finite(value: Any, name: str) -> None:
+    if isinstance(value, list):
+        value = dict(enumerate(value))
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            _check_finite(item, f"{name}.{key}")
+    elif isinstance(value, float) and not math.isfinite(value):
+        raise UserError(f"{name} must be a finite number, got {value}")
+
+
+def refuse_unused(settings: Any, name: str, unused: Mapping[str, str]) -> None:
+    """Refuse settings that were changed although other settings leave them without effect.
+
+    Args:
+        settings: A data class of settings.
+        name: Its dotted name.
+        unused: Field without effect -> the setting that it needs.
+
+    Raises:
+        UserError: For the first such field whose value is not the default.
+    """
+    for field in fields(settings):
+        value = getattr(settings, field.name)
+        if field.name in unused and value != _default(field):
+            raise UserError(
+                f"{name}.{field.name} {value} has no effect here: it belongs to "
+                f"{unused[field.name]}; leave it out, or change that"
+            )
+
+
+def _default(field: Field[Any]) -> Any:
+    return field.default if field.default_factory is MISSING else field.default_factory()
