@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -223,16 +223,7 @@ class Detector(Scorer):
     def parts(self) -> DetectorParts:
         """The arguments that build this detector."""
         return DetectorParts(
-            self.classifier,
-            self.denoiser,
-            self.settings,
-            self.image_size,
-            self.image_channels,
-            self.reference,
-            self.calibration,
-            self.noisy_classifier,
-            self.seed,
-            self.origin,
+            **{field.name: getattr(self, field.name) for field in fields(DetectorParts)}
         )
 
     def calibrate(
