@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -57,6 +57,10 @@ class OODDataModule(LightningDataModule):
         get_from: Where the data can be obtained; shown if a set is absent.
         seed: Seed of order and augmentation in training.
 
+    Attributes:
+        transform: Random transformation of a training image `(C, H, W)` in [0, 1], which replaces
+            `augment`. It draws from torch's CPU generator. None by default.
+
     Raises:
         UserError: For a number out of range, or wrong names or sources.
     """
@@ -103,6 +107,7 @@ class OODDataModule(LightningDataModule):
             get_from=get_from,
         )
         self.prepare = Prepare(image_size, channels)
+        self.transform: Callable[[Tensor], Tensor] | None = None
         self._decoded: list[tuple[Tensor, Tensor]] = []
 
     @property
@@ -217,10 +222,11 @@ class OODDataModule(LightningDataModule):
         rank, world_size = self._rank()
         sampler = EpochSampler(images, num_replicas=world_size, rank=rank, seed=self.seed)
         if self.in_memory:
+            if self.transform is not None:
+                raise UserError("a transform needs data.in_memory false, or use data.augment")
             return self._memory_loader(images, sampler)
-        augment = None if self.augment == "none" else augmentation(self.augment, self.image_size)
         return TrainingLoader(
-            TrainingStream(images, self.prepare, augment, self.seed),
+            TrainingStream(images, self.prepare, self._transform(), self.seed),
             batch_size=self.train_batch_size,
             sampler=sampler,
             num_workers=self.num_workers,
@@ -228,6 +234,11 @@ class OODDataModule(LightningDataModule):
             drop_last=len(images) >= self.train_batch_size * world_size,
             collate_fn=collate,
         )
+
+    def _transform(self) -> Callable[[Tensor], Tensor] | None:
+        if self.transform is not None:
+            return self.transform
+        return None if self.augment == "none" else augmentation(self.augment, self.image_size)
 
     def _memory_loader(self, images: ImageSet, sampler: EpochSampler) -> MemoryLoader:
         augment = batch_augmentation(self.augment)

@@ -303,6 +303,18 @@ def test_the_trainer_tests_every_image_once(root):
     assert model.seen["test"] == [*range(4), *range(5), *range(3)]
 
 
+def test_a_transform_replaces_the_augmentation(root):
+    data = _module(root, augment="affine")
+    data.transform = torch.zeros_like
+    batches = [batch["image"] for batch in data.train_dataloader()]
+    assert batches
+    assert not any(images.any() for images in batches)
+    in_memory = _module(root, in_memory=True)
+    in_memory.transform = torch.zeros_like
+    with pytest.raises(UserError, match=r"data\.in_memory false"):
+        in_memory.train_dataloader()
+
+
 def test_a_limited_stream_has_images_of_every_class(data_root):
     """Lists are sorted by class, so the first images would all be of one class."""
     data = OODDataModule(IDSets(train="folder:train"), root=str(data_root), image_size=8)
