@@ -58,8 +58,7 @@ class OODDataModule(LightningDataModule):
         seed: Seed of order and augmentation in training.
 
     Attributes:
-        transform: Random transformation of a training image `(C, H, W)` in [0, 1], which replaces
-            `augment`. It draws from torch's CPU generator. None by default.
+        transform: Replaces `augment` by a random transformation of `(C, H, W)`; None by default.
 
     Raises:
         UserError: For a number out of range, or wrong names or sources.
@@ -221,12 +220,15 @@ class OODDataModule(LightningDataModule):
         images = self.sets.id_set("train")
         rank, world_size = self._rank()
         sampler = EpochSampler(images, num_replicas=world_size, rank=rank, seed=self.seed)
+        if self.in_memory and self.transform is not None:
+            raise UserError("a transform needs data.in_memory false, or use data.augment")
         if self.in_memory:
-            if self.transform is not None:
-                raise UserError("a transform needs data.in_memory false, or use data.augment")
             return self._memory_loader(images, sampler)
+        transform = self.transform
+        if transform is None and self.augment != "none":
+            transform = augmentation(self.augment, self.image_size)
         return TrainingLoader(
-            TrainingStream(images, self.prepare, self._transform(), self.seed),
+            TrainingStream(images, self.prepare, transform, self.seed),
             batch_size=self.train_batch_size,
             sampler=sampler,
             num_workers=self.num_workers,
@@ -234,11 +236,6 @@ class OODDataModule(LightningDataModule):
             drop_last=len(images) >= self.train_batch_size * world_size,
             collate_fn=collate,
         )
-
-    def _transform(self) -> Callable[[Tensor], Tensor] | None:
-        if self.transform is not None:
-            return self.transform
-        return None if self.augment == "none" else augmentation(self.augment, self.image_size)
 
     def _memory_loader(self, images: ImageSet, sampler: EpochSampler) -> MemoryLoader:
         augment = batch_augmentation(self.augment)

@@ -298,21 +298,17 @@ def test_resumed_training_sees_the_same_images(root):
 
 
 def test_the_trainer_tests_every_image_once(root):
-    model = _Recorder()
-    _trainer(root, 1).test(model, datamodule=_module(root), verbose=False)
+    _trainer(root, 1).test(model := _Recorder(), datamodule=_module(root), verbose=False)
     assert model.seen["test"] == [*range(4), *range(5), *range(3)]
 
 
 def test_a_transform_replaces_the_augmentation(root):
     data = _module(root, augment="affine")
     data.transform = torch.zeros_like
-    batches = [batch["image"] for batch in data.train_dataloader()]
-    assert batches
-    assert not any(images.any() for images in batches)
-    in_memory = _module(root, in_memory=True)
-    in_memory.transform = torch.zeros_like
+    assert [batch["image"].any().item() for batch in data.train_dataloader()] == [False] * 3
+    data.in_memory = True
     with pytest.raises(UserError, match=r"data\.in_memory false"):
-        in_memory.train_dataloader()
+        data.train_dataloader()
 
 
 def test_a_limited_stream_has_images_of_every_class(data_root):
