@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import math
-import os
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from lightning.pytorch.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
 from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
@@ -17,6 +15,7 @@ from diffguard.denoisers import custom
 from diffguard.errors import UserError, one_line
 from lightning_modules.callbacks.scoring_bar import ScoringProgressBar
 from lightning_modules.callbacks.training_bar import StageProgressBar
+from lightning_modules.launchers import process_arguments
 from lightning_modules.loggers import LoggerName
 from lightning_modules.quiet import quiet_libraries
 from lightning_modules.termination import end_together
@@ -69,7 +68,7 @@ def build_trainer(
     # Importing Lightning turns its advice on.
     quiet_libraries()
     try:
-        processes = process_arguments(config)
+        processes = process_arguments(config.devices, config.num_nodes)
         plugins = [*processes.pop("plugins", []), *options.pop("plugins", [])]
         trainer = pl.Trainer(
             accelerator=config.accelerator,
@@ -155,40 +154,6 @@ def weight_dtype(config: TrainerConfig) -> torch.dtype:
 def cast_weights(denoiser: Any, config: TrainerConfig) -> None:
     """Convert a diffusion model's weights to the trainer's precision; see `weight_dtype`."""
     custom.cast_weights(denoiser, weight_dtype(config))
-
-
-def process_arguments(config: TrainerConfig) -> dict[str, Any]:
-    """The Trainer's arguments for the number of processes and the rank of this one.
-
-    If a launcher has started the processes, its numbers count instead of the config's:
-
-    - torchrun, and any launcher that sets `RANK`, `WORLD_SIZE`, `LOCAL_RANK`, `MASTER_ADDR` and
-      `MASTER_PORT`. If `LOCAL_WORLD_SIZE` is not set, there are `config.num_nodes` machines.
-    - SLURM's `srun`. Requeueing is left to SLURM: Lightning would save a training checkpoint.
-
-    Otherwise Lightning starts one process per device.
-
-    Raises:
-        RuntimeError: If SLURM's variables contradict each other.
-        ValueError: If a variable is not a number.
-    """
-    environment = os.environ
-    if {"RANK", "WORLD_SIZE", "LOCAL_RANK"} <= environment.keys():
-        world = int(environment["WORLD_SIZE"])
-        devices = int(environment.get("LOCAL_WORLD_SIZE", max(1, world // config.num_nodes)))
-        return {
-            "devices": devices,
-            "num_nodes": world // devices,
-            "plugins": [TorchElasticEnvironment()],
-        }
-    if SLURMEnvironment.detect():
-        nodes = int(environment.get("SLURM_NNODES", 1))
-        return {
-            "devices": int(environment["SLURM_NTASKS"]) // nodes,
-            "num_nodes": nodes,
-            "plugins": [SLURMEnvironment(auto_requeue=False)],
-        }
-    return {"devices": config.devices, "num_nodes": config.num_nodes}
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,8 @@ from lightning.pytorch.plugins.environments import SLURMEnvironment, TorchElasti
 from lightning.pytorch.utilities import rank_zero_only
 
 from diffguard.errors import UserError
-from lightning_modules.trainer import TrainerConfig, process_arguments, scoring_trainer
+from lightning_modules.launchers import process_arguments
+from lightning_modules.trainer import TrainerConfig, scoring_trainer
 
 USUAL = {
     "RANK": "5",
@@ -54,8 +55,7 @@ def place(monkeypatch, variables, **config):
 
 
 def test_without_a_launcher_the_config_decides():
-    config = TrainerConfig(devices=3, num_nodes=2)
-    assert process_arguments(config) == {"devices": 3, "num_nodes": 2}
+    assert process_arguments(3, 2) == {"devices": 3, "num_nodes": 2}
 
 
 def test_ranks_of_torchrun_are_used(monkeypatch):

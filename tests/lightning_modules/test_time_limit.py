@@ -12,7 +12,6 @@ from datamodules.loader import collate
 from datamodules.training_memory import MemoryLoader
 from datamodules.training_stream import EpochSampler, TrainingLoader, TrainingStream
 from diffguard.errors import UserError
-from diffguard.training.device_rate import matrix_product_rate
 from diffguard.training.optimization import build_optimizer
 from diffguard.training.settings import ClassifierTraining, DiffusionTraining
 from lightning_modules.callbacks.throughput import TrainingRate, forward_flops
@@ -137,11 +136,6 @@ def test_flops_are_those_of_one_image_and_counting_changes_nothing():
     assert forward_flops(module, batch) == 2 * (8 * 9 * 16 + 128 * 3)
     assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
     assert module.training
-
-
-def test_the_rate_of_matrix_products_is_plausible():
-    rate = matrix_product_rate(torch.device("cpu"), torch.float32, seconds=0.02)
-    assert 1e8 < rate < 1e15
 
 
 @pytest.mark.parametrize("kind", ["classifier", "diffusion"])
