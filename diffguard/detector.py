@@ -20,6 +20,7 @@ from diffguard.denoisers.assembly import opened_diffusion
 from diffguard.denoisers.formats.options import CheckpointOptions
 from diffguard.denoisers.spec import DiffusionSpec
 from diffguard.diffusion.denoiser import Denoiser
+from diffguard.hub import HubMixin
 from diffguard.methods.calibrated import calibrated
 from diffguard.methods.checks import sees_labels
 from diffguard.methods.scorer import Scorer
@@ -29,7 +30,7 @@ from diffguard.settings.detector import DetectorSettings
 from diffguard.settings.plain import from_dict
 
 
-class Detector(Scorer):
+class Detector(Scorer, HubMixin):
     """DiffGuard around a classifier.
 
     The detector takes its networks over: they are put in evaluation mode, without gradients, and

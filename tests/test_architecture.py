@@ -28,6 +28,7 @@ LINES = [
     ["diffguard.engine", "diffguard.denoisers", "diffguard.report"],
     ["diffguard.settings"],
     ["diffguard.methods", "diffguard.checkpoint", "diffguard.training"],
+    ["diffguard.hub"],
     ["diffguard.detector"],
     ["diffguard.cost", "diffguard.explain", "diffguard.__main__", "diffguard"],
     ["lightning_modules", "datamodules"],
