@@ -14,6 +14,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+from lightning_modules.termination import end_others
+
 INTERRUPTED = 130
 MESSAGE = "interrupted: finished work is kept"
 
@@ -57,6 +59,7 @@ def is_reporting() -> bool:
 
 
 def _leave(_number: int, _frame: FrameType | None) -> None:
+    end_others()
     if is_first_process() and multiprocessing.parent_process() is None:
         os.write(2, f"{MESSAGE}\n".encode())
     os._exit(INTERRUPTED)
@@ -64,14 +67,18 @@ def _leave(_number: int, _frame: FrameType | None) -> None:
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """Let Ctrl-C raise `KeyboardInterrupt`; Lightning's Trainer turns that into an exit."""
+    """Let Ctrl-C raise `KeyboardInterrupt`, and end the processes that this one has started.
+
+    Lightning's Trainer turns the exception into an exit, which is turned back.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         yield
-    except SystemExit as error:
+    except (KeyboardInterrupt, SystemExit) as error:
+        end_others()
         raise KeyboardInterrupt from error
     finally:
         signal.signal(signal.SIGINT, before)

@@ -45,7 +45,7 @@ from lightning_modules.classifier import ClassifierModule
 from lightning_modules.diffusion import DiffusionModule
 from lightning_modules.loggers import build_loggers
 from lightning_modules.noisy_classifier import NoisyClassifierModule
-from lightning_modules.trainer import build_trainer
+from lightning_modules.trainer import TrainerConfig, build_trainer
 
 
 def check_stages(run: Run, sections: Mapping[str, StageConfig]) -> None:
@@ -65,6 +65,7 @@ def check_stages(run: Run, sections: Mapping[str, StageConfig]) -> None:
         if isinstance(config, DiffusionConfig) and config.finetune is None:
             check_network(config, run.data)
         check_precision(stage, config.precision or run.trainer.precision)
+        build_trainer(_trainer_config(run, config), stage, logger=False)  # checks the precision
         data = _data_of(run, config)
         share = math.ceil(len(data.evaluation_sets("train")[0]) / processes)
         batches = max(1, share // data.train_batch_size)
@@ -127,7 +128,7 @@ def _stage_trainer(
 ) -> pl.Trainer:
     """The trainer of a stage; its checkpoints and logs go to the run's folder."""
     folder = _checkpoint_folder(run, stage)
-    settings = replace(run.trainer, precision=config.precision or run.trainer.precision)
+    settings = _trainer_config(run, config)
     loggers = build_loggers(settings.loggers, run.folder, stage)
     more: list[pl.Callback] = [EpochCheckpoint(folder), ConfigLog(run.config), *callbacks]
     more.append(TrainingRate(run.say if settings.measure_rate else None))
@@ -149,6 +150,10 @@ def _stage_trainer(
         num_sanity_val_steps=0,
         **settings.options,
     )
+
+
+def _trainer_config(run: Run, config: StageConfig) -> TrainerConfig:
+    return replace(run.trainer, precision=config.precision or run.trainer.precision)
 
 
 def _fit(run: Run, trainer: pl.Trainer, module: TrainingModule, config: StageConfig) -> None:

@@ -44,6 +44,33 @@ def images_and_labels(batch: Any) -> tuple[Tensor, Tensor]:
     return images, labels
 
 
+def class_labels(labels: Tensor, classes: int, name: str) -> list[int]:
+    """The labels of ID images; negative ones belong to images without a label.
+
+    Args:
+        labels: `(N,)`.
+        classes: The number of classes.
+        name: Name of the set, for the error line.
+
+    Raises:
+        UserError: If a label is not one of the classes.
+    """
+    is_tensor = isinstance(labels, Tensor)
+    if not is_tensor or labels.ndim != 1 or labels.is_floating_point():
+        shape = f"{labels.dtype} {tuple(labels.shape)}" if is_tensor else type(labels).__name__
+        raise UserError(
+            f"the labels of set {name} are {shape}: expected a tensor (N,) of whole numbers, one "
+            "for each image"
+        )
+    values: list[int] = labels.tolist()
+    if max(values, default=-1) >= classes:
+        raise UserError(
+            f"set {name} has label {max(values)}, but the detector has {classes} classes, 0 to "
+            f"{classes - 1}: correct the label, or give the loader of the ID images first"
+        )
+    return values
+
+
 def loader_list(loaders: Any) -> list[Any]:
     """The loaders of a Trainer, which may be one, a sequence, or a mapping from names."""
     if isinstance(loaders, Mapping):

@@ -15,7 +15,13 @@ from diffguard.methods.adaptive_stream import AdaptiveStream
 from diffguard.methods.items import Item, Scored
 from diffguard.methods.verdicts import Verdicts
 from diffguard.report.set_metrics import ID, SetMetrics
-from lightning_modules.batches import groups_of, images_and_labels, loader_list, own_images
+from lightning_modules.batches import (
+    class_labels,
+    groups_of,
+    images_and_labels,
+    loader_list,
+    own_images,
+)
 from lightning_modules.stream import StreamModule
 
 
@@ -85,18 +91,26 @@ class DetectorModule(StreamModule):
         super().on_test_epoch_start()
 
     def items(self, batch: Any, dataloader_idx: int) -> list[Item]:
-        """The images of a batch, without those that a sampler repeats."""
+        """The images of a batch, without those that a sampler repeats.
+
+        Raises:
+            UserError: If the label of an ID image is not one of the detector's classes.
+        """
         images, labels = images_and_labels(batch)
         first, limit = self._counts[dataloader_idx], self._limits[dataloader_idx]
         self._counts[dataloader_idx] += len(images)
         count = len(images) if limit is None else max(0, min(len(images), limit - first))
         name, group = list(self.metrics.groups.items())[dataloader_idx]
+        if group == ID:
+            truth = class_labels(labels, self.detector.classifier.num_classes, name)
+        else:
+            truth = [-1] * count
         errors = batch.get("error") if isinstance(batch, Mapping) else None
         size, channels = self.detector.image_size, self.detector.image_channels
         return [
             Item(
                 image,
-                int(labels[row]) if group == ID else -1,
+                truth[row],
                 name,
                 first + row,
                 error=errors[row] if errors else "",

@@ -17,4 +17,6 @@ def quiet_libraries() -> None:
     warnings.filterwarnings("ignore", message=".*exists and is not empty.*")
     warnings.filterwarnings("ignore", message=".*across ranks is zero.*")
     warnings.filterwarnings("ignore", message=".*smaller than the logging interval.*")
+    # `build_trainer` refuses this precision.
+    warnings.filterwarnings("ignore", message=".*AMP with fp16 is not supported on CPU.*")
     warnings.filterwarnings("ignore", message=".*functools.lru_cache.*", module="torch._dynamo.*")

@@ -1,4 +1,4 @@
-"""SIGTERM ends a process together with the processes that it has started."""
+"""A signal ends a process together with the processes that it has started."""
 
 from __future__ import annotations
 
@@ -33,8 +33,13 @@ def end_together(launcher: Launcher | None = None) -> None:
         signal.signal(signal.SIGTERM, _end)
 
 
-def _end(number: int, _frame: FrameType | None) -> None:
+def end_others() -> None:
+    """End the processes that the launchers of this process have started."""
     for launcher in _launchers:
         launcher.kill(signal.SIGTERM)
+
+
+def _end(number: int, _frame: FrameType | None) -> None:
+    end_others()
     signal.signal(number, signal.SIG_DFL)
     os.kill(os.getpid(), number)

@@ -17,6 +17,7 @@ from lightning_modules.callbacks.scoring_bar import ScoringProgressBar
 from lightning_modules.callbacks.training_bar import StageProgressBar
 from lightning_modules.launchers import process_arguments
 from lightning_modules.loggers import LoggerName
+from lightning_modules.precision import check_device, check_name
 from lightning_modules.quiet import quiet_libraries
 from lightning_modules.termination import end_together
 
@@ -86,6 +87,7 @@ def build_trainer(
     except (MisconfigurationException, TypeError, ValueError, RuntimeError, ImportError) as error:
         raise UserError(f"trainer: {one_line(error)}") from error
     _check_strategy(trainer, config.strategy, processes["devices"])
+    check_device(config.precision, trainer.strategy.root_device)
     return trainer
 
 
@@ -198,6 +200,7 @@ class TrainerConfig:
     options: dict[str, int | float | bool | str | None] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        check_name(self.precision)
         for name, most in _LARGEST.items():
             value = getattr(self, name)
             is_all = name == "devices" and value == -1  # Lightning's value for all devices

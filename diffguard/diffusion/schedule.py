@@ -23,6 +23,10 @@ Pairing = Literal["current", "target"]
 FirstLevel = Literal["clean", "first"]
 
 
+# With less signal, a division by √ᾱ overflows float32. Published schedules end above 1e-13.
+_LEAST_SIGNAL = 1e-30
+
+
 def expand(values: Tensor, like: Tensor) -> Tensor:
     """Shape per-sample values `(N,)` for arithmetic with `like` `(N, …)`, in its dtype."""
     return values.to(like.device, like.dtype, non_blocking=True).view(-1, *[1] * (like.ndim - 1))
@@ -66,6 +70,14 @@ class NoiseSchedule:
                 "beta_end and trained_betas"
             )
         self.alphas_cumprod = torch.cumprod(1.0 - self.betas, dim=0)
+        first, last = float(self.alphas_cumprod[0]), float(self.alphas_cumprod[-1])
+        if first == 1 or last < _LEAST_SIGNAL:
+            raise UserError(
+                f"the betas {_shown(self.betas)} of the noise schedule leave a share of the signal "
+                f"of {first:g} at the first timestep and {last:g} at the last one: expected less "
+                f"than 1 and at least {_LEAST_SIGNAL:g}; check the scheduler's beta_start, "
+                "beta_end and trained_betas"
+            )
         self.prediction_type = prediction_type
 
     def __len__(self) -> int:

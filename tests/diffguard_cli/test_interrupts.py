@@ -6,6 +6,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+from diffguard_cli.interrupts import interruptible
+from lightning_modules import termination
+
 # Scoring that waits for its first batch forever, after Lightning has set its handler.
 WAITING = """
 import os, sys
@@ -40,3 +45,19 @@ def test_sigterm_ends_a_run_whose_first_batch_does_not_come(tmp_path):
     finally:
         process.kill()
         process.stdout.close()
+
+
+class Launcher:
+    number = None
+
+    def kill(self, number):
+        self.number = number
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
+def test_an_interrupted_step_ends_the_processes_that_were_started(error, monkeypatch):
+    launcher = Launcher()
+    monkeypatch.setattr(termination, "_launchers", [launcher])
+    with pytest.raises(KeyboardInterrupt), interruptible():
+        raise error
+    assert launcher.number == signal.SIGTERM

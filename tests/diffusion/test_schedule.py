@@ -5,6 +5,7 @@ from hypothesis import strategies as st
 
 from diffguard.diffusion.plan import respace
 from diffguard.diffusion.schedule import NoiseSchedule, expand
+from diffguard.errors import UserError
 
 PREDICTIONS = ("epsilon", "v_prediction", "sample")
 
@@ -37,3 +38,17 @@ def test_even_spacing_spans_the_schedule(total, data):
     assert bool((timesteps.diff() > 0).all())
     assert timesteps[0] == 0
     assert steps == 1 or timesteps[-1] == total - 1
+
+
+@pytest.mark.parametrize("betas", [torch.full((1000,), 0.5), torch.tensor([1e-20, 0.1])])
+def test_betas_without_signal_or_without_noise_are_refused(betas):
+    with pytest.raises(UserError, match=r"betas .* leave a share of the signal.*check the sched"):
+        NoiseSchedule(betas.double())
+
+
+@pytest.mark.parametrize(
+    "schedule",
+    [NoiseSchedule.linear(4000), NoiseSchedule.cosine(4000), NoiseSchedule.scaled_linear(1000)],
+)
+def test_published_schedules_leave_signal(schedule):
+    assert 0 < schedule.alphas_cumprod[-1] < schedule.alphas_cumprod[0] < 1

@@ -108,6 +108,26 @@ def test_loaders_that_do_not_fit_the_groups_are_refused():
         run([loader(3, 0), loader(3, 1)], {"a": "near", "b": "far"})
 
 
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (torch.tensor([0, 1, CLASSES]), f"set shapes has label {CLASSES}, but the detector has"),
+        (torch.zeros(3, CLASSES), "are torch.float32 .* expected a tensor .N,. of whole numbers"),
+    ],
+)
+def test_labels_that_are_not_classes_are_refused(labels, message):
+    id_loader = DataLoader(TensorDataset(images(3, 0), labels), batch_size=3)
+    loaders = {"shapes": id_loader, "blank": loader(3, 1)}
+    with pytest.raises(UserError, match=message):
+        Trainer(**QUIET).test(DetectorModule(build_detector(), batch_size=8), loaders)
+
+
+def test_labels_of_ood_images_are_ignored():
+    ood = DataLoader(TensorDataset(images(3, 1), torch.tensor([90, 91, 92])), batch_size=3)
+    loaders = {"shapes": loader(3, 0), "blank": ood}
+    Trainer(**QUIET).test(DetectorModule(build_detector(), batch_size=8), loaders, verbose=False)
+
+
 @pytest.mark.parametrize("batch", ["text", [1, 2, 3], {"pixels": 0}])
 def test_a_batch_without_images_is_refused(batch):
     with pytest.raises(UserError, match="has no images: expected a tensor"):

@@ -225,7 +225,7 @@ def test_options_of_the_trainer_and_other_loggers_reach_a_stage(tmp_path, config
             "a number between 0 and 1",
         ),
         (["--diffusion.precision", "bf16-true"], "the diffusion cannot be trained in bf16-true"),
-        (["--trainer.precision", "64-true"], "the classifier cannot be trained in 64-true: it is"),
+        (["--trainer.precision", "64-true"], "precision must be one of 32-true, bf16-mixed"),
         (["--detector.sampler.steps", "1001"], "detector.sampler: steps must be 1 to 1,000, got"),
         (["--detector.knn_k", "37"], "detector.knn_k is 37, but there are only 36 ID training"),
         (["--classifier.cam_layer", "none"], "the classifier has no layer 'none'"),

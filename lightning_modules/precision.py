@@ -1,0 +1,27 @@
+"""The precisions of training and scoring."""
+
+from __future__ import annotations
+
+import torch
+
+from diffguard.errors import UserError
+
+_NAMES = ("32-true", "bf16-mixed", "16-mixed", "bf16-true", "16-true")
+# Lightning's short names of the first three.
+_SHORT_NAMES = ("32", "bf16", "16")
+
+
+def check_name(precision: str) -> None:
+    """Raise `UserError` for an unknown precision."""
+    if precision not in _NAMES + _SHORT_NAMES:
+        raise UserError(f"precision must be one of {', '.join(_NAMES)}, got {precision!r}")
+
+
+def check_device(precision: str, device: torch.device) -> None:
+    """Raise `UserError` for a precision that a device lacks."""
+    if precision in ("16-mixed", "16") and device.type == "cpu":
+        # Lightning would use bf16-mixed instead, and the manifest would name another precision.
+        raise UserError(
+            f"precision {precision} needs a GPU, and this run is on a CPU: use bf16-mixed or "
+            "32-true"
+        )
