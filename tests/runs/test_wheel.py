@@ -1,5 +1,6 @@
 """The wheel works outside the clone, in a virtual environment that does not know the clone."""
 
+import csv
 import json
 import os
 import shutil
@@ -72,6 +73,13 @@ def test_training_starts_from_the_shipped_default(run):
     config = yaml.safe_load(run("diffguard", "train", "--print_config"))
     default = yaml.safe_load((ROOT / "configs" / "digits.yaml").read_text(encoding="utf-8"))
     assert config["data"]["id"].items() >= default["data"]["id"].items()
+
+
+def test_shipped_detector_judges_the_shipped_images(run, tmp_path):
+    run("diffguard", "evaluate", "--ckpt", "demo", "--images", "demo", "--output", "results")
+    with (tmp_path / "results" / "images.csv").open(encoding="utf-8") as file:
+        verdicts = {Path(row["path"]).name: row["verdict"] for row in csv.DictReader(file)}
+    assert verdicts == {"digit.png": "id", "letter.png": "ood"}
 
 
 def test_only_the_packages_are_installed(run, environment):
