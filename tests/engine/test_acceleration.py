@@ -25,7 +25,7 @@ def test_channels_last_is_the_memory_format_of_the_weights():
 @pytest.mark.parametrize("mode", [True, "reduce-overhead", "max-autotune"])
 def test_a_detector_compiles_its_network_once_and_for_one_shape(monkeypatch, mode):
     made = []
-    monkeypatch.setattr("diffguard.detector.check_compiler", lambda _device: None)
+    monkeypatch.setattr("diffguard.methods.scorer.check_compiler", lambda _device: None)
 
     def compile(network, **options):
         made.append(options)
