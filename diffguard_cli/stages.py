@@ -73,7 +73,7 @@ def check_stages(run: Run, sections: Mapping[str, StageConfig]) -> None:
 
 
 def train_classifier(run: Run, config: ClassifierConfig, title: str) -> None:
-    """Fit the classifier and keep its weights."""
+    """Fit the classifier and save its weights."""
     pl.seed_everything(run.seed, verbose=False)
     spec = classifier_spec(config, run.data)
     classifier = build_classifier(
@@ -89,7 +89,7 @@ def train_classifier(run: Run, config: ClassifierConfig, title: str) -> None:
 
 
 def train_diffusion(run: Run, config: DiffusionConfig, title: str) -> None:
-    """Fit or fine-tune the diffusion model and keep the moving average of its weights."""
+    """Fit or fine-tune the diffusion model and save the moving average of its weights."""
     pl.seed_everything(run.seed, verbose=False)
     denoiser, spec = to_train(run, config)
     module = DiffusionModule(denoiser, config, run.seed)
@@ -104,7 +104,7 @@ def train_diffusion(run: Run, config: DiffusionConfig, title: str) -> None:
 def train_noisy_classifier(
     run: Run, config: NoisyClassifierConfig, denoiser: Denoiser, title: str
 ) -> None:
-    """Fit a classifier of images with the diffusion model's noise, and keep its weights."""
+    """Fit a classifier of images with the diffusion model's noise, and save its weights."""
     pl.seed_everything(run.seed, verbose=False)
     trainer = _stage_trainer(run, "noisy_classifier", config, title)
     device = trainer.strategy.root_device
