@@ -45,6 +45,11 @@ def preprocessing_of(preprocess: Any) -> Preprocessing:
 
     Raises:
         UserError: For any other transform, naming the arguments to give instead.
+
+    Example:
+        >>> from torchvision.transforms import v2
+        >>> preprocessing_of(v2.Normalize([0.5], [0.25])).std
+        (0.25,)
     """
     if preprocess is None or isinstance(preprocess, Preprocessing):
         return preprocess or Preprocessing()

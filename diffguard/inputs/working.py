@@ -38,6 +38,10 @@ def working_images(images: Images, size: int, channels: int) -> Tensor:
 
     Raises:
         UserError: For an image of another form, shape, dtype or range, or an unreadable file.
+
+    Example:
+        >>> working_images([torch.zeros(3, 20, 30), np.zeros((9, 9))], size=8, channels=1).shape
+        torch.Size([2, 1, 8, 8])
     """
     if not isinstance(images, list | tuple):
         batch = _batch(images)

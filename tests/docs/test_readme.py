@@ -2,7 +2,6 @@
 
 import pkgutil
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -21,17 +20,17 @@ FILE = rf"(?<!/)\b((?:{ROOMS})/[\w/]+\.(?:py|yaml))"
 NAME = r"`((?:datamodules|diffguard|diffguard_cli|lightning_modules)(?:\.[A-Za-z_]\w*)+)`"
 
 
-def test_the_python_example_runs(run_folder, tmp_path):
+def test_the_python_example_runs(tmp_path):
     code = re.search(r"```python\n(.*?)```", README, re.DOTALL).group(1)
-    (tmp_path / "runs" / "demo").mkdir(parents=True)
-    shutil.copy(run_folder / "detector.ckpt", tmp_path / "runs" / "demo" / "detector.ckpt")
-    script = "import torch; torch.set_num_threads(1); images = torch.rand(3, 3, 30, 40)\n" + code
+    script = "import torch; torch.set_num_threads(1)\n" + code
     script += "import sys; assert 'lightning' not in sys.modules\n"
     result = subprocess.run(
         [sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False
     )
     assert result.returncode == 0, result.stderr
-    assert result.stdout.count("tensor(") == 5
+    digit, letter = result.stdout.splitlines()
+    assert digit.startswith("3 False 0.")
+    assert " True 0.0" in letter
 
 
 def test_files_of_the_commands_exist():
