@@ -10,11 +10,13 @@ from tests.helpers.tiny_detector import small_settings
 from tests.helpers.tiny_models import denoiser_of, tiny_classifier, two_layers
 
 EXAMPLES = {
+    "diffguard.classifiers.transforms": ["preprocessing_of"],
     "diffguard.detector": ["Detector"],
     "diffguard.diffusion.ddim": ["ddim_step"],
     "diffguard.diffusion.guidance": ["classifier_free"],
     "diffguard.diffusion.plan": ["SamplingPlan", "respace"],
     "diffguard.diffusion.schedule": ["NoiseSchedule", "predict_clean"],
+    "diffguard.inputs.working": ["working_images"],
     "diffguard.methods.verdicts": ["Verdict", "Verdicts"],
     "diffguard.report.metrics": ["auroc", "compute_metrics"],
     "diffguard.report.set_metrics": ["SetMetrics"],
