@@ -13,9 +13,11 @@ from diffguard.checkpoint.file import read_checkpoint
 from diffguard.classifiers.small_cnn import SmallCNN
 from diffguard.classifiers.spec import ClassifierSpec
 from diffguard.denoisers.formats import load_denoiser
+from diffguard_cli.evaluation import main
 from diffguard_cli.stored_config import stored_config
 from tests.helpers.stranger import STRANGER, Stranger
 from tests.helpers.tiny_models import denoiser_of, two_layers
+from tests.helpers.tiny_project import write_images
 
 NAMES = ["cat", "dog", "fox"]
 SETTINGS = {
@@ -59,6 +61,25 @@ def test_the_lines_of_the_readme(models, tmp_path):
     content = read_checkpoint(path)
     assert content["classifier"]["spec"]["arch"] == "torchvision/resnet18"
     assert stored_config(content, str(path))["data"]["class_names"] == NAMES
+
+
+def test_a_large_diffusion_model_is_referred_to(models, tmp_path, monkeypatch):
+    monkeypatch.setattr("diffguard.denoisers.assembly.LARGE", 0)
+    detector = build(resnet(), models("unet_classes"))
+    detector.calibrate(DATA, reference=DATA)
+    path = tmp_path / "run" / "detector.ckpt"
+    path.parent.mkdir()
+    detector.save(path)
+    assert read_checkpoint(path)["diffusion"]["state"] is None
+    again = Detector.load(path)
+    again.save(tmp_path / "again.ckpt")
+    assert read_checkpoint(tmp_path / "again.ckpt")["diffusion"]["state"] is None
+    assert torch.equal(Detector.load(tmp_path / "again.ckpt")(IMAGES), detector(IMAGES))
+    # The command line judges images with it too.
+    write_images(tmp_path / "photos", 3, "dots", 0)
+    options = ["--images", str(tmp_path / "photos"), "--trainer.progress", "false"]
+    assert main(["--ckpt", str(path), *options]) == 0
+    assert (path.parent / "images" / "photos" / "images.csv").is_file()
 
 
 NETWORKS = {

@@ -1,6 +1,7 @@
 """A detector in a folder of its own, with a model card, as the hub stores it."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -49,6 +50,25 @@ def test_the_card_gives_data_settings_figures_and_threshold(folder):
     ):
         assert text in card.text
     assert "50.0" not in card.text
+
+
+def test_the_folder_is_uploaded(monkeypatch):
+    uploads = []
+
+    class Api:
+        def __init__(self, token=None):
+            pass
+
+        def create_repo(self, repo_id, **options):
+            return SimpleNamespace(repo_id=repo_id)
+
+        def upload_folder(self, repo_id, folder_path, **options):
+            uploads.append((repo_id, {path.name for path in folder_path.iterdir()}))
+            return "url"
+
+    monkeypatch.setattr("huggingface_hub.hub_mixin.HfApi", Api)
+    assert Detector.load("demo").push_to_hub("owner/name") == "url"
+    assert uploads == [("owner/name", {"README.md", "config.json", "detector.ckpt"})]
 
 
 def test_a_foreign_class_must_be_trusted(models, tmp_path):

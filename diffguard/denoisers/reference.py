@@ -55,7 +55,7 @@ def refer(path: str, options: CheckpointOptions, folder: Path) -> dict[str, Any]
         "path": path,
         "inside": inside,
         "options": kept,
-        "sha256": model_hash(place if place.exists() else fetch(path)),
+        "sha256": model_hash(place if place.exists() else cached(path)),
     }
 
 
