@@ -13,8 +13,6 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.helpers import saved_detector
-
 ROOT = Path(__file__).parents[2]
 
 
@@ -102,21 +100,32 @@ def test_only_the_packages_are_installed(run, environment):
 SCRIPT = """
 import sys
 
+import numpy as np
 import torch
 from lightning import Trainer
+from PIL import Image
 from torch.utils.data import DataLoader, TensorDataset
+from torchvision.models import ResNet18_Weights, resnet18
 
 from diffguard import Detector
 from lightning_modules.detector import DetectorModule
 
-detector = Detector.load(sys.argv[1])
-images = torch.rand(24, 1, 12, 12)
-labels = detector.predict(images).label
-loader = DataLoader(TensorDataset(images, labels), batch_size=8)
+loader = DataLoader(TensorDataset(torch.rand(12, 3, 8, 8), torch.arange(12) % 3), batch_size=5)
+detector = Detector.from_parts(
+    resnet18(num_classes=3),
+    sys.argv[1],
+    preprocess=ResNet18_Weights.DEFAULT.transforms(crop_size=32, resize_size=40),
+    class_names=["cat", "dog", "fox"],
+    settings={"sampler": {"steps": 4}, "knn_k": 3, "vim_dim": 2},
+)
 detector.calibrate(loader, reference=loader)
-detector.save(sys.argv[2])
-verdicts = Detector.load(sys.argv[2]).predict(images)
-assert torch.equal(verdicts.score, detector.score(images))
+detector.save("detector.ckpt")
+
+image = Image.new("RGB", (20, 30))
+image.save("a.png")
+forms = ["a.png", image, np.zeros((9, 9, 3), np.uint8), torch.zeros(3, 9, 9)]
+verdicts = Detector.load("detector.ckpt").predict(forms)
+assert torch.equal(verdicts.score, detector(forms))
 print(len(verdicts), sorted(verdicts[0].to_dict()))
 
 trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
@@ -127,10 +136,7 @@ print(sum(len(batch) for batch in trainer.predict(module, loader)))
 """
 
 
-def test_detector_runs_in_python_and_in_a_trainer(run, tmp_path):
-    saved_detector.build().save(
-        tmp_path / "tiny.ckpt", saved_detector.CLASSIFIER, saved_detector.DIFFUSION
-    )
-    lines = run("python", "-c", SCRIPT, "tiny.ckpt", "own.ckpt").splitlines()
-    assert lines[0].startswith("24 [")
-    assert lines[-1] == "24"
+def test_detector_runs_in_python_and_in_a_trainer(run, models):
+    lines = run("python", "-c", SCRIPT, models("unet_classes")).splitlines()
+    assert lines[0].startswith("4 ['class_name', ")
+    assert lines[-1] == "12"
