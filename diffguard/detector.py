@@ -9,6 +9,7 @@ from typing import Any, Unpack
 
 import torch
 from torch import nn
+from torch.utils.data import Dataset
 
 from diffguard.checkpoint.build import build_parts, read_parts
 from diffguard.checkpoint.file import write_checkpoint
@@ -136,13 +137,9 @@ class Detector(Scorer, HubMixin):
             "cam_layer": cam_layer,
         }
         network, spec = assembled_classifier(classifier, weights, given, options)
+        names, needs_classes = network.class_names, sees_labels(settings)
         model = opened_diffusion(
-            diffusion,
-            network.class_names,
-            sees_labels(settings),
-            image_size,
-            image_channels,
-            diffusion_options,
+            diffusion, names, needs_classes, image_size, image_channels, diffusion_options
         )
         detector = cls(**vars(uncalibrated_parts(network, spec, model, settings, seed)))
         return detector.to(detector.device)
@@ -229,9 +226,9 @@ class Detector(Scorer, HubMixin):
 
     def calibrate(
         self,
-        validation: Iterable[Any],
+        validation: Iterable[Any] | Dataset[Any],
         *,
-        reference: Iterable[Any] | None = None,
+        reference: Iterable[Any] | Dataset[Any] | None = None,
         accept: float | None = None,
         batch_size: int = 64,
     ) -> Detector:

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.data import Dataset
 
 from diffguard.inputs.labeled import LabeledImages
 from diffguard.methods.fit import fit_calibration, fit_method
@@ -18,8 +19,8 @@ from diffguard.methods.scorer import Scorer, check_batch_size
 
 def calibrated(
     scorer: Scorer,
-    validation: Iterable[Any],
-    reference: Iterable[Any] | None,
+    validation: Iterable[Any] | Dataset[Any],
+    reference: Iterable[Any] | Dataset[Any] | None,
     accept: float | None,
     batch_size: int,
 ) -> Scorer:
