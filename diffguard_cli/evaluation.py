@@ -69,6 +69,7 @@ def _evaluate(argv: Sequence[str], ckpt: str) -> int:
     from diffguard.checkpoint.file import read_checkpoint
     from diffguard_cli.detector_options import instantiate
     from diffguard_cli.stored_config import stored_config
+    from diffguard_cli.unused_options import check_evaluation_options
 
     parser = build_parser()
     content = read_checkpoint(user_path(ckpt, "--ckpt"))
@@ -76,6 +77,7 @@ def _evaluate(argv: Sequence[str], ckpt: str) -> int:
     namespace = parse(parser, argv, defaults, ckpt)
     arguments = typed(EvaluationArguments, instantiate(parser, namespace))
     _check(arguments)
+    check_evaluation_options(argv, arguments)
     _check_images(content, arguments.data)
     if arguments.dry_run:
         return _print_cost(content, arguments)
@@ -172,7 +174,8 @@ def _add_result_arguments(parser: Parser) -> None:
     parser.add_argument(
         "--dry_run",
         action="store_true",
-        help="only print parameters, weight memory and network passes per image",
+        help="check the command, and only print parameters, weight memory and network passes per "
+        "image",
     )
     parser.add_argument("--panels", type=int, default=6, help="images per panel in TensorBoard")
 

@@ -9,6 +9,7 @@ from typing import Any
 import lightning.pytorch as pl
 
 from diffguard.detector import Detector
+from diffguard.methods.checks import check_weights
 from diffguard.methods.diffguard import DiffGuard
 from diffguard.pretrained import checkpoint_file, is_shipped
 from diffguard.scores.calibration import Calibration
@@ -112,7 +113,6 @@ def recalibrated(
     scoring.check(trainer)
     old, folder, settings = scoring.detector, scoring.folder, arguments.detector
     run = Run(folder, arguments.data, arguments.trainer, old.seed, content["config"])
-    run.say(f"detector.{changed} differs from the checkpoint: calibrating again")
     same_images = settings.reference_images == old.settings.reference_images
     method = DiffGuard(
         old.classifier,
@@ -123,6 +123,8 @@ def recalibrated(
         noisy_classifier=old.noisy_classifier,
         seed=old.seed,
     )
+    check_weights(settings)
+    run.say(f"detector.{changed} differs from the checkpoint: calibrating again")
     identity = {"checkpoint": scoring.identity["checkpoint"]}
     reference = old.reference if same_images else None
     detector = calibrated(run, method, identity, "calibrate", reference)

@@ -74,6 +74,7 @@ def main(argv: Sequence[str]) -> int:
         UserError: For a mistake in the command line, the config, the data or a model.
     """
     from diffguard_cli.detector_options import instantiate
+    from diffguard_cli.unused_options import check_training_options
 
     began = time.monotonic()
     parser = build_parser()
@@ -82,6 +83,7 @@ def main(argv: Sequence[str]) -> int:
     config = _plain(parser, namespace)
     arguments = typed(TrainingArguments, instantiate(parser, namespace))
     _check(arguments)
+    check_training_options(argv, arguments)
     return _train(arguments, config, source, began)
 
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import itertools
 import time
+from argparse import Namespace
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -25,13 +26,14 @@ import torch
 from datamodules.ood import IDSets, OODDataModule, OODSets
 from diffguard.checkpoint.file import read_checkpoint
 from diffguard.detector import Detector
-from diffguard.errors import UserError
+from diffguard.errors import UserError, reason_of
 from diffguard.methods.items import Scored, items_of
 from diffguard.printing import say
 from diffguard.report.metrics import auroc
 from diffguard.scores.calibration import Calibration
 from diffguard.scores.distances import DISTANCES
 from diffguard.settings.detector import DetectorSettings
+from diffguard.settings.plain import from_dict
 from diffguard.storage.paths import user_path
 from diffguard_cli.parser import Parser, parse
 
@@ -63,10 +65,11 @@ def main(argv: Sequence[str]) -> int:
         The exit code.
 
     Raises:
-        UserError: If the checkpoint or its data cannot be read.
+        UserError: If the checkpoint or its data cannot be read, or the grid is wrong.
     """
     grid = parse(build_parser(), argv)
     content = read_checkpoint(user_path(grid.ckpt, "CKPT"))
+    _check(content["settings"], grid)
     data = validation_data(content["config"]["data"], grid.limit)
     say(_row(COLUMNS), "|" + " --- |" * len(COLUMNS))
     trials = []
@@ -80,6 +83,21 @@ def main(argv: Sequence[str]) -> int:
     _print_ranking("diffguard at the best setting: distances", best.pairs)
     _print_ranking("fusion of the best pair with baselines", best.fusions)
     return 0
+
+
+def _check(original: Mapping[str, Any], grid: Namespace) -> None:
+    """Check the device and the settings of the whole grid before anything is scored."""
+    try:
+        torch.empty(0, device=grid.device)
+    except (RuntimeError, AssertionError) as error:  # torch raises both
+        raise UserError(f"--device {grid.device} cannot be used: {reason_of(error)}") from error
+    for values in itertools.product(grid.steps, grid.depths, grid.scales):
+        settings = from_dict(_changed(original, *values))
+    if not any(pairs_of_kinds(settings)) or not settings.baselines:
+        raise UserError(
+            "the detector has nothing to choose from: expected a distance of classifier outputs "
+            "and one of images in detector.distances, and a baseline in detector.baselines"
+        )
 
 
 def build_parser() -> Parser:

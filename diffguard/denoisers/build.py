@@ -27,6 +27,9 @@ from diffguard.errors import UserError, reason_of
 from diffguard.storage.arguments import check_values
 from diffguard.storage.sizes import check_fit, trial
 
+# Published networks have at most some dozen layers per block.
+_MOST_LAYERS = 100
+
 
 def build_denoiser(
     spec: DiffusionSpec, states: Mapping[str, Mapping[str, Tensor]] | None = None
@@ -149,6 +152,18 @@ def own_config(cls: Any, config: Mapping[str, Any]) -> dict[str, Any]:
     return kept
 
 
+def _check_depth(name: str, config: Mapping[str, Any]) -> None:
+    """Refuse absurd numbers of layers, which take long to build."""
+    for key, value in config.items():
+        numbers = value if isinstance(value, list | tuple) else [value]
+        for number in numbers:
+            if "layers" in key and isinstance(number, int) and number > _MOST_LAYERS:
+                raise UserError(
+                    f"diffusion network {name} cannot be built: {key} must be at most "
+                    f"{_MOST_LAYERS}, got {number:,}"
+                )
+
+
 def empty_context(
     shape: list[int], states: Mapping[str, Mapping[str, Tensor]] | None
 ) -> ClassContext:
@@ -178,6 +193,7 @@ def _build(
 ) -> nn.Module:
     cls = module_class(name, known)
     plain = own_config(cls, config)
+    _check_depth(name, plain)
     try:
         empty = trial(lambda: cls.from_config(plain), f"diffusion network {name}")
         if states is not None:

@@ -151,7 +151,7 @@ def _row(tag: _InFlight, result: Reconstruction, scores: dict[str, float]) -> Sc
             )
             raise UserError(
                 f"score {name} of image {place} is {value}: check that the {networks} finite "
-                "outputs (bf16 instead of fp16 may help)"
+                "outputs (a smaller guidance scale, or bf16 instead of fp16, may help)"
             )
     return ScoreRow(
         dataset=item.dataset,

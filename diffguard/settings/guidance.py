@@ -11,7 +11,7 @@ from typing import ClassVar, Literal
 
 from diffguard.diffusion.guidance import Reduction
 from diffguard.errors import UserError
-from diffguard.settings.values import check_values, refuse_unused
+from diffguard.settings.values import check_scale, check_values, refuse_unused
 from diffguard.storage.arguments import LARGEST_SIDE
 
 MOST_CROPS = 10_000
@@ -81,7 +81,7 @@ class ClassifierFreeSettings:
 
     def __post_init__(self) -> None:
         check_values(self, "detector.classifier_free")
-        _check_scale(self.scale, "detector.classifier_free.scale")
+        check_scale(self.scale, "detector.classifier_free.scale")
         if self.cam_cut is not None and not -1 <= self.cam_cut <= 1:
             raise UserError(
                 f"detector.classifier_free.cam_cut must lie in [-1, 1], got {self.cam_cut:g}"
@@ -112,7 +112,7 @@ class ClassifierGuidanceSettings:
 
     def __post_init__(self) -> None:
         check_values(self, "detector.classifier")
-        _check_scale(self.scale, "detector.classifier.scale")
+        check_scale(self.scale, "detector.classifier.scale")
         if self.model == "noisy" and self.blend:
             raise UserError(
                 "detector.classifier.model noisy was trained on noisy images: set "
@@ -133,8 +133,3 @@ def unused_section(form: str, chosen: str) -> UserError:
         f"detector.{form} has no effect here: it belongs to detector.guidance {form}, and "
         f"detector.guidance is {chosen}; leave it out, or change detector.guidance"
     )
-
-
-def _check_scale(scale: float, name: str) -> None:
-    if scale < 0:
-        raise UserError(f"{name} must be at least 0, which is no guidance, got {scale:g}")

@@ -8,7 +8,7 @@ from typing import Literal
 from diffguard.diffusion.schedule import FirstLevel, Pairing, Spacing
 from diffguard.errors import UserError
 from diffguard.scores.distances import find_distance
-from diffguard.settings.values import check_values, refuse_unused
+from diffguard.settings.values import check_scale, check_values, refuse_unused
 
 Condition = Literal["null", "label", "guided"]
 
@@ -64,8 +64,7 @@ class InversionSettings:
         check_values(self, "detector.inversion")
         if not 0 < self.depth <= 1:
             raise UserError(f"detector.inversion.depth must lie in (0, 1], got {self.depth:g}")
-        if self.scale < 0:
-            raise UserError(f"detector.inversion.scale must be at least 0, got {self.scale:g}")
+        check_scale(self.scale, "detector.inversion.scale")
         if self.condition != "guided":
             owner = "detector.inversion.condition guided"
             refuse_unused(self, "detector.inversion", {"scale": owner})

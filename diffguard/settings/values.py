@@ -9,6 +9,9 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from diffguard.errors import UserError
 
+# Published scales are at most some thousand; far larger ones end in numbers that are not finite.
+_LARGEST_SCALE = 1_000_000
+
 
 def check_values(settings: Any, name: str) -> None:
     """Check the choices and numbers of a data class of settings, by the types of its fields.
@@ -30,6 +33,14 @@ def check_values(settings: Any, name: str) -> None:
         if texts and value not in choices:
             raise UserError(f"{name}.{field.name} must be {' or '.join(choices)}, got {value!r}")
         _check_finite(value, f"{name}.{field.name}")
+
+
+def check_scale(scale: float, name: str) -> None:
+    """Raise `UserError` for a guidance scale out of range."""
+    if scale < 0:
+        raise UserError(f"{name} must be at least 0, which is no guidance, got {scale:g}")
+    if scale > _LARGEST_SCALE:
+        raise UserError(f"{name} must be at most {_LARGEST_SCALE:,}, got {scale:g}")
 
 
 def _check_finite(value: Any, name: str) -> None:

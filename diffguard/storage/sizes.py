@@ -17,7 +17,7 @@ from diffguard.storage.rebuilding import WithoutWeights
 
 # The largest image networks have some thousand modules and, with rare exceptions, fewer than three
 # billion weights.
-MOST_MODULES = 50_000
+MOST_MODULES = 20_000
 MOST_WEIGHTS = 4_000_000_000
 
 
@@ -83,6 +83,14 @@ def _counted(what: str) -> Iterator[None]:
         if modules > MOST_MODULES:
             raise UserError(f"{what} would have more than {MOST_MODULES:,} layers: check its sizes")
 
+    def check_weights(module: nn.Module, name: str, value: Tensor | None) -> None:
+        # Libraries warn about each of these before they fail.
+        if value is not None and not value.numel():
+            raise UserError(
+                f"{what} would have a {type(module).__name__} with an empty {name}: check its sizes"
+            )
+        count_weights(module, name, value)
+
     def count_weights(_module: nn.Module, _name: str, value: Tensor | None) -> None:
         nonlocal weights
         weights += 0 if value is None else value.numel()
@@ -93,7 +101,7 @@ def _counted(what: str) -> Iterator[None]:
 
     handles = [
         registration.register_module_module_registration_hook(count_module),
-        registration.register_module_parameter_registration_hook(count_weights),
+        registration.register_module_parameter_registration_hook(check_weights),
         registration.register_module_buffer_registration_hook(count_weights),
     ]
     try:

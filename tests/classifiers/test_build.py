@@ -135,3 +135,11 @@ def test_another_number_of_classes_is_refused(path, message):
 )
 def test_specs_are_plain_data(spec):
     assert type(spec)(**json.loads(json.dumps(asdict(spec)))) == spec
+
+
+@pytest.mark.parametrize(("arch", "key"), [("small_cnn", "width"), ("whitened_cnn", "widths")])
+def test_networks_without_weights_are_refused_without_warnings(arch, key, recwarn):
+    value = 0 if key == "width" else [0, 0, 0]
+    with pytest.raises(UserError, match="with an empty weight: check its sizes"):
+        build_classifier(ClassifierSpec(arch, 3, {key: value}))
+    assert not recwarn.list

@@ -33,12 +33,15 @@ def test_a_denoiser_takes_everything_from_its_spec():
         ("UNet", {}, "'UNet' is not known, expected one of UNet2DModel"),
         ("UNet2DModel", {"down_block_types": ["NoSuchBlock"]}, "UNet2DModel cannot be built"),
         ("UNet2DModel", {"norm_num_groups": 3}, "UNet2DModel cannot be built"),
+        ("UNet2DModel", {"layers_per_block": 100_000}, "layers_per_block must be at most 100, got"),
+        ("UNet2DModel", {"block_out_channels": [0]}, "with an empty weight: check its sizes"),
     ],
 )
-def test_impossible_diffusion_models_are_refused(network, changes, message):
+def test_impossible_diffusion_models_are_refused(network, changes, message, recwarn):
     with pytest.raises(UserError, match=message) as caught:
         build_denoiser(DiffusionSpec(network, {**UNET, **changes}, LINEAR, 8, 1))
     assert "\n" not in str(caught.value)
+    assert not recwarn.list
 
 
 def test_only_listed_classes_of_diffusers_are_built():

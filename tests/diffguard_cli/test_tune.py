@@ -53,3 +53,30 @@ def test_mean_auroc_is_averaged_over_the_ood_sets():
         "same": {"score": np.array([0.0, 1.0])},
     }
     assert tune.mean_auroc(table, "score") == pytest.approx(0.75)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--device", "nonsense"], "--device nonsense cannot be used: "),
+        (["--depths", "0.5", "7"], "detector.inversion.depth must lie in .0, 1., got 7"),
+        (["--steps", "0"], "detector.sampler.steps must be at least 1, got 0"),
+        (["--scales", "1", "-1"], "scale must be at least 0"),
+        (["--limit", "0"], "data.limit must be at least 1"),
+    ],
+)
+def test_a_wrong_grid_is_refused_before_anything_is_scored(ckpt, capsys, words, message):
+    with pytest.raises(UserError, match=message):
+        tune.main([ckpt, *words])
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize(
+    "changes", [{"distances": ["l2"]}, {"baselines": [], "fused": [], "decision": "diffguard"}]
+)
+def test_a_detector_without_a_choice_is_refused(ckpt, changes):
+    content = torch.load(ckpt, weights_only=True)
+    content["settings"] |= changes
+    torch.save(content, ckpt)
+    with pytest.raises(UserError, match="the detector has nothing to choose from"):
+        tune.main([ckpt])

@@ -108,6 +108,13 @@ def test_bad_checkpoints_are_refused_in_one_line(kind, message, ckpt, tmp_path):
         (["--panels", "-1"], "--panels must be at least 0, got -1"),
         (["--fuse.x", "[msp, knn]"], "--fuse needs --scores"),
         (["--trainer.devices", "[x"], "trainer: `devices`"),
+        (["--dry_run", "--trainer.precision", "x"], "precision must be one of 32-true"),
+        (["--dry_run", "--trainer.max_minutes=9"], "--trainer.max_minutes has no effect here"),
+        (["--images", ".", "--panels", "3"], "--panels has no effect here, because it belongs to"),
+        (["--images", ".", "--data.ood.far.x", "x"], "--data.ood.far.x has no effect here"),
+        (["--accept", "0.9"], "--accept has no effect here, because it decides on the images"),
+        (["--trainer.max_minutes", "9"], "max_minutes has no effect here, because it belongs to tr"),
+        (["--data.augment", "flip"], "--data.augment has no effect here"),
     ],
 )
 def test_mistakes_are_one_line(ckpt, tmp_path, monkeypatch, capsys, arguments, message):
@@ -118,6 +125,29 @@ def test_mistakes_are_one_line(ckpt, tmp_path, monkeypatch, capsys, arguments, m
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
     assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--detector.synthesis.skip", "4"], "detector.synthesis.skip must be 0 to 3, below"),
+        (["--detector.sampler.steps", "1001"], "detector.sampler: steps must be 1 to 1,000"),
+        (
+            ["--detector.early_stop", "{thresholds: {psnr: null}, mean_depth: 0.01}"],
+            "detector.early_stop.mean_depth must lie between 0.25",
+        ),
+        (
+            ["--detector.distances", "[l2, lpips]", "--detector.perceptual_weights", "nowhere"],
+            "nowhere",
+        ),
+    ],
+)
+def test_settings_that_do_not_fit_the_models_are_refused_before_a_calibration(
+    ckpt, capsys, words, message
+):
+    with pytest.raises(UserError, match=message):
+        start(ckpt, *words)
+    assert "calibrating" not in capsys.readouterr().err
 
 
 def test_without_ood_sets_nothing_is_scored(ckpt):

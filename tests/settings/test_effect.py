@@ -176,9 +176,11 @@ def test_settings_of_the_other_form_of_guidance_are_refused(form):
 
 BAD = [
     ("classifier_free.scale", -1.0, "classifier_free.scale must be at least 0"),
+    ("classifier_free.scale", 1e30, "classifier_free.scale must be at most 1,000,000, got 1e"),
     ("guidance", "free", "guidance must be classifier_free or classifier, got 'free'"),
     ("label", "truth", "label must be prediction or oracle, got 'truth'"),
     ("inversion.scale", -1.0, "inversion.scale must be at least 0"),
+    ("inversion.scale", 1e30, "inversion.scale must be at most 1,000,000"),
     ("sampler.steps", 0, "sampler.steps must be at least 1"),
     ("sampler.spacing", "odd", "sampler.spacing must be even or"),
     ("inversion.depth", 0.0, r"inversion.depth must lie in \(0, 1\]"),
@@ -232,6 +234,7 @@ def test_values_out_of_range_are_refused(name, value, said):
     ("section", "said"),
     [
         ({"scale": -1.0}, "detector.classifier.scale must be at least 0"),
+        ({"scale": 1e30}, "detector.classifier.scale must be at most 1,000,000"),
         ({"scale": math.nan}, "detector.classifier.scale must be a finite number"),
         ({"model": "other"}, "detector.classifier.model must be protected or noisy, got 'other'"),
         ({"model": "noisy"}, "detector.classifier.model noisy .* set .*blend to false"),

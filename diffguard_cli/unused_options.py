@@ -1,0 +1,92 @@
+"""Refuses options of a command line that would have no effect.
+
+Only the words of a command line are refused, because a config file may serve several commands.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import fields
+
+from diffguard.denoisers.custom import is_own
+from diffguard.errors import UserError
+from diffguard.training.settings import ClassifierTraining, DiffusionTraining
+from diffguard_cli.arguments import EvaluationArguments, TrainingArguments
+from diffguard_cli.config import StageOptions
+
+_OF_TRAINING = (
+    *("accumulate_grad_batches", "gradient_clip_val", "log_every_n_steps", "max_minutes"),
+    *("measure_rate", "options"),
+)
+_FOR_TRAINING = (
+    *(f"trainer.{name}" for name in _OF_TRAINING),
+    *("data.train_batch_size", "data.augment", "data.in_memory", "data.seed"),
+    "data.ood_validation",
+)
+_FOR_SETS = (
+    *("panels", "trainer.loggers", "data.ood", "data.id.test", "data.limit", "data.missing"),
+    "data.get_from",
+)
+_FROM_SCRATCH = ("network", "kwargs", "scheduler")
+
+
+def check_evaluation_options(argv: Sequence[str], arguments: EvaluationArguments) -> None:
+    """Refuse options of an evaluation that have no effect.
+
+    A dry run accepts the options of the command that it stands for.
+
+    Args:
+        argv: The command line.
+        arguments: Its values.
+
+    Raises:
+        UserError: Naming the option.
+    """
+    _refuse(argv, _FOR_TRAINING, "it belongs to training")
+    if arguments.images is not None:
+        _refuse(argv, _FOR_SETS, "it belongs to an evaluation on ID and OOD sets, without --images")
+    else:
+        _refuse(argv, ["accept"], "it decides on the images of --images")
+
+
+def check_training_options(argv: Sequence[str], arguments: TrainingArguments) -> None:
+    """Refuse options for training a model that the command line or the config names.
+
+    Args:
+        argv: The command line.
+        arguments: Its values.
+
+    Raises:
+        UserError: Naming the option.
+    """
+    stage = [field.name for field in fields(StageOptions)]
+    classifier, diffusion = arguments.classifier, arguments.diffusion
+    if classifier.ckpt is not None:
+        names = [*stage, *(field.name for field in fields(ClassifierTraining)), "pretrained"]
+        keys = [f"classifier.{name}" for name in names]
+        _refuse(argv, keys, "classifier.ckpt names a trained classifier")
+    names = []
+    if diffusion.ckpt is not None:
+        names += [*stage, *(field.name for field in fields(DiffusionTraining)), "sample_every"]
+    source = diffusion.ckpt or diffusion.finetune
+    if source is not None and not is_own(diffusion.network):
+        names += _FROM_SCRATCH
+    _refuse(argv, [f"diffusion.{name}" for name in names], f"{source} is a trained model")
+
+
+def _refuse(argv: Sequence[str], sections: Collection[str], reason: str) -> None:
+    for key in _keys(argv):
+        if _is_below(key, sections):
+            raise _unused(key, reason)
+
+
+def _keys(argv: Sequence[str]) -> list[str]:
+    return [word.partition("=")[0].removeprefix("--") for word in argv if word.startswith("--")]
+
+
+def _is_below(key: str, sections: Collection[str]) -> bool:
+    return any(f"{key}.".startswith(f"{section}.") for section in sections)
+
+
+def _unused(key: str, reason: str) -> UserError:
+    return UserError(f"--{key} has no effect here, because {reason}: leave it out")
