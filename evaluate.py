@@ -14,7 +14,7 @@ if __name__ == "__main__":
     leave_at_once()  # the next import takes seconds
 
 from diffguard_cli.evaluation import build_parser, main
-from diffguard_cli.parser import run
+from diffguard_cli.exit_codes import run
 
 __all__ = ["build_parser", "main"]
 

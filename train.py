@@ -12,7 +12,7 @@ from diffguard_cli.interrupts import leave_at_once
 if __name__ == "__main__":
     leave_at_once()  # the next import takes seconds
 
-from diffguard_cli.parser import run
+from diffguard_cli.exit_codes import run
 from diffguard_cli.training import DEFAULT_CONFIG, build_parser, main
 
 __all__ = ["DEFAULT_CONFIG", "build_parser", "main"]

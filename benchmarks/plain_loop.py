@@ -89,12 +89,12 @@ def _distances(
     detector: Detector, image: Tensor, guided: Tensor, unguided: Tensor | None
 ) -> dict[str, float]:
     """The distances of one image `(1, C, H, W)` and its reconstructions."""
-    unguided_distances = detector.method.unguided_distances
-    distances = [*detector.method.distances.values(), *unguided_distances.values()]
+    unguided_distances = detector.method.comparison.unguided_distances
+    distances = [*detector.method.comparison.distances.values(), *unguided_distances.values()]
     source, target = _view(detector, image, distances), _view(detector, guided, distances)
     scores = {
         f"diffguard/{name}": float(distance(source, target))
-        for name, distance in detector.method.distances.items()
+        for name, distance in detector.method.comparison.distances.items()
     }
     if unguided is not None:
         source = _view(detector, unguided, list(unguided_distances.values()))
@@ -106,5 +106,5 @@ def _distances(
 def _view(detector: Detector, images: Tensor, distances: Sequence[Distance]) -> Views:
     if all(distance.needs == "images" for distance in distances):
         return Views(images)
-    output = detector.classifier.forward_features(images, detector.method.layers)
+    output = detector.classifier.forward_features(images, detector.method.comparison.layers)
     return Views(images, output.logits, output.features, output.layers)

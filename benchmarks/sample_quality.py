@@ -225,6 +225,6 @@ def _per_class(batches: Iterator[tuple[Tensor, Tensor]], classes: int) -> Tensor
 
 
 if __name__ == "__main__":
-    from diffguard_cli.parser import run
+    from diffguard_cli.exit_codes import run
 
     run(main, sys.argv[1:])

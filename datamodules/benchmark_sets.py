@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import Literal
 
 from lightning.pytorch.utilities import rank_zero_only
 
 from datamodules.benchmark import PARTS, Group, IDSets, OODSets, Part, check_sets, part_name
+from datamodules.file_set import folder_set
 from datamodules.image_set import ImageSet, MissingDataError
 from datamodules.sources import is_folder, open_set
 from datamodules.split import cut_part
 from diffguard.errors import UserError
 from diffguard.printing import say
+from diffguard.storage.paths import user_path
 
 
 class BenchmarkSets:
@@ -179,6 +182,23 @@ class BenchmarkSets:
                 raise MissingDataError(error.absent, advice) from error
             print_remarks(self._opened[name])
         return self._opened[name]
+
+
+def prediction_set(folder: str | Path, without: Collection[Path] = ()) -> ImageSet:
+    """Every file below a folder as one set, `images`.
+
+    Hidden files, results of this program and the folders in `without` are left out.
+
+    Raises:
+        UserError: If the folder is absent or empty.
+    """
+    path = user_path(folder, "--images")
+    try:
+        images = folder_set("images", path, any_file=True, without=without)
+    except MissingDataError as error:
+        raise UserError(f"{error}: name a folder with image files") from None
+    print_remarks(images)
+    return images
 
 
 def print_remarks(images: ImageSet) -> None:

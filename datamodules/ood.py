@@ -12,16 +12,14 @@ from torch import Tensor
 
 from datamodules.augmentation import Augmentation, Prepare, augmentation, batch_augmentation
 from datamodules.benchmark import Group, IDSets, OODSets, Part
-from datamodules.benchmark_sets import BenchmarkSets, print_remarks
+from datamodules.benchmark_sets import BenchmarkSets, prediction_set
 from datamodules.evaluation_stream import EvaluationStream
-from datamodules.file_set import folder_set
-from datamodules.image_set import ImageSet, MissingDataError
+from datamodules.image_set import ImageSet
 from datamodules.loader import ImageLoader, OnError, ShareSampler, check_sockets, collate
 from datamodules.ranges import check_ranges
 from datamodules.training_memory import MemoryLoader, decode
 from datamodules.training_stream import EpochSampler, TrainingLoader, TrainingStream
 from diffguard.errors import UserError
-from diffguard.storage.paths import user_path
 
 _NO_OOD = OODSets()
 # Images that a loader reads at once while the batch size of the networks is not yet chosen.
@@ -143,25 +141,10 @@ class OODDataModule(LightningDataModule):
         limit = None if part == "train" else self.limit
         return [images.subset(limit) for images in self.sets.of_part(part)]
 
-    def predict_set(self, folder: str | Path, without: Collection[Path] = ()) -> ImageSet:
-        """Every file below a folder as one set, `images`.
-
-        Hidden files, results of this program and the folders in `without` are left out.
-
-        Raises:
-            UserError: If the folder is absent or empty.
-        """
-        path = user_path(folder, "--images")
-        try:
-            images = folder_set("images", path, any_file=True, without=without)
-        except MissingDataError as error:
-            raise UserError(f"{error}: name a folder with image files") from None
-        print_remarks(images)
-        return images
-
     def folder_stream(self, folder: str | Path, without: Collection[Path] = ()) -> EvaluationStream:
-        """The files of `predict_set`. Files that are not images become items with an error."""
-        return EvaluationStream([self.predict_set(folder, without)], self.prepare, on_error="skip")
+        """The files of `prediction_set`. Files that are not images become items with an error."""
+        images = prediction_set(folder, without)
+        return EvaluationStream([images], self.prepare, on_error="skip")
 
     def stream(self, part: Part) -> EvaluationStream:
         """One stream over `evaluation_sets(part)`."""

@@ -12,9 +12,21 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from diffguard.errors import UserError
+
 # For other batch sizes, matrix products use a different kernel for the last few rows, so that a
 # row's result would depend on its place in the batch.
 ROW_MULTIPLE = 8
+
+
+def check_batch_size(batch_size: int) -> None:
+    """Refuse a batch size that is not a whole number of at least 1.
+
+    Raises:
+        UserError: For such a batch size.
+    """
+    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+        raise UserError(f"batch_size must be a whole number of at least 1, got {batch_size!r}")
 
 
 def fixed_batch_size(batch_size: int) -> int:

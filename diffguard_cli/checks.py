@@ -10,7 +10,7 @@ from diffguard.errors import UserError
 from diffguard.methods.checks import check_steps, sees_labels
 from diffguard.methods.classifier_trial import try_classifier
 from diffguard.methods.fit import needs_reference
-from diffguard.scores.baselines import check_classes, check_head_baselines, check_neighbors
+from diffguard.scores.baseline_checks import check_classes, check_head_baselines, check_neighbors
 from diffguard.settings.detector import DetectorSettings
 from diffguard_cli.classifier_model import classifier_spec, load_classifier
 from diffguard_cli.config import ClassifierConfig, DiffusionConfig

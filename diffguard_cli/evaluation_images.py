@@ -20,7 +20,7 @@ from diffguard_cli.evaluation_detector import (
     recalibrated,
     results_folder,
 )
-from diffguard_cli.parser import SKIPPED_FILES
+from diffguard_cli.exit_codes import SKIPPED_FILES
 from diffguard_cli.scoring import ScoringRun, free_run
 from lightning_modules.trainer import scoring_trainer
 

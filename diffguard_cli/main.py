@@ -32,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
         sys.stdout.write(f"diffguard {__version__}\n")
         sys.exit(0)
     if options.print_completion is not None:
-        from diffguard_cli.parser import run
+        from diffguard_cli.exit_codes import run
 
         run(_print_completion, [options.print_completion])
     if options.command not in COMMANDS:
@@ -40,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
         mistake = "no command" if name is None else f"unknown command {name!a}"
         sys.stderr.write(f"error: {mistake}: expected one of {', '.join(COMMANDS)}\n")
         sys.exit(2)
-    from diffguard_cli.parser import run
+    from diffguard_cli.exit_codes import run
 
     run(_load(options.command), options.arguments)
 

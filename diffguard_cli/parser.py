@@ -1,15 +1,9 @@
-"""Typed command lines; a user's mistake is reported in one line on standard error."""
+"""Typed command lines, whose mistakes are errors of one line."""
 
 from __future__ import annotations
 
-import errno
-import os
 import re
-import sys
-import threading
-import traceback
-from collections.abc import Callable, Mapping, Sequence
-from types import TracebackType
+from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
 import yaml
@@ -23,32 +17,19 @@ from jsonargparse import (
     set_parsing_settings,
 )
 
-from diffguard.errors import USER_ERROR, UserError, one_line
-from diffguard.printing import accept_all_text, say
+from diffguard.errors import UserError, one_line
 from diffguard.settings.old_keys import refuse_old_keys, refuse_old_option
 from diffguard.storage.paths import expand_home, require_file, user_path
 from diffguard_cli.detector_options import replace_guidance, without_unused_guidance
-from diffguard_cli.interrupts import INTERRUPTED, MESSAGE, is_first_process, is_reporting
 from diffguard_cli.parser_messages import plain_message
 from diffguard_cli.shipped_configs import config_file
 from diffguard_cli.yaml_text import check_yaml
-from lightning_modules.quiet import quiet_libraries
 
-SKIPPED_FILES = 3
-TIME_IS_UP = 4
 _PATHS = (
     *("ckpt", "output", "images", "diffusion_model", "run_dir", "resume", "data.root"),
     *("classifier.ckpt", "diffusion.ckpt", "diffusion.finetune", "detector.perceptual_weights"),
 )
 _SECTIONS = ("data", "classifier", "diffusion", "noisy_classifier", "trainer")
-_OUT_OF_MEMORY = (
-    "out of memory: use a smaller --data.train_batch_size (training) or --data.batch_size "
-    "(calibration and scoring), and start again; finished work is kept"
-)
-_DISK_FULL = (
-    f"{os.strerror(errno.ENOSPC)}: free some space and start again (training with --resume); "
-    "finished work is kept"
-)
 
 
 class _Config(ActionConfigFile):
@@ -185,77 +166,3 @@ def _base(parser: Parser, defaults: Mapping[str, Any], source: str) -> Namespace
 def plain_line(error: BaseException) -> str:
     """An exception's message on one line; messages of the parser are put into plain words."""
     return plain_message(re.sub(r'Parser key "([^"]+)":', r"--\1:", one_line(error)))
-
-
-def run(main: Callable[[Sequence[str]], int], argv: Sequence[str] | None = None) -> NoReturn:
-    """Run a command and exit with its code; a user's mistake gives one line and code 2.
-
-    Args:
-        main: The command; it takes its arguments and returns the exit code.
-        argv: The command line, without the name of the program; defaults to `sys.argv`.
-    """
-    argv = sys.argv[1:] if argv is None else list(argv)
-    threading.excepthook, sys.excepthook = _thread_failed, _print_traceback
-    accept_all_text()
-    quiet_libraries()
-    try:
-        code = main(argv)
-    except _mistakes() as error:
-        if "--debug" in argv:
-            raise
-        if is_reporting():
-            say(f"error: {plain_line(error)}", file=sys.stderr)
-        code = USER_ERROR
-    except Exception as error:
-        shortage = _shortage(error)
-        if "--debug" in argv or shortage is None:
-            raise
-        say(f"error: {shortage}", file=sys.stderr)
-        code = USER_ERROR
-    except KeyboardInterrupt:
-        say(MESSAGE, file=sys.stderr)
-        code = INTERRUPTED
-    sys.stdout.flush()
-    if not is_first_process() and code:
-        # Lightning's launcher waits for rank 0, and another rank would hang in a barrier.
-        os._exit(code)
-    sys.exit(code)
-
-
-def _shortage(error: Exception) -> str | None:
-    """The message if the memory or a disk is full; None for other errors."""
-    from diffguard.engine.memory import is_out_of_memory
-
-    if is_out_of_memory(error):
-        return _OUT_OF_MEMORY
-    cause: BaseException | None = error
-    while cause is not None:
-        # Libraries in other languages raise their own exceptions for a full disk.
-        if os.strerror(errno.ENOSPC) in str(cause):
-            return _DISK_FULL
-        cause = cause.__cause__ or cause.__context__
-    return None
-
-
-def _print_traceback(
-    kind: type[BaseException], error: BaseException, trace: TracebackType | None
-) -> None:
-    """Print a traceback as Python does, but escape control characters in the message."""
-    text = "".join(traceback.format_exception(kind, error, trace))
-    say(*text.splitlines(), file=sys.stderr)
-
-
-def _thread_failed(failure: threading.ExceptHookArgs) -> None:
-    """Ignore a full disk in the thread of a library, because the main thread reports it."""
-    if not isinstance(failure.exc_value, Exception) or _shortage(failure.exc_value) is None:
-        threading.__excepthook__(failure)
-
-
-def _mistakes() -> tuple[type[Exception], ...]:
-    """Exceptions of a user's mistake; Lightning's are included once Lightning is imported."""
-    mistakes = (UserError, ArgumentError, NotADirectoryError, FileExistsError, PermissionError)
-    if "lightning" not in sys.modules:
-        return mistakes
-    from lightning.pytorch.utilities.exceptions import MisconfigurationException
-
-    return *mistakes, MisconfigurationException

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import math
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -25,9 +25,9 @@ from diffguard.methods.items import Item, Scored, items_of
 from diffguard.printing import say
 from diffguard.score_table.manifest import run_key
 from diffguard.score_table.merge import merge
+from diffguard.score_table.timing import Timing, append_timing
 from diffguard.score_table.writer import ScoreWriter
 from diffguard.settings.detector import DetectorSettings
-from diffguard.storage.files import append_line
 from diffguard_cli.interrupts import interruptible
 from diffguard_cli.scoring_folder import OpenFolder, ScoringFolder
 from lightning_modules.callbacks.scoring_bar import watched
@@ -152,7 +152,7 @@ class ScoringRun:
         """The batches of images that this process scores."""
         stream = self.stream.only(place.rest)
         # Small batches, so that all processes run out of images at about the same time.
-        positions = work.batches(len(stream), fixed_batch_size(-(-place.batch_size // 4)))
+        positions = work.batches(len(stream), fixed_batch_size(math.ceil(place.batch_size / 4)))
         return _until_failure(self.data.stream_loader(stream, positions), work)
 
     def _score(self, trainer: pl.Trainer, work: SharedWork) -> FinishedRun:
@@ -242,14 +242,14 @@ def _until_failure(batches: Iterable[Any], work: SharedWork) -> Iterator[Any]:
 def _append_timing(folder: Path, trainer: pl.Trainer, module: ScoringModule, waited: float) -> None:
     session = trainer.strategy.broadcast(time.strftime("%Y-%m-%dT%H:%M:%S"))
     if module.stream.scored:
-        line = {
-            "session": session,
-            "rank": trainer.global_rank,
-            "images": module.stream.scored,
-            "seconds": module.seconds,
-            "waited": waited,
-            "fill": module.stream.fill,
-            "device": str(trainer.strategy.root_device),
-            "threads": torch.get_num_threads(),
-        }
-        append_line(folder / "timing.jsonl", json.dumps(line))
+        timing = Timing(
+            session=session,
+            rank=trainer.global_rank,
+            images=module.stream.scored,
+            seconds=module.seconds,
+            waited=waited,
+            fill=module.stream.fill,
+            device=str(trainer.strategy.root_device),
+            threads=torch.get_num_threads(),
+        )
+        append_timing(folder, timing)

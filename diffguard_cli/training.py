@@ -15,8 +15,9 @@ import yaml
 from diffguard.errors import UserError
 from diffguard.storage.paths import expand_home
 from diffguard_cli.arguments import Stage, TrainingArguments, typed
+from diffguard_cli.exit_codes import TIME_IS_UP
 from diffguard_cli.interrupts import INTERRUPTED
-from diffguard_cli.parser import TIME_IS_UP, Parser, parse
+from diffguard_cli.parser import Parser, parse
 from diffguard_cli.program import command_line
 from diffguard_cli.shipped_configs import shipped_configs
 from diffguard_cli.yaml_text import read_yaml

@@ -67,7 +67,7 @@ def test_distances_of_the_classifier_can_stop_inversion(images, quality):
         stop.thresholds[quality] = threshold
         ends.append({image.row.stop_step for image in detector.score_images(images)})
     assert ends == [{4}, {1}]
-    values = detector.method.qualities[quality](images, images.flip(0))
+    values = detector.method.comparison.qualities[quality](images, images.flip(0))
     output = detector.classifier.forward_features(images, ["stage2"])
     if quality == "logits_l1":
         expected = -(output.logits - output.logits.flip(0)).abs().sum(1)

@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from diffguard.batching import check_batch_size
 from diffguard.inputs.labeled import LabeledImages
 from diffguard.methods.fit import fit_calibration, fit_method
 from diffguard.methods.items import Item
-from diffguard.methods.scorer import Scorer, check_batch_size
+from diffguard.methods.scorer import Scorer
 
 
 def calibrated(

@@ -9,7 +9,7 @@ from diffguard.denoisers.latent import LatentDenoiser
 from diffguard.diffusion.denoiser import Denoiser
 from diffguard.diffusion.plan import respace
 from diffguard.errors import UserError
-from diffguard.scores.baselines import check_head_baselines
+from diffguard.scores.baseline_checks import check_head_baselines
 from diffguard.scores.distances import build_distance, find_distance
 from diffguard.settings.checks import check_distance_size
 from diffguard.settings.detector import DetectorSettings

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -18,13 +17,12 @@ from diffguard.classifiers.classifier import Classifier, ClassifierOutput
 from diffguard.diffusion.denoiser import Denoiser
 from diffguard.diffusion.plan import SamplingPlan
 from diffguard.engine.classifier_guidance import ClassifierGuidance
-from diffguard.engine.jobs import ClassifierFree, Job, Quality, Recipe, Reconstruction
+from diffguard.engine.jobs import ClassifierFree, Job, Recipe
 from diffguard.images import pixel_key
 from diffguard.methods.checks import check_models
+from diffguard.methods.comparison import Comparison
 from diffguard.methods.items import Item
 from diffguard.randomness import image_generator
-from diffguard.scores.calibration import DIFFGUARD
-from diffguard.scores.distances import Distance, Views, build_distance
 from diffguard.settings.checks import check_image_size
 from diffguard.settings.detector import DetectorSettings
 from diffguard.settings.guidance import ClassifierFreeSettings
@@ -44,10 +42,7 @@ class DiffGuard(nn.Module):
         seed: Seed of the randomness that belongs to each image.
 
     Attributes:
-        distances: Distance by name, between each image and its guided reconstruction.
-        unguided_distances: Distance by name, between the unguided and the guided reconstruction.
-        qualities: Quality of early stop by name.
-        layers: Names of the classifier's layers that the distances read.
+        comparison: The distances between images and their reconstructions.
 
     Raises:
         UserError: For settings that do not fit each other or the models.
@@ -77,13 +72,7 @@ class DiffGuard(nn.Module):
         self.seed = seed
         check_image_size(settings, image_size)
         check_models(settings, classifier, denoiser, noisy_classifier)
-        self._distances = nn.ModuleDict()
-        self.distances = {name: self._distance(name) for name in settings.distances}
-        self.unguided_distances = {name: self._distance(name) for name in settings.unguided}
-        # Built now, so that `to(device)` moves their networks too.
-        self.qualities = {name: self._quality(name) for name in settings.early_stop.thresholds}
-        distances = [*self.distances.values(), *self.unguided_distances.values()]
-        self.layers = sorted({d.layer for d in distances if d.layer is not None})
+        self.comparison = Comparison(classifier, settings)
 
     def train(self, mode: bool = True) -> DiffGuard:  # noqa: ARG002
         """Stay in evaluation mode.
@@ -128,7 +117,7 @@ class DiffGuard(nn.Module):
             inversion_scale=settings.inversion.scale,
             qualities=[
                 (quality, thresholds[name])
-                for name, quality in self.qualities.items()
+                for name, quality in self.comparison.qualities.items()
                 if thresholds[name] is not None
             ],
             guidance=self._guidance(),
@@ -142,7 +131,9 @@ class DiffGuard(nn.Module):
         """Logits, features and named layers of images `(N, C, H, W)` in [0, 1], N at least 1."""
         parts = []
         for rows in images.split(batch_size):
-            output = self.classifier.forward_features(padded(rows, batch_size), self.layers)
+            output = self.classifier.forward_features(
+                padded(rows, batch_size), self.comparison.layers
+            )
             parts.append(output.select(slice(len(rows))))
         return ClassifierOutput.concatenate(parts)
 
@@ -171,33 +162,6 @@ class DiffGuard(nn.Module):
             for item, image, label, mask in zip(items, images, labels, masks, strict=True)
         ]
 
-    def compare(
-        self, reconstructions: Sequence[Reconstruction], output: ClassifierOutput, batch_size: int
-    ) -> dict[str, np.ndarray]:
-        """Distances between images and their reconstructions.
-
-        Args:
-            reconstructions: At most `batch_size` of them.
-            output: The classifier's output for the original images.
-            batch_size: Rows of every network call.
-
-        Returns:
-            Name -> `(N,)` float64, higher = more OOD.
-        """
-        images = torch.stack([r.job.image for r in reconstructions])
-        source = views_of(padded(images, batch_size), output.padded(batch_size))
-        distances = [*self.distances.values(), *self.unguided_distances.values()]
-        guided = self._views([r.guided for r in reconstructions], distances, batch_size)
-        columns: dict[str, Tensor] = {}
-        for name, distance in self.distances.items():
-            columns[f"{DIFFGUARD}/{name}"] = distance(source, guided)
-        if self.unguided_distances:
-            plain = [r.unguided for r in reconstructions if r.unguided is not None]
-            unguided = self._views(plain, list(self.unguided_distances.values()), batch_size)
-            for name, distance in self.unguided_distances.items():
-                columns[f"{DIFFGUARD}/unguided/{name}"] = distance(unguided, guided)
-        return {n: c[: len(images)].double().cpu().numpy() for n, c in columns.items()}
-
     def _label(self, item: Item, prediction: int) -> int:
         """The label that guides an item."""
         if self.settings.label == "prediction":
@@ -206,37 +170,6 @@ class DiffGuard(nn.Module):
             return item.label
         generator = image_generator(self.seed, pixel_key(item.image), "oracle")
         return int(torch.randint(self.classifier.num_classes, (), generator=generator))
-
-    def _distance(self, name: str) -> Distance:
-        # Names of layers contain dots, and names of modules must not.
-        key = name.replace(".", "/")
-        if key not in self._distances:
-            self._distances[key] = build_distance(name, weights=self.settings.perceptual_weights)
-        distance = self._distances[key]
-        if not isinstance(distance, Distance):
-            raise TypeError(f"{name} is not a distance")
-        return distance
-
-    def _quality(self, name: str) -> Quality:
-        """A quality of states against their images, both `(N, C, h, w)`."""
-        distance = self._distance(name)
-
-        def views(images: Tensor) -> Views:
-            if distance.needs == "images":
-                return Views(images)
-            layers = [] if distance.layer is None else [distance.layer]
-            return views_of(images, self.classifier.forward_features(images, layers))
-
-        return lambda states, images: distance.quality(views(states), views(images))
-
-    def _views(
-        self, reconstructions: Sequence[Tensor], distances: Sequence[Distance], batch_size: int
-    ) -> Views:
-        """Reconstructions, with the classifier's output if a distance reads it."""
-        images = padded(torch.stack(list(reconstructions)), batch_size)
-        if all(distance.needs == "images" for distance in distances):
-            return Views(images)
-        return views_of(images, self.classifier.forward_features(images, self.layers))
 
     def _guidance(self) -> ClassifierFree | ClassifierGuidance:
         guidance = self.settings.guidance
@@ -256,8 +189,3 @@ class DiffGuard(nn.Module):
             shared_crops=crops.shared,
             seed=crops.seed if crops.shared else self.seed,
         )
-
-
-def views_of(images: Tensor, output: ClassifierOutput) -> Views:
-    """Images `(N, C, H, W)` with the classifier's output, as the distances take them."""
-    return Views(images, output.logits, output.features, output.layers)

@@ -20,12 +20,12 @@ from diffguard.errors import UserError
 from diffguard.methods.classifier_trial import looks_like_sigmoid, try_classifier
 from diffguard.methods.diffguard import DiffGuard
 from diffguard.methods.inversion import inversion_noise
-from diffguard.scores.baselines import (
+from diffguard.scores.baseline_checks import (
     FEATURE_BASELINES,
     HEAD_BASELINES,
-    Reference,
     check_head_baselines,
 )
+from diffguard.scores.baselines import Reference
 from diffguard.scores.calibration import ENOUGH_IMAGES, Calibration
 from diffguard.settings.detector import DetectorSettings
 
@@ -179,7 +179,7 @@ def fit_early_stop(method: DiffGuard, loader: Any, batch_size: int) -> dict[str,
     if settings.early_stop.mean_depth is None:
         return {}
     denoiser, plan, cap = method.denoiser, method.plan, method.max_steps
-    measures = method.qualities
+    measures = method.comparison.qualities
 
     def trace(images: torch.Tensor) -> torch.Tensor:
         clean = denoiser.encode(images)

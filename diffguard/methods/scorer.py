@@ -9,7 +9,7 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
-from diffguard.batching import fixed_batch_size
+from diffguard.batching import check_batch_size, fixed_batch_size
 from diffguard.classifiers.classifier import Classifier
 from diffguard.diffusion.denoiser import Denoiser
 from diffguard.engine.acceleration import accelerate, check_compiler
@@ -246,13 +246,3 @@ class Scorer(nn.Module):
         rows = self._rows(images, batch_size)
         names = self.classifier.class_names
         return Verdicts.from_rows(rows, calibration, name, accept, class_names=names)
-
-
-def check_batch_size(batch_size: int) -> None:
-    """Refuse a batch size that is not a whole number of at least 1.
-
-    Raises:
-        UserError: For such a batch size.
-    """
-    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
-        raise UserError(f"batch_size must be a whole number of at least 1, got {batch_size!r}")

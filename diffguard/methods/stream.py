@@ -126,7 +126,7 @@ class ScoreStream:
         done, self._done = self._done[:size], self._done[size:]
         tags: list[_InFlight] = [result.job.tag for result in done]
         output = ClassifierOutput.concatenate([tag.output for tag in tags])
-        scores = self.method.compare(done, output, size)
+        scores = self.method.comparison(done, output, size)
         for name in tags[0].baselines:
             scores[name] = np.array([tag.baselines[name] for tag in tags])
         if self.calibration is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated
 
@@ -9,16 +10,47 @@ from pydantic import Field
 from typing_extensions import TypedDict
 
 from diffguard.errors import UserError
+from diffguard.storage.files import append_line
 from diffguard.storage.reading import parse_json, read_text
+
+_NAME = "timing.jsonl"
 
 
 class _Line(TypedDict):
-    """The entries of a line that are read."""
+    """The entries of a line that are read.
+
+    Attributes:
+        session: When the session began.
+        images: Images that the process scored.
+        seconds: Wall seconds that it scored.
+        fill: Share of the rows of its network calls that held images, in [0, 1].
+    """
 
     session: str
     images: Annotated[int, Field(ge=0, lt=2**31)]
     seconds: Annotated[float, Field(ge=0, le=1e9)]
     fill: Annotated[float, Field(ge=0, le=1)]
+
+
+class Timing(_Line):
+    """What one process reports of one session.
+
+    Attributes:
+        rank: Number of the process.
+        waited: Wall seconds that it waited for the others at the end.
+        device: Its device.
+        threads: Its CPU threads.
+    """
+
+    rank: int
+    waited: float
+    device: str
+    threads: int
+
+
+def append_timing(folder: Path, timing: Timing) -> None:
+    """Append a line to the `timing.jsonl` of a folder."""
+    append_line(folder / _NAME, json.dumps(timing))
 
 
 def read_timing(folder: Path) -> dict[str, float]:
@@ -27,7 +59,7 @@ def read_timing(folder: Path) -> dict[str, float]:
     Raises:
         UserError: If a line is damaged in a way that a crash does not explain.
     """
-    path = folder / "timing.jsonl"
+    path = folder / _NAME
     try:
         lines = read_text(path).splitlines()
     except FileNotFoundError:

@@ -11,7 +11,7 @@ from typing import Literal
 
 from diffguard.engine.acceleration import CompileMode
 from diffguard.errors import UserError
-from diffguard.scores.baselines import check_names
+from diffguard.scores.baseline_checks import check_names
 from diffguard.scores.calibration import DIFFGUARD, FUSION, FUSION_BASELINES, FusionRule
 from diffguard.scores.distances import find_distance
 from diffguard.settings.guidance import ClassifierFreeSettings, GuidanceSettings

@@ -12,6 +12,7 @@ from lightning import LightningModule, Trainer
 from PIL import Image
 from torch.utils.data.distributed import DistributedSampler
 
+from datamodules.benchmark_sets import prediction_set
 from datamodules.image_set import MissingDataError
 from datamodules.ood import IDSets, OODDataModule, OODSets
 from diffguard.errors import UserError
@@ -138,14 +139,13 @@ def test_an_absent_id_set_and_a_wrong_source_are_never_skipped(root):
         _module(root, ood=OODSets(far={"x": "letters:all"}), missing="skip").groups  # noqa: B018
 
 
-def test_predict_set_takes_every_file(root):
+def test_prediction_set_takes_every_file(root):
     (root / "sky" / "notes.txt").write_text("not an image")
-    data = _module(root, on_error="skip")
-    images = data.predict_set(root / "sky")
+    images = prediction_set(root / "sky")
     assert images.name == "images"
     assert [images.key(i) for i in range(6)] == [*(f"{i}.png" for i in range(5)), "notes.txt"]
     with pytest.raises(UserError, match="does not exist: name a folder with image files"):
-        data.predict_set(root / "nowhere")
+        prediction_set(root / "nowhere")
 
 
 @pytest.mark.parametrize(

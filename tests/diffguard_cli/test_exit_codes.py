@@ -11,8 +11,8 @@ from jsonargparse import ArgumentError
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from diffguard.errors import UserError
+from diffguard_cli.exit_codes import run
 from diffguard_cli.interrupts import interruptible
-from diffguard_cli.parser import run
 from tests.helpers.commands import command
 
 

@@ -21,7 +21,9 @@ import diffguard.score_table.writer
 import diffguard.storage.files
 from datamodules.benchmark import IDSets, OODSets
 from datamodules.ood import OODDataModule
-from diffguard_cli import parser, scoring_folder
+from diffguard.errors import USER_ERROR
+from diffguard_cli import scoring_folder
+from diffguard_cli.exit_codes import run
 from diffguard_cli.scoring import ScoringRun
 from lightning_modules import processes
 from lightning_modules.processes import SharedWork
@@ -188,7 +190,7 @@ def _process(rank, world, port, death, folder, root, options):
     sys.stderr = (folder.parent / f"{folder.name}.stderr-{rank}").open("w", buffering=1)
     if death is not None:
         death.prepare(rank)
-    parser.run(lambda _: score(folder, root, **options) or 0, [])
+    run(lambda _: score(folder, root, **options) or 0, [])
 
 
 def start(folder, root, world=1, death=None, **options):
@@ -212,7 +214,7 @@ def evaluate(folder, root, world=1, death=None, limit_s=300, **options):
     processes = start(folder, root, world, death, **options)
     ends = time.monotonic() + limit_s
     while any(process.is_alive() for process in processes) and time.monotonic() < ends:
-        if any(process.exitcode not in (None, 0, parser.USER_ERROR) for process in processes):
+        if any(process.exitcode not in (None, 0, USER_ERROR) for process in processes):
             break
         time.sleep(0.02)
     codes = [process.exitcode for process in processes]

@@ -7,7 +7,7 @@ import torch
 
 from diffguard.methods.items import Item
 from diffguard.score_table.writer import read_done
-from diffguard.scores.baselines import FEATURE_BASELINES, LOGIT_BASELINES
+from diffguard.scores.baseline_checks import FEATURE_BASELINES, LOGIT_BASELINES
 from tests.helpers.scoring_processes import errors_of, evaluate, score
 from tests.helpers.tiny_detector import build_detector, small_settings
 

@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 
 import train
 from diffguard import Detector
-from diffguard_cli import parser as cli
+from diffguard_cli import exit_codes as cli
 from tests.helpers.commands import command
 from tests.helpers.launchers import slurm
 from tests.helpers.scoring_processes import PROCESSES, free_port

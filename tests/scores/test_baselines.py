@@ -3,13 +3,8 @@ import torch
 from torch import nn
 
 from diffguard.errors import UserError
-from diffguard.scores.baselines import (
-    FEATURE_BASELINES,
-    LOGIT_BASELINES,
-    Baselines,
-    Reference,
-    check_classes,
-)
+from diffguard.scores.baseline_checks import FEATURE_BASELINES, LOGIT_BASELINES, check_classes
+from diffguard.scores.baselines import Baselines, Reference
 
 
 @pytest.fixture

@@ -10,7 +10,6 @@ from torch import nn
 
 from diffguard.errors import UserError
 from diffguard.scores import distances as similarity
-from diffguard.scores.calibration import tandem
 from diffguard.scores.distances import DISTANCES, Views, build_distance
 from diffguard.scores.formulas import (
     PSNR_CAP,
@@ -22,6 +21,7 @@ from diffguard.scores.formulas import (
     ssim,
     ssim_reflect,
 )
+from diffguard.scores.tandem import tandem
 
 PLAIN = [name for name, spec in DISTANCES.items() if not spec.perceptual]
 

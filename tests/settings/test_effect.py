@@ -293,8 +293,8 @@ def test_a_quality_that_is_switched_off_is_not_measured(images):
     off = {**values, "early_stop": {"thresholds": {"psnr": 9.0, "ssim": None}, "mean_depth": None}}
     detector = build_detector(from_dict(off))
     measured = []
-    for name, quality in detector.method.qualities.items():
-        detector.method.qualities[name] = lambda *views, n=name, q=quality: (
+    for name, quality in detector.method.comparison.qualities.items():
+        detector.method.comparison.qualities[name] = lambda *views, n=name, q=quality: (
             measured.append(n),
             q(*views),
         )[1]
