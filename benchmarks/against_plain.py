@@ -118,7 +118,7 @@ def measure_exactness(subject: Subject, detector: Detector, batch_size: int) -> 
         running = detector.stream(batch_size, derive=False)
         scored = running.push(items) + running.flush()
         plain = dict(zip(map(place, items), score_plainly(detector, items), strict=True))
-    apart = difference(plain, {place(one.item): one.row.scores for one in scored})
+    apart = difference(plain, {place(image.item): image.row.scores for image in scored})
     name = "plain loop: relative difference of the scores in float64"
     return [Row(name, apart, "<= 1e-4", apart <= 1e-4)]
 

@@ -129,14 +129,14 @@ class Detector(Scorer, HubMixin):
         """
         if not isinstance(settings, DetectorSettings):
             settings = from_dict(settings or {})
-        given = {
+        arguments = {
             "preprocess": preprocess,
             "class_names": class_names,
             "num_classes": num_classes,
             "feature_layer": feature_layer,
             "cam_layer": cam_layer,
         }
-        network, spec = assembled_classifier(classifier, weights, given, options)
+        network, spec = assembled_classifier(classifier, weights, arguments, options)
         names, needs_classes = network.class_names, sees_labels(settings)
         model = opened_diffusion(
             diffusion, names, needs_classes, image_size, image_channels, diffusion_options

@@ -65,8 +65,8 @@ def without_unused_guidance(values: Namespace, argv: Sequence[str]) -> Namespace
         if form == chosen:
             continue
         section = values[_KEY].pop(form, None)
-        given = any(f"{key}.".startswith(f"{_KEY}.{form}.") for key in keys)
-        if given or (section not in (None, _defaults(form)) and not is_option):
+        is_set = any(f"{key}.".startswith(f"{_KEY}.{form}.") for key in keys)
+        if is_set or (section not in (None, _defaults(form)) and not is_option):
             raise unused_section(form, chosen)
     return values
 

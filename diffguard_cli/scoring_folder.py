@@ -173,9 +173,9 @@ class ScoringFolder:
         scored = self._scored(device)
         terms = self._terms()
         size = terms.batch_size or find_batch_size()
-        measured = _Terms(size, terms.requested, terms.threads or torch.get_num_threads())
+        terms = _Terms(size, terms.requested, terms.threads or torch.get_num_threads())
         # If another launch of the same command was faster, its batch size counts.
-        manifest = self._manifest(device, measured.resumed(read_manifest(self.path) or {}), names)
+        manifest = self._manifest(device, terms.resumed(read_manifest(self.path) or {}), names)
         write_contents(self.path, self._stream.contents)
         finished = bool(scored.all())
         open_manifest(self.path, manifest, finished=finished, upgrade=_upgraded)

@@ -131,14 +131,14 @@ def _resumed_config(argv: Sequence[str], parser: Parser, folder: str) -> _Config
         raise UserError(f"{folder} is not a run: expected the folder of a run, with config.yaml")
     if _option(argv, "--run_dir") is not None:
         raise UserError("--resume names the run's folder, so --run_dir cannot be given too")
-    stored = read_yaml(path)
-    check_keys(stored, str(path))
-    if not isinstance(stored, Mapping):
+    values = read_yaml(path)
+    check_keys(values, str(path))
+    if not isinstance(values, Mapping):
         raise UserError(f"{path}: expected the keys and values of a config")
-    if isinstance(stored.get("detector"), Mapping):
-        stored = {**stored, "detector": translated(stored["detector"])}
+    if isinstance(values.get("detector"), Mapping):
+        values = {**values, "detector": translated(values["detector"])}
     # Keys that are newer than the run have their defaults.
-    config = _plain(parser, parse(parser, [], stored, str(path)))
+    config = _plain(parser, parse(parser, [], values, str(path)))
     return _ConfigSource(list(argv), Path(folder).parent.name, config, str(path))
 
 

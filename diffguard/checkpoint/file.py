@@ -71,8 +71,9 @@ def write_checkpoint(
     classifier_spec, diffusion_spec = _specs(parts)
     if weights is None:
         source = origin.source
-        stored = None if source is None else refer(source.path, source.options, Path(path).parent)
-        weights = diffusion_weights(parts.denoiser, stored)
+        folder = Path(path).parent
+        reference = None if source is None else refer(source.path, source.options, folder)
+        weights = diffusion_weights(parts.denoiser, reference)
     content = {
         "format": FORMAT,
         "version": VERSION,

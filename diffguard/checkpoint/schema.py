@@ -118,9 +118,9 @@ def check_content(content: Mapping[str, Any], source: str) -> None:
     validated_plain(DiffusionSpec, content["diffusion"]["spec"], f"{source}: diffusion.spec")
     check_types(content["settings"], f"{source}: settings")
     validated_plain(dict[str, Any], content["config"], f"{source}: config")
-    stored = content["diffusion"].get("reference")
-    if stored is not None:
-        validated_plain(CheckpointOptions, stored["options"], f"{source}: diffusion.reference")
+    model = content["diffusion"].get("reference")
+    if model is not None:
+        validated_plain(CheckpointOptions, model["options"], f"{source}: diffusion.reference")
     elif content["diffusion"]["state"] is None:
         raise damaged(source, "it holds no diffusion model and refers to none")
     lengths = {len(values) for values in content["calibration"]["scores"].values()}

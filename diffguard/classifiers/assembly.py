@@ -21,7 +21,7 @@ from diffguard.storage.paths import expand_home
 
 
 class ClassifierOptions(TypedDict, total=False):
-    """How images reach a classifier that is given as a module, and how it is built again.
+    """Preprocessing of a classifier that is a module, and what builds it again.
 
     Attributes:
         channels: Channels that it takes, 1 or 3; defaults to those of its first convolution.
@@ -49,7 +49,7 @@ class ClassifierOptions(TypedDict, total=False):
 def assembled_classifier(
     classifier: nn.Module | ClassifierSpec,
     weights: str | Path | None,
-    given: Mapping[str, Any],
+    arguments: Mapping[str, Any],
     options: ClassifierOptions,
 ) -> tuple[Classifier, ClassifierSpec | None]:
     """A user's classifier in any form, and its spec if it can be built again.
@@ -57,24 +57,24 @@ def assembled_classifier(
     Args:
         classifier: A module, a `Classifier`, or a spec.
         weights: Weights of a spec, see `built_classifier`.
-        given: The arguments of `wrapped_classifier` by name; None if one is left out.
+        arguments: The arguments of `wrapped_classifier` by name; None if one is left out.
         options: Further ones; see `ClassifierOptions`.
 
     Raises:
         UserError: For arguments that do not apply, and as the other functions.
     """
     if unknown := sorted(set(options) - set(ClassifierOptions.__annotations__)):
-        known = ", ".join(ClassifierOptions.__annotations__)
-        raise UserError(f"{unknown[0]!r} is not an argument; further ones are {known}")
+        names = ", ".join(ClassifierOptions.__annotations__)
+        raise UserError(f"{unknown[0]!r} is not an argument; further ones are {names}")
     if weights is not None and not isinstance(classifier, ClassifierSpec):
         raise UserError("weights are for a ClassifierSpec: a module has its own, leave them out")
     if isinstance(classifier, Classifier | ClassifierSpec):
         rebuilds = {"arch", "kwargs"} if isinstance(classifier, Classifier) else set()
-        idle = [name for name, value in given.items() if value is not None]
+        idle = [name for name, value in arguments.items() if value is not None]
         idle += [name for name in options if name not in rebuilds]
         if idle:
             raise UserError(
-                f"{idle[0]} is for a plain module: a {type(classifier).__name__} states it itself"
+                f"{idle[0]} is for a plain module: a {type(classifier).__name__} defines it already"
             )
     if isinstance(classifier, ClassifierSpec):
         return built_classifier(classifier, weights)
@@ -85,7 +85,7 @@ def assembled_classifier(
             f"a classifier must be a torch.nn.Module or a ClassifierSpec, got "
             f"{type(classifier).__name__}"
         )
-    return wrapped_classifier(classifier, **given, options=options)
+    return wrapped_classifier(classifier, **arguments, options=options)
 
 
 def wrapped_classifier(

@@ -157,19 +157,19 @@ def network_builder(
 def library_builder(spec: ClassifierSpec) -> Callable[[], nn.Module]:
     """A function that builds a network by its name in a library."""
     library, _, name = spec.arch.partition("/")
-    given: dict[str, Any] = {"num_classes": spec.num_classes, **spec.kwargs}
+    arguments: dict[str, Any] = {"num_classes": spec.num_classes, **spec.kwargs}
     if library == "torchvision":
         import torchvision
 
         model = torchvision_model(name)
-        return partial(torchvision.models.get_model, model, weights=None, **given)
+        return partial(torchvision.models.get_model, model, weights=None, **arguments)
     if library == "timm":
         import timm
 
-        return partial(timm.create_model, timm_model(name), in_chans=spec.channels, **given)
+        return partial(timm.create_model, timm_model(name), in_chans=spec.channels, **arguments)
     if library == "openood":
-        return partial(openood_network, name, **given)
-    return partial(OWN_NETWORKS[spec.arch], in_channels=spec.channels, **given)
+        return partial(openood_network, name, **arguments)
+    return partial(OWN_NETWORKS[spec.arch], in_channels=spec.channels, **arguments)
 
 
 def _classes(cls: type[nn.Module], spec: ClassifierSpec) -> dict[str, int]:

@@ -24,8 +24,8 @@ def grad_cam(classifier: Classifier, images: Tensor, labels: Tensor) -> Tensor:
         labels: `(N,)` int64 in 0 … K-1.
 
     Returns:
-        `(N, H, W)` float32, at least 0, at the size of the images (bilinear); 0 where the
-        classifier's center crop leaves them out.
+        `(N, H, W)` float32, at least 0, at the size of the images (bilinear); 0 outside
+        the classifier's center crop.
 
     Raises:
         UserError: If the classifier has no CAM layer.
@@ -54,8 +54,8 @@ def cam_mask(scaled: Tensor, cut: float) -> Tensor:
 
     Args:
         scaled: `(N, H, W)` in [0, 1].
-        cut: In [-1, 1]. If it is at least 0, the mask is where the map is above it; otherwise
-            where the map is below |cut| (the background).
+        cut: In [-1, 1]. If it is at least 0, the mask holds the pixels above it; otherwise
+            those below |cut| (the background).
 
     Returns:
         `(N, H, W)` bool.
@@ -75,12 +75,12 @@ def forward_cam(classifier: Classifier, images: Tensor) -> tuple[Tensor, Tensor]
     if classifier.cam_layer is None:
         shapes = _output_shapes(classifier, images)
         classifier.cam_layer = find_cam_layer(classifier.network, shapes)
-    caught: list[Tensor] = []
+    outputs: list[Tensor] = []
 
     def hook(_module: nn.Module, _inputs: object, output: object) -> Tensor | None:
         if not isinstance(output, Tensor):
             return None
-        caught.append(output)
+        outputs.append(output)
         # A following in-place layer changes the copy.
         return output.clone()
 
@@ -89,11 +89,11 @@ def forward_cam(classifier: Classifier, images: Tensor) -> tuple[Tensor, Tensor]
         logits = classifier(images.requires_grad_())
     finally:
         handle.remove()
-    if not caught:
+    if not outputs:
         raise UserError(
-            f"layer {classifier.cam_layer!r} of the classifier gives no tensor: name another"
+            f"layer {classifier.cam_layer!r} of the classifier returns no tensor: name another"
         )
-    return logits, caught[-1]
+    return logits, outputs[-1]
 
 
 def cam_maps(classifier: Classifier, activation: Tensor) -> Tensor:
@@ -106,8 +106,8 @@ def cam_maps(classifier: Classifier, activation: Tensor) -> Tensor:
     maps = to_maps(activation, getattr(network, "num_prefix_tokens", None), token_grid(network))
     if maps is None:
         raise UserError(
-            f"CAM layer {classifier.cam_layer!r} gives {tuple(activation.shape)}, expected feature "
-            "maps (N, D, h, w) or tokens (N, L, D) of a grid: name another in "
+            f"CAM layer {classifier.cam_layer!r} returns {tuple(activation.shape)}, expected "
+            "feature maps (N, D, h, w) or tokens (N, L, D) of a grid: name another in "
             "classifier.cam_layer"
         )
     return maps

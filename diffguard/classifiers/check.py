@@ -47,7 +47,7 @@ def check_labels(labels: Tensor, predictions: Tensor, class_names: Sequence[str]
     classes = len(class_names)
     if (top := int(labels.max())) >= classes:
         raise UserError(
-            f"an ID validation image has label {top}, but the classifier knows {classes} classes, "
+            f"an ID validation image has label {top}, but the classifier has {classes} classes, "
             f"0 to {classes - 1}: correct the label in data.id.validation"
         )
     confusion = np.zeros((classes, classes), dtype=np.int64)

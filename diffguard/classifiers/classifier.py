@@ -15,10 +15,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from diffguard.batching import padded
-from diffguard.classifiers.layers import (
-    as_linear,
-    find_head,
-)
+from diffguard.classifiers.layers import as_linear, find_head
 from diffguard.errors import UserError
 from diffguard.images import Interpolation, convert_channels, resize_to
 
@@ -144,9 +141,9 @@ class Classifier(nn.Module):
         """
         logits = self.network(self.normalize(images, crop=crop))
         if not isinstance(logits, Tensor) or logits.shape != (len(images), self.num_classes):
-            found = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+            result = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
             raise UserError(
-                f"the classifier gives {found} for {len(images)} images, expected logits "
+                f"the classifier returns {result} for {len(images)} images, expected logits "
                 f"{(len(images), self.num_classes)}: check the number of classes, or wrap it in a "
                 "module that returns the logits alone"
             )
@@ -157,25 +154,25 @@ class Classifier(nn.Module):
 
         Args:
             images: `(N, C, H, W)` in [0, 1].
-            layers: Names of further modules whose outputs are wanted.
+            layers: Names of further modules whose outputs are returned.
 
         Returns:
             Logits, features and layers, one row per image.
         """
-        caught: dict[str, Tensor] = {}
+        outputs: dict[str, Tensor] = {}
         handles = [
             self.feature_module.register_forward_pre_hook(
-                lambda _module, inputs: caught.__setitem__("", inputs[0])
+                lambda _module, inputs: outputs.__setitem__("", inputs[0])
             ),
-            *(_catch_output(self.layer(name), caught, name) for name in layers),
+            *(_catch_output(self.layer(name), outputs, name) for name in layers),
         ]
         try:
             logits = self(images)
         finally:
             for handle in handles:
                 handle.remove()
-        pooled = {name: _pool(_output(caught, name, name)) for name in layers}
-        return ClassifierOutput(logits, _pool(_output(caught, "", self.feature_layer)), pooled)
+        pooled = {name: _pool(_output(outputs, name, name)) for name in layers}
+        return ClassifierOutput(logits, _pool(_output(outputs, "", self.feature_layer)), pooled)
 
     @property
     def feature_module(self) -> nn.Module:
@@ -202,25 +199,25 @@ class Classifier(nn.Module):
         try:
             return self.network.get_submodule(name)
         except AttributeError as error:
-            known = [n for n, m in self.network.named_modules() if n and "." not in n]
+            parts = [n for n, m in self.network.named_modules() if n and "." not in n]
             raise UserError(
-                f"the classifier has no layer {name!r}; its parts are {', '.join(known)}"
+                f"the classifier has no layer {name!r}; its parts are {', '.join(parts)}"
             ) from error
 
 
-def _catch_output(module: nn.Module, caught: dict[str, Tensor], name: str) -> RemovableHandle:
+def _catch_output(module: nn.Module, outputs: dict[str, Tensor], name: str) -> RemovableHandle:
     def hook(_module: nn.Module, _inputs: object, output: object) -> None:
         if isinstance(output, Tensor):
             # A following in-place layer would overwrite it.
-            caught[name] = output.clone()
+            outputs[name] = output.clone()
 
     return module.register_forward_hook(hook)
 
 
-def _output(caught: dict[str, Tensor], key: str, layer: str) -> Tensor:
-    if key not in caught:
-        raise UserError(f"layer {layer!r} of the classifier gives no tensor: name another")
-    return caught[key]
+def _output(outputs: dict[str, Tensor], key: str, layer: str) -> Tensor:
+    if key not in outputs:
+        raise UserError(f"layer {layer!r} of the classifier returns no tensor: name another")
+    return outputs[key]
 
 
 def _pool(value: Tensor) -> Tensor:

@@ -119,8 +119,8 @@ def _of_timm(name: str, kwargs: Mapping[str, Any], channels: int) -> Preprocessi
         return Preprocessing()
     config = timm.data.resolve_data_config(pretrained_cfg=published.to_dict())
     height, width = config["input_size"][1:]
-    if own := kwargs.get("img_size"):
-        height, width = (own, own) if isinstance(own, int) else own
+    if side := kwargs.get("img_size"):
+        height, width = (side, side) if isinstance(side, int) else side
     square = height == width
     plain = channels != 3
     return Preprocessing(

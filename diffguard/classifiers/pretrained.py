@@ -66,8 +66,8 @@ def pretrained_network(spec: ClassifierSpec, *, new_head: bool) -> nn.Module:
     except Exception as error:
         # Every library below raises its own types when a download fails.
         raise UserError(
-            f"the pre-trained weights of {spec.arch} cannot be had ({reason_of(error)}): connect "
-            "to the network, or give a file with them in classifier.ckpt"
+            f"the pre-trained weights of {spec.arch} are not available ({reason_of(error)}): "
+            "connect to the network, or give a file with them in classifier.ckpt"
         ) from error
 
 

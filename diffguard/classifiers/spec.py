@@ -13,11 +13,7 @@ from diffguard.images import Interpolation
 from diffguard.storage.arguments import LARGEST_SIDE, MOST_CLASSES
 
 _Side = Annotated[int, Field(ge=1, le=LARGEST_SIDE)]
-
-
 _Finite = Annotated[float, Field(allow_inf_nan=False)]
-
-
 _Spread = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
@@ -66,16 +62,16 @@ def resolve_spec(spec: ClassifierSpec) -> ClassifierSpec:
         UserError: For an architecture that its library does not know.
     """
     kwargs = {**published_arguments(spec.arch, spec.num_classes), **spec.kwargs}
-    own = published_preprocessing(spec.arch, kwargs, spec.num_classes, spec.channels)
+    published = published_preprocessing(spec.arch, kwargs, spec.num_classes, spec.channels)
     size, resize = spec.size, spec.resize
-    if size is None and own.size is not None:
-        size, resize = list(own.size), own.resize if resize is None else resize
+    if size is None and published.size is not None:
+        size, resize = list(published.size), published.resize if resize is None else resize
     return replace(
         spec,
         kwargs=kwargs,
         size=size,
         resize=resize,
-        interpolation=spec.interpolation or own.interpolation,
-        mean=list(own.mean) if spec.mean is None else spec.mean,
-        std=list(own.std) if spec.std is None else spec.std,
+        interpolation=spec.interpolation or published.interpolation,
+        mean=list(published.mean) if spec.mean is None else spec.mean,
+        std=list(published.std) if spec.std is None else spec.std,
     )

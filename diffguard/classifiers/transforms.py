@@ -1,4 +1,4 @@
-"""Preprocessing that is given as transforms of torchvision or timm.
+"""Preprocessing described by transforms of torchvision or timm.
 
 A detector's working images are square, so a resize of the shorter side makes them square too.
 """
@@ -18,7 +18,7 @@ _INSTEAD = (
     "give size, resize, interpolation, mean and std instead of preprocess (resize is the side "
     "before the center of `size` is cut out)"
 )
-# Transforms that bring an image to a float tensor in [0, 1], the form that a classifier takes here.
+# Transforms to a float tensor in [0, 1], which a classifier receives anyway.
 _CONVERSIONS = {
     *("ToTensor", "PILToTensor", "ToImage", "ToPureTensor", "MaybeToTensor", "MaybePILToTensor"),
     *("ToDtype", "ConvertImageDtype", "Identity", "RGB"),
@@ -77,7 +77,7 @@ def _of_steps(steps: Iterable[Any]) -> Preprocessing:
     state = _Steps()
     for step in steps:
         if state.is_normalized:
-            raise UserError(f"preprocess goes on with {_name(step)} after Normalize: {_INSTEAD}")
+            raise UserError(f"preprocess has {_name(step)} after Normalize: {_INSTEAD}")
         _take(step, state)
     return replace(state.result, **_sizes(state))
 
@@ -123,7 +123,7 @@ def _sizes(state: _Steps) -> dict[str, Any]:
 def _check_antialias(step: Any) -> None:
     if getattr(step, "antialias", True) in (False, None):
         raise UserError(
-            f"preprocess resizes without antialias, as classifiers here never do: {_INSTEAD}"
+            f"preprocess resizes without antialias, but images are resized with it: {_INSTEAD}"
         )
 
 

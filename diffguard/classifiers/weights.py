@@ -29,14 +29,14 @@ def load_weights(classifier: Classifier, path: str | Path, arch: str) -> None:
         UserError: For a file that cannot be read safely, or whose tensors do not fit the network.
     """
     path = Path(path)
-    found = tensors_of(read_foreign(path), path)
-    own = classifier.network.state_dict()
-    state = _without_prefix(found, own, path)
+    tensors = tensors_of(read_foreign(path), path)
+    expected = classifier.network.state_dict()
+    state = _without_prefix(tensors, expected, path)
     # Old files lack these counters, which nothing reads in evaluation.
-    counters = [name for name in own if name.endswith("num_batches_tracked")]
-    state = {**{name: own[name] for name in counters if name not in state}, **state}
+    counters = [name for name in expected if name.endswith("num_batches_tracked")]
+    state = {**{name: expected[name] for name in counters if name not in state}, **state}
     state = {name: state[name] for name in state if not _is_left_out(classifier.network, name)}
-    _check_classes(classifier, own, state, path)
+    _check_classes(classifier, expected, state, path)
     try:
         fill(classifier.network, state, f"classifier {arch}")
     except UserError as error:
@@ -49,38 +49,40 @@ def _is_left_out(network: nn.Module, name: str) -> bool:
 
 
 def _without_prefix(
-    found: Mapping[str, Tensor], own: Mapping[str, Tensor], path: Path
+    tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor], path: Path
 ) -> Mapping[str, Tensor]:
     """The tensors under the prefix that precedes all of the network's names."""
-    needed = [name for name in own if not name.endswith("num_batches_tracked")]
+    needed = [name for name in expected if not name.endswith("num_batches_tracked")]
     probe = needed[0] if needed else ""
     prefixes = [
-        name.removesuffix(probe) for name in found if name == probe or name.endswith(f".{probe}")
+        name.removesuffix(probe) for name in tensors if name == probe or name.endswith(f".{probe}")
     ]
-    whole = [p for p in prefixes if all(p + name in found for name in needed)]
+    whole = [p for p in prefixes if all(p + name in tensors for name in needed)]
     if len(whole) > 1:
         raise UserError(
             f"{path} holds the network more than once, below {' and '.join(map(repr, whole))}: "
             "keep one of them in the file"
         )
-    prefix = whole[0] if whole else _shared_prefix(found, prefixes)
-    return {name.removeprefix(prefix): found[name] for name in found if name.startswith(prefix)}
+    prefix = whole[0] if whole else _shared_prefix(tensors, prefixes)
+    return {name.removeprefix(prefix): tensors[name] for name in tensors if name.startswith(prefix)}
 
 
-def _shared_prefix(found: Mapping[str, Tensor], prefixes: list[str]) -> str:
+def _shared_prefix(tensors: Mapping[str, Tensor], prefixes: list[str]) -> str:
     """The most common prefix of an incomplete network, so that an error line can omit it."""
-    return max(prefixes, key=lambda p: sum(name.startswith(p) for name in found), default="")
+    return max(prefixes, key=lambda p: sum(name.startswith(p) for name in tensors), default="")
 
 
 def _check_classes(
-    classifier: Classifier, own: Mapping[str, Tensor], state: Mapping[str, Tensor], path: Path
+    classifier: Classifier, expected: Mapping[str, Tensor], state: Mapping[str, Tensor], path: Path
 ) -> None:
+    """Name the numbers of classes if they are the only difference between the last layers."""
     weight = f"{classifier.feature_layer}.weight"
-    if weight not in own or weight not in state or own[weight].shape == state[weight].shape:
+    if weight not in expected or weight not in state:
         return
-    if not state[weight].ndim or own[weight].shape[1:] != state[weight].shape[1:]:
+    shape, trained = expected[weight].shape, state[weight].shape
+    if shape == trained or not trained or shape[1:] != trained[1:]:
         return
-    classes = len(state[weight])
+    classes = trained[0]
     if classes == 1:
         raise UserError(
             f"{path} has a single output, expected one per class: {classifier.num_classes} logits "

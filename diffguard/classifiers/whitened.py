@@ -77,6 +77,6 @@ class _Stage(nn.Module):
 
 def _convolution(inputs: int, outputs: int) -> nn.Conv2d:
     convolution = nn.Conv2d(inputs, outputs, 3, padding=1, bias=False)
-    # The first filters begin by passing their input on, so that deep layers see it at once.
+    # The first filters start as the identity, so that deep layers see the image at once.
     nn.init.dirac_(convolution.weight[: min(inputs, outputs)])
     return convolution

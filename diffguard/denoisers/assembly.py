@@ -59,8 +59,8 @@ def opened_diffusion(
     if not isinstance(diffusion, str | Path):
         check_denoiser(diffusion, type(diffusion).__name__)
         side, channels = (
-            _working(name, given, getattr(diffusion, name, None))
-            for name, given in (("image_size", image_size), ("image_channels", image_channels))
+            _working(name, value, getattr(diffusion, name, None))
+            for name, value in (("image_size", image_size), ("image_channels", image_channels))
         )
         return Diffusion(diffusion, side, channels, getattr(diffusion, "spec", None), None)
     path = expand_home(str(diffusion), "diffusion")
@@ -75,11 +75,11 @@ def opened_diffusion(
     return Diffusion(denoiser, spec.image_size, spec.image_channels, spec, source)
 
 
-def _working(name: str, given: int | None, own: int | None) -> int:
+def _working(name: str, value: int | None, default: int | None) -> int:
     """Size or channels of the working images of a denoiser."""
-    value = own if given is None else given
-    if value is None:
+    result = default if value is None else value
+    if result is None:
         raise UserError(f"{name} is needed: the diffusion model does not state that of its images")
-    if own is not None and value != own:
-        raise UserError(f"{name} is {value}, but the diffusion model was made for {own}")
-    return value
+    if default is not None and result != default:
+        raise UserError(f"{name} is {result}, but the diffusion model was made for {default}")
+    return result

@@ -14,9 +14,7 @@ from torch import Tensor, nn
 
 from diffguard.denoisers.spec import DiffusionSpec
 from diffguard.diffusion.schedule import NoiseSchedule
-from diffguard.images import (
-    resize_mask,
-)
+from diffguard.images import resize_mask
 
 
 class DiffusersDenoiser(nn.Module):

@@ -73,7 +73,7 @@ def wrap_parts(parts: DiffusionParts, spec: DiffusionSpec) -> DiffusersDenoiser:
     Raises:
         UserError: For parts that do not fit each other, or images that the model cannot take.
     """
-    given: dict[str, Any] = {
+    options: dict[str, Any] = {
         "image_size": spec.image_size,
         "image_channels": spec.image_channels,
         "num_classes": parts.num_classes,
@@ -92,7 +92,7 @@ def wrap_parts(parts: DiffusionParts, spec: DiffusionSpec) -> DiffusersDenoiser:
                 "expected a folder with vae/ or vqvae/"
             )
         _check_channels(parts.network.config, parts.patch)
-        return PixelDenoiser(parts.network, schedule, fit=spec.fit, patch=parts.patch, **given)
+        return PixelDenoiser(parts.network, schedule, fit=spec.fit, patch=parts.patch, **options)
     if parts.patch != 1:
         raise UserError("diffusion.patch is for pixel models: a latent model has no patches")
     if spec.fit == "pad":
@@ -108,7 +108,7 @@ def wrap_parts(parts: DiffusionParts, spec: DiffusionSpec) -> DiffusersDenoiser:
         schedule,
         context=parts.context,
         slice_size=spec.slice_size,
-        **given,
+        **options,
     )
 
 
@@ -127,16 +127,16 @@ def _check_side(network: Any) -> None:
 
 def _check_channels(config: Mapping[str, Any], patch: int) -> None:
     """Check the channels of a pixel model: gray or color in, the same or twice as many out."""
-    taken, given = config["in_channels"], config.get("out_channels") or config["in_channels"]
-    if taken not in (patch**2, 3 * patch**2):
+    inputs, outputs = config["in_channels"], config.get("out_channels") or config["in_channels"]
+    if inputs not in (patch**2, 3 * patch**2):
         raise UserError(
-            f"the diffusion model takes {taken} channels, expected {patch**2} or {3 * patch**2} of "
-            "an image: a latent model needs its autoencoder beside it (vae/ or vqvae/)"
+            f"the diffusion model takes {inputs} channels, expected {patch**2} or {3 * patch**2} "
+            "of an image: a latent model needs its autoencoder beside it (vae/ or vqvae/)"
         )
-    if given not in (taken, 2 * taken):
+    if outputs not in (inputs, 2 * inputs):
         raise UserError(
-            f"the diffusion model takes {taken} channels and gives {given}, expected {taken}, or "
-            f"{2 * taken} with a learned variance"
+            f"the diffusion model takes {inputs} channels and returns {outputs}, expected "
+            f"{inputs}, or {2 * inputs} with a learned variance"
         )
 
 
@@ -146,10 +146,12 @@ def own_config(cls: Any, config: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         UserError: For values that do more than shape a network.
     """
-    own = inspect.signature(cls.__init__).parameters
-    kept = {name: value for name, value in config.items() if name in own and name != "self"}
-    check_values(f"the config of {cls.__name__}", kept)
-    return kept
+    parameters = inspect.signature(cls.__init__).parameters
+    arguments = {
+        name: value for name, value in config.items() if name in parameters and name != "self"
+    }
+    check_values(f"the config of {cls.__name__}", arguments)
+    return arguments
 
 
 def _check_depth(name: str, config: Mapping[str, Any]) -> None:
@@ -186,12 +188,12 @@ def empty_network(name: str, config: dict[str, Any]) -> nn.Module:
 
 def _build(
     name: str,
-    known: tuple[str, ...],
+    classes: tuple[str, ...],
     config: dict[str, Any],
     part: str,
     states: Mapping[str, Mapping[str, Tensor]] | None,
 ) -> nn.Module:
-    cls = module_class(name, known)
+    cls = module_class(name, classes)
     plain = own_config(cls, config)
     _check_depth(name, plain)
     try:

@@ -112,7 +112,7 @@ def load_own_weights(denoiser: nn.Module, file: str, path: str) -> None:
     content = read_foreign(file)
     names = set(denoiser.state_dict())
     variants = list(without_prefixes(tensors_of(content, Path(file))))
-    tensors = next((one for one in variants if set(one) == names), variants[-1])
+    tensors = next((variant for variant in variants if set(variant) == names), variants[-1])
     try:
         fill(denoiser, tensors, f"denoiser {path}")
     except UserError as error:

@@ -59,15 +59,16 @@ class DiffusionParts:
             "it is converted); fine-tuning does not change them"
         )
 
-    def check_null_class(self, given: int | None) -> None:
+    def check_null_class(self, expected: int | None) -> None:
         """Compare with the label that the user gives for "no label".
 
         Raises:
             UserError: If they differ.
         """
-        if given not in (None, self.null_class):
+        if expected not in (None, self.null_class):
             raise UserError(
-                f"null_class {given} was given, but the model's is {self.null_class}: leave it out"
+                f"null_class {expected} was given, but the model's is {self.null_class}: leave "
+                "it out"
             )
 
     def spec(

@@ -50,11 +50,11 @@ def refer(path: str, options: CheckpointOptions, folder: Path) -> dict[str, Any]
         place = place.resolve()
         path = str(place.relative_to(folder.resolve()) if inside else place)
     # The checkpoint stores the encoded names itself.
-    kept = {k: v for k, v in asdict(options).items() if k not in ("class_names", "prompt")}
+    plain = {k: v for k, v in asdict(options).items() if k not in ("class_names", "prompt")}
     return {
         "path": path,
         "inside": inside,
-        "options": kept,
+        "options": plain,
         "sha256": model_hash(place if place.exists() else cached(path)),
     }
 
@@ -76,7 +76,7 @@ def load_reference(
     if inside and (Path(reference["path"]).is_absolute() or ".." in Path(reference["path"]).parts):
         raise UserError(
             f"the detector refers to a diffusion model beside it at {reference['path']}, which "
-            "lies elsewhere: name its place with --diffusion_model"
+            "is outside its folder: name its location with --diffusion_model"
         )
     path = source_of(reference, folder, instead).path
     place = Path(path)
@@ -84,15 +84,15 @@ def load_reference(
         if instead is None and (inside or place.is_absolute()):
             raise UserError(
                 f"{path} does not exist: the detector refers to the diffusion model there; name "
-                "the place it was moved to with --diffusion_model"
+                "its new location with --diffusion_model"
             )
-        # A file may name a hub model, but only the user may have it downloaded.
+        # A file may name a hub model, but only the user may start a download.
         place = fetch(path) if instead else cached(path)
-    found = model_hash(place)
-    if found != reference["sha256"]:
+    digest = model_hash(place)
+    if digest != reference["sha256"]:
         raise UserError(
             f"{path} is not the diffusion model that the detector was calibrated with (SHA-256 "
-            f"{found[:12]}…, expected {reference['sha256'][:12]}…): name that one with "
+            f"{digest[:12]}…, expected {reference['sha256'][:12]}…): name that one with "
             "--diffusion_model, or calibrate again"
         )
     return load_diffusion(place, CheckpointOptions(**reference["options"]))
@@ -100,8 +100,8 @@ def load_reference(
 
 def source_of(reference: Mapping[str, Any], folder: Path, instead: str | None = None) -> Source:
     """The source of a model that was loaded by `load_reference` with the same arguments."""
-    stored = str(folder / reference["path"] if reference["inside"] else reference["path"])
-    return Source(instead or stored, CheckpointOptions(**reference["options"]))
+    path = str(folder / reference["path"] if reference["inside"] else reference["path"])
+    return Source(instead or path, CheckpointOptions(**reference["options"]))
 
 
 def model_hash(path: Path) -> str:
@@ -110,10 +110,10 @@ def model_hash(path: Path) -> str:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     parts = (*NETWORK_FOLDERS, *AUTOENCODER_FOLDERS, Path(CONTEXT).parent.name, "scheduler")
-    files = [one for part in parts for one in sorted((path / part).glob("*"))]
+    files = [file for part in parts for file in sorted((path / part).glob("*"))]
     files += sorted(path.glob("*.json")) + sorted(path.glob("*.safetensors"))
     total = hashlib.sha256()
-    for one in files:
-        if one.is_file():
-            total.update(f"{one.relative_to(path)}\0{model_hash(one)}\n".encode())
+    for file in files:
+        if file.is_file():
+            total.update(f"{file.relative_to(path)}\0{model_hash(file)}\n".encode())
     return total.hexdigest()

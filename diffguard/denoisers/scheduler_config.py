@@ -59,12 +59,12 @@ def _ending_on_noise(config: Mapping[str, Any], prediction: PredictionType) -> N
 
     if prediction == "epsilon":
         raise UserError(
-            "a scheduler with rescale_betas_zero_snr ends on pure noise, where ε says nothing "
-            "of the image: expected prediction_type v_prediction or sample"
+            "a scheduler with rescale_betas_zero_snr ends on pure noise, where ε holds no "
+            "information about the image: expected prediction_type v_prediction or sample"
         )
     plain = schedule_from_config({**config, "rescale_betas_zero_snr": False})
     betas = rescale_zero_terminal_snr(plain.betas)
-    # ᾱ = 0 cannot be divided by; at the least level float32 still separates x_0 from the noise.
+    # ᾱ = 0 would divide by zero; at the lowest level float32 still separates x_0 from the noise.
     betas[-1] = 1 - _LEAST_LEVEL / (1 - betas[:-1]).prod()
     return NoiseSchedule(betas, prediction)
 
@@ -85,9 +85,9 @@ def _range_of(config: Mapping[str, Any]) -> tuple[int, float, float]:
     """Number of timesteps, first and last beta of a scheduler's config."""
     steps, start, end = (config[k] for k in ("num_train_timesteps", "beta_start", "beta_end"))
     if isinstance(steps, bool) or not isinstance(steps, int) or not 1 <= steps <= _MOST_TIMESTEPS:
-        given = f"{steps:,}" if isinstance(steps, int) else f"{steps!r:.60}"
+        text = f"{steps:,}" if isinstance(steps, int) else f"{steps!r:.60}"
         raise UserError(
-            f"num_train_timesteps of the scheduler must be 1 to {_MOST_TIMESTEPS:,}, got {given}"
+            f"num_train_timesteps of the scheduler must be 1 to {_MOST_TIMESTEPS:,}, got {text}"
         )
     for name, value in (("beta_start", start), ("beta_end", end)):
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1:

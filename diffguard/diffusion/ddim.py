@@ -37,7 +37,7 @@ def ddim_step(
     Args:
         x: `(N, …)` states at `alpha_from`.
         noise: `(N, …)` predicted noise ε.
-        alpha_from: `(N,)` levels in (0, 1], below 1 where `clip` is set.
+        alpha_from: `(N,)` levels in (0, 1], below 1 if `clip` is set.
         alpha_to: `(N,)` levels in [0, 1].
         clip: `(N,)` bool on the CPU, the samples whose clean estimate is clamped to [-1, 1]; their
             noise is recomputed from it.

@@ -99,7 +99,7 @@ def classifier_gradient(
         output_size: Side of a second resize, if the classifier's input has another size.
         crops_at_once: Crops of each image that a call of the classifier shows; None shows all.
         rows_at_once: Rows of which `to_image` keeps a graph at once, to bound its memory; it runs
-            twice where there are more. None keeps that of all.
+            twice if there are more. None keeps the graph of all rows.
         reduction: Over the crops: `sum` (the paper's: more crops guide more) or `mean`.
         to_image: Maps u to images for the classifier, differentiably and without clamping.
 
@@ -136,7 +136,7 @@ def classifier_gradient(
             views = show(leaf.requires_grad_(), boxes)
         parts = views.detach().split(crops_at_once or len(views))
         slopes = weight * torch.cat([_slope(classify, part, target) for part in parts])
-        # The crops meet at the image, so that a VAE's decoder is gone back through only once.
+        # All crops come from one image, so backpropagation passes a VAE's decoder only once.
         if not in_parts:
             return _back(views, leaf, slopes)
         gradients = []
@@ -166,7 +166,7 @@ def _slope(classify: LogitsFunction, views: Tensor, target: Tensor) -> Tensor:
 def _views(
     image: Tensor, boxes: Tensor | None, crop_size: int | None, output_size: int | None
 ) -> Tensor:
-    """What the classifier is shown of images `(N, C, H, W)`: `(M, N, C, h, w)`."""
+    """The views of images `(N, C, H, W)` that the classifier sees, `(M, N, C, h, w)`."""
     if boxes is None:
         return image.unsqueeze(0)
     if crop_size is None:

@@ -17,7 +17,7 @@ def respace(total: int, steps: int, spacing: Spacing) -> Tensor:
 
     Args:
         total: Timesteps T of the training schedule.
-        steps: Steps wanted.
+        steps: Number of steps.
         spacing: `even`: exactly `steps` timesteps from 0 to T-1, rounded. `stride`
             (guided-diffusion's `ddimN`): 0, i, 2i, … with the smallest i that gives `steps`.
             `shifted` (latent diffusion): 1, 1+c, 1+2c, … with c = T // steps; the count can
@@ -27,7 +27,7 @@ def respace(total: int, steps: int, spacing: Spacing) -> Tensor:
         `(S,)` int64 increasing timesteps.
 
     Raises:
-        UserError: Where no such timesteps exist.
+        UserError: If no such timesteps exist.
 
     Example:
         >>> respace(1000, 4, "even")
@@ -137,5 +137,5 @@ class SamplingPlan:
         """
         if skip is not None:
             return torch.full_like(stop_index, len(self) - 1 - skip)
-        reached = stop_index + (1 if self.pairing == "current" else 0)
-        return (reached + extra).clamp(max=len(self) - 1)
+        level = stop_index + (1 if self.pairing == "current" else 0)
+        return (level + extra).clamp(max=len(self) - 1)

@@ -66,7 +66,7 @@ class NoiseSchedule:
         ):
             raise UserError(
                 "a noise schedule must have one or more betas between 0 and 1, got "
-                f"{_shown(self.betas)}: check the scheduler's num_train_timesteps, beta_start, "
+                f"{_summary(self.betas)}: check the scheduler's num_train_timesteps, beta_start, "
                 "beta_end and trained_betas"
             )
         self.alphas_cumprod = torch.cumprod(1.0 - self.betas, dim=0)
@@ -157,7 +157,7 @@ class NoiseSchedule:
         return (x_t - alpha.sqrt() * output) / (1 - alpha).sqrt()
 
 
-def _shown(betas: Tensor) -> str:
+def _summary(betas: Tensor) -> str:
     values = betas.flatten().tolist()
     first = ", ".join(f"{value:g}" for value in values[:4])
     return f"{len(values)} ({first}{', …' if len(values) > 4 else ''})"

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from diffguard.errors import UserError
 
-# Weights may be shared by several names; more than this is not a file of weights.
+# Several names may share weights, so the tensors may exceed their file, but at most this often.
 _MOST_SHARED = 4
 _FREE_BYTES = 2**26
 _LARGEST_PICKLE = 2**28
@@ -49,13 +49,13 @@ def check_archive(path: Path) -> None:
 
 
 def _check_pickle(path: Path, content: bytes) -> None:
-    """Refuse `bytearray`, the only harmless function that reserves memory as a file says."""
+    """Refuse `bytearray`: torch permits it, and it reserves as much memory as the file requests."""
     try:
-        asked = any(argument in _RESERVES for _, argument, _ in pickletools.genops(content))
+        reserves = any(argument in _RESERVES for _, argument, _ in pickletools.genops(content))
     except Exception:
         # A pickle that cannot be parsed is refused by torch too.
         return
-    if asked:
+    if reserves:
         raise UserError(
             f"{path} was refused: it asks for bytearray, expected tensors and plain data"
         )
@@ -110,6 +110,6 @@ def _tensors(content: Any, path: Path) -> Iterator[tuple[str, Tensor]]:
         if isinstance(value, Tensor):
             yield name, value
         elif isinstance(value, Mapping):
-            waiting += [(str(key), one, depth + 1) for key, one in value.items()]
+            waiting += [(str(key), item, depth + 1) for key, item in value.items()]
         elif isinstance(value, list | tuple):
-            waiting += [(name, one, depth + 1) for one in value]
+            waiting += [(name, item, depth + 1) for item in value]

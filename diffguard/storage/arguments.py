@@ -68,14 +68,14 @@ def check_arguments(
     Raises:
         UserError: Names the argument and how to allow it.
     """
-    own = _of_module(cls) if builder else _of_class(cls)
+    parameters = _of_module(cls) if builder else _of_class(cls)
     for key, value in arguments.items():
         reason = None
         if not isinstance(key, str) or not _NAME.fullmatch(key):
             reason = "which is not the name of an argument"
         elif key not in _INSIDE and _OUTSIDE & set(key.lower().split("_")):
             reason = "which could read, download, write or run something"
-        elif key not in own - _OTHER_KINDS:
+        elif key not in parameters - _OTHER_KINDS:
             reason = "which its class does not have"
         else:
             reason = _refusal(key, value)
@@ -151,4 +151,4 @@ def _refusal(key: str, value: Any, depth: int = 0) -> str | None:
         return f"whose value is a {type(value).__name__}"
     if len(value) > _LONGEST_LIST or depth >= _DEEPEST_LIST:
         return "whose list is too long or too deep"
-    return next(filter(None, (_refusal(key, one, depth + 1) for one in value)), None)
+    return next(filter(None, (_refusal(key, item, depth + 1) for item in value)), None)

@@ -29,13 +29,13 @@ def describe_machine(device: torch.device, threads: int) -> dict[str, str | int]
 
 def installed_versions(names: Sequence[str]) -> dict[str, str]:
     """Versions of the given packages; those that are not installed are omitted."""
-    found = {}
+    versions = {}
     for name in names:
         try:
-            found[name] = version(name)
+            versions[name] = version(name)
         except PackageNotFoundError:
             continue
-    return found
+    return versions
 
 
 def _kind(device: torch.device) -> str:

@@ -55,7 +55,7 @@ def create_folder(folder: Path) -> Iterator[Path]:
             disk; no files are left then.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError(f"{folder} is there already: name a new folder or empty it")
+        raise UserError(f"{folder} already exists: name a new folder or empty it")
     # `.` has no name; a full path has one.
     place = folder.resolve()
     temporary = place.with_name(f".{place.name}.{uuid4().hex}.tmp")

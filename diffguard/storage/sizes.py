@@ -122,10 +122,10 @@ def check_fit(network: nn.Module, state: Mapping[str, Tensor], what: str) -> Non
     Raises:
         UserError: Naming the first tensors that are missing, left over or of another shape.
     """
-    own = network.state_dict()
-    missing = sorted(set(own) - set(state))
-    extra = sorted(set(state) - set(own))
-    shapes = [n for n in own if n in state and own[n].shape != state[n].shape]
+    expected = network.state_dict()
+    missing = sorted(set(expected) - set(state))
+    extra = sorted(set(state) - set(expected))
+    shapes = [n for n in expected if n in state and expected[n].shape != state[n].shape]
     if missing or extra:
         raise UserError(
             f"the weights do not fit the {what}: "
@@ -136,5 +136,5 @@ def check_fit(network: nn.Module, state: Mapping[str, Tensor], what: str) -> Non
         name = shapes[0]
         raise UserError(
             f"the weights do not fit the {what}: {name} has shape {tuple(state[name].shape)}, "
-            f"expected {tuple(own[name].shape)}"
+            f"expected {tuple(expected[name].shape)}"
         )

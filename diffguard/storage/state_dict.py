@@ -24,27 +24,28 @@ def fill(network: nn.Module, state: Mapping[str, Tensor], what: str) -> None:
     network.load_state_dict(state)
 
 
-def check_values(name: str, found: Tensor, own: Tensor) -> None:
+def check_values(name: str, value: Tensor, expected: Tensor) -> None:
     """Check that a tensor can be a network's weight.
 
     Args:
         name: Its name, for error lines.
-        found: The tensor; its shape is not checked.
-        own: The network's tensor. If it is not a parameter, such as a mask, infinity is allowed.
+        value: The tensor; its shape is not checked.
+        expected: The network's tensor. If it is not a parameter, such as a mask, infinity is
+            allowed.
 
     Raises:
         UserError: For integers instead of floating-point numbers or the reverse, sparse tensors,
             and values that are not finite.
     """
-    if found.is_meta:
+    if value.is_meta:
         return
-    if found.layout != torch.strided or found.is_floating_point() != own.is_floating_point():
+    if value.layout != torch.strided or value.is_floating_point() != expected.is_floating_point():
         raise UserError(
-            f"tensor {name} is {_kind(found)}, expected {_kind(own)}: save the network's "
+            f"tensor {name} is {_kind(value)}, expected {_kind(expected)}: save the network's "
             "state_dict() as it is after training"
         )
-    values = found.to(own.dtype)
-    bad = values.isnan() if not isinstance(own, nn.Parameter) else ~values.isfinite()
+    values = value.to(expected.dtype)
+    bad = values.isnan() if not isinstance(expected, nn.Parameter) else ~values.isfinite()
     if name.endswith("running_var") and bool((values < 0).any()):
         raise UserError(
             f"tensor {name} holds variances below zero: expected trained weights, take another file"

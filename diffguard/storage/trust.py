@@ -14,11 +14,7 @@ from diffguard.errors import UserError, reason_of
 from diffguard.storage.arguments import consented
 
 _log = logging.getLogger(__name__)
-
-
 _PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+")
-
-
 _TRUSTED = ("diffguard.", "torchvision.", "timm.", "diffusers.", "torch.nn.")
 
 
@@ -28,10 +24,10 @@ def import_class(path: str, trusted: str | Collection[str] = ()) -> type[nn.Modu
     Raises:
         UserError: For a path that is not trusted, or that does not name an `nn.Module`.
     """
-    own = not path.startswith(_TRUSTED)
-    if own and path not in consented(trusted):
+    is_foreign = not path.startswith(_TRUSTED)
+    if is_foreign and path not in consented(trusted):
         raise UserError(
-            f"class {path!r} is named by a checkpoint but is no part of diffguard, torchvision, "
+            f"class {path!r} is named by a checkpoint but is not part of diffguard, torchvision, "
             f"timm, diffusers or torch.nn: if you trust it, say so with --trusted {path}"
         )
     if not _PATH.fullmatch(path):
@@ -40,15 +36,15 @@ def import_class(path: str, trusted: str | Collection[str] = ()) -> type[nn.Modu
         )
     module, _, name = path.rpartition(".")
     try:
-        found = getattr(importlib.import_module(module), name)
+        cls = getattr(importlib.import_module(module), name)
     except Exception as error:
         # Third-party modules may raise any exception on import.
         raise UserError(f"class {path!r} cannot be imported: {reason_of(error)}") from error
-    if not (isinstance(found, type) and issubclass(found, nn.Module)):
+    if not (isinstance(cls, type) and issubclass(cls, nn.Module)):
         raise UserError(f"{path!r} is not a torch.nn.Module class")
-    if own:
+    if is_foreign:
         _announce(path)
-    return found
+    return cls
 
 
 @cache

@@ -26,7 +26,7 @@ _PREFIXES = ("classifier.network.", "network.", "model.", "module.", "net.", "_o
 # A counter that `torch.optim.swa_utils.AveragedModel` stores with the network.
 _COUNTER = "n_averaged"
 # How torch reports a class or function in a file that it refuses.
-_ASKED_FOR = re.compile(r"GLOBAL ([\w.]+)")
+_REFUSED_NAME = re.compile(r"GLOBAL ([\w.]+)")
 
 
 class _Index(TypedDict):
@@ -68,8 +68,8 @@ def load_tensors(path: Path) -> dict[str, Any]:
     except UserError:
         raise
     except pickle.UnpicklingError as error:
-        asked = _ASKED_FOR.search(str(error))
-        raise refused(path, asked.group(1) if asked else None) from error
+        match = _REFUSED_NAME.search(str(error))
+        raise refused(path, match.group(1) if match else None) from error
     except Exception as error:
         # Damaged archives raise many types (EOFError, RuntimeError, SafetensorError, …).
         raise UserError(
@@ -85,15 +85,15 @@ def load_tensors(path: Path) -> dict[str, Any]:
     return content
 
 
-def refused(path: Path, asked_for: str | None) -> UserError:
-    """The error for a file that could run code; `asked_for` is the class or function it names."""
-    if asked_for is None:
+def refused(path: Path, name: str | None) -> UserError:
+    """The error for a file that could run code; `name` is the class or function in it."""
+    if name is None:
         return UserError(
             f"{path} was refused: it is damaged, or holds more than tensors and plain data, which "
             "could run code when loaded; expected a checkpoint that weights_only=True accepts"
         )
     return UserError(
-        f"{path} was refused: it asks for {asked_for}, which could run code when loaded; expected "
+        f"{path} was refused: it asks for {name}, which could run code when loaded; expected "
         "tensors only, such as torch.save(model.state_dict(), path) writes"
     )
 
@@ -124,7 +124,7 @@ def tensors_of(content: Mapping[str, Any], path: Path) -> dict[str, Tensor]:
         if wrapped is None:
             break
         inner = inner[wrapped]
-    tensors = _own_tensors(inner)
+    tensors = _direct_tensors(inner)
     if tensors:
         return tensors
     below = dict(_tensors_below(inner))
@@ -136,7 +136,7 @@ def tensors_of(content: Mapping[str, Any], path: Path) -> dict[str, Tensor]:
     raise UserError(f"{path} holds no tensors: expected the state dict of a network")
 
 
-def _own_tensors(values: Any) -> dict[str, Tensor]:
+def _direct_tensors(values: Any) -> dict[str, Tensor]:
     pairs = values.items() if isinstance(values, Mapping) else ()
     return {str(name): value for name, value in pairs if isinstance(value, Tensor)}
 
@@ -145,7 +145,7 @@ def _tensors_below(values: Any, place: str = "") -> Iterator[tuple[str, dict[str
     """The mappings that contain tensors, by their keys; an optimizer's state is skipped."""
     for key, value in values.items() if isinstance(values, Mapping) else ():
         if not str(key).startswith("optim"):
-            if tensors := _own_tensors(value):
+            if tensors := _direct_tensors(value):
                 yield f"{place}{key}", tensors
             else:
                 yield from _tensors_below(value, f"{place}{key}.")

@@ -59,7 +59,7 @@ def test_other_classes_get_a_new_last_layer_only_if_it_is_trained(hub, published
 @pytest.mark.parametrize("arch", [NAME, "timm/test_resnet"])
 def test_a_hub_that_cannot_be_reached_is_one_line(no_hub, arch):
     with pytest.raises(
-        UserError, match=f"weights of {arch} cannot be had .*name not known"
+        UserError, match=f"weights of {arch} are not available .*name not known"
     ) as caught:
         build_classifier(ClassifierSpec(arch, 1000), pretrained=True)
     assert "\n" not in str(caught.value)

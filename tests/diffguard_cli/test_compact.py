@@ -45,7 +45,7 @@ def test_small_weights_are_one_file_and_the_command_prints_the_size(tmp_path, ru
     assert {p.name for p in files if p.suffix == ".safetensors"} == {
         "classifier.safetensors", "diffusion_pytorch_model.safetensors",
     }  # fmt: skip
-    with pytest.raises(UserError, match="is there already"):
+    with pytest.raises(UserError, match="already exists"):
         compact.main([str(run_folder), str(tmp_path / "kept")])
 
 

@@ -40,7 +40,7 @@ def test_networks_that_take_the_images_pass():
         ({"sample_size": -1}, "sample_size must be a whole number of at least 1, got -1"),
         ({"sample_size": [8, 8]}, "sample_size must be a whole number"),
         ({"in_channels": 2}, "the diffusion model takes 2 channels"),
-        ({"in_channels": 3}, "takes 3 channels and gives 1, expected 3"),
+        ({"in_channels": 3}, "takes 3 channels and returns 1, expected 3"),
         ({"norm_num_groups": 3}, "cannot be built"),
         ({"block_out_channels": []}, "cannot be built"),
     ],

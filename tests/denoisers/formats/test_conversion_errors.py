@@ -289,7 +289,7 @@ def test_the_command_converts_a_file(case, tmp_path):
         if old is not None:
             state = new.state_dict()
             assert all(torch.equal(v, state[n]) for n, v in old.state_dict().items())
-    with pytest.raises(UserError, match=f"^{folder} is there already"):
+    with pytest.raises(UserError, match=f"^{folder} already exists"):
         main([str(case.file), str(folder), *arguments])
     with pytest.raises(UserError):
         main([str(case.file), str(tmp_path / "new")])

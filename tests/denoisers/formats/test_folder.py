@@ -98,7 +98,7 @@ def test_a_unet_is_a_pipeline_that_diffusers_runs(folder):
     pipeline = DDPMPipeline.from_pretrained(folder, local_files_only=True)
     assert pipeline.scheduler.config.num_train_timesteps == 50
     assert not list(folder.rglob("*.bin"))
-    with pytest.raises(UserError, match="is there already"):
+    with pytest.raises(UserError, match="already exists"):
         save(folder, tiny_unet(1, 8, 3))
 
 
