@@ -72,8 +72,8 @@ def write_checkpoint(
     if weights is None:
         source = origin.source
         folder = Path(path).parent
-        reference = None if source is None else refer(source.path, source.options, folder)
-        weights = diffusion_weights(parts.denoiser, reference)
+        model = None if source is None else refer(source.path, source.options, folder)
+        weights = diffusion_weights(parts.denoiser, model)
     content = {
         "format": FORMAT,
         "version": VERSION,

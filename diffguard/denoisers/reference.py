@@ -110,10 +110,10 @@ def model_hash(path: Path) -> str:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     parts = (*NETWORK_FOLDERS, *AUTOENCODER_FOLDERS, Path(CONTEXT).parent.name, "scheduler")
-    files = [file for part in parts for file in sorted((path / part).glob("*"))]
+    files = [entry for part in parts for entry in sorted((path / part).glob("*"))]
     files += sorted(path.glob("*.json")) + sorted(path.glob("*.safetensors"))
     total = hashlib.sha256()
-    for file in files:
-        if file.is_file():
-            total.update(f"{file.relative_to(path)}\0{model_hash(file)}\n".encode())
+    for entry in files:
+        if entry.is_file():
+            total.update(f"{entry.relative_to(path)}\0{model_hash(entry)}\n".encode())
     return total.hexdigest()

@@ -61,7 +61,7 @@ def test_fusion_rises_with_each_part_and_the_baselines_alone_ignore_diffguard(ca
 
 
 def test_no_fusion_without_fused_baselines():
-    calibration = fit({"diffguard/l2": torch.arange(5.0)}, ["l2"], [])
+    calibration = fit({"diffguard/l2": torch.arange(5.0)}, ["l2"], [], decision="diffguard")
     assert list(calibration.scores) == ["diffguard/l2", "diffguard"]
     assert list(calibration.derive({"diffguard/l2": np.zeros(2)})) == ["diffguard"]
 
