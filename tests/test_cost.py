@@ -108,11 +108,11 @@ def test_counting_a_dit_xl_2_takes_no_memory():
 
 
 def test_dry_run_prints_the_cost_and_scores_nothing(run_folder, tmp_path, capsys):
-    given = ["--ckpt", str(run_folder / "detector.ckpt"), "--output", str(tmp_path / "out")]
-    assert evaluate.main([*given, "--dry_run", "--trainer.precision", "bf16-true"]) == 0
+    options = ["--ckpt", str(run_folder / "detector.ckpt"), "--output", str(tmp_path / "out")]
+    assert evaluate.main([*options, "--dry_run", "--trainer.precision", "bf16-true"]) == 0
     output = capsys.readouterr().out
     assert "network UNet2DModel" in output
     assert "network passes per image: 9" in output
     assert not (tmp_path / "out").exists()
     with pytest.raises(UserError, match=r"detector\.inversion\.depth"):
-        evaluate.main([*given, "--dry_run", "--detector.inversion.depth", "7"])
+        evaluate.main([*options, "--dry_run", "--detector.inversion.depth", "7"])

@@ -161,7 +161,11 @@ def test_a_spec_needs_weights(models, tmp_path):
     ],
 )
 def test_what_is_missing_or_wrong_is_named(changes, message):
-    given = {"classifier": Stranger(3), "diffusion": denoiser_of(two_layers(3, 8, 3), 3), **changes}
+    options = {
+        "classifier": Stranger(3),
+        "diffusion": denoiser_of(two_layers(3, 8, 3), 3),
+        **changes,
+    }
     with pytest.raises(UserError, match=message) as caught:
-        build(**given)
+        build(**options)
     assert "\n" not in str(caught.value)

@@ -54,8 +54,8 @@ def test_every_kind_of_classifier_is_built(arch, kwargs, mean):
     assert isinstance(classifier, Classifier)
     assert classifier(torch.rand(2, 3, 32, 32)).shape == (2, 4)
     torch.testing.assert_close(classifier.mean.flatten().tolist(), mean)
-    own = build_classifier(ClassifierSpec(arch, 4, kwargs, mean=[0.1], std=[0.2]))
-    assert own.mean.numel() == 1
+    custom = build_classifier(ClassifierSpec(arch, 4, kwargs, mean=[0.1], std=[0.2]))
+    assert custom.mean.numel() == 1
 
 
 def test_timm_networks_take_gray_images():
@@ -67,8 +67,8 @@ def test_a_user_class_needs_consent():
     spec = ClassifierSpec(STRANGER, 4, {"width": 6})
     with pytest.raises(UserError, match=f"--trusted {STRANGER}"):
         build_classifier(spec)
-    found = build_classifier(spec, trusted=[STRANGER]).network
-    assert found.stem.out_channels == 6
+    network = build_classifier(spec, trusted=[STRANGER]).network
+    assert network.stem.out_channels == 6
 
 
 @pytest.mark.parametrize(

@@ -22,15 +22,15 @@ def test_equals_the_class_activation_map_of_a_pooled_linear_head():
     classifier.network.stage3.register_forward_hook(
         lambda module, inputs, output: caught.update(maps=output)
     )
-    found = grad_cam(classifier, x, labels)
+    cam = grad_cam(classifier, x, labels)
     maps = caught["maps"].detach()
     weights = classifier.network.fc.weight[labels] / maps[0, 0].numel()
     expected = F.relu((weights[:, :, None, None] * maps).sum(1, keepdim=True))
     expected = F.interpolate(expected, size=(28, 28), mode="bilinear")[:, 0]
-    assert found.shape == (3, 28, 28)
-    assert found.dtype == torch.float32
-    assert float(found.max()) > 0
-    torch.testing.assert_close(found, expected.detach())
+    assert cam.shape == (3, 28, 28)
+    assert cam.dtype == torch.float32
+    assert float(cam.max()) > 0
+    torch.testing.assert_close(cam, expected.detach())
 
 
 def test_weights_are_the_mean_gradient_for_every_head():
@@ -44,8 +44,8 @@ def test_weights_are_the_mean_gradient_for_every_head():
     weights = gradient.mean((2, 3), keepdim=True)
     expected = F.relu((weights * maps).sum(1, keepdim=True))
     expected = F.interpolate(expected, size=(28, 28), mode="bilinear")[:, 0]
-    found = grad_cam(Classifier(network, 5), x, labels)
-    torch.testing.assert_close(found, expected.detach())
+    cam = grad_cam(Classifier(network, 5), x, labels)
+    torch.testing.assert_close(cam, expected.detach())
 
 
 def test_maps_depend_on_the_label():

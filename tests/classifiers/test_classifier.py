@@ -176,18 +176,18 @@ def test_images_are_normalized_per_channel():
     mean, std = [0.1, 0.2, 0.3], [0.5, 2.0, 4.0]
     classifier = Classifier(SmallCNN(6, 3), 6, mean=mean, std=std)
     x = images(8)
-    found = classifier.normalize(x)
+    result = classifier.normalize(x)
     for channel in range(3):
         expected = (x[:, channel] - mean[channel]) / std[channel]
-        torch.testing.assert_close(found[:, channel], expected)
+        torch.testing.assert_close(result[:, channel], expected)
     assert torch.equal(tiny_classifier().normalize(x), x)
 
 
-@pytest.mark.parametrize(("channels", "given"), [(1, 3), (3, 1), (1, 1)])
-def test_images_reach_the_networks_channels_and_size(channels, given):
+@pytest.mark.parametrize(("channels", "image_channels"), [(1, 3), (3, 1), (1, 1)])
+def test_images_reach_the_networks_channels_and_size(channels, image_channels):
     classifier = Classifier(SmallCNN(6, channels), 6, channels=channels, size=(10, 12))
-    assert classifier.normalize(images(17, given)).shape == (2, channels, 10, 12)
-    assert classifier(images(17, given)).shape == (2, 6)
+    assert classifier.normalize(images(17, image_channels)).shape == (2, channels, 10, 12)
+    assert classifier(images(17, image_channels)).shape == (2, 6)
 
 
 def test_the_centre_is_cut_out_unless_images_are_shown_whole():

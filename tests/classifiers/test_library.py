@@ -33,16 +33,16 @@ def test_every_network_of_torchvision_is_rebuilt_to_fit_its_weights(model, no_va
         spec = ClassifierSpec(
             f"torchvision/{model}.{weights.name}", len(weights.meta["categories"] or range(1000))
         )
-        found = resolve_spec(spec)
-        assert found.size == [weights.transforms().crop_size[0]] * 2
-        assert found.size[0] == found.kwargs.get("image_size", found.size[0])
-        assert resolve_spec(found) == found
-        if found.kwargs in seen:
+        result = resolve_spec(spec)
+        assert result.size == [weights.transforms().crop_size[0]] * 2
+        assert result.size[0] == result.kwargs.get("image_size", result.size[0])
+        assert resolve_spec(result) == result
+        if result.kwargs in seen:
             continue
-        seen.append(found.kwargs)
+        seen.append(result.kwargs)
         with WithoutWeights():
             expected = torchvision.models.get_model(model, weights=weights)
-        rebuilt = trial(library_builder(found), model)
+        rebuilt = trial(library_builder(result), model)
         assert first_difference(rebuilt, expected) is None
 
 
@@ -132,9 +132,9 @@ def test_old_names_of_timm_mean_the_new_ones(old):
             published_preprocessing(f"timm/{old}", {}, 1000, 3)
         return
     assert expected is not None
-    found = published_preprocessing(f"timm/{old}", {}, 1000, 3)
-    assert found == published_preprocessing(f"timm/{new}", {}, 1000, 3)
-    assert found.size == expected.input_size[1:]
+    result = published_preprocessing(f"timm/{old}", {}, 1000, 3)
+    assert result == published_preprocessing(f"timm/{new}", {}, 1000, 3)
+    assert result.size == expected.input_size[1:]
 
 
 @pytest.mark.parametrize(

@@ -74,24 +74,24 @@ def test_unknown_names_are_refused(arch, message):
 
 def test_values_of_the_user_override_published_ones():
     spec = ClassifierSpec("timm/test_resnet", 4, size=[64, 48], mean=[0.1], interpolation="bicubic")
-    found = resolve_spec(spec)
-    assert (found.size, found.resize, found.interpolation) == ([64, 48], None, "bicubic")
-    assert (found.mean, found.std) == ([0.1], [0.5, 0.5, 0.5])
+    result = resolve_spec(spec)
+    assert (result.size, result.resize, result.interpolation) == ([64, 48], None, "bicubic")
+    assert (result.mean, result.std) == ([0.1], [0.5, 0.5, 0.5])
     cropped = resolve_spec(ClassifierSpec("timm/test_resnet", 4, resize=200))
     assert (cropped.size, cropped.resize) == ([160, 160], 200)
 
 
 def test_a_resolved_spec_does_not_change():
     for arch in ("timm/test_resnet", "torchvision/resnet18", "small_cnn"):
-        found = resolve_spec(ClassifierSpec(arch, 4))
-        assert resolve_spec(found) == found
+        result = resolve_spec(ClassifierSpec(arch, 4))
+        assert resolve_spec(result) == result
 
 
 @pytest.mark.parametrize("name", ["shufflenet_v2_x0_5", "mobilenet_v3_small", "resnet18"])
 def test_images_arrive_as_torchvision_prepares_them(name):
     expected = torchvision.models.get_model_weights(name).DEFAULT.transforms()(picture())
-    found = build_classifier(ClassifierSpec(f"torchvision/{name}", 5)).normalize(picture())
-    torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
+    result = build_classifier(ClassifierSpec(f"torchvision/{name}", 5)).normalize(picture())
+    torch.testing.assert_close(result, expected, atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize("name", ["test_resnet", "tf_efficientnet_lite0", "test_vit"])
@@ -99,6 +99,6 @@ def test_images_arrive_as_timm_prepares_them(name):
     config = timm.data.resolve_data_config(pretrained_cfg=timm.get_pretrained_cfg(name).to_dict())
     eight_bit = (picture()[0].permute(1, 2, 0) * 255).round().numpy().astype(np.uint8)
     expected = timm.data.create_transform(**config)(Image.fromarray(eight_bit))
-    found = build_classifier(ClassifierSpec(f"timm/{name}", 5)).normalize(picture())[0]
+    result = build_classifier(ClassifierSpec(f"timm/{name}", 5)).normalize(picture())[0]
     # Pillow rounds to 8 bits after either direction.
-    assert float((found - expected).abs().max()) < 1.5 / 255 / min(config["std"])
+    assert float((result - expected).abs().max()) < 1.5 / 255 / min(config["std"])

@@ -43,8 +43,8 @@ def no_hub(monkeypatch):
 
 
 def test_published_weights_are_loaded(hub, published):
-    found = build_classifier(ClassifierSpec(NAME, 1000), pretrained=True).network.state_dict()
-    assert all(torch.equal(found[name], value) for name, value in published.items())
+    result = build_classifier(ClassifierSpec(NAME, 1000), pretrained=True).network.state_dict()
+    assert all(torch.equal(result[name], value) for name, value in published.items())
 
 
 def test_other_classes_get_a_new_last_layer_only_if_it_is_trained(hub, published):
@@ -52,8 +52,8 @@ def test_other_classes_get_a_new_last_layer_only_if_it_is_trained(hub, published
         build_classifier(ClassifierSpec(NAME, 4), pretrained=True)
     classifier = build_classifier(ClassifierSpec(NAME, 4), pretrained=True, new_head=True).eval()
     assert classifier(torch.rand(2, 3, 64, 64)).shape == (2, 4)
-    found = classifier.network.state_dict()
-    assert torch.equal(found["conv5.0.weight"], published["conv5.0.weight"])
+    result = classifier.network.state_dict()
+    assert torch.equal(result["conv5.0.weight"], published["conv5.0.weight"])
 
 
 @pytest.mark.parametrize("arch", [NAME, "timm/test_resnet"])
@@ -72,9 +72,9 @@ def test_weights_in_the_cache_need_no_hub(no_hub, monkeypatch, tmp_path):
     )
     give = lambda *_args, **_kwargs: network.state_dict()  # noqa: E731
     monkeypatch.setattr(timm.models._builder, "load_state_dict_from_hf", give, raising=False)
-    found = build_classifier(ClassifierSpec("timm/test_resnet", 1000), pretrained=True).network
+    result = build_classifier(ClassifierSpec("timm/test_resnet", 1000), pretrained=True).network
     expected = network.state_dict()
-    assert all(torch.equal(value, expected[name]) for name, value in found.state_dict().items())
+    assert all(torch.equal(value, expected[name]) for name, value in result.state_dict().items())
 
 
 def test_nothing_is_downloaded_by_default(no_hub):

@@ -158,13 +158,13 @@ def test_openoods_checkpoint_gives_its_logits_on_plain_images():
     info = json.loads((CHECKPOINTS / "openood_resnet18_32x32.json").read_text())
     arrays = np.load(CHECKPOINTS / "openood_resnet18_32x32.npz")
     spec = ClassifierSpec("openood/ResNet18_32x32", 10, {"widths": info["stem_and_layer_widths"]})
-    found = build_classifier(spec).eval()
-    load_weights(found, CHECKPOINTS / info["checkpoint"], spec.arch)
+    classifier = build_classifier(spec).eval()
+    load_weights(classifier, CHECKPOINTS / info["checkpoint"], spec.arch)
     pixels = torch.from_numpy(arrays["img_uint8"])
     if pixels.shape[-1] == 3:
         pixels = pixels.permute(0, 3, 1, 2)
     with torch.no_grad():
-        output = found.forward_features(pixels / 255)
+        output = classifier.forward_features(pixels / 255)
     torch.testing.assert_close(output.logits, torch.from_numpy(arrays["logits"]), atol=1e-4, rtol=0)
     expected = torch.from_numpy(arrays["features"])
     torch.testing.assert_close(output.features, expected, atol=1e-4, rtol=0)

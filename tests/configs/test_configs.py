@@ -71,8 +71,8 @@ def shrink(settings):
             small[key] = [stand_in(name) for name in settings[key]]
     thresholds = settings.get("early_stop", {}).get("thresholds")
     if thresholds:
-        found = {stand_in(name): value for name, value in thresholds.items()}
-        small["early_stop"] = {"thresholds": found}
+        result = {stand_in(name): value for name, value in thresholds.items()}
+        small["early_stop"] = {"thresholds": result}
     if settings.get("classifier", {}).get("crops", {}).get("number"):
         small["classifier"] = {"crops": {"number": 2, "size": 6}}
     return small
@@ -112,24 +112,24 @@ def test_a_config_has_only_valid_keys(shipped, tiny):
     # Some configs contain settings only and need a config of data and networks.
     argv = tiny(shipped)[:4]
     parsed = parse(train.build_parser(), argv)
-    stored = yaml.safe_load(shipped.read_text())
-    for section, values in stored.items():
+    config = yaml.safe_load(shipped.read_text())
+    for section, values in config.items():
         for key, value in values.items() if isinstance(values, dict) else ():
-            found = parsed[section][key]
+            result = parsed[section][key]
             if not isinstance(value, dict):
-                assert found == value, f"{section}.{key}"
+                assert result == value, f"{section}.{key}"
 
 
 @pytest.mark.parametrize("shipped", CONFIGS, ids=lambda path: path.stem)
 def test_the_pipeline_of_a_config_runs(shipped, tiny, tmp_path, monkeypatch):
     run = tmp_path / "run"
     assert train.main([*tiny(shipped), "--run_dir", str(run)]) == 0
-    wanted = yaml.safe_load(shipped.read_text()).get("detector", {})
-    small = shrink(wanted)
-    wanted.get("early_stop", {}).pop("thresholds", None)
+    settings = yaml.safe_load(shipped.read_text()).get("detector", {})
+    small = shrink(settings)
+    settings.get("early_stop", {}).pop("thresholds", None)
     content = read_checkpoint(run / "detector.ckpt")
     used = content["settings"]
-    assert merge(used, merge(wanted, small)) == used
+    assert merge(used, merge(settings, small)) == used
     spec = content["diffusion"]["spec"]
     assert spec["config"]["sample_size"] * spec["patch"] == 8
     assert evaluate.main(["--ckpt", str(run / "detector.ckpt"), "--panels", "0"]) == 0

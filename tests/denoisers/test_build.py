@@ -45,7 +45,7 @@ def test_impossible_diffusion_models_are_refused(network, changes, message, recw
 
 
 def test_only_listed_classes_of_diffusers_are_built():
-    known = ("DiTTransformer2DModel",)
-    assert module_class(*known, known).__name__ == "DiTTransformer2DModel"
+    classes = ("DiTTransformer2DModel",)
+    assert module_class(*classes, classes).__name__ == "DiTTransformer2DModel"
     with pytest.raises(UserError, match="'DiffusionPipeline' is not known"):
-        module_class("DiffusionPipeline", known)
+        module_class("DiffusionPipeline", classes)

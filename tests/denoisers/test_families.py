@@ -148,8 +148,8 @@ WHOLE_WAY = {
 
 
 def evaluated(ckpt, output, *arguments):
-    given = ["--ckpt", str(ckpt), "--output", str(output), "--panels", "0", *arguments]
-    assert evaluate.main(given) == 0
+    options = ["--ckpt", str(ckpt), "--output", str(output), "--panels", "0", *arguments]
+    assert evaluate.main(options) == 0
     return (output / "scores.csv").read_bytes()
 
 

@@ -49,10 +49,10 @@ def test_latents_are_the_scaled_mode():
 @torch.no_grad()
 def test_slices_do_not_change_the_result():
     images = torch.rand(3, 3, 12, 12)
-    one, all_at_once = wrap(dit(), slice_size=1), wrap(dit(), slice_size=3)
-    z = one.encode(images)
+    single, all_at_once = wrap(dit(), slice_size=1), wrap(dit(), slice_size=3)
+    z = single.encode(images)
     torch.testing.assert_close(z, all_at_once.encode(images), rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(one.decode(z), all_at_once.decode(z), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(single.decode(z), all_at_once.decode(z), rtol=1e-4, atol=1e-5)
 
 
 @torch.no_grad()

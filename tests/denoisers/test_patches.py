@@ -121,29 +121,29 @@ def test_every_guidance_runs_on_patches(kind):
         tiny_classifier(CLASSES), patched(), settings, image_size=8, image_channels=3
     )
     images = torch.rand(5, 3, 8, 8, generator=torch.Generator().manual_seed(4))
-    found = detector.score_images(images, batch_size=8)
-    for one in found:
-        assert one.row.scores["diffguard/l2"] > 0
+    results = detector.score_images(images, batch_size=8)
+    for result in results:
+        assert result.row.scores["diffguard/l2"] > 0
     # Guidance moved images away from what inversion alone gives back.
-    assert any(one.row.scores["diffguard/unguided/l2"] > 0 for one in found)
+    assert any(result.row.scores["diffguard/unguided/l2"] > 0 for result in results)
     alone = detector.score_images(images[3:4], batch_size=8)[0]
-    assert alone.row.scores == found[3].row.scores
+    assert alone.row.scores == results[3].row.scores
     if kind == "early_stop":
-        assert all(one.row.stop_step < 4 for one in found)
+        assert all(result.row.stop_step < 4 for result in results)
 
 
 def test_patches_of_one_pixel_change_nothing():
     images, network = torch.rand(2, 3, 6, 6), two_layers(3, 8, CLASSES)
     mask = images[:, 0] > 0.5
     for fit in ("resize", "pad"):
-        plain, one = (
+        plain, patched = (
             PixelDenoiser(network, NoiseSchedule.linear(), 6, 3, CLASSES, CLASSES, fit, **options)
             for options in ({}, {"patch": 1})
         )
         state = plain.encode(images)
-        assert torch.equal(state, one.encode(images))
-        assert torch.equal(plain.preview(state), one.preview(state))
-        assert torch.equal(plain.place_mask(mask), one.place_mask(mask))
+        assert torch.equal(state, patched.encode(images))
+        assert torch.equal(plain.preview(state), patched.preview(state))
+        assert torch.equal(plain.place_mask(mask), patched.place_mask(mask))
 
 
 def test_a_folder_and_a_checkpoint_keep_the_patches(tmp_path):
@@ -202,15 +202,29 @@ def test_patches_that_do_not_fit_are_refused(changes, message):
 @pytest.mark.parametrize(("patch", "message"), [(3, "8 pixels cannot be cut"), (0, "at least 1")])
 def test_a_config_with_impossible_patches_is_refused(tmp_path, data_root, patch, message):
     path = write_config(tmp_path / "tiny.yaml", data_root)
-    given = ["--config", str(path), "--run_dir", str(tmp_path / "run"), "--stages", "[diffusion]"]
+    arguments = [
+        "--config",
+        str(path),
+        "--run_dir",
+        str(tmp_path / "run"),
+        "--stages",
+        "[diffusion]",
+    ]
     with pytest.raises(UserError, match=message):
-        train.main([*given, "--diffusion.patch", str(patch)])
+        train.main([*arguments, "--diffusion.patch", str(patch)])
 
 
 def test_a_run_with_patches_from_training_to_the_kept_weights(tmp_path, data_root):
     path = write_config(tmp_path / "tiny.yaml", data_root)
-    given = ["--config", str(path), "--run_dir", str(tmp_path / "run"), "--diffusion.patch", "2"]
-    assert train.main([*given, "--diffusion.sample_every", "1"]) == 0
+    arguments = [
+        "--config",
+        str(path),
+        "--run_dir",
+        str(tmp_path / "run"),
+        "--diffusion.patch",
+        "2",
+    ]
+    assert train.main([*arguments, "--diffusion.sample_every", "1"]) == 0
     content = read_checkpoint(tmp_path / "run" / "detector.ckpt")
     spec = content["diffusion"]["spec"]
     assert (spec["patch"], spec["config"]["in_channels"]) == (2, 4 * spec["image_channels"])
@@ -219,9 +233,9 @@ def test_a_run_with_patches_from_training_to_the_kept_weights(tmp_path, data_roo
     assert detector.denoiser.patch == 2
     assert detector.predict(torch.rand(2, channels, side, side)).score.isfinite().all()
     compact.compact_models(tmp_path / "run", tmp_path / "kept")
-    kept = tmp_path / "kept" / "diffusion"
-    assert load_diffusion(kept).patch == 2
-    other = ["--diffusion.ckpt", str(kept), "--diffusion.patch", "4", "--stages", "[calibrate]"]
+    folder = tmp_path / "kept" / "diffusion"
+    assert load_diffusion(folder).patch == 2
+    other = ["--diffusion.ckpt", str(folder), "--diffusion.patch", "4", "--stages", "[calibrate]"]
     with pytest.raises(UserError, match=r"patch is 4, but .* was trained with 2"):
         train.main(
             [

@@ -18,19 +18,19 @@ WEIGHTS = ("classifier/classifier", "diffusion/unet/diffusion_pytorch_model")
 
 
 @pytest.fixture
-def kept(tmp_path, run_folder):
+def compact_run(tmp_path, run_folder):
     compact.compact_models(run_folder, tmp_path / "kept", shard_bytes=2000)
     return tmp_path / "kept"
 
 
 @pytest.mark.parametrize("name", WEIGHTS)
-def test_shards_contain_the_weights_in_bfloat16(kept, run_folder, name):
+def test_shards_contain_the_weights_in_bfloat16(compact_run, run_folder, name):
     original = load_file(run_folder / f"{name}.safetensors")
-    files = sorted(kept.glob(f"{name}-*.safetensors"))
+    files = sorted(compact_run.glob(f"{name}-*.safetensors"))
     assert len(files) > 1
     largest = max(2 * value.numel() for value in original.values())
     assert max(sum(v.nbytes for v in load_file(f).values()) for f in files) <= max(2000, largest)
-    tensors = load_tensors(kept / f"{name}.safetensors.index.json")
+    tensors = load_tensors(compact_run / f"{name}.safetensors.index.json")
     assert tensors.keys() == original.keys()
     for key, value in original.items():
         expected = value.to(torch.bfloat16) if value.is_floating_point() else value
@@ -50,12 +50,12 @@ def test_small_weights_are_one_file_and_the_command_prints_the_size(tmp_path, ru
 
 
 def test_a_detector_of_compact_models_is_small_and_has_the_rounded_weights(
-    tmp_path, kept, data_root, run_folder
+    tmp_path, compact_run, data_root, run_folder
 ):
     config = write_config(tmp_path / "tiny.yaml", data_root)
-    given = ["--classifier.ckpt", kept / f"{WEIGHTS[0]}.safetensors.index.json"]
-    given += ["--diffusion.ckpt", kept / "diffusion", "--run_dir", tmp_path / "run"]
-    assert train.main(["--config", str(config), *map(str, given)]) == 0
+    arguments = ["--classifier.ckpt", compact_run / f"{WEIGHTS[0]}.safetensors.index.json"]
+    arguments += ["--diffusion.ckpt", compact_run / "diffusion", "--run_dir", tmp_path / "run"]
+    assert train.main(["--config", str(config), *map(str, arguments)]) == 0
     path = tmp_path / "run" / "detector.ckpt"
     content = read_checkpoint(path)
     for part in ("classifier", "diffusion"):
@@ -94,8 +94,8 @@ def test_a_wrong_index_is_refused(tmp_path, index, message):
         load_tensors(path)
 
 
-def test_error_of_a_missing_tensor_names_it(kept):
-    path = kept / f"{WEIGHTS[0]}.safetensors.index.json"
+def test_error_of_a_missing_tensor_names_it(compact_run):
+    path = compact_run / f"{WEIGHTS[0]}.safetensors.index.json"
     index = json.loads(path.read_text())
     index["weight_map"]["more"] = next(iter(index["weight_map"].values()))
     path.write_text(json.dumps(index))

@@ -14,8 +14,8 @@ PARSER = train.build_parser()
 
 def check(tmp_path, words):
     (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(tiny_config(tmp_path)))
-    given = ["--config", str(tmp_path / "tiny.yaml"), *words]
-    check_config(PARSER.instantiate(parse(PARSER, given)))
+    arguments = ["--config", str(tmp_path / "tiny.yaml"), *words]
+    check_config(PARSER.instantiate(parse(PARSER, arguments)))
 
 
 @pytest.mark.parametrize(

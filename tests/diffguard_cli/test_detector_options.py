@@ -36,9 +36,9 @@ def config(tmp_path):
     return words
 
 
-def guidance(parser, argv, stored=None):
+def guidance(parser, argv, defaults=None):
     """The guidance of a command line that names no data."""
-    values = parse(parser, argv, stored)
+    values = parse(parser, argv, defaults)
     del values["data"]
     return instantiate(parser, values).detector.guidance
 
@@ -48,10 +48,10 @@ def test_the_command_line_replaces_the_guidance_of_a_config(training, config):
     assert guidance(training, [*config(FREE), *CHOOSE]) == ClassifierGuidanceSettings()
     scale = ["--detector.classifier.scale", "7"]
     assert guidance(training, [*config(FREE), *scale, *CHOOSE]) == ClassifierGuidanceSettings(7.0)
-    found = guidance(training, [*config(CLASSIFIER), *scale])
-    assert (found.scale, found.crops.number) == (7.0, 2)
-    stored = {"detector": FREE}
-    assert guidance(training, [*CHOOSE, *scale], stored) == ClassifierGuidanceSettings(7.0)
+    settings = guidance(training, [*config(CLASSIFIER), *scale])
+    assert (settings.scale, settings.crops.number) == (7.0, 2)
+    defaults = {"detector": FREE}
+    assert guidance(training, [*CHOOSE, *scale], defaults) == ClassifierGuidanceSettings(7.0)
 
 
 def test_a_config_replaces_the_guidance_of_a_config_below(training, config):
@@ -59,8 +59,8 @@ def test_a_config_replaces_the_guidance_of_a_config_below(training, config):
     assert guidance(training, config(FREE) + config(above)) == ClassifierGuidanceSettings()
     assert guidance(training, config(CLASSIFIER) + config(FREE)) == ClassifierFreeSettings(1.5)
     more = {"classifier": {"scale": 2.0}}
-    found = guidance(training, config(CLASSIFIER) + config(more))
-    assert (found.scale, found.crops.number) == (2.0, 2)
+    settings = guidance(training, config(CLASSIFIER) + config(more))
+    assert (settings.scale, settings.crops.number) == (2.0, 2)
 
 
 @pytest.mark.parametrize(

@@ -33,22 +33,22 @@ def test_sessions_add_up_and_processes_overlap(tmp_path):
         timing_line("a", 1, 30, 5.0, 0.5),
         timing_line("b", 0, 40, 1.0, 0.25),
     ]
-    write(tmp_path, *(f"{one}\n" for one in ranks))
-    found = read_timing(tmp_path)
-    assert (found["images"], found["seconds"]) == (80, 6.0)
-    assert found["fill"] == pytest.approx((10 + 15 + 10) / 80)
+    write(tmp_path, *(f"{line}\n" for line in ranks))
+    timing = read_timing(tmp_path)
+    assert (timing["images"], timing["seconds"]) == (80, 6.0)
+    assert timing["fill"] == pytest.approx((10 + 15 + 10) / 80)
 
 
-@pytest.mark.parametrize("kept", [1, 20, -1])
-def test_an_incomplete_line_is_ignored(tmp_path, kept):
+@pytest.mark.parametrize("length", [1, 20, -1])
+def test_an_incomplete_line_is_ignored(tmp_path, length):
     whole = timing_line("a", images=7)
-    write(tmp_path, f"{whole}\n", timing_line("b")[:kept])
+    write(tmp_path, f"{whole}\n", timing_line("b")[:length])
     assert read_timing(tmp_path) == {"images": 7, "seconds": 2.0, "fill": 1.0}
     # The next session appends to the incomplete line.
     write(
         tmp_path,
         f"{whole}\n",
-        timing_line("b")[:kept],
+        timing_line("b")[:length],
         timing_line("c", images=5) + "\n",
         whole + "\n",
     )
@@ -64,9 +64,9 @@ def test_no_timing_means_no_images(tmp_path):
 def test_file_hash_depends_on_the_content(tmp_path):
     for name, content in (("a", b"one"), ("b", b"one"), ("c", b"two")):
         (tmp_path / name).write_bytes(content)
-    one, same, other = (file_hash(tmp_path / name) for name in "abc")
-    assert one == same != other
-    assert one == "7692c3ad3540bb803c020b3aee66cd8887123234ea0c6e7143c0add73ff431ed"
+    first, same, other = (file_hash(tmp_path / name) for name in "abc")
+    assert first == same != other
+    assert first == "7692c3ad3540bb803c020b3aee66cd8887123234ea0c6e7143c0add73ff431ed"
 
 
 def table(count):
@@ -169,14 +169,14 @@ def test_thresholds_give_the_mean_depth_of_the_configured_inversion(condition):
     images = torch.cat([batch["image"] for batch in batches(32, 8)])
     whole = [row for row in range(32) if row not in torn]
     scored = detector.score_images(images[whole])
-    assert np.mean([one.row.stop_step for one in scored]) == pytest.approx(10, abs=0.5)
+    assert np.mean([image.row.stop_step for image in scored]) == pytest.approx(10, abs=0.5)
 
 
 def test_thresholds_decrease_with_the_mean_depth():
-    found = [
+    fits = [
         fit_early_stop(early_stop(mean_depth=d).method, batches(16, 8), 8) for d in (0.3, 0.6, 0.9)
     ]
-    assert all(list(thresholds) == ["psnr", "ssim"] for thresholds in found)
+    assert all(list(thresholds) == ["psnr", "ssim"] for thresholds in fits)
     for name in ("psnr", "ssim"):
-        shallow, middle, deep = (thresholds[name] for thresholds in found)
+        shallow, middle, deep = (thresholds[name] for thresholds in fits)
         assert shallow > middle > deep

@@ -54,9 +54,9 @@ def test_synthesis_equals_diffusers(prediction, spacing, clip):
     scheduler, network, noise, plan = both(DDIMScheduler, prediction, spacing, clip)
     scheduler.register_to_config(clip_sample=clip)
     x = torch.randn(2, 1, 8, 8, dtype=torch.float64)
-    found = torch.stack(list(synthesize(noise, x, plan, len(plan) - 1, clip=clip)))
+    states = torch.stack(list(synthesize(noise, x, plan, len(plan) - 1, clip=clip)))
     expected = run(scheduler if not clip else _Reclipped(scheduler), network, x)
-    torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(states, expected, rtol=1e-6, atol=1e-6)
 
 
 class _Reclipped:
@@ -73,25 +73,25 @@ class _Reclipped:
 def test_inversion_equals_diffusers(spacing):
     scheduler, network, noise, plan = both(DDIMInverseScheduler, "epsilon", spacing)
     x = torch.rand(2, 1, 8, 8, dtype=torch.float64) * 2 - 1
-    found = torch.stack(list(invert(noise, x, plan, len(plan))))
-    torch.testing.assert_close(found, run(scheduler, network, x), rtol=1e-6, atol=1e-6)
+    states = torch.stack(list(invert(noise, x, plan, len(plan))))
+    torch.testing.assert_close(states, run(scheduler, network, x), rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("prediction", PREDICTIONS)
 def test_the_kind_of_prediction_does_not_matter(prediction):
-    # The same knowledge, told as v or x_0: every solver must give the same.
+    # The same prediction as v or x_0 must lead every solver to the same result.
     plan, epsilon = sound_plan(STEPS), predict(denoiser_of(tiny_unet().double()))
     schedule = NoiseSchedule.linear(prediction_type=prediction)
 
-    def told(x, t):
+    def predict_other(x, t):
         noise = epsilon(x, t)
         clean = predict_clean(x, noise, schedule.alphas_cumprod[t])
         return schedule.to_noise(schedule.training_target(clean, noise, t), x, t)
 
     x = torch.rand(2, 1, 8, 8, dtype=torch.float64) * 2 - 1
-    found = torch.stack(list(invert(told, x, plan, STEPS, clip=True)))
+    states = torch.stack(list(invert(predict_other, x, plan, STEPS, clip=True)))
     expected = torch.stack(list(invert(epsilon, x, plan, STEPS, clip=True)))
-    torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(states, expected, rtol=1e-6, atol=1e-6)
 
 
 @settings(max_examples=25, deadline=None)
@@ -131,9 +131,9 @@ def test_every_sample_has_its_own_step():
     mixed = inversion_step(x, noise, plan, index, clip=True)
     guided = synthesis_step(x, noise, plan, index, clip=True, gradient=gradient)
     for k in range(len(x)):
-        one = x[k : k + 1], noise[k : k + 1], plan, index[k : k + 1]
-        assert torch.equal(mixed[k : k + 1], inversion_step(*one, clip=True))
-        alone = synthesis_step(*one, clip=True, gradient=gradient[k : k + 1])
+        arguments = x[k : k + 1], noise[k : k + 1], plan, index[k : k + 1]
+        assert torch.equal(mixed[k : k + 1], inversion_step(*arguments, clip=True))
+        alone = synthesis_step(*arguments, clip=True, gradient=gradient[k : k + 1])
         assert torch.equal(guided[k : k + 1], alone)
 
 

@@ -22,8 +22,10 @@ def test_gradient_equals_finite_differences(boxes, reduction):
         views = [(u + 1) / 2]
         if boxes is not None:
             views = list(crop_nearest(views[0], boxes.transpose(0, 1), crop))
-        found = [F.log_softmax(smooth_classifier(v), -1)[range(2), labels].sum() for v in views]
-        total = torch.stack(found)
+        likelihoods = [
+            F.log_softmax(smooth_classifier(v), -1)[range(2), labels].sum() for v in views
+        ]
+        total = torch.stack(likelihoods)
         return scale * float(total.sum() if reduction == "sum" else total.mean())
 
     gradient = classifier_gradient(
@@ -43,12 +45,12 @@ def test_clean_gradient_is_that_of_the_blended_image():
     t, alpha, _ = plan.synthesis(index)
     noise, labels = predict(denoiser)(x, t), torch.tensor([0, 2])
     guidance = ClassifierGuidance(lambda images, t: smooth_classifier(images), scale=2.0)
-    found = guidance.gradient(
+    gradient = guidance.gradient(
         denoiser, x, noise, t, alpha,
         labels=labels, keys=[()] * 2, steps=[0, 0], batch_size=8,
     )  # fmt: skip
     u = blend_clean(x, noise, alpha)
-    torch.testing.assert_close(found, classifier_gradient(smooth_classifier, u, labels, 2.0))
+    torch.testing.assert_close(gradient, classifier_gradient(smooth_classifier, u, labels, 2.0))
     # Low noise shows the state, high noise the clean estimate.
     clean = (x - (1 - alpha).sqrt().view(2, 1, 1, 1) * noise) / alpha.sqrt().view(2, 1, 1, 1)
     for row, share in enumerate((1 - alpha).sqrt()):
@@ -76,13 +78,13 @@ def test_crops_belong_to_seed_image_and_step():
     def boxes(seed, key, step, shared=False):
         return guidance(seed, shared).boxes((32, 32), [key], [step])[0]
 
-    own = boxes(0, ("a", "1"), 2)
-    assert torch.equal(own, boxes(0, ("a", "1"), 2))
+    first = boxes(0, ("a", "1"), 2)
+    assert torch.equal(first, boxes(0, ("a", "1"), 2))
     for other in ((1, ("a", "1"), 2), (0, ("b", "1"), 2), (0, ("a1", ""), 2), (0, ("a", "1"), 3)):
-        assert not torch.equal(own, boxes(*other))
+        assert not torch.equal(first, boxes(*other))
     # Together as alone.
     pair = guidance(0).boxes((32, 32), [("a", "1"), ("b", "1")], [2, 0])
-    assert torch.equal(pair, torch.stack([own, boxes(0, ("b", "1"), 0)]))
+    assert torch.equal(pair, torch.stack([first, boxes(0, ("b", "1"), 0)]))
     # Shared crops go on from step to step as if the image were the only one.
     shared = boxes(0, ("a", "1"), 2, shared=True)
     assert torch.equal(shared, boxes(0, ("b", "2"), 2, shared=True))

@@ -19,14 +19,14 @@ def test_a_perfect_network_predicts_the_noise(prediction, seed, t):
     x0, noise = torch.randn(2, 3, 4, generator=generator, dtype=torch.float64).unbind()
     steps = torch.full((3,), t)
     x = schedule.add_noise(x0, noise, steps)
-    found = schedule.to_noise(schedule.training_target(x0, noise, steps), x, steps)
-    torch.testing.assert_close(found, noise, rtol=1e-8, atol=1e-8)
+    result = schedule.to_noise(schedule.training_target(x0, noise, steps), x, steps)
+    torch.testing.assert_close(result, noise, rtol=1e-8, atol=1e-8)
 
 
 def test_expand_takes_shape_and_dtype():
-    found = expand(torch.tensor([1.0, 2.0], dtype=torch.float64), torch.zeros(2, 3, 4, 4))
-    assert found.shape == (2, 1, 1, 1)
-    assert found.dtype == torch.float32
+    result = expand(torch.tensor([1.0, 2.0], dtype=torch.float64), torch.zeros(2, 3, 4, 4))
+    assert result.shape == (2, 1, 1, 1)
+    assert result.dtype == torch.float32
 
 
 @settings(max_examples=50, deadline=None)

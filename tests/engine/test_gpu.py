@@ -84,10 +84,10 @@ def test_scores_are_those_of_the_cpu(name, images):
     with fake_gpu() as device:
         detector = build_detector(settings, noisy_classifier=noisy).to(device)
         assert detector.device == device
-        found = detector.score_images(images.to(device), batch_size=8)
-    for one, other in zip(found, expected, strict=True):
-        assert one.row.scores == other.row.scores
-        assert torch.equal(one.reconstruction.guided.cpu(), other.reconstruction.guided)
+        results = detector.score_images(images.to(device), batch_size=8)
+    for result, other in zip(results, expected, strict=True):
+        assert result.row.scores == other.row.scores
+        assert torch.equal(result.reconstruction.guided.cpu(), other.reconstruction.guided)
 
 
 def test_the_early_stop_is_fitted_there(images):
@@ -104,14 +104,14 @@ def test_the_early_stop_is_fitted_there(images):
 @pytest.mark.parametrize("name", FAMILIES)
 def test_every_family_scores_there(models, name):
     images = torch.rand(3, 3, 16, 16, generator=torch.Generator().manual_seed(1))
-    found = []
+    scores = []
     for place in (nullcontext(torch.device("cpu")), fake_gpu()):
         denoiser = load_denoiser(models(name), options_of(name), image_size=16)
         with place as device:
             detector = detector_of(denoiser).to(device)
-            found.append(detector.score(images, name="diffguard/l2", batch_size=8))
+            scores.append(detector.score(images, name="diffguard/l2", batch_size=8))
     # Attention is computed by another kernel there.
-    torch.testing.assert_close(*found, rtol=1e-5, atol=0.0)
+    torch.testing.assert_close(*scores, rtol=1e-5, atol=0.0)
 
 
 def noisy_classifier(network, denoiser):

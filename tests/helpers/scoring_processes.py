@@ -132,7 +132,9 @@ class OtherMachine:
         """Change the version that the process reports."""
         if rank == self.rank:
             describe = scoring_folder.describe_machine
-            scoring_folder.describe_machine = lambda *given: describe(*given) | {"numpy": "0.0"}
+            scoring_folder.describe_machine = lambda *arguments: (
+                describe(*arguments) | {"numpy": "0.0"}
+            )
 
 
 def _strided(work, total, size):
@@ -156,8 +158,8 @@ def free_port():
 def data_module(root, **options):
     """The data of `tiny_project`: 18 ID, 7 near and 9 far OOD images."""
     ood = OODSets(near={"blank": "folder:near"}, far={"noise": "folder:far"})
-    given = {"name": "shapes", "root": str(root), "image_size": 8, "batch_size": 8}
-    return OODDataModule(IDSets(test="folder:test"), ood, **{**given, **options})
+    defaults = {"name": "shapes", "root": str(root), "image_size": 8, "batch_size": 8}
+    return OODDataModule(IDSets(test="folder:test"), ood, **{**defaults, **options})
 
 
 def score(

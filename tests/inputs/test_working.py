@@ -35,11 +35,11 @@ def forms(folder):
 
 
 def test_an_image_is_the_same_in_every_form(tmp_path):
-    given = forms(tmp_path)
-    for form, image in given.items():
+    images = forms(tmp_path)
+    for form, image in images.items():
         assert torch.equal(working_images(image, 8, 3), EXPECTED[None]), form
-    together = working_images(list(given.values()), 8, 3)
-    assert torch.equal(together, EXPECTED.expand(len(given), -1, -1, -1))
+    together = working_images(list(images.values()), 8, 3)
+    assert torch.equal(together, EXPECTED.expand(len(images), -1, -1, -1))
 
 
 def test_lists_hold_images_of_different_sizes_and_channels():

@@ -165,9 +165,9 @@ def test_divergence_is_reported_and_keeps_the_last_checkpoint(tmp_path):
 
     with pytest.raises(UserError, match=r"classifier diverged.* epoch 3.*classifier\.lr"):
         fit(tmp_path, ClassifierModule(tiny.classifier()), callbacks=[Poison()])
-    kept = torch.load(last_checkpoint(tmp_path), weights_only=True)
-    assert kept["epoch"] == 1
-    assert all(v.isfinite().all() for v in kept["state_dict"].values())
+    checkpoint = torch.load(last_checkpoint(tmp_path), weights_only=True)
+    assert checkpoint["epoch"] == 1
+    assert all(v.isfinite().all() for v in checkpoint["state_dict"].values())
 
 
 def test_a_checkpoint_of_another_network_is_refused_in_one_line(tmp_path):
@@ -215,9 +215,9 @@ def test_a_schedule_needs_an_end(tmp_path):
 
 def test_a_run_resumes_at_its_planned_length_only(tmp_path):
     fit(tmp_path, ClassifierModule(tiny.classifier()), max_epochs=2)
-    kept = last_checkpoint(tmp_path)
+    path = last_checkpoint(tmp_path)
     with pytest.raises(UserError, match=r"planned for 8 steps.* with 12 .*classifier\.max_epochs"):
-        fit(tmp_path, ClassifierModule(tiny.classifier()), max_epochs=3, ckpt_path=kept)
+        fit(tmp_path, ClassifierModule(tiny.classifier()), max_epochs=3, ckpt_path=path)
 
 
 def test_a_constant_rate_can_resume_for_more_epochs(tmp_path):
@@ -227,8 +227,8 @@ def test_a_constant_rate_can_resume_for_more_epochs(tmp_path):
         )
 
     fit(tmp_path, module(), max_epochs=2)
-    kept = last_checkpoint(tmp_path)
-    assert fit(tmp_path, module(), max_epochs=3, ckpt_path=kept).global_step == 12
+    path = last_checkpoint(tmp_path)
+    assert fit(tmp_path, module(), max_epochs=3, ckpt_path=path).global_step == 12
 
 
 def test_a_finished_stage_is_loaded_and_not_trained_again(tmp_path):

@@ -168,15 +168,15 @@ def test_ema_denoiser_can_be_kept_as_a_diffusers_folder(tmp_path):
     assert isinstance(model, PixelDenoiser)
     assert not any(m.training for m in model.modules())
     model.network.save_pretrained(tmp_path / "kept")
-    kept = UNet2DModel.from_pretrained(tmp_path / "kept")
-    assert not tiny.bits_differ(kept, module.ema.module.network)
+    network = UNet2DModel.from_pretrained(tmp_path / "kept")
+    assert not tiny.bits_differ(network, module.ema.module.network)
 
 
 def test_checkpoint_holds_plain_values_and_tensors_only(tmp_path):
     fit(tmp_path, DiffusionModule(tiny.denoiser()), max_epochs=1)
-    kept = torch.load(last_checkpoint(tmp_path), weights_only=True)
-    assert kept["epoch"] == 0
-    assert "hyper_parameters" not in kept
+    checkpoint = torch.load(last_checkpoint(tmp_path), weights_only=True)
+    assert checkpoint["epoch"] == 0
+    assert "hyper_parameters" not in checkpoint
 
 
 @pytest.mark.parametrize("classes", [None, 3])

@@ -81,8 +81,8 @@ def test_ranks_of_slurm_are_used(monkeypatch):
 
 
 def test_a_slurm_job_of_one_task_is_one_process(monkeypatch):
-    one = {"SLURM_NTASKS": "1", "SLURM_NNODES": "1", "SLURM_NTASKS_PER_NODE": "1"}
-    variables = {**SLURM, **one, "SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_NODEID": "0"}
+    single = {"SLURM_NTASKS": "1", "SLURM_NNODES": "1", "SLURM_NTASKS_PER_NODE": "1"}
+    variables = {**SLURM, **single, "SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_NODEID": "0"}
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     trainer = scoring_trainer(TrainerConfig(accelerator="cpu", progress=False), "test")

@@ -32,8 +32,8 @@ def test_training_logs_metrics_rate_and_nested_config(tmp_path):
     assert session.hparams["classifier/lr"].number_value == 0.1
     (table,) = (tmp_path / "csv" / "classifier").rglob("metrics.csv")
     assert "classifier/val_loss" in table.read_text()
-    stored = yaml.safe_load((table.parent / "hparams.yaml").read_text())
-    assert stored["classifier"]["lr"] == 0.1
+    values = yaml.safe_load((table.parent / "hparams.yaml").read_text())
+    assert values["classifier"]["lr"] == 0.1
 
 
 def test_a_missing_package_is_named(tmp_path, monkeypatch):

@@ -92,8 +92,8 @@ def test_an_epoch_does_not_resume_on_another_number_of_processes(tmp_path):
     with pytest.raises(TimeIsUpError):
         fit(tmp_path, module(), from_memory(), callbacks=[limit])
     path = last_checkpoint(tmp_path)
-    kept = torch.load(path, weights_only=True)
-    torch.save({**kept, "generators": kept["generators"] * 2}, path)
+    checkpoint = torch.load(path, weights_only=True)
+    torch.save({**checkpoint, "generators": checkpoint["generators"] * 2}, path)
     with pytest.raises(UserError, match="on 2 processes: resume it on as many, not on 1"):
         fit(tmp_path, module(), from_memory())
 

@@ -76,8 +76,8 @@ def test_a_batch_too_large_is_halved_before_the_first_row(data_root, tmp_path, c
     assert frozen(tmp_path / "halved") == (8, 32)
     assert "out of memory with 32 images a batch: trying 16" in capsys.readouterr().err
     assert len(table) == 18 + 9 + 36 + 24
-    start(hungry(), data_of(data_root, 8), tmp_path / "asked")
-    assert scores_of(tmp_path / "halved") == scores_of(tmp_path / "asked")
+    start(hungry(), data_of(data_root, 8), tmp_path / "requested")
+    assert scores_of(tmp_path / "halved") == scores_of(tmp_path / "requested")
 
 
 def test_a_resumed_run_keeps_the_halved_batch(data_root, tmp_path):
@@ -101,8 +101,8 @@ def test_out_of_memory_after_the_first_row_is_an_error_and_loses_no_row(data_roo
     with pytest.raises(UserError, match=r"16 images a batch.*finished scores are kept.*--output"):
         start(detector, data, folder)
     assert set(detector.denoiser.network.seen) == {16}
-    kept = (folder / "scores" / "rank-0.csv").read_text().count("\n") - 1
-    assert 0 < kept < len(whole)
+    rows = (folder / "scores" / "rank-0.csv").read_text().count("\n") - 1
+    assert 0 < rows < len(whole)
     # Existing rows fix the size, also for a resumed run.
     with pytest.raises(UserError, match=r"16 images a batch.*finished scores are kept"):
         start(hungry(rows=8), data_of(data_root, 16), folder)
@@ -194,11 +194,11 @@ def test_errors_of_exhausted_memory_are_recognized(error, expected):
 
 
 @pytest.mark.parametrize(
-    ("asked", "expected"), [("auto", 16), (64, 16), (32, None), (16, 16), (10, 16)]
+    ("requested", "expected"), [("auto", 16), (64, 16), (32, None), (16, 16), (10, 16)]
 )
-def test_a_resumed_run_uses_its_first_batch_size(asked, expected):
-    assert frozen_batch_size({"batch_size": 16, "batch_size_asked": 64}, asked) == expected
-    assert frozen_batch_size(None, asked) is None
+def test_a_resumed_run_uses_its_first_batch_size(requested, expected):
+    assert frozen_batch_size({"batch_size": 16, "batch_size_asked": 64}, requested) == expected
+    assert frozen_batch_size(None, requested) is None
 
 
 def test_all_calls_have_the_precision_of_the_trainer(data_root, tmp_path):

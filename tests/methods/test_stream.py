@@ -33,7 +33,7 @@ def score(detector, items, batch_size=8, **options):
     stream = detector.stream(batch_size, **options)
     scored = stream.push(items) + stream.flush()
     place = {id(item): number for number, item in enumerate(items)}
-    return sorted(scored, key=lambda one: place[id(one.item)])
+    return sorted(scored, key=lambda result: place[id(result.item)])
 
 
 def test_a_row_has_its_origin_and_the_classifiers_outputs(detector, images):
@@ -42,28 +42,28 @@ def test_a_row_has_its_origin_and_the_classifiers_outputs(detector, images):
         for i, image in enumerate(images)
     ]
     logits = detector.classifier(images).detach()
-    for one, item, own in zip(score(detector, items), items, logits, strict=True):
-        row = one.row
-        assert one.item is item
+    for result, item, output in zip(score(detector, items), items, logits, strict=True):
+        row = result.row
+        assert result.item is item
         assert (row.dataset, row.index, row.path) == ("mine", item.index, item.path)
         assert row.label == item.label
-        assert row.prediction == int(own.argmax())
-        assert row.probability == pytest.approx(float(own.softmax(0).max()))
+        assert row.prediction == int(output.argmax())
+        assert row.probability == pytest.approx(float(output.softmax(0).max()))
         assert sorted(row.scores) == sorted(detector.score_names())
         assert row.error == ""
 
 
 def test_rows_have_steps_and_passes(detector, images):
     # 4 of 6 steps: 4 passes of inversion, 4 of synthesis with label and 4 without.
-    for one in score(detector, items_of(images)):
-        assert (one.row.stop_step, one.row.network_passes) == (4, 4 + 2 * 4)
-        assert one.row.stop_step == one.reconstruction.stop_index + 1
+    for result in score(detector, items_of(images)):
+        assert (result.row.stop_step, result.row.network_passes) == (4, 4 + 2 * 4)
+        assert result.row.stop_step == result.reconstruction.stop_index + 1
 
 
 def test_rows_have_the_stopping_step_of_an_early_stop(images):
     stop = EarlyStopSettings(thresholds={"psnr": 8.0})
     settings = small_settings(early_stop=stop, inversion=InversionSettings(depth=1.0))
-    rows = [one.row for one in score(build_detector(settings), items_of(images))]
+    rows = [result.row for result in score(build_detector(settings), items_of(images))]
     assert len({row.stop_step for row in rows}) > 1
     assert all(row.network_passes == 3 * row.stop_step for row in rows)
 
@@ -71,14 +71,16 @@ def test_rows_have_the_stopping_step_of_an_early_stop(images):
 def test_an_unreadable_image_gives_a_row_with_its_error(detector, images):
     items = items_of(images)
     torn = Item(torch.zeros(0), label=2, dataset="set", index=99, path="t.png", error="torn file")
-    found = score(detector, [items[0], torn, *items[1:]])
-    row = found[1].row
-    assert found[1].reconstruction is None
+    results = score(detector, [items[0], torn, *items[1:]])
+    row = results[1].row
+    assert results[1].reconstruction is None
     assert (row.dataset, row.index, row.path, row.label) == ("set", 99, "t.png", 2)
     assert (row.error, row.scores) == ("torn file", {})
     # It does not affect the other images.
     plain = score(detector, items)
-    assert [one.row for one in found if not one.row.error] == [one.row for one in plain]
+    assert [result.row for result in results if not result.row.error] == [
+        result.row for result in plain
+    ]
 
 
 def test_a_stream_may_have_unreadable_images_only(detector):
@@ -98,20 +100,20 @@ def test_derived_scores_are_optional(detector, images):
     plain = score(detector, items_of(images), derive=False)
     full = score(detector, items_of(images))
     assert list(plain[0].row.scores) == detector.score_names(derived=False)
-    for one, other in zip(plain, full, strict=True):
-        assert one.row.scores.items() <= other.row.scores.items()
+    for result, other in zip(plain, full, strict=True):
+        assert result.row.scores.items() <= other.row.scores.items()
 
 
 def test_an_additional_unguided_image_changes_no_score(detector, images):
     plain = score(detector, items_of(images))
     both = score(detector, items_of(images), unguided=True)
-    for one, other in zip(plain, both, strict=True):
-        assert one.reconstruction.unguided is None
+    for result, other in zip(plain, both, strict=True):
+        assert result.reconstruction.unguided is None
         assert other.reconstruction.unguided.shape == images[0].shape
         assert not torch.equal(other.reconstruction.unguided, other.reconstruction.guided)
-        assert torch.equal(one.reconstruction.guided, other.reconstruction.guided)
-        assert one.row.scores == other.row.scores
-        assert other.row.network_passes > one.row.network_passes
+        assert torch.equal(result.reconstruction.guided, other.reconstruction.guided)
+        assert result.row.scores == other.row.scores
+        assert other.row.network_passes > result.row.network_passes
 
 
 def oracle_labels(seed=0, shades=range(40), label=-1, **options):
@@ -121,7 +123,7 @@ def oracle_labels(seed=0, shades=range(40), label=-1, **options):
     detector.method.seed = seed
     images = [torch.full((1, 8, 8), shade / 40) for shade in shades]
     items = [Item(image, label=label, **options) for image in images]
-    return [one.reconstruction.job.label for one in score(detector, items, derive=False)]
+    return [result.reconstruction.job.label for result in score(detector, items, derive=False)]
 
 
 def test_oracle_labels_of_ood_images_depend_only_on_pixels_and_seed():
@@ -152,7 +154,7 @@ def test_a_file_has_the_score_of_its_pixels_under_any_name(tmp_path, name):
     for folder in ("a", "b"):
         stream = EvaluationStream([folder_set(folder, tmp_path / folder)], Prepare(8, 1))
         items = items_of_batch(collate(list(stream)))
-        rows = [one.row for one in score(detector, items, batch_size=16)]
+        rows = [result.row for result in score(detector, items, batch_size=16)]
         scores = [row.scores["diffguard/logits_l1"] for row in rows]
         expected = plain if folder == "a" else plain.flip(0)
         assert scores == expected.tolist()
@@ -165,7 +167,7 @@ def test_the_oracle_uses_the_labels_of_id_images():
 def test_the_predicted_label_guides_by_default(detector, images):
     predicted = detector.classifier(images).argmax(1).tolist()
     scored = score(detector, items_of(images, label=2))
-    assert [one.reconstruction.job.label for one in scored] == predicted
+    assert [result.reconstruction.job.label for result in scored] == predicted
 
 
 @pytest.mark.parametrize("cut", [0.3, -0.3])
@@ -179,13 +181,13 @@ def test_the_cam_mask_of_the_label_reaches_the_reconstruction(images, cut):
     assert expected.any()
     assert not expected.all()
     plain = score(build_detector(calibrated=False), items_of(images))
-    for one, mask, other in zip(score(detector, items_of(images)), expected, plain, strict=True):
-        job = one.reconstruction.job
+    for result, mask, other in zip(score(detector, items_of(images)), expected, plain, strict=True):
+        job = result.reconstruction.job
         assert job.mask.dtype == torch.bool
         assert float((job.mask != mask).float().mean()) < 0.05  # rounding depends on the batch
         assert other.reconstruction.job.mask is None
         # A full mask is the same as no mask.
-        same = torch.equal(one.reconstruction.guided, other.reconstruction.guided)
+        same = torch.equal(result.reconstruction.guided, other.reconstruction.guided)
         assert same == bool(mask.all())
 
 

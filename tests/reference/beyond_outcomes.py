@@ -99,12 +99,12 @@ class TestEarlyStop:
         steps, images = data.draw(st.integers(1, 7)), data.draw(st.integers(1, 5))
         qualities = trajectories(data.draw, steps, 1, images)
         cap = data.draw(st.integers(1, steps))
-        wanted = data.draw(st.floats(1, cap))
+        depth = data.draw(st.floats(1, cap))
 
         def miss(threshold):
-            return abs(depths(qualities, [threshold], cap).mean() - wanted)
+            return abs(depths(qualities, [threshold], cap).mean() - depth)
 
-        actual = calibrate_threshold(qualities[:, 0], wanted, cap)
+        actual = calibrate_threshold(qualities[:, 0], depth, cap)
         every = [-1.0, 2.0, *(k / 8 for k in range(9))]
         assert miss(actual) <= min(map(miss, every)) + 1e-9
 

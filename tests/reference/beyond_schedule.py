@@ -133,10 +133,10 @@ class TestNoiseSchedule:
             torch.testing.assert_close(steps, steps.mean().expand_as(steps), rtol=1e-8, atol=0)
 
     def test_given_betas_are_not_rounded(self):
-        given = [0.1, 0.2, 1 / 3]
-        schedule = schedule_from_config({"trained_betas": given})
-        assert schedule.betas.tolist() == given
-        assert NoiseSchedule(torch.tensor(given)).prediction_type == "epsilon"
+        betas = [0.1, 0.2, 1 / 3]
+        schedule = schedule_from_config({"trained_betas": betas})
+        assert schedule.betas.tolist() == betas
+        assert NoiseSchedule(torch.tensor(betas)).prediction_type == "epsilon"
 
     def test_add_noise_and_velocity_equal_diffusers(self):
         scheduler = diffusers.DDPMScheduler(prediction_type="v_prediction")

@@ -43,8 +43,8 @@ class GroupFile:
 
     def data_sets(self, dtype):
         """The data sets of the file, to be checked in one precision."""
-        found = (PREFIX.match(key) for key in self.arrays)
-        return [DataSet(self, p, dtype) for p in sorted({m.group() if m else "" for m in found})]
+        matches = (PREFIX.match(key) for key in self.arrays)
+        return [DataSet(self, p, dtype) for p in sorted({m.group() if m else "" for m in matches})]
 
     def unaccounted(self):
         """Keys that were neither compared, nor used as input, nor exempt."""
@@ -63,19 +63,19 @@ class DataSet:
 
     def __init__(self, file, prefix, dtype):
         self.file, self.prefix, self.dtype = file, prefix, dtype
-        own = [key.removeprefix(prefix) for key in file.arrays if self._owns(key)]
-        heads = list(dict.fromkeys(key.rpartition("__")[0] for key in own if "__" in key))
+        names = [key.removeprefix(prefix) for key in file.arrays if self._owns(key)]
+        heads = list(dict.fromkeys(key.rpartition("__")[0] for key in names if "__" in key))
         self.networks = [head for head in heads if NETWORK.fullmatch(head)]
         self.cases = [head for head in heads if head not in self.networks]
-        self.shared = [key for key in own if "__" not in key]
+        self.shared = [key for key in names if "__" not in key]
 
     def _owns(self, key):
         match = PREFIX.match(key)
         return (match.group() if match else "") == self.prefix
 
     def _find(self, name, cases):
-        own = [*(f"{case}__{name}" for case in cases), name]
-        candidates = [*(self.prefix + key for key in own), name]
+        names = [*(f"{case}__{name}" for case in cases), name]
+        candidates = [*(self.prefix + key for key in names), name]
         return next((key for key in candidates if key in self.file.arrays), None)
 
     def has(self, name, case):

@@ -65,8 +65,8 @@ def _check_stop(data, case):
     clip = data.setting("clip_denoised", case)
     most = len(plan) - data.setting("early_stop_steps", case)
     size = data.setting("image_size", case, default=x0.shape[-1])
-    own = data.setting("input_size", case, default=x0.shape[-1])
-    denoiser = build_denoiser(data, case, NoiseSchedule.linear(), size, own, fit="pad")
+    side = data.setting("input_size", case, default=x0.shape[-1])
+    denoiser = build_denoiser(data, case, NoiseSchedule.linear(), size, side, fit="pad")
     images, rules = to_image_range(x0), early_stop(data, case)
     clean, thresholds = denoiser.encode(images), [threshold for _, threshold in rules]
     data.step(case, x0_padded=clean)
@@ -87,8 +87,8 @@ def _check_stop(data, case):
     if len(active) == 1:
         # Asked for the mean depth of the file, calibration finds a threshold like the file's.
         depth = (data.raw("stop_index", case) + 1).double().mean()
-        found = calibrate_threshold(values[:, active[0]], float(depth), most)
-        data.exact(case, stop_index=stop_index(values[:, active], [found], most)[0])
+        limit = calibrate_threshold(values[:, active[0]], float(depth), most)
+        data.exact(case, stop_index=stop_index(values[:, active], [limit], most)[0])
 
     denoiser.network.calls = 0
     waiting = torch.ones(len(x0), dtype=torch.bool)
@@ -149,16 +149,16 @@ def _check_scores_of_sets(data, case):
     flagged, detected = roc_curve(ind, ood)
     area = whole | {"auroc": torch.trapezoid(detected, flagged)}
     assert auroc(ind, ood) == whole["auroc"]
-    for found in (whole, area, metric.compute()):
+    for values in (whole, area, metric.compute()):
         data.step(
             case,
-            fpr_nodrop=found["fpr95_id_positive"],
-            openood_fpr_nodrop=found["fpr95_ood_positive"],
-            aupr_out_neg=found["aupr_out"],
+            fpr_nodrop=values["fpr95_id_positive"],
+            openood_fpr_nodrop=values["fpr95_ood_positive"],
+            aupr_out_neg=values["aupr_out"],
         )
-        columns = {"AUROC": found["auroc"], "AUPR_IN": found["aupr_in"]}
+        columns = {"AUROC": values["auroc"], "AUPR_IN": values["aupr_in"]}
         _check_columns(data, case, "diffguard", columns)
-        _check_columns(data, case, "openood", columns | {"AUPR_OUT": found["aupr_out"]})
+        _check_columns(data, case, "openood", columns | {"AUPR_OUT": values["aupr_out"]})
     counts = len(ind), len(ood)
     accepted, missed = (1 - flagged).flip(0), (1 - detected).flip(0)
     data.step(case, sklearn_ap_in=_average_precision(accepted, missed, *counts))

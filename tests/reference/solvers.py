@@ -145,7 +145,7 @@ def _check_gradient(data, case, plan, index):
     def alone(u, boxes):
         """One sample after the other; crops see nothing of a margin around the image."""
         u = u if boxes is None else torch.nn.functional.pad(u, (0, 3, 0, 5))
-        found = [
+        results = [
             classifier_gradient(
                 classifier, u[k : k + 1], labels[k : k + 1], 1.0,
                 boxes=None if boxes is None else boxes[steps[k]][None],
@@ -153,7 +153,7 @@ def _check_gradient(data, case, plan, index):
             )
             for k in range(len(u))
         ]  # fmt: skip
-        return torch.cat(found)[..., : x.shape[-2], : x.shape[-1]].view_as(frames)
+        return torch.cat(results)[..., : x.shape[-2], : x.shape[-1]].view_as(frames)
 
     data.step(case, grad=gradient(guidance))
     u, boxes = blend_clean(x, eps, alpha, blend=no_blend is None), None

@@ -75,13 +75,13 @@ def test_equal_scores_are_one_column_and_others_are_named_apart(folders):
     table = changed(["diffguard", "fusion"])
     extra = replace(table, scores={**table.scores, "odin": table.scores["msp"] * 2})
     joined = join_runs([make_run(folders[0]), make_run(folders[1], extra)])
-    own = make_table().scores
+    scores = make_table().scores
     assert set(joined.table.scores) == {
         "msp", "diffguard (a)", "diffguard/l2", "fusion (a)", "fusion_baselines",
         "diffguard (b)", "fusion (b)", "odin",
     }  # fmt: skip
-    np.testing.assert_array_equal(joined.table.scores["diffguard (a)"], own["diffguard"])
-    np.testing.assert_array_equal(joined.table.scores["diffguard (b)"], own["diffguard"] + 1)
+    np.testing.assert_array_equal(joined.table.scores["diffguard (a)"], scores["diffguard"])
+    np.testing.assert_array_equal(joined.table.scores["diffguard (b)"], scores["diffguard"] + 1)
     assert joined.headline == ["diffguard (a)", "fusion (a)", "diffguard (b)", "fusion (b)"]
     assert joined.comparisons == [
         ("fusion (a)", "fusion_baselines"),
@@ -195,8 +195,8 @@ def test_fusion_is_the_mean_of_negative_log_p_values(folders):
     assert run.settings["fusions"] == {"mine": ["diffguard", "msp"]}
     # Test images have no part in the normalization: alone, an image gets the same fused score.
     alone = replace(table, scores={name: values[:1] for name, values in table.scores.items()})
-    one = add_fusions(make_run(folders[0], alone), {"mine": ["diffguard", "msp"]})
-    assert one.table.scores["fusion/mine"][0] == fused[0]
+    single = add_fusions(make_run(folders[0], alone), {"mine": ["diffguard", "msp"]})
+    assert single.table.scores["fusion/mine"][0] == fused[0]
 
 
 @pytest.mark.parametrize(
@@ -212,6 +212,6 @@ def test_fusion_is_the_mean_of_negative_log_p_values(folders):
 def test_impossible_fusions_are_refused(folders, fusions, message):
     table = make_table()
     table.scores["fusion/l2"] = table.scores["msp"]
-    known = {name: values for name, values in VALIDATION.items() if name != "diffguard/l2"}
+    calibration = {name: values for name, values in VALIDATION.items() if name != "diffguard/l2"}
     with pytest.raises(UserError, match=message):
-        add_fusions(make_run(folders[0], table, calibration=known), fusions)
+        add_fusions(make_run(folders[0], table, calibration=calibration), fusions)

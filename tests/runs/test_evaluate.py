@@ -211,12 +211,12 @@ def test_an_interrupted_calibration_resumes_after_a_check(
         plain(writer, rows)
 
     monkeypatch.setattr(ScoreWriter, "write", dying)
-    given = ["--detector.classifier_free.scale", 0, "--panels", 0]
+    arguments = ["--detector.classifier_free.scale", 0, "--panels", 0]
     with pytest.raises(UserError, match="interrupted"):
-        start(ckpt, *given)
+        start(ckpt, *arguments)
     calibration = ckpt.parent / "evaluation" / "calibration"
     assert not (calibration.parent / "manifest.json").exists()
-    assert start(ckpt, *given) == 0
+    assert start(ckpt, *arguments) == 0
     tables = sorted((calibration / "scores").iterdir())
     assert [table.name for table in tables] == ["rank-0.2.csv", "rank-0.csv"]
     assert sum(len(table.read_text().splitlines()) - 1 for table in tables) == 24
@@ -231,11 +231,11 @@ def test_an_interrupted_calibration_resumes_after_a_check(
 
 
 def test_decision_settings_may_change_and_tensorboard_follows_the_output(ckpt, tmp_path):
-    given = ["--output", tmp_path / "out", "--panels", 0]
-    assert start(ckpt, *given) == 0
+    arguments = ["--output", tmp_path / "out", "--panels", 0]
+    assert start(ckpt, *arguments) == 0
     table = (tmp_path / "out" / "scores.csv").read_bytes()
     decides = ["--detector.accept", 0.9, "--detector.decision", "msp"]
-    assert start(ckpt, *given, *decides, "--trainer.loggers", "[csv]") == 0
+    assert start(ckpt, *arguments, *decides, "--trainer.loggers", "[csv]") == 0
     assert (tmp_path / "out" / "scores.csv").read_bytes() == table
     (log,) = (tmp_path / "out" / "csv" / "evaluation").rglob("metrics.csv")
     assert "near/auroc/fusion" in log.read_text()

@@ -119,13 +119,13 @@ def test_unreadable_images_are_rows_with_an_error_outside_all_metrics(
     truncated.write_bytes(truncated.read_bytes()[:60])
     (root / "near" / "002.png").write_text("no image")
     (root / "far" / "004.png").write_bytes(png_that_claims(20_000))
-    given = ["--data.root", root, "--panels", 0]
+    arguments = ["--data.root", root, "--panels", 0]
     with pytest.raises(UserError, match=rf"image {re.escape(str(truncated))} cannot be read"):
-        start(ckpt, *given)
+        start(ckpt, *arguments)
     output = ckpt.parent / "evaluation"
     before = sum(len(p.read_text().splitlines()) for p in (output / "scores").iterdir())
     assert before >= 1 + 16  # the images before it
-    assert start(ckpt, *given, "--data.on_error", "skip") == 0
+    assert start(ckpt, *arguments, "--data.on_error", "skip") == 0
     table = ScoreTable.read(output / "scores.csv")
     assert len(table) == 34
     errors = {table.path[row]: table.error[row] for row in np.flatnonzero(~table.valid)}

@@ -151,8 +151,8 @@ def test_lora_writes_adapters_and_a_merged_folder(tmp_path, start):
 
 def test_an_interrupted_fine_tuning_resumes_to_the_same_weights(tmp_path, start, monkeypatch):
     model = write("latent_dit_kl", tmp_path / "model")
-    given = {"lora_rank": 2, "max_epochs": 3, "trainer": {"accumulate_grad_batches": 2}}
-    assert start("whole", model, **given) == 0
+    options = {"lora_rank": 2, "max_epochs": 3, "trainer": {"accumulate_grad_batches": 2}}
+    assert start("whole", model, **options) == 0
     plain = DiffusionModule.training_step
 
     def killed(self, batch, batch_idx):
@@ -162,7 +162,7 @@ def test_an_interrupted_fine_tuning_resumes_to_the_same_weights(tmp_path, start,
 
     monkeypatch.setattr(DiffusionModule, "training_step", killed)
     with pytest.raises(CrashError):
-        start("cut", model, **given)
+        start("cut", model, **options)
     monkeypatch.setattr(DiffusionModule, "training_step", plain)
     assert train.main(["--resume", str(tmp_path / "cut")]) == 0
     whole, cut = (

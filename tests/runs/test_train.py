@@ -50,9 +50,9 @@ def test_separate_stages_give_the_same_detector_as_one_run(tmp_path, config, run
 
 def test_resuming_a_finished_run_does_not_change_the_checkpoint(tmp_path, config, run_folder):
     folder = tmp_path / "again"
-    given = ["--classifier.ckpt", run_folder / "classifier" / "classifier.safetensors"]
-    given += ["--diffusion.ckpt", run_folder / "diffusion"]
-    assert start(config, "--run_dir", folder, *given) == 0
+    arguments = ["--classifier.ckpt", run_folder / "classifier" / "classifier.safetensors"]
+    arguments += ["--diffusion.ckpt", run_folder / "diffusion"]
+    assert start(config, "--run_dir", folder, *arguments) == 0
     before, path = (folder / "detector.ckpt").read_bytes(), folder / "config.yaml"
     # The config of an earlier version is translated.
     config = yaml.safe_load(path.read_text())
@@ -68,13 +68,13 @@ def test_a_refused_start_leaves_no_folder(tmp_path, config):
     assert not (tmp_path / "new").exists()
     # The requirements of the last stage are checked before the first one trains.
     nowhere = ["--detector.perceptual_weights", tmp_path / "absent"]
-    for given, message in (
+    for arguments, message in (
         (["--detector.distances", "[nope]"], "unknown distance 'nope'"),
         (["--detector.baselines", "[nope]"], "baseline 'nope' is not known"),
         (["--detector.distances", "[logits_l1, l2, dists]", *nowhere], "no vgg16 weights"),
     ):
         with pytest.raises(UserError, match=message):
-            start(config, "--run_dir", tmp_path / "new", *given)
+            start(config, "--run_dir", tmp_path / "new", *arguments)
         assert not (tmp_path / "new").exists()
     with pytest.raises(UserError, match="has no trained classifier"):
         start(config, "--run_dir", tmp_path / "new", "--stages", "[calibrate]")
@@ -83,8 +83,8 @@ def test_a_refused_start_leaves_no_folder(tmp_path, config):
 
 def test_stages_with_given_artifacts_are_skipped(tmp_path, config, run_folder, capsys):
     weights = run_folder / "classifier" / "classifier.safetensors"
-    given = ["--classifier.ckpt", weights, "--diffusion.ckpt", run_folder / "diffusion"]
-    assert start(config, "--run_dir", tmp_path / "given", *given) == 0
+    arguments = ["--classifier.ckpt", weights, "--diffusion.ckpt", run_folder / "diffusion"]
+    assert start(config, "--run_dir", tmp_path / "given", *arguments) == 0
     output = capsys.readouterr().err
     assert "1/3 classifier: skipped, its model exists" in output
     assert "2/3 diffusion: skipped, its model exists" in output
@@ -93,18 +93,18 @@ def test_stages_with_given_artifacts_are_skipped(tmp_path, config, run_folder, c
 
 
 def test_few_validation_images_give_a_warning(tmp_path, config, run_folder, capsys):
-    given = ["--classifier.ckpt", run_folder / "classifier" / "classifier.safetensors"]
-    given += ["--diffusion.ckpt", run_folder / "diffusion", "--stages", "[calibrate]"]
-    start(config, "--run_dir", tmp_path / "few", *given)
+    arguments = ["--classifier.ckpt", run_folder / "classifier" / "classifier.safetensors"]
+    arguments += ["--diffusion.ckpt", run_folder / "diffusion", "--stages", "[calibrate]"]
+    start(config, "--run_dir", tmp_path / "few", *arguments)
     assert "only 24 ID validation images" in capsys.readouterr().err
 
 
 def test_early_stop_is_calibrated_to_a_mean_depth(tmp_path, config, run_folder):
-    given = ["--classifier.ckpt", run_folder / "classifier" / "classifier.safetensors"]
-    given += ["--diffusion.ckpt", run_folder / "diffusion"]
-    given += ["--detector.early_stop.mean_depth", "0.5", "--detector.inversion.depth", "1.0"]
-    given += ["--detector.early_stop.thresholds.psnr", "0.0", "--detector.sampler.steps", "8"]
-    assert start(config, "--run_dir", tmp_path / "stop", *given) == 0
+    arguments = ["--classifier.ckpt", run_folder / "classifier" / "classifier.safetensors"]
+    arguments += ["--diffusion.ckpt", run_folder / "diffusion"]
+    arguments += ["--detector.early_stop.mean_depth", "0.5", "--detector.inversion.depth", "1.0"]
+    arguments += ["--detector.early_stop.thresholds.psnr", "0.0", "--detector.sampler.steps", "8"]
+    assert start(config, "--run_dir", tmp_path / "stop", *arguments) == 0
     detector = Detector.load(tmp_path / "stop" / "detector.ckpt")
     assert detector.settings.early_stop.thresholds["psnr"] != 0.0
     rows = (tmp_path / "stop" / "calibration" / "scores.csv").read_text().splitlines()
@@ -114,13 +114,13 @@ def test_early_stop_is_calibrated_to_a_mean_depth(tmp_path, config, run_folder):
 
 
 def test_a_classifier_of_noisy_images_is_trained_and_used(tmp_path, config, run_folder, capsys):
-    given = ["--classifier.ckpt", run_folder / "classifier" / "classifier.safetensors"]
-    given += ["--diffusion.ckpt", run_folder / "diffusion"]
-    given += ["--stages", "[noisy_classifier, calibrate]", "--noisy_classifier.width", "8"]
-    given += ["--noisy_classifier.max_epochs", "3", "--detector.guidance", "classifier"]
-    given += ["--detector.classifier.blend", "false"]
+    arguments = ["--classifier.ckpt", run_folder / "classifier" / "classifier.safetensors"]
+    arguments += ["--diffusion.ckpt", run_folder / "diffusion"]
+    arguments += ["--stages", "[noisy_classifier, calibrate]", "--noisy_classifier.width", "8"]
+    arguments += ["--noisy_classifier.max_epochs", "3", "--detector.guidance", "classifier"]
+    arguments += ["--detector.classifier.blend", "false"]
     noisy = ["--detector.classifier.model", "noisy"]
-    assert start(config, "--run_dir", tmp_path / "noisy", *given, *noisy) == 0
+    assert start(config, "--run_dir", tmp_path / "noisy", *arguments, *noisy) == 0
     assert list((tmp_path / "noisy" / "tensorboard" / "noisy_classifier").glob("events*"))
     ours = Detector.load(tmp_path / "noisy" / "detector.ckpt")
     generator = torch.Generator().manual_seed(0)
@@ -191,8 +191,8 @@ def test_each_stage_may_have_its_own_batch_size_augmentation_and_precision(tmp_p
 
 def test_options_of_the_trainer_and_other_loggers_reach_a_stage(tmp_path, config):
     only = ["--stages", "[classifier]", "--classifier.max_epochs", "1", "--run_dir", tmp_path / "o"]
-    given = ["--trainer.options.limit_train_batches", "1", "--trainer.loggers", "[csv]"]
-    assert start(config, *only, *given) == 0
+    arguments = ["--trainer.options.limit_train_batches", "1", "--trainer.loggers", "[csv]"]
+    assert start(config, *only, *arguments) == 0
     assert torch.load(
         tmp_path / "o" / "checkpoints" / "classifier" / "last.ckpt", weights_only=True
     )["global_step"] == 1

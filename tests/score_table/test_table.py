@@ -25,8 +25,8 @@ def test_every_column_comes_back_bitwise(path):
     good = [row for row in ROWS if not row.error]
     assert table.valid.tolist() == [not row.error for row in ROWS]
     for column in ("prediction", "probability", "stop_step", "network_passes"):
-        found = getattr(table, column)[table.valid].tolist()
-        assert found == [getattr(row, column) for row in good]
+        values = getattr(table, column)[table.valid].tolist()
+        assert values == [getattr(row, column) for row in good]
     assert list(table.scores) == list(NAMES)
     for name in NAMES:
         assert table.scores[name].dtype == np.float64

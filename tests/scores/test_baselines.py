@@ -102,8 +102,8 @@ def test_mahalanobis_and_rmd_are_those_of_pytorch_ood(reference):
 
 @pytest.mark.parametrize("name", ["mahalanobis", "rmd", "she"])
 def test_a_class_without_reference_images_is_named(name, reference, head):
-    kept = reference.labels != 1
-    reference = Reference(reference.features[kept], reference.labels[kept])
+    rows = reference.labels != 1
+    reference = Reference(reference.features[rows], reference.labels[rows])
     with pytest.raises(UserError, match=rf"{name} need a reference image of each class.*\(1\)"):
         Baselines([name], reference, head)
     with pytest.raises(UserError, match=rf"1 of 3 classes have none \(bee\).*leave {name} out"):
@@ -136,9 +136,9 @@ def test_vim_takes_fewer_dimensions_than_there_are_features(reference, head):
     ],
 )
 def test_missing_inputs_are_named(names, arguments, message, reference):
-    given = dict(arguments)
-    if given.pop("spoiled", False):
+    options = dict(arguments)
+    if options.pop("spoiled", False):
         reference.features[3, 2] = float("nan")
-    reference = reference if given.pop("with_reference", False) else None
+    reference = reference if options.pop("with_reference", False) else None
     with pytest.raises(UserError, match=message):
-        Baselines(names, reference, None, **given)
+        Baselines(names, reference, None, **options)

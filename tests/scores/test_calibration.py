@@ -8,7 +8,10 @@ from diffguard.settings.detector import DetectorSettings
 
 
 def fit(scores, distance, fused, **changes):
-    settings = DetectorSettings(distance=distance, baselines=fused, fused=fused, **changes)
+    decision = "fusion" if fused else "diffguard"
+    settings = DetectorSettings(
+        distance=distance, baselines=fused, fused=fused, decision=decision, **changes
+    )
     return Calibration.fit(scores, settings.fusion_rule())
 
 
@@ -61,7 +64,7 @@ def test_fusion_rises_with_each_part_and_the_baselines_alone_ignore_diffguard(ca
 
 
 def test_no_fusion_without_fused_baselines():
-    calibration = fit({"diffguard/l2": torch.arange(5.0)}, ["l2"], [], decision="diffguard")
+    calibration = fit({"diffguard/l2": torch.arange(5.0)}, ["l2"], [])
     assert list(calibration.scores) == ["diffguard/l2", "diffguard"]
     assert list(calibration.derive({"diffguard/l2": np.zeros(2)})) == ["diffguard"]
 

@@ -93,8 +93,8 @@ def test_ms_ssim_and_gmsd_agree_with_piq():
     # scale leaves out the border, which torchmetrics mirrors.
     a, b = waves(3, 192, 192, 0.0), waves(3, 192, 192, 0.05)
     np.testing.assert_allclose(1 - ms_ssim(a, b), [0.996137710910, 0.987164901644], atol=2e-5)
-    stored = {3: [0.220021340658, 0.110648384098], 1: [0.225687835764, 0.273860910880]}
-    for channels, expected in stored.items():
+    reference = {3: [0.220021340658, 0.110648384098], 1: [0.225687835764, 0.273860910880]}
+    for channels, expected in reference.items():
         a, b = waves(channels, 20, 24, 0.0), waves(channels, 20, 24, 0.4)
         np.testing.assert_allclose(gmsd(a, b), expected, atol=1e-10)
 

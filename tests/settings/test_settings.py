@@ -44,10 +44,10 @@ MASKED = DetectorSettings(guidance=ClassifierFreeSettings(scale=2.0, cam_cut=-0.
 @pytest.mark.parametrize("settings", [DetectorSettings(), CHANGED, MASKED])
 def test_settings_survive_plain_text(settings):
     plain = json.loads(json.dumps(to_dict(settings)))
-    found = from_dict(plain)
-    assert found == settings
-    for one in fields(settings):
-        assert type(getattr(found, one.name)) is type(getattr(settings, one.name))
+    result = from_dict(plain)
+    assert result == settings
+    for entry in fields(settings):
+        assert type(getattr(result, entry.name)) is type(getattr(settings, entry.name))
     assert set(plain) & set(FORMS) == {plain["guidance"]} == {settings.guidance.form}
 
 
@@ -69,13 +69,13 @@ def test_a_plain_copy_is_the_callers_own():
 
 
 def test_what_is_not_named_has_its_default():
-    found = from_dict(
+    result = from_dict(
         {"guidance": "classifier", "classifier": {"crops": {"number": 3}}, "knn_k": 5}
     )
-    assert found.guidance.crops == CropSettings(number=3)
-    assert found.knn_k == 5
-    assert found.guidance.scale == ClassifierGuidanceSettings().scale
-    assert found.sampler == SamplerSettings()
+    assert result.guidance.crops == CropSettings(number=3)
+    assert result.knn_k == 5
+    assert result.guidance.scale == ClassifierGuidanceSettings().scale
+    assert result.sampler == SamplerSettings()
 
 
 def test_two_settings_share_no_list():
@@ -102,10 +102,10 @@ def test_an_unknown_key_is_named_with_the_known_ones(values, key):
 
 def test_every_setting_is_described():
     def check(settings):
-        for one in fields(settings):
-            assert f"    {one.name}: " in settings.__doc__, one.name
-            if is_dataclass(getattr(settings, one.name)):
-                check(getattr(settings, one.name))
+        for entry in fields(settings):
+            assert f"    {entry.name}: " in settings.__doc__, entry.name
+            if is_dataclass(getattr(settings, entry.name)):
+                check(getattr(settings, entry.name))
 
     check(DetectorSettings())
     check(DetectorSettings(guidance=ClassifierGuidanceSettings()))

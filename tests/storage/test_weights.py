@@ -8,16 +8,16 @@ from diffguard.storage.weights import load_tensors, state_dict_of
 WEIGHTS = {"conv.weight": torch.arange(6.0).view(2, 3), "conv.bias": torch.ones(2)}
 
 
-def same(found):
-    assert list(found) == list(WEIGHTS)
-    assert all(torch.equal(found[name], value) for name, value in WEIGHTS.items())
+def same(tensors):
+    assert list(tensors) == list(WEIGHTS)
+    assert all(torch.equal(tensors[name], value) for name, value in WEIGHTS.items())
 
 
 @pytest.mark.parametrize("name", ["w.pt", "w.pth", "w.safetensors"])
 def test_both_formats_are_read(tmp_path, name):
     (save_file if name.endswith("safetensors") else torch.save)(WEIGHTS, tmp_path / name)
-    found = load_tensors(tmp_path / name)
-    same({key: found[key] for key in WEIGHTS})
+    tensors = load_tensors(tmp_path / name)
+    same({key: tensors[key] for key in WEIGHTS})
 
 
 @pytest.mark.parametrize("around", [None, "state_dict", "model"])

@@ -17,8 +17,8 @@ FULL_SIZE = full_size()
 TOLERANCE = 1e-4
 
 
-def ids(found):
-    return [case.name for case in found]
+def ids(cases):
+    return [case.name for case in cases]
 
 
 def test_every_checkpoint_has_a_reference():
@@ -29,7 +29,7 @@ def test_every_checkpoint_has_a_reference():
 
 @torch.no_grad()
 def outputs(case: Case, dtype):
-    """What the converted network gives for each stored input, as name -> output."""
+    """Name -> output of the converted network for each reference input."""
     arrays, tensors = case.arrays(), case.tensors()
     x = arrays["x"].to(dtype)
     if case.is_classifier:
@@ -41,11 +41,11 @@ def outputs(case: Case, dtype):
     t, y = arrays["t"], arrays.get("y")
     if converted.autoencoder is None:
         network = converted.network.to(dtype)
-        found = {"out": network(x, t, class_labels=y).sample}
+        results = {"out": network(x, t, class_labels=y).sample}
         if converted.null_class is not None:
             null = torch.full_like(t, converted.null_class)
-            found["out_null"] = network(x, t, class_labels=null).sample
-        return found
+            results["out_null"] = network(x, t, class_labels=null).sample
+        return results
     denoiser = wrap_parts(converted, converted.spec()).to(dtype)
     z, codes, context = (arrays[key].to(dtype) for key in ("z", "z_dec", "context4"))
     null = torch.full_like(t, converted.null_class)
@@ -66,23 +66,23 @@ def test_converted_network_gives_the_original_output(case):
     arrays = case.arrays()
     inputs = {"x", "t", "y", "z", "z_dec", "context4", "img_uint8"}
     expected = {k: v for k, v in arrays.items() if k not in inputs and not k.endswith("_f64")}
-    found = outputs(case, torch.float32)
-    assert set(expected) <= set(found), "an output is stored that was not compared"
+    results = outputs(case, torch.float32)
+    assert set(expected) <= set(results), "a reference output was not compared"
     assert expected
     for name, value in expected.items():
-        assert found[name].shape == value.shape
-        assert (found[name] - value).abs().max() < TOLERANCE, name
+        assert results[name].shape == value.shape
+        assert (results[name] - value).abs().max() < TOLERANCE, name
 
 
 @pytest.mark.parametrize("case", CASES, ids=ids(CASES))
 def test_converted_network_gives_the_original_output_in_double_precision(case):
     """Without rounding the agreement is far closer than any wrong detail would leave it."""
-    stored = {k: v for k, v in case.arrays().items() if k.endswith("_f64")}
-    if not stored:
+    references = {k: v for k, v in case.arrays().items() if k.endswith("_f64")}
+    if not references:
         return
-    found = outputs(case, torch.float64)
-    for name, value in stored.items():
-        difference = found[name.removesuffix("_f64")][: len(value)] - value
+    results = outputs(case, torch.float64)
+    for name, value in references.items():
+        difference = results[name.removesuffix("_f64")][: len(value)] - value
         assert difference.abs().max() < 1e-6, name
 
 
@@ -97,9 +97,9 @@ def test_every_value_is_used_once(case):
         networks = [converted.network, converted.autoencoder, converted.context]
     arrived = [v for n in networks if n is not None for v in n.state_dict().values()]
     buffers = {n for n, v in tensors.items() if v.ndim == 1 and "." not in n}
-    given = [v for n, v in tensors.items() if n not in buffers]
+    weights = [v for n, v in tensors.items() if n not in buffers]
     sort = lambda values: torch.cat([v.flatten().float() for v in values]).sort().values  # noqa: E731
-    assert torch.equal(sort(arrived), sort(given))
+    assert torch.equal(sort(arrived), sort(weights))
 
 
 @pytest.mark.parametrize("case", DIFFUSION, ids=ids(DIFFUSION))

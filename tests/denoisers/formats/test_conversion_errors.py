@@ -115,11 +115,11 @@ IDLE = {"num_head_channels": 16, "new_attention_order": True, "noise_schedule": 
 
 @pytest.mark.parametrize("option", [*IDLE, "null_class"])
 def test_options_of_other_families_are_refused(option):
-    given, message = {**IDLE, "null_class": 77}[option], f"{option} .*leave it out"
+    value, message = {**IDLE, "null_class": 77}[option], f"{option} .*leave it out"
     takes = {"adm": set(IDLE), "ldm": {"num_head_channels"}, "ddp": set()}
     for case in DIFFUSION:
         if option not in takes[case.name[:3]]:
-            options = CheckpointOptions(**{**vars(case.options()), option: given})
+            options = CheckpointOptions(**{**vars(case.options()), option: value})
             refuse(case.file, options, message)
 
 
@@ -127,9 +127,9 @@ def test_the_network_is_taken_out_of_diffoods_training_file(tmp_path):
     case = FOUND["ddpm_cifar_cond"]
     network = {f"module.{name}": value for name, value in case.tensors().items()}
     path = write(tmp_path, [network, {"state": {}, "param_groups": []}, {}, 3, 100, 0.5])
-    found = load_diffusion(path, case.options()).network.state_dict()
+    weights = load_diffusion(path, case.options()).network.state_dict()
     expected = load_diffusion(case.file, case.options()).network.state_dict()
-    assert all(torch.equal(found[n], expected[n]) for n in expected)
+    assert all(torch.equal(weights[n], expected[n]) for n in expected)
 
 
 def test_truncated_files_are_refused(case, tmp_path):
@@ -158,11 +158,11 @@ def test_an_impossible_image_size_is_refused(case):
 
 
 def test_options_missing_in_the_file_are_required(case):
-    given = vars(case.options())
-    options = CheckpointOptions(**{**given, "image_size": None})
+    values = vars(case.options())
+    options = CheckpointOptions(**{**values, "image_size": None})
     refuse(case.file, options, "give image_size")
     if not case.name.startswith("ddpm"):
-        plain = {**given, "num_heads": None, "num_head_channels": None}
+        plain = {**values, "num_heads": None, "num_head_channels": None}
         refuse(case.file, CheckpointOptions(**plain), "num_head_channels and num_heads")
         options = CheckpointOptions(**{**plain, "num_heads": 5})
         refuse(case.file, options, "num_heads 5 does not divide")
@@ -218,9 +218,9 @@ def rename_global(source, target, module, name):
     """Rewrite the class that a file names, which no import on this machine has to provide."""
     old = b"cmarker_module\nMarker\n"
     new = f"c{module}\n{name}\n".encode()
-    with zipfile.ZipFile(source) as given, zipfile.ZipFile(target, "w") as written:
-        for item in given.namelist():
-            data = given.read(item)
+    with zipfile.ZipFile(source) as archive, zipfile.ZipFile(target, "w") as written:
+        for item in archive.namelist():
+            data = archive.read(item)
             written.writestr(item, data.replace(old, new))
 
 
@@ -258,9 +258,9 @@ def test_callback_classes_become_stubs_and_others_are_refused(
 def test_safetensors_and_prefixes_are_read(case, tmp_path):
     tensors = {f"module.{n}": v.contiguous() for n, v in case.tensors().items()}
     save_file(tensors, tmp_path / "model.safetensors")
-    found = load_diffusion(tmp_path / "model.safetensors", case.options()).network.state_dict()
+    weights = load_diffusion(tmp_path / "model.safetensors", case.options()).network.state_dict()
     expected = load_diffusion(case.file, case.options()).network.state_dict()
-    assert all(torch.equal(found[n], expected[n]) for n in expected)
+    assert all(torch.equal(weights[n], expected[n]) for n in expected)
     (tmp_path / "cut.safetensors").write_bytes((tmp_path / "model.safetensors").read_bytes()[:500])
     refuse(tmp_path / "cut.safetensors", case.options(), "cannot be read")
 
@@ -272,15 +272,15 @@ def test_averaged_weights_are_ignored(tmp_path):
 
 
 def test_the_command_converts_a_file(case, tmp_path):
-    given = case.options()
-    arguments = [f"--image_size={given.image_size}"]
-    if given.num_head_channels:
-        arguments.append(f"--num_head_channels={given.num_head_channels}")
-    if given.num_heads:
-        arguments.append(f"--num_heads={given.num_heads}")
+    options = case.options()
+    arguments = [f"--image_size={options.image_size}"]
+    if options.num_head_channels:
+        arguments.append(f"--num_head_channels={options.num_head_channels}")
+    if options.num_heads:
+        arguments.append(f"--num_heads={options.num_heads}")
     folder = tmp_path / "out"
     assert main([str(case.file), str(folder), *arguments]) == 0
-    again, before = load_diffusion(folder), load_diffusion(case.file, given)
+    again, before = load_diffusion(folder), load_diffusion(case.file, options)
     assert (again.num_classes, again.null_class) == (before.num_classes, before.null_class)
     assert again.image_size == before.image_size
     for part in ("network", "autoencoder", "context"):

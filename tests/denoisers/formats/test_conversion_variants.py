@@ -223,9 +223,9 @@ def test_variants_agree_with_the_reference(name, tmp_path):
         new_order=heads.get("new_attention_order", False),
     )
     expected = reference(x.double(), t, y)
-    found = converted.network.double()(x.double(), t, class_labels=y).sample
+    result = converted.network.double()(x.double(), t, class_labels=y).sample
     # The sinusoidal embedding is float32 in both.
-    assert (found - expected).abs().max() < 1e-4 * expected.abs().max()
+    assert (result - expected).abs().max() < 1e-4 * expected.abs().max()
     converted.network.float()
     save_folder(converted, tmp_path / "model")
     again = load_folder(tmp_path / "model", CheckpointOptions())
@@ -255,8 +255,8 @@ def test_cosine_schedule_survives_conversion():
     shape, heads = VARIANTS["256"]
     options = CheckpointOptions(image_size=16, noise_schedule="cosine", **heads)
     scheduler = convert_tensors(Maker(**shape).tensors, options).scheduler
-    found = schedule_from_config(scheduler).alphas_cumprod
-    assert torch.equal(found, NoiseSchedule.cosine().alphas_cumprod)
+    result = schedule_from_config(scheduler).alphas_cumprod
+    assert torch.equal(result, NoiseSchedule.cosine().alphas_cumprod)
     options = CheckpointOptions(image_size=16, noise_schedule="sigmoid", **heads)
     with pytest.raises(UserError, match="noise_schedule 'sigmoid' is not known"):
         convert_tensors(Maker(**shape).tensors, options)

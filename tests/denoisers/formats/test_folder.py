@@ -108,8 +108,8 @@ def test_an_empty_folder_is_filled_in_one_step(tmp_path, monkeypatch):
     save(Path(), tiny_unet(1, 8, 3))
     assert [path.name for path in tmp_path.iterdir()] == ["empty"]
     fresh = tiny_unet(1, 8, 3).state_dict()
-    stored = load(tmp_path / "empty")[0].network.state_dict()
-    assert all(torch.equal(stored[name], value) for name, value in fresh.items())
+    weights = load(tmp_path / "empty")[0].network.state_dict()
+    assert all(torch.equal(weights[name], value) for name, value in fresh.items())
 
 
 def test_a_crash_while_writing_leaves_no_folder(tmp_path, monkeypatch):
@@ -275,10 +275,10 @@ def test_old_names_of_a_dit_are_read(tmp_path):
     _config("transformer", _class_name="Transformer2DModel", use_linear_projection=False)(
         tmp_path / "dit", None
     )
-    found, spec = load(tmp_path / "dit")
+    denoiser, spec = load(tmp_path / "dit")
     assert spec.network == "DiTTransformer2DModel"
     before = dit().state_dict()
-    assert all(torch.equal(v, before[n]) for n, v in found.network.state_dict().items())
+    assert all(torch.equal(v, before[n]) for n, v in denoiser.network.state_dict().items())
 
 
 def test_an_absent_folder_is_refused(tmp_path):
