@@ -7,7 +7,6 @@ modules, or modules of this project if diffusers cannot express a published mode
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,13 +17,12 @@ from diffguard.batching import ROW_MULTIPLE
 from diffguard.denoisers.base import DiffusersDenoiser
 from diffguard.denoisers.context import ClassContext
 from diffguard.denoisers.latent import LatentDenoiser
-from diffguard.denoisers.networks import AUTOENCODERS, NETWORKS, module_class
+from diffguard.denoisers.networks import AUTOENCODERS, NETWORKS, accepted_config, module_class
 from diffguard.denoisers.parts import DiffusionParts
 from diffguard.denoisers.pixel import PixelDenoiser
 from diffguard.denoisers.scheduler_config import schedule_from_config
 from diffguard.denoisers.spec import DiffusionSpec
 from diffguard.errors import UserError, reason_of
-from diffguard.storage.arguments import check_values
 from diffguard.storage.sizes import check_fit, trial
 
 # Published networks have at most some dozen layers per block.
@@ -140,20 +138,6 @@ def _check_channels(config: Mapping[str, Any], patch: int) -> None:
         )
 
 
-def own_config(cls: Any, config: Mapping[str, Any]) -> dict[str, Any]:
-    """The part of a config that a diffusers class accepts; it would ignore the rest.
-
-    Raises:
-        UserError: For values that do more than shape a network.
-    """
-    parameters = inspect.signature(cls.__init__).parameters
-    arguments = {
-        name: value for name, value in config.items() if name in parameters and name != "self"
-    }
-    check_values(f"the config of {cls.__name__}", arguments)
-    return arguments
-
-
 def _check_depth(name: str, config: Mapping[str, Any]) -> None:
     """Refuse absurd numbers of layers, which take long to build."""
     for key, value in config.items():
@@ -194,7 +178,7 @@ def _build(
     states: Mapping[str, Mapping[str, Tensor]] | None,
 ) -> nn.Module:
     cls = module_class(name, classes)
-    plain = own_config(cls, config)
+    plain = accepted_config(cls, config)
     _check_depth(name, plain)
     try:
         empty = trial(lambda: cls.from_config(plain), f"diffusion network {name}")

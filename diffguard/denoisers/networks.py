@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Mapping
 from typing import Any
 
 from diffguard.errors import UserError
+from diffguard.storage.arguments import check_values
 
 NETWORKS = ("UNet2DModel", "ADMUNet2DModel", "UNet2DConditionModel", "DiTTransformer2DModel")
 AUTOENCODERS = ("AutoencoderKL", "VQModel")
@@ -28,6 +30,20 @@ def module_class(name: str, classes: tuple[str, ...]) -> Any:
     import diffusers
 
     return getattr(diffusers, name)
+
+
+def accepted_config(cls: Any, config: Mapping[str, Any]) -> dict[str, Any]:
+    """The part of a config that a diffusers class accepts; it would ignore the rest.
+
+    Raises:
+        UserError: For values that do more than shape a network.
+    """
+    parameters = inspect.signature(cls.__init__).parameters
+    arguments = {
+        name: value for name, value in config.items() if name in parameters and name != "self"
+    }
+    check_values(f"the config of {cls.__name__}", arguments)
+    return arguments
 
 
 def argument_names(name: str) -> list[str] | None:

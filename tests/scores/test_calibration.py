@@ -3,16 +3,11 @@ import pytest
 import torch
 
 from diffguard.errors import UserError
-from diffguard.scores.calibration import Calibration
-from diffguard.settings.detector import DetectorSettings
+from diffguard.scores.calibration import Calibration, FusionRule
 
 
-def fit(scores, distance, fused, **changes):
-    decision = "fusion" if fused else "diffguard"
-    settings = DetectorSettings(
-        distance=distance, baselines=fused, fused=fused, decision=decision, **changes
-    )
-    return Calibration.fit(scores, settings.fusion_rule())
+def fit(scores, distance, fused, band=None):
+    return Calibration.fit(scores, FusionRule(distance, fused, fused, band))
 
 
 @pytest.fixture
@@ -78,7 +73,7 @@ def test_several_distances_are_averaged_as_negative_log_p_values(calibration):
 
 def test_second_distance_of_a_tandem_decides_doubtful_cases(calibration):
     scores = {f"diffguard/{name}": calibration.scores[name] for name in ("knn", "vim")}
-    both = fit(scores, ["knn", "vim"], [], combine="tandem", tandem_band=[0.4, 0.9])
+    both = fit(scores, ["knn", "vim"], [], band=(0.4, 0.9))
     first, second = (both.negative_log_p(name, values.numpy()) for name, values in scores.items())
     result = both.scores["diffguard"].numpy()
     low, high = -np.log(0.6), -np.log(0.1)

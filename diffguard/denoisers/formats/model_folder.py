@@ -8,8 +8,7 @@ from typing import Any
 
 import torch
 
-from diffguard.denoisers.build import own_config
-from diffguard.denoisers.networks import module_class
+from diffguard.denoisers.networks import accepted_config, module_class
 from diffguard.errors import UserError, reason_of
 from diffguard.storage.reading import read_text
 from diffguard.storage.sizes import check_files
@@ -43,7 +42,7 @@ def load_model(folder: Path, classes: tuple[str, ...]) -> Any:
     if config.get("quantization_config") is not None:
         raise UserError(f"{folder.name} is quantized: expected weights in float32, float16 or bf16")
     files = [path for path in folder.glob(f"{_WEIGHTS}*") if path.is_file()]
-    shape = own_config(cls, config)
+    shape = accepted_config(cls, config)
     check_files(lambda: cls.from_config(shape), files, folder.name)
     binary = not any(folder.glob(f"{_WEIGHTS}*.safetensors"))
     try:
