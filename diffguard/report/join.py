@@ -221,8 +221,8 @@ def _about(run: ScoredRun, label: str) -> dict[str, Any]:
     rows = run.table.rows(identifier)
     accuracy = float((run.table.prediction[rows] == run.table.label[rows]).mean())
     cost = {**passes_per_image(run.table), **run.cost}
-    return {"name": label, "folder": str(run.folder), "accuracy": accuracy, "cost": cost,
-            "settings": run.settings}  # fmt: skip
+    about = {"name": label, "folder": str(run.folder), "accuracy": accuracy}
+    return {**about, "cost": cost, "settings": run.settings}
 
 
 def _remarks(tables: Sequence[ScoreTable], labels: Sequence[str]) -> list[str]:

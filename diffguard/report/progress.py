@@ -47,24 +47,29 @@ class StageProgress:
         self.interval = _REFRESH_SECONDS if self.console.is_interactive else line_seconds
         self._began = time.monotonic()
         self._shown: float | None = None
-        self._bar: Progress | None = None
+        self._bar = self._terminal_bar() if self.console.is_interactive else None
+
+    def _terminal_bar(self) -> Progress:
+        bar = Progress(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(bar_width=30),
+            TaskProgressColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[text]}", markup=False),
+            console=self.console,
+            refresh_per_second=1 / _REFRESH_SECONDS,
+        )
+        bar.add_task(self.title, total=self.total, completed=self.done, text="")
+        return bar
+
+    def start(self) -> None:
+        """Show the bar, if there is a terminal."""
+        if self._bar is not None:
+            self._bar.start()
 
     def __enter__(self) -> StageProgress:
-        if self.console.is_interactive:
-            self._bar = Progress(
-                TextColumn("{task.description}", markup=False),
-                BarColumn(bar_width=30),
-                TaskProgressColumn(),
-                TimeElapsedColumn(),
-                TimeRemainingColumn(),
-                TextColumn("{task.fields[text]}", markup=False),
-                console=self.console,
-                refresh_per_second=1 / _REFRESH_SECONDS,
-            )
-            self._task = self._bar.add_task(
-                self.title, total=self.total, completed=self.done, text=""
-            )
-            self._bar.start()
+        self.start()
         return self
 
     def __exit__(
@@ -107,9 +112,8 @@ class StageProgress:
     def _show(self) -> None:
         self._shown = time.monotonic()
         if self._bar is not None:
-            self._bar.update(
-                self._task, completed=self.done, text=printable(self.text, self.console.encoding)
-            )
+            text = printable(self.text, self.console.encoding)
+            self._bar.update(self._bar.task_ids[0], completed=self.done, text=text)
         elif self.total is None:
             self._print(f"step {self.done}")
         else:

@@ -91,8 +91,8 @@ def open_manifest(
         folder: The evaluation folder; created if it is missing.
         expected: Everything that the scores depend on, as plain JSON values: hashes of checkpoint,
             config and image lists; score names; under `"sets"`, set name -> at least
-            `{"n": number of images}` in the order of the merged table; and under `"machine"`
-            whatever changes only the last bits.
+            `{"n": number of images}` in the order of the merged table; and under `"machine"`,
+            what changes only the last bits.
         finished: No row will be added, so the machine is not compared.
         upgrade: Gives the manifest of an earlier version present keys before it is compared.
 

@@ -78,7 +78,7 @@ class StageProgressBar(ProgressBar):
             self._progress = StageProgress(
                 self.title, total, done=done, line_seconds=self.line_seconds, console=self.console
             )
-            self._progress.__enter__()
+            self._progress.start()
 
     def _finish(self, *, finished: bool = True) -> None:
         if self._progress is not None:

@@ -83,7 +83,7 @@ def test_masks_of_both_signs_partition_the_map(values, cut):
         assert torch.equal(cam_mask(scaled, -cut), below)
 
 
-def test_a_centre_crop_leaves_a_margin_without_cam():
+def test_a_center_crop_leaves_a_margin_without_cam():
     torch.manual_seed(0)
     network = nn.Sequential(
         nn.Conv2d(3, 4, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2)

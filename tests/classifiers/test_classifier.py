@@ -138,24 +138,24 @@ class Pair(SmallCNN):
         (lambda: Classifier(Unused(), 6).forward_features(images(8), ["spare"]), "'spare' of the"),
         (
             lambda: forward_cam(Classifier(Unused(), 6, cam_layer="spare"), images(8)),
-            "'spare' of the classifier gives no tensor",
+            "'spare' of the classifier returns no tensor",
         ),
         (
             lambda: Classifier(Unused(), 6, feature_layer="spare").forward_features(images(8)),
-            "'spare' of the classifier gives no tensor",
+            "'spare' of the classifier returns no tensor",
         ),
         (lambda: Classifier(SmallCNN(6), 7), "no last layer with 7 outputs"),
         (
             lambda: Classifier(SmallCNN(6, 3), 6, size=(9, 9), resize=8),
             r"resize is 8, but classifier\.size, .* \(9, 9\)",
         ),
-        (lambda: Classifier(Pair(), 6)(images(8)), "gives tuple for 2 images, expected logits"),
+        (lambda: Classifier(Pair(), 6)(images(8)), "returns tuple for 2 images, expected logits"),
         (
             lambda: Classifier(SmallCNN(6, 3), 7, feature_layer="fc")(images(8)),
-            r"gives \(2, 6\) for 2 images, expected logits \(2, 7\)",
+            r"returns \(2, 6\) for 2 images, expected logits \(2, 7\)",
         ),
         (lambda: Classifier(SmallCNN(6), 6, class_names=["a"]), "1 class names were given for 6"),
-        (lambda: cam_maps(tiny_classifier(), torch.zeros(2, 3)), r"gives \(2, 3\), expected"),
+        (lambda: cam_maps(tiny_classifier(), torch.zeros(2, 3)), r"returns \(2, 3\), expected"),
     ],
 )
 def test_wrong_layers_and_outputs_are_refused(use, message):
@@ -190,7 +190,7 @@ def test_images_reach_the_networks_channels_and_size(channels, image_channels):
     assert classifier(images(17, image_channels)).shape == (2, 6)
 
 
-def test_the_centre_is_cut_out_unless_images_are_shown_whole():
+def test_the_center_is_cut_out_unless_images_are_shown_whole():
     classifier = Classifier(SmallCNN(6, 3), 6, size=(8, 6), resize=12)
     x = images(12)
     assert torch.equal(classifier.normalize(x), x[:, :, 2:10, 3:9])

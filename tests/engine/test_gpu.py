@@ -1,4 +1,4 @@
-"""Whatever scores on the CPU scores on a device that does not share its memory, and alike."""
+"""A device that does not share the CPU's memory gives the same scores as the CPU."""
 
 from contextlib import nullcontext
 from functools import partial

@@ -126,7 +126,7 @@ def test_scores_take_the_place_of_an_error(tmp_path):
         for rank, rows in enumerate(ranks):
             write(folder, rank, rows)
         assert merge(folder, order=order).read_bytes() == expected
-    # Of two errors the first is told.
+    # Of two errors, the first is reported.
     write(tmp_path, 0, ROWS)
     write(tmp_path, 1, [replace(ROWS[5], error="it does not exist")])
     assert b"truncated" in merge(tmp_path, order=order).read_bytes()
