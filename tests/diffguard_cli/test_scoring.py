@@ -140,7 +140,8 @@ def test_the_classifier_is_checked_on_readable_images(detector):
 
 @pytest.mark.parametrize(("baselines", "needed"), [([], False), (["msp"], False), (["knn"], True)])
 def test_only_feature_baselines_need_a_reference(baselines, needed):
-    assert needs_reference(small_settings(baselines=baselines, fused=[])) == needed
+    settings = small_settings(baselines=baselines, fused=[], decision="diffguard")
+    assert needs_reference(settings) == needed
 
 
 def early_stop(**changes):
@@ -165,7 +166,8 @@ def test_thresholds_give_the_mean_depth_of_the_configured_inversion(condition):
     )
     detector = build_detector(settings, calibrated=False)
     torn = (3, 11, 30)
-    settings.early_stop.thresholds |= fit_early_stop(detector.method, batches(32, 8, torn), 8)
+    thresholds = fit_early_stop(detector.method, batches(32, 8, torn), 8)
+    settings.early_stop.thresholds.update(thresholds)
     images = torch.cat([batch["image"] for batch in batches(32, 8)])
     whole = [row for row in range(32) if row not in torn]
     scored = detector.score_images(images[whole])
