@@ -74,8 +74,8 @@ class NoiseSchedule:
         if first == 1 or last < _LEAST_SIGNAL:
             raise UserError(
                 f"the betas {_summary(self.betas)} of the noise schedule leave a share of the "
-                f"signal of {first:g} at the first timestep and {last:g} at the last one: expected less "
-                f"than 1 and at least {_LEAST_SIGNAL:g}; check the scheduler's beta_start, "
+                f"signal of {first:g} at the first timestep and {last:g} at the last one: expected "
+                f"less than 1 and at least {_LEAST_SIGNAL:g}; check the scheduler's beta_start, "
                 "beta_end and trained_betas"
             )
         self.prediction_type = prediction_type
