@@ -140,7 +140,7 @@ def test_a_spec_needs_weights(models, tmp_path):
     detector.calibrate(DATA, reference=DATA)
     detector.save(tmp_path / "detector.ckpt")
     assert torch.equal(Detector.load(tmp_path / "detector.ckpt")(IMAGES), detector(IMAGES))
-    with pytest.raises(UserError, match="mean is for a plain module: a ClassifierSpec states it"):
+    with pytest.raises(UserError, match="mean is for a plain module: a ClassifierSpec defines it"):
         build(spec, diffusion, weights=tmp_path / "weights.pt", mean=[0.5], **options)
 
 
