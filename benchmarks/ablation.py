@@ -25,13 +25,8 @@ from diffguard.checkpoint.file import read_checkpoint
 from diffguard.detector import Detector
 from diffguard.methods.items import Scored
 from diffguard.settings.plain import with_guidance
-from diffguard_cli.tune import (
-    add_derived,
-    best_device,
-    mean_auroc,
-    score_validation,
-    validation_data,
-)
+from diffguard_cli.rankings import add_derived, mean_auroc
+from diffguard_cli.tune import best_device, score_validation, validation_data
 
 # On 16 by 16 pixels, a larger scale only fools a classifier without adversarial training.
 _CLASSIFIER = {"guidance": "classifier", "classifier.scale": 0.1}

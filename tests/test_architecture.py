@@ -131,7 +131,7 @@ def test_heavy_library_stays_in_its_rooms(library):
 
 SOURCES = [*FILES.values(), *sorted((ROOT / "tests").rglob("*.py"))]
 # Limits of files, and of functions without their docstrings.
-CODE_LINES, TEST_LINES, SCRIPT_LINES, FUNCTION_LINES = 265, 320, 100, 60
+CODE_LINES, TEST_LINES, SCRIPT_LINES, FUNCTION_LINES = 260, 320, 100, 60
 SCRIPTS = {ROOT / "train.py", ROOT / "evaluate.py"}
 
 

@@ -10,6 +10,7 @@ from diffguard.checkpoint.file import read_checkpoint
 from diffguard.errors import UserError
 from diffguard.settings.detector import DetectorSettings
 from diffguard_cli import tune
+from diffguard_cli.rankings import mean_auroc, pairs_of_kinds
 
 
 @pytest.fixture
@@ -40,7 +41,7 @@ def test_config_without_an_ood_validation_set_is_refused(run_folder):
 
 def test_pairs_have_a_distance_of_each_kind():
     settings = DetectorSettings(distances=["l2", "logits_l1"], unguided=["l1"])
-    assert list(tune.pairs_of_kinds(settings)) == [
+    assert list(pairs_of_kinds(settings)) == [
         ["logits_l1", "l2"],
         ["logits_l1", "unguided/l1"],
     ]
@@ -52,7 +53,7 @@ def test_mean_auroc_is_averaged_over_the_ood_sets():
         "far": {"score": np.array([2.0, 3.0])},
         "same": {"score": np.array([0.0, 1.0])},
     }
-    assert tune.mean_auroc(table, "score") == pytest.approx(0.75)
+    assert mean_auroc(table, "score") == pytest.approx(0.75)
 
 
 @pytest.mark.parametrize(
