@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader
 from torch.utils.data.distributed import DistributedSampler
 
 from diffguard.errors import UserError
+from diffguard.inputs.batch_parts import batch_parts
 from diffguard.report.set_metrics import ID
 
 OOD = "ood"
@@ -28,12 +29,7 @@ def images_and_labels(batch: Any) -> tuple[Tensor, Tensor]:
     Raises:
         UserError: For a batch of another form.
     """
-    if isinstance(batch, Mapping) and "image" in batch:
-        images, labels = batch["image"], batch.get("label")
-    elif isinstance(batch, Sequence) and len(batch) == 2:
-        images, labels = batch
-    else:
-        images, labels = batch, None
+    images, labels, _ = batch_parts(batch)
     if not isinstance(images, Tensor):
         raise UserError(
             f"a batch of type {type(batch).__name__} has no images: expected a tensor "

@@ -10,6 +10,7 @@ from torchmetrics import MeanMetric
 
 from diffguard.detector import Detector
 from diffguard.errors import UserError
+from diffguard.inputs.batch_parts import batch_parts
 from diffguard.inputs.working import working_images
 from diffguard.methods.adaptive_stream import AdaptiveStream
 from diffguard.methods.items import Item, Scored
@@ -105,7 +106,7 @@ class DetectorModule(StreamModule):
             truth = class_labels(labels, self.detector.classifier.num_classes, name)
         else:
             truth = [-1] * count
-        errors = batch.get("error") if isinstance(batch, Mapping) else None
+        errors = batch_parts(batch).errors
         size, channels = self.detector.image_size, self.detector.image_channels
         return [
             Item(
@@ -147,7 +148,7 @@ class DetectorModule(StreamModule):
         Raises:
             UserError: If an image could not be read, or the detector is not calibrated.
         """
-        for error in filter(None, batch.get("error", ()) if isinstance(batch, Mapping) else ()):
+        for error in filter(None, batch_parts(batch).errors or ()):
             raise UserError(error)
         images, _ = images_and_labels(batch)
         return self.detector.predict(images, batch_size=self.batch_size)

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from diffguard.errors import UserError
+from diffguard.inputs.batch_parts import batch_parts
 from diffguard.inputs.working import working_images
 from diffguard.randomness import choice
 
@@ -111,21 +112,24 @@ def _is_map(data: Any) -> bool:
 
 def _split(element: Any) -> tuple[Any, list[int], Sequence[str]]:
     """Images, labels, and why an image could not be read, of one element."""
+    images, labels, errors = batch_parts(element)
+    if labels is None:
+        raise UserError(_mistake(element))
+    numbers = _labels(labels)
+    if errors is None:
+        errors = [""] * len(numbers)
+    return images, numbers, [errors] if isinstance(errors, str) else errors
+
+
+def _mistake(element: Any) -> str:
+    """Why an element has no images with labels."""
     if isinstance(element, Mapping):
-        if not {"image", "label"} <= element.keys():
-            raise UserError(f"a dict with {', '.join(map(str, element))}: {_EXPECTED}")
-        labels = _labels(element["label"])
-        errors = element.get("error", [""] * len(labels))
-        return element["image"], labels, [errors] if isinstance(errors, str) else errors
-    if not isinstance(element, list | tuple):
-        raise UserError(
-            f"it is a {type(element).__name__}, {_EXPECTED}; for two tensors write "
-            "[(images, labels)]"
-        )
-    if len(element) != 2:
-        raise UserError(f"it has {len(element)} values, {_EXPECTED}")
-    labels = _labels(element[1])
-    return element[0], labels, [""] * len(labels)
+        return f"a dict with {', '.join(map(str, element))}: {_EXPECTED}"
+    if isinstance(element, list | tuple):
+        return f"it has {len(element)} values, {_EXPECTED}"
+    return (
+        f"it is a {type(element).__name__}, {_EXPECTED}; for two tensors write [(images, labels)]"
+    )
 
 
 def _labels(values: Any) -> list[int]:

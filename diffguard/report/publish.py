@@ -52,7 +52,7 @@ def report(
     with SummaryWriter(str(tensorboard / "evaluation")) as writer:
         for row in results["rows"]:
             for metric in METRICS:
-                writer.add_scalar(_tag(f"{metric}/{row['score']}/{row['dataset']}"), row[metric])
+                writer.add_scalar(_tag(f"{row['dataset']}/{metric}/{row['score']}"), row[metric])
         writer.add_scalar("id/accuracy", results["id"]["accuracy"])
         for figures_by_name in (_figures(run), panels):
             for name, figure in figures_by_name:

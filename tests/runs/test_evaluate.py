@@ -60,7 +60,7 @@ def test_tensorboard_shows_the_evaluation(evaluated):
     assert {"panels/shapes", "panels/blank", "scores/fusion", "roc/diffguard"} <= set(
         tags["images"]
     )
-    assert "auroc/fusion/near" in tags["scalars"]
+    assert "near/auroc/fusion" in tags["scalars"]
 
 
 def test_results_are_reproduced_from_the_tables_alone(evaluated, tmp_path):
