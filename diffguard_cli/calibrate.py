@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import lightning.pytorch as pl
 import torch
@@ -27,6 +28,9 @@ from diffguard_cli.diffusion_model import LoadedDiffusion
 from diffguard_cli.run import Run
 from diffguard_cli.scoring import ScoringRun, free_run
 from lightning_modules.trainer import cast_weights, scoring_trainer
+
+if TYPE_CHECKING:
+    from datamodules.image_set import ImageSet
 
 
 def calibrate(
@@ -90,7 +94,7 @@ def calibrated(
     if reference is None and needs_reference(settings):
         # Lists are often sorted by class, so the first images would show only a few classes.
         stream = data.id_stream("train", settings.reference_images)
-        identity["reference"] = stream.sets[0].fingerprint()
+        identity["reference"] = image_identity(stream.sets[0])
         training = data.stream_loader(stream)
     fitted, reference = fit_method(
         method,
@@ -146,6 +150,12 @@ def _score_validation(
 
     scoring = free_run(run.folder / "calibration", trainer, run_in)
     return ScoreTable.read(scoring.run(trainer).table)
+
+
+def image_identity(images: ImageSet) -> str:
+    """Hashes of the list of images and of their contents."""
+    contents = hashlib.sha256(images.contents().tobytes()).hexdigest()
+    return f"{images.fingerprint()} {contents}"
 
 
 def readable_scores(table: ScoreTable) -> dict[str, torch.Tensor]:

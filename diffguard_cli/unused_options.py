@@ -14,12 +14,15 @@ from diffguard.training.settings import ClassifierTraining, DiffusionTraining
 from diffguard_cli.arguments import EvaluationArguments, TrainingArguments
 from diffguard_cli.config import StageOptions
 
-_OF_TRAINING = (
-    *("accumulate_grad_batches", "gradient_clip_val", "log_every_n_steps", "max_minutes"),
-    *("measure_rate", "options"),
+_FOR_STAGES = tuple(
+    f"trainer.{name}"
+    for name in (
+        *("accumulate_grad_batches", "gradient_clip_val", "log_every_n_steps", "max_minutes"),
+        *("measure_rate", "options"),
+    )
 )
 _FOR_TRAINING = (
-    *(f"trainer.{name}" for name in _OF_TRAINING),
+    *_FOR_STAGES,
     *("data.train_batch_size", "data.augment", "data.in_memory", "data.seed"),
     "data.ood_validation",
 )
@@ -50,7 +53,7 @@ def check_evaluation_options(argv: Sequence[str], arguments: EvaluationArguments
 
 
 def check_training_options(argv: Sequence[str], arguments: TrainingArguments) -> None:
-    """Refuse options for training a model that the command line or the config names.
+    """Refuse options for training if nothing is trained, or the model is given.
 
     Args:
         argv: The command line.
@@ -59,6 +62,8 @@ def check_training_options(argv: Sequence[str], arguments: TrainingArguments) ->
     Raises:
         UserError: Naming the option.
     """
+    if arguments.stages == ["calibrate"]:
+        _refuse(argv, _FOR_STAGES, "calibration trains no model")
     stage = [field.name for field in fields(StageOptions)]
     classifier, diffusion = arguments.classifier, arguments.diffusion
     if classifier.ckpt is not None:

@@ -11,6 +11,7 @@ from diffguard_cli.unused_options import check_training_options
 
 def arguments(**sources):
     return SimpleNamespace(
+        stages=sources.get("stages", ["classifier", "calibrate"]),
         classifier=ClassifierConfig(ckpt=sources.get("classifier")),
         diffusion=DiffusionConfig(
             ckpt=sources.get("diffusion"),
@@ -29,6 +30,7 @@ def arguments(**sources):
         ({"diffusion": "folder"}, ["--diffusion.ema_decay", "0.9"]),
         ({"diffusion": "folder"}, ["--diffusion.kwargs.layers_per_block", "1"]),
         ({"finetune": "folder"}, ["--diffusion.scheduler.beta_end", "0.1"]),
+        ({"stages": ["calibrate"]}, ["--trainer.max_minutes", "9"]),
     ],
 )
 def test_options_of_a_model_that_is_not_trained_are_refused(sources, words):
@@ -40,7 +42,17 @@ def test_options_of_a_model_that_is_not_trained_are_refused(sources, words):
 @pytest.mark.parametrize(
     ("sources", "words"),
     [
-        ({}, ["--classifier.lr", "0.1", "--diffusion.kwargs.layers_per_block", "1"]),
+        (
+            {},
+            [
+                "--trainer.max_minutes",
+                "9",
+                "--classifier.lr",
+                "0.1",
+                "--diffusion.kwargs.layers_per_block",
+                "1",
+            ],
+        ),
         (
             {"classifier": "c.pt"},
             ["--classifier.arch", "small_cnn", "--classifier.size", "[8, 8]"],
