@@ -236,7 +236,7 @@ def test_options_of_the_trainer_and_other_loggers_reach_a_stage(tmp_path, config
         (["--trainer.threads", "100000"], "trainer.threads must be 1 to 1,024, got 100,000"),
         (["--trainer.strategy", "single_device", "--trainer.devices", "2"], "uses one device"),
         (["--trainer.strategy", "ddp_spawn", "--trainer.devices", "2"], "use ddp"),
-        (["--trainer.precision", "transformer-engine"], "transformer_engine"),
+        (["--trainer.precision", "transformer-engine"], "precision must be one of 32-true"),
         (["--classifier.arch", "timm/no_such_net"], "no_such_net"),
         (["--classifier.arch", "os.path"], "os.path"),
         (["--classifier.ckpt", "none.pt"], "none.pt does not exist"),
