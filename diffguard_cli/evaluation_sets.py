@@ -24,7 +24,7 @@ from diffguard_cli.evaluation_detector import (
 from diffguard_cli.panels import panels
 from diffguard_cli.scoring import FinishedRun, ScoringRun
 from diffguard_cli.shared_table import Metrics, read_together
-from lightning_modules.loggers import LoggerName, build_loggers
+from lightning_modules.loggers import build_loggers
 from lightning_modules.trainer import scoring_trainer
 
 
@@ -42,6 +42,7 @@ def score_sets(content: Mapping[str, Any], arguments: EvaluationArguments) -> in
         UserError: If there is no OOD set, the data do not fit the detector, or the folder of the
             results belongs to another run.
     """
+    arguments.trainer.check_classes()
     detector, changed = load_detector(content, arguments)
     data = arguments.data
     data.prepare_data()
@@ -115,7 +116,7 @@ def _publish(
     _log(results, beside, arguments.trainer.loggers)
 
 
-def _log(results: Mapping[str, Any], folder: Path, names: Sequence[LoggerName]) -> None:
+def _log(results: Mapping[str, Any], folder: Path, loggers: Sequence[Any]) -> None:
     """Log the metrics; TensorBoard has them from the report, with the figures."""
     values = {
         f"{row['dataset']}/{metric}/{row['score']}": row[metric]
@@ -123,7 +124,7 @@ def _log(results: Mapping[str, Any], folder: Path, names: Sequence[LoggerName]) 
         for metric in METRICS
     }
     values["id/accuracy"] = results["id"]["accuracy"]
-    others = [name for name in names if name != "tensorboard"]
+    others = [logger for logger in loggers if logger != "tensorboard"]
     for logger in build_loggers(others, folder, "evaluation"):
         logger.log_hyperparams(results["settings"]["config"])
         logger.log_metrics(values)

@@ -41,6 +41,7 @@ from lightning_modules.checkpoint_io import (
     checkpoint_file,
     last_checkpoint,
 )
+from lightning_modules.class_paths import build
 from lightning_modules.classifier import ClassifierModule
 from lightning_modules.diffusion import DiffusionModule
 from lightning_modules.loggers import build_loggers
@@ -132,7 +133,8 @@ def _stage_trainer(
     loggers = build_loggers(settings.loggers, run.folder, stage)
     more: list[pl.Callback] = [EpochCheckpoint(folder), ConfigLog(run.config), *callbacks]
     more.append(TrainingRate(run.say if settings.measure_rate else None))
-    if loggers:
+    more += [build(entry, pl.Callback, "trainer.callbacks") for entry in settings.callbacks]
+    if loggers and not any(isinstance(callback, LearningRateMonitor) for callback in more):
         more.append(LearningRateMonitor(logging_interval="epoch"))
     if run.deadline is not None:
         more.append(TimeLimit(run.deadline, checkpoint_file(folder)))

@@ -38,7 +38,7 @@ def stored_config(content: Mapping[str, Any], path: str) -> dict[str, Any]:
         UserError: If a value has a wrong type, or a key would make a parser import a class or read
             a file.
     """
-    config = content["config"]
+    config, _ = without_classes(content["config"])
     check_keys({"config": config, "settings": content["settings"]}, path)
     data, trainer = config.get("data"), config.get("trainer")
     validated_plain(_data_type(), data, f"{path}: config.data")
@@ -65,6 +65,37 @@ def _detector_data(content: Mapping[str, Any]) -> dict[str, Any]:
 def _given(data: Mapping[str, Any]) -> dict[str, Any]:
     """The `data` section without downloads and without values that were left open."""
     return {key: value for key, value in data.items() if key != "download" and value is not None}
+
+
+def without_classes(config: Any) -> tuple[Any, dict[str, list[str]]]:
+    """Leave out the loggers and callbacks that a stored config names by class path.
+
+    A class that the user named for one command must not run in another one without being named
+    again.
+
+    Args:
+        config: The stored config.
+
+    Returns:
+        The config without these entries, and `trainer.loggers` or `trainer.callbacks` -> the class
+        paths that it named.
+    """
+    trainer = config.get("trainer") if isinstance(config, Mapping) else None
+    if not isinstance(trainer, Mapping):
+        return config, {}
+    rest, names = dict(trainer), {}
+    for key in ("loggers", "callbacks"):
+        entries = trainer.get(key)
+        if not isinstance(entries, list):
+            continue
+        rest[key] = [entry for entry in entries if not _has_class(entry)]
+        if paths := [str(entry["class_path"]) for entry in entries if _has_class(entry)]:
+            names[f"trainer.{key}"] = paths
+    return {**config, "trainer": rest}, names
+
+
+def _has_class(entry: Any) -> bool:
+    return isinstance(entry, Mapping) and "class_path" in entry
 
 
 def check_keys(values: Any, source: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING, Any
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from diffguard.errors import UserError
+from diffguard.printing import printable
 from diffguard.storage.paths import expand_home
 from diffguard_cli.arguments import Stage, TrainingArguments, typed
 from diffguard_cli.exit_codes import TIME_IS_UP
@@ -83,6 +84,8 @@ def main(argv: Sequence[str]) -> int:
     namespace = parse(parser, source.argv, source.stored, source.path)
     config = _plain(parser, namespace)
     arguments = typed(TrainingArguments, instantiate(parser, namespace))
+    if arguments.stages != ["calibrate"]:
+        _check_named_again(source, config)
     _check(arguments)
     check_training_options(argv, arguments)
     return _train(arguments, config, source, began)
@@ -98,12 +101,15 @@ class _ConfigSource:
         stored: The config of the run to resume, in full, which the command line overrides; None for
             a new run.
         path: The file of that config.
+        classes: Key -> class paths of the loggers and callbacks of the run to resume; the command
+            line must name them again.
     """
 
     argv: list[str]
     name: str
     stored: Mapping[str, Any] | None = None
     path: str = ""
+    classes: Mapping[str, list[str]] = field(default_factory=dict)
 
 
 def _plain(parser: Parser, namespace: Namespace) -> dict[str, Any]:
@@ -124,14 +130,14 @@ def _find_config(argv: Sequence[str], parser: Parser) -> _ConfigSource:
 
 def _resumed_config(argv: Sequence[str], parser: Parser, folder: str) -> _ConfigSource:
     from diffguard.settings.old_keys import translated
-    from diffguard_cli.stored_config import check_keys
+    from diffguard_cli.stored_config import check_keys, without_classes
 
     path = Path(folder) / "config.yaml"
     if not path.is_file():
         raise UserError(f"{folder} is not a run: expected the folder of a run, with config.yaml")
     if _option(argv, "--run_dir") is not None:
         raise UserError("--resume names the run's folder, so --run_dir cannot be given too")
-    values = read_yaml(path)
+    values, classes = without_classes(read_yaml(path))
     check_keys(values, str(path))
     if not isinstance(values, Mapping):
         raise UserError(f"{path}: expected the keys and values of a config")
@@ -139,7 +145,7 @@ def _resumed_config(argv: Sequence[str], parser: Parser, folder: str) -> _Config
         values = {**values, "detector": translated(values["detector"])}
     # Keys that are newer than the run have their defaults.
     config = _plain(parser, parse(parser, [], values, str(path)))
-    return _ConfigSource(list(argv), Path(folder).parent.name, config, str(path))
+    return _ConfigSource(list(argv), Path(folder).parent.name, config, str(path), classes)
 
 
 def _option(argv: Sequence[str], name: str) -> str | None:
@@ -153,6 +159,17 @@ def _option(argv: Sequence[str], name: str) -> str | None:
     return value
 
 
+def _check_named_again(source: _ConfigSource, config: Mapping[str, Any]) -> None:
+    """Refuse to resume without the loggers and callbacks that only the command line may name."""
+    for key, paths in source.classes.items():
+        entries = config["trainer"][key.removeprefix("trainer.")]
+        if not any(isinstance(entry, Mapping) for entry in entries):
+            raise UserError(
+                f"the run has {key} {', '.join(map(printable, paths))}, and a stored config starts "
+                f"no code: give --{key} again, or remove the entry from {source.path}"
+            )
+
+
 def _check(arguments: TrainingArguments) -> None:
     """Check the command line before any data is read."""
     from diffguard.methods.checks import check_weights
@@ -162,6 +179,7 @@ def _check(arguments: TrainingArguments) -> None:
     if not 0 <= arguments.seed < 2**32:
         raise UserError(f"--seed must be 0 to {2**32 - 1:,}, got {arguments.seed:,}")
     check_config(arguments)
+    arguments.trainer.check_classes()
     weights = arguments.classifier.ckpt
     if weights and not Path(weights).is_file():
         raise UserError(f"classifier.ckpt {weights} does not exist: expected a file of weights")

@@ -18,7 +18,7 @@ _FOR_STAGES = tuple(
     f"trainer.{name}"
     for name in (
         *("accumulate_grad_batches", "gradient_clip_val", "log_every_n_steps", "max_minutes"),
-        *("measure_rate", "options"),
+        *("measure_rate", "options", "callbacks"),
     )
 )
 _FOR_TRAINING = (

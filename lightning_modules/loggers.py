@@ -1,34 +1,40 @@
-"""Loggers of training and evaluation by name."""
+"""Loggers of training and evaluation, by name or by class path."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Literal
 
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
 
 from diffguard.errors import UserError
+from lightning_modules.class_paths import ClassEntry, build
 
 LoggerName = Literal["tensorboard", "csv", "wandb"]
 
 
-def build_loggers(names: Iterable[LoggerName], folder: Path, stage: str) -> list[Logger]:
+def build_loggers(
+    loggers: Iterable[LoggerName | ClassEntry], folder: Path, stage: str
+) -> list[Logger]:
     """The loggers of one stage of a run.
 
     Args:
-        names: `tensorboard` writes to `tensorboard/<stage>` in the folder, `csv` to a new version
-            of `csv/<stage>` for each session, and `wandb` to the project `diffguard`.
+        loggers: `tensorboard` writes to `tensorboard/<stage>` in the folder, `csv` to a new version
+            of `csv/<stage>` for each session, and `wandb` to the project `diffguard`. An entry with
+            a class path names a logger class and its arguments.
         folder: The run's folder.
         stage: The stage, or `evaluation`.
 
     Raises:
-        UserError: If a package is missing.
+        UserError: If a package is missing, or a class cannot be built.
     """
-    return [_build(name, folder, stage) for name in names]
+    return [_build(logger, folder, stage) for logger in loggers]
 
 
-def _build(name: LoggerName, folder: Path, stage: str) -> Logger:
+def _build(name: LoggerName | ClassEntry, folder: Path, stage: str) -> Logger:
+    if isinstance(name, Mapping):
+        return build(name, Logger, "trainer.loggers")
     if name == "csv":
         return CSVLogger(folder / "csv", name=stage)
     if name == "tensorboard":

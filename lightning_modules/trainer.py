@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
+from lightning.pytorch.loggers import Logger
 from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
@@ -15,6 +17,7 @@ from diffguard.denoisers import custom
 from diffguard.errors import UserError, one_line
 from lightning_modules.callbacks.scoring_bar import ScoringProgressBar
 from lightning_modules.callbacks.training_bar import StageProgressBar
+from lightning_modules.class_paths import ClassEntry, check_entry, class_of
 from lightning_modules.launchers import process_arguments
 from lightning_modules.loggers import LoggerName
 from lightning_modules.precision import check_device, check_name
@@ -179,7 +182,9 @@ class TrainerConfig:
         measure_rate: Report images per second of each stage, and how much of the device it uses.
         progress: Show a progress bar, or lines if the output is not a terminal.
         loggers: Loggers of training and of the figures of an evaluation: `tensorboard`, `csv`,
-            `wandb`. An evaluation always writes to TensorBoard.
+            `wandb`, or a class path as in `callbacks`. An evaluation always writes to TensorBoard.
+        callbacks: Further callbacks of training by class path:
+            `{class_path: my_module.MyCallback, init_args: {name: value}}`.
         options: Further arguments of Lightning's Trainer in training, such as
             `limit_train_batches`, `deterministic`, `profiler` or `fast_dev_run`.
     """
@@ -196,7 +201,8 @@ class TrainerConfig:
     max_minutes: float | None = None
     measure_rate: bool = False
     progress: bool = True
-    loggers: list[LoggerName] = field(default_factory=lambda: ["tensorboard"])
+    loggers: list[LoggerName | ClassEntry] = field(default_factory=lambda: ["tensorboard"])
+    callbacks: list[ClassEntry] = field(default_factory=list)
     options: dict[str, int | float | bool | str | None] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -216,6 +222,8 @@ class TrainerConfig:
                     f"trainer.options.{name} is not an argument of Lightning's Trainer, or has a "
                     f"key of its own; expected one of {', '.join(_OPTIONS)}"
                 )
+        for key, _, entry in self._class_entries():
+            check_entry(entry, key)
         clip, minutes = self.gradient_clip_val, self.max_minutes
         if clip is not None and not 0 <= clip < math.inf:
             raise UserError(
@@ -224,3 +232,21 @@ class TrainerConfig:
             )
         if minutes is not None and not 0 < minutes < math.inf:
             raise UserError(f"trainer.max_minutes must be positive and finite, got {minutes:g}")
+
+    def check_classes(self) -> None:
+        """Import the classes of loggers and callbacks, and check their arguments.
+
+        Raises:
+            UserError: If a class cannot be imported, is of another kind, or does not take its
+                arguments.
+        """
+        for key, kind, entry in self._class_entries():
+            class_of(entry, kind, key)
+
+    def _class_entries(self) -> Iterator[tuple[str, type[Any], ClassEntry]]:
+        """Key, base class and entry of each class path."""
+        for logger in self.loggers:
+            if isinstance(logger, Mapping):
+                yield "trainer.loggers", Logger, logger
+        for callback in self.callbacks:
+            yield "trainer.callbacks", pl.Callback, callback

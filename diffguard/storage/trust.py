@@ -7,6 +7,7 @@ import logging
 import re
 from collections.abc import Collection
 from functools import cache
+from typing import Any
 
 from torch import nn
 
@@ -30,21 +31,30 @@ def import_class(path: str, trusted: str | Collection[str] = ()) -> type[nn.Modu
             f"class {path!r} is named by a checkpoint but is not part of diffguard, torchvision, "
             f"timm, diffusers or torch.nn: if you trust it, say so with --trusted {path}"
         )
+    cls = import_path(path)
+    if not (isinstance(cls, type) and issubclass(cls, nn.Module)):
+        raise UserError(f"{path!r} is not a torch.nn.Module class")
+    if is_foreign:
+        _announce(path)
+    return cls
+
+
+def import_path(path: str) -> Any:
+    """Import what a path names; a path from a file needs `import_class`.
+
+    Raises:
+        UserError: If there is no such name.
+    """
     if not _PATH.fullmatch(path):
         raise UserError(
             f"class {path!r} cannot be imported: expected an import path such as my_module.Net"
         )
     module, _, name = path.rpartition(".")
     try:
-        cls = getattr(importlib.import_module(module), name)
+        return getattr(importlib.import_module(module), name)
     except Exception as error:
         # Third-party modules may raise any exception on import.
         raise UserError(f"class {path!r} cannot be imported: {reason_of(error)}") from error
-    if not (isinstance(cls, type) and issubclass(cls, nn.Module)):
-        raise UserError(f"{path!r} is not a torch.nn.Module class")
-    if is_foreign:
-        _announce(path)
-    return cls
 
 
 @cache

@@ -61,6 +61,17 @@ def test_a_stored_config_imports_nothing(run_folder, tmp_path, stranger, section
     assert not stranger.exists()
 
 
+def test_classes_of_a_training_are_not_those_of_an_evaluation(run_folder, stranger):
+    content = read_checkpoint(run_folder / "detector.ckpt")
+    content["config"]["trainer"].update(callbacks=[CLASS], loggers=["tensorboard", CLASS])
+    assert not {"callbacks", "loggers"} & set(stored_config(content, "it")["trainer"])
+    assert not stranger.exists()
+    for hostile in ({"callbacks": CLASS}, {"callbacks": [[CLASS]]}, {"options": {"a": CLASS}}):
+        content["config"]["trainer"] = {**content["config"]["trainer"], **hostile}
+        with pytest.raises(UserError, match="has the key 'class_path' in its config"):
+            stored_config(content, "it")
+
+
 @pytest.mark.parametrize("key", ["detector", "detector.sampler", "data.ood", "trainer"])
 @pytest.mark.parametrize("value", ["stranger_helper.X", "{class_path: stranger_helper.X}"])
 def test_a_config_with_classes_in_place_of_settings_imports_nothing(tmp_path, stranger, key, value):

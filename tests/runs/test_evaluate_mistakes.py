@@ -115,6 +115,8 @@ def test_bad_checkpoints_are_refused_in_one_line(kind, message, ckpt, tmp_path):
         (["--accept", "0.9"], "--accept has no effect here, because it decides on the images"),
         (["--trainer.max_minutes", "9"], "max_minutes has no effect here, because it belongs to tr"),
         (["--data.augment", "flip"], "--data.augment has no effect here"),
+        (["--trainer.callbacks", "[]"], "--trainer.callbacks has no effect here"),
+        (["--trainer.loggers", "[{class_path: no_such.Log}]"], "loggers: class 'no_such.Log' cannot"),
     ],
 )
 def test_mistakes_are_one_line(ckpt, tmp_path, monkeypatch, capsys, arguments, message):
