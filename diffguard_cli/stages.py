@@ -44,7 +44,7 @@ from lightning_modules.checkpoint_io import (
 from lightning_modules.class_paths import build
 from lightning_modules.classifier import ClassifierModule
 from lightning_modules.diffusion import DiffusionModule
-from lightning_modules.loggers import build_loggers
+from lightning_modules.loggers import build_loggers, end_runs
 from lightning_modules.noisy_classifier import NoisyClassifierModule
 from lightning_modules.trainer import TrainerConfig, build_trainer
 
@@ -167,6 +167,7 @@ def _fit(run: Run, trainer: pl.Trainer, module: TrainingModule, config: StageCon
             ckpt_path=last_checkpoint(_checkpoint_folder(run, module.stage)),
             weights_only=True,
         )
+    end_runs(trainer.loggers)
 
 
 def _checkpoint_folder(run: Run, stage: str) -> Path:

@@ -32,6 +32,16 @@ def build_loggers(
     return [_build(logger, folder, stage) for logger in loggers]
 
 
+def end_runs(loggers: Iterable[Logger]) -> None:
+    """End the runs of W&B.
+
+    A process has one of them at a time, and the next stage would continue it.
+    """
+    for logger in loggers:
+        if isinstance(logger, WandbLogger):
+            logger.experiment.finish()
+
+
 def _build(name: LoggerName | ClassEntry, folder: Path, stage: str) -> Logger:
     if isinstance(name, Mapping):
         return build(name, Logger, "trainer.loggers")

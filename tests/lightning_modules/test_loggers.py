@@ -11,8 +11,9 @@ from tensorboard.plugins.hparams import plugin_data_pb2
 from diffguard.errors import UserError
 from lightning_modules.callbacks.config_log import ConfigLog
 from lightning_modules.classifier import ClassifierModule
-from lightning_modules.loggers import build_loggers
+from lightning_modules.loggers import build_loggers, end_runs
 from lightning_modules.trainer import TrainerConfig
+from tests.helpers import fake_wandb
 from tests.helpers import tiny_training as tiny
 
 CONFIG = {"seed": 3, "classifier": {"lr": 0.1, "betas": [0.9, 0.99]}}
@@ -34,6 +35,20 @@ def test_training_logs_metrics_rate_and_nested_config(tmp_path):
     assert "classifier/val_loss" in table.read_text()
     values = yaml.safe_load((table.parent / "hparams.yaml").read_text())
     assert values["classifier"]["lr"] == 0.1
+
+
+def test_wandb_gets_metrics_and_config_and_a_run_for_each_stage(tmp_path, monkeypatch):
+    runs = fake_wandb.install(monkeypatch)
+    loggers = build_loggers(["wandb"], tmp_path, "classifier")
+    trainer = tiny.trainer(tmp_path, max_epochs=1, logger=loggers, callbacks=[ConfigLog(CONFIG)])
+    trainer.fit(ClassifierModule(tiny.classifier()), tiny.train_loader(), tiny.val_loader())
+    assert runs[0].options["name"] == f"{tmp_path.name}/classifier"
+    assert {"classifier/val_loss", "classifier/val_accuracy"} <= set(runs[0].values)
+    assert runs[0].config["classifier"]["lr"] == 0.1
+    end_runs(loggers)
+    (logger,) = build_loggers(["wandb"], tmp_path, "diffusion")
+    logger.log_metrics({"loss": 1.0})
+    assert runs[1].values == {"loss": 1.0}
 
 
 def test_a_missing_package_is_named(tmp_path, monkeypatch):

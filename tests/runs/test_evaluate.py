@@ -17,6 +17,7 @@ from diffguard.scores.calibration import Calibration
 from diffguard.settings.detector import DetectorSettings
 from diffguard.settings.plain import to_dict
 from diffguard_cli import scoring_folder
+from tests.helpers import fake_wandb
 from tests.helpers.commands import command, start
 from tests.helpers.old_settings import version_2
 from tests.helpers.tiny_project import write_images
@@ -230,14 +231,18 @@ def test_an_interrupted_calibration_resumes_after_a_check(
     assert not calibration.with_name("calibration-2").exists()
 
 
-def test_decision_settings_may_change_and_tensorboard_follows_the_output(ckpt, tmp_path):
+def test_decision_settings_may_change_and_tensorboard_follows_the_output(
+    ckpt, tmp_path, monkeypatch
+):
+    wandb_runs = fake_wandb.install(monkeypatch)
     arguments = ["--output", tmp_path / "out", "--panels", 0]
     assert start(ckpt, *arguments) == 0
     table = (tmp_path / "out" / "scores.csv").read_bytes()
     decides = ["--detector.accept", 0.9, "--detector.decision", "msp"]
-    assert start(ckpt, *arguments, *decides, "--trainer.loggers", "[csv]") == 0
+    assert start(ckpt, *arguments, *decides, "--trainer.loggers", "[csv, wandb]") == 0
     assert (tmp_path / "out" / "scores.csv").read_bytes() == table
     (log,) = (tmp_path / "out" / "csv" / "evaluation").rglob("metrics.csv")
     assert "near/auroc/fusion" in log.read_text()
+    assert "near/auroc/fusion" in wandb_runs[0].values
     assert list((tmp_path / "out" / "tensorboard" / "evaluation").glob("events*"))
     assert not (tmp_path / "tensorboard").exists()

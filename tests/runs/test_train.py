@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 import train
 from diffguard import Detector
 from diffguard.errors import UserError
+from tests.helpers import fake_wandb
 from tests.helpers.old_settings import version_2
 from tests.helpers.tiny_project import write_config
 
@@ -189,14 +190,17 @@ def test_each_stage_may_have_its_own_batch_size_augmentation_and_precision(tmp_p
     assert seen == [(9, "bf16-mixed")] * 4
 
 
-def test_options_of_the_trainer_and_other_loggers_reach_a_stage(tmp_path, config):
+def test_options_of_the_trainer_and_other_loggers_reach_a_stage(tmp_path, config, monkeypatch):
+    wandb_runs = fake_wandb.install(monkeypatch)
     only = ["--stages", "[classifier]", "--classifier.max_epochs", "1", "--run_dir", tmp_path / "o"]
-    arguments = ["--trainer.options.limit_train_batches", "1", "--trainer.loggers", "[csv]"]
+    arguments = ["--trainer.options.limit_train_batches", "1"]
+    arguments += ["--trainer.loggers", "[csv, wandb]"]
     assert start(config, *only, *arguments) == 0
     assert torch.load(
         tmp_path / "o" / "checkpoints" / "classifier" / "last.ckpt", weights_only=True
     )["global_step"] == 1
     assert list((tmp_path / "o" / "csv" / "classifier").rglob("metrics.csv"))
+    assert [run.is_finished for run in wandb_runs] == [True]
     assert not (tmp_path / "o" / "tensorboard").exists()
 
 
