@@ -54,9 +54,6 @@ class DetectorModule(StreamModule):
         >>> trainer.test(module, {"cifar10": id_loader, "svhn": ood_loader})  # doctest: +SKIP
     """
 
-    # A process may have no image of a small set.
-    allow_zero_length_dataloader_with_multiple_devices = True
-
     def __init__(
         self,
         detector: Detector,
@@ -66,6 +63,8 @@ class DetectorModule(StreamModule):
     ) -> None:
         super().__init__(detector)
         self.batch_size, self.groups = batch_size, groups
+        # A process may have no image of a small set.
+        self.allow_zero_length_dataloader_with_multiple_devices = True
 
     def forward(self, images: Any) -> torch.Tensor:
         """Score images in any form; see `Detector.score`."""
@@ -76,12 +75,33 @@ class DetectorModule(StreamModule):
         shrinks = self.trainer.world_size == 1
         return AdaptiveStream(self.detector.stream, self.batch_size, shrinks=shrinks)
 
+    def setup(self, stage: str) -> None:  # noqa: ARG002
+        """Note that no test has begun."""
+        self._has_begun = False
+
+    def teardown(self, stage: str) -> None:
+        """Refuse a process without any test image.
+
+        Lightning skips the test in it, and the other processes wait for its part of the metrics.
+
+        Raises:
+            UserError: If this is such a process.
+        """
+        trainer = self.trainer
+        is_skipped = stage == "test" and trainer.limit_test_batches and not self._has_begun
+        if is_skipped and trainer.world_size > 1:
+            raise UserError(
+                f"process {trainer.global_rank} of {trainer.world_size} has no image in any test "
+                "loader: give it at least one, or use fewer processes"
+            )
+
     def on_test_epoch_start(self) -> None:
         """Start new metrics.
 
         Raises:
             UserError: If the loaders do not match the groups, or there is no OOD set.
         """
+        self._has_begun = True
         loaders = self.trainer.test_dataloaders
         groups = groups_of(loaders, self.groups or getattr(self.trainer.datamodule, "groups", None))
         names = self.detector.score_names(derived=self.detector.calibration is not None)

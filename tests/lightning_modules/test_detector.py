@@ -146,9 +146,21 @@ def test_repeated_images_are_not_counted(count):
     assert sorted(share(0) + share(1)) == list(range(count))
 
 
+def test_a_process_without_any_image_is_refused(monkeypatch):
+    """The others would wait for its part of the metrics."""
+    monkeypatch.setattr(Trainer, "world_size", 2)
+    loaders = {"shapes": loader(0, 0), "blank": loader(0, 1)}
+    module = DetectorModule(build_detector(), batch_size=8)
+    with pytest.raises(UserError, match="process 0 of 2 has no image in any test loader"):
+        Trainer(**QUIET).test(module, loaders, verbose=False)
+    Trainer(limit_test_batches=0, **QUIET).test(module, loaders, verbose=False)
+
+
 # A number of images that two processes do not share evenly, a set of one image, and a rank
 # without any image.
 UNEVEN = ({"shapes": 7, "blank": 5, "noise": 1}, {"shapes": 1, "blank": 1})
+# Each process has a loader of its own: the first reads one set, the second the other.
+SHARES = {"shapes": 3, "blank": 4}
 
 
 def _process(rank, port, folder):
@@ -162,6 +174,12 @@ def _process(rank, port, folder):
         loaders = {name: loader(n, seed) for seed, (name, n) in enumerate(counts.items())}
         trainer.test(DetectorModule(build_detector(), batch_size=8), loaders, verbose=False)
         results.append({key: float(value) for key, value in trainer.callback_metrics.items()})
+    trainer = Trainer(devices=2, strategy="ddp", use_distributed_sampler=False, **QUIET)
+    shares = {
+        name: loader(n * (rank == seed), seed) for seed, (name, n) in enumerate(SHARES.items())
+    }
+    trainer.test(DetectorModule(build_detector(), batch_size=8), shares, verbose=False)
+    results.append({key: float(value) for key, value in trainer.callback_metrics.items()})
     (folder / f"{rank}.json").write_text(json.dumps(results))
 
 
@@ -177,6 +195,6 @@ def test_two_processes_log_the_metrics_of_one(tmp_path):
     assert [process.exitcode for process in processes] == [0, 0]
     first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2))
     assert first == second
-    for logged, counts in zip(first, UNEVEN, strict=True):
+    for logged, counts in zip(first, (*UNEVEN, SHARES), strict=True):
         for key, value in expected(build_detector(), counts).items():
             assert logged[key] == pytest.approx(value, abs=1e-6), key
