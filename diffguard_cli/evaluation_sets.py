@@ -11,7 +11,7 @@ from diffguard.detector import Detector
 from diffguard.errors import UserError
 from diffguard.report.publish import report
 from diffguard.report.scored_run import read_run, write_run
-from diffguard.report.summary import METRICS
+from diffguard.report.summary import logged_values
 from diffguard.score_table.table import ScoreTable
 from diffguard.settings.plain import to_dict
 from diffguard_cli.arguments import EvaluationArguments
@@ -118,14 +118,8 @@ def _publish(
 
 def _log(results: Mapping[str, Any], folder: Path, loggers: Sequence[Any]) -> None:
     """Log the metrics; TensorBoard has them from the report, with the figures."""
-    values = {
-        f"{row['dataset']}/{metric}/{row['score']}": row[metric]
-        for row in results["rows"]
-        for metric in METRICS
-    }
-    values["id/accuracy"] = results["id"]["accuracy"]
     others = [logger for logger in loggers if logger != "tensorboard"]
     for logger in build_loggers(others, folder, "evaluation"):
         logger.log_hyperparams(results["settings"]["config"])
-        logger.log_metrics(values)
+        logger.log_metrics(logged_values(results))
         logger.finalize("success")

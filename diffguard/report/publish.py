@@ -18,7 +18,7 @@ from diffguard.report import figures
 from diffguard.report.join import add_fusions, join_runs
 from diffguard.report.results_files import write_results
 from diffguard.report.scored_run import ScoredRun, read_run
-from diffguard.report.summary import METRICS, summarize
+from diffguard.report.summary import logged_values, summarize
 from diffguard.report.terminal import print_table
 from diffguard.storage.files import refuse_links, replace_file
 
@@ -50,10 +50,8 @@ def report(
     refuse_links(output / "figures", tensorboard, tensorboard / "evaluation")
     write_results(output, results)
     with SummaryWriter(str(tensorboard / "evaluation")) as writer:
-        for row in results["rows"]:
-            for metric in METRICS:
-                writer.add_scalar(_tag(f"{row['dataset']}/{metric}/{row['score']}"), row[metric])
-        writer.add_scalar("id/accuracy", results["id"]["accuracy"])
+        for name, value in logged_values(results).items():
+            writer.add_scalar(_tag(name), value)
         for figures_by_name in (_figures(run), panels):
             for name, figure in figures_by_name:
                 with replace_file(output / "figures" / f"{name.replace('/', '_')}.png") as path:

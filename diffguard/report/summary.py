@@ -101,6 +101,23 @@ def summarize(
     }
 
 
+def logged_values(results: Mapping[str, Any]) -> dict[str, float]:
+    """The values that loggers get, with the names that `DetectorModule` uses.
+
+    Args:
+        results: Output of `summarize`.
+
+    Returns:
+        `<set or group>/<metric>/<score>`, such as `near/auroc/fusion`, and `<ID set>/accuracy`.
+    """
+    values = {
+        f"{row['dataset']}/{metric}/{row['score']}": row[metric]
+        for row in results["rows"]
+        for metric in METRICS
+    }
+    return {**values, f"{results['id']['dataset']}/accuracy": results["id"]["accuracy"]}
+
+
 def _check(run: ScoredRun) -> None:
     table, groups = run.table, run.groups
     for name, group in groups.items():

@@ -61,7 +61,7 @@ def test_tensorboard_shows_the_evaluation(evaluated):
     assert {"panels/shapes", "panels/blank", "scores/fusion", "roc/diffguard"} <= set(
         tags["images"]
     )
-    assert "near/auroc/fusion" in tags["scalars"]
+    assert {"near/auroc/fusion", "shapes/accuracy"} <= set(tags["scalars"])
 
 
 def test_results_are_reproduced_from_the_tables_alone(evaluated, tmp_path):
@@ -243,6 +243,6 @@ def test_decision_settings_may_change_and_tensorboard_follows_the_output(
     assert (tmp_path / "out" / "scores.csv").read_bytes() == table
     (log,) = (tmp_path / "out" / "csv" / "evaluation").rglob("metrics.csv")
     assert "near/auroc/fusion" in log.read_text()
-    assert "near/auroc/fusion" in wandb_runs[0].values
+    assert {"near/auroc/fusion", "shapes/accuracy"} <= set(wandb_runs[0].values)
     assert list((tmp_path / "out" / "tensorboard" / "evaluation").glob("events*"))
     assert not (tmp_path / "tensorboard").exists()
