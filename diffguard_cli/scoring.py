@@ -17,11 +17,11 @@ import lightning.pytorch as pl
 import torch
 
 from diffguard.batching import fixed_batch_size
-from diffguard.detector import Detector
 from diffguard.errors import UserError
 from diffguard.methods.adaptive_stream import AdaptiveStream
 from diffguard.methods.batch_size import find_batch_size
 from diffguard.methods.items import Item, Scored, items_of
+from diffguard.methods.scorer import Scorer
 from diffguard.printing import say
 from diffguard.score_table.manifest import run_key
 from diffguard.score_table.merge import merge
@@ -71,7 +71,7 @@ class ScoringRun:
 
     def __init__(
         self,
-        detector: Detector,
+        detector: Scorer,
         data: OODDataModule,
         stream: EvaluationStream,
         folder: Path,

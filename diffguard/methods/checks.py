@@ -10,7 +10,8 @@ from diffguard.diffusion.denoiser import Denoiser
 from diffguard.diffusion.plan import respace
 from diffguard.errors import UserError
 from diffguard.scores.baseline_checks import check_head_baselines
-from diffguard.scores.distances import build_distance, find_distance
+from diffguard.scores.build import build_distance
+from diffguard.scores.distances import find_distance
 from diffguard.settings.checks import check_distance_size
 from diffguard.settings.detector import DetectorSettings
 from diffguard.settings.guidance import ClassifierFreeSettings, ClassifierGuidanceSettings

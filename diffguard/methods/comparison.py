@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from diffguard.batching import padded
 from diffguard.classifiers.classifier import Classifier, ClassifierOutput
 from diffguard.engine.jobs import Reconstruction
+from diffguard.scores.build import build_distance
 from diffguard.scores.calibration import DIFFGUARD
-from diffguard.scores.distances import Distance, Views, build_distance
+from diffguard.scores.distances import Distance, Views
 from diffguard.settings.detector import DetectorSettings
 
 

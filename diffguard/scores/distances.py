@@ -9,8 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import partial
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -31,8 +30,6 @@ from diffguard.scores.formulas import (
     ssim,
     ssim_reflect,
 )
-from diffguard.scores.perceptual import DISTS, LPIPS
-from diffguard.scores.perceptual_weights import Weights
 
 
 @dataclass(frozen=True)
@@ -61,17 +58,20 @@ class DistanceSpec:
 
     Attributes:
         needs: The field of `Views` that is compared ("features" becomes "layer" with `@layer`).
-        function: The comparison, or the constructor of a module that computes it.
-        perceptual: Whether `function` constructs a module on an ImageNet network.
+        function: The comparison; None for a distance on an ImageNet network.
         perfect: Quality of equal images, so that `perfect - distance` is the usual quality.
         smallest: Side in pixels of the smallest images that are compared.
     """
 
     needs: Needs
-    function: Callable[..., Any]
-    perceptual: bool = False
+    function: Callable[[Tensor, Tensor], Tensor] | None
     perfect: float = 0.0
     smallest: int = 1
+
+    @property
+    def perceptual(self) -> bool:
+        """Whether an ImageNet network is needed, see `build_distance`."""
+        return self.function is None
 
 
 DISTANCES: dict[str, DistanceSpec] = {
@@ -83,9 +83,9 @@ DISTANCES: dict[str, DistanceSpec] = {
     "ms_ssim": DistanceSpec("images", ms_ssim, perfect=1.0, smallest=MS_SSIM_SMALLEST),
     "gmsd": DistanceSpec("images", gmsd),
     "dists_statistics": DistanceSpec("images", dists_statistics, perfect=1.0),
-    "dists": DistanceSpec("images", DISTS, perceptual=True, perfect=1.0),
-    "lpips": DistanceSpec("images", LPIPS, perceptual=True),
-    "lpips_alex": DistanceSpec("images", partial(LPIPS, net="alexnet"), perceptual=True),
+    "dists": DistanceSpec("images", None, perfect=1.0),
+    "lpips": DistanceSpec("images", None),
+    "lpips_alex": DistanceSpec("images", None),
     "logits_l1": DistanceSpec("logits", logits_l1),
     "feature_l2": DistanceSpec("features", l2),
     "feature_cosine": DistanceSpec("features", feature_cosine, perfect=1.0),
@@ -183,25 +183,3 @@ def find_distance(name: str) -> tuple[DistanceSpec, str | None]:
             f"as in feature_cosine@layer2.1"
         )
     return spec, layer or None
-
-
-def build_distance(name: str, *, weights: Weights = None, download: bool = False) -> Distance:
-    """Build a distance by name.
-
-    Args:
-        name: A key of `DISTANCES`; `feature_l2` and `feature_cosine` also take a layer of the
-            classifier, as in `feature_cosine@layer2.1`.
-        weights: For `lpips`, `lpips_alex` and `dists`: see `perceptual_weights.load_features`.
-        download: Fetch these weights if torchvision's cache lacks them.
-
-    Raises:
-        UserError: For an unknown name, or missing weights.
-
-    Example:
-        >>> distance = build_distance("l2")
-        >>> distance.compare(torch.zeros(1, 1, 2, 2), torch.ones(1, 1, 2, 2))
-        tensor([2.])
-    """
-    spec, layer = find_distance(name)
-    function = spec.function(weights, download=download) if spec.perceptual else spec.function
-    return Distance(name, spec, layer, function).eval()

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from diffguard.engine.jobs import Recipe
-from diffguard.scores.distances import Views, build_distance
+from diffguard.scores.build import build_distance
+from diffguard.scores.distances import Views
 from tests.helpers.engine_runs import classifier_guidance_of, jobs_of, run
 from tests.helpers.tiny_latent import dit, wrap
 from tests.helpers.tiny_models import sound_plan, tiny_classifier

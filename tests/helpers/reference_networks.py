@@ -13,7 +13,8 @@ from diffguard.diffusion.schedule import NoiseSchedule
 from diffguard.engine.jobs import Job
 from diffguard.engine.reconstructor import Reconstructor
 from diffguard.images import to_model_range
-from diffguard.scores.distances import Views, build_distance
+from diffguard.scores.build import build_distance
+from diffguard.scores.distances import Views
 from diffguard.scores.formulas import psnr
 
 # The authors' qualities: PSNR with peak 255 on [-1, 1], and DISTS without a network.

@@ -11,7 +11,7 @@ from diffguard.engine.jobs import ClassifierFree, Recipe
 from diffguard.images import to_image_range, to_model_range
 from diffguard.report.metrics import auroc, compute_metrics, roc_curve
 from diffguard.report.torch_metric import OODMetrics
-from diffguard.scores.distances import build_distance
+from diffguard.scores.build import build_distance
 from tests.helpers.reference_networks import (
     QUALITIES,
     build_classifier,

@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from torch import nn
 
 from diffguard.errors import UserError
-from diffguard.scores import distances as similarity
-from diffguard.scores.distances import DISTANCES, Views, build_distance
+from diffguard.scores import build
+from diffguard.scores.build import build_distance
+from diffguard.scores.distances import DISTANCES, Views
 from diffguard.scores.formulas import (
     PSNR_CAP,
     dists_statistics,
@@ -245,8 +246,7 @@ def test_only_perceptual_names_build_a_network(monkeypatch):
             super().__init__()
             raise RuntimeError(f"built with {weights}, {download}")
 
-    spec = similarity.DistanceSpec("images", Network, perceptual=True)
-    monkeypatch.setitem(DISTANCES, "dists", spec)
+    monkeypatch.setitem(build.NETWORKS, "dists", Network)
     for name in PLAIN:
         assert not list(build_distance(name).parameters())
     with pytest.raises(RuntimeError, match=r"built with w\.pth, True"):

@@ -12,7 +12,7 @@ from torchmetrics.functional.image import dists as tm_dists
 from torchmetrics.functional.image import lpips as tm_lpips
 
 from diffguard.errors import UserError
-from diffguard.scores.distances import build_distance
+from diffguard.scores.build import build_distance
 from diffguard.scores.formulas import texture_structure
 from diffguard.scores.perceptual import DISTS, LPIPS
 from diffguard.scores.perceptual_weights import load_features
