@@ -20,8 +20,9 @@ from diffguard.diffusion.ddim import invert
 from diffguard.diffusion.denoiser import Denoiser
 from diffguard.diffusion.early_stop import should_stop
 from diffguard.engine.classifier_guidance import ClassifierGuidance
-from diffguard.engine.jobs import Job, Recipe
+from diffguard.engine.jobs import Job
 from diffguard.engine.plain import Noise, synthesize_both
+from diffguard.engine.recipe import Recipe
 from diffguard.images import pixel_key
 from diffguard.methods.inversion import null_noise
 from diffguard.methods.items import Item

@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 
 from diffguard.checkpoint.build import build_parts, read_parts
 from diffguard.checkpoint.file import write_checkpoint
-from diffguard.checkpoint.parts import DetectorParts, Origin, uncalibrated_parts
+from diffguard.checkpoint.parts import DetectorParts, Origin, data_config
 from diffguard.classifiers.assembly import ClassifierOptions, assembled_classifier
 from diffguard.classifiers.classifier import Classifier
 from diffguard.classifiers.spec import ClassifierSpec
@@ -137,11 +137,14 @@ class Detector(Scorer, HubMixin):
             "cam_layer": cam_layer,
         }
         network, spec = assembled_classifier(classifier, weights, arguments, options)
-        names, needs_classes = network.class_names, sees_labels(settings)
+        names = network.class_names
         model = opened_diffusion(
-            diffusion, names, needs_classes, image_size, image_channels, diffusion_options
+            diffusion, names, sees_labels(settings), image_size, image_channels, diffusion_options
         )
-        detector = cls(**vars(uncalibrated_parts(network, spec, model, settings, seed)))
+        size = (model.image_size, model.image_channels)
+        origin = Origin(spec, model.spec, model.source, data_config(*size, names))
+        parts = DetectorParts(network, model.denoiser, settings, *size, seed=seed, origin=origin)
+        detector = cls(**vars(parts))
         return detector.to(detector.device)
 
     @classmethod
@@ -173,8 +176,7 @@ class Detector(Scorer, HubMixin):
         """Load a `detector.ckpt`.
 
         Args:
-            path: The file, or `demo` for the small detector that ships with the package; an
-                existing path wins.
+            path: The file, or `demo` for the shipped detector; an existing path wins.
             device: Device to load it to.
             trusted: Import paths of further classes that the file may name.
             settings: All settings, to use instead of those in the file.
@@ -206,8 +208,7 @@ class Detector(Scorer, HubMixin):
             weights: See `checkpoint.file.write_checkpoint`.
 
         Raises:
-            UserError: If the detector is not calibrated, or a network cannot be built again from a
-                spec; the line states what is missing.
+            UserError: If the detector is not calibrated, or nothing builds a network again.
         """
         origin = replace(
             self.origin,

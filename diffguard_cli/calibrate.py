@@ -18,7 +18,7 @@ from diffguard.classifiers.spec import ClassifierSpec
 from diffguard.denoisers.custom import weight_parts
 from diffguard.detector import Detector
 from diffguard.methods.diffguard import DiffGuard
-from diffguard.methods.fit import fit_calibration, fit_method, needs_reference
+from diffguard.methods.fit import fit_calibration, fit_method
 from diffguard.score_table.table import ScoreTable
 from diffguard.scores.baselines import Reference
 from diffguard.settings.detector import DetectorSettings
@@ -91,7 +91,7 @@ def calibrated(
     method.to(trainer.strategy.root_device)
     identity = {**identity, "precision": run.trainer.precision}
     training = None
-    if reference is None and needs_reference(settings):
+    if reference is None and settings.needs_reference:
         # Lists are often sorted by class, so the first images would show only a few classes.
         stream = data.id_stream("train", settings.reference_images)
         identity["reference"] = image_identity(stream.sets[0])

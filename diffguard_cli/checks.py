@@ -9,7 +9,6 @@ from diffguard.classifiers.preprocessing import assumptions
 from diffguard.errors import UserError
 from diffguard.methods.checks import check_steps, sees_labels
 from diffguard.methods.classifier_trial import try_classifier
-from diffguard.methods.fit import needs_reference
 from diffguard.scores.baseline_checks import check_classes, check_head_baselines, check_neighbors
 from diffguard.settings.detector import DetectorSettings
 from diffguard_cli.classifier_model import classifier_spec, load_classifier
@@ -49,7 +48,7 @@ def check_data(run: Run, settings: DetectorSettings | None) -> None:
                 f"note: {len(empty)} of {data.num_classes} classes have no ID {part} images: "
                 f"{', '.join(map(str, empty[:5]))}{', …' if len(empty) > 5 else ''}"
             )
-    if settings is not None and needs_reference(settings) and data.sets.id.source("train"):
+    if settings is not None and settings.needs_reference and data.sets.id.source("train"):
         reference = data.id_stream("train", settings.reference_images).sets[0]
         check_classes(settings.baselines, reference.labels, data.class_names)
         if "knn" in settings.baselines:

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
-from typing import NoReturn
+from collections.abc import Sequence
+from types import ModuleType
+from typing import TYPE_CHECKING, NoReturn
 
 from diffguard_cli.interrupts import leave_at_once
+
+if TYPE_CHECKING:
+    from jsonargparse import ArgumentParser
 
 COMMANDS = {
     "train": "train a classifier and a diffusion model, and calibrate a detector",
@@ -42,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
         sys.exit(2)
     from diffguard_cli.exit_codes import run
 
-    run(_load(options.command), options.arguments)
+    run(_module(options.command).main, options.arguments)
 
 
 def _build_parser() -> argparse.ArgumentParser:
@@ -70,20 +74,25 @@ def _build_parser() -> argparse.ArgumentParser:
 def _print_completion(shell: Sequence[str]) -> int:
     from diffguard_cli.completion import completion_script
 
-    sys.stdout.write(completion_script(*shell) + "\n")
+    sys.stdout.write(completion_script(*shell, command_parsers()) + "\n")
     return 0
 
 
-def _load(command: str) -> Callable[[Sequence[str]], int]:
+def command_parsers() -> dict[str, ArgumentParser]:
+    """The parser of each command."""
+    return {command: _module(command).build_parser() for command in COMMANDS}
+
+
+def _module(command: str) -> ModuleType:
     """Import a single command, because the libraries of the others take seconds."""
     if command == "train":
-        from diffguard_cli.training import main as command_main
+        from diffguard_cli import training as module
     elif command == "evaluate":
-        from diffguard_cli.evaluation import main as command_main
+        from diffguard_cli import evaluation as module
     elif command == "tune":
-        from diffguard_cli.tune import main as command_main
+        from diffguard_cli import tune as module
     elif command == "convert":
-        from diffguard_cli.convert import main as command_main
+        from diffguard_cli import convert as module
     else:
-        from diffguard_cli.compact import main as command_main
-    return command_main
+        from diffguard_cli import compact as module
+    return module

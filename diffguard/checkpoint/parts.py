@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,8 +10,7 @@ from torch import nn
 
 from diffguard.classifiers.classifier import Classifier
 from diffguard.classifiers.spec import ClassifierSpec
-from diffguard.denoisers.assembly import Diffusion
-from diffguard.denoisers.reference import Source
+from diffguard.denoisers.formats.options import ModelSource
 from diffguard.denoisers.spec import DiffusionSpec
 from diffguard.diffusion.denoiser import Denoiser
 from diffguard.scores.baselines import Reference
@@ -33,7 +32,7 @@ class Origin:
 
     classifier: ClassifierSpec | None = None
     diffusion: DiffusionSpec | None = None
-    source: Source | None = None
+    source: ModelSource | None = None
     config: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -46,36 +45,19 @@ class DetectorParts:
     settings: DetectorSettings
     image_size: int
     image_channels: int
-    reference: Reference | None
-    calibration: Calibration | None
-    noisy_classifier: nn.Module | None
-    seed: int
-    origin: Origin
+    reference: Reference | None = None
+    calibration: Calibration | None = None
+    noisy_classifier: nn.Module | None = None
+    seed: int = 0
+    origin: Origin = field(default_factory=Origin)
 
 
-def uncalibrated_parts(
-    classifier: Classifier,
-    spec: ClassifierSpec | None,
-    diffusion: Diffusion,
-    settings: DetectorSettings,
-    seed: int,
-) -> DetectorParts:
-    """The parts of a detector that is not calibrated yet."""
+def data_config(image_size: int, channels: int, class_names: Sequence[str]) -> dict[str, Any]:
+    """The config of a detector that was built in Python: working images and classes."""
     data = {
         "id": {},
-        "image_size": diffusion.image_size,
-        "channels": diffusion.image_channels,
-        "class_names": list(classifier.class_names),
+        "image_size": image_size,
+        "channels": channels,
+        "class_names": list(class_names),
     }
-    return DetectorParts(
-        classifier,
-        diffusion.denoiser,
-        settings,
-        image_size=diffusion.image_size,
-        image_channels=diffusion.image_channels,
-        reference=None,
-        calibration=None,
-        noisy_classifier=None,
-        seed=seed,
-        origin=Origin(spec, diffusion.spec, diffusion.source, {"data": data, "trainer": {}}),
-    )
+    return {"data": data, "trainer": {}}

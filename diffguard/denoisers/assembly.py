@@ -9,7 +9,8 @@ from pathlib import Path
 from diffguard.denoisers.build import wrap_parts
 from diffguard.denoisers.custom import check_denoiser
 from diffguard.denoisers.formats import CheckpointOptions, load_diffusion
-from diffguard.denoisers.reference import LARGE, Source
+from diffguard.denoisers.formats.options import ModelSource
+from diffguard.denoisers.reference import LARGE
 from diffguard.denoisers.spec import DiffusionSpec
 from diffguard.diffusion.denoiser import Denoiser
 from diffguard.errors import UserError
@@ -32,7 +33,7 @@ class Diffusion:
     image_size: int
     image_channels: int
     spec: DiffusionSpec | None
-    source: Source | None
+    source: ModelSource | None
 
 
 def opened_diffusion(
@@ -71,7 +72,7 @@ def opened_diffusion(
     model = load_diffusion(path, options)
     spec = model.spec(image_size=image_size, image_channels=image_channels or model.pixel_channels)
     denoiser = wrap_parts(model, spec)
-    source = Source(path, options) if denoiser.count_weights() > LARGE else None
+    source = ModelSource(path, options) if denoiser.count_weights() > LARGE else None
     return Diffusion(denoiser, spec.image_size, spec.image_channels, spec, source)
 
 

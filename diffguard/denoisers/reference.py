@@ -8,31 +8,19 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from diffguard.denoisers.formats import CheckpointOptions, load_diffusion
 from diffguard.denoisers.formats.folder import AUTOENCODER_FOLDERS, CONTEXT, NETWORK_FOLDERS
 from diffguard.denoisers.formats.hub import cached, fetch
+from diffguard.denoisers.formats.options import ModelSource
 from diffguard.denoisers.parts import DiffusionParts
 from diffguard.errors import UserError
 
 # Larger models are referred to by default.
 LARGE = 100_000_000
-
-
-@dataclass(frozen=True)
-class Source:
-    """Where a diffusion model is loaded from.
-
-    Attributes:
-        path: Checkpoint file, diffusers folder or hub id.
-        options: Options that it is loaded with.
-    """
-
-    path: str
-    options: CheckpointOptions
 
 
 def refer(path: str, options: CheckpointOptions, folder: Path) -> dict[str, Any]:
@@ -98,10 +86,12 @@ def load_reference(
     return load_diffusion(place, CheckpointOptions(**reference["options"]))
 
 
-def source_of(reference: Mapping[str, Any], folder: Path, instead: str | None = None) -> Source:
+def source_of(
+    reference: Mapping[str, Any], folder: Path, instead: str | None = None
+) -> ModelSource:
     """The source of a model that was loaded by `load_reference` with the same arguments."""
     path = str(folder / reference["path"] if reference["inside"] else reference["path"])
-    return Source(instead or path, CheckpointOptions(**reference["options"]))
+    return ModelSource(instead or path, CheckpointOptions(**reference["options"]))
 
 
 def model_hash(path: Path) -> str:

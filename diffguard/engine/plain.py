@@ -21,8 +21,9 @@ from diffguard.diffusion.ddim import invert, synthesize
 from diffguard.diffusion.denoiser import Denoiser
 from diffguard.diffusion.early_stop import should_stop
 from diffguard.diffusion.guidance import classifier_free
-from diffguard.engine.jobs import ClassifierFree, Job, Recipe, Reconstruction
+from diffguard.engine.jobs import Job, Reconstruction
 from diffguard.engine.labels import network_labels
+from diffguard.engine.recipe import ClassifierFree, Recipe
 
 
 @torch.no_grad()

@@ -19,7 +19,8 @@ from diffguard.batching import in_fixed_batches
 from diffguard.diffusion.denoiser import Denoiser
 from diffguard.engine.classifier_guidance import ClassifierGuidance
 from diffguard.engine.in_flight import ImageInFlight, Role
-from diffguard.engine.jobs import Job, Recipe, Reconstruction
+from diffguard.engine.jobs import Job, Reconstruction
+from diffguard.engine.recipe import Recipe
 from diffguard.engine.steps import Steps
 from diffguard.engine.trajectories import Trajectories
 

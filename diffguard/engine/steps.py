@@ -16,8 +16,8 @@ from diffguard.diffusion.early_stop import should_stop
 from diffguard.diffusion.guidance import classifier_free
 from diffguard.engine.classifier_guidance import ClassifierGuidance
 from diffguard.engine.in_flight import Role
-from diffguard.engine.jobs import ClassifierFree, Recipe
 from diffguard.engine.labels import network_labels
+from diffguard.engine.recipe import ClassifierFree, Recipe
 from diffguard.engine.trajectories import Passes, Trajectories
 
 

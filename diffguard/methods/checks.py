@@ -11,8 +11,7 @@ from diffguard.diffusion.plan import respace
 from diffguard.errors import UserError
 from diffguard.scores.baseline_checks import check_head_baselines
 from diffguard.scores.build import build_distance
-from diffguard.scores.distances import find_distance
-from diffguard.settings.checks import check_distance_size
+from diffguard.scores.distances import check_size, find_distance
 from diffguard.settings.detector import DetectorSettings
 from diffguard.settings.guidance import ClassifierFreeSettings, ClassifierGuidanceSettings
 
@@ -70,7 +69,7 @@ def check_models(
     for name in settings.early_stop.thresholds:
         side = getattr(denoiser, "preview_size", None)
         if side is not None:
-            check_distance_size(name, side)
+            check_size(name, side)
     needs_classes = sees_labels(settings)
     if needs_classes and (denoiser.num_classes is None or denoiser.null_class is None):
         raise UserError(

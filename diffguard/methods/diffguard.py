@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -17,7 +18,8 @@ from diffguard.classifiers.classifier import Classifier, ClassifierOutput
 from diffguard.diffusion.denoiser import Denoiser
 from diffguard.diffusion.plan import SamplingPlan
 from diffguard.engine.classifier_guidance import ClassifierGuidance
-from diffguard.engine.jobs import ClassifierFree, Job, Recipe
+from diffguard.engine.jobs import Job, Reconstruction
+from diffguard.engine.recipe import ClassifierFree, Recipe
 from diffguard.images import pixel_key
 from diffguard.methods.checks import check_models
 from diffguard.methods.comparison import Comparison
@@ -161,6 +163,12 @@ class DiffGuard(nn.Module):
             Job(image, label, (pixel_key(item.image),) if draws else (), mask)
             for item, image, label, mask in zip(items, images, labels, masks, strict=True)
         ]
+
+    def compare(
+        self, reconstructions: Sequence[Reconstruction], output: ClassifierOutput, batch_size: int
+    ) -> dict[str, np.ndarray]:
+        """Compare images with their reconstructions; see `Comparison`."""
+        return self.comparison(reconstructions, output, batch_size)
 
     def _label(self, item: Item, prediction: int) -> int:
         """The label that guides an item."""

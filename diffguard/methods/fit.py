@@ -62,7 +62,7 @@ def fit_method(
             training images and there are none.
     """
     settings = method.settings
-    wants_reference = reference is None and needs_reference(settings)
+    wants_reference = reference is None and settings.needs_reference
     if wants_reference and training is None:
         names = [name for name in settings.baselines if name in FEATURE_BASELINES]
         raise UserError(
@@ -77,11 +77,6 @@ def fit_method(
     stop = settings.early_stop
     stop = replace(stop, thresholds={**stop.thresholds, **thresholds})
     return replace(settings, early_stop=stop), reference
-
-
-def needs_reference(settings: DetectorSettings) -> bool:
-    """Whether a baseline is fitted on ID training images."""
-    return any(name in FEATURE_BASELINES for name in settings.baselines)
 
 
 def fit_calibration(

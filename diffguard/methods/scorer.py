@@ -17,7 +17,6 @@ from diffguard.errors import UserError
 from diffguard.inputs.working import Images, working_images
 from diffguard.methods.checks import check_unlabelled
 from diffguard.methods.diffguard import DiffGuard
-from diffguard.methods.fit import needs_reference
 from diffguard.methods.items import Item, Scored
 from diffguard.methods.stream import ScoreStream
 from diffguard.methods.verdicts import Verdicts
@@ -79,7 +78,7 @@ class Scorer(nn.Module):
         self.calibration = calibration
         # Without ID training images, the baselines are fitted by `calibrate`.
         self.baselines: Baselines | None = None
-        if reference is not None or not needs_reference(settings):
+        if reference is not None or not settings.needs_reference:
             self.baselines = Baselines(
                 settings.baselines,
                 reference,

@@ -16,12 +16,13 @@ import torch
 
 from diffguard.batching import fixed_batch_size
 from diffguard.classifiers.classifier import ClassifierOutput
-from diffguard.engine.jobs import Job, Recipe, Reconstruction
+from diffguard.engine.jobs import Job, Reconstruction
+from diffguard.engine.recipe import Recipe
 from diffguard.engine.reconstructor import Reconstructor
 from diffguard.engine.reproducible import reproducible
 from diffguard.errors import UserError
-from diffguard.methods.diffguard import DiffGuard
 from diffguard.methods.items import Item, Scored
+from diffguard.methods.method import Method
 from diffguard.score_table.rows import ScoreRow
 from diffguard.scores.baselines import Baselines
 from diffguard.scores.calibration import Calibration
@@ -52,7 +53,7 @@ class ScoreStream:
 
     def __init__(
         self,
-        method: DiffGuard,
+        method: Method,
         baselines: Baselines,
         calibration: Calibration | None,
         batch_size: int,
@@ -126,7 +127,7 @@ class ScoreStream:
         done, self._done = self._done[:size], self._done[size:]
         tags: list[_InFlight] = [result.job.tag for result in done]
         output = ClassifierOutput.concatenate([tag.output for tag in tags])
-        scores = self.method.comparison(done, output, size)
+        scores = self.method.compare(done, output, size)
         for name in tags[0].baselines:
             scores[name] = np.array([tag.baselines[name] for tag in tags])
         if self.calibration is not None:

@@ -8,14 +8,39 @@ from functools import partial
 from torch import nn
 
 from diffguard.scores.distances import Distance, find_distance
-from diffguard.scores.perceptual import DISTS, LPIPS
-from diffguard.scores.perceptual_weights import Weights
+from diffguard.scores.perceptual import DISTS, LPIPS, TAPS, Net
+from diffguard.scores.perceptual_weights import Weights, load_features, shipped
 
-# Distances on an ImageNet network: `(weights, download) -> module`.
+
+def lpips(weights: Weights = None, *, net: Net = "vgg16", download: bool = False) -> LPIPS:
+    """LPIPS on torchvision's network, with the learned weights that torchmetrics contains.
+
+    Args:
+        weights: Weights of the ImageNet network, see `perceptual_weights.load_features`.
+        net: "vgg16" or "alexnet".
+        download: Fetch torchvision's weights if its cache lacks them.
+
+    Raises:
+        UserError: If the weights are missing or do not fit.
+    """
+    backbone = load_features(net, weights, download=download)
+    learned = shipped(f"lpips_models/{net.removesuffix('16').removesuffix('net')}.pth")
+    heads = [learned[f"lin{stage}.model.1.weight"].flatten() for stage in range(len(TAPS[net]))]
+    return LPIPS(backbone, heads, net=net)
+
+
+def dists(weights: Weights = None, *, download: bool = False) -> DISTS:
+    """DISTS on torchvision's VGG-16; see `lpips`."""
+    backbone = load_features("vgg16", weights, download=download)
+    learned = shipped("dists_models/weights.pt")
+    return DISTS(backbone, learned["alpha"].flatten(), learned["beta"].flatten())
+
+
+# Distances on an ImageNet network, by name.
 NETWORKS: dict[str, Callable[..., nn.Module]] = {
-    "dists": DISTS,
-    "lpips": LPIPS,
-    "lpips_alex": partial(LPIPS, net="alexnet"),
+    "dists": dists,
+    "lpips": lpips,
+    "lpips_alex": partial(lpips, net="alexnet"),
 }
 
 

@@ -183,3 +183,17 @@ def find_distance(name: str) -> tuple[DistanceSpec, str | None]:
             f"as in feature_cosine@layer2.1"
         )
     return spec, layer or None
+
+
+def check_size(name: str, image_size: int) -> None:
+    """Refuse a distance that needs larger images.
+
+    Raises:
+        UserError: Naming the smallest size.
+    """
+    smallest = find_distance(name)[0].smallest
+    if image_size < smallest:
+        raise UserError(
+            f"{name} needs images of at least {smallest} px, and here they have {image_size}: take "
+            "another distance, such as ssim"
+        )

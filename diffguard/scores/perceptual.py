@@ -4,13 +4,14 @@ LPIPS (Zhang et al., CVPR 2018, arXiv 1801.03924) sums the squared differences o
 feature vectors, weighted per channel. DISTS (Ding et al., TPAMI 2020, arXiv 2004.07728) compares
 per-channel means ("texture") and covariances ("structure") of feature maps.
 
-The small learned weights of both ship inside torchmetrics; the ImageNet network (torchvision's
-VGG-16 or AlexNet) comes from a local file, from torchvision's cache, or from the caller.
+Both read the feature maps of torchvision's VGG-16, LPIPS also those of AlexNet. `scores/build.py`
+builds them by name with their weights.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +20,11 @@ from torch.nn import functional as F
 from diffguard.errors import UserError
 from diffguard.images import convert_channels
 from diffguard.scores.formulas import texture_structure
-from diffguard.scores.perceptual_weights import TAPS, Net, Weights, load_features, shipped
+
+Net = Literal["vgg16", "alexnet"]
+
+TAPS: dict[Net, tuple[int, ...]] = {"vgg16": (3, 8, 15, 22, 29), "alexnet": (1, 4, 7, 9, 11)}
+"""Indices in torchvision's `features` of the ReLUs that end the five stages."""
 
 # The smallest image that still has a pixel after all poolings.
 _SMALLEST = {"vgg16": 16, "alexnet": 31}
@@ -31,26 +36,23 @@ class LPIPS(nn.Module):
     Images are compared at their own size; nothing is resized.
 
     Args:
-        weights: Weights of the ImageNet network, see `perceptual_weights.load_features`.
-        net: "vgg16" (smallest image 16 px) or "alexnet" (31 px).
-        download: Fetch torchvision's weights if they are not in its cache.
-
-    Raises:
-        UserError: If the weights are missing or do not fit.
+        backbone: The convolutional part of the ImageNet network, see
+            `perceptual_weights.load_features`.
+        heads: Learned weights `(C,)` of the channels of each stage.
+        net: The network: "vgg16" (smallest image 16 px) or "alexnet" (31 px).
     """
 
     shift: Tensor
     scale: Tensor
 
     def __init__(
-        self, weights: Weights = None, *, net: Net = "vgg16", download: bool = False
+        self, backbone: nn.Sequential, heads: Sequence[Tensor], *, net: Net = "vgg16"
     ) -> None:
         super().__init__()
         self.net = net
-        self.backbone = load_features(net, weights, download=download)
-        learned = shipped(f"lpips_models/{net.removesuffix('16').removesuffix('net')}.pth")
-        for stage in range(len(TAPS[net])):
-            self.register_buffer(f"head{stage}", learned[f"lin{stage}.model.1.weight"].flatten())
+        self.backbone = backbone
+        for stage, head in enumerate(heads):
+            self.register_buffer(f"head{stage}", head)
         # The published constants, for images in [-1, 1].
         self._constant("shift", (-0.030, -0.088, -0.188))
         self._constant("scale", (0.458, 0.448, 0.450))
@@ -96,11 +98,9 @@ class DISTS(nn.Module):
     Images are compared at their own size; nothing is resized (the authors trained at 256 px).
 
     Args:
-        weights: Weights of VGG-16, see `perceptual_weights.load_features`.
-        download: Fetch torchvision's weights if they are not in its cache.
-
-    Raises:
-        UserError: If the weights are missing or do not fit.
+        backbone: The convolutional part of VGG-16, see `perceptual_weights.load_features`.
+        alpha: Learned weights `(C,)` of the textures, with the channels of all stages in order.
+        beta: Learned weights `(C,)` of the structures.
     """
 
     mean: Tensor
@@ -108,16 +108,14 @@ class DISTS(nn.Module):
     alpha: Tensor
     beta: Tensor
 
-    def __init__(self, weights: Weights = None, *, download: bool = False) -> None:
+    def __init__(self, backbone: nn.Sequential, alpha: Tensor, beta: Tensor) -> None:
         super().__init__()
-        layers = load_features("vgg16", weights, download=download)
         self.backbone = nn.Sequential(
-            *(L2Pool() if isinstance(layer, nn.MaxPool2d) else layer for layer in layers)
+            *(L2Pool() if isinstance(layer, nn.MaxPool2d) else layer for layer in backbone)
         )
-        learned = shipped("dists_models/weights.pt")
-        total = learned["alpha"].sum() + learned["beta"].sum()
-        self.register_buffer("alpha", learned["alpha"].flatten() / total)
-        self.register_buffer("beta", learned["beta"].flatten() / total)
+        total = alpha.sum() + beta.sum()
+        self.register_buffer("alpha", alpha / total)
+        self.register_buffer("beta", beta / total)
         for name, values in (("mean", (0.485, 0.456, 0.406)), ("std", (0.229, 0.224, 0.225))):
             self.register_buffer(name, torch.tensor(values).view(1, 3, 1, 1), persistent=False)
         self.eval()

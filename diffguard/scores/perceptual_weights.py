@@ -4,21 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from diffguard.errors import UserError
+from diffguard.scores.perceptual import TAPS, Net
 from diffguard.storage.paths import user_path
 from diffguard.storage.weights import load_tensors, state_dict_of
 
-Net = Literal["vgg16", "alexnet"]
 Weights = str | Path | Mapping[str, Tensor] | None
 """A weights file, a folder that holds torchvision's files, a state dict, or None for the cache."""
-
-TAPS: dict[Net, tuple[int, ...]] = {"vgg16": (3, 8, 15, 22, 29), "alexnet": (1, 4, 7, 9, 11)}
-"""Indices in torchvision's `features` of the ReLUs that end the five stages."""
 
 _CHECKPOINTS: dict[Net, str] = {
     "vgg16": "VGG16_Weights.IMAGENET1K_V1",

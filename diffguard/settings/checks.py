@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from diffguard.errors import UserError
-from diffguard.scores.distances import find_distance
+from diffguard.scores.distances import check_size
 from diffguard.settings.detector import DetectorSettings
 
 
@@ -20,18 +20,4 @@ def check_image_size(settings: DetectorSettings, image_size: int) -> None:
     if isinstance(image_size, bool) or not isinstance(image_size, int) or image_size < 1:
         raise UserError(f"image_size must be a whole number of at least 1, got {image_size!r}")
     for name in (*settings.distances, *settings.unguided):
-        check_distance_size(name, image_size)
-
-
-def check_distance_size(name: str, image_size: int) -> None:
-    """Refuse a distance that needs larger images.
-
-    Raises:
-        UserError: Naming the smallest size.
-    """
-    smallest = find_distance(name)[0].smallest
-    if image_size < smallest:
-        raise UserError(
-            f"{name} needs images of at least {smallest} px, and here they have {image_size}: take "
-            "another distance, such as ssim"
-        )
+        check_size(name, image_size)

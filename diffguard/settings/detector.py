@@ -11,7 +11,7 @@ from typing import Literal
 
 from diffguard.engine.acceleration import CompileMode
 from diffguard.errors import UserError
-from diffguard.scores.baseline_checks import check_names
+from diffguard.scores.baseline_checks import FEATURE_BASELINES, check_names
 from diffguard.scores.calibration import DIFFGUARD, FUSION, FUSION_BASELINES, FusionRule
 from diffguard.scores.distances import find_distance
 from diffguard.settings.guidance import ClassifierFreeSettings, GuidanceSettings
@@ -99,6 +99,11 @@ class DetectorSettings:
         self._check_distances()
         self._check_combination()
         self._check_decision()
+
+    @property
+    def needs_reference(self) -> bool:
+        """Whether a baseline is fitted on ID training images."""
+        return any(name in FEATURE_BASELINES for name in self.baselines)
 
     def fusion_rule(self) -> FusionRule:
         """How the scores of an image are combined."""

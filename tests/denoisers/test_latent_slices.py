@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from diffguard.engine.jobs import Recipe
+from diffguard.engine.recipe import Recipe
 from diffguard.scores.build import build_distance
 from diffguard.scores.distances import Views
 from tests.helpers.engine_runs import classifier_guidance_of, jobs_of, run

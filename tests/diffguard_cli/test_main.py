@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[2]
 def test_help_lists_the_commands_and_imports_no_library():
     code = """if True:
         import sys
-        from diffguard_cli.main import main
+        from diffguard_cli.main import command_parsers, main
         try:
             main(["--help"])
         except SystemExit as end:
@@ -70,7 +70,7 @@ def test_version_equals_that_of_the_package(capsys, monkeypatch):
 
 @pytest.fixture(scope="module")
 def script():
-    return completion_script("bash")
+    return completion_script("bash", command_parsers())
 
 
 @pytest.mark.parametrize(
@@ -98,7 +98,7 @@ def test_bash_completes_commands_keys_and_values(script, line, choices):
 
 def test_completion_for_an_unknown_shell_is_refused():
     with pytest.raises(UserError, match=r"^--print_completion: expected one of bash, .*got ksh"):
-        completion_script("ksh")
+        completion_script("ksh", {})
 
 
 def test_only_the_console_script_is_installed():

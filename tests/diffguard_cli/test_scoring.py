@@ -11,7 +11,6 @@ from diffguard.methods.fit import (
     fit_calibration,
     fit_early_stop,
     fit_reference,
-    needs_reference,
 )
 from diffguard.score_table.timing import read_timing
 from diffguard.settings.sections import EarlyStopSettings, InversionSettings, SamplerSettings
@@ -141,7 +140,7 @@ def test_the_classifier_is_checked_on_readable_images(detector):
 @pytest.mark.parametrize(("baselines", "needed"), [([], False), (["msp"], False), (["knn"], True)])
 def test_only_feature_baselines_need_a_reference(baselines, needed):
     settings = small_settings(baselines=baselines, fused=[], decision="diffguard")
-    assert needs_reference(settings) == needed
+    assert settings.needs_reference == needed
 
 
 def early_stop(**changes):

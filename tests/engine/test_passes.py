@@ -5,7 +5,8 @@ import torch
 
 from diffguard.diffusion.plan import SamplingPlan
 from diffguard.diffusion.schedule import NoiseSchedule
-from diffguard.engine.jobs import ClassifierFree, Job, Recipe
+from diffguard.engine.jobs import Job
+from diffguard.engine.recipe import ClassifierFree, Recipe
 from diffguard.engine.reconstructor import Reconstructor
 from tests.helpers.engine_runs import CLASSES, classifier_guidance_of, jobs_of, network_of, run
 from tests.helpers.tiny_models import (

@@ -2,8 +2,9 @@ import pytest
 import torch
 
 from diffguard.engine.classifier_guidance import ClassifierGuidance
-from diffguard.engine.jobs import ClassifierFree, Job, Recipe
+from diffguard.engine.jobs import Job
 from diffguard.engine.plain import reconstruct as plainly
+from diffguard.engine.recipe import ClassifierFree, Recipe
 from diffguard.engine.reconstructor import Reconstructor
 from diffguard.errors import UserError
 from diffguard.scores.formulas import psnr

@@ -9,7 +9,7 @@ from diffguard.diffusion.ddim import inversion_step, invert, synthesis_step, syn
 from diffguard.diffusion.guidance import blend_clean, classifier_free, classifier_gradient
 from diffguard.diffusion.schedule import NoiseSchedule, expand, predict_clean
 from diffguard.engine.classifier_guidance import ClassifierGuidance
-from diffguard.engine.jobs import Recipe
+from diffguard.engine.recipe import Recipe
 from diffguard.images import to_image_range, to_model_range
 from tests.helpers.reference_networks import (
     build_classifier,

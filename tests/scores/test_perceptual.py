@@ -12,9 +12,9 @@ from torchmetrics.functional.image import dists as tm_dists
 from torchmetrics.functional.image import lpips as tm_lpips
 
 from diffguard.errors import UserError
+from diffguard.scores import build
 from diffguard.scores.build import build_distance
 from diffguard.scores.formulas import texture_structure
-from diffguard.scores.perceptual import DISTS, LPIPS
 from diffguard.scores.perceptual_weights import load_features
 
 FILES = {"vgg16": "vgg16-397923af.pth", "alexnet": "alexnet-owt-7be5be79.pth"}
@@ -78,7 +78,7 @@ def test_lpips_matches_torchmetrics(monkeypatch, features, states, net, name):
     monkeypatch.setattr(tm_lpips, "_get_tv_model_features", lambda *_: features[net])
     theirs = tm_lpips._LPIPS(net=name)
     a, b = pair(35)
-    ours = LPIPS(states[net], net=net)(a, b)
+    ours = build.lpips(states[net], net=net)(a, b)
     torch.testing.assert_close(ours, theirs(a, b, normalize=True).flatten(), rtol=1e-5, atol=1e-7)
     assert (ours > 1e-3).all()
 
@@ -132,7 +132,7 @@ def test_a_network_moves_with_its_distance(states):
 
 @pytest.mark.parametrize(("net", "smallest"), [("vgg16", 16), ("alexnet", 31)])
 def test_lpips_names_the_smallest_image(states, net, smallest):
-    lpips = LPIPS(states[net], net=net)
+    lpips = build.lpips(states[net], net=net)
     assert lpips(*pair(smallest)).isfinite().all()
     with pytest.raises(UserError, match=f"{net} needs images of at least {smallest} px"):
         lpips(*pair(smallest - 1))
@@ -143,8 +143,8 @@ def test_dists_takes_the_smallest_images(dists):
 
 
 def test_the_backbone_state_builds_the_same_distance(states):
-    first = LPIPS(states["alexnet"], net="alexnet")
-    second = LPIPS(first.backbone.state_dict(), net="alexnet")
+    first = build.lpips(states["alexnet"], net="alexnet")
+    second = build.lpips(first.backbone.state_dict(), net="alexnet")
     a, b = pair(32)
     assert torch.equal(first(a, b), second(a, b))
 
@@ -240,7 +240,7 @@ def test_bad_weights_files_are_refused(tmp_path, monkeypatch):
 
 def test_weights_of_another_network_are_refused(states):
     with pytest.raises(UserError, match=r"do not fit vgg16: 'features\.0\.weight' .*11, 11"):
-        DISTS(states["alexnet"])
+        build.dists(states["alexnet"])
     short = dict(states["alexnet"])
     short.pop("10.bias")
     with pytest.raises(UserError, match=r"'features\.10\.bias'.* got nothing"):

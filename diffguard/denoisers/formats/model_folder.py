@@ -10,8 +10,8 @@ import torch
 
 from diffguard.denoisers.networks import accepted_config, module_class
 from diffguard.errors import UserError, reason_of
+from diffguard.storage.network_files import check_files
 from diffguard.storage.reading import read_text
-from diffguard.storage.sizes import check_files
 from diffguard.storage.state_dict import check_values
 
 _WEIGHTS = "diffusion_pytorch_model"

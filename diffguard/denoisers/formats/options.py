@@ -112,3 +112,16 @@ def linear_schedule(**further: Any) -> dict[str, Any]:
         "prediction_type": "epsilon",
         **further,
     }
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """Where a diffusion model is loaded from.
+
+    Attributes:
+        path: Checkpoint file, diffusers folder or hub id.
+        options: Options that it is loaded with.
+    """
+
+    path: str
+    options: CheckpointOptions
