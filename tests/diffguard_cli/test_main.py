@@ -11,7 +11,7 @@ import pytest
 import diffguard
 from diffguard.errors import UserError
 from diffguard_cli.completion import completion_script
-from diffguard_cli.main import COMMANDS, main
+from diffguard_cli.main import COMMANDS, command_parsers, main
 from tests.helpers.commands import command
 
 ROOT = Path(__file__).parents[2]
@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[2]
 def test_help_lists_the_commands_and_imports_no_library():
     code = """if True:
         import sys
-        from diffguard_cli.main import command_parsers, main
+        from diffguard_cli.main import main
         try:
             main(["--help"])
         except SystemExit as end:
