@@ -21,8 +21,9 @@ EXAMPLES = {
     "diffguard.report.metrics": ["auroc", "compute_metrics"],
     "diffguard.report.set_metrics": ["SetMetrics"],
     "diffguard.report.torch_metric": ["OODMetrics"],
+    "diffguard.scores.build": ["build_distance"],
     "diffguard.scores.calibration": ["Calibration"],
-    "diffguard.scores.distances": ["build_distance", "find_distance"],
+    "diffguard.scores.distances": ["find_distance"],
     "diffguard.scores.formulas": ["psnr", "ssim"],
 }
 
