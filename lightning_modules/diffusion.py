@@ -80,9 +80,11 @@ class DiffusionModule(TrainingModule):
         checkpoint["state_dict"] = {**self._frozen(), **checkpoint["state_dict"]}
 
     def _frozen(self) -> dict[str, Tensor]:
-        untrained = {id(p) for p in self.denoiser.parameters() if not p.requires_grad}
-        named = self.named_parameters(remove_duplicate=False)
-        return {name: value.data for name, value in named if id(value) in untrained}
+        """Weights that are not trained, under their names in the model and in the average."""
+        named = self.denoiser.named_parameters(remove_duplicate=False)
+        frozen = {name: value.data for name, value in named if not value.requires_grad}
+        parts = ("denoiser", "ema.module")
+        return {f"{part}.{name}": value for part in parts for name, value in frozen.items()}
 
     def ema_denoiser(self) -> DiffusersDenoiser:
         """The model with averaged weights, in evaluation mode.
