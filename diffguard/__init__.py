@@ -6,12 +6,16 @@ detector = Detector.load("demo")
 verdicts = detector.predict(DEMO_IMAGES)
 """
 
-from diffguard.classifiers.spec import ClassifierSpec
-from diffguard.detector import Detector
-from diffguard.errors import UserError
-from diffguard.methods.verdicts import Verdict, Verdicts
-from diffguard.pretrained import DEMO_IMAGES
-from diffguard.settings.detector import DetectorSettings
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from diffguard.classifiers.spec import ClassifierSpec
+    from diffguard.detector import Detector
+    from diffguard.errors import UserError
+    from diffguard.methods.verdicts import Verdict, Verdicts
+    from diffguard.pretrained import DEMO_IMAGES
+    from diffguard.settings.detector import DetectorSettings
 
 __version__ = "0.1.0"
 
@@ -24,3 +28,20 @@ __all__ = [
     "Verdict",
     "Verdicts",
 ]
+
+_MODULES = {
+    "DEMO_IMAGES": "diffguard.pretrained",
+    "ClassifierSpec": "diffguard.classifiers.spec",
+    "Detector": "diffguard.detector",
+    "DetectorSettings": "diffguard.settings.detector",
+    "UserError": "diffguard.errors",
+    "Verdict": "diffguard.methods.verdicts",
+    "Verdicts": "diffguard.methods.verdicts",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name at its first use, so that `--help` does not wait for the detector."""
+    if name not in _MODULES:
+        raise AttributeError(f"module 'diffguard' has no attribute {name!r}")
+    return getattr(import_module(_MODULES[name]), name)
