@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from itertools import combinations
+from itertools import combinations, product
 from typing import Literal
 
 from datamodules.sources import same_source
@@ -13,6 +13,7 @@ from diffguard.errors import UserError
 
 Part = Literal["train", "validation", "test"]
 Group = Literal["id", "near", "far"]
+_Named = tuple[str, str | None]  # a name and its source
 PARTS: tuple[Part, ...] = ("train", "validation", "test")
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
@@ -91,25 +92,27 @@ def check_sets(
     tests = {name: id.source("test"), **ood.near, **ood.far}
     others = {"id.train": id.train, "id.validation": id.validation}
     others |= {f"ood_validation.{key}": source for key, source in ood_validation.items()}
-    for key, source in others.items():
-        for test_name, test in tests.items():
-            if source and test and same_source(source, test, root):
-                raise UserError(
-                    f"data.{key} ({source}) is also the test set {test_name!r}: give it another "
-                    "source, because nothing may be chosen on test data"
-                )
-    for first, second in combinations(tests, 2):
-        source, other = tests[first], tests[second]
-        if source and other and same_source(source, other, root):
-            raise UserError(
-                f"the test sets {first!r} and {second!r} are the same images ({source}): give one "
-                "of them another source, or leave it out"
-            )
-    for first, second in combinations(others, 2):
-        source, other = others[first], others[second]
-        if source and other and same_source(source, other, root):
-            raise UserError(
-                f"data.{first} and data.{second} are the same images ({source}): give each its "
-                "own, because a threshold or choice made on images that were used before is "
-                "worthless"
-            )
+    for (key, source), (test, _) in _of_one_source(product(others.items(), tests.items()), root):
+        raise UserError(
+            f"data.{key} ({source}) is also the test set {test!r}: give it another source, because "
+            "nothing may be chosen on test data"
+        )
+    for (first, source), (second, _) in _of_one_source(combinations(tests.items(), 2), root):
+        raise UserError(
+            f"the test sets {first!r} and {second!r} are the same images ({source}): give one of "
+            "them another source, or leave it out"
+        )
+    for (first, source), (second, _) in _of_one_source(combinations(others.items(), 2), root):
+        raise UserError(
+            f"data.{first} and data.{second} are the same images ({source}): give each its own, "
+            "because a threshold or choice made on images that were used before is worthless"
+        )
+
+
+def _of_one_source(
+    pairs: Iterable[tuple[_Named, _Named]], root: str | None
+) -> Iterator[tuple[_Named, _Named]]:
+    """The pairs of named sources that are the same images; sources that are not set are skipped."""
+    for first, second in pairs:
+        if first[1] and second[1] and same_source(first[1], second[1], root):
+            yield first, second

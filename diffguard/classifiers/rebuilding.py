@@ -62,7 +62,7 @@ def recognized_spec(network: nn.Module, spec: ClassifierSpec) -> ClassifierSpec 
         try:
             rebuilt = trial(library_builder(candidate), f"classifier {arch}")
         except Exception:
-            continue
+            continue  # libraries raise any type; what cannot be built does not match
         if first_difference(network.eval(), rebuilt.eval()) is None:
             return candidate
     return None
