@@ -42,10 +42,11 @@ def score(
     from datamodules.image_set import TensorSet, no_labels
     from datamodules.ood import OODDataModule
     from diffguard.settings.sections import EarlyStopSettings
+    from diffguard.training.trainer_config import TrainerConfig
     from diffguard_cli.scoring import ScoringRun
     from lightning_modules.processes import SharedWork
     from lightning_modules.quiet import quiet_libraries
-    from lightning_modules.trainer import TrainerConfig, scoring_trainer
+    from lightning_modules.trainer import scoring_trainer
 
     quiet_libraries()
     torch.set_num_threads(1)

@@ -18,8 +18,9 @@ from diffguard.detector import Detector
 from diffguard.methods.stream import ScoreStream
 from diffguard.score_table.table import ScoreTable
 from diffguard.score_table.timing import read_timing
+from diffguard.training.trainer_config import TrainerConfig
 from diffguard_cli.scoring import ScoringRun
-from lightning_modules.trainer import TrainerConfig, scoring_trainer
+from lightning_modules.trainer import scoring_trainer
 
 
 @dataclass

@@ -32,9 +32,10 @@ def score(count: int) -> None:
     from datamodules.image_set import ImageSet, no_labels
     from datamodules.ood import OODDataModule
     from diffguard.methods.items import Scored
+    from diffguard.training.trainer_config import TrainerConfig
     from diffguard_cli.scoring import ScoringModule, ScoringRun
     from lightning_modules.quiet import quiet_libraries
-    from lightning_modules.trainer import TrainerConfig, scoring_trainer
+    from lightning_modules.trainer import scoring_trainer
 
     quiet_libraries()
 

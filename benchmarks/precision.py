@@ -25,9 +25,10 @@ from diffguard.detector import Detector
 from diffguard.report.metrics import auroc
 from diffguard.score_table.table import ScoreTable
 from diffguard.score_table.timing import read_timing
+from diffguard.training.trainer_config import TrainerConfig
 from diffguard_cli.scoring import ScoringRun
 from lightning_modules.quiet import quiet_libraries
-from lightning_modules.trainer import TrainerConfig, scoring_trainer
+from lightning_modules.trainer import scoring_trainer
 
 # Name -> precision of the trainer, settings of the detector.
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {

@@ -36,8 +36,9 @@ from subjects import Subject, embedded, large, write_images
 
 from datamodules.ood import IDSets, OODDataModule
 from diffguard.detector import Detector
+from diffguard.training.trainer_config import TrainerConfig
 from lightning_modules.quiet import quiet_libraries
-from lightning_modules.trainer import TrainerConfig, scoring_trainer
+from lightning_modules.trainer import scoring_trainer
 
 FORMS = ("classifier_free", "classifier")
 # Number of files of each format that are read from disk.

@@ -15,7 +15,7 @@ from diffguard_cli.config import (
 if TYPE_CHECKING:
     from datamodules.ood import OODDataModule
     from diffguard.settings.detector import DetectorSettings
-    from lightning_modules.trainer import TrainerConfig
+    from diffguard.training.trainer_config import TrainerConfig
 
 Stage = Literal["classifier", "diffusion", "noisy_classifier", "calibrate"]
 Arguments = TypeVar("Arguments")

@@ -15,7 +15,7 @@ from diffguard.checkpoint.build import timed_cnn
 from diffguard.checkpoint.file import diffusion_weights
 from diffguard.classifiers.classifier import Classifier
 from diffguard.classifiers.spec import ClassifierSpec
-from diffguard.denoisers.custom import weight_parts
+from diffguard.denoisers.custom import cast_weights, weight_parts
 from diffguard.detector import Detector
 from diffguard.methods.diffguard import DiffGuard
 from diffguard.methods.fit import fit_calibration, fit_method
@@ -24,10 +24,11 @@ from diffguard.scores.baselines import Reference
 from diffguard.settings.detector import DetectorSettings
 from diffguard.storage.state_dict import weights_hash
 from diffguard.storage.weights import load_tensors
+from diffguard.training.precision import weight_dtype
 from diffguard_cli.diffusion_model import LoadedDiffusion
 from diffguard_cli.run import Run
 from diffguard_cli.scoring import ScoringRun, free_run
-from lightning_modules.trainer import cast_weights, scoring_trainer
+from lightning_modules.trainer import scoring_trainer
 
 if TYPE_CHECKING:
     from datamodules.image_set import ImageSet
@@ -47,7 +48,7 @@ def calibrate(
         noisy = timed_cnn(load_tensors(run.noisy_classifier_file))
     # Before they are cast: scoring may use half precision, but the file keeps full precision.
     weights = diffusion_weights(diffusion.denoiser, diffusion.reference)
-    cast_weights(diffusion.denoiser, run.trainer)
+    cast_weights(diffusion.denoiser, weight_dtype(run.trainer.precision))
     method = DiffGuard(
         classifier[0],
         diffusion.denoiser,

@@ -25,8 +25,8 @@ _TRUSTED = re.compile(r"\w[\w.-]*(/[\w.-]+)?")
 def build_parser() -> Parser:
     """The parser of the command line."""
     from datamodules.ood import OODDataModule
+    from diffguard.training.trainer_config import TrainerConfig
     from diffguard_cli.detector_options import add_detector_options
-    from lightning_modules.trainer import TrainerConfig
 
     parser = Parser(
         "Score ID and OOD sets or a folder of images with a detector checkpoint.",
@@ -219,12 +219,12 @@ def _report_tables(argv: Sequence[str], ckpt: str | None) -> int:
 def _print_cost(content: Mapping[str, Any], arguments: EvaluationArguments) -> int:
     from diffguard.checkpoint.build import specs_of
     from diffguard.cost import dry_run, format_cost
-    from lightning_modules.trainer import weight_dtype
+    from diffguard.training.precision import weight_dtype
 
     cost = dry_run(
         *specs_of(content),
         arguments.detector,
-        dtype=weight_dtype(arguments.trainer),
+        dtype=weight_dtype(arguments.trainer.precision),
         trusted=arguments.trusted,
     )
     say(*format_cost(cost).splitlines())

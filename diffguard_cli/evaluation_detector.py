@@ -8,6 +8,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 
+from diffguard.denoisers.custom import cast_weights
 from diffguard.detector import Detector
 from diffguard.methods.checks import check_weights
 from diffguard.methods.diffguard import DiffGuard
@@ -16,11 +17,11 @@ from diffguard.scores.calibration import Calibration
 from diffguard.settings.detector import COMBINING, DECIDING, DetectorSettings, score_names
 from diffguard.settings.plain import to_dict
 from diffguard.storage.files import file_hash
+from diffguard.training.precision import weight_dtype
 from diffguard_cli.arguments import EvaluationArguments
 from diffguard_cli.calibrate import calibrated
 from diffguard_cli.run import Run
 from diffguard_cli.scoring import ScoringRun
-from lightning_modules.trainer import cast_weights
 
 # Settings that accelerate the networks and change a score only by rounding errors.
 _ACCELERATION = ("compile", "channels_last")
@@ -51,7 +52,7 @@ def load_detector(
         folder=Path(arguments.ckpt).parent,
         diffusion=arguments.diffusion_model,
     )
-    cast_weights(detector.denoiser, arguments.trainer)
+    cast_weights(detector.denoiser, weight_dtype(arguments.trainer.precision))
     if refits:
         scores = content["calibration"]["scores"]
         plain = {name: scores[name] for name in detector.score_names(derived=False)}

@@ -25,7 +25,7 @@ from diffguard_cli.panels import panels
 from diffguard_cli.scoring import FinishedRun, ScoringRun
 from diffguard_cli.shared_table import Metrics, read_together
 from lightning_modules.loggers import build_loggers
-from lightning_modules.trainer import scoring_trainer
+from lightning_modules.trainer import check_classes, scoring_trainer
 
 
 def score_sets(content: Mapping[str, Any], arguments: EvaluationArguments) -> int:
@@ -42,7 +42,7 @@ def score_sets(content: Mapping[str, Any], arguments: EvaluationArguments) -> in
         UserError: If there is no OOD set, the data do not fit the detector, or the folder of the
             results belongs to another run.
     """
-    arguments.trainer.check_classes()
+    check_classes(arguments.trainer)
     detector, changed = load_detector(content, arguments)
     data = arguments.data
     data.prepare_data()

@@ -11,7 +11,7 @@ from typing import Any
 from lightning.pytorch.utilities import rank_zero_only
 
 from diffguard.printing import say
-from lightning_modules.trainer import TrainerConfig
+from diffguard.training.trainer_config import TrainerConfig
 
 
 @dataclass

@@ -18,7 +18,9 @@ from diffguard.classifiers.build import build_classifier
 from diffguard.classifiers.small_cnn import TimedCNN
 from diffguard.diffusion.denoiser import Denoiser
 from diffguard.storage.files import replace_file
+from diffguard.training.class_paths import build
 from diffguard.training.noising import noised_images
+from diffguard.training.trainer_config import TrainerConfig
 from diffguard_cli.classifier_model import classifier_spec
 from diffguard_cli.config import (
     ClassifierConfig,
@@ -41,12 +43,11 @@ from lightning_modules.checkpoint_io import (
     checkpoint_file,
     last_checkpoint,
 )
-from lightning_modules.class_paths import build
 from lightning_modules.classifier import ClassifierModule
 from lightning_modules.diffusion import DiffusionModule
 from lightning_modules.loggers import build_loggers, end_runs
 from lightning_modules.noisy_classifier import NoisyClassifierModule
-from lightning_modules.trainer import TrainerConfig, build_trainer
+from lightning_modules.trainer import build_trainer
 
 
 def check_stages(run: Run, sections: Mapping[str, StageConfig]) -> None:

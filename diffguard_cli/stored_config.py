@@ -18,7 +18,7 @@ from pydantic import create_model
 from diffguard.errors import UserError
 from diffguard.printing import say
 from diffguard.storage.schema import validated_plain
-from lightning_modules.trainer import TrainerConfig
+from diffguard.training.trainer_config import TrainerConfig
 
 # Keys that make a parser import a class or read a file.
 _RESERVED = ("class_path", "init_args", "dict_kwargs")

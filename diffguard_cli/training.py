@@ -32,9 +32,9 @@ DEFAULT_CONFIG = shipped_configs()["digits"]
 def build_parser() -> Parser:
     """The command line of training."""
     from datamodules.ood import OODDataModule
+    from diffguard.training.trainer_config import TrainerConfig
     from diffguard_cli.config import ClassifierConfig, DiffusionConfig, NoisyClassifierConfig
     from diffguard_cli.detector_options import add_detector_options
-    from lightning_modules.trainer import TrainerConfig
 
     parser = Parser(
         "Train a DiffGuard detector: classifier, diffusion model, calibration.",
@@ -175,11 +175,12 @@ def _check(arguments: TrainingArguments) -> None:
     from diffguard.methods.checks import check_weights
     from diffguard.settings.checks import check_image_size
     from diffguard_cli.config_check import check_config
+    from lightning_modules.trainer import check_classes
 
     if not 0 <= arguments.seed < 2**32:
         raise UserError(f"--seed must be 0 to {2**32 - 1:,}, got {arguments.seed:,}")
     check_config(arguments)
-    arguments.trainer.check_classes()
+    check_classes(arguments.trainer)
     weights = arguments.classifier.ckpt
     if weights and not Path(weights).is_file():
         raise UserError(f"classifier.ckpt {weights} does not exist: expected a file of weights")
@@ -194,11 +195,10 @@ def _train(
     """Open the run's folder on all processes, and run the stages in it."""
     from diffguard_cli.run import Run
     from diffguard_cli.run_folder import open_run_folder
-    from lightning_modules.callbacks.time_limit import deadline_of
     from lightning_modules.connection import connect
     from lightning_modules.trainer import build_trainer
 
-    deadline = deadline_of(arguments.trainer, began)
+    deadline = arguments.trainer.deadline(began)
     trainer = build_trainer(arguments.trainer, "train", logger=False, enable_checkpointing=False)
     connect(trainer)
     with open_run_folder(trainer, config, source.name, source.stored) as folder:

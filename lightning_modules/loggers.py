@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Literal
 
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
 
 from diffguard.errors import UserError
-from lightning_modules.class_paths import ClassEntry, build
-
-LoggerName = Literal["tensorboard", "csv", "wandb"]
+from diffguard.training.class_paths import ClassEntry, build
+from diffguard.training.trainer_config import LoggerName
 
 
 def build_loggers(

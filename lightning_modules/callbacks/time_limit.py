@@ -11,21 +11,10 @@ from lightning.pytorch.callbacks import Callback
 
 from lightning_modules.base import TrainingModule
 from lightning_modules.callbacks.divergence import check_weights
-from lightning_modules.trainer import TrainerConfig
 
 
 class TimeIsUpError(Exception):
     """Training has reached its time limit; its state is saved."""
-
-
-def deadline_of(config: TrainerConfig, began: float) -> float | None:
-    """When training has to stop, on the clock of `time.monotonic`; None for no limit.
-
-    Args:
-        config: The `trainer` section.
-        began: When the program began, on the same clock.
-    """
-    return None if config.max_minutes is None else began + 60.0 * config.max_minutes
 
 
 class TimeLimit(Callback):

@@ -161,7 +161,8 @@ def test_an_exit_inside_training_is_an_interruption():
 
 
 def test_tips_of_lightning_are_not_shown(capfd):
-    from lightning_modules.trainer import TrainerConfig, build_trainer
+    from diffguard.training.trainer_config import TrainerConfig
+    from lightning_modules.trainer import build_trainer
 
     logging.getLogger("lightning.pytorch").setLevel(logging.INFO)
     build_trainer(TrainerConfig(accelerator="cpu", devices=1), "title")

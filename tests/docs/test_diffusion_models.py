@@ -9,8 +9,8 @@ import torch
 
 from diffguard.denoisers.formats import convert_tensors
 from diffguard.denoisers.networks import module_class
+from diffguard.training.trainer_config import TrainerConfig
 from diffguard_cli.config import DiffusionConfig, ModelConfig
-from lightning_modules.trainer import TrainerConfig
 from tests.helpers.checkpoint_files import full_size, options_of
 from tests.helpers.pages import PAGE
 from tests.helpers.published import DIT_XL_2

@@ -22,12 +22,13 @@ import diffguard.storage.files
 from datamodules.benchmark import IDSets, OODSets
 from datamodules.ood import OODDataModule
 from diffguard.errors import USER_ERROR
+from diffguard.training.trainer_config import TrainerConfig
 from diffguard_cli import scoring_folder
 from diffguard_cli.exit_codes import run
 from diffguard_cli.scoring import ScoringRun
 from lightning_modules import processes
 from lightning_modules.processes import SharedWork
-from lightning_modules.trainer import TrainerConfig, scoring_trainer
+from lightning_modules.trainer import scoring_trainer
 from tests.helpers.tiny_detector import build_detector, small_settings
 
 PROCESSES = multiprocessing.get_context("forkserver")

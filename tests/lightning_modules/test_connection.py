@@ -7,9 +7,10 @@ import pytest
 from lightning.pytorch.utilities import rank_zero_only
 
 from diffguard.errors import UserError
+from diffguard.training.trainer_config import TrainerConfig
 from lightning_modules import connection
 from lightning_modules.connection import connect, first_process_does
-from lightning_modules.trainer import TrainerConfig, scoring_trainer
+from lightning_modules.trainer import scoring_trainer
 from tests.helpers.launchers import slurm
 from tests.helpers.scoring_processes import PROCESSES, free_port
 

@@ -7,8 +7,9 @@ from lightning.pytorch.plugins.environments import SLURMEnvironment, TorchElasti
 from lightning.pytorch.utilities import rank_zero_only
 
 from diffguard.errors import UserError
+from diffguard.training.trainer_config import TrainerConfig
 from lightning_modules.launchers import process_arguments
-from lightning_modules.trainer import TrainerConfig, scoring_trainer
+from lightning_modules.trainer import scoring_trainer
 
 USUAL = {
     "RANK": "5",

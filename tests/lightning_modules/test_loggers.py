@@ -9,10 +9,10 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.plugins.hparams import plugin_data_pb2
 
 from diffguard.errors import UserError
+from diffguard.training.trainer_config import TrainerConfig
 from lightning_modules.callbacks.config_log import ConfigLog
 from lightning_modules.classifier import ClassifierModule
 from lightning_modules.loggers import build_loggers, end_runs
-from lightning_modules.trainer import TrainerConfig
 from tests.helpers import fake_wandb
 from tests.helpers import tiny_training as tiny
 

@@ -14,12 +14,12 @@ from datamodules.training_stream import EpochSampler, TrainingLoader, TrainingSt
 from diffguard.errors import UserError
 from diffguard.training.optimization import build_optimizer
 from diffguard.training.settings import ClassifierTraining, DiffusionTraining
+from diffguard.training.trainer_config import TrainerConfig
 from lightning_modules.callbacks.throughput import TrainingRate, forward_flops
-from lightning_modules.callbacks.time_limit import TimeIsUpError, TimeLimit, deadline_of
+from lightning_modules.callbacks.time_limit import TimeIsUpError, TimeLimit
 from lightning_modules.checkpoint_io import SafeCheckpointIO, checkpoint_file, last_checkpoint
 from lightning_modules.classifier import ClassifierModule
 from lightning_modules.diffusion import DiffusionModule
-from lightning_modules.trainer import TrainerConfig
 from tests.helpers import tiny_training as tiny
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*exists and is not empty")
@@ -99,8 +99,8 @@ def test_an_epoch_does_not_resume_on_another_number_of_processes(tmp_path):
 
 
 def test_a_deadline_is_minutes_from_the_start():
-    assert deadline_of(TrainerConfig(), 100.0) is None
-    assert deadline_of(TrainerConfig(max_minutes=1.5), 100.0) == 190.0
+    assert TrainerConfig().deadline(100.0) is None
+    assert TrainerConfig(max_minutes=1.5).deadline(100.0) == 190.0
     with pytest.raises(UserError, match=r"trainer\.max_minutes must be positive and finite, got 0"):
         TrainerConfig(max_minutes=0.0)
 

@@ -3,7 +3,8 @@
 import pytest
 
 from diffguard.errors import UserError
-from lightning_modules.trainer import TrainerConfig, scoring_trainer
+from diffguard.training.trainer_config import TrainerConfig
+from lightning_modules.trainer import scoring_trainer
 
 
 @pytest.mark.parametrize("precision", ["16-mixed", "16"])

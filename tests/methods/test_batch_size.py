@@ -11,9 +11,10 @@ from diffguard.engine.memory import is_out_of_memory
 from diffguard.errors import UserError
 from diffguard.methods.batch_size import fastest, find_batch_size, frozen_batch_size
 from diffguard.score_table.table import ScoreTable
+from diffguard.training.trainer_config import TrainerConfig
 from diffguard_cli import scoring as evaluation
 from diffguard_cli.scoring import ScoringRun
-from lightning_modules.trainer import TrainerConfig, scoring_trainer
+from lightning_modules.trainer import scoring_trainer
 from tests.helpers.tiny_detector import build_detector, small_settings
 
 PLAIN = {"baselines": ["msp"], "fused": [], "decision": "diffguard"}

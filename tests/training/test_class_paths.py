@@ -8,11 +8,12 @@ from lightning.pytorch.loggers import CSVLogger
 
 import train
 from diffguard.errors import UserError
+from diffguard.training.class_paths import build
+from diffguard.training.trainer_config import TrainerConfig
 from diffguard_cli.detector_options import instantiate
 from diffguard_cli.parser import parse
-from lightning_modules.class_paths import build
 from lightning_modules.loggers import build_loggers
-from lightning_modules.trainer import TrainerConfig
+from lightning_modules.trainer import check_classes
 
 STOP = {
     "class_path": "lightning.pytorch.callbacks.EarlyStopping",
@@ -30,7 +31,7 @@ def test_the_command_line_takes_class_paths_as_plain_data(tmp_path):
     config = instantiate(parser, namespace).trainer
     assert config.callbacks == [STOP]
     assert config.loggers == loggers
-    config.check_classes()
+    check_classes(config)
 
 
 def test_class_paths_become_objects(tmp_path):
@@ -58,7 +59,7 @@ def test_class_paths_become_objects(tmp_path):
 )
 def test_mistakes_are_reported_in_one_line(entry, message):
     with pytest.raises(UserError, match=rf"^trainer\.callbacks.*{message}") as caught:
-        TrainerConfig(callbacks=[entry]).check_classes()
+        check_classes(TrainerConfig(callbacks=[entry]))
     assert "\n" not in str(caught.value)
 
 
@@ -74,4 +75,4 @@ def test_the_form_is_checked_without_an_import(tmp_path, monkeypatch):
     config = TrainerConfig(callbacks=[{"class_path": "some_callbacks.X"}])
     assert "some_callbacks" not in sys.modules
     with pytest.raises(UserError, match=r"some_callbacks\.X is not a Callback"):
-        config.check_classes()
+        check_classes(config)

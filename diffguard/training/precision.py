@@ -25,3 +25,9 @@ def check_device(precision: str, device: torch.device) -> None:
             f"precision {precision} needs a GPU, and this run is on a CPU: use bf16-mixed or "
             "32-true"
         )
+
+
+def weight_dtype(precision: str) -> torch.dtype:
+    """Dtype of the diffusion model's weights in scoring: half only in a `true` half precision."""
+    halves = {"bf16-true": torch.bfloat16, "16-true": torch.float16}
+    return halves.get(precision, torch.float32)
