@@ -21,6 +21,7 @@ from diffguard.errors import UserError, one_line
 from diffguard.settings.old_keys import refuse_old_keys, refuse_old_option
 from diffguard.storage.paths import expand_home, require_file, user_path
 from diffguard_cli.detector_options import replace_guidance, without_unused_guidance
+from diffguard_cli.old_trainer_keys import refuse_old_trainer_keys, refuse_old_trainer_option
 from diffguard_cli.parser_messages import plain_message
 from diffguard_cli.shipped_configs import config_file
 from diffguard_cli.yaml_text import check_yaml
@@ -112,6 +113,8 @@ def _load_checked(text: str) -> Any:
     values = _load_yaml(text)
     for settings in (values, values.get("detector")) if isinstance(values, Mapping) else ():
         refuse_old_keys(settings)
+    if isinstance(values, Mapping):
+        refuse_old_trainer_keys(values.get("trainer"))
     return values
 
 
@@ -135,6 +138,7 @@ def parse(
     """
     for word in argv:
         refuse_old_option(word)
+        refuse_old_trainer_option(word)
     try:
         base = None if defaults is None else _base(parser, defaults, source)
         namespace = without_unused_guidance(parser.parse_args(list(argv), namespace=base), argv)

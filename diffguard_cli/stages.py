@@ -47,6 +47,7 @@ from lightning_modules.classifier import ClassifierModule
 from lightning_modules.diffusion import DiffusionModule
 from lightning_modules.loggers import build_loggers, end_runs
 from lightning_modules.noisy_classifier import NoisyClassifierModule
+from lightning_modules.profilers import build_profiler
 from lightning_modules.trainer import build_trainer
 
 
@@ -67,7 +68,9 @@ def check_stages(run: Run, sections: Mapping[str, StageConfig]) -> None:
         if isinstance(config, DiffusionConfig) and config.finetune is None:
             check_network(config, run.data)
         check_precision(stage, config.precision or run.trainer.precision)
-        build_trainer(_trainer_config(run, config), stage, logger=False)  # checks the precision
+        settings = _trainer_config(run, config)
+        # Lightning checks the precision and the options.
+        build_trainer(settings, stage, logger=False, **settings.training_arguments())
         data = _data_of(run, config)
         share = math.ceil(len(data.evaluation_sets("train")[0]) / processes)
         batches = max(1, share // data.train_batch_size)
@@ -145,13 +148,11 @@ def _stage_trainer(
         callbacks=more,
         max_epochs=config.max_epochs,
         check_val_every_n_epoch=config.val_every,
-        gradient_clip_val=settings.gradient_clip_val,
-        accumulate_grad_batches=settings.accumulate_grad_batches,
-        log_every_n_steps=settings.log_every_n_steps,
         logger=loggers,
+        profiler=build_profiler(settings.profiler, run.folder / "profiler" / stage),
+        default_root_dir=run.folder,
         plugins=[SafeCheckpointIO()],
-        num_sanity_val_steps=0,
-        **settings.options,
+        **settings.training_arguments(),
     )
 
 

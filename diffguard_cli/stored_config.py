@@ -22,6 +22,8 @@ from diffguard.training.trainer_config import TrainerConfig
 
 # Keys that make a parser import a class or read a file.
 _RESERVED = ("class_path", "init_args", "dict_kwargs")
+# Trainer settings that may name classes, and the type of a value that does.
+_WITH_CLASSES = {"loggers": list, "callbacks": list, "profiler": Mapping}
 # Trainer settings that affect a score, or the display.
 _TRAINER_KEYS = ("accelerator", "precision", "threads", "progress")
 _ACCELERATORS = ("auto", "cpu", "gpu", "cuda", "mps")
@@ -67,8 +69,8 @@ def _given(data: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in data.items() if key != "download" and value is not None}
 
 
-def without_classes(config: Any) -> tuple[Any, dict[str, list[str]]]:
-    """Leave out the loggers and callbacks that a stored config names by class path.
+def without_classes(config: Any) -> tuple[Any, dict[str, Any]]:
+    """Leave out the loggers, callbacks and profiler that a stored config names by class path.
 
     A class that the user named for one command must not run in another one without being named
     again.
@@ -77,21 +79,29 @@ def without_classes(config: Any) -> tuple[Any, dict[str, list[str]]]:
         config: The stored config.
 
     Returns:
-        The config without these entries, and `trainer.loggers` or `trainer.callbacks` -> the class
-        paths that it named.
+        The config without these entries, and the values in the section `trainer` that had any, by
+        key.
     """
     trainer = config.get("trainer") if isinstance(config, Mapping) else None
     if not isinstance(trainer, Mapping):
         return config, {}
-    rest, names = dict(trainer), {}
-    for key in ("loggers", "callbacks"):
-        entries = trainer.get(key)
-        if not isinstance(entries, list):
-            continue
-        rest[key] = [entry for entry in entries if not _has_class(entry)]
-        if paths := [str(entry["class_path"]) for entry in entries if _has_class(entry)]:
-            names[f"trainer.{key}"] = paths
-    return {**config, "trainer": rest}, names
+    with_classes = {
+        key: trainer[key]
+        for key, kind in _WITH_CLASSES.items()
+        if isinstance(trainer.get(key), kind) and class_paths_in(trainer[key])
+    }
+    rest = {key: _plain_entries(value) for key, value in with_classes.items()}
+    return {**config, "trainer": {**trainer, **rest}}, with_classes
+
+
+def class_paths_in(value: Any) -> list[str]:
+    """The class paths in a stored value of the section `trainer`."""
+    entries = value if isinstance(value, list) else [value]
+    return [str(entry["class_path"]) for entry in entries if _has_class(entry)]
+
+
+def _plain_entries(value: Any) -> Any:
+    return [entry for entry in value if not _has_class(entry)] if isinstance(value, list) else None
 
 
 def _has_class(entry: Any) -> bool:

@@ -84,7 +84,10 @@ def main(argv: Sequence[str]) -> int:
     namespace = parse(parser, source.argv, source.stored, source.path)
     config = _plain(parser, namespace)
     arguments = typed(TrainingArguments, instantiate(parser, namespace))
-    if arguments.stages != ["calibrate"]:
+    if arguments.stages == ["calibrate"]:
+        # The run keeps the record of how its models were trained.
+        config["trainer"] |= source.classes
+    else:
         _check_named_again(source, config)
     _check(arguments)
     check_training_options(argv, arguments)
@@ -101,15 +104,15 @@ class _ConfigSource:
         stored: The config of the run to resume, in full, which the command line overrides; None for
             a new run.
         path: The file of that config.
-        classes: Key -> class paths of the loggers and callbacks of the run to resume; the command
-            line must name them again.
+        classes: The values in the section `trainer` of the run to resume that name classes, by
+            key; the command line must name them again.
     """
 
     argv: list[str]
     name: str
     stored: Mapping[str, Any] | None = None
     path: str = ""
-    classes: Mapping[str, list[str]] = field(default_factory=dict)
+    classes: Mapping[str, Any] = field(default_factory=dict)
 
 
 def _plain(parser: Parser, namespace: Namespace) -> dict[str, Any]:
@@ -130,6 +133,7 @@ def _find_config(argv: Sequence[str], parser: Parser) -> _ConfigSource:
 
 def _resumed_config(argv: Sequence[str], parser: Parser, folder: str) -> _ConfigSource:
     from diffguard.settings.old_keys import translated
+    from diffguard_cli.old_trainer_keys import translated_trainer
     from diffguard_cli.stored_config import check_keys, without_classes
 
     path = Path(folder) / "config.yaml"
@@ -141,8 +145,9 @@ def _resumed_config(argv: Sequence[str], parser: Parser, folder: str) -> _Config
     check_keys(values, str(path))
     if not isinstance(values, Mapping):
         raise UserError(f"{path}: expected the keys and values of a config")
-    if isinstance(values.get("detector"), Mapping):
-        values = {**values, "detector": translated(values["detector"])}
+    for section, translate in (("detector", translated), ("trainer", translated_trainer)):
+        if isinstance(values.get(section), Mapping):
+            values = {**values, section: translate(values[section])}
     # Keys that are newer than the run have their defaults.
     config = _plain(parser, parse(parser, [], values, str(path)))
     return _ConfigSource(list(argv), Path(folder).parent.name, config, str(path), classes)
@@ -160,13 +165,15 @@ def _option(argv: Sequence[str], name: str) -> str | None:
 
 
 def _check_named_again(source: _ConfigSource, config: Mapping[str, Any]) -> None:
-    """Refuse to resume without the loggers and callbacks that only the command line may name."""
-    for key, paths in source.classes.items():
-        entries = config["trainer"][key.removeprefix("trainer.")]
-        if not any(isinstance(entry, Mapping) for entry in entries):
+    """Refuse to resume without the classes that only the command line may name."""
+    from diffguard_cli.stored_config import class_paths_in
+
+    for key, value in source.classes.items():
+        if not class_paths_in(config["trainer"][key]):
+            paths = ", ".join(map(printable, class_paths_in(value)))
             raise UserError(
-                f"the run has {key} {', '.join(map(printable, paths))}, and a stored config starts "
-                f"no code: give --{key} again, or remove the entry from {source.path}"
+                f"the run has trainer.{key} {paths}, and a stored config starts no code: give "
+                f"--trainer.{key} again, or remove the entry from {source.path}"
             )
 
 

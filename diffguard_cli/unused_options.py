@@ -11,14 +11,15 @@ from dataclasses import fields
 from diffguard.denoisers.custom import is_own
 from diffguard.errors import UserError
 from diffguard.training.settings import ClassifierTraining, DiffusionTraining
+from diffguard.training.training_options import TrainingOptions
 from diffguard_cli.arguments import EvaluationArguments, TrainingArguments
 from diffguard_cli.config import StageOptions
 
 _FOR_STAGES = tuple(
     f"trainer.{name}"
     for name in (
-        *("accumulate_grad_batches", "gradient_clip_val", "log_every_n_steps", "max_minutes"),
-        *("measure_rate", "options", "callbacks"),
+        *(field.name for field in fields(TrainingOptions)),
+        *("max_minutes", "measure_rate", "callbacks", "profiler"),
     )
 )
 _FOR_TRAINING = (
@@ -63,7 +64,7 @@ def check_training_options(argv: Sequence[str], arguments: TrainingArguments) ->
         UserError: Naming the option.
     """
     if arguments.stages == ["calibrate"]:
-        _refuse(argv, _FOR_STAGES, "calibration trains no model")
+        _refuse(argv, (*_FOR_STAGES, "trainer.loggers"), "calibration trains no model")
     stage = [field.name for field in fields(StageOptions)]
     classifier, diffusion = arguments.classifier, arguments.diffusion
     if classifier.ckpt is not None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.profilers import Profiler
 from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
@@ -124,7 +126,7 @@ def scoring_trainer(config: TrainerConfig, title: str) -> pl.Trainer:
 
 
 def check_classes(config: TrainerConfig) -> None:
-    """Import the classes of loggers and callbacks, and check their arguments.
+    """Import the classes of loggers, callbacks and profiler, and check their arguments.
 
     Args:
         config: The `trainer` section.
@@ -137,3 +139,5 @@ def check_classes(config: TrainerConfig) -> None:
         class_of(entry, Logger, "trainer.loggers")
     for entry in config.callbacks:
         class_of(entry, pl.Callback, "trainer.callbacks")
+    if isinstance(config.profiler, Mapping):
+        class_of(config.profiler, Profiler, "trainer.profiler")

@@ -63,10 +63,12 @@ def test_a_stored_config_imports_nothing(run_folder, tmp_path, stranger, section
 
 def test_classes_of_a_training_are_not_those_of_an_evaluation(run_folder, stranger):
     content = read_checkpoint(run_folder / "detector.ckpt")
-    content["config"]["trainer"].update(callbacks=[CLASS], loggers=["tensorboard", CLASS])
-    assert not {"callbacks", "loggers"} & set(stored_config(content, "it")["trainer"])
+    content["config"]["trainer"].update(
+        callbacks=[CLASS], loggers=["tensorboard", CLASS], profiler=CLASS
+    )
+    assert not {"callbacks", "loggers", "profiler"} & set(stored_config(content, "it")["trainer"])
     assert not stranger.exists()
-    for hostile in ({"callbacks": CLASS}, {"callbacks": [[CLASS]]}, {"options": {"a": CLASS}}):
+    for hostile in ({"callbacks": CLASS}, {"callbacks": [[CLASS]]}, {"threads": CLASS}):
         content["config"]["trainer"] = {**content["config"]["trainer"], **hostile}
         with pytest.raises(UserError, match="has the key 'class_path' in its config"):
             stored_config(content, "it")

@@ -9,7 +9,6 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.plugins.hparams import plugin_data_pb2
 
 from diffguard.errors import UserError
-from diffguard.training.trainer_config import TrainerConfig
 from lightning_modules.callbacks.config_log import ConfigLog
 from lightning_modules.classifier import ClassifierModule
 from lightning_modules.loggers import build_loggers, end_runs
@@ -55,9 +54,3 @@ def test_a_missing_package_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)
     with pytest.raises(UserError, match="pip install wandb"):
         build_loggers(["wandb"], tmp_path, "classifier")
-
-
-def test_options_that_the_trainer_does_not_have_are_refused():
-    TrainerConfig(options={"limit_train_batches": 2, "profiler": "simple"})
-    with pytest.raises(UserError, match=r"trainer\.options\.callbacks is not an argument"):
-        TrainerConfig(options={"callbacks": "x"})

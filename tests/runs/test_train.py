@@ -193,14 +193,16 @@ def test_each_stage_may_have_its_own_batch_size_augmentation_and_precision(tmp_p
 def test_options_of_the_trainer_and_other_loggers_reach_a_stage(tmp_path, config, monkeypatch):
     wandb_runs = fake_wandb.install(monkeypatch)
     only = ["--stages", "[classifier]", "--classifier.max_epochs", "1", "--run_dir", tmp_path / "o"]
-    arguments = ["--trainer.options.limit_train_batches", "1"]
-    arguments += ["--trainer.loggers", "[csv, wandb]"]
+    arguments = ["--trainer.limit_train_batches", "1", "--trainer.profiler", "simple"]
+    arguments += ["--trainer.loggers", "[csv, wandb]", "--trainer.deterministic", "true"]
     assert start(config, *only, *arguments) == 0
     assert torch.load(
         tmp_path / "o" / "checkpoints" / "classifier" / "last.ckpt", weights_only=True
     )["global_step"] == 1
     assert list((tmp_path / "o" / "csv" / "classifier").rglob("metrics.csv"))
     assert [run.is_finished for run in wandb_runs] == [True]
+    (report,) = (tmp_path / "o" / "profiler" / "classifier").iterdir()
+    assert "run_training_epoch" in report.read_text()
     assert not (tmp_path / "o" / "tensorboard").exists()
 
 
@@ -236,6 +238,8 @@ def test_options_of_the_trainer_and_other_loggers_reach_a_stage(tmp_path, config
         (["--trainer.gradient_clip_val", "-1"], "trainer.gradient_clip_val must be at least 0"),
         (["--trainer.accumulate_grad_batches", "0"], "accumulate_grad_batches must be at least 1"),
         (["--trainer.accumulate_grad_batches", "4"], "an epoch of the classifier has 3 batches"),
+        (["--trainer.limit_val_batches", "-1"], "trainer: You have passed invalid value -1 for limit_val"),
+        (["--trainer.options.max_steps", "3"], "trainer.options.max_steps is now trainer.max_step"),
         (["--trainer.max_minutes", ".nan"], "trainer.max_minutes must be positive and finite"),
         (["--trainer.threads", "100000"], "trainer.threads must be 1 to 1,024, got 100,000"),
         (["--trainer.strategy", "single_device", "--trainer.devices", "2"], "uses one device"),

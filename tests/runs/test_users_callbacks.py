@@ -43,10 +43,14 @@ def test_callbacks_and_loggers_by_class_path_run_only_if_the_command_names_them(
     assert train.main([*resume, *named]) == 0
 
 
-def test_a_calibration_does_not_ask_for_callbacks_again(run_folder, tmp_path):
+def test_a_calibration_keeps_the_record_of_callbacks_without_importing_them(run_folder, tmp_path):
     folder = tmp_path / "run"
     shutil.copytree(run_folder, folder)
     stored = yaml.safe_load((folder / "config.yaml").read_text())
-    stored["trainer"]["callbacks"] = [{"class_path": "no_such.Callback"}]
+    entry = {"class_path": "no_such.Class"}
+    stored["trainer"] |= {"callbacks": [entry], "loggers": ["csv", entry], "profiler": entry}
     (folder / "config.yaml").write_text(yaml.safe_dump(stored))
     assert train.main(["--resume", str(folder), "--stages", "[calibrate]"]) == 0
+    assert yaml.safe_load((folder / "config.yaml").read_text())["trainer"] == stored["trainer"]
+    with pytest.raises(UserError, match="trainer.loggers has no effect here"):
+        train.main(["--resume", str(folder), "--stages", "[calibrate]", "--trainer.loggers", "[]"])
