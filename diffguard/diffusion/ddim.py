@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from diffguard.diffusion.plan import SamplingPlan
-from diffguard.diffusion.schedule import expand
+from diffguard.diffusion.schedule import Pairing, where_rows
+from diffguard.diffusion.solver import Shown, Step
 
 NoiseFunction = Callable[[Tensor, Tensor], Tensor]
 GuideFunction = Callable[[Tensor, Tensor, int], Tensor]
@@ -37,10 +38,10 @@ def ddim_step(
     Args:
         x: `(N, …)` states at `alpha_from`.
         noise: `(N, …)` predicted noise ε.
-        alpha_from: `(N,)` levels in (0, 1], below 1 if `clip` is set.
+        alpha_from: `(N,)` levels in (0, 1].
         alpha_to: `(N,)` levels in [0, 1].
-        clip: `(N,)` bool on the CPU, the samples whose clean estimate is clamped to [-1, 1]; their
-            noise is recomputed from it.
+        clip: `(N,)` bool, the samples whose clean estimate is clamped to [-1, 1]; their noise is
+            recomputed from it.
         gradient: `(N, …)` g, which then turns the noise into ε - √(1-ᾱ) g.
 
     Returns:
@@ -51,33 +52,88 @@ def ddim_step(
         >>> ddim_step(x, noise, alpha_from=torch.tensor([0.64]), alpha_to=torch.tensor([1.0]))
         tensor([[0.7500]])
     """
-    signal, signal_to, spread, spread_to = _roots(x, alpha_from, alpha_to)
+    clean, noise = estimate(x, noise, alpha_from, clip=clip, gradient=gradient)
+    return renoise(clean, noise, alpha_to)
+
+
+def estimate(
+    x: Tensor,
+    noise: Tensor,
+    alpha: Tensor,
+    *,
+    clip: Tensor | None = None,
+    gradient: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """The clean estimate of states, and the noise that belongs to it.
+
+    Args:
+        x: `(N, …)` states.
+        noise: `(N, …)` predicted noise ε.
+        alpha: `(N,)` levels of the states in (0, 1].
+        clip: `(N,)` bool, the samples whose clean estimate is clamped, see `ddim_step`. Clean
+            states are never clamped.
+        gradient: `(N, …)` g, see `ddim_step`. Guidance may leave the range again.
+
+    Returns:
+        Clean estimate and noise, each `(N, …)`.
+    """
+    signal, spread = _roots(alpha, x)
     clean = (x - spread * noise) / signal
-    if clip is not None and bool(clip.any()):
+    if clip is not None:
         clamped = clean.clamp(-1.0, 1.0)
-        clipped = (x - signal * clamped) / spread
-        if bool(clip.all()):
-            clean, noise = clamped, clipped
-        else:
-            chosen = expand(clip, x).bool()
-            clean, noise = (
-                torch.where(chosen, clamped, clean),
-                torch.where(chosen, clipped, noise),
-            )
+        rows = clip & (alpha < 1)
+        noise = where_rows(rows, (x - signal * clamped) / spread, noise)
+        clean = where_rows(rows, clamped, clean)
     if gradient is not None:
         # The clean estimate of the new noise.
         clean = clean + (spread.square() / signal) * gradient
         noise = noise - spread * gradient
-    return signal_to * clean + spread_to * noise
+    return clean, noise
 
 
-def _roots(like: Tensor, alpha_from: Tensor, alpha_to: Tensor) -> tuple[Tensor, ...]:
-    """√ᾱ of both levels `(N,)` and √(1-ᾱ) of both, shaped for arithmetic with `(N, …)`."""
-    levels = torch.stack([alpha_from, alpha_to])
+def renoise(clean: Tensor, noise: Tensor, alpha: Tensor) -> Tensor:
+    """States `(N, …)` at levels `(N,)`, of clean estimates and noise `(N, …)`."""
+    signal, spread = _roots(alpha, clean)
+    return signal * clean + spread * noise
+
+
+def _roots(alpha: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
+    """√ᾱ and √(1-ᾱ) of levels `(N,)`, shaped for arithmetic with `(N, …)`."""
     # One transfer to the device.
-    roots = torch.cat([levels, 1 - levels]).sqrt()
+    roots = torch.stack([alpha, 1 - alpha]).sqrt()
     roots = roots.to(like.device, like.dtype, non_blocking=True)
-    return roots.view(4, -1, *[1] * (like.ndim - 1)).unbind()
+    signal, spread = roots.view(2, -1, *[1] * (like.ndim - 1)).unbind()
+    return signal, spread
+
+
+class Ddim:
+    """DDIM as a solver.
+
+    Args:
+        pairing: Which timestep the network sees in an inversion step: that of the present level
+            (`current`) or that of the level being made (`target`).
+    """
+
+    memory = 0
+    passes = 1
+    warm_up = (0, 0)
+    keeps_memory = False
+
+    def __init__(self, pairing: Pairing) -> None:
+        self.pairing = pairing
+
+    def shown(self, x: Tensor, _memory: Tensor, step: Step) -> Shown:
+        """The states themselves; see `Solver`."""
+        return Shown(x, step.t if self.pairing == "current" else step.t_higher, step.alpha)
+
+    def advance(
+        self, x: Tensor, memory: Tensor, step: Step, noise: Tensor, gradient: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """Make the step; see `Solver`."""
+        x = ddim_step(
+            x, noise, step.alpha, step.alpha_next, clip=step.clip, gradient=gradient
+        )  # fmt: skip
+        return x, memory
 
 
 def inversion_step(

@@ -32,6 +32,12 @@ def expand(values: Tensor, like: Tensor) -> Tensor:
     return values.to(like.device, like.dtype, non_blocking=True).view(-1, *[1] * (like.ndim - 1))
 
 
+def where_rows(rows: Tensor, values: Tensor, other: Tensor) -> Tensor:
+    """`values` `(N, …)` in the rows `(N,)` that are True, and `other` `(N, …)` in the rest."""
+    condition = rows.to(values.device, non_blocking=True).view(-1, *[1] * (values.ndim - 1))
+    return torch.where(condition, values, other)
+
+
 class NoiseSchedule:
     """The noise levels and the prediction type of a diffusion model.
 
