@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from lightning_modules.termination import end_others
+from diffguard.processes.termination import end_others
 
 INTERRUPTED = 130
 MESSAGE = "interrupted: finished work is kept"

@@ -15,9 +15,9 @@ import yaml
 from filelock import FileLock, Timeout
 
 from diffguard.errors import UserError
+from diffguard.processes.agreement import wait_until
 from diffguard.storage.files import replace_file, write_error
 from lightning_modules.connection import first_process_does
-from lightning_modules.processes import wait_until
 
 CONFIG = "config.yaml"
 _LOCK = ".lock"

@@ -23,6 +23,7 @@ from diffguard.methods.batch_size import find_batch_size
 from diffguard.methods.items import Item, Scored, items_of
 from diffguard.methods.scorer import Scorer
 from diffguard.printing import say
+from diffguard.processes.agreement import check_alike, wait_until
 from diffguard.score_table.manifest import run_key
 from diffguard.score_table.merge import merge
 from diffguard.score_table.timing import Timing, append_timing
@@ -32,7 +33,7 @@ from diffguard_cli.interrupts import interruptible
 from diffguard_cli.scoring_folder import OpenFolder, ScoringFolder
 from lightning_modules.callbacks.scoring_bar import watched
 from lightning_modules.connection import connect
-from lightning_modules.processes import SharedWork, check_alike, check_shared, wait_until
+from lightning_modules.processes import SharedWork, check_shared
 from lightning_modules.stream import StreamModule
 
 if TYPE_CHECKING:

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import lightning.pytorch as pl
 
+from diffguard.processes.agreement import wait_until
 from diffguard.report.torch_metric import synchronized_metrics
 from diffguard.score_table.table import ScoreTable
 from diffguard.storage.files import file_hash
-from lightning_modules.processes import wait_until
 
 Metrics = dict[tuple[str, str], dict[str, float]]
 

@@ -20,6 +20,7 @@ from diffguard.diffusion.denoiser import Denoiser
 from diffguard.storage.files import replace_file
 from diffguard.training.class_paths import build
 from diffguard.training.noising import noised_images
+from diffguard.training.precision import check_trainable
 from diffguard.training.trainer_config import TrainerConfig
 from diffguard_cli.classifier_model import classifier_spec
 from diffguard_cli.config import (
@@ -32,7 +33,7 @@ from diffguard_cli.diffusion_model import save_trained, to_train
 from diffguard_cli.diffusion_spec import check_network
 from diffguard_cli.interrupts import interruptible
 from diffguard_cli.run import Run
-from lightning_modules.base import TrainingModule, check_accumulation, check_precision
+from lightning_modules.base import TrainingModule, check_accumulation
 from lightning_modules.callbacks.config_log import ConfigLog
 from lightning_modules.callbacks.samples import SampleGrid
 from lightning_modules.callbacks.throughput import TrainingRate
@@ -67,7 +68,7 @@ def check_stages(run: Run, sections: Mapping[str, StageConfig]) -> None:
     for stage, config in sections.items():
         if isinstance(config, DiffusionConfig) and config.finetune is None:
             check_network(config, run.data)
-        check_precision(stage, config.precision or run.trainer.precision)
+        check_trainable(stage, config.precision or run.trainer.precision)
         settings = _trainer_config(run, config)
         # Lightning checks the precision and the options.
         build_trainer(settings, stage, logger=False, **settings.training_arguments())

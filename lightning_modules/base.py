@@ -12,17 +12,14 @@ from torch.optim import Optimizer
 
 from diffguard.errors import UserError
 from diffguard.images import check_range
+from diffguard.inputs.batch_parts import images_and_labels
+from diffguard.training.checkpoint_content import check_types
 from diffguard.training.optimization import build_optimizer, build_schedule, clip_gradients
+from diffguard.training.precision import check_trainable
 from diffguard.training.settings import TrainingSettings
-from lightning_modules.batches import images_and_labels
 from lightning_modules.callbacks.acceleration import Acceleration
 from lightning_modules.callbacks.divergence import DivergenceCheck
 from lightning_modules.callbacks.resume import ResumableTraining
-from lightning_modules.resumed_state import check_types
-
-# Precisions that hold the weights themselves in less than 32 bits.
-_DOUBLE_PRECISIONS = ("64", "64-true")
-_HALF_PRECISIONS = ("16-true", "bf16-true", "transformer-engine", "transformer-engine-float16")
 
 
 class TrainingModule(pl.LightningModule):
@@ -125,7 +122,7 @@ class TrainingModule(pl.LightningModule):
         Raises:
             UserError: For a precision that holds the weights in half precision.
         """
-        check_precision(self.stage, str(self.trainer.precision))
+        check_trainable(self.stage, str(self.trainer.precision))
 
     def on_train_start(self) -> None:
         """Check the length of an epoch.
@@ -165,20 +162,6 @@ class TrainingModule(pl.LightningModule):
             batch_size=count,
             sync_dist=isinstance(value, Tensor),
             add_dataloader_idx=False,
-        )
-
-
-def check_precision(stage: str, precision: str) -> None:
-    """Raise `UserError` for a precision in which weights cannot be trained."""
-    if precision in _HALF_PRECISIONS:
-        raise UserError(
-            f"the {stage} cannot be trained in {precision}: small steps of weights in half "
-            f"precision are rounded away; set {stage}.precision to bf16-mixed or 16-mixed"
-        )
-    if precision in _DOUBLE_PRECISIONS:
-        raise UserError(
-            f"the {stage} cannot be trained in {precision}: it is calibrated in single precision; "
-            f"set {stage}.precision to 32-true"
         )
 
 

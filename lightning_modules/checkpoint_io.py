@@ -15,7 +15,7 @@ from diffguard.errors import UserError
 from diffguard.storage.archives import check_archive, check_tensors
 from diffguard.storage.files import replace_file
 from diffguard.storage.paths import require_file
-from lightning_modules.resumed_state import check_version
+from diffguard.training.checkpoint_content import check_version
 
 _NAME = "last"
 

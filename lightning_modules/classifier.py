@@ -9,9 +9,9 @@ from torch.nn import functional as F
 from torchmetrics.classification import MulticlassAccuracy
 
 from diffguard.classifiers.classifier import Classifier
+from diffguard.inputs.batch_parts import images_and_labels
 from diffguard.training.settings import ClassifierTraining
 from lightning_modules.base import TrainingModule
-from lightning_modules.batches import images_and_labels
 
 _DEFAULTS = ClassifierTraining()
 

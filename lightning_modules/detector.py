@@ -10,19 +10,13 @@ from torchmetrics import MeanMetric
 
 from diffguard.detector import Detector
 from diffguard.errors import UserError
-from diffguard.inputs.batch_parts import batch_parts
+from diffguard.inputs.batch_parts import batch_parts, class_labels, images_and_labels
 from diffguard.inputs.working import working_images
 from diffguard.methods.adaptive_stream import AdaptiveStream
 from diffguard.methods.items import Item, Scored
 from diffguard.methods.verdicts import Verdicts
 from diffguard.report.set_metrics import ID, SetMetrics
-from lightning_modules.batches import (
-    class_labels,
-    groups_of,
-    images_and_labels,
-    loader_list,
-    own_images,
-)
+from lightning_modules.loaders import groups_of, loader_list, share_of_process
 from lightning_modules.stream import StreamModule
 
 
@@ -107,7 +101,7 @@ class DetectorModule(StreamModule):
         names = self.detector.score_names(derived=self.detector.calibration is not None)
         self.metrics = SetMetrics(names, groups).to(self.device)
         self.accuracy = MeanMetric().to(self.device)
-        self._limits = [own_images(loader) for loader in loader_list(loaders)]
+        self._limits = [share_of_process(loader) for loader in loader_list(loaders)]
         self._counts = [0] * len(groups)
         super().on_test_epoch_start()
 

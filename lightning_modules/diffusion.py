@@ -13,11 +13,11 @@ from torch.optim import Optimizer
 from diffguard.denoisers.base import DiffusersDenoiser
 from diffguard.denoisers.latent import LatentDenoiser
 from diffguard.errors import UserError
+from diffguard.inputs.batch_parts import images_and_labels
 from diffguard.training.denoising import denoising_loss, loss_weights, spread_timesteps
 from diffguard.training.ema import EMA
 from diffguard.training.settings import DiffusionTraining
 from lightning_modules.base import TrainingModule
-from lightning_modules.batches import images_and_labels
 
 _DEFAULTS = DiffusionTraining()
 

@@ -10,9 +10,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from diffguard.classifiers.small_cnn import TimedCNN
+from diffguard.inputs.batch_parts import images_and_labels
 from diffguard.training.settings import NoisyClassifierTraining
 from lightning_modules.base import TrainingModule
-from lightning_modules.batches import images_and_labels
 
 _DEFAULTS = NoisyClassifierTraining()
 

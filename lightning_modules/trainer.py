@@ -14,6 +14,7 @@ from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from diffguard.errors import UserError, one_line
+from diffguard.processes.termination import end_together
 from diffguard.training.class_paths import class_of
 from diffguard.training.precision import check_device, weight_dtype
 from diffguard.training.trainer_config import TrainerConfig
@@ -21,7 +22,6 @@ from lightning_modules.callbacks.scoring_bar import ScoringProgressBar
 from lightning_modules.callbacks.training_bar import StageProgressBar
 from lightning_modules.launchers import process_arguments
 from lightning_modules.quiet import quiet_libraries
-from lightning_modules.termination import end_together
 
 
 def build_trainer(

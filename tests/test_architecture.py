@@ -19,6 +19,7 @@ LINES = [
     ],
     [
         "diffguard.inputs",
+        "diffguard.processes",
         "diffguard.pretrained",
         "diffguard.diffusion",
         "diffguard.classifiers",

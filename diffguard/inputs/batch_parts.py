@@ -5,6 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+import torch
+from torch import Tensor
+
+from diffguard.errors import UserError
+
 
 class BatchParts(NamedTuple):
     """The parts of a batch or of a single image, unchecked.
@@ -33,3 +38,53 @@ def batch_parts(batch: Any) -> BatchParts:
     if isinstance(batch, list | tuple) and len(batch) == 2:
         return BatchParts(*batch)
     return BatchParts(batch)
+
+
+def images_and_labels(batch: Any) -> tuple[Tensor, Tensor]:
+    """Images `(N, C, H, W)` and labels `(N,)` of a batch.
+
+    Args:
+        batch: A mapping with `image` and perhaps `label`, a pair of images and labels, or images.
+
+    Returns:
+        The images, and the labels; -1 for a batch without labels.
+
+    Raises:
+        UserError: For a batch of another form.
+    """
+    images, labels, _ = batch_parts(batch)
+    if not isinstance(images, Tensor):
+        raise UserError(
+            f"a batch of type {type(batch).__name__} has no images: expected a tensor "
+            "(N, C, H, W), a pair of images and labels, or a mapping with 'image' and 'label'"
+        )
+    if labels is None:
+        labels = torch.full((len(images),), -1)
+    return images, labels
+
+
+def class_labels(labels: Tensor, classes: int, name: str) -> list[int]:
+    """The labels of ID images; negative ones belong to images without a label.
+
+    Args:
+        labels: `(N,)`.
+        classes: The number of classes.
+        name: Name of the set, for the error line.
+
+    Raises:
+        UserError: If a label is not one of the classes.
+    """
+    is_tensor = isinstance(labels, Tensor)
+    if not is_tensor or labels.ndim != 1 or labels.is_floating_point():
+        shape = f"{labels.dtype} {tuple(labels.shape)}" if is_tensor else type(labels).__name__
+        raise UserError(
+            f"the labels of set {name} are {shape}: expected a tensor (N,) of whole numbers, one "
+            "for each image"
+        )
+    values: list[int] = labels.tolist()
+    if max(values, default=-1) >= classes:
+        raise UserError(
+            f"set {name} has label {max(values)}, but the detector has {classes} classes, 0 to "
+            f"{classes - 1}: correct the label, or give the loader of the ID images first"
+        )
+    return values

@@ -9,6 +9,9 @@ from diffguard.errors import UserError
 _NAMES = ("32-true", "bf16-mixed", "16-mixed", "bf16-true", "16-true")
 # Lightning's short names of the first three.
 _SHORT_NAMES = ("32", "bf16", "16")
+_DOUBLE = ("64", "64-true")
+# Precisions that hold the weights themselves in less than 32 bits.
+_HALF = ("16-true", "bf16-true", "transformer-engine", "transformer-engine-float16")
 
 
 def check_name(precision: str) -> None:
@@ -24,6 +27,20 @@ def check_device(precision: str, device: torch.device) -> None:
         raise UserError(
             f"precision {precision} needs a GPU, and this run is on a CPU: use bf16-mixed or "
             "32-true"
+        )
+
+
+def check_trainable(stage: str, precision: str) -> None:
+    """Raise `UserError` for a precision in which weights cannot be trained."""
+    if precision in _HALF:
+        raise UserError(
+            f"the {stage} cannot be trained in {precision}: small steps of weights in half "
+            f"precision are rounded away; set {stage}.precision to bf16-mixed or 16-mixed"
+        )
+    if precision in _DOUBLE:
+        raise UserError(
+            f"the {stage} cannot be trained in {precision}: it is calibrated in single precision; "
+            f"set {stage}.precision to 32-true"
         )
 
 

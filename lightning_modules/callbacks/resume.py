@@ -8,12 +8,11 @@ from typing import Any
 import lightning.pytorch as pl
 import numpy as np
 import torch
-from torch import Tensor
 
 from diffguard.errors import UserError
-from lightning_modules.resumed_state import check_state
-
-GeneratorStates = dict[str, Tensor]
+from diffguard.training.checkpoint_content import check_loop
+from diffguard.training.generators import generator_states, restore_generators
+from diffguard.training.state_check import check_optimizer, check_progress, check_scheduler
 
 
 class ResumableTraining(pl.Callback):
@@ -108,30 +107,39 @@ def planned_steps(trainer: pl.Trainer) -> int | None:
     return int(trainer.estimated_stepping_batches)
 
 
-def generator_states(device: torch.device, world_size: int) -> list[GeneratorStates]:
-    """States of every process's generators, of the CPU and of the device; every process calls it.
+def check_state(
+    checkpoint: Mapping[str, Any], trainer: pl.Trainer, stage: str, steps: int | None
+) -> None:
+    """Check the states of loop, optimizer, schedule and gradient scaler before they are restored.
 
     Args:
-        device: The device of this process.
-        world_size: Number of processes.
+        checkpoint: The content of the file; see `check_types`.
+        trainer: The trainer that resumes, with its optimizer and schedule built.
+        stage: The stage, for error lines.
+        steps: Number of steps that the schedule is built for; None without a schedule.
+
+    Raises:
+        UserError: For the first state that does not fit.
     """
-    states = {"cpu": torch.get_rng_state()}
-    if device.type != "cpu":
-        states[device.type] = torch.get_device_module(device).get_rng_state(device)
-    if world_size == 1:
-        return [states]
-    gathered: list[GeneratorStates] = [{}] * world_size
-    torch.distributed.all_gather_object(gathered, states)
-    return gathered
-
-
-def restore_generators(states: Mapping[str, Tensor], device: torch.device) -> None:
-    """Set the generators of this process to their state in a checkpoint.
-
-    Args:
-        states: The states of this process.
-        device: Its device; the state of another kind of device is ignored.
-    """
-    torch.set_rng_state(states["cpu"])
-    if device.type != "cpu" and device.type in states:
-        torch.get_device_module(device).set_rng_state(states[device.type], device)
+    planned, schedules = checkpoint["planned_steps"], checkpoint["lr_schedulers"]
+    if bool(schedules) != (planned is not None):
+        raise UserError("the checkpoint is damaged: its schedule and planned_steps disagree")
+    if (planned is None) != (steps is None):
+        raise UserError(
+            f"the {stage} was trained with another {stage}.schedule: resume with the config of "
+            "its run"
+        )
+    if planned != steps:
+        raise UserError(
+            f"the {stage} was planned for {planned} steps, and to resume with {steps} would break "
+            f"its learning rate schedule: keep {stage}.max_epochs and the batch size, or start a "
+            "new run"
+        )
+    check_loop(checkpoint["loops"]["fit_loop"], trainer.fit_loop.state_dict())
+    if steps is not None:
+        check_scheduler(schedules[0], trainer.lr_scheduler_configs[0].scheduler, steps)
+    check_optimizer(checkpoint["optimizer_states"][0], trainer.optimizers[0])
+    precision = trainer.precision_plugin
+    name = type(precision).__qualname__
+    if name in checkpoint:
+        check_progress(checkpoint[name], precision.state_dict(), name)

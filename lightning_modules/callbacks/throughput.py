@@ -12,9 +12,9 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
+from diffguard.inputs.batch_parts import images_and_labels
 from diffguard.training.device_rate import matrix_product_rate, wait_for
 from lightning_modules.base import TrainingModule
-from lightning_modules.batches import images_and_labels
 from lightning_modules.callbacks.time_limit import TimeIsUpError
 
 # The first steps of a process compile kernels and fill caches.

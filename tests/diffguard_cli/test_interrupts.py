@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from diffguard.processes import termination
 from diffguard_cli.interrupts import interruptible
-from lightning_modules import termination
 
 # Scoring that waits for its first batch forever, after Lightning has set its handler.
 WAITING = """

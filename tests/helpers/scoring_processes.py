@@ -22,11 +22,11 @@ import diffguard.storage.files
 from datamodules.benchmark import IDSets, OODSets
 from datamodules.ood import OODDataModule
 from diffguard.errors import USER_ERROR
+from diffguard.processes import agreement
 from diffguard.training.trainer_config import TrainerConfig
 from diffguard_cli import scoring_folder
 from diffguard_cli.exit_codes import run
 from diffguard_cli.scoring import ScoringRun
-from lightning_modules import processes
 from lightning_modules.processes import SharedWork
 from lightning_modules.trainer import scoring_trainer
 from tests.helpers.tiny_detector import build_detector, small_settings
@@ -113,7 +113,7 @@ class Elsewhere:
 
     def prepare(self, rank):
         """Change the working directory in that process."""
-        processes._PATIENCE_SECONDS = 1.0
+        agreement._PATIENCE_SECONDS = 1.0
         if rank == self.rank:
             self.folder.mkdir()
             os.chdir(self.folder)

@@ -7,8 +7,8 @@ import pytest
 from lightning.pytorch.utilities import rank_zero_only
 
 from diffguard.errors import UserError
+from diffguard.processes import meeting
 from diffguard.training.trainer_config import TrainerConfig
-from lightning_modules import connection
 from lightning_modules.connection import connect, first_process_does
 from lightning_modules.trainer import scoring_trainer
 from tests.helpers.launchers import slurm
@@ -36,8 +36,8 @@ def test_missing_processes_are_named_and_waited_for_only_a_while(
     for name, value in slurm(rank, 2, free_port()).items():
         os.environ[name] = str(value)
     monkeypatch.setattr(rank_zero_only, "rank", rank)
-    monkeypatch.setattr(connection, "_NOTICE_SECONDS", 0.2)
-    monkeypatch.setattr(connection, "_PATIENCE_SECONDS", 0.5)
+    monkeypatch.setattr(meeting, "_NOTICE_SECONDS", 0.2)
+    monkeypatch.setattr(meeting, "PATIENCE_SECONDS", 0.5)
     trainer = scoring_trainer(TrainerConfig(accelerator="cpu", progress=False), "test")
     with pytest.raises(UserError, match="1 of 2 processes did not start within") as caught:
         connect(trainer)
@@ -49,7 +49,7 @@ def test_missing_processes_are_named_and_waited_for_only_a_while(
 
 
 def _late_process(rank, port, folder, fails):
-    connection._NOTICE_SECONDS = 0.3
+    meeting._NOTICE_SECONDS = 0.3
     trainer = trainer_of(rank, 2, port)
     time.sleep(rank)
     connect(trainer)

@@ -12,9 +12,10 @@ from torch.utils.data.distributed import DistributedSampler
 from datamodules.benchmark import IDSets, OODSets
 from datamodules.ood import OODDataModule
 from diffguard.errors import UserError
+from diffguard.inputs.batch_parts import images_and_labels
 from diffguard.report.metrics import compute_metrics
-from lightning_modules.batches import images_and_labels, own_images
 from lightning_modules.detector import DetectorModule
+from lightning_modules.loaders import share_of_process
 from tests.helpers.scoring_processes import PROCESSES, free_port
 from tests.helpers.tiny_detector import CLASSES, build_detector
 
@@ -141,7 +142,7 @@ def test_repeated_images_are_not_counted(count):
         sampler = DistributedSampler(data, num_replicas=2, rank=rank, shuffle=False)
         batches = DataLoader(data, batch_size=2, sampler=sampler)
         positions = torch.cat([batch[0] for batch in batches])
-        return positions[: own_images(batches)].tolist()
+        return positions[: share_of_process(batches)].tolist()
 
     assert sorted(share(0) + share(1)) == list(range(count))
 

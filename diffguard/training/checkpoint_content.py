@@ -1,25 +1,17 @@
-"""Checks the content of a stage's checkpoint before training resumes from it."""
+"""The fields of a stage's checkpoint, checked before training resumes from it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Annotated, Any, NotRequired
 
-import lightning.pytorch as pl
-import torch
 from pydantic import Field, InstanceOf, StringConstraints
 from torch import Tensor
 from typing_extensions import TypedDict
 
-from diffguard.errors import UserError
 from diffguard.storage.schema import validated
-from diffguard.training.state_check import (
-    LARGEST,
-    check_optimizer,
-    check_progress,
-    check_scheduler,
-    damaged_state,
-)
+from diffguard.training.generators import check_generators
+from diffguard.training.state_check import LARGEST, check_progress
 
 _Version = Annotated[
     str, StringConstraints(pattern=r"^[2-9](\.\d+)*((a|b|rc|\.dev|\.post)\d+)*(\+\w+)?$")
@@ -76,57 +68,7 @@ def check_types(checkpoint: Mapping[str, Any]) -> None:
     """
     validated(_Content, dict(checkpoint), "the stage's checkpoint")
     for states in checkpoint["generators"]:
-        _check_generators(states)
-
-
-def _check_generators(states: Mapping[str, Tensor]) -> None:
-    if "cpu" not in states:
-        raise damaged_state("generators", "the state of the CPU's generator is missing")
-    for state in states.values():
-        if state.dtype != torch.uint8 or state.ndim != 1:
-            raise damaged_state("generators", "expected (n,) uint8")
-    try:
-        torch.Generator().set_state(states["cpu"])
-    except RuntimeError:
-        raise damaged_state("generators", "expected a state of torch's generator") from None
-
-
-def check_state(
-    checkpoint: Mapping[str, Any], trainer: pl.Trainer, stage: str, steps: int | None
-) -> None:
-    """Check the states of loop, optimizer, schedule and gradient scaler before they are restored.
-
-    Args:
-        checkpoint: The content of the file; see `check_types`.
-        trainer: The trainer that resumes, with its optimizer and schedule built.
-        stage: The stage, for error lines.
-        steps: Number of steps that the schedule is built for; None without a schedule.
-
-    Raises:
-        UserError: For the first state that does not fit.
-    """
-    planned, schedules = checkpoint["planned_steps"], checkpoint["lr_schedulers"]
-    if bool(schedules) != (planned is not None):
-        raise UserError("the checkpoint is damaged: its schedule and planned_steps disagree")
-    if (planned is None) != (steps is None):
-        raise UserError(
-            f"the {stage} was trained with another {stage}.schedule: resume with the config of "
-            "its run"
-        )
-    if planned != steps:
-        raise UserError(
-            f"the {stage} was planned for {planned} steps, and to resume with {steps} would break "
-            f"its learning rate schedule: keep {stage}.max_epochs and the batch size, or start a "
-            "new run"
-        )
-    check_loop(checkpoint["loops"]["fit_loop"], trainer.fit_loop.state_dict())
-    if steps is not None:
-        check_scheduler(schedules[0], trainer.lr_scheduler_configs[0].scheduler, steps)
-    check_optimizer(checkpoint["optimizer_states"][0], trainer.optimizers[0])
-    precision = trainer.precision_plugin
-    name = type(precision).__qualname__
-    if name in checkpoint:
-        check_progress(checkpoint[name], precision.state_dict(), name)
+        check_generators(states)
 
 
 def check_loop(given: Mapping[str, Any], expected: Mapping[str, Any]) -> None:

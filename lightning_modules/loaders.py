@@ -1,70 +1,17 @@
-"""Batches and loaders of any DataModule, as a detector needs them."""
+"""The test loaders of any DataModule: their sets, and their shares of a process."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
-from torch import Tensor
 from torch.utils.data import DataLoader
 from torch.utils.data.distributed import DistributedSampler
 
 from diffguard.errors import UserError
-from diffguard.inputs.batch_parts import batch_parts
 from diffguard.report.set_metrics import ID
 
 OOD = "ood"
-
-
-def images_and_labels(batch: Any) -> tuple[Tensor, Tensor]:
-    """Images `(N, C, H, W)` and labels `(N,)` of a batch.
-
-    Args:
-        batch: A mapping with `image` and perhaps `label`, a pair of images and labels, or images.
-
-    Returns:
-        The images, and the labels; -1 for a batch without labels.
-
-    Raises:
-        UserError: For a batch of another form.
-    """
-    images, labels, _ = batch_parts(batch)
-    if not isinstance(images, Tensor):
-        raise UserError(
-            f"a batch of type {type(batch).__name__} has no images: expected a tensor "
-            "(N, C, H, W), a pair of images and labels, or a mapping with 'image' and 'label'"
-        )
-    if labels is None:
-        labels = torch.full((len(images),), -1)
-    return images, labels
-
-
-def class_labels(labels: Tensor, classes: int, name: str) -> list[int]:
-    """The labels of ID images; negative ones belong to images without a label.
-
-    Args:
-        labels: `(N,)`.
-        classes: The number of classes.
-        name: Name of the set, for the error line.
-
-    Raises:
-        UserError: If a label is not one of the classes.
-    """
-    is_tensor = isinstance(labels, Tensor)
-    if not is_tensor or labels.ndim != 1 or labels.is_floating_point():
-        shape = f"{labels.dtype} {tuple(labels.shape)}" if is_tensor else type(labels).__name__
-        raise UserError(
-            f"the labels of set {name} are {shape}: expected a tensor (N,) of whole numbers, one "
-            "for each image"
-        )
-    values: list[int] = labels.tolist()
-    if max(values, default=-1) >= classes:
-        raise UserError(
-            f"set {name} has label {max(values)}, but the detector has {classes} classes, 0 to "
-            f"{classes - 1}: correct the label, or give the loader of the ID images first"
-        )
-    return values
 
 
 def loader_list(loaders: Any) -> list[Any]:
@@ -100,7 +47,7 @@ def groups_of(loaders: Any, groups: Mapping[str, str] | None) -> dict[str, str]:
     return {name: OOD if number else ID for number, name in enumerate(names)}
 
 
-def own_images(loader: Any) -> int | None:
+def share_of_process(loader: Any) -> int | None:
     """How many images of a loader belong to this process; None without a distributed sampler.
 
     A `DistributedSampler` repeats images, so that all processes have the same number. The repeated

@@ -11,7 +11,7 @@ import pytest
 STARTING = """
 import subprocess, sys, time
 from diffguard_cli.interrupts import leave_at_once
-from lightning_modules.termination import end_together
+from diffguard.processes.termination import end_together
 
 class Launcher:
     def kill(self, number):
