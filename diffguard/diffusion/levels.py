@@ -10,35 +10,26 @@ from diffguard.diffusion.solver import Step
 
 
 class Levels:
-    """A plan's grid of levels as tables on a device.
+    """The timesteps and levels of all steps of a plan, as a table on a device.
 
     Steps of a batch are looked up without copies between devices.
 
     Args:
         plan: Timesteps and levels.
-        device: Where the tables are, and where all arguments of `step` must be.
+        device: Where the table is, and where all arguments of `step` must be.
     """
 
     def __init__(self, plan: SamplingPlan, device: torch.device | str = "cpu") -> None:
         device = torch.device(device)
-        # From the image up, and two levels of pure noise. Apple's GPUs have no float64.
-        dtype = torch.float32 if device.type == "mps" else torch.float64
-        alphas = torch.cat([plan.alphas_prev[:1], plan.alphas, plan.alphas.new_zeros(2)])
-        t = plan.timesteps
-        self._alphas = alphas.to(device, dtype)
-        self._timesteps = torch.cat([t[:1], t, t[-1:], t[-1:]]).to(device)
-        # With pairing "current" the image counts as the level of the first timestep.
-        self._lowest = 1 if plan.pairing == "current" else 0
+        self._steps = len(plan)
+        # Columns are the synthesis steps, then the inversion steps. Apple's GPUs have no float64.
+        columns = torch.cat([_columns(plan, up=False), _columns(plan, up=True)], dim=1)
+        self._table = columns.to(device, torch.float32 if device.type == "mps" else torch.float64)
 
     def step(
-        self,
-        up: Tensor,
-        index: Tensor,
-        count: Tensor,
-        part: Tensor,
-        clip: Tensor | None = None,
+        self, up: Tensor, index: Tensor, count: Tensor, part: Tensor, clip: Tensor | None = None
     ) -> Step:
-        """The steps of rows; see `Step` for the arguments that are not explained here.
+        """The steps of rows; see `Step` for `count`, `part` and `clip`.
 
         Args:
             up: `(N,)` bool, True for inversion steps.
@@ -47,20 +38,22 @@ class Levels:
             part: `(N,)` int64.
             clip: `(N,)` bool or None.
         """
-        toward_noise = up.long()
-        forward = 2 * toward_noise - 1
-        level = index + 1 + toward_noise * (self._lowest - 1)
-        top = len(self._alphas) - 1
-        # Present, next, before the previous step, above both.
-        levels = torch.stack(
-            [level, level + forward, level - forward, level + toward_noise + 1]
-        ).clamp(0, top)
-        alpha, alpha_next, alpha_before, alpha_above = _look_up(self._alphas, levels)
-        t, t_next = _look_up(self._timesteps, levels[:2])
-        return Step(
-            t, t_next, alpha, alpha_next, alpha_before, alpha_above, up, count, part, clip
-        )  # fmt: skip
+        entries = self._table.index_select(1, index + self._steps * up)
+        t, t_next = entries[:2].long()
+        alpha, alpha_next, alpha_before, alpha_above = entries[2:]
+        return Step(t, t_next, alpha, alpha_next, alpha_before, alpha_above, up, count, part, clip)
 
 
-def _look_up(table: Tensor, places: Tensor) -> Tensor:
-    return table.index_select(0, places.flatten()).view_as(places)
+def _columns(plan: SamplingPlan, *, up: bool) -> Tensor:
+    """The six entries of each step in one direction, `(6, S)` float64."""
+    # All levels from the image up; above the top there is pure noise.
+    t, noise = plan.timesteps, plan.alphas.new_zeros(2)
+    timesteps = torch.cat([t[:1], t, t[-1:], t[-1:]]).double()
+    alphas = torch.cat([plan.alphas_prev[:1], plan.alphas, noise])
+    present = torch.arange(len(plan))
+    # With pairing "current" the image counts as the level of the first timestep.
+    present = present if up and plan.pairing == "target" else present + 1
+    following, before = (present + 1, present - 1) if up else (present - 1, present + 1)
+    above = (torch.maximum(present, following) + 1).clamp(max=len(alphas) - 1)
+    levels = torch.stack([present, following, before.clamp(min=0), above])
+    return torch.cat([timesteps[levels[:2]], alphas[levels]])

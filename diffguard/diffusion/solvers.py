@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, get_args
 
 from diffguard.diffusion.bdia import Bdia
 from diffguard.diffusion.ddim import Ddim
@@ -14,6 +14,7 @@ from diffguard.diffusion.solver import Solver
 from diffguard.diffusion.time_shift import TimeShift
 
 SolverName = Literal["ddim", "pndm", "dpm_solver_pp", "edict", "bdia", "time_shift"]
+SOLVERS: tuple[SolverName, ...] = get_args(SolverName)
 
 
 def build_solver(
