@@ -67,7 +67,8 @@ class EvaluationArguments:
         ckpt: The detector checkpoint.
         output: Folder of the results; defaults to a folder beside the checkpoint.
         images: Folder of images to score; None scores the sets of `data`.
-        accept: Share of ID images that the threshold accepts; defaults to `detector.accept`.
+        accept: Share of ID images to accept; defaults to `detector.accept`.
+        fdr: False discovery rate at which the images are flagged instead; None for `accept`.
         trusted: Classes and architectures that the checkpoint may name.
         diffusion_model: Path of the diffusion model that the checkpoint refers to; defaults to the
             path in the checkpoint.
@@ -83,6 +84,7 @@ class EvaluationArguments:
     output: str | None
     images: str | None
     accept: float | None
+    fdr: float | None
     trusted: list[str]
     diffusion_model: str | None
     dry_run: bool

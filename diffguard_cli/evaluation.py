@@ -92,12 +92,16 @@ def _evaluate(argv: Sequence[str], ckpt: str) -> int:
 
 def _check(arguments: EvaluationArguments) -> None:
     """Check the command line before a model is built."""
+    from diffguard.scores.conformal import check_share
     from diffguard.settings.checks import check_image_size
 
     if arguments.fuse:
         raise UserError("--fuse needs --scores: evaluate first, then fuse the scores of the folder")
-    if arguments.accept is not None and not 0 < arguments.accept < 1:
-        raise UserError(f"--accept must lie between 0 and 1, got {arguments.accept:g}")
+    if arguments.accept is not None and arguments.fdr is not None:
+        raise UserError("--accept and --fdr are two rules of decision: give one of them")
+    for name, share in (("--accept", arguments.accept), ("--fdr", arguments.fdr)):
+        if share is not None:
+            check_share(share, name)
     if arguments.panels < 0:
         raise UserError(f"--panels must be at least 0, got {arguments.panels:,}")
     for name in arguments.trusted:
@@ -169,7 +173,14 @@ def _add_result_arguments(parser: Parser) -> None:
         "--accept",
         type=float | None,
         default=None,
-        help="share of ID images that the threshold accepts (default: detector.accept)",
+        help="with --images: share of ID images to accept (default: detector.accept)",
+    )
+    parser.add_argument(
+        "--fdr",
+        type=float | None,
+        default=None,
+        help="with --images, instead of --accept: flag images so that on average at most this "
+        "share of the flagged ones is ID",
     )
     parser.add_argument(
         "--dry_run",

@@ -11,7 +11,7 @@ from diffguard.detector import Detector
 from diffguard.errors import UserError
 from diffguard.methods.checks import check_unlabelled
 from diffguard.pretrained import image_folder
-from diffguard.report.verdicts import report_images
+from diffguard.report.verdicts import Decision, report_images
 from diffguard.score_table.table import ScoreTable
 from diffguard_cli.arguments import EvaluationArguments
 from diffguard_cli.evaluation_detector import (
@@ -39,14 +39,17 @@ def score_images(content: Mapping[str, Any], arguments: EvaluationArguments) -> 
         The exit code; 3 if files were skipped.
 
     Raises:
-        UserError: If the folder has no images, the settings need labels, or the folder of the
-            results belongs to another run.
+        UserError: If the folder has no images, the settings need labels, the decision needs more ID
+            validation images, or the folder of the results belongs to another run.
     """
     check_unlabelled(arguments.detector)
     data, images = arguments.data, image_folder(str(arguments.images))
     results = _results_folder(arguments, images)
     stream = data.folder_stream(images, without=[results])
     detector, changed = load_detector(content, arguments)
+    decision = _decision(arguments)
+    if not changed:
+        decision.check(detector.require_calibration())
     trainer = scoring_trainer(arguments.trainer, "score images")
     identity = identity_of(arguments)
 
@@ -72,20 +75,21 @@ def score_images(content: Mapping[str, Any], arguments: EvaluationArguments) -> 
     finished = scoring.run(trainer)
     if not trainer.is_global_zero:
         return 0
-    return _report(scoring, ScoreTable.read(finished.table), arguments.accept)
-
-
-def _report(scoring: ScoringRun, table: ScoreTable, accept: float | None) -> int:
     detector = scoring.detector
     skipped = report_images(
-        table,
+        ScoreTable.read(finished.table),
         scoring.folder,
         detector.require_calibration(),
         detector.classifier.class_names,
-        detector.settings.decision,
-        detector.settings.accept if accept is None else accept,
+        decision,
     )
     return SKIPPED_FILES if skipped else 0
+
+
+def _decision(arguments: EvaluationArguments) -> Decision:
+    settings = arguments.detector
+    accept = settings.accept if arguments.accept is None else arguments.accept
+    return Decision(settings.decision, accept, arguments.fdr)
 
 
 def _results_folder(arguments: EvaluationArguments, images: Path) -> Path:

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from scipy.stats import false_discovery_control
 
 from diffguard import Detector
 from diffguard.classifiers.classifier import ClassifierOutput
@@ -87,7 +88,7 @@ def test_verdicts_follow_the_calibration(detector, images):
     assert torch.equal(verdicts.is_ood, verdicts.score > threshold)
     assert ((verdicts.percentile >= 0) & (verdicts.percentile <= 100)).all()
     assert ((verdicts.probability > 0) & (verdicts.probability <= 1)).all()
-    reference = detector.calibration.scores["fusion"]
+    reference = detector.calibration.reference("fusion")
     for verdict, score in zip(verdicts, verdicts.score.tolist(), strict=True):
         as_high = sum(value >= score for value in reference.tolist())
         assert verdict.p_value == (1 + as_high) / (len(reference) + 1)
@@ -95,6 +96,14 @@ def test_verdicts_follow_the_calibration(detector, images):
     strict = detector.predict(images, accept=0.05)
     assert strict.is_ood.sum() >= verdicts.is_ood.sum()
     assert strict.is_ood.any()
+    together = detector.predict(images, fdr=0.9)
+    assert torch.equal(together.p_value, verdicts.p_value)
+    flags = false_discovery_control(verdicts.p_value.numpy()) <= 0.9
+    assert together.is_ood.tolist() == flags.tolist()
+    with pytest.raises(UserError, match="either accept or fdr"):
+        detector.predict(images, accept=0.9, fdr=0.1)
+    with pytest.raises(UserError, match="takes at least 99 ID validation images"):
+        detector.predict(images, accept=0.99)
 
 
 def test_an_oracle_gives_no_verdicts(images):

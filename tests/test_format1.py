@@ -48,6 +48,7 @@ def test_an_old_checkpoint_gives_the_same_results(name, variant):
             torch.testing.assert_close(row.scores[score], value, **tolerance, msg=score)
     verdicts = detector.predict(images, batch_size=8)
     assert verdicts.percentile.tolist() == recorded["percentile"]
+    assert verdicts.p_value.tolist() == recorded["p_value"]
     assert verdicts.is_ood.tolist() == recorded["is_ood"]
 
 

@@ -10,6 +10,7 @@ from typing_extensions import TypedDict
 
 from diffguard.checkpoint.parts import DetectorParts
 from diffguard.errors import UserError
+from diffguard.scores.conformal import as_percent, needed_images
 from diffguard.settings.plain import to_dict
 from diffguard.storage.paths import require_file
 from diffguard.storage.reading import read_json
@@ -87,12 +88,19 @@ def _models(parts: DetectorParts) -> str:
 def _decision(parts: DetectorParts) -> str:
     settings, calibration = parts.settings, parts.calibration
     assert calibration is not None
+    if calibration.count < needed_images(settings.accept):
+        return (
+            f"With only {calibration.count} ID validation images, the detector gives scores but no "
+            f"verdicts: to accept {as_percent(settings.accept)} of ID images takes at least "
+            f"{needed_images(settings.accept)}."
+        )
     threshold = calibration.threshold(settings.decision, settings.accept)
     low, high = calibration.accept_interval(settings.accept)
     return (
-        f"An image is OOD if its score `{settings.decision}` is above {threshold:.6g}. This "
-        f"threshold accepts {settings.accept:.0%} of the {_count(parts)} ID validation images, and "
-        f"{low:.1%} to {high:.1%} of new ID images (95% interval)."
+        f"An image is OOD if its score `{settings.decision}` is above {threshold:.6g}. On average "
+        f"over validation sets, such a threshold accepts at least {as_percent(settings.accept)} of "
+        f"new ID images. With {_count(parts)} ID validation images, it accepts {low:.1%} to "
+        f"{high:.1%} of them (95% interval)."
     )
 
 
@@ -122,7 +130,7 @@ def _row(row: _Row) -> str:
 
 def _count(parts: DetectorParts) -> int:
     assert parts.calibration is not None
-    return len(next(iter(parts.calibration.scores.values())))
+    return parts.calibration.count
 
 
 def _line(text: Any) -> str:

@@ -27,6 +27,7 @@ from diffguard.scores.baseline_checks import (
 )
 from diffguard.scores.baselines import Reference
 from diffguard.scores.calibration import ENOUGH_IMAGES, Calibration
+from diffguard.scores.conformal import as_percent, needed_images
 from diffguard.settings.detector import DetectorSettings
 
 Warn = Callable[[str], None]
@@ -93,13 +94,19 @@ def fit_calibration(
         UserError: If there are fewer than two images, or a score does not vary.
     """
     calibration = Calibration.fit(scores, settings.fusion_rule())
-    count = len(next(iter(scores.values())))
-    if count < ENOUGH_IMAGES:
+    count = calibration.count
+    if count < needed_images(settings.accept):
+        warn(
+            f"warning: with only {count} ID validation images, the detector gives scores but no "
+            f"verdicts: to accept {as_percent(settings.accept)} of ID images takes at least "
+            f"{needed_images(settings.accept)}"
+        )
+    elif count < ENOUGH_IMAGES:
         low, high = calibration.accept_interval(settings.accept)
         warn(
             f"warning: with only {count} ID validation images, the threshold accepts "
             f"{low:.0%} to {high:.0%} of new ID images (95% interval) instead of "
-            f"{settings.accept:.0%}; {ENOUGH_IMAGES} or more images narrow the interval"
+            f"{as_percent(settings.accept)}; {ENOUGH_IMAGES} or more images narrow the interval"
         )
     return calibration
 

@@ -224,24 +224,34 @@ class Scorer(nn.Module):
         return self.score(images)
 
     def predict(
-        self, images: Images, *, accept: float | None = None, batch_size: int = 64
+        self,
+        images: Images,
+        *,
+        accept: float | None = None,
+        fdr: float | None = None,
+        batch_size: int = 64,
     ) -> Verdicts:
         """Classify images and decide which of them are OOD.
 
         Args:
             images: N images in any form, see `inputs.working.working_images`.
-            accept: Share of ID images that the threshold accepts, in (0, 1); defaults to
-                `settings.accept`.
+            accept: Share of ID images to accept, in (0, 1); defaults to `settings.accept`.
+            fdr: Instead of `accept`: the images are judged together, and the expected share of ID
+                images among the flagged ones is at most this false discovery rate in (0, 1).
             batch_size: Images of every network call, at least 1.
 
         Raises:
-            UserError: For images that `working_images` refuses, without calibration, or if the
-                settings need true labels.
+            UserError: For images that `working_images` refuses, without calibration, with `accept`
+                and `fdr`, if either needs more ID validation images, or if the settings need true
+                labels.
         """
         check_unlabelled(self.settings)
+        if accept is not None and fdr is not None:
+            raise UserError("give either accept or fdr: they are two rules of decision")
         calibration, name = self.require_calibration(), self.settings.decision
         accept = self.settings.accept if accept is None else accept
-        calibration.threshold(name, accept)  # Refuses a wrong share before images are scored.
+        # Refuses a wrong share before images are scored.
+        calibration.judge(name, [], accept=accept, fdr=fdr)
         rows = self._rows(images, batch_size)
         names = self.classifier.class_names
-        return Verdicts.from_rows(rows, calibration, name, accept, class_names=names)
+        return Verdicts.from_rows(rows, calibration, name, accept, class_names=names, fdr=fdr)

@@ -27,8 +27,8 @@ class Verdict:
         probability: Its softmax probability, in [0, 1].
         score: The decision score, higher = more OOD.
         percentile: Share of ID validation images with at most this score, 0 … 100.
-        p_value: Conformal p-value, in (0, 1], lower = more OOD; see `Calibration.p_value`.
-        is_ood: Whether the score is above the threshold.
+        p_value: Conformal p-value, in (0, 1], lower = more OOD; see `scores.conformal`.
+        is_ood: Whether the image is judged OOD.
 
     Example:
         >>> verdict = Verdict(7, "seven", 0.62, 3.1, 99.2, 0.01, is_ood=True)
@@ -66,7 +66,7 @@ class Verdicts(Sequence[Verdict]):
         score: `(N,)` float64 decision score, higher = more OOD.
         percentile: `(N,)` float64 share of ID validation images with at most this score, 0 … 100.
         p_value: `(N,)` float64 conformal p-value, in (0, 1], lower = more OOD.
-        is_ood: `(N,)` bool, whether the score is above the threshold.
+        is_ood: `(N,)` bool, whether the image is judged OOD.
         class_names: Names of all classes.
 
     Example:
@@ -106,6 +106,7 @@ class Verdicts(Sequence[Verdict]):
         accept: float,
         *,
         class_names: Sequence[str],
+        fdr: float | None = None,
     ) -> Verdicts:
         """Judge scored images.
 
@@ -113,22 +114,22 @@ class Verdicts(Sequence[Verdict]):
             rows: Their rows of the score table.
             calibration: The detector's calibration.
             name: The score that decides.
-            accept: Share of ID images that the threshold accepts, in (0, 1).
+            accept: Share of ID images to accept, in (0, 1).
             class_names: Names of the classifier's classes.
+            fdr: If given, images are flagged at this false discovery rate in (0, 1) instead.
 
         Raises:
-            UserError: For an unknown score or a share outside (0, 1).
+            UserError: For an unknown score, or a share that is not in (0, 1) or needs more images.
         """
         scores = [row.scores[name] for row in rows]
-        percentiles, is_ood = calibration.verdict(name, scores, accept)
-        p_values = [calibration.p_value(name, score) for score in scores]
+        judgment = calibration.judge(name, scores, accept=accept, fdr=fdr)
         return cls(
             label=torch.tensor([row.prediction for row in rows], dtype=torch.int64),
             probability=torch.tensor([row.probability for row in rows], dtype=torch.float64),
             score=torch.tensor(scores, dtype=torch.float64),
-            percentile=torch.tensor(percentiles, dtype=torch.float64),
-            p_value=torch.tensor(p_values, dtype=torch.float64),
-            is_ood=torch.tensor(is_ood, dtype=torch.bool),
+            percentile=torch.from_numpy(judgment.percentile),
+            p_value=torch.from_numpy(judgment.p_value),
+            is_ood=torch.from_numpy(judgment.is_ood),
             class_names=tuple(class_names),
         )
 

@@ -1,29 +1,32 @@
-"""Calibration on ID validation images: normalization of scores, fusion and thresholds.
+"""Calibration on ID validation images: normalization of scores, fusion and verdicts.
 
 OOD images are never used here.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor
 
 from diffguard.errors import UserError
+from diffguard.scores.conformal import Judgment, accepted_interval, judge, threshold
+from diffguard.scores.negative_log_p import NegativeLogP
 from diffguard.scores.tandem import tandem
 
 DIFFGUARD = "diffguard"
 FUSION = "fusion"
 FUSION_BASELINES = "fusion_baselines"
 
-# Up to this quantile, p-values are counted on the validation images; above, a tail is fitted.
-_KNEE = 0.9
 # With fewer images, the share that a threshold accepts is too uncertain.
 ENOUGH_IMAGES = 200
+# Folds of the cross-fitted scores. With 20, thresholds of 400 images would accept slightly too few.
+_FOLDS = 50
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,20 @@ class FusionRule:
     fused: Sequence[str] = ()
     band: tuple[float, float] | None = None
 
+    @property
+    def parts(self) -> list[str]:
+        """The plain scores that are combined."""
+        distances = [f"{DIFFGUARD}/{name}" for name in self.distance]
+        return [*distances, *self.baselines] if self.fused else distances
+
+    @property
+    def derived(self) -> list[str]:
+        """The scores that are combined of others and need calibration."""
+        if not self.fused:
+            return [DIFFGUARD]
+        fusions = (f"{FUSION}/{name}" for name in self.baselines)
+        return [DIFFGUARD, FUSION, *fusions, FUSION_BASELINES]
+
 
 @dataclass
 class Calibration:
@@ -50,7 +67,7 @@ class Calibration:
 
     Attributes:
         scores: Score -> `(n,)` float64 of the n ID validation images, higher = more OOD; derived
-            scores included.
+            scores included. They normalize the scores of new images.
         rule: How scores are combined.
 
     Example:
@@ -58,15 +75,17 @@ class Calibration:
         >>> rule = FusionRule(distance=["l2"], baselines=["msp"], fused=["msp"])
         >>> calibration = Calibration.fit({"diffguard/l2": values, "msp": values}, rule)
         >>> calibration.threshold("msp", accept=0.95)
-        94.0
-        >>> calibration.percentile("msp", 49.0)
-        50.0
-        >>> calibration.p_value("msp", 91.0)
-        0.09900990099009901
+        95.0
+        >>> judgment = calibration.judge("msp", [49.0, 99.0], accept=0.95)
+        >>> judgment.percentile.tolist(), judgment.is_ood.tolist()
+        ([50.0, 100.0], [False, True])
     """
 
     scores: dict[str, Tensor]
     rule: FusionRule = field(default_factory=FusionRule)
+    _normalizers: dict[str, NegativeLogP] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     @classmethod
     def fit(cls, scores: Mapping[str, Tensor], rule: FusionRule) -> Calibration:
@@ -79,6 +98,14 @@ class Calibration:
         Raises:
             UserError: If there are fewer than two images or a score does not vary.
         """
+        calibration = cls._of_parts(scores, rule)
+        derived = calibration.derive({n: v.numpy() for n, v in calibration.scores.items()})
+        calibration.scores |= {name: torch.from_numpy(v) for name, v in derived.items()}
+        return calibration
+
+    @classmethod
+    def _of_parts(cls, scores: Mapping[str, Tensor], rule: FusionRule) -> Calibration:
+        """A calibration that derives scores of images, without the validation images' fusion."""
         calibration = cls({}, rule)
         for name, values in scores.items():
             if len(values) < 2 or float(values.std()) == 0:
@@ -88,39 +115,14 @@ class Calibration:
                 )
             calibration.scores[name] = values.double().cpu()
         table = {name: values.numpy() for name, values in calibration.scores.items()}
-        combined = calibration.diffguard(table)
-        calibration.scores[DIFFGUARD] = torch.from_numpy(combined)
-        derived = calibration.derive(table)
-        calibration.scores |= {name: torch.from_numpy(v) for name, v in derived.items()}
+        calibration.scores[DIFFGUARD] = torch.from_numpy(calibration.diffguard(table))
         return calibration
 
     def negative_log_p(self, name: str, values: np.ndarray) -> np.ndarray:
-        """Negative log p-value: -log of the share of ID images that score at least as high.
-
-        Up to the 90% quantile of the ID validation images, the share is counted and interpolated
-        between scores, so that rounding errors of a score stay small. Above it, where images are
-        rare, an exponential tail with their mean excess keeps far outliers in order. If a score is
-        heavy-tailed, this tail is too light, and far outliers weigh more in a mean of scores than
-        their true p-values would.
-
-        Args:
-            name: Name of the score.
-            values: `(N,)` its values, higher = more OOD.
-
-        Returns:
-            `(N,)`, at least 0 and increasing with the score.
-        """
-        ordered = np.sort(self.scores[name].numpy())
-        levels, smaller = np.unique(ordered, return_index=True)
-        # If the highest scores are equal, some images must still lie above the knee.
-        knee = min(float(np.quantile(ordered, _KNEE)), float(levels[-2]))
-        excess = float((ordered[ordered > knee] - knee).mean())
-        # Counting one more image on both sides avoids a share of 0.
-        above = len(ordered) - smaller
-        body = np.interp(
-            np.minimum(values, knee), levels, -np.log((above + 1) / (len(ordered) + 1))
-        )
-        return body + np.maximum(values - knee, 0.0) / excess
+        """Negative log p-values `(N,)` of the values `(N,)` of a score; see `NegativeLogP`."""
+        if name not in self._normalizers:
+            self._normalizers[name] = NegativeLogP(self.scores[name].numpy())
+        return self._normalizers[name](values)
 
     def diffguard(self, scores: Mapping[str, np.ndarray]) -> np.ndarray:
         """The `diffguard` score `(N,)`: the chosen distance, or several combined by p-values."""
@@ -158,76 +160,74 @@ class Calibration:
         derived[FUSION_BASELINES] = baselines
         return derived
 
-    def threshold(self, name: str, accept: float) -> float:
-        """The score up to which at least a share `accept` of the ID validation images lies.
+    @cached_property
+    def held_out(self) -> dict[str, Tensor]:
+        """Derived score -> `(n,)` of the validation images, each normalized by others.
+
+        A new image is normalized by images that do not include it. In `scores`, a validation image
+        is normalized by itself too, which lowers its score; a threshold on these scores would
+        accept too few new images. Cross-fitting with 50 folds is leave-one-out up to 50 images.
 
         Raises:
-            UserError: For an unknown score or a share outside (0, 1).
+            UserError: If a score does not vary over the images outside a fold.
         """
-        if not 0 < accept < 1:
-            raise UserError(f"the accepted share must lie between 0 and 1, got {accept:g}")
-        ordered = self._values(name).sort().values
-        return float(ordered[math.ceil(accept * len(ordered)) - 1])
+        parts = {name: self.scores[name] for name in self.rule.parts}
+        result = {name: torch.empty(self.count, dtype=torch.float64) for name in self.rule.derived}
+        folds = min(self.count, _FOLDS)
+        for first in range(folds):
+            fold = torch.zeros(self.count, dtype=torch.bool)
+            fold[first::folds] = True
+            others = self._of_parts({n: v[~fold] for n, v in parts.items()}, self.rule)
+            derived = others.derive({n: v[fold].numpy() for n, v in parts.items()})
+            for name, values in derived.items():
+                result[name][fold] = torch.from_numpy(values)
+        return result
 
-    def percentile(self, name: str, value: float) -> float:
-        """Share of the ID validation images, in percent, whose score is at most `value`."""
-        reference = self._values(name)
-        return 100.0 * float((reference <= value).double().mean())
+    @property
+    def count(self) -> int:
+        """Number n of ID validation images."""
+        return len(next(iter(self.scores.values())))
 
-    def p_value(self, name: str, value: float) -> float:
-        """Conformal p-value: (1 + k) / (n + 1), k of the n ID validation images score this high.
-
-        Under exchangeability, an ID image has a p-value of at most α with probability at most α.
-
-        Args:
-            name: Name of the score.
-            value: Its value, higher = more OOD.
-
-        Returns:
-            The p-value in (0, 1], lower = more OOD.
+    def reference(self, name: str) -> Tensor:
+        """Scores `(n,)` of the validation images that a new image's score is compared with.
 
         Raises:
-            UserError: For an unknown score.
+            UserError: For an unknown score, or if `held_out` cannot be computed.
         """
-        reference = self._values(name)
-        return (1 + int((reference >= value).sum())) / (len(reference) + 1)
-
-    def verdict(
-        self, name: str, scores: Sequence[float], accept: float
-    ) -> tuple[list[float], list[bool]]:
-        """Judge images by one score.
-
-        Args:
-            name: The score.
-            scores: Its value of each image, higher = more OOD.
-            accept: Share of ID images that the threshold accepts, in (0, 1).
-
-        Returns:
-            The percentile of each image among the ID validation images, 0 … 100, and whether its
-            score is above the threshold.
-
-        Raises:
-            UserError: For an unknown score or a share outside (0, 1).
-        """
-        threshold = self.threshold(name, accept)
-        percentiles = [self.percentile(name, score) for score in scores]
-        return percentiles, [score > threshold for score in scores]
-
-    def accept_interval(self, accept: float) -> tuple[float, float]:
-        """95% interval of the share of new ID images that a threshold at `accept` accepts.
-
-        The r-th smallest of n scores accepts a Beta(r, n + 1 - r) distributed share.
-        """
-        from scipy.stats import beta
-
-        count = len(next(iter(self.scores.values())))
-        rank = math.ceil(accept * count)
-        low, high = beta.ppf([0.025, 0.975], rank, count + 1 - rank)
-        return float(low), float(high)
-
-    def _values(self, name: str) -> Tensor:
         if name not in self.scores:
             raise UserError(
                 f"the detector has no score {name!r}, expected one of {', '.join(self.scores)}"
             )
-        return self.scores[name]
+        return self.held_out[name] if name in self.rule.derived else self.scores[name]
+
+    def threshold(self, name: str, accept: float) -> float:
+        """The score above which an image is OOD; see `diffguard.scores.conformal`.
+
+        Args:
+            name: Name of the score.
+            accept: Share of ID images to accept, in (0, 1).
+
+        Raises:
+            UserError: For an unknown score, or a share that is not in (0, 1) or needs more images.
+        """
+        return threshold(self.reference(name), accept)
+
+    def judge(
+        self, name: str, scores: ArrayLike, *, accept: float, fdr: float | None = None
+    ) -> Judgment:
+        """Judge images by one score; see `diffguard.scores.conformal`.
+
+        Args:
+            name: Name of the score.
+            scores: `(N,)` its value of each image, higher = more OOD.
+            accept: Share of ID images to accept, in (0, 1).
+            fdr: If given, images are flagged at this false discovery rate in (0, 1) instead.
+
+        Raises:
+            UserError: For an unknown score, or a share that is not in (0, 1) or needs more images.
+        """
+        return judge(self.reference(name), scores, accept=accept, fdr=fdr)
+
+    def accept_interval(self, accept: float) -> tuple[float, float]:
+        """95% interval of the share of new ID images that a threshold at `accept` accepts."""
+        return accepted_interval(self.count, accept)

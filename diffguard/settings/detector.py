@@ -13,6 +13,7 @@ from diffguard.engine.acceleration import CompileMode
 from diffguard.errors import UserError
 from diffguard.scores.baseline_checks import FEATURE_BASELINES, check_names
 from diffguard.scores.calibration import DIFFGUARD, FUSION, FUSION_BASELINES, FusionRule
+from diffguard.scores.conformal import check_share
 from diffguard.scores.distances import find_distance
 from diffguard.settings.guidance import ClassifierFreeSettings, GuidanceSettings
 from diffguard.settings.sections import (
@@ -52,7 +53,7 @@ class DetectorSettings:
         baselines: Post-hoc detectors that are scored as well.
         fused: The scores that `fusion` combines, a subset of the baselines, with `diffguard`.
         decision: The score that decides on new images.
-        accept: Share of ID validation images that the threshold accepts.
+        accept: Share of ID images to accept, at least on average, see `scores.conformal`.
         knn_k: Neighbors of the KNN baseline.
         reference_images: Most ID training images that the feature baselines are fitted on.
         vim_dim: Principal dimensions of the ViM baseline; None takes half of the features'.
@@ -169,8 +170,7 @@ class DetectorSettings:
             count = getattr(self, name)
             if count is not None and count < 1:
                 raise UserError(f"detector.{name} must be at least 1, got {count:,}")
-        if not 0 < self.accept < 1:
-            raise UserError(f"detector.accept must lie between 0 and 1, got {self.accept:g}")
+        check_share(self.accept, "detector.accept")
 
 
 # Settings that decide on new images and change no score.

@@ -2,7 +2,8 @@
 
 `fixtures/format1_free.ckpt` and `fixtures/format1_classifier.ckpt` were made by `train.py` on the
 project of `tiny_project.py`; the second also contains a random classifier of noisy images. The JSON
-file beside each has its results on `fixed_images`, in batches of 8 on one thread.
+file beside each has its results on `fixed_images`, in batches of 8 on one thread. Percentiles,
+p-values and verdicts were recorded again when they became conformal; scores were not.
 """
 
 import json

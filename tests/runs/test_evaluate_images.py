@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from scipy.stats import false_discovery_control
 
 from diffguard import Detector
 from diffguard.errors import UserError
@@ -26,14 +27,31 @@ def test_a_folder_of_images_gets_verdicts(ckpt, tmp_path, capsys):
     write_images(tmp_path / "mine" / "left", 4, "left", 5)
     assert start(ckpt, "--images", tmp_path / "mine", "--output", tmp_path / "out") == 0
     rows = list(csv.DictReader((tmp_path / "out" / "images.csv").open()))
-    assert list(rows[0]) == ["path", "prediction", "probability", "score", "percentile", "verdict"]
+    columns = ["path", "prediction", "probability", "score", "percentile", "p_value", "verdict"]
+    assert list(rows[0]) == columns
     assert [row["path"] for row in rows][:2] == ["deep/000.png", "deep/001.png"]
-    detector = Detector.load(ckpt)
-    threshold = detector.calibration.threshold("fusion", 0.95)
+    calibration = Detector.load(ckpt).calibration
+    threshold = calibration.threshold("fusion", 0.95)
     for row in rows:
         assert row["verdict"] == ("ood" if float(row["score"]) > threshold else "id")
         assert row["prediction"] in ("dots", "left", "right")
-    assert "9 images" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "9 images" in out
+    low, high = calibration.accept_interval(0.95)
+    assert "if new ID images follow the distribution of the 24 ID validation images, at least" in out
+    assert f"95% of them are accepted on average, and {low:.1%} to {high:.1%} with a" in out
+    # The same scores are judged together.
+    start(ckpt, "--images", tmp_path / "mine", "--output", tmp_path / "out", "--fdr", 0.5)
+    again = list(csv.DictReader((tmp_path / "out" / "images.csv").open()))
+    p_values = [float(row["p_value"]) for row in rows]
+    assert [float(row["p_value"]) for row in again] == p_values
+    flags = ["ood" if flag else "id" for flag in false_discovery_control(p_values) <= 0.5]
+    assert [row["verdict"] for row in again] == flags
+    assert "at most 50% of the flagged images are ID on average" in capsys.readouterr().out
+    few = ["--images", tmp_path / "mine", "--output", tmp_path / "few", "--accept", 0.99]
+    with pytest.raises(UserError, match="takes at least 99 ID validation images"):
+        start(ckpt, *few)
+    assert not (tmp_path / "few").exists()
 
 
 def test_files_that_are_not_images_are_skipped_and_listed(ckpt, tmp_path, capsys):

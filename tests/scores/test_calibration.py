@@ -4,6 +4,7 @@ import torch
 
 from diffguard.errors import UserError
 from diffguard.scores.calibration import Calibration, FusionRule
+from diffguard.scores.conformal import threshold, threshold_rank
 
 
 def fit(scores, distance, fused, band=None):
@@ -18,20 +19,56 @@ def calibration():
     return fit(scores, ["l2"], ["knn", "vim"])
 
 
-def test_threshold_accepts_the_requested_share(calibration):
-    for name in calibration.scores:
-        for accept in (0.5, 0.9, 0.95, 0.99):
-            share = (
-                (calibration.scores[name] <= calibration.threshold(name, accept)).double().mean()
-            )
-            assert share == pytest.approx(accept)
+def test_the_threshold_of_a_plain_score_has_the_conformal_rank(calibration):
+    for name in ("diffguard/l2", "knn", "vim", "diffguard"):
+        for accept, rank in ((0.5, 51), (0.9, 91), (0.95, 96), (0.99, 100)):
+            limit = calibration.threshold(name, accept)
+            assert (calibration.scores[name] <= limit).sum() == rank
 
 
 def test_percentile_is_the_share_of_validation_images_below(calibration):
     ordered = calibration.scores["knn"].sort().values
-    assert calibration.percentile("knn", float(ordered[24])) == 25.0
-    assert calibration.percentile("knn", float(ordered[0]) - 1) == 0.0
-    assert calibration.percentile("knn", float(ordered[-1])) == 100.0
+    scores = [float(ordered[24]), float(ordered[0]) - 1, float(ordered[-1])]
+    assert calibration.judge("knn", scores, accept=0.9).percentile.tolist() == [25.0, 0.0, 100.0]
+
+
+def exponential_scores(rng, count):
+    """Two distances and a baseline, independent of each other."""
+    return {name: rng.exponential(size=count) for name in ("diffguard/a", "diffguard/b", "vim")}
+
+
+def ideal_fusion(scores):
+    """The fusion under the true distributions, which needs no validation images."""
+    distance = (scores["diffguard/a"] + scores["diffguard/b"]) / 2
+    return (2 * distance - np.log1p(2 * distance) + scores["vim"]) / 2
+
+
+@pytest.mark.parametrize(("count", "trials"), [(20, 30), (50, 15), (100, 12), (400, 12)])
+def test_fusion_accepts_the_requested_share_of_new_id_images(count, trials):
+    rng = np.random.default_rng(count)
+    differences = []
+    for _ in range(trials):
+        validation, new = exponential_scores(rng, count), exponential_scores(rng, 4000)
+        scores = {name: torch.from_numpy(values) for name, values in validation.items()}
+        fitted = fit(scores, ["a", "b"], ["vim"])
+        accepted = fitted.derive(new)["fusion"] <= fitted.threshold("fusion", 0.95)
+        # The share of the ideal fusion on the same images is known exactly, on average.
+        ideal = ideal_fusion(new) <= threshold(ideal_fusion(validation), 0.95)
+        differences.append(accepted.mean() - ideal.mean())
+    share = threshold_rank(count, 0.95) / (count + 1) + np.mean(differences)
+    assert share >= 0.95 - 2 * np.std(differences) / np.sqrt(trials)
+    assert share < 0.99
+
+
+def test_a_validation_image_is_normalized_by_the_others(calibration):
+    plain = {name: calibration.scores[name] for name in ("diffguard/l2", "knn", "vim")}
+    fold = torch.arange(100) % 50 == 7
+    others = fit({name: values[~fold] for name, values in plain.items()}, ["l2"], ["knn", "vim"])
+    expected = others.derive({name: values[fold].numpy() for name, values in plain.items()})
+    assert list(calibration.held_out) == list(expected)
+    for name, values in expected.items():
+        np.testing.assert_array_equal(calibration.held_out[name][fold], values)
+    assert calibration.held_out["fusion"].mean() > calibration.scores["fusion"].mean()
 
 
 def test_fusion_does_not_depend_on_units(calibration):
@@ -111,19 +148,11 @@ def test_negative_log_p_continues_if_the_highest_scores_are_equal():
     assert (np.diff(values) > 0).all()
 
 
-def test_interval_of_the_accepted_share_narrows_with_more_images():
-    few = fit({"diffguard/l2": torch.arange(50.0)}, ["l2"], [])
-    many = fit({"diffguard/l2": torch.arange(5000.0)}, ["l2"], [])
-    low, high = few.accept_interval(0.95)
-    assert low < 0.95 < high
-    assert many.accept_interval(0.95)[0] > low
-    assert many.accept_interval(0.95)[1] < high
-
-
 def test_impossible_calibrations_are_refused(calibration):
     with pytest.raises(UserError, match="does not vary"):
         fit({"diffguard/l2": torch.ones(10)}, ["l2"], [])
-    with pytest.raises(UserError, match="between 0 and 1"):
-        calibration.threshold("knn", 1.0)
+    alone = fit({"diffguard/l2": torch.eye(30)[0], "knn": torch.arange(30.0)}, ["l2"], ["knn"])
+    with pytest.raises(UserError, match="does not vary over 29 images"):
+        alone.threshold("fusion", 0.9)
     with pytest.raises(UserError, match="no score 'odin'"):
         calibration.threshold("odin", 0.9)
