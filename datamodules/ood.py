@@ -71,7 +71,7 @@ class OODDataModule(LightningDataModule):
         root: str | None = None,
         image_size: int = 28,
         channels: int = 1,
-        class_names: list[str] | None = None,
+        class_names: tuple[str, ...] | None = None,
         batch_size: int | Literal["auto"] = 64,
         train_batch_size: int = 64,
         num_workers: int = 0,

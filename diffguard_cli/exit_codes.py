@@ -21,6 +21,8 @@ from lightning_modules.quiet import quiet_libraries
 
 SKIPPED_FILES = 3
 TIME_IS_UP = 4
+# A name in a file may be longer than a screen.
+_LONGEST_LINE = 2_000
 _OUT_OF_MEMORY = (
     "out of memory: use a smaller --data.train_batch_size (training) or --data.batch_size "
     "(calibration and scoring), and start again; finished work is kept"
@@ -48,7 +50,7 @@ def run(main: Callable[[Sequence[str]], int], argv: Sequence[str] | None = None)
         if "--debug" in argv:
             raise
         if is_reporting():
-            say(f"error: {plain_line(error)}", file=sys.stderr)
+            say(f"error: {_shortened(plain_line(error))}", file=sys.stderr)
         code = USER_ERROR
     except Exception as error:
         shortage = _shortage(error)
@@ -66,9 +68,13 @@ def run(main: Callable[[Sequence[str]], int], argv: Sequence[str] | None = None)
     sys.exit(code)
 
 
+def _shortened(line: str) -> str:
+    return line if len(line) <= _LONGEST_LINE else f"{line[:_LONGEST_LINE]}…"
+
+
 def _shortage(error: Exception) -> str | None:
     """The message if the memory or a disk is full; None for other errors."""
-    from diffguard.engine.memory import is_out_of_memory
+    from diffguard.failures import is_out_of_memory
 
     if is_out_of_memory(error):
         return _OUT_OF_MEMORY

@@ -16,10 +16,13 @@ _NAMES = {
     "list[int]": "a list of whole numbers",
     "list[float]": "a list of numbers",
     "list[str]": "a list of names such as '[a, b]'",
+    "tuple[str, ...]": "a list of names such as '[a, b]'",
     "dict": "names and values such as '{name: value}', with a space after the colon",
     "NoneType": "null",
 }
-_TYPE = re.compile(r"<class '(\w+)'>|typing\.Literal\[([^\]]*)\]|(list\[\w+\])|(dict)\[")
+_TYPE = re.compile(
+    r"<class '(\w+)'>|typing\.Literal\[([^\]]*)\]|(list\[\w+\]|tuple\[str, \.{3}\])|(dict)\["
+)
 _UNION = re.compile(
     r"Does not validate against any of the Union subtypes Subtypes: \[(.*?)\] Errors: .*"
     r"(?:Given value|Got value):\s*(.*)$"

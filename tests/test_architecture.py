@@ -13,6 +13,7 @@ LINES = [
     [
         "diffguard.images",
         "diffguard.batching",
+        "diffguard.failures",
         "diffguard.printing",
         "diffguard.randomness",
         "diffguard.storage",

@@ -18,7 +18,7 @@ from diffguard.classifiers.classifier import Classifier
 from diffguard.classifiers.small_cnn import TimedCNN
 from diffguard.classifiers.spec import ClassifierSpec
 from diffguard.denoisers.build import empty_context, wrap_parts
-from diffguard.denoisers.custom import build_any_denoiser, weight_parts
+from diffguard.denoisers.custom import build_any_denoiser, is_own, weight_parts
 from diffguard.denoisers.reference import load_reference, source_of
 from diffguard.denoisers.spec import DiffusionSpec
 from diffguard.errors import UserError
@@ -97,6 +97,7 @@ def build_parts(
             diffusion_content, diffusion_spec, folder or Path(), diffusion
         )
         source = source_of(diffusion_content["reference"], folder or Path(), diffusion)
+    _check_images(content["image"], diffusion_spec)
     noisy, reference = content["noisy_classifier"], content["reference"]
     if reference is not None:
         _check_width(reference["features"], classifier)
@@ -116,6 +117,17 @@ def build_parts(
         seed=content["seed"],
         origin=Origin(classifier_spec, diffusion_spec, source, content["config"]),
     )
+
+
+def _check_images(image: Mapping[str, int], spec: DiffusionSpec) -> None:
+    """Make sure that the detector and its diffusion model agree on the working images."""
+    theirs = (spec.image_size, spec.image_channels)
+    if not is_own(spec.network) and theirs != (image["size"], image["channels"]):
+        raise damaged(
+            "the detector checkpoint",
+            f"its images have {image['size']} pixels a side and {image['channels']} channels, and "
+            f"those of its diffusion model {theirs[0]} and {theirs[1]}",
+        )
 
 
 def _check_width(features: Tensor, classifier: Classifier) -> None:

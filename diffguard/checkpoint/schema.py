@@ -15,10 +15,9 @@ from diffguard.denoisers.formats.options import CheckpointOptions
 from diffguard.denoisers.spec import DiffusionSpec
 from diffguard.errors import UserError
 from diffguard.settings.plain import check_types
-from diffguard.storage.arguments import LARGEST_SIDE
+from diffguard.storage.arguments import LARGEST_SIDE, LONGEST_NAME
 from diffguard.storage.schema import validated, validated_plain
 
-_LONGEST_NAME = 500
 _LONGEST_PATH = 4096
 
 
@@ -50,7 +49,7 @@ def _described(values: Tensor) -> str:
     return f"{tuple(values.shape)} {str(values.dtype).removeprefix('torch.')}"
 
 
-_Name = Annotated[str, StringConstraints(max_length=_LONGEST_NAME)]
+_Name = Annotated[str, StringConstraints(max_length=LONGEST_NAME)]
 _State = dict[_Name, InstanceOf[Tensor]]
 _Scores = dict[_Name, Annotated[InstanceOf[Tensor], AfterValidator(_finite_row)]]
 

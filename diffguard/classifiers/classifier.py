@@ -17,6 +17,7 @@ from torch.utils.hooks import RemovableHandle
 from diffguard.batching import padded
 from diffguard.classifiers.layers import as_linear, find_head
 from diffguard.errors import UserError
+from diffguard.failures import failure_report
 from diffguard.images import Interpolation, convert_channels, resize_to
 
 
@@ -137,9 +138,15 @@ class Classifier(nn.Module):
         """Classify images `(N, C, H, W)` in [0, 1] to logits `(N, K)`; `crop` as in `normalize`.
 
         Raises:
-            UserError: If the network returns anything else.
+            UserError: If the network fails, or returns anything else.
         """
-        logits = self.network(self.normalize(images, crop=crop))
+        inputs = self.normalize(images, crop=crop)
+        height, width = inputs.shape[-2:]
+        with failure_report(
+            f"the classifier fails on images of {height} × {width} with {self.channels} channels",
+            "check classifier.size, classifier.channels and classifier.kwargs",
+        ):
+            logits = self.network(inputs)
         if not isinstance(logits, Tensor) or logits.shape != (len(images), self.num_classes):
             result = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
             raise UserError(

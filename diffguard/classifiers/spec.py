@@ -5,13 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import Field, StringConstraints
 
 from diffguard.classifiers.library import published_arguments
 from diffguard.classifiers.preprocessing import published_preprocessing
 from diffguard.images import Interpolation
-from diffguard.storage.arguments import LARGEST_SIDE, MOST_CLASSES
+from diffguard.storage.arguments import LARGEST_SIDE, LONGEST_NAME, MOST_CLASSES
 
+_Name = Annotated[str, StringConstraints(max_length=LONGEST_NAME)]
 _Side = Annotated[int, Field(ge=1, le=LARGEST_SIDE)]
 _Finite = Annotated[float, Field(allow_inf_nan=False)]
 _Spread = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -39,7 +40,7 @@ class ClassifierSpec:
         class_names: Names of the classes; None numbers them.
     """
 
-    arch: str
+    arch: _Name
     num_classes: Annotated[int, Field(ge=1, le=MOST_CLASSES)]
     kwargs: dict[str, Any] = field(default_factory=dict)
     channels: Annotated[int, Field(ge=1, le=4)] = 3
@@ -48,8 +49,8 @@ class ClassifierSpec:
     interpolation: Interpolation | None = None
     mean: list[_Finite] | None = None
     std: list[_Spread] | None = None
-    feature_layer: str | None = None
-    cam_layer: str | None = None
+    feature_layer: _Name | None = None
+    cam_layer: _Name | None = None
     class_names: Annotated[list[str], Field(max_length=MOST_CLASSES)] | None = None
 
 

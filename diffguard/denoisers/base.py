@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from diffguard.denoisers.spec import DiffusionSpec
 from diffguard.diffusion.schedule import NoiseSchedule
+from diffguard.failures import failure_report
 from diffguard.images import resize_mask
 
 
@@ -80,9 +81,17 @@ class DiffusersDenoiser(nn.Module):
         return resize_mask(mask, (self.state_size, self.state_size))
 
     def predict(self, z_t: Tensor, t: Tensor, y: Tensor | None) -> Tensor:
-        """The network's prediction (ε, v or x_0), `(N, …)` in the dtype of `z_t`."""
+        """The network's prediction (ε, v or x_0), `(N, …)` in the dtype of `z_t`.
+
+        Raises:
+            UserError: If the network fails.
+        """
         dtype = next(self.network.parameters()).dtype
-        return self._call(z_t.to(dtype), t, y)[:, : self.channels].to(z_t)
+        with failure_report(
+            f"the diffusion model fails on states of {tuple(z_t.shape[1:])}",
+            "check its config and the numbers of its classes",
+        ):
+            return self._call(z_t.to(dtype), t, y)[:, : self.channels].to(z_t)
 
     def predict_noise(self, z_t: Tensor, t: Tensor, y: Tensor | None) -> Tensor:
         """Predict ε; see `Denoiser.predict_noise`."""

@@ -23,6 +23,7 @@ from diffguard.denoisers.pixel import PixelDenoiser
 from diffguard.denoisers.scheduler_config import schedule_from_config
 from diffguard.denoisers.spec import DiffusionSpec
 from diffguard.errors import UserError, reason_of
+from diffguard.storage.arguments import LARGEST_SIDE
 from diffguard.storage.sizes import check_fit, trial
 
 # Published networks have at most some dozen layers per block.
@@ -83,6 +84,7 @@ def wrap_parts(parts: DiffusionParts, spec: DiffusionSpec) -> DiffusersDenoiser:
     with torch.device("cpu"):
         schedule = schedule_from_config(parts.scheduler)
     _check_side(parts.network)
+    _check_labels(parts)
     if parts.autoencoder is None:
         if "cross_attention_dim" in parts.network.config:
             raise UserError(
@@ -113,13 +115,35 @@ def wrap_parts(parts: DiffusionParts, spec: DiffusionSpec) -> DiffusersDenoiser:
 def _check_side(network: Any) -> None:
     """Refuse state sizes that a network cannot halve, or divide into patches, evenly."""
     config = network.config
-    multiple = config.get("patch_size", 1)
+    side, multiple = config["sample_size"], config.get("patch_size", 1)
+    if isinstance(side, bool) or not isinstance(side, int) or not 1 <= side <= LARGEST_SIDE:
+        raise UserError(
+            f"the diffusion model's sample_size must be a whole number from 1 to {LARGEST_SIDE}, "
+            f"got {side!r:.60}: check its config"
+        )
     if type(network).__name__ == "UNet2DModel":
         multiple = 2 ** (len(config["block_out_channels"]) - 1)
-    if config["sample_size"] % multiple:
+    if side % multiple:
         raise UserError(
-            f"the diffusion model cannot take states with a side of {config['sample_size']}: "
-            f"expected a multiple of {multiple}; set diffusion.kwargs.sample_size to one"
+            f"the diffusion model cannot take states with a side of {side}: expected a multiple of "
+            f"{multiple}; set diffusion.kwargs.sample_size to one"
+        )
+
+
+def _check_labels(parts: DiffusionParts) -> None:
+    """Refuse labels that the network has no embedding of; a GPU reports them only as a crash."""
+    config = parts.network.config
+    rows = config.get("num_class_embeds")
+    if config.get("num_embeds_ada_norm") is not None:
+        rows = config["num_embeds_ada_norm"] + 1  # the last one means "no label"
+    if parts.context is not None:
+        rows = len(parts.context.table)
+    null_class = -1 if parts.null_class is None else parts.null_class
+    largest = max((parts.num_classes or 0) - 1, null_class)
+    if rows is not None and largest >= rows:
+        raise UserError(
+            f"the diffusion model has embeddings of {rows} labels, but its largest label is "
+            f"{largest}: check num_classes and null_class"
         )
 
 

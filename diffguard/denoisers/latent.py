@@ -14,6 +14,7 @@ from diffguard.denoisers.context import ClassContext
 from diffguard.denoisers.spec import DiffusionSpec
 from diffguard.diffusion.schedule import NoiseSchedule
 from diffguard.errors import UserError
+from diffguard.failures import failure_report
 from diffguard.images import convert_channels, resize_to, to_image_range, to_model_range
 
 
@@ -133,7 +134,7 @@ class LatentDenoiser(DiffusersDenoiser):
 
     def _encode(self, x: Tensor) -> Tensor:
         autoencoder: Any = self.autoencoder
-        with self._range_kept(x):
+        with self._range_kept(x), failure_report(*self._failure(x)):
             encoded = autoencoder.encode(x.to(autoencoder.dtype))
         if hasattr(encoded, "latent_dist"):
             return encoded.latent_dist.mode().to(x)
@@ -143,9 +144,13 @@ class LatentDenoiser(DiffusersDenoiser):
         z = z / self.scale_factor + self.shift
         autoencoder: Any = self.autoencoder
         inner = z.to(autoencoder.dtype)
-        with self._range_kept(z):
+        with self._range_kept(z), failure_report(*self._failure(z)):
             parts = [autoencoder.decode(part).sample for part in inner.split(self.slice_size)]
         return torch.cat(parts).to(z)
+
+    def _failure(self, x: Tensor) -> tuple[str, str]:
+        """The error line for a failure of the autoencoder."""
+        return f"the autoencoder fails on {tuple(x.shape[1:])}", "check its config"
 
     def _range_kept(self, x: Tensor) -> AbstractContextManager[Any]:
         """No autocast to float16 for an autoencoder that overflows in it."""

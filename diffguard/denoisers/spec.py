@@ -5,12 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, StringConstraints
 
 from diffguard.batching import ROW_MULTIPLE
-from diffguard.storage.arguments import LARGEST_NUMBER, LARGEST_SIDE, MOST_CLASSES
+from diffguard.storage.arguments import (
+    LARGEST_NUMBER,
+    LARGEST_SIDE,
+    LONGEST_NAME,
+    MOST_CLASSES,
+)
 
 Fit = Literal["resize", "pad"]
+_Name = Annotated[str, StringConstraints(max_length=LONGEST_NAME)]
 
 
 @dataclass
@@ -34,7 +40,7 @@ class DiffusionSpec:
         patch: Side in pixels of the squares that a pixel model rearranges into channels.
     """
 
-    network: str
+    network: _Name
     config: dict[str, Any]
     scheduler: dict[str, Any]
     image_size: Annotated[int, Field(ge=1, le=LARGEST_SIDE)]
@@ -43,7 +49,7 @@ class DiffusionSpec:
     null_class: Annotated[int, Field(ge=0, le=MOST_CLASSES)] | None = None
     fit: Fit = "resize"
     antialias: bool = True
-    autoencoder: str | None = None
+    autoencoder: _Name | None = None
     autoencoder_config: dict[str, Any] = field(default_factory=dict)
     context: (
         Annotated[

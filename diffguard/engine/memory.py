@@ -1,4 +1,4 @@
-"""Out-of-memory errors, recognized and explained."""
+"""What to do when memory runs out: free it, and explain the error."""
 
 from __future__ import annotations
 
@@ -7,16 +7,6 @@ import gc
 import torch
 
 from diffguard.batching import ROW_MULTIPLE
-
-# Messages of allocators that raise a plain RuntimeError.
-_SIGNS = ("out of memory", "can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED")
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an exception means that memory ran out, on any device."""
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
-        return True
-    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in _SIGNS)
 
 
 def free_memory() -> None:

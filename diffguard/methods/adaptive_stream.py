@@ -6,8 +6,9 @@ import sys
 from collections.abc import Callable
 
 from diffguard.batching import ROW_MULTIPLE, fixed_batch_size
-from diffguard.engine.memory import free_memory, is_out_of_memory, too_large
+from diffguard.engine.memory import free_memory, too_large
 from diffguard.errors import UserError
+from diffguard.failures import is_out_of_memory
 from diffguard.methods.items import Item, Scored
 from diffguard.methods.stream import ScoreStream
 from diffguard.printing import say

@@ -10,8 +10,9 @@ from typing import Any
 import torch
 
 from diffguard.batching import ROW_MULTIPLE, fixed_batch_size
-from diffguard.engine.memory import free_memory, is_out_of_memory, too_large
+from diffguard.engine.memory import free_memory, too_large
 from diffguard.errors import UserError
+from diffguard.failures import is_out_of_memory
 from diffguard.methods.diffguard import DiffGuard
 from diffguard.methods.items import Item
 from diffguard.methods.stream import ScoreStream

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from diffguard.classifiers.cam import grad_cam
 from diffguard.classifiers.classifier import Classifier
-from diffguard.errors import UserError, reason_of
+from diffguard.errors import UserError
 from diffguard.settings.detector import DetectorSettings
 from diffguard.settings.guidance import ClassifierFreeSettings
 
@@ -29,7 +29,7 @@ def try_classifier(classifier: Classifier, images: Tensor, settings: DetectorSet
         UserError: One line that says what the network does instead.
     """
     with torch.no_grad():
-        logits, again = _classify(classifier, images), _classify(classifier, images)
+        logits, again = classifier(images).float(), classifier(images).float()
     if not logits.isfinite().all():
         raise UserError(
             "the classifier gives outputs that are not finite: check its weights, classifier.mean "
@@ -54,21 +54,6 @@ def try_classifier(classifier: Classifier, images: Tensor, settings: DetectorSet
 def looks_like_sigmoid(logits: Tensor) -> bool:
     """Whether outputs `(N, K)` of many images all lie in [0, 1], as behind a sigmoid."""
     return bool(((logits >= 0) & (logits <= 1)).all())
-
-
-def _classify(classifier: Classifier, images: Tensor) -> Tensor:
-    try:
-        return classifier(images).float()
-    except UserError:
-        raise
-    except Exception as error:
-        # Networks of others raise what they like.
-        height, width = classifier.size or images.shape[-2:]
-        raise UserError(
-            f"the classifier fails on images of {height} × {width} with {classifier.channels} "
-            f"channels ({reason_of(error)}): check classifier.size, classifier.channels and "
-            "classifier.kwargs"
-        ) from error
 
 
 def _check_logits(logits: Tensor, baselines: Sequence[str]) -> None:

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from diffguard.batching import fixed_batch_size
 from diffguard.classifiers.classifier import ClassifierOutput
@@ -106,6 +107,7 @@ class ScoreStream:
         items = [self._incoming.popleft() for _ in range(min(size, len(self._incoming)))]
         images = torch.stack([item.image for item in items]).to(method.device)
         output = method.classify(images, size)
+        _check_features(output.features, items)
         # Even a softmax may round by the number of rows, so all that follows sees whole batches.
         whole = output.padded(size)
         predictions = whole.logits.argmax(1).tolist()[: len(items)]
@@ -140,19 +142,33 @@ class ScoreStream:
         return rows
 
 
+def _check_features(features: Tensor, items: Sequence[Item]) -> None:
+    """Refuse features that are not finite; some baselines cannot score them at all."""
+    finite = features.isfinite().all(1)
+    if not finite.all():
+        item = items[int(finite.int().argmin())]
+        raise UserError(
+            f"the classifier's features of image {_place(item)} are not finite: check its weights, "
+            "mean and std, or use float32 instead of half precision"
+        )
+
+
+def _place(item: Item) -> str:
+    return item.path or f"{item.dataset}[{item.index}]"
+
+
 def _row(tag: _InFlight, result: Reconstruction, scores: dict[str, float]) -> ScoreRow:
     item = tag.item
     for name, value in scores.items():
         if not math.isfinite(value):
-            place = item.path or f"{item.dataset}[{item.index}]"
             networks = (
                 "classifier gives"
                 if name in tag.baselines
                 else "classifier and the diffusion model give"
             )
             raise UserError(
-                f"score {name} of image {place} is {value}: check that the {networks} finite "
-                "outputs (a smaller guidance scale, or bf16 instead of fp16, may help)"
+                f"score {name} of image {_place(item)} is {value}: check that the {networks} "
+                "finite outputs (a smaller guidance scale, or bf16 instead of fp16, may help)"
             )
     return ScoreRow(
         dataset=item.dataset,

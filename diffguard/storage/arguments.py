@@ -24,6 +24,7 @@ from diffguard.errors import UserError
 LARGEST_NUMBER = 1_000_000
 LARGEST_SIDE = 4096
 MOST_CLASSES = 100_000
+LONGEST_NAME = 500
 _LONGEST_LIST = 10_000
 _DEEPEST_LIST = 4
 _WORD = re.compile(r"(?:[A-Za-z0-9_][A-Za-z0-9_+-]{0,63})?")

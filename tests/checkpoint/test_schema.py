@@ -12,6 +12,7 @@ from diffguard.errors import UserError
 from diffguard.settings.plain import with_guidance
 from diffguard.storage.weights import load_tensors
 from tests.helpers.saved_detector import CLASSIFIER, CONFIG, DIFFUSION, build
+from tests.helpers.tiny_detector import CLASSES
 
 
 @pytest.fixture(scope="module")
@@ -95,6 +96,12 @@ EDITS = {
     "state a list": lambda c: c["classifier"].update(state=[]),
     "layers": lambda c: c["diffusion"]["spec"]["config"].update(layers_per_block=10**9),
     "null class": lambda c: c["diffusion"]["spec"].update(null_class=-3),
+    "side": lambda c: c["diffusion"]["spec"]["config"].update(sample_size=0),
+    "side text": lambda c: c["diffusion"]["spec"]["config"].update(sample_size="8"),
+    "label without embedding": lambda c: c["diffusion"]["spec"].update(null_class=CLASSES + 1),
+    "images of the diffusion model": lambda c: c["diffusion"]["spec"].update(image_size=7),
+    "long name": lambda c: c["classifier"]["spec"].update(arch="a." * 5000 + "b"),
+    "long layer": lambda c: c["classifier"]["spec"].update(feature_layer="fc." * 5000),
     "context": lambda c: c["diffusion"]["spec"].update(context=[10**6, 10**6, 10**6]),
     "no context": lambda c: c["diffusion"]["spec"].update(context=[1]),
     "no model": lambda c: c["diffusion"].update(state=None),

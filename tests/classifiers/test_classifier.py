@@ -166,10 +166,20 @@ def test_wrong_layers_and_outputs_are_refused(use, message):
 
 def test_an_error_leaves_no_hooks():
     classifier = tiny_classifier()
-    with pytest.raises(RuntimeError):
+    with pytest.raises(UserError, match=r"fails on images of 1 × 1 with 3 channels \("):
         classifier.forward_features(torch.rand(1, 3, 1, 1), ["stage1"])
     assert not classifier.network.stage1._forward_hooks
     assert not classifier.network.fc._forward_pre_hooks
+
+
+def test_a_lack_of_memory_stays_one():
+    def full(_module, _inputs):
+        raise torch.OutOfMemoryError("out of memory")
+
+    classifier = tiny_classifier()
+    classifier.network.register_forward_pre_hook(full)
+    with pytest.raises(torch.OutOfMemoryError):
+        classifier(images(8))
 
 
 def test_images_are_normalized_per_channel():

@@ -44,6 +44,13 @@ def test_impossible_diffusion_models_are_refused(network, changes, message, recw
     assert not recwarn.list
 
 
+def test_a_network_that_fails_gives_one_line():
+    denoiser = build_denoiser(DiffusionSpec("UNet2DModel", UNET, LINEAR, 8, 1, 3, 3))
+    state, label = torch.zeros(1, 1, 8, 8), torch.tensor([9])
+    with pytest.raises(UserError, match=r"fails on states of \(1, 8, 8\) \(index out of range"):
+        denoiser.predict(state, torch.tensor([3]), label)
+
+
 def test_only_listed_classes_of_diffusers_are_built():
     classes = ("DiTTransformer2DModel",)
     assert module_class(*classes, classes).__name__ == "DiTTransformer2DModel"

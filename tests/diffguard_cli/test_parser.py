@@ -155,6 +155,12 @@ def test_errors_of_wrong_types_are_in_plain_words(training, argv, line):
     assert str(caught.value) == line
 
 
+def test_names_of_many_classes_are_parsed(training):
+    # Copying the list for each of its items would take hours.
+    names = tuple(f"class {number}" for number in range(20_000))
+    assert parse(training, [], {"data": {"class_names": list(names)}}).data.class_names == names
+
+
 @pytest.mark.parametrize("script", [train, evaluate])
 def test_usage_is_one_line_and_keys_stand_in_groups(script, capsys):
     with pytest.raises(SystemExit):

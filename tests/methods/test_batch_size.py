@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from datamodules.ood import IDSets, OODDataModule, OODSets
-from diffguard.engine.memory import is_out_of_memory
 from diffguard.errors import UserError
+from diffguard.failures import is_out_of_memory
 from diffguard.methods.batch_size import fastest, find_batch_size, frozen_batch_size
 from diffguard.score_table.table import ScoreTable
 from diffguard.training.trainer_config import TrainerConfig

@@ -198,3 +198,7 @@ def test_a_score_that_is_not_finite_names_the_file(images):
     items = [Item(images[0], path="folder/a.png")]
     with pytest.raises(UserError, match=r"of image folder/a\.png is (nan|inf|-inf)"):
         score(detector, items)
+    with torch.no_grad():
+        detector.classifier.std.fill_(0.0)
+    with pytest.raises(UserError, match=r"features of image folder/a\.png are not finite"):
+        score(detector, items)
