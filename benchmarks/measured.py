@@ -85,7 +85,7 @@ def watched() -> Iterator[list[float]]:
     flush = ScoreStream.flush
 
     def noting(stream: ScoreStream) -> Any:
-        engine = stream.reconstructor
+        engine = stream.engine
         fills.append(engine.rows / max(1, engine.calls * engine.batch_size))
         return flush(stream)
 

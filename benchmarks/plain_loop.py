@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import torch
@@ -24,7 +23,6 @@ from diffguard.engine.jobs import Job
 from diffguard.engine.plain import Noise, synthesize_both
 from diffguard.engine.recipe import Recipe
 from diffguard.images import pixel_key
-from diffguard.methods.inversion import null_noise
 from diffguard.methods.items import Item
 from diffguard.scores.distances import Distance, Views
 
@@ -72,7 +70,11 @@ def _invert(detector: Detector, recipe: Recipe, images: Tensor) -> tuple[list[Te
     latents: list[Tensor] = [clean] * len(images)
     stops = [-1] * len(images)
     thresholds = [threshold for _, threshold in recipe.qualities]
-    noise = partial(null_noise, denoiser)
+    null = denoiser.null_class
+
+    def noise(x: Tensor, t: Tensor) -> Tensor:
+        return denoiser.predict_noise(x, t, None if null is None else torch.full_like(t, null))
+
     states = invert(noise, clean, recipe.plan, recipe.max_steps, clip=recipe.clip)
     for step, state in enumerate(states):
         noisy, image = denoiser.preview(state), denoiser.preview(clean)

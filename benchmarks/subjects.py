@@ -19,7 +19,7 @@ from diffguard.classifiers.classifier import Classifier
 from diffguard.denoisers.pixel import PixelDenoiser
 from diffguard.detector import Detector
 from diffguard.diffusion.schedule import NoiseSchedule
-from diffguard.methods.fit import fit_early_stop
+from diffguard.methods.depth import fit_early_stop
 from diffguard.settings.plain import from_dict, with_guidance
 
 

@@ -17,8 +17,8 @@ from diffguard.denoisers.scheduler_config import schedule_from_config
 from diffguard.denoisers.spec import DiffusionSpec
 from diffguard.diffusion.schedule import NoiseSchedule
 from diffguard.engine.classifier_guidance import ClassifierGuidance
+from diffguard.engine.engine import Engine
 from diffguard.engine.jobs import Job
-from diffguard.engine.reconstructor import Reconstructor
 from diffguard.methods.diffguard import DiffGuard
 from diffguard.settings.detector import DetectorSettings
 from diffguard.settings.guidance import ClassifierFreeSettings
@@ -175,8 +175,8 @@ def _count_passes(
 
     def passes(mask: bool, recipe: Any) -> int:
         job = Job(torch.zeros(1, 1, 1), 0, ("",), torch.full((1, 1), mask) if masked else None)
-        reconstructor = Reconstructor(denoiser, recipe, ROW_MULTIPLE)
-        return (reconstructor.push([job]) + reconstructor.flush())[0].network_passes
+        engine = Engine(denoiser, recipe.sampler, recipe.program(), ROW_MULTIPLE)
+        return (engine.push([job]) + engine.flush())[0].passes
 
     return passes(False, lowest), passes(True, recipe)
 

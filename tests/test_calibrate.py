@@ -7,7 +7,7 @@ import torch
 from torch.utils.data import DataLoader, TensorDataset
 
 from diffguard import Detector, UserError
-from diffguard.methods.fit import fit_early_stop
+from diffguard.methods.depth import fit_early_stop
 from diffguard.settings.sections import EarlyStopSettings
 from tests.helpers.tiny_detector import CLASSES, build_detector, small_settings
 

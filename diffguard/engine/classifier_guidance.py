@@ -22,7 +22,7 @@ _MOST_PIXELS = 50 * 224**2
 TimedClassifier = Callable[[Tensor, Tensor], Tensor]
 
 
-@dataclass
+@dataclass(eq=False)
 class ClassifierGuidance:
     """Guidance by the gradient of a classifier: Clean Grad, with random crops.
 

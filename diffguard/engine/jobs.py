@@ -1,4 +1,4 @@
-"""The input and output of the engine: jobs and reconstructions."""
+"""Jobs: the images that the engine takes in."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from torch import Tensor
 
 @dataclass
 class Job:
-    """An image to reconstruct.
+    """An image to work on.
 
     Attributes:
         image: `(C, H, W)` in [0, 1].
         label: Class to guide toward; -1 for no guidance.
-        key: Identifies the image; its random crops depend on the key.
+        key: Identifies the image; its random crops and its noise depend on the key.
         mask: `(H, W)` bool, where classifier-free guidance applies; None for everywhere.
-        tag: Data of the caller, returned with `Reconstruction.job`.
+        tag: Data of the caller, returned with the outcome.
     """
 
     image: Tensor
@@ -28,25 +28,17 @@ class Job:
 
 
 @dataclass
-class Reconstruction:
-    """The result of a job.
+class Source:
+    """The image of a job, as the engine and its observers see it.
 
     Attributes:
         job: The job.
-        guided: `(C, H, W)` in [0, 1].
-        unguided: `(C, H, W)` from the same latent without guidance; None if not requested.
-        stop_index: Index of the last inversion step made, 0-based.
-        network_passes: Passes of the diffusion model for this image.
-        latent: The state at which inversion stopped.
-        guided_state: The final state, of which `guided` is the decoded image.
-        unguided_state: The final state of `unguided`.
+        clean: `(…)` clean state.
+        mask: The job's mask at the resolution of the states; None applies guidance everywhere.
+        preview: `(C, h, w)` the clean state as an image; None unless an observer asks for it.
     """
 
     job: Job
-    guided: Tensor
-    unguided: Tensor | None
-    stop_index: int
-    network_passes: int
-    latent: Tensor
-    guided_state: Tensor
-    unguided_state: Tensor | None
+    clean: Tensor
+    mask: Tensor | None = None
+    preview: Tensor | None = None

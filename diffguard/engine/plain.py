@@ -7,7 +7,7 @@ r"""DiffGuard for one image, as the paper describes it. Read this file first.
 3. Synthesize once more without guidance.
 
 An in-distribution image comes back similar; an out-of-distribution image does not.
-`reconstructor.py` computes the same for a stream of images, in full batches.
+`engine.py` computes the same for a stream of images, in full batches.
 """
 
 from __future__ import annotations
@@ -21,9 +21,10 @@ from diffguard.diffusion.ddim import invert, synthesize
 from diffguard.diffusion.denoiser import Denoiser
 from diffguard.diffusion.early_stop import should_stop
 from diffguard.diffusion.guidance import classifier_free
-from diffguard.engine.jobs import Job, Reconstruction
+from diffguard.engine.jobs import Job
 from diffguard.engine.labels import network_labels
-from diffguard.engine.recipe import ClassifierFree, Recipe
+from diffguard.engine.program import ClassifierFree
+from diffguard.engine.recipe import Recipe, Reconstruction
 
 
 @torch.no_grad()

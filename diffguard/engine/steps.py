@@ -5,19 +5,22 @@ Every network call has the same number of rows; missing ones are padding.
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import cached_property
+
 import numpy as np
 import torch
 from torch import Tensor
 
 from diffguard.batching import padded
-from diffguard.diffusion.ddim import ddim_step, synthesis_step
 from diffguard.diffusion.denoiser import Denoiser
-from diffguard.diffusion.early_stop import should_stop
 from diffguard.diffusion.guidance import classifier_free
-from diffguard.engine.classifier_guidance import ClassifierGuidance
-from diffguard.engine.in_flight import Role
+from diffguard.diffusion.levels import Levels
+from diffguard.diffusion.solver import Shown, Step
 from diffguard.engine.labels import network_labels
-from diffguard.engine.recipe import ClassifierFree, Recipe
+from diffguard.engine.observation import Observation
+from diffguard.engine.routes import Routes
+from diffguard.engine.sampler import Sampler
 from diffguard.engine.trajectories import Passes, Trajectories
 
 
@@ -26,36 +29,53 @@ class Steps:
 
     Args:
         denoiser: The diffusion model.
-        recipe: How to reconstruct the images.
+        sampler: How states move.
+        routes: The phases of the trajectories.
         batch_size: Rows of every network call.
         trajectories: The table.
+
+    Attributes:
+        observation: The calls of the observers.
     """
 
     def __init__(
-        self, denoiser: Denoiser, recipe: Recipe, batch_size: int, trajectories: Trajectories
+        self,
+        denoiser: Denoiser,
+        sampler: Sampler,
+        routes: Routes,
+        batch_size: int,
+        trajectories: Trajectories,
     ) -> None:
-        self.denoiser = denoiser
-        self.recipe = recipe
-        self.batch_size = batch_size
-        self.trajectories = trajectories
+        self.denoiser, self.sampler, self.routes = denoiser, sampler, routes
+        self.batch_size, self.trajectories = batch_size, trajectories
+        self.observation = Observation(routes, trajectories, denoiser, batch_size, self.step_of)
+
+    @cached_property
+    def _levels(self) -> Levels:
+        # The first image shows the device of the states.
+        return Levels(self.sampler.plan, self.trajectories.x.device)
 
     def request_passes(self, rows: np.ndarray) -> None:
         """Ask for the network passes that the next step of trajectories needs."""
-        table, recipe = self.trajectories, self.recipe
-        inverts = table.role[rows] == Role.INVERSION
-        # With the label, and without it as well.
-        label = both = np.zeros(len(rows), dtype=bool)
-        if recipe.inversion == "label":
-            label = inverts & (table.label[rows] >= 0)
-        elif recipe.inversion == "guided" and recipe.inversion_scale != 0:
-            label = inverts & (table.label[rows] >= 0)
-            both = inverts & (recipe.inversion_scale != 1)
-        if isinstance(recipe.guidance, ClassifierFree):
-            guided = table.guided[rows] & ~inverts
-            label = label | guided
-            # At scale 1 without a mask, guidance is the noise with the label alone.
-            both = both | (guided & (table.is_masked(rows) | (recipe.guidance.scale != 1)))
-        table.request(rows, null=~label | both, label=label)
+        node = self.trajectories.node[rows]
+        self.trajectories.request(rows, null=self.routes.null[node], label=self.routes.label[node])
+
+    def step_of(self, rows: np.ndarray) -> Step:
+        """The steps of rows."""
+        table, routes = self.trajectories, self.routes
+        node = table.node[rows]
+        up, step = routes.up[node], table.step[rows]
+        # An inversion starts from the image itself, which is not clipped.
+        clip = self.sampler.clip & (~up | (step > 0))
+        cleans = routes.ends_clean[node] & (step <= routes.last[node])
+        columns = np.stack([step, table.count[rows], table.part[rows], up, clip, cleans])
+        index, count, part, *flags = table.on_device(columns).unbind()
+        is_up, is_clipped, is_clean = (flag.bool() for flag in flags)
+        clipped = is_clipped if self.sampler.clip else None
+        result = self._levels.step(is_up, index, count, part, clipped)
+        if not cleans.any():
+            return result
+        return replace(result, alpha_next=torch.where(is_clean, 1.0, result.alpha_next))
 
     @torch.no_grad()
     def predict(self, passes: Passes) -> np.ndarray:
@@ -68,75 +88,81 @@ class Steps:
             UserError: If an image has no label and the model has classes but no null class.
         """
         table, rows = self.trajectories, passes.rows
-        x, t = table.states(rows), self.recipe.plan.timesteps[torch.from_numpy(table.step[rows])]
-        noise = self.denoiser.predict_noise(
-            padded(x, self.batch_size),
-            padded(t, self.batch_size).to(x.device, non_blocking=True),
-            self._labels(passes, x.device),
-        )[: len(x)].to(x)
-        return table.store(passes, noise)
+        padding = np.repeat(rows[:1], self.batch_size - len(rows))
+        shown = self._shown(np.concatenate([rows, padding]))
+        noise = self.denoiser.predict_noise(shown.x, shown.t, self._labels(passes))
+        return table.store(passes, noise[: len(rows)].to(shown.x))
 
-    def _labels(self, passes: Passes, device: torch.device) -> Tensor | None:
+    @torch.no_grad()
+    def advance(self, rows: np.ndarray, *, by_classifier: bool = False) -> np.ndarray:
+        """Let the solver use the passes of trajectories.
+
+        Args:
+            rows: Their rows.
+            by_classifier: Whether classifiers guide them; then at most `batch_size` rows.
+
+        Returns:
+            `(N,)` bool, which rows have made a step; the others need further passes.
+        """
+        table, solver, noise = self.trajectories, self.sampler.solver, self._noise(rows)
+        if self.routes.sees_passes:
+            self.observation.show_passes(rows, self._shown(rows).x, noise)
+        gradient = self._gradient(rows, noise) if by_classifier else None
+        x, memory = table.states(rows)
+        table.move(rows, *solver.advance(x, memory, self.step_of(rows), noise, gradient))
+        table.part[rows] += 1
+        toward_image, toward_noise = solver.warm_up
+        warm_up = np.where(self.routes.up[table.node[rows]], toward_noise, toward_image)
+        complete = table.part[rows] >= solver.passes + warm_up * (table.count[rows] == 0)
+        moved = rows[complete]
+        table.part[moved] = 0
+        table.count[moved] += 1
+        table.made[moved] += 1
+        return complete
+
+    def _shown(self, rows: np.ndarray) -> Shown:
+        x, memory = self.trajectories.states(rows)
+        return self.sampler.solver.shown(x, memory, self.step_of(rows))
+
+    def _labels(self, passes: Passes) -> Tensor | None:
         labels = torch.from_numpy(self.trajectories.label[passes.rows])
         classes = network_labels(self.denoiser, labels, torch.from_numpy(passes.with_label))
         if classes is None:
             return None
-        return padded(classes, self.batch_size).to(device, non_blocking=True)
+        return padded(classes, self.batch_size).to(self.trajectories.x.device, non_blocking=True)
 
-    @torch.no_grad()
-    def move(self, rows: np.ndarray) -> None:
-        """Move trajectories one step, except those that a classifier guides."""
-        table, recipe = self.trajectories, self.recipe
-        inverts, index = table.role[rows] == Role.INVERSION, torch.from_numpy(table.step[rows])
-        # An inversion starts from the image itself, which is not clipped.
-        clip = torch.from_numpy(~inverts | (table.step[rows] > 0)) if recipe.clip else None
-        up, (_, low, high) = torch.from_numpy(inverts), recipe.plan.inversion(index)
-        _, start, end = recipe.plan.synthesis(index)
-        before, after = torch.where(up, low, start), torch.where(up, high, end)
-        x = ddim_step(table.states(rows), self._noise(rows, inverts), before, after, clip=clip)
-        table.move(rows, x)
-
-    def _noise(self, rows: np.ndarray, inverts: np.ndarray) -> Tensor:
+    def _noise(self, rows: np.ndarray) -> Tensor:
         """Noise of rows, with classifier-free guidance in rows that saw the label."""
-        table, recipe = self.trajectories, self.recipe
-        noise, mixes = table.null_noise(rows), table.mixes[rows]
-        groups: list[tuple[np.ndarray, float, Tensor | None]] = []
-        if len(inverting := np.flatnonzero(mixes & inverts)):
-            scale = recipe.inversion_scale if recipe.inversion == "guided" else 1.0
-            groups.append((inverting, scale, None))
-        if isinstance(recipe.guidance, ClassifierFree):
-            guided = np.flatnonzero(mixes & ~inverts)
-            for places, mask in table.by_mask(rows[guided]):
-                groups.append((guided[places], recipe.guidance.scale, mask))
-        for places, scale, mask in groups:
-            label = table.label_noise(rows[places])
-            noise[places] = classifier_free(noise[places], label, scale, mask)
+        table, noise = self.trajectories, self.trajectories.null_noise(rows)
+        mixes = self.routes.mix[table.node[rows]]
+        for number, mix in enumerate(self.routes.mixes):
+            places = np.flatnonzero(mixes == number)
+            if len(places):
+                chosen = rows[places]
+                masks = [image.source.mask for image in table.images(chosen)] if mix.masked else []
+                mask = torch.stack([m for m in masks if m is not None]) if masks else None
+                null, label = table.null_noise(chosen), table.label_noise(chosen)
+                mixed = classifier_free(null, label, mix.scale, mask)
+                noise.index_copy_(0, table.on_device(places), mixed)
         return noise
 
-    def move_by_classifier(self, rows: np.ndarray) -> None:
-        """Move guided syntheses one step, guided by the classifier."""
-        table, recipe, guidance = self.trajectories, self.recipe, self.recipe.guidance
-        if not isinstance(guidance, ClassifierGuidance):
-            raise TypeError("the recipe has no classifier guidance")
-        index = torch.from_numpy(table.step[rows])
-        t, alpha, _ = recipe.plan.synthesis(index)
-        x, noise = table.states(rows), table.null_noise(rows)
-        gradient = guidance.gradient(
-            self.denoiser, x, noise, t, alpha,
-            labels=torch.from_numpy(table.label[rows]),
-            keys=[image.job.key for image in table.images(rows)],
-            steps=(table.start[rows] - table.step[rows]).tolist(),
-            batch_size=self.batch_size,
-        )  # fmt: skip
-        x = synthesis_step(x, noise, recipe.plan, index, clip=recipe.clip, gradient=gradient)
-        table.move(rows, x)
-
-    @torch.no_grad()
-    def stops(self, rows: np.ndarray) -> np.ndarray:
-        """Which inversions early stop ends, `(N,)` bool: their states are far from their images."""
-        previews = [i.preview for i in self.trajectories.images(rows) if i.preview is not None]
-        image = padded(torch.stack(previews), self.batch_size)
-        state = self.denoiser.preview(padded(self.trajectories.states(rows), self.batch_size))
-        qualities = torch.stack([quality(state, image) for quality, _ in self.recipe.qualities])
-        thresholds = [threshold for _, threshold in self.recipe.qualities]
-        return should_stop(qualities[:, : len(rows)], thresholds).cpu().numpy()
+    def _gradient(self, rows: np.ndarray, noise: Tensor) -> Tensor:
+        """The gradient `(N, …)` of the classifiers that guide rows."""
+        table, shown = self.trajectories, self._shown(rows)
+        gradient = torch.zeros_like(noise)
+        numbers = self.routes.classifier[table.node[rows]]
+        for number, guidance in enumerate(self.routes.classifiers):
+            places = np.flatnonzero(numbers == number)
+            if not len(places):
+                continue
+            chosen, index = rows[places], table.on_device(places)
+            part = guidance.gradient(
+                self.denoiser,
+                *(v.index_select(0, index) for v in (shown.x, noise, shown.t, shown.alpha)),
+                labels=torch.from_numpy(table.label[chosen]),
+                keys=[image.source.job.key for image in table.images(chosen)],
+                steps=table.made[chosen].tolist(),
+                batch_size=self.batch_size,
+            )
+            gradient.index_copy_(0, index, part)
+        return gradient

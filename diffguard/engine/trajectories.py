@@ -1,20 +1,19 @@
 """The trajectories in flight: their states, and the network passes that they wait for.
 
-An image starts with one trajectory, its inversion. When it stops, the same row of the table becomes
-the guided synthesis, and the unguided synthesis gets a row of its own. Before each step a
-trajectory waits for one network pass, or for two: without the label and with it.
+A row of the table is a trajectory of an image. At the end of a phase it continues with the next
+one, and further phases that start there get rows of their own. Before each step a trajectory waits
+for one network pass, or for two: without the label and with it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from diffguard.engine.in_flight import ImageInFlight, Role
+from diffguard.engine.in_flight import ImageInFlight
 
 
 @dataclass(frozen=True)
@@ -38,37 +37,33 @@ class Trajectories:
     Args:
         images: Largest number of images in flight.
         per_image: Largest number of trajectories of an image at a time.
+        memory: Number of tensors that the solver keeps for a row besides its state.
 
     Attributes:
         image: The image of each row in use.
-        role: `(R,)` `Role` of each trajectory.
-        step: `(R,)` index of the step that it makes next.
-        start: `(R,)` index of the first synthesis step.
+        node: `(R,)` number of the present phase.
+        step: `(R,)` index of the step that is made next.
+        count: `(R,)` steps made since the solver's memory was empty.
+        made: `(R,)` steps made in the phase.
+        part: `(R,)` network passes made in the step, of those that the solver needs.
         label: `(R,)` class of the image; -1 if it has none.
-        guided: `(R,)` bool, whether guidance has any effect on the trajectory's synthesis.
-        mixes: `(R,)` bool, whether the next step uses the pass with the label.
-        wants_null: `(R,)` bool, whether the pass without the label is still to be made.
-        wants_label: `(R,)` bool, whether the pass with the label is still to be made.
+        wants: `(2, R)` bool, whether the pass without, and with the label is still to be made.
     """
 
-    x: Tensor  # (R, …) states
+    x: Tensor  # (1 + memory, R, …) states and the solver's memory
     noise: Tensor  # (2, R, …) results of the passes without and with the label
 
-    def __init__(self, images: int, per_image: int) -> None:
+    def __init__(self, images: int, per_image: int, memory: int = 0) -> None:
         rows = images * per_image
         self.image: dict[int, ImageInFlight] = {}
-        self.role = np.zeros(rows, dtype=np.int64)
-        self.step = np.zeros(rows, dtype=np.int64)
-        self.start = np.zeros(rows, dtype=np.int64)
-        self.label = np.zeros(rows, dtype=np.int64)
-        self.guided = np.zeros(rows, dtype=bool)
-        self.mixes = np.zeros(rows, dtype=bool)
-        self.wants_null = np.zeros(rows, dtype=bool)
-        self.wants_label = np.zeros(rows, dtype=bool)
-        self._age = np.zeros(rows, dtype=np.int64)
-        # The row whose next pass without the label serves this row too; -1 for none.
-        self._leader = np.full(rows, -1)
+        columns = np.zeros((7, rows), dtype=np.int64)
+        self.node, self.step, self.count, self.made, self.part, self.label, self._age = columns
+        self._columns = columns
+        self.wants = np.zeros((2, rows), dtype=bool)
+        # The row whose next pass of the same kind serves this row too; -1 for none.
+        self._leader = np.full((2, rows), -1)
         self._free = list(range(rows - 1, -1, -1))
+        self._memory = memory
         self._room = images
         self._images_so_far = 0
 
@@ -80,88 +75,82 @@ class Trajectories:
     @property
     def pending_count(self) -> int:
         """Number of network passes that could be made now."""
-        return int(np.count_nonzero(self.wants_null) + np.count_nonzero(self.wants_label))
+        return int(np.count_nonzero(self.wants))
 
     def images(self, rows: np.ndarray) -> list[ImageInFlight]:
         """The images of rows in use."""
         return [self.image[row] for row in rows.tolist()]
 
-    def add(self, image: ImageInFlight, state: Tensor, *, guided: bool) -> int:
-        """Start the inversion of an image at its clean state `(…)` and return its row."""
-        if not hasattr(self, "x"):
-            self.x = state.new_zeros(len(self.role), *state.shape)
-            self.noise = state.new_zeros(2, len(self.role), *state.shape)
-        row = self._free.pop()
-        self.image[row], self.label[row], self.guided[row] = image, image.job.label, guided
-        self.role[row], self.step[row] = Role.INVERSION, 0
-        self._age[row] = self._images_so_far
-        self.x[row] = state
+    def enter(self) -> None:
+        """Take an image in; its trajectories are then added."""
         self._room -= 1
         self._images_so_far += 1
+
+    def add(self, image: ImageInFlight, state: Tensor) -> int:
+        """Add a trajectory at the state `(…)` of the image that entered last; returns its row."""
+        if not hasattr(self, "x"):
+            self.x = state.new_zeros(1 + self._memory, len(self.node), *state.shape)
+            self.noise = state.new_zeros(2, len(self.node), *state.shape)
+        row = self._free.pop()
+        image.running += 1
+        self.image[row], self.label[row] = image, image.source.job.label
+        self._age[row] = self._images_so_far
+        self.x[0, row] = state
         return row
 
-    def turn(self, row: int, start: int) -> None:
-        """End an inversion and continue its row as the guided synthesis.
+    def begin(self, row: int, node: int, step: int, *, keeps_memory: bool = False) -> None:
+        """Begin a phase with a trajectory.
 
         Args:
-            row: The row.
-            start: Index of the first synthesis step.
+            row: Its row.
+            node: Number of the phase.
+            step: Index of its first step.
+            keeps_memory: Keep the solver's memory of the phase before.
         """
-        image = self.image[row]
-        image.stop_index = int(self.step[row])
-        image.final[Role.INVERSION] = self.x[row].clone()
-        self.role[row] = Role.GUIDED
-        self.step[row] = self.start[row] = start
+        self.node[row], self.step[row] = node, step
+        self.made[row] = self.part[row] = 0
+        if not keeps_memory:
+            self.count[row] = 0
+            self.x[1:, row] = 0
 
-    def branch(self, row: int) -> None:
-        """Add the unguided synthesis of an image, from the present state of the guided one.
-
-        Both see the same state, so the guided one's pass without the label serves both. If it has
-        not asked for one, the new trajectory asks for its own.
-        """
+    def fork(self, row: int) -> int:
+        """A copy of a trajectory in a row of its own, which is returned."""
         twin = self._free.pop()
         self.image[twin] = self.image[row]
         self.image[row].running += 1
-        for column in (self.step, self.start, self.label, self._age):
-            column[twin] = column[row]
-        self.role[twin], self.guided[twin], self.mixes[twin] = Role.UNGUIDED, False, False
-        self.x[twin] = self.x[row]
-        if self.wants_null[row]:
-            self._leader[twin] = row
-        else:
-            self.wants_null[twin] = True
+        self._columns[:, twin] = self._columns[:, row]
+        self.x[:, twin] = self.x[:, row]
+        return twin
 
     def request(self, rows: np.ndarray, *, null: np.ndarray, label: np.ndarray) -> None:
-        """Ask for the passes of the next step of trajectories.
+        """Ask for the next passes of trajectories.
 
         Args:
             rows: Their rows.
             null: Which of them need the pass without the label.
             label: Which of them need the pass with the label.
         """
-        self.wants_null[rows], self.wants_label[rows] = null, label
-        self.mixes[rows] = label
+        self.wants[0, rows], self.wants[1, rows] = null, label
 
-    def take(self, count: int, *, longest_first: bool = False) -> Passes:
+    def share(self, row: int, leader: int) -> None:
+        """Let the next passes of a trajectory serve another one at the same state and step."""
+        shared = self.wants[:, row] & self.wants[:, leader]
+        self._leader[shared, row] = leader
+        self.wants[shared, row] = False
+
+    def take(self, count: int, steps_left: np.ndarray | None = None) -> Passes:
         """Choose up to `count` of the requested passes.
 
         Args:
             count: Largest number of passes.
-            longest_first: Begin with the trajectories that have the most steps left, not with the
-                oldest images.
+            steps_left: `(R,)`; if given, those with the most steps left come first, instead of
+                the oldest images.
         """
-        without, with_label = np.flatnonzero(self.wants_null), np.flatnonzero(self.wants_label)
-        rows = np.concatenate([without, with_label])
-        sees_label = np.arange(len(rows)) >= len(without)
-        rank = self._age[rows]
-        if longest_first:
-            step, most = self.step[rows], self.step.max() + 1
-            # An inversion still has the whole synthesis to make.
-            rank = -np.where(self.role[rows] == Role.INVERSION, 2 * most - step, step)
+        with_label, rows = np.nonzero(self.wants)
+        rank = self._age[rows] if steps_left is None else -steps_left[rows]
         order = np.argsort(rank, kind="stable")[:count]
-        passes = Passes(rows[order], sees_label[order])
-        self.wants_null[passes.rows[~passes.with_label]] = False
-        self.wants_label[passes.rows[passes.with_label]] = False
+        passes = Passes(rows[order], with_label[order].astype(bool))
+        self.wants[with_label[order], passes.rows] = False
         return passes
 
     def store(self, passes: Passes, noise: Tensor) -> np.ndarray:
@@ -170,54 +159,42 @@ class Trajectories:
         Returns:
             The rows whose next step has all its passes.
         """
-        kind, place = self._on_device(np.stack([passes.with_label, passes.rows]))
-        self.noise[kind, place] = noise
+        kinds = passes.with_label.astype(np.int64)
+        self._store(kinds, passes.rows, noise)
         for image in self.images(passes.rows):
             image.passes += 1
-        null = np.zeros(len(self.role), dtype=bool)
-        null[passes.rows[~passes.with_label]] = True
-        followers = np.flatnonzero((self._leader >= 0) & null[self._leader])
+        made = np.zeros(self.wants.shape, dtype=bool)
+        made[kinds, passes.rows] = True
+        kinds, followers = np.nonzero((self._leader >= 0) & made[[[0], [1]], self._leader])
         if len(followers):
-            shared = self.null_noise(self._leader[followers])
-            self.noise[0].index_copy_(0, self._on_device(followers), shared)
-            self._leader[followers] = -1
-        ready = np.zeros(len(self.role), dtype=bool)
-        ready[passes.rows] = ready[followers] = True
-        return np.flatnonzero(ready & ~self.wants_null & ~self.wants_label)
-
-    def states(self, rows: np.ndarray) -> Tensor:
-        """Present states of rows."""
-        return self.x.index_select(0, self._on_device(rows))
+            leaders = self._leader[kinds, followers]
+            self._store(kinds, followers, self._noise(kinds, leaders))
+            self._leader[kinds, followers] = -1
+            made[kinds, followers] = True
+        return np.flatnonzero(made.any(0) & ~self.wants.any(0) & (self._leader < 0).all(0))
 
     def null_noise(self, rows: np.ndarray) -> Tensor:
         """Noise of rows, predicted without the label."""
-        return self.noise[0].index_select(0, self._on_device(rows))
+        return self._noise(np.zeros_like(rows), rows)
 
     def label_noise(self, rows: np.ndarray) -> Tensor:
         """Noise of rows, predicted with the label."""
-        return self.noise[1].index_select(0, self._on_device(rows))
+        return self._noise(np.ones_like(rows), rows)
 
-    def move(self, rows: np.ndarray, states: Tensor) -> None:
-        """Set the states of rows."""
-        self.x.index_copy_(0, self._on_device(rows), states)
+    def states(self, rows: np.ndarray) -> tuple[Tensor, Tensor]:
+        """States `(N, …)` of rows, and the solver's memory of them `(memory, N, …)`."""
+        x = self.x.index_select(1, self.on_device(rows))
+        return x[0], x[1:]
 
-    def is_masked(self, rows: np.ndarray) -> np.ndarray:
-        """Which rows are guided inside a mask only, `(N,)` bool."""
-        return np.array([image.mask is not None for image in self.images(rows)], dtype=bool)
-
-    def by_mask(self, rows: np.ndarray) -> Iterator[tuple[np.ndarray, Tensor | None]]:
-        """Positions in `rows` of images without a mask, then of those with one and their masks."""
-        masked = self.is_masked(rows)
-        if not masked.all():
-            yield np.flatnonzero(~masked), None
-        if masked.any():
-            masks = [image.mask for image in self.images(rows) if image.mask is not None]
-            yield np.flatnonzero(masked), torch.stack(masks)
+    def move(self, rows: np.ndarray, x: Tensor, memory: Tensor | None = None) -> None:
+        """Set the states of rows, and the solver's memory of them."""
+        self.x[0].index_copy_(0, self.on_device(rows), x)
+        if memory is not None and len(memory):
+            self.x[1:].index_copy_(1, self.on_device(rows), memory)
 
     def end(self, row: int) -> ImageInFlight | None:
-        """End a synthesis; returns its image if this was the image's last trajectory."""
+        """End a trajectory; returns its image if this was the image's last one."""
         image = self.image.pop(row)
-        image.final[Role(self.role[row])] = self.x[row].clone()
         image.running -= 1
         self._free.append(row)
         if image.running:
@@ -225,5 +202,14 @@ class Trajectories:
         self._room += 1
         return image
 
-    def _on_device(self, rows: np.ndarray) -> Tensor:
-        return torch.from_numpy(rows).to(self.x.device, non_blocking=True)
+    def on_device(self, numbers: np.ndarray) -> Tensor:
+        """Numbers as a tensor beside the states."""
+        return torch.from_numpy(numbers).to(self.x.device, non_blocking=True)
+
+    def _noise(self, kinds: np.ndarray, rows: np.ndarray) -> Tensor:
+        places = self.on_device(kinds * len(self.node) + rows)
+        return self.noise.flatten(0, 1).index_select(0, places)
+
+    def _store(self, kinds: np.ndarray, rows: np.ndarray, noise: Tensor) -> None:
+        places = self.on_device(kinds * len(self.node) + rows)
+        self.noise.flatten(0, 1).index_copy_(0, places, noise)

@@ -60,7 +60,7 @@ class AdaptiveStream:
     @property
     def fill(self) -> float:
         """Share of the rows of all diffusion calls that were not padding."""
-        engine = self.stream.reconstructor
+        engine = self.stream.engine
         return engine.rows / (engine.calls * self.stream.batch_size) if engine.calls else 1.0
 
     def _score(self, items: list[Item], *, final: bool) -> list[Scored]:

@@ -106,5 +106,5 @@ def _passes_per_second(method: DiffGuard, baselines: Baselines, size: int) -> fl
         began = time.perf_counter()
         stream.push(items)
         stream.flush()
-        rows = float(stream.reconstructor.rows)
+        rows = float(stream.engine.rows)
     return rows / (time.perf_counter() - began)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from diffguard.batching import padded
 from diffguard.classifiers.classifier import Classifier, ClassifierOutput
-from diffguard.engine.jobs import Reconstruction
+from diffguard.engine.recipe import Reconstruction
 from diffguard.scores.build import build_distance
 from diffguard.scores.calibration import DIFFGUARD
 from diffguard.scores.distances import Distance, Views

@@ -18,8 +18,9 @@ from diffguard.classifiers.classifier import Classifier, ClassifierOutput
 from diffguard.diffusion.denoiser import Denoiser
 from diffguard.diffusion.plan import SamplingPlan
 from diffguard.engine.classifier_guidance import ClassifierGuidance
-from diffguard.engine.jobs import Job, Reconstruction
-from diffguard.engine.recipe import ClassifierFree, Recipe
+from diffguard.engine.jobs import Job
+from diffguard.engine.program import ClassifierFree
+from diffguard.engine.recipe import Recipe, Reconstruction
 from diffguard.images import pixel_key
 from diffguard.methods.checks import check_models
 from diffguard.methods.comparison import Comparison

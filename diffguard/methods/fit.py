@@ -1,25 +1,23 @@
-"""Quantities fitted on ID images: reference features and stop thresholds."""
+"""What is fitted on ID images before they are scored."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import torch
 
-from diffguard.batching import ROW_MULTIPLE, in_fixed_batches, padded
+from diffguard.batching import ROW_MULTIPLE, padded
 from diffguard.classifiers.check import check_head, check_labels
 from diffguard.classifiers.classifier import ClassifierOutput
-from diffguard.diffusion.ddim import invert
-from diffguard.diffusion.early_stop import calibrate_thresholds
 from diffguard.engine.reproducible import reproducible
 from diffguard.errors import UserError
 from diffguard.methods.classifier_trial import looks_like_sigmoid, try_classifier
+from diffguard.methods.depth import fit_early_stop
 from diffguard.methods.diffguard import DiffGuard
-from diffguard.methods.inversion import inversion_noise
+from diffguard.methods.items import readable
 from diffguard.scores.baseline_checks import (
     FEATURE_BASELINES,
     HEAD_BASELINES,
@@ -145,7 +143,7 @@ def check_classifier(
     labels: list[torch.Tensor] = []
     predictions: list[torch.Tensor] = []
     sigmoid = True
-    for images, true in _readable(loader):
+    for images, true in readable(loader):
         images = images.to(method.device)
         if not labels:
             try_classifier(classifier, padded(images[:ROW_MULTIPLE], ROW_MULTIPLE), settings)
@@ -170,44 +168,5 @@ def _classified(
     method: DiffGuard, loader: Any, batch_size: int
 ) -> Iterator[tuple[ClassifierOutput, torch.Tensor]]:
     """The classifier's output and the labels of each batch, without unreadable images."""
-    for images, labels in _readable(loader):
+    for images, labels in readable(loader):
         yield method.classify(images.to(method.device), batch_size), labels.cpu()
-
-
-@reproducible()
-def fit_early_stop(method: DiffGuard, loader: Any, batch_size: int) -> dict[str, float]:
-    """Thresholds at which ID validation images stop at `early_stop.mean_depth` on average."""
-    settings = method.settings
-    if settings.early_stop.mean_depth is None:
-        return {}
-    denoiser, plan, cap = method.denoiser, method.plan, method.max_steps
-    measures = method.comparison.qualities
-
-    def trace(images: torch.Tensor) -> torch.Tensor:
-        clean = denoiser.encode(images)
-        preview = denoiser.preview(clean)
-        labels = method.classifier(images).argmax(1)
-        noise = partial(inversion_noise, denoiser, settings.inversion, labels=labels)
-        states = invert(noise, clean, plan, cap, clip=settings.sampler.clip)
-        steps = [
-            torch.stack([quality(denoiser.preview(x), preview) for quality in measures.values()], 1)
-            for x in states
-        ]
-        return torch.stack(steps, dim=2)  # (N, M, S)
-
-    traces = [
-        in_fixed_batches(trace, images.to(method.device), batch_size).cpu()
-        for images, _ in _readable(loader)
-    ]
-    mean_steps = settings.early_stop.mean_depth * len(plan)
-    # (N, M, S) -> (S, M, N)
-    thresholds = calibrate_thresholds(torch.cat(traces).transpose(0, 2), mean_steps, cap)
-    return dict(zip(measures, thresholds, strict=True))
-
-
-def _readable(loader: Any) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Images and labels of the batches, without the images that could not be read."""
-    for batch in loader:
-        readable = torch.tensor([not error for error in batch["error"]])
-        if readable.any():
-            yield batch["image"][readable], batch["label"][readable]

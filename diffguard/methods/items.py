@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from diffguard.engine.jobs import Reconstruction
+from diffguard.engine.recipe import Reconstruction
 from diffguard.score_table.rows import ScoreRow
 
 
@@ -61,3 +62,11 @@ def items_of(batch: Mapping[str, Any]) -> list[Item]:
         )
         for row in range(len(batch["dataset"]))
     ]
+
+
+def readable(batches: Iterable[Mapping[str, Any]]) -> Iterator[tuple[Tensor, Tensor]]:
+    """Images and labels of batches, without the images that could not be read."""
+    for batch in batches:
+        chosen = torch.tensor([not error for error in batch["error"]])
+        if chosen.any():
+            yield batch["image"][chosen], batch["label"][chosen]

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from diffguard.classifiers.classifier import ClassifierOutput
 from diffguard.diffusion.denoiser import Denoiser
-from diffguard.engine.jobs import Job, Reconstruction
-from diffguard.engine.recipe import Recipe
+from diffguard.engine.jobs import Job
+from diffguard.engine.recipe import Recipe, Reconstruction
 from diffguard.methods.items import Item
 
 

@@ -17,9 +17,10 @@ from torch import Tensor
 
 from diffguard.batching import fixed_batch_size
 from diffguard.classifiers.classifier import ClassifierOutput
-from diffguard.engine.jobs import Job, Reconstruction
-from diffguard.engine.recipe import Recipe
-from diffguard.engine.reconstructor import Reconstructor
+from diffguard.engine.engine import Engine
+from diffguard.engine.jobs import Job
+from diffguard.engine.outcome import Outcome
+from diffguard.engine.recipe import Recipe, Reconstruction
 from diffguard.engine.reproducible import reproducible
 from diffguard.errors import UserError
 from diffguard.methods.items import Item, Scored
@@ -49,7 +50,7 @@ class ScoreStream:
         recipe: How images are reconstructed; defaults to `method.recipe()`.
 
     Attributes:
-        reconstructor: The running reconstruction, with its count of calls.
+        engine: The engine, with its count of calls.
     """
 
     def __init__(
@@ -65,11 +66,12 @@ class ScoreStream:
         self.baselines = baselines
         self.calibration = calibration
         self.batch_size = fixed_batch_size(batch_size)
-        self.reconstructor = Reconstructor(
-            method.denoiser, recipe or method.recipe(), self.batch_size
+        self.recipe = recipe or method.recipe()
+        self.engine = Engine(
+            method.denoiser, self.recipe.sampler, self.recipe.program(), self.batch_size
         )
         self._incoming: deque[Item] = deque()
-        self._done: list[Reconstruction] = []
+        self._done: list[Outcome] = []
 
     @reproducible()
     def push(self, items: Iterable[Item]) -> list[Scored]:
@@ -86,7 +88,7 @@ class ScoreStream:
             else:
                 self._incoming.append(item)
         while len(self._incoming) >= self.batch_size:
-            self._done += self.reconstructor.push(self._classify())
+            self._done += self.engine.push(self._classify())
         while len(self._done) >= self.batch_size:
             rows += self._compare()
         return rows
@@ -96,8 +98,8 @@ class ScoreStream:
         """Finish everything in flight."""
         rows: list[Scored] = []
         if self._incoming:
-            self._done += self.reconstructor.push(self._classify())
-        self._done += self.reconstructor.flush()
+            self._done += self.engine.push(self._classify())
+        self._done += self.engine.flush()
         while self._done:
             rows += self._compare()
         return rows
@@ -127,16 +129,17 @@ class ScoreStream:
     def _compare(self) -> list[Scored]:
         size = self.batch_size
         done, self._done = self._done[:size], self._done[size:]
-        tags: list[_InFlight] = [result.job.tag for result in done]
+        results = [self.recipe.reconstruction(outcome) for outcome in done]
+        tags: list[_InFlight] = [outcome.job.tag for outcome in done]
         output = ClassifierOutput.concatenate([tag.output for tag in tags])
-        scores = self.method.compare(done, output, size)
+        scores = self.method.compare(results, output, size)
         for name in tags[0].baselines:
             scores[name] = np.array([tag.baselines[name] for tag in tags])
         if self.calibration is not None:
             whole = {n: np.pad(c, (0, size - len(done)), "edge") for n, c in scores.items()}
             scores = self.calibration.derive(whole) | scores
         rows = []
-        for position, (result, tag) in enumerate(zip(done, tags, strict=True)):
+        for position, (result, tag) in enumerate(zip(results, tags, strict=True)):
             values = {name: float(column[position]) for name, column in scores.items()}
             rows.append(Scored(tag.item, _row(tag, result, values), result))
         return rows

@@ -16,8 +16,9 @@ from diffguard.denoisers.formats.folder import label_rows
 from diffguard.denoisers.formats.options import CheckpointOptions
 from diffguard.denoisers.formats.save import save_folder
 from diffguard.errors import UserError
-from diffguard.methods.inversion import null_noise
+from diffguard.methods.depth import fit_early_stop
 from diffguard.settings.guidance import ClassifierGuidanceSettings
+from diffguard.settings.sections import EarlyStopSettings
 from tests.helpers.family_detectors import detector_of, settings_for
 from tests.helpers.tiny_families import CLASSES, FAMILIES, FILES, FOLDERS, options_of
 from tests.helpers.tiny_models import denoiser_of, tiny_classifier, two_layers
@@ -43,11 +44,16 @@ def test_every_family_runs_the_whole_detector(models, name):
         assert all(image.row.scores["diffguard/unguided/l2"] == 0 for image in masked)
 
 
-def test_a_model_without_a_null_class_needs_a_label(models):
+def test_the_depth_of_a_model_without_a_null_class_is_fitted_with_predicted_labels(models):
     """Class-conditional models of guided-diffusion have no null class."""
     denoiser = load_denoiser(models("adm_cond"), options_of("adm_cond"), image_size=16)
-    with pytest.raises(UserError, match="no class that means 'no label'"):
-        null_noise(denoiser, torch.zeros(1, 3, 32, 32), torch.tensor([3]))
+    detector = detector_of(denoiser)
+    stop = EarlyStopSettings({"psnr": None}, mean_depth=0.5)
+    settings = replace(detector.settings, early_stop=stop)
+    detector = Detector(**vars(replace(detector.parts, settings=settings)))
+    batch = {"image": torch.rand(8, 3, 16, 16), "label": torch.zeros(8), "error": [""] * 8}
+    # As in scoring, the network sees the predicted labels.
+    assert fit_early_stop(detector.method, [batch], 8).keys() == {"psnr"}
 
 
 @pytest.mark.parametrize("name", FAMILIES)

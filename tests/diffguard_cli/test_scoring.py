@@ -6,12 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from diffguard.methods.fit import (
-    check_classifier,
-    fit_calibration,
-    fit_early_stop,
-    fit_reference,
-)
+from diffguard.methods.depth import fit_early_stop
+from diffguard.methods.fit import check_classifier, fit_calibration, fit_reference
 from diffguard.score_table.timing import read_timing
 from diffguard.settings.sections import EarlyStopSettings, InversionSettings, SamplerSettings
 from diffguard.storage.files import file_hash

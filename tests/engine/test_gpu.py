@@ -8,7 +8,7 @@ import torch
 
 from diffguard.classifiers.small_cnn import TimedCNN
 from diffguard.denoisers.formats import load_denoiser
-from diffguard.methods.fit import fit_early_stop
+from diffguard.methods.depth import fit_early_stop
 from diffguard.settings.guidance import (
     ClassifierFreeSettings,
     ClassifierGuidanceSettings,

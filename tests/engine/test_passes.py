@@ -6,9 +6,16 @@ import torch
 from diffguard.diffusion.plan import SamplingPlan
 from diffguard.diffusion.schedule import NoiseSchedule
 from diffguard.engine.jobs import Job
-from diffguard.engine.recipe import ClassifierFree, Recipe
-from diffguard.engine.reconstructor import Reconstructor
-from tests.helpers.engine_runs import CLASSES, classifier_guidance_of, jobs_of, network_of, run
+from diffguard.engine.program import ClassifierFree
+from diffguard.engine.recipe import Recipe
+from tests.helpers.engine_runs import (
+    CLASSES,
+    classifier_guidance_of,
+    engine_of,
+    jobs_of,
+    network_of,
+    run,
+)
 from tests.helpers.tiny_models import (
     ask_for_depth,
     denoiser_of,
@@ -113,7 +120,7 @@ def test_every_call_is_full_until_the_stream_ends_for_any_depths(kind):
     recipe = Recipe(
         plan, STEPS, guidance=guidance, unguided=kind != "free", qualities=((quality, 0.0),),
     )  # fmt: skip
-    engine = Reconstructor(denoiser_of(network, classes), recipe, full)
+    engine = engine_of(denoiser_of(network, classes), recipe, full)
     done = []
     for begin in range(0, count, full):
         done += engine.push(jobs[begin : begin + full])
@@ -122,8 +129,8 @@ def test_every_call_is_full_until_the_stream_ends_for_any_depths(kind):
     assert set(quality.rows) == {full}
     assert not by_classifier or set(guidance.classify.rows) == {full}
     done += engine.flush()
-    made = {result.job.key: result.stop_index + 1 for result in done}
+    made = {outcome.job.key: outcome.last_step[recipe.invert] + 1 for outcome in done}
     assert [made[job.key] for job in jobs] == steps.tolist()
-    assert engine.rows == sum(result.network_passes for result in done)
+    assert engine.rows == sum(outcome.passes for outcome in done)
     # The end of so short a stream is seen in the share over the whole run.
     assert 0.8 < engine.rows / (engine.calls * full) < 1

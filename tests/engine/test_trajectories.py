@@ -4,20 +4,26 @@ import numpy as np
 import pytest
 import torch
 
-from diffguard.engine.in_flight import ImageInFlight, Role
-from diffguard.engine.jobs import Job
+from diffguard.engine.in_flight import ImageInFlight
+from diffguard.engine.jobs import Job, Source
+from diffguard.engine.routes import Route
 from diffguard.engine.trajectories import Trajectories
 
 
-def image_of(label, mask=None):
-    return ImageInFlight(Job(torch.zeros(1), label), mask)
+def add(table, label, state, step=0):
+    """Take in an image with one trajectory, in phase 0; returns its row."""
+    image = ImageInFlight(Source(Job(torch.zeros(1), label), state), Route())
+    table.enter()
+    row = table.add(image, state)
+    table.begin(row, 0, step)
+    return row
 
 
-def table_of(count, images=4, guided=True):
+def table_of(count, images=4, memory=0):
     """A table with the first images, each asking for a pass without the label."""
-    table = Trajectories(images, 2)
+    table = Trajectories(images, 2, memory)
     states = torch.arange(float(count)).view(-1, 1).expand(-1, 2)
-    rows = [table.add(image_of(n), state, guided=guided) for n, state in enumerate(states)]
+    rows = [add(table, label, state) for label, state in enumerate(states)]
     request(table, *rows)
     return table, rows
 
@@ -31,19 +37,12 @@ def store(table, passes, value=1.0):
     return table.store(passes, torch.full((len(passes.rows), 2), value)).tolist()
 
 
-def end(table, row):
-    """End an image at its present state, as if its inversion had stopped there."""
-    table.turn(row, 0)
-    return table.end(row)
-
-
 def test_row_of_a_finished_image_is_used_again():
     table, rows = table_of(4)
     assert not table.has_room
-    image = end(table, rows[2])
-    assert image.job.label == 2
+    assert table.end(rows[2]).source.job.label == 2
     assert table.has_room
-    assert table.add(image_of(9), torch.zeros(2), guided=True) == rows[2]
+    assert add(table, 9, torch.zeros(2)) == rows[2]
     assert table.label[rows].tolist() == [0, 1, 9, 3]
     assert not table.has_room
 
@@ -51,8 +50,8 @@ def test_row_of_a_finished_image_is_used_again():
 def test_oldest_images_come_first():
     table, rows = table_of(4)
     table.take(4)
-    end(table, rows[0])
-    newest = table.add(image_of(7), torch.zeros(2), guided=True)
+    table.end(rows[0])
+    newest = add(table, 7, torch.zeros(2))
     request(table, newest, *rows[1:])
     assert table.pending_count == 4
     assert table.take(3).rows.tolist() == rows[1:]
@@ -60,20 +59,12 @@ def test_oldest_images_come_first():
     assert table.pending_count == 0
 
 
-def test_longest_first_takes_those_with_the_most_steps_left():
-    table, (far, near, early, late) = table_of(4)
-    table.take(4)
-    table.step[early], table.step[late] = 1, 3
-    table.turn(far, 5)
-    table.turn(near, 4)
-    table.branch(near)
-    # The unguided synthesis is at a step of its own.
-    (twin,) = np.flatnonzero(table.role == Role.UNGUIDED).tolist()
-    table.step[near] = 2
-    request(table, near, late, early, far)
-    expected = [early, late, far, twin, near]
-    assert table.take(3, longest_first=True).rows.tolist() == expected[:3]
-    assert table.take(3, longest_first=True).rows.tolist() == expected[3:]
+def test_those_with_the_most_steps_left_come_first_if_these_are_given():
+    table, rows = table_of(4)
+    left = np.zeros(8, dtype=np.int64)
+    left[rows] = [2, 5, 3, 5]
+    assert table.take(3, left).rows.tolist() == [rows[1], rows[3], rows[2]]
+    assert table.take(3, left).rows.tolist() == [rows[0]]
 
 
 def test_step_is_ready_when_both_its_passes_are_made():
@@ -85,86 +76,79 @@ def test_step_is_ready_when_both_its_passes_are_made():
     assert store(table, second, 2.0) == [row]
     assert [first.with_label.tolist(), second.with_label.tolist()] == [[False], [True]]
     place = np.array([row])
-    assert table.mixes[row]
     assert table.null_noise(place).tolist() == [[1.0, 1.0]]
     assert table.label_noise(place).tolist() == [[2.0, 2.0]]
-    assert end(table, row).passes == 2
+    assert table.end(row).passes == 2
 
 
 @pytest.mark.parametrize("both", [True, False])
-def test_two_syntheses_share_their_first_pass_if_both_need_it(both):
+def test_trajectories_of_one_state_share_a_pass_that_both_need(both):
     table, (row,) = table_of(1)
     store(table, table.take(8))
-    table.turn(row, 2)
     request(table, row, null=both, label=True)
-    table.branch(row)
-    (twin,) = np.flatnonzero(table.role == Role.UNGUIDED).tolist()
+    twin = table.fork(row)
+    request(table, twin)
+    table.share(twin, row)
     passes = table.take(8)
     # At scale 1 the guided one needs no pass without the label, so the other makes its own.
     assert passes.rows.tolist() == [row if both else twin, row]
     assert passes.with_label.tolist() == [False, True]
     assert store(table, passes, 3.0) == [row, twin]
     assert table.null_noise(np.array([twin])).tolist() == [[3.0, 3.0]]
-    assert table.mixes[[row, twin]].tolist() == [True, False]
     request(table, row, label=True)
     request(table, twin)
     assert sorted(table.take(8).rows.tolist()) == [row, row, twin]
 
 
+def test_both_kinds_of_passes_serve_several_trajectories():
+    table, (row,) = table_of(1, memory=1)
+    table = Trajectories(1, 3)
+    row = add(table, 0, torch.zeros(2))
+    twins = [table.fork(row), table.fork(row)]
+    request(table, row, *twins, label=True)
+    for number, twin in enumerate(twins):
+        for leader in [row, *twins[:number]]:
+            table.share(twin, leader)
+    first = table.take(1)
+    assert store(table, first, 1.0) == []
+    second = table.take(8)
+    assert [*first.rows, *second.rows] == [row, row]
+    assert store(table, second, 2.0) == sorted([row, *twins])
+    assert table.label_noise(np.array(twins)).tolist() == [[2.0, 2.0]] * 2
+
+
 def test_image_is_finished_when_all_its_trajectories_end():
     table, (row,) = table_of(1)
-    table.turn(row, 0)
-    table.branch(row)
-    (twin,) = np.flatnonzero(table.role == Role.UNGUIDED).tolist()
+    twin = table.fork(row)
     table.move(np.array([row, twin]), torch.tensor([[5.0, 5.0], [6.0, 6.0]]))
+    assert table.states(np.array([twin, row]))[0].tolist() == [[6.0, 6.0], [5.0, 5.0]]
     assert table.end(row) is None
-    final = table.end(twin).final
-    assert {role: float(state[0]) for role, state in final.items()} == {
-        Role.INVERSION: 0.0,
-        Role.GUIDED: 5.0,
-        Role.UNGUIDED: 6.0,
-    }
+    assert table.end(twin).source.job.label == 0
 
 
 def test_reused_rows_start_afresh():
-    table, rows = table_of(2)
+    table, rows = table_of(2, memory=1)
     store(table, table.take(8))
-    table.step[rows[0]] = 3
-    table.turn(rows[0], 2)
-    request(table, rows[0], label=True)
-    table.branch(rows[0])
-    (twin,) = np.flatnonzero(table.role == Role.UNGUIDED).tolist()
-    store(table, table.take(8))
-    table.end(twin)
-    assert table.end(rows[0]).stop_index == 3
-    row = table.add(image_of(5), torch.full((2,), 8.0), guided=False)
+    place = np.array([rows[0]])
+    table.move(place, torch.ones(1, 2), torch.ones(1, 1, 2))
+    table.step[rows[0]], table.count[rows[0]], table.made[rows[0]], table.part[rows[0]] = 3, 3, 3, 1
+    table.end(rows[0])
+    row = add(table, 5, torch.full((2,), 8.0), step=2)
     assert row == rows[0]
-    request(table, row)
-    assert (table.step[row], table.role[row]) == (0, Role.INVERSION)
-    assert not table.guided[row]
-    assert not table.mixes[row]
-    image = end(table, row)
-    assert (image.passes, image.stop_index) == (0, 0)
-    assert float(image.final[Role.GUIDED][0]) == 8.0
-    assert Role.UNGUIDED not in image.final
+    assert [c[row] for c in (table.step, table.count, table.made, table.part)] == [2, 0, 0, 0]
+    x, memory = table.states(place)
+    assert (x.tolist(), memory.tolist()) == ([[8.0, 8.0]], [[[0.0, 0.0]]])
+    assert table.image[row].passes == 0
 
 
-def test_final_states_survive_the_reuse_of_their_row():
-    table, (row,) = table_of(1)
-    image = end(table, row)
-    table.add(image_of(1), torch.full((2,), 9.0), guided=True)
-    assert {tuple(state.tolist()) for state in image.final.values()} == {(0.0, 0.0)}
-
-
-def test_rows_are_grouped_by_whether_they_have_a_mask():
-    table, mask = Trajectories(4, 1), torch.tensor([True, False])
-    state = torch.zeros(2)
-    plain = table.add(image_of(0), state, guided=True)
-    masked = table.add(image_of(1, mask), state, guided=True)
-    rows = np.array([masked, plain])
-    assert table.is_masked(rows).tolist() == [True, False]
-    (rest, nothing), (inside, masks) = table.by_mask(rows)
-    assert (rest.tolist(), nothing, inside.tolist()) == ([1], None, [0])
-    assert torch.equal(masks, mask[None])
-    assert len(list(table.by_mask(rows[:1]))) == len(list(table.by_mask(rows[1:]))) == 1
-    assert list(table.by_mask(rows[:0])) == []
+@pytest.mark.parametrize("keeps", [True, False])
+def test_memory_and_count_are_kept_in_the_next_phase_if_the_solver_says_so(keeps):
+    table, (row,) = table_of(1, memory=1)
+    table.move(np.array([row]), torch.ones(1, 2), torch.ones(1, 1, 2))
+    table.count[row] = table.made[row] = 3
+    twin = table.fork(row)
+    for place in (row, twin):
+        table.begin(place, 1, 2, keeps_memory=keeps)
+    assert table.count[[row, twin]].tolist() == [3 * keeps] * 2
+    assert table.made[[row, twin]].tolist() == [0, 0]
+    assert table.states(np.array([row, twin]))[1].unique().tolist() == [float(keeps)]

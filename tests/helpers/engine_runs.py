@@ -4,8 +4,8 @@ import torch
 
 from diffguard.batching import fixed_batch_size
 from diffguard.engine.classifier_guidance import ClassifierGuidance
+from diffguard.engine.engine import Engine
 from diffguard.engine.jobs import Job
-from diffguard.engine.reconstructor import Reconstructor
 from tests.helpers.tiny_models import (
     Clocked,
     ask_for_depth,
@@ -41,15 +41,19 @@ def network_of(kind=two_layers, **options):
     return Clocked(kind(channels=3, **options))
 
 
+def engine_of(denoiser, recipe, batch_size):
+    return Engine(denoiser, recipe.sampler, recipe.program(), batch_size)
+
+
 def run(denoiser, recipe, jobs, batch_size=8, portion=None):
     """Results in the order of the jobs, and the engine."""
-    engine = Reconstructor(denoiser, recipe, fixed_batch_size(batch_size))
+    engine = engine_of(denoiser, recipe, fixed_batch_size(batch_size))
     done, portion = [], portion or len(jobs)
     for begin in range(0, len(jobs), portion):
         done += engine.push(jobs[begin : begin + portion])
     done += engine.flush()
     assert len(done) == len(jobs)
-    where = {result.job.key: result for result in done}
+    where = {outcome.job.key: recipe.reconstruction(outcome) for outcome in done}
     return [where[job.key] for job in jobs], engine
 
 

@@ -10,8 +10,8 @@ from diffguard.classifiers.classifier import Classifier
 from diffguard.denoisers.pixel import PixelDenoiser
 from diffguard.diffusion.plan import SamplingPlan
 from diffguard.diffusion.schedule import NoiseSchedule
+from diffguard.engine.engine import Engine
 from diffguard.engine.jobs import Job
-from diffguard.engine.reconstructor import Reconstructor
 from diffguard.images import to_model_range
 from diffguard.scores.build import build_distance
 from diffguard.scores.distances import Views
@@ -115,9 +115,9 @@ def reconstruct(denoiser, recipe, images, labels, masks=None):
         Job(image, int(label), (str(row),), mask)
         for row, (image, label, mask) in enumerate(zip(images, labels, masks, strict=True))
     ]
-    engine = Reconstructor(denoiser, recipe, batch_size=8)
-    done = {result.job.key: result for result in engine.push(jobs) + engine.flush()}
-    return [done[job.key] for job in jobs]
+    engine = Engine(denoiser, recipe.sampler, recipe.program(), batch_size=8)
+    done = {outcome.job.key: outcome for outcome in engine.push(jobs) + engine.flush()}
+    return [recipe.reconstruction(done[job.key]) for job in jobs]
 
 
 def column(results, name):

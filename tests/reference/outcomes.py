@@ -7,7 +7,8 @@ from diffguard.diffusion.ddim import invert, synthesize
 from diffguard.diffusion.early_stop import calibrate_threshold, should_stop, stop_index
 from diffguard.diffusion.schedule import NoiseSchedule
 from diffguard.engine.classifier_guidance import ClassifierGuidance
-from diffguard.engine.recipe import ClassifierFree, Recipe
+from diffguard.engine.program import ClassifierFree
+from diffguard.engine.recipe import Recipe
 from diffguard.images import to_image_range, to_model_range
 from diffguard.report.metrics import auroc, compute_metrics, roc_curve
 from diffguard.report.torch_metric import OODMetrics

@@ -4,11 +4,18 @@ import torch
 from diffguard.engine.classifier_guidance import ClassifierGuidance
 from diffguard.engine.jobs import Job
 from diffguard.engine.plain import reconstruct as plainly
-from diffguard.engine.recipe import ClassifierFree, Recipe
-from diffguard.engine.reconstructor import Reconstructor
+from diffguard.engine.program import ClassifierFree
+from diffguard.engine.recipe import Recipe
 from diffguard.errors import UserError
 from diffguard.scores.formulas import psnr
-from tests.helpers.engine_runs import CLASSES, classifier_guidance_of, jobs_of, network_of, run
+from tests.helpers.engine_runs import (
+    CLASSES,
+    classifier_guidance_of,
+    engine_of,
+    jobs_of,
+    network_of,
+    run,
+)
 from tests.helpers.tiny_models import (
     denoiser_of,
     sound_plan,
@@ -154,7 +161,7 @@ def test_every_call_has_one_shape_and_no_negative_label(inversion):
 
 def test_results_are_returned_while_the_stream_runs():
     denoiser = denoiser_of(two_layers(classes=CLASSES), CLASSES)
-    engine = Reconstructor(denoiser, Recipe(sound_plan(6), 5, guidance=ClassifierFree(3.0)), 8)
+    engine = engine_of(denoiser, Recipe(sound_plan(6), 5, guidance=ClassifierFree(3.0)), 8)
     jobs, done, most = jobs_of(80), 0, 0
     for begin in range(0, 80, 8):
         done += len(engine.push(jobs[begin : begin + 8]))
@@ -183,6 +190,6 @@ def test_image_without_label_needs_a_null_class():
     denoiser.null_class = None
     recipe, job = Recipe(sound_plan(), 2), Job(torch.rand(1, 8, 8), -1)
     with pytest.raises(UserError, match="null class"):
-        Reconstructor(denoiser, recipe, 8).push([job] * 8)
+        engine_of(denoiser, recipe, 8).push([job] * 8)
     with pytest.raises(UserError, match="null class"):
         plainly(denoiser, recipe, job)

@@ -1,0 +1,62 @@
+"""Images on their way into the engine: encoded in full batches, and noised where phases start."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from diffguard.batching import in_fixed_batches
+from diffguard.diffusion.denoiser import Denoiser
+from diffguard.diffusion.plan import SamplingPlan
+from diffguard.engine.jobs import Job, Source
+from diffguard.engine.program import NoisedImage
+from diffguard.engine.routes import Reach
+from diffguard.randomness import image_generator
+
+
+@torch.no_grad()
+def encode(
+    denoiser: Denoiser, jobs: Sequence[Job], batch_size: int, *, previews: bool
+) -> list[tuple[Source, Reach]]:
+    """Encode images in calls of one shape.
+
+    Args:
+        denoiser: The diffusion model.
+        jobs: The images, at least one.
+        batch_size: Rows of every call.
+        previews: Whether an observer compares states with images.
+
+    Returns:
+        Each image with its clean state, and where guidance changes it.
+    """
+    images = torch.stack([job.image for job in jobs])
+    states = in_fixed_batches(denoiser.encode, images, batch_size)
+    views: list[Tensor | None] = [None] * len(jobs)
+    if previews:
+        # Once for all steps, because a latent model decodes here.
+        views = list(in_fixed_batches(denoiser.preview, states, batch_size))
+    masks = [job.mask for job in jobs]
+    placed = [None if m is None else denoiser.place_mask(m.unsqueeze(0))[0] for m in masks]
+    sizes = iter(_sizes([mask for mask in placed if mask is not None]))
+    encoded = []
+    for job, state, mask, view in zip(jobs, states, placed, views, strict=True):
+        # Copies release the batch.
+        source = Source(job, state.clone(), mask, None if view is None else view.clone())
+        encoded.append((source, Reach.of(job.label, None if mask is None else next(sizes))))
+    return encoded
+
+
+def _sizes(masks: list[Tensor]) -> list[int]:
+    """Pixels in each mask; one copy from the device for all."""
+    return torch.stack(masks).flatten(1).sum(1).tolist() if masks else []
+
+
+def noised(source: Source, start: NoisedImage, plan: SamplingPlan) -> Tensor:
+    """The clean state `(…)` of an image with noise of its own."""
+    parts = (*source.job.key, "noise", start.repeat, start.step)
+    generator = image_generator(start.seed, *parts)
+    clean, alpha = source.clean, plan.alphas[start.step]
+    noise = torch.randn(clean.shape, generator=generator).to(clean)
+    return float(alpha.sqrt()) * clean + float((1 - alpha).sqrt()) * noise

@@ -1,0 +1,219 @@
+"""A stream of images in, a stream of outcomes out.
+
+Many trajectories run at a time, each at its own timestep. Their next network passes are gathered
+into calls of one fixed shape, and new images start as others finish. The batch stays full although
+every image has its own depth, and the outcome of an image does not depend on its neighbors.
+`plain.py` has DiffGuard's algorithm for one image.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+
+import numpy as np
+import torch
+
+from diffguard.batching import in_fixed_batches
+from diffguard.diffusion.denoiser import Denoiser
+from diffguard.engine.encoding import encode, noised
+from diffguard.engine.in_flight import ImageInFlight
+from diffguard.engine.jobs import Job, Source
+from diffguard.engine.outcome import Outcome
+from diffguard.engine.program import NoisedImage, Program, Synthesis
+from diffguard.engine.routes import Node, Reach, Routes
+from diffguard.engine.sampler import Sampler
+from diffguard.engine.steps import Steps
+from diffguard.engine.trajectories import Trajectories
+
+
+class Engine:
+    """Runs a program for a stream of jobs, in calls of one shape.
+
+    Args:
+        denoiser: The diffusion model.
+        sampler: How states move between noise levels.
+        program: What is asked for each image.
+        batch_size: Images of every network call.
+        most_steps: If given, shorten each part of the program to this many steps, to measure the
+            speed.
+
+    Attributes:
+        calls: Calls of the diffusion model so far.
+        rows: Rows of those calls without padding; `rows / (calls · batch_size)` is the fill.
+    """
+
+    def __init__(
+        self,
+        denoiser: Denoiser,
+        sampler: Sampler,
+        program: Program,
+        batch_size: int,
+        *,
+        most_steps: int | None = None,
+    ) -> None:
+        self.denoiser, self.sampler, self.program = denoiser, sampler, program
+        self.batch_size = batch_size
+        self.calls = 0
+        self.rows = 0
+        self._routes = routes = Routes(program, sampler.plan, most_steps)
+        # One batch per queue, so that a full table always has a full queue.
+        queues = 1 + bool(routes.waits.any()) + bool(routes.classifiers)
+        memory = sampler.solver.memory
+        self._table = Trajectories((queues + 1) * batch_size, routes.most_rows, memory)
+        self._steps = Steps(denoiser, sampler, routes, batch_size, self._table)
+        self._waiting: deque[Job] = deque()
+        self._encoded: deque[tuple[Source, Reach]] = deque()
+        # Rows that wait for their observers, and rows that wait for a classifier's gradient.
+        self._moved: deque[int] = deque()
+        self._guided: deque[int] = deque()
+        self._finished: list[ImageInFlight] = []
+
+    def push(self, jobs: Iterable[Job]) -> list[Outcome]:
+        """Add images and return the finished ones; others stay in flight."""
+        self._waiting.extend(jobs)
+        self._run(final=False)
+        return self._drain(final=False)
+
+    def flush(self) -> list[Outcome]:
+        """Finish everything in flight."""
+        self._run(final=True)
+        return self._drain(final=True)
+
+    def _run(self, *, final: bool) -> None:
+        full, table = self.batch_size, self._table
+        while True:
+            self._admit(final=final)
+            if len(self._moved) >= full:
+                self._observe()
+            elif len(self._guided) >= full:
+                self._guide()
+            elif table.pending_count >= full:
+                self._denoise(final=final)
+            elif not final and table.has_room:
+                return
+            elif self._moved:
+                self._observe()
+            elif not self._guided and not table.pending_count:
+                return
+            # The fuller call wastes less.
+            elif len(self._guided) >= table.pending_count:
+                self._guide()
+            else:
+                self._denoise(final=final)
+
+    def _admit(self, *, final: bool) -> None:
+        while self._table.has_room:
+            if not self._encoded:
+                if not self._waiting or (len(self._waiting) < self.batch_size and not final):
+                    return
+                self._encode()
+            source, reach = self._encoded.popleft()
+            self._start(ImageInFlight(source, self._routes.route(reach)))
+
+    def _encode(self) -> None:
+        jobs = [self._waiting.popleft() for _ in range(min(self.batch_size, len(self._waiting)))]
+        previews = any(observer.sees_previews for observer in self._routes.observers)
+        self._encoded += encode(self.denoiser, jobs, self.batch_size, previews=previews)
+
+    def _start(self, image: ImageInFlight) -> None:
+        self._table.enter()
+        for node in image.route.roots:
+            state, phase = image.source.clean, node.phase
+            if isinstance(phase, Synthesis) and isinstance(phase.start, NoisedImage):
+                state = noised(image.source, phase.start, self.sampler.plan)
+            self._begin(self._table.add(image, state), node, 0)
+
+    def _begin(self, row: int, node: Node, stop: int, *, follows: bool = False) -> None:
+        """Begin a phase; `stop` is the last step of the phase that it follows."""
+        keeps_memory = follows and self.sampler.solver.keeps_memory
+        step = self._routes.first_step(node, stop)
+        self._table.begin(row, node.number, step, keeps_memory=keeps_memory)
+        self._steps.observation.begin(row, node)
+        self._steps.request_passes(np.array([row]))
+
+    def _denoise(self, *, final: bool) -> None:
+        """One call of the diffusion model, and the steps that it completes."""
+        table, routes = self._table, self._routes
+        left = None
+        if final:
+            # At the end of the stream all finish together, so that the last calls are full.
+            left = routes.steps_left(table.node, table.step)
+        passes = table.take(self.batch_size, left)
+        rows = self._steps.predict(passes)
+        self.calls += 1
+        self.rows += len(passes.rows)
+        by_classifier = routes.classifier[table.node[rows]] >= 0
+        self._guided.extend(rows[by_classifier].tolist())
+        self._advance(rows[~by_classifier])
+
+    def _guide(self) -> None:
+        self._advance(_take(self._guided, self.batch_size), by_classifier=True)
+
+    def _advance(self, rows: np.ndarray, *, by_classifier: bool = False) -> None:
+        if not len(rows):
+            return
+        complete = self._steps.advance(rows, by_classifier=by_classifier)
+        self._steps.request_passes(rows[~complete])
+        moved = rows[complete]
+        waits = self._routes.waits[self._table.node[moved]]
+        self._moved.extend(moved[waits].tolist())
+        self._proceed(moved[~waits], np.zeros(len(moved) - np.count_nonzero(waits), dtype=bool))
+
+    @torch.no_grad()
+    def _observe(self) -> None:
+        rows = _take(self._moved, self.batch_size)
+        self._proceed(rows, self._steps.observation.show_steps(rows))
+
+    def _proceed(self, rows: np.ndarray, stops: np.ndarray) -> None:
+        """Begin the next step of trajectories, or end the phases of those that stop."""
+        table, routes = self._table, self._routes
+        node, step = table.node[rows], table.step[rows]
+        up, last = routes.up[node], routes.last[node]
+        ends = stops | np.where(up, step >= last, step <= last)
+        table.step[rows[~ends]] += np.where(up, 1, -1)[~ends]
+        self._steps.request_passes(rows[~ends])
+        for row in rows[ends].tolist():
+            self._end_phase(row)
+
+    def _end_phase(self, row: int) -> None:
+        table, image = self._table, self._table.image[row]
+        node, stop = self._routes.nodes[table.node[row]], int(table.step[row])
+        image.last_step[node] = stop
+        if node.is_kept:
+            image.states[node] = table.x[0, row].clone()
+        self._steps.observation.end(row, node, image)
+        if not node.children:
+            if table.end(row) is not None:
+                self._finished.append(image)
+            return
+        siblings = [row, *(table.fork(row) for _ in node.children[1:])]
+        for place, (sibling, child) in enumerate(zip(siblings, node.children, strict=True)):
+            self._begin(sibling, child, stop, follows=True)
+            for leader in siblings[:place]:
+                # They are at the same state; at the same step, one pass serves both.
+                if table.step[leader] == table.step[sibling]:
+                    table.share(sibling, leader)
+
+    @torch.no_grad()
+    def _drain(self, *, final: bool) -> list[Outcome]:
+        """Decode finished states, a full batch at a time until the end."""
+        size, outcomes = self.batch_size, []
+        while len(self._finished) >= (1 if final else size):
+            batch, self._finished = self._finished[:size], self._finished[size:]
+            outcomes += self._outcomes(batch)
+        return outcomes
+
+    def _outcomes(self, images: list[ImageInFlight]) -> list[Outcome]:
+        program = self.program
+        outcomes = [image.outcome(program) for image in images]
+        for phase in program.pictures:
+            states = torch.stack([image.states[image.route.nodes[phase]] for image in images])
+            decoded = in_fixed_batches(self.denoiser.decode, states, self.batch_size)
+            for outcome, picture in zip(outcomes, decoded, strict=True):
+                outcome.pictures[phase] = picture
+        return outcomes
+
+
+def _take(queue: deque[int], most: int) -> np.ndarray:
+    return np.array([queue.popleft() for _ in range(min(most, len(queue)))], dtype=np.int64)

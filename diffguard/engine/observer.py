@@ -1,0 +1,80 @@
+"""Observers: what happens beside the steps of a phase."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from diffguard.diffusion.denoiser import Denoiser
+from diffguard.diffusion.solver import Step
+from diffguard.engine.jobs import Source
+
+
+@dataclass
+class Sight:
+    """What an observer sees: B rows at a time, always a whole batch; the last ones may be padding.
+
+    An observer may set `x` after a step, and updates `values` and `memory` in place.
+
+    Attributes:
+        x: `(B, …)` states; in `on_pass`, what the network was shown.
+        step: The levels of the step that the rows make or have made.
+        index: `(B,)` int64 index of that step.
+        sources: The images of the rows.
+        denoiser: The diffusion model.
+        values: `(B, values)` float64, the numbers that the observer keeps for each image.
+        memory: `(memory, B, …)`, the states that it keeps.
+        noise: `(B, …)` ε that makes the step, after classifier-free guidance; None after a step.
+        noise_null: `(B, …)` ε without the label; valid where `mixes`.
+        noise_label: `(B, …)` ε with the label; valid where `mixes`.
+        mixes: `(B,)` bool, whether the pass was made both without and with the label.
+    """
+
+    x: Tensor
+    step: Step
+    index: Tensor
+    sources: Sequence[Source]
+    denoiser: Denoiser
+    values: Tensor
+    memory: Tensor
+    noise: Tensor | None = None
+    noise_null: Tensor | None = None
+    noise_label: Tensor | None = None
+    mixes: Tensor | None = None
+
+    def image_previews(self) -> Tensor:
+        """`(B, C, h, w)` the images, as `denoiser.preview` shows clean states."""
+        return torch.stack([s.preview for s in self.sources if s.preview is not None])
+
+
+class Observer:
+    """Watches a phase of each image; the methods do nothing unless they are overridden.
+
+    Attributes:
+        values: Numbers that it keeps for each image, 0 at the beginning of the phase. They are
+            part of the outcome.
+        memory: States that it keeps for each image during the phase.
+        sees_passes: Whether `on_pass` is called.
+        sees_steps: Whether `on_step` is called. Rows wait for it until they fill a batch.
+        sees_previews: Whether it calls `Sight.image_previews`.
+    """
+
+    values: int = 0
+    memory: int = 0
+    sees_passes: bool = False
+    sees_steps: bool = False
+    sees_previews: bool = False
+
+    def on_pass(self, sight: Sight) -> None:
+        """Called when the noise of a step is known, before the states move."""
+
+    def on_step(self, sight: Sight) -> Tensor | None:  # noqa: ARG002
+        """Called after a step.
+
+        Returns:
+            `(B,)` bool, which rows end their phase here; None for no row.
+        """
+        return None
