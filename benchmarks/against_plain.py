@@ -65,7 +65,7 @@ def measure_plain(
     On a CPU, the gain of the bare network comes from the calls that both loops make, each repeated
     immediately, because a machine's speed at batch 1 changes from minute to minute.
     """
-    subject.data.batch_size = best
+    subject.data.config = replace(subject.data.config, batch_size=best)
     stream = subject.stream.share(0, max(1, len(subject.stream) // PLAIN_IMAGES))
     calls = NetworkCalls(networks_of(detector), paired=our_calls.paired)
     with calls.noted():

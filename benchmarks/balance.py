@@ -37,7 +37,7 @@ def score(
     import torch
     from stand_in import build, settings
 
-    from datamodules.benchmark import IDSets
+    from datamodules.config import DataConfig, IDSets
     from datamodules.evaluation_stream import EvaluationStream
     from datamodules.image_set import TensorSet, no_labels
     from datamodules.ood import OODDataModule
@@ -74,7 +74,9 @@ def score(
             return self._images[index]
 
     sources = IDSets(test="folder:none")
-    data = OODDataModule(sources, root=".", image_size=SIDE, channels=3, batch_size=batch_size)
+    data = OODDataModule(
+        DataConfig(sources, root=".", image_size=SIDE, channels=3, batch_size=batch_size)
+    )
     stream = EvaluationStream([Images("made", images, no_labels(count))], data.prepare)
     config = TrainerConfig(accelerator="cpu", threads=1, progress=False)
     run = ScoringRun(detector, data, stream, folder, {}, derive=False)

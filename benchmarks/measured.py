@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -104,7 +104,7 @@ def score(
     batch_size: int,
 ) -> Scoring:
     """Score images as `evaluate.py` does, into a temporary folder."""
-    data.batch_size = batch_size
+    data.config = replace(data.config, batch_size=batch_size)
     with tempfile.TemporaryDirectory() as name, watched() as fills:
         folder = Path(name)
         run = ScoringRun(detector, data, stream, folder, {}, derive=False)

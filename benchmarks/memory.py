@@ -27,7 +27,7 @@ def score(count: int) -> None:
     import torch
     from stand_in import build, settings
 
-    from datamodules.benchmark import IDSets
+    from datamodules.config import DataConfig, IDSets
     from datamodules.evaluation_stream import EvaluationStream
     from datamodules.image_set import ImageSet, no_labels
     from datamodules.ood import OODDataModule
@@ -52,7 +52,9 @@ def score(count: int) -> None:
         def path(self, index: int) -> str:
             return f"class_{index % 1000:03}/image_{index:08}.JPEG"
 
-    data = OODDataModule(IDSets(test="folder:none"), root=".", image_size=SIDE, batch_size=512)
+    data = OODDataModule(
+        DataConfig(IDSets(test="folder:none"), root=".", image_size=SIDE, batch_size=512)
+    )
     stream = EvaluationStream([MadeImages("made", no_labels(count))], data.prepare)
     detector = build(settings(steps=2, baselines=["msp"]), SIDE)
     config = TrainerConfig(accelerator="cpu", devices=1, threads=1, progress=False)

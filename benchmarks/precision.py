@@ -19,7 +19,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from datamodules.ood import IDSets, OODDataModule, OODSets
+from datamodules.config import DataConfig, IDSets, OODSets
+from datamodules.ood import OODDataModule
 from diffguard.checkpoint.file import read_checkpoint
 from diffguard.detector import Detector
 from diffguard.report.metrics import auroc
@@ -67,7 +68,10 @@ def main(argv: Sequence[str]) -> int:
     config = dict(content["config"]["data"])
     config |= {"id": IDSets(**config["id"]), "ood": OODSets(**config["ood"])}
     config |= {"limit": arguments.limit, "batch_size": arguments.batch_size}
-    data, few = OODDataModule(**config), OODDataModule(**config | {"limit": 4})
+    data, few = (
+        OODDataModule(DataConfig(**config)),
+        OODDataModule(DataConfig(**config | {"limit": 4})),
+    )
     trainer = TrainerConfig(
         accelerator=arguments.accelerator, devices=1, threads=arguments.threads, progress=False
     )

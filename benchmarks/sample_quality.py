@@ -26,7 +26,7 @@ from torchmetrics.image.fid import FrechetInceptionDistance
 from torchmetrics.image.kid import KernelInceptionDistance
 from torchvision.utils import make_grid
 
-from datamodules.benchmark import IDSets, OODSets, Part
+from datamodules.config import DataConfig, IDSets, OODSets, Part
 from datamodules.evaluation_stream import EvaluationStream
 from datamodules.ood import OODDataModule
 from diffguard.checkpoint.file import read_checkpoint
@@ -165,7 +165,7 @@ def open_data(config: Mapping[str, Any], root: str | None, batch_size: int) -> O
     """The ID data of a checkpoint's config, without a limit on the validation images."""
     values = {**config["data"], "limit": None, "batch_size": batch_size, "ood_validation": {}}
     values |= {"id": IDSets(**values["id"]), "ood": OODSets()}
-    return OODDataModule(**values | ({"root": root} if root else {}))
+    return OODDataModule(DataConfig(**values | ({"root": root} if root else {})))
 
 
 def main(argv: Sequence[str]) -> int:

@@ -34,7 +34,8 @@ from measured import Row, Scoring, Table, formula, score
 from network_calls import NetworkCalls, networks_of
 from subjects import Subject, embedded, large, write_images
 
-from datamodules.ood import IDSets, OODDataModule
+from datamodules.config import DataConfig, IDSets
+from datamodules.ood import OODDataModule
 from diffguard.detector import Detector
 from diffguard.training.trainer_config import TrainerConfig
 from lightning_modules.quiet import quiet_libraries
@@ -136,7 +137,9 @@ def measure_reading(subject: Subject, rate: float) -> list[Row]:
         with tempfile.TemporaryDirectory() as folder:
             write_images(Path(folder), first, FILES, suffix)
             data = OODDataModule(
-                id=IDSets(), image_size=side, channels=channels, batch_size=64, num_workers=2
+                DataConfig(
+                    id=IDSets(), image_size=side, channels=channels, batch_size=64, num_workers=2
+                )
             )
             stream = data.folder_stream(folder)
             began = time.perf_counter()

@@ -12,8 +12,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from datamodules.config import DataConfig, IDSets, OODSets
 from datamodules.evaluation_stream import EvaluationStream
-from datamodules.ood import IDSets, OODDataModule, OODSets
+from datamodules.ood import OODDataModule
 from diffguard.checkpoint.file import read_checkpoint
 from diffguard.classifiers.classifier import Classifier
 from diffguard.denoisers.pixel import PixelDenoiser
@@ -80,7 +81,7 @@ def embedded(ckpt: Path, images: int) -> Subject:
     config = dict(content["config"]["data"])
     config |= {"id": IDSets(**config["id"]), "ood": OODSets(**config["ood"])}
     sets = 1 + len(config["ood"].near) + len(config["ood"].far)
-    data = OODDataModule(**{**config, "limit": -(-images // sets)})
+    data = OODDataModule(DataConfig(**{**config, "limit": -(-images // sets)}))
 
     def build(changes: Mapping[str, Any]) -> Detector:
         return Detector.from_checkpoint(content, settings=_merged(content["settings"], changes))
@@ -107,7 +108,7 @@ def large(folder: Path, images: int, side: int, width: int) -> Subject:
     mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
     classifier = Classifier(resnet50(), classes, size=(side, side), mean=mean, std=std)
     write_photographs(folder, images, side, "jpg")
-    data = OODDataModule(id=IDSets(), image_size=side, channels=3)
+    data = OODDataModule(DataConfig(id=IDSets(), image_size=side, channels=3))
     stream = data.folder_stream(folder)
     settings = {
         "sampler": {"steps": 25, "spacing": "stride", "pairing": "current", "clip": True},

@@ -1,11 +1,16 @@
 """Data: named ID and OOD sets, training batches and the evaluation stream."""
 
-from datamodules.benchmark import IDSets, OODSets
-from datamodules.image_set import ImageSet, MissingDataError, TensorSet
-from datamodules.ood import OODDataModule
-from datamodules.sources import open_set
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from datamodules.config import DataConfig, IDSets, OODSets
+    from datamodules.image_set import ImageSet, MissingDataError, TensorSet
+    from datamodules.ood import OODDataModule
+    from datamodules.sources import open_set
 
 __all__ = [
+    "DataConfig",
     "IDSets",
     "ImageSet",
     "MissingDataError",
@@ -14,3 +19,21 @@ __all__ = [
     "TensorSet",
     "open_set",
 ]
+
+_MODULES = {
+    "DataConfig": "datamodules.config",
+    "IDSets": "datamodules.config",
+    "ImageSet": "datamodules.image_set",
+    "MissingDataError": "datamodules.image_set",
+    "OODDataModule": "datamodules.ood",
+    "OODSets": "datamodules.config",
+    "TensorSet": "datamodules.image_set",
+    "open_set": "datamodules.sources",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name at its first use, so that `--help` does not wait for Lightning."""
+    if name not in _MODULES:
+        raise AttributeError(f"module 'datamodules' has no attribute {name!r}")
+    return getattr(import_module(_MODULES[name]), name)

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import get_args
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 from torchvision.transforms import v2
 
+from datamodules.config import Augmentation
 from diffguard.errors import UserError
 from diffguard.images import to_working_size
 
-Augmentation = Literal["none", "affine", "flip", "crop_flip"]
 CROP_PADDING = 4
 
 

@@ -4,56 +4,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
 from itertools import combinations, product
-from typing import Literal
 
+from datamodules.config import IDSets, OODSets, Part
 from datamodules.sources import same_source
 from diffguard.errors import UserError
 
-Part = Literal["train", "validation", "test"]
-Group = Literal["id", "near", "far"]
 _Named = tuple[str, str | None]  # a name and its source
 PARTS: tuple[Part, ...] = ("train", "validation", "test")
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
-
-
-@dataclass
-class IDSets:
-    """Sources of the ID data set.
-
-    Args:
-        train: Training images of the networks; the baselines use their features.
-        validation: Calibration images: normalization, fusion and threshold.
-        test: Test images.
-        all: A single source of all ID images, which is split into the three parts in the same way
-            every time.
-        shares: `all`: shares of training, validation and test images.
-    """
-
-    train: str | None = None
-    validation: str | None = None
-    test: str | None = None
-    all: str | None = None
-    shares: list[float] = field(default_factory=lambda: [0.6, 0.2, 0.2])
-
-    def source(self, part: Part) -> str | None:
-        """The source that holds a part."""
-        return self.all or getattr(self, part)
-
-
-@dataclass
-class OODSets:
-    """OOD test sets, name -> source.
-
-    Args:
-        near: Sets similar to the ID data.
-        far: Sets unlike the ID data.
-    """
-
-    near: dict[str, str] = field(default_factory=dict)
-    far: dict[str, str] = field(default_factory=dict)
 
 
 def part_name(name: str, part: Part) -> str:

@@ -6,11 +6,11 @@ import sys
 from collections.abc import Collection, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
 
 from lightning.pytorch.utilities import rank_zero_only
 
-from datamodules.benchmark import PARTS, Group, IDSets, OODSets, Part, check_sets, part_name
+from datamodules.benchmark import PARTS, check_sets, part_name
+from datamodules.config import DataConfig, Group, Part
 from datamodules.file_set import folder_set
 from datamodules.image_set import ImageSet, MissingDataError
 from datamodules.sources import is_folder, open_set
@@ -24,14 +24,7 @@ class BenchmarkSets:
     """The ID and OOD sets of a benchmark. Each set is opened once, on first use.
 
     Args:
-        name: The ID data set's name in tables.
-        id: Sources of the ID data set.
-        ood: OOD test sets.
-        ood_validation: OOD validation sets, name -> source.
-        root: Folder that relative sources start from.
-        class_names: Class names in the order of the labels; defaults to those of the data.
-        missing: Whether an absent OOD set raises an error or is skipped.
-        get_from: Where the data can be obtained, for the error about an absent set.
+        config: The `data` section.
 
     Attributes:
         left_out: Absent OOD sets that were skipped, name -> reason.
@@ -40,25 +33,15 @@ class BenchmarkSets:
         UserError: See `check_sets`; or if `class_names` is empty.
     """
 
-    def __init__(
-        self,
-        name: str,
-        id: IDSets,
-        ood: OODSets,
-        ood_validation: Mapping[str, str],
-        *,
-        root: str | None,
-        class_names: Sequence[str] | None,
-        missing: Literal["error", "skip"],
-        get_from: str | None,
-    ) -> None:
-        if class_names is not None and not class_names:
+    def __init__(self, config: DataConfig) -> None:
+        if config.class_names is not None and not config.class_names:
             raise UserError("data.class_names is an empty list: name the classes, or leave it out")
-        check_sets(name, id, ood, ood_validation, root)
-        self.name, self.id, self.ood, self.ood_validation = name, id, ood, ood_validation
-        self.root, self.missing, self.get_from = root, missing, get_from
+        self.name, self.id, self.ood = config.name, config.id, config.ood
+        self.ood_validation = config.ood_validation or {}
+        check_sets(self.name, self.id, self.ood, self.ood_validation, config.root)
+        self.root, self.missing, self.get_from = config.root, config.missing, config.get_from
         self.left_out: dict[str, str] = {}
-        self._given_names = class_names
+        self._given_names = config.class_names
         self._opened: dict[str, ImageSet] = {}
 
     @cached_property

@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
 from datamodules.augmentation import Prepare
+from datamodules.config import OnError
 from datamodules.image_set import ImageSet
-from datamodules.loader import OnError, read_item
+from datamodules.loader import read_item
 
 
 class EvaluationStream(Dataset[dict[str, Any]]):

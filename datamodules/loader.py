@@ -9,7 +9,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator, Sequence
 from multiprocessing.connection import Listener
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch.utils.data import DataLoader
@@ -18,8 +18,6 @@ from torch.utils.data.distributed import DistributedSampler
 from datamodules.augmentation import Prepare
 from datamodules.image_set import ImageSet
 from diffguard.errors import UserError
-
-OnError = Literal["stop", "skip"]
 
 
 def check_sockets() -> None:

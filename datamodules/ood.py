@@ -4,24 +4,23 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Collection, Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 from lightning import LightningDataModule
 from torch import Tensor
 
-from datamodules.augmentation import Augmentation, Prepare, augmentation, batch_augmentation
-from datamodules.benchmark import Group, IDSets, OODSets, Part
+from datamodules.augmentation import Prepare, augmentation, batch_augmentation
 from datamodules.benchmark_sets import BenchmarkSets, prediction_set
+from datamodules.config import Augmentation, DataConfig, Group, Part
 from datamodules.evaluation_stream import EvaluationStream
 from datamodules.image_set import ImageSet
-from datamodules.loader import ImageLoader, OnError, ShareSampler, check_sockets, collate
-from datamodules.ranges import check_ranges
+from datamodules.loader import ImageLoader, ShareSampler, check_sockets, collate
 from datamodules.training_memory import MemoryLoader, decode
 from datamodules.training_stream import EpochSampler, TrainingLoader, TrainingStream
 from diffguard.errors import UserError
 
-_NO_OOD = OODSets()
 # Images that a loader reads at once while the batch size of the networks is not yet chosen.
 _READ_SIZE = 64
 
@@ -33,79 +32,41 @@ class OODDataModule(LightningDataModule):
     sets, in which every image occurs once.
 
     Args:
-        id: Sources of the ID data set.
-        ood: OOD test sets.
-        ood_validation: OOD sets for choosing settings, name -> source; never reported as a result.
-        name: The ID data set's name in tables.
-        root: Folder that `imglist:`, `folder:` and `torchvision:` sources are relative to.
-        image_size: Working size: side of the square images in pixels.
-        channels: 1 for grayscale, 3 for RGB.
-        class_names: Class names in the order of the labels; defaults to those of the data.
-        batch_size: Images per network call in evaluation and validation, rounded up to a multiple
-            of 8; `auto` takes the fastest that fits into memory, chosen once per folder of scores.
-        train_batch_size: Images per batch in training.
-        num_workers: Number of processes that read images, besides the main one.
-        augment: Augmentation of training images (see `augmentation.py`).
-        in_memory: Decode the training images once and keep them on the training device.
-        limit: Largest number of images per set in evaluation and tuning; the choice is always the
-            same. Calibration uses all ID validation images.
-        missing: Whether an absent OOD set is an error, or is skipped and listed.
-        on_error: Whether an unreadable image ends an evaluation, or is skipped and listed.
-        download: Let torchvision download its sets.
-        get_from: Where the data can be obtained; shown if a set is absent.
-        seed: Seed of order and augmentation in training.
-
-    Attributes:
-        transform: Replaces `augment` by a random transformation of `(C, H, W)`; None by default.
+        config: The `data` section.
+        transform: Replaces the augmentation of training by a random transformation of an image
+            `(C, H, W)` in [0, 1].
 
     Raises:
         UserError: For a number out of range, or wrong names or sources.
     """
 
     def __init__(
-        self,
-        id: IDSets,
-        ood: OODSets = _NO_OOD,
-        ood_validation: dict[str, str] | None = None,
-        name: str = "id",
-        root: str | None = None,
-        image_size: int = 28,
-        channels: int = 1,
-        class_names: tuple[str, ...] | None = None,
-        batch_size: int | Literal["auto"] = 64,
-        train_batch_size: int = 64,
-        num_workers: int = 0,
-        augment: Augmentation = "none",
-        in_memory: bool = False,
-        limit: int | None = None,
-        missing: Literal["error", "skip"] = "error",
-        on_error: OnError = "stop",
-        download: bool = False,
-        get_from: str | None = None,
-        seed: int = 0,
+        self, config: DataConfig, transform: Callable[[Tensor], Tensor] | None = None
     ) -> None:
         super().__init__()
-        self.name, self.image_size, self.channels = name, image_size, channels
-        self.batch_size, self.train_batch_size = batch_size, train_batch_size
-        self.num_workers, self.augment, self.limit = num_workers, augment, limit
-        self.on_error, self.download, self.seed = on_error, download, seed
-        self.in_memory = in_memory
-        check_ranges(vars(self))
-        if num_workers > 0:
+        if config.num_workers > 0:
             check_sockets()
-        self.sets = BenchmarkSets(
-            name,
-            id,
-            ood,
-            ood_validation or {},
-            root=root,
-            class_names=class_names,
-            missing=missing,
-            get_from=get_from,
-        )
-        self.prepare = Prepare(image_size, channels)
-        self.transform: Callable[[Tensor], Tensor] | None = None
+        if config.in_memory and transform is not None:
+            raise UserError("a transform needs data.in_memory false, or use data.augment")
+        self.config, self.transform = config, transform
+        self.sets = BenchmarkSets(config)
+        self.prepare = Prepare(config.image_size, config.channels)
         self._decoded: list[tuple[Tensor, Tensor]] = []
+
+    @property
+    def image_size(self) -> int:
+        """Side of the square images in pixels."""
+        return self.config.image_size
+
+    @property
+    def channels(self) -> int:
+        """1 for grayscale, 3 for RGB."""
+        return self.config.channels
+
+    @property
+    def batch_size(self) -> int | Literal["auto"]:
+        """Images per network call in evaluation and validation."""
+        return self.config.batch_size
 
     @property
     def read_size(self) -> int:
@@ -138,7 +99,7 @@ class OODDataModule(LightningDataModule):
             MissingDataError: If a set is absent (for OOD sets, only with `missing: error`).
             UserError: If the ID set of this part is not configured, or a source is wrong.
         """
-        limit = None if part == "train" else self.limit
+        limit = None if part == "train" else self.config.limit
         return [images.subset(limit) for images in self.sets.of_part(part)]
 
     def folder_stream(self, folder: str | Path, without: Collection[Path] = ()) -> EvaluationStream:
@@ -148,12 +109,14 @@ class OODDataModule(LightningDataModule):
 
     def stream(self, part: Part) -> EvaluationStream:
         """One stream over `evaluation_sets(part)`."""
-        return EvaluationStream(self.evaluation_sets(part), self.prepare, on_error=self.on_error)
+        return EvaluationStream(
+            self.evaluation_sets(part), self.prepare, on_error=self.config.on_error
+        )
 
     def id_stream(self, part: Part, limit: int | None = None) -> EvaluationStream:
         """ID images of a part without augmentation; at most `limit`, always the same choice."""
         images = self.sets.id_set(part).subset(limit)
-        return EvaluationStream([images], self.prepare, on_error=self.on_error)
+        return EvaluationStream([images], self.prepare, on_error=self.config.on_error)
 
     def stream_loader(
         self, stream: EvaluationStream, batches: Iterable[list[int]] | None = None
@@ -172,11 +135,11 @@ class OODDataModule(LightningDataModule):
         return self._loader(stream, **order)
 
     def _loader(self, stream: EvaluationStream, **order: Any) -> ImageLoader:
-        return ImageLoader(stream, num_workers=self.num_workers, collate_fn=collate, **order)
+        return ImageLoader(stream, num_workers=self.config.num_workers, collate_fn=collate, **order)
 
     def prepare_data(self) -> None:
         """Download absent torchvision sets. Lightning calls this in one process per machine."""
-        if self.download:
+        if self.config.download:
             self.sets.download()
 
     def for_stage(
@@ -191,43 +154,46 @@ class OODDataModule(LightningDataModule):
         Raises:
             UserError: If the batch size is out of range.
         """
+        size = self.config.train_batch_size if train_batch_size is None else train_batch_size
         data = copy.copy(self)
-        data.augment = augment or self.augment
-        if train_batch_size is not None:
-            data.train_batch_size = train_batch_size
-        check_ranges(vars(data))
+        data.config = replace(
+            self.config, augment=augment or self.config.augment, train_batch_size=size
+        )
         return data
 
     def train_dataloader(self) -> TrainingLoader | MemoryLoader:
         """Shuffled, augmented batches of the ID training set; a smaller last batch is dropped."""
         images = self.sets.id_set("train")
         rank, world_size = self._rank()
-        sampler = EpochSampler(images, num_replicas=world_size, rank=rank, seed=self.seed)
-        if self.in_memory and self.transform is not None:
-            raise UserError("a transform needs data.in_memory false, or use data.augment")
-        if self.in_memory:
+        sampler = EpochSampler(images, num_replicas=world_size, rank=rank, seed=self.config.seed)
+        if self.config.in_memory:
             return self._memory_loader(images, sampler)
         transform = self.transform
-        if transform is None and self.augment != "none":
-            transform = augmentation(self.augment, self.image_size)
+        if transform is None and self.config.augment != "none":
+            transform = augmentation(self.config.augment, self.image_size)
         return TrainingLoader(
-            TrainingStream(images, self.prepare, transform, self.seed),
-            batch_size=self.train_batch_size,
+            TrainingStream(images, self.prepare, transform, self.config.seed),
+            batch_size=self.config.train_batch_size,
             sampler=sampler,
-            num_workers=self.num_workers,
-            persistent_workers=self.num_workers > 0,
-            drop_last=len(images) >= self.train_batch_size * world_size,
+            num_workers=self.config.num_workers,
+            persistent_workers=self.config.num_workers > 0,
+            drop_last=len(images) >= self.config.train_batch_size * world_size,
             collate_fn=collate,
         )
 
     def _memory_loader(self, images: ImageSet, sampler: EpochSampler) -> MemoryLoader:
-        augment = batch_augmentation(self.augment)
+        augment = batch_augmentation(self.config.augment)
         if not self._decoded:
             stream = EvaluationStream([images], self.prepare)
             self._decoded.append(decode(self.stream_loader(stream)))
         device = self.trainer.strategy.root_device if self.trainer else "cpu"
         return MemoryLoader(
-            *self._decoded[0], sampler, self.train_batch_size, augment, self.seed, device
+            *self._decoded[0],
+            sampler,
+            self.config.train_batch_size,
+            augment,
+            self.config.seed,
+            device,
         )
 
     def val_dataloader(self) -> ImageLoader:
@@ -240,7 +206,9 @@ class OODDataModule(LightningDataModule):
     def test_dataloader(self) -> list[ImageLoader]:
         """A loader per test set, in the order of `groups`; Lightning divides it among the ranks."""
         return [
-            self.stream_loader(EvaluationStream([images], self.prepare, on_error=self.on_error))
+            self.stream_loader(
+                EvaluationStream([images], self.prepare, on_error=self.config.on_error)
+            )
             for images in self.evaluation_sets("test")
         ]
 

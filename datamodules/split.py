@@ -6,7 +6,8 @@ import copy
 import hashlib
 from collections.abc import Sequence
 
-from datamodules.benchmark import PARTS, Part
+from datamodules.benchmark import PARTS
+from datamodules.config import Part
 from datamodules.image_set import ImageSet
 from diffguard.errors import UserError
 

@@ -15,8 +15,9 @@ from torch import Tensor
 from torch.utils.data import Dataset, DistributedSampler
 
 from datamodules.augmentation import Prepare
+from datamodules.config import OnError
 from datamodules.image_set import ImageSet
-from datamodules.loader import ImageLoader, OnError, read_item
+from datamodules.loader import ImageLoader, read_item
 
 
 def mixed_seed(seed: int, epoch: int, place: int) -> int:

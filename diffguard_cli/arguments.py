@@ -96,5 +96,12 @@ class EvaluationArguments:
 
 
 def typed(kind: type[Arguments], namespace: Any) -> Arguments:
-    """Make typed arguments from the instantiated namespace of a parser."""
-    return kind(**{field.name: namespace[field.name] for field in fields(kind)})  # type: ignore[arg-type]
+    """Make typed arguments from the instantiated namespace of a parser, and open the data.
+
+    Raises:
+        UserError: For names or sources of data that are wrong.
+    """
+    from datamodules.ood import OODDataModule
+
+    values = {field.name: namespace[field.name] for field in fields(kind)}  # type: ignore[arg-type]
+    return kind(**{**values, "data": OODDataModule(values["data"])})

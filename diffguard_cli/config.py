@@ -9,6 +9,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Literal
 
+from datamodules.config import Augmentation
 from diffguard.errors import UserError
 from diffguard.storage.arguments import LARGEST_SIDE
 from diffguard.training.settings import (
@@ -17,8 +18,6 @@ from diffguard.training.settings import (
     NoisyClassifierTraining,
 )
 
-# The names that `datamodules.augmentation` defines; importing it would load torchvision.
-Augmentation = Literal["none", "affine", "flip", "crop_flip"]
 # Arguments of other libraries: any plain value that YAML can express.
 Plain = dict[str, int | float | bool | str | list | dict | None]
 

@@ -24,7 +24,7 @@ _TRUSTED = re.compile(r"\w[\w.-]*(/[\w.-]+)?")
 
 def build_parser() -> Parser:
     """The parser of the command line."""
-    from datamodules.ood import OODDataModule
+    from datamodules.config import DataConfig
     from diffguard.training.trainer_config import TrainerConfig
     from diffguard_cli.detector_options import add_detector_options
 
@@ -37,7 +37,7 @@ def build_parser() -> Parser:
     _add_scores_arguments(parser)
     _add_result_arguments(parser)
     _add_model_arguments(parser)
-    parser.add_class_arguments(OODDataModule, "data")
+    parser.add_class_arguments(DataConfig, "data")
     add_detector_options(parser)
     parser.add_argument("--trainer", type=TrainerConfig, default=TrainerConfig())
     return parser

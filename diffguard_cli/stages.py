@@ -74,7 +74,7 @@ def check_stages(run: Run, sections: Mapping[str, StageConfig]) -> None:
         build_trainer(settings, stage, logger=False, **settings.training_arguments())
         data = _data_of(run, config)
         share = math.ceil(len(data.evaluation_sets("train")[0]) / processes)
-        batches = max(1, share // data.train_batch_size)
+        batches = max(1, share // data.config.train_batch_size)
         check_accumulation(stage, batches, run.trainer.accumulate_grad_batches)
 
 

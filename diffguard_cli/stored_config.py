@@ -6,15 +6,12 @@ access. Numbers of workers and threads are used only up to the number of cores.
 
 from __future__ import annotations
 
-import inspect
 import os
 import sys
 from collections.abc import Mapping
-from functools import cache
-from typing import Any, get_type_hints
+from typing import Any
 
-from pydantic import create_model
-
+from datamodules.config import DataConfig
 from diffguard.errors import UserError
 from diffguard.printing import say
 from diffguard.storage.schema import validated_plain
@@ -43,7 +40,7 @@ def stored_config(content: Mapping[str, Any], path: str) -> dict[str, Any]:
     config, _ = without_classes(content["config"])
     check_keys({"config": config, "settings": content["settings"]}, path)
     data, trainer = config.get("data"), config.get("trainer")
-    validated_plain(_data_type(), data, f"{path}: config.data")
+    validated_plain(DataConfig, data, f"{path}: config.data")
     validated_plain(TrainerConfig, trainer, f"{path}: config.trainer")
     data = {**_detector_data(content), **_given(data)}
     trainer = {key: value for key, value in trainer.items() if key in _TRAINER_KEYS}
@@ -137,18 +134,3 @@ def _at_most(cores: int, name: str, section: dict[str, Any], key: str) -> None:
             f"set it with --{name}",
             file=sys.stderr,
         )
-
-
-@cache
-def _data_type() -> Any:
-    """A pydantic model of the DataModule's arguments."""
-    from datamodules.ood import OODDataModule
-
-    parameters = inspect.signature(OODDataModule.__init__).parameters
-    types = get_type_hints(OODDataModule.__init__)
-    fields = {
-        name: (types[name], ... if parameter.default is parameter.empty else parameter.default)
-        for name, parameter in parameters.items()
-        if name != "self"
-    }
-    return create_model("data", **fields)  # type: ignore[call-overload]

@@ -31,7 +31,7 @@ DEFAULT_CONFIG = shipped_configs()["digits"]
 
 def build_parser() -> Parser:
     """The command line of training."""
-    from datamodules.ood import OODDataModule
+    from datamodules.config import DataConfig
     from diffguard.training.trainer_config import TrainerConfig
     from diffguard_cli.config import ClassifierConfig, DiffusionConfig, NoisyClassifierConfig
     from diffguard_cli.detector_options import add_detector_options
@@ -52,7 +52,7 @@ def build_parser() -> Parser:
         default=["classifier", "diffusion", "calibrate"],
         help="stages to run, in order; noisy_classifier is for an ablation",
     )
-    parser.add_class_arguments(OODDataModule, "data")
+    parser.add_class_arguments(DataConfig, "data")
     parser.add_argument("--classifier", type=ClassifierConfig, default=ClassifierConfig())
     parser.add_argument("--diffusion", type=DiffusionConfig, default=DiffusionConfig())
     parser.add_argument(

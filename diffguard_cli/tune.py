@@ -23,7 +23,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from datamodules.ood import IDSets, OODDataModule, OODSets
+from datamodules.config import DataConfig, IDSets, OODSets
+from datamodules.ood import OODDataModule
 from diffguard.checkpoint.file import read_checkpoint
 from diffguard.detector import Detector
 from diffguard.errors import UserError, reason_of
@@ -127,7 +128,7 @@ def validation_data(config: Mapping[str, Any], limit: int | None) -> OODDataModu
     values = {**config, "limit": limit}
     values["id"] = IDSets(**{**values["id"], "test": None})
     values["ood"] = OODSets()
-    return OODDataModule(**values)
+    return OODDataModule(DataConfig(**values))
 
 
 def best_device() -> str:

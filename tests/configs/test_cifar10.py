@@ -6,6 +6,7 @@ import pytest
 import yaml
 
 import train
+from datamodules.ood import OODDataModule
 from diffguard.classifiers.build import build_classifier
 from diffguard.denoisers.build import build_denoiser
 from diffguard_cli import stages
@@ -19,7 +20,9 @@ def parsed(*overlays):
     argv = [word for name in ("cifar10", *overlays) for word in ("--config", name)]
     argv = [word if word.startswith("--") else str(CONFIGS / f"{word}.yaml") for word in argv]
     parser = train.build_parser()
-    return parser.instantiate(parse(parser, argv))
+    config = parser.instantiate(parse(parser, argv))
+    config.data = OODDataModule(config.data)
+    return config
 
 
 def parameters(network):
@@ -52,9 +55,9 @@ def test_the_sets_are_openoods():
 )
 def test_overlays_change_only_their_keys(overlay, limit, near):
     data = parsed(*overlay).data
-    assert data.limit == limit
+    assert data.config.limit == limit
     assert data.sets.ood.near["cifar100"].startswith(near)
-    assert data.in_memory
+    assert data.config.in_memory
 
 
 def test_networks_have_the_documented_sizes():

@@ -2,7 +2,8 @@
 
 import pytest
 
-from datamodules.benchmark import IDSets, OODSets, check_sets, part_name
+from datamodules.benchmark import check_sets, part_name
+from datamodules.config import IDSets, OODSets
 from diffguard.errors import UserError
 
 ID = IDSets("digits:0-5/train", "digits:0-5/validation", "digits:0-5/test")

@@ -1,5 +1,6 @@
 """The DataModule: groups, parts, limits, absent sets, command line and Lightning."""
 
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from types import SimpleNamespace
@@ -7,14 +8,14 @@ from types import SimpleNamespace
 import pytest
 import torch
 import yaml
-from jsonargparse import ArgumentParser
 from lightning import LightningModule, Trainer
 from PIL import Image
 from torch.utils.data.distributed import DistributedSampler
 
 from datamodules.benchmark_sets import prediction_set
+from datamodules.config import DataConfig, IDSets, OODSets
 from datamodules.image_set import MissingDataError
-from datamodules.ood import IDSets, OODDataModule, OODSets
+from datamodules.ood import OODDataModule
 from diffguard.errors import UserError
 
 CONFIG = Path(__file__).parents[2] / "configs" / "digits.yaml"
@@ -38,7 +39,7 @@ def root(tmp_path):
     return tmp_path
 
 
-def _module(root, **options):
+def _config(root, **options):
     settings = {
         "id": IDSets("folder:train", "folder:val", "folder:test"),
         "ood": OODSets(near={"sky": "folder:sky"}, far={"sea": "folder:sea"}),
@@ -48,7 +49,11 @@ def _module(root, **options):
         "batch_size": 4,
         "train_batch_size": 4,
     }
-    return OODDataModule(**{**settings, **options})
+    return DataConfig(**{**settings, **options})
+
+
+def _module(root, **options):
+    return OODDataModule(_config(root, **options))
 
 
 def _pairs(loader):
@@ -95,7 +100,7 @@ def test_class_names_are_those_given_or_numbers(root):
 
 
 def test_evaluation_needs_no_training_data():
-    data = OODDataModule(IDSets("imglist:none.txt@", "folder:none", "digits:0-5/test"))
+    data = OODDataModule(DataConfig(IDSets("imglist:none.txt@", "folder:none", "digits:0-5/test")))
     assert len(data.stream("test")) == 600
 
 
@@ -195,37 +200,8 @@ def test_only_prepare_data_downloads(root, monkeypatch):
     assert downloads == [True, False]
 
 
-def _parse(*argv):
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_argument("--config", action="config")
-    parser.add_class_arguments(OODDataModule, "data")
-    # jsonargparse renamed `instantiate_classes` in 4.49.
-    build = getattr(parser, "instantiate", None) or parser.instantiate_classes
-    return build(parser.parse_args(argv)).data
-
-
-def test_the_command_line_adds_a_set_and_keeps_the_others(tmp_path):
-    config = tmp_path / "config.yaml"
-    data = yaml.safe_load(CONFIG.read_text())["data"]
-    config.write_text(yaml.safe_dump({"data": data}, sort_keys=False))
-    data = _parse("--config", str(config), "--data.ood.far.mine", "DIR", "--data.limit", "7")
-    assert data.sets.ood.near == {"digits_6_9": "digits:6-9"}
-    assert data.sets.ood.far == {
-        "letters": "letters:test",
-        "patches": "patches:test",
-        "mine": "DIR",
-    }
-    assert data.sets.id == IDSets("digits:0-5/train", "digits:0-5/validation", "digits:0-5/test")
-    assert data.limit == 7
-    data = _parse("--config", str(config), "--data.ood_validation.mine", "DIR")
-    assert list(data.sets.ood_validation) == ["letters_k_z", "blends", "mine"]
-    data = _parse("--data.id.test", "digits:0-5/test", "--data.ood.near.mine", "DIR")
-    assert data.sets.ood == OODSets(near={"mine": "DIR"})
-    assert OODDataModule(IDSets()).sets.ood == OODSets()
-
-
 def test_the_default_config_has_the_documented_counts():
-    data = OODDataModule(**_arguments(yaml.safe_load(CONFIG.read_text())["data"]))
+    data = OODDataModule(DataConfig(**_arguments(yaml.safe_load(CONFIG.read_text())["data"])))
     assert data.groups == {
         "digits_0_5": "id", "digits_6_9": "near", "letters": "far", "patches": "far",
     }  # fmt: skip
@@ -303,17 +279,18 @@ def test_the_trainer_tests_every_image_once(root):
 
 
 def test_a_transform_replaces_the_augmentation(root):
-    data = _module(root, augment="affine")
-    data.transform = torch.zeros_like
+    config = _config(root, augment="affine")
+    data = OODDataModule(config, transform=torch.zeros_like)
     assert [batch["image"].any().item() for batch in data.train_dataloader()] == [False] * 3
-    data.in_memory = True
     with pytest.raises(UserError, match=r"data\.in_memory false"):
-        data.train_dataloader()
+        OODDataModule(replace(config, in_memory=True), transform=torch.zeros_like)
 
 
 def test_a_limited_stream_has_images_of_every_class(data_root):
     """Lists are sorted by class, so the first images would all be of one class."""
-    data = OODDataModule(IDSets(train="folder:train"), root=str(data_root), image_size=8)
+    data = OODDataModule(
+        DataConfig(IDSets(train="folder:train"), root=str(data_root), image_size=8)
+    )
     stream = data.id_stream("train", 12)
     assert len(stream) == 12
     assert set(stream.sets[0].labels.tolist()) == {0, 1, 2}

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from datamodules.benchmark import IDSets, OODSets
+from datamodules.config import DataConfig, IDSets, OODSets
 from datamodules.ood import OODDataModule
 from diffguard.errors import UserError
 
@@ -21,7 +21,7 @@ def folder(tmp_path):
 
 
 def parts(folder, **options):
-    data = OODDataModule(IDSets(all=str(folder), **options), name="pets", image_size=4)
+    data = OODDataModule(DataConfig(IDSets(all=str(folder), **options), name="pets", image_size=4))
     sets = {p: data.evaluation_sets(p)[0] for p in ("train", "validation", "test")}
     return {p: [images.path(i) for i in images.indices] for p, images in sets.items()}, sets
 
@@ -57,7 +57,7 @@ def test_shares_can_be_chosen(folder):
 
 
 def test_a_part_without_images_is_refused(folder):
-    data = OODDataModule(IDSets(all=str(folder), shares=[0.5, 0.5, 0.0]), image_size=4)
+    data = OODDataModule(DataConfig(IDSets(all=str(folder), shares=[0.5, 0.5, 0.0]), image_size=4))
     with pytest.raises(
         UserError, match=r"the test part of data\.id\.all gets none of its 15 images"
     ):
@@ -75,11 +75,11 @@ def test_a_part_without_images_is_refused(folder):
 )
 def test_wrong_shares_are_refused(sets, message):
     with pytest.raises(UserError, match=message):
-        OODDataModule(sets)
+        OODDataModule(DataConfig(sets))
 
 
 def test_the_folder_cannot_be_an_ood_set_too(folder):
     with pytest.raises(UserError, match="nothing may be"):
-        OODDataModule(IDSets(all=str(folder)), ood_validation={"mine": str(folder)})
+        OODDataModule(DataConfig(IDSets(all=str(folder)), ood_validation={"mine": str(folder)}))
     with pytest.raises(UserError, match=r"test is not set.* or score a folder with --images"):
-        OODDataModule(IDSets(validation=str(folder)), OODSets()).evaluation_sets("test")
+        OODDataModule(DataConfig(IDSets(validation=str(folder)), OODSets())).evaluation_sets("test")

@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from datamodules.augmentation import Prepare, batch_augmentation, random_crop_and_flip, random_flip
+from datamodules.config import DataConfig, IDSets
 from datamodules.evaluation_stream import EvaluationStream
 from datamodules.loader import ImageLoader, collate
-from datamodules.ood import IDSets, OODDataModule
+from datamodules.ood import OODDataModule
 from datamodules.training_memory import MemoryLoader, decode
 from datamodules.training_stream import EpochSampler
 from diffguard.errors import UserError
@@ -141,13 +142,15 @@ def test_an_augmentation_of_single_images_is_refused_in_memory():
 
 
 def test_the_data_module_decodes_once_for_all_stages():
-    data = OODDataModule(IDSets("digits:0-5/validation"), in_memory=True, train_batch_size=100)
+    data = OODDataModule(
+        DataConfig(IDSets("digits:0-5/validation"), in_memory=True, train_batch_size=100)
+    )
     first = data.train_dataloader()
     assert isinstance(first, MemoryLoader)
     assert (len(first), first.augment) == (4, None)
     other = data.for_stage("flip", 50).train_dataloader()
     assert (len(other), other.augment) == (8, random_flip)
     assert other.images is first.images
-    assert data.for_stage(None, None).train_batch_size == 100
+    assert data.for_stage(None, None).config.train_batch_size == 100
     with pytest.raises(UserError, match=r"data\.train_batch_size must be at least 1"):
         data.for_stage(None, -1)

@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from datamodules.benchmark import IDSets
+from datamodules.config import DataConfig, IDSets
 from datamodules.ood import OODDataModule
 from diffguard.errors import UserError
 from diffguard.settings.detector import DetectorSettings
@@ -20,10 +20,12 @@ def project(tmp_path):
 
     def run(id=None, **options):
         data = OODDataModule(
-            id or IDSets("folder:train", "folder:validation"),
-            root=str(root),
-            image_size=8,
-            **options,
+            DataConfig(
+                id or IDSets("folder:train", "folder:validation"),
+                root=str(root),
+                image_size=8,
+                **options,
+            )
         )
         return SimpleNamespace(data=data, say=lines.append)
 

@@ -19,7 +19,7 @@ import torch
 
 import diffguard.score_table.writer
 import diffguard.storage.files
-from datamodules.benchmark import IDSets, OODSets
+from datamodules.config import DataConfig, IDSets, OODSets
 from datamodules.ood import OODDataModule
 from diffguard.errors import USER_ERROR
 from diffguard.processes import agreement
@@ -160,7 +160,7 @@ def data_module(root, **options):
     """The data of `tiny_project`: 18 ID, 7 near and 9 far OOD images."""
     ood = OODSets(near={"blank": "folder:near"}, far={"noise": "folder:far"})
     defaults = {"name": "shapes", "root": str(root), "image_size": 8, "batch_size": 8}
-    return OODDataModule(IDSets(test="folder:test"), ood, **{**defaults, **options})
+    return OODDataModule(DataConfig(IDSets(test="folder:test"), ood, **{**defaults, **options}))
 
 
 def score(

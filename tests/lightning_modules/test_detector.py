@@ -9,7 +9,7 @@ from lightning import Trainer
 from torch.utils.data import DataLoader, TensorDataset
 from torch.utils.data.distributed import DistributedSampler
 
-from datamodules.benchmark import IDSets, OODSets
+from datamodules.config import DataConfig, IDSets, OODSets
 from datamodules.ood import OODDataModule
 from diffguard.errors import UserError
 from diffguard.inputs.batch_parts import images_and_labels
@@ -73,12 +73,14 @@ def test_a_test_logs_the_metrics_of_every_set_and_score():
 
 def test_names_and_groups_come_from_the_data_module(data_root):
     data = OODDataModule(
-        IDSets(test="folder:test"),
-        OODSets(near={"blank": "folder:near"}, far={"noise": "folder:far"}),
-        name="shapes",
-        root=str(data_root),
-        image_size=8,
-        batch_size=8,
+        DataConfig(
+            IDSets(test="folder:test"),
+            OODSets(near={"blank": "folder:near"}, far={"noise": "folder:far"}),
+            name="shapes",
+            root=str(data_root),
+            image_size=8,
+            batch_size=8,
+        )
     )
     trainer = Trainer(**QUIET)
     trainer.test(DetectorModule(build_detector(), batch_size=8), datamodule=data, verbose=False)

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from datamodules.ood import IDSets, OODDataModule, OODSets
+from datamodules.config import DataConfig, IDSets, OODSets
+from datamodules.ood import OODDataModule
 from diffguard.errors import UserError
 from diffguard.failures import is_out_of_memory
 from diffguard.methods.batch_size import fastest, find_batch_size, frozen_batch_size
@@ -43,13 +44,15 @@ def hungry(**limits):
 
 def data_of(root, batch_size):
     return OODDataModule(
-        id=IDSets(test=str(root / "test")),
-        ood=OODSets(
-            far={f"of_{name}": str(root / name) for name in ("far", "train", "validation")}
-        ),
-        image_size=8,
-        channels=1,
-        batch_size=batch_size,
+        DataConfig(
+            id=IDSets(test=str(root / "test")),
+            ood=OODSets(
+                far={f"of_{name}": str(root / name) for name in ("far", "train", "validation")}
+            ),
+            image_size=8,
+            channels=1,
+            batch_size=batch_size,
+        )
     )
 
 
