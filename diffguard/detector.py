@@ -235,7 +235,7 @@ class Detector(Scorer, HubMixin):
     ) -> Detector:
         """Calibrate on ID images: check the classifier, fit baselines, early stop and threshold.
 
-        The result is that of `train.py` with the same images, settings and batch size.
+        A training run gives the same result with the same images, settings and batch size.
 
         Args:
             validation: ID validation images with labels, see `inputs.labeled.LabeledImages`. The

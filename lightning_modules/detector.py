@@ -74,20 +74,16 @@ class DetectorModule(StreamModule):
         self._has_begun = False
 
     def teardown(self, stage: str) -> None:
-        """Refuse a process without any test image.
+        """Take part in the metrics if this process has no test image.
 
-        Lightning skips the test in it, and the other processes wait for its part of the metrics.
-
-        Raises:
-            UserError: If this is such a process.
+        Lightning skips the test in such a process, and the others wait for its part.
         """
         trainer = self.trainer
         is_skipped = stage == "test" and trainer.limit_test_batches and not self._has_begun
         if is_skipped and trainer.world_size > 1:
-            raise UserError(
-                f"process {trainer.global_rank} of {trainer.world_size} has no image in any test "
-                "loader: give it at least one, or use fewer processes"
-            )
+            self._begin_metrics()
+            self.take([])
+            self._compute_metrics()
 
     def on_test_epoch_start(self) -> None:
         """Start new metrics.
@@ -96,14 +92,21 @@ class DetectorModule(StreamModule):
             UserError: If the loaders do not match the groups, or there is no OOD set.
         """
         self._has_begun = True
+        self._begin_metrics()
+        self._limits = [
+            share_of_process(loader) for loader in loader_list(self.trainer.test_dataloaders)
+        ]
+        self._counts = [0] * len(self.metrics.groups)
+        super().on_test_epoch_start()
+
+    def _begin_metrics(self) -> None:
         loaders = self.trainer.test_dataloaders
         groups = groups_of(loaders, self.groups or getattr(self.trainer.datamodule, "groups", None))
         names = self.detector.score_names(derived=self.detector.calibration is not None)
-        self.metrics = SetMetrics(names, groups).to(self.device)
-        self.accuracy = MeanMetric().to(self.device)
-        self._limits = [share_of_process(loader) for loader in loader_list(loaders)]
-        self._counts = [0] * len(groups)
-        super().on_test_epoch_start()
+        # Alone, a process keeps its scores on the CPU: not every device has float64.
+        device = self.device if self.trainer.world_size > 1 else "cpu"
+        self.metrics = SetMetrics(names, groups).to(device)
+        self.accuracy = MeanMetric().to(device)
 
     def items(self, batch: Any, dataloader_idx: int) -> list[Item]:
         """The images of a batch, without those that a sampler repeats.
@@ -141,20 +144,28 @@ class DetectorModule(StreamModule):
             [[row.scores[name] for name in names] for row in finished], dtype=torch.float64
         ).reshape(len(finished), len(names))
         numbers = torch.tensor([sets.index(row.dataset) for row in finished])
-        self.metrics.update(scores.to(self.device), numbers.to(self.device))
+        device = self.metrics.device
+        self.metrics.update(scores.to(device), numbers.to(device))
         correct = torch.tensor([float(row.prediction == row.label) for row in finished])
         has_label = torch.tensor([float(row.label >= 0) for row in finished])
-        self.accuracy.update(correct.to(self.device), has_label.to(self.device))
+        self.accuracy.update(correct.to(device), has_label.to(device))
 
     def on_test_epoch_end(self) -> None:
         """Log the metrics of all processes."""
         super().on_test_epoch_end()
+        # All processes have the same values. Lightning would otherwise recommend `sync_dist`, and
+        # with it alone it would wait for a process that skips the test.
+        self.log_dict(self._compute_metrics(), sync_dist=True, rank_zero_only=True)
+
+    def _compute_metrics(self) -> dict[str, float]:
+        """The metrics of all processes, which each of them has to call."""
         values = self.metrics.compute()
         accuracy = self.accuracy.compute()
         if accuracy.isfinite():  # there are labels
             values[f"{self.metrics.id_set}/accuracy"] = accuracy
-        # All processes have the same values; `sync_dist` only keeps Lightning from warning.
-        self.log_dict(values, sync_dist=True)
+        # Another device of a later test may not have float64.
+        self.metrics.reset()
+        return {key: float(value) for key, value in values.items()}
 
     def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Verdicts:  # noqa: ARG002
         """The verdicts on a batch.

@@ -146,8 +146,8 @@ def _check_scores(scores: Mapping[str, Tensor], settings: DetectorSettings) -> N
     absent = sorted(names - set(scores))
     if absent:
         raise UserError(
-            f"the detector checkpoint has no calibration scores of {absent[0]}: calibrate again "
-            "with train.py, or decide by a score that it has"
+            f"the detector checkpoint has no calibration scores of {absent[0]}: calibrate "
+            "again, or decide by a score that it has"
         )
 
 
@@ -180,8 +180,8 @@ def _stored_denoiser(
     """The diffusion model whose weights the checkpoint holds."""
     if instead is not None:
         raise UserError(
-            "the detector holds its diffusion model itself: leave out --diffusion_model, or train "
-            "with diffusion.store reference"
+            "the detector holds its diffusion model itself: leave out `diffusion` "
+            "(--diffusion_model), or train with diffusion.store reference"
         )
     states = {**content.get("parts", {}), "network": content["state"]}
     denoiser = build_any_denoiser(spec, trusted, states)

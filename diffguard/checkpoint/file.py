@@ -133,12 +133,14 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     content = load_tensors(checkpoint_file(user_path(path, "checkpoint")))
     if content.get("format") != FORMAT:
         raise UserError(
-            f"{path} is not a detector checkpoint: expected the detector.ckpt that train.py writes"
+            f"{path} is not a detector checkpoint: expected one that training or detector.save "
+            "wrote"
         )
     if content.get("version") not in READABLE:
         raise UserError(
             f"{path} has format version {content.get('version')}, this program reads 1 to "
-            f"{VERSION}: train again, or use the version of the program that wrote it"
+            f"{VERSION}: use the version of the program that wrote it, or "
+            "train again"
         )
     content = upgraded(content)
     check_content(content, str(path))

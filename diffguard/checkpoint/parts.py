@@ -26,8 +26,8 @@ class Origin:
         classifier: The spec that builds the classifier again; None if it is unknown.
         diffusion: The spec that builds the diffusion model again; None if it is unknown.
         source: The diffusion model to refer to instead of storing its weights, or None.
-        config: The config of the run, plain values only; its `data` section is what `evaluate.py`
-            evaluates on by default.
+        config: The config of the run, plain values only; an evaluation uses the sets of its
+            `data` section by default.
     """
 
     classifier: ClassifierSpec | None = None

@@ -132,7 +132,7 @@ def check_content(content: Mapping[str, Any], source: str) -> None:
 
 def damaged(source: str, reason: str) -> UserError:
     """The error for content that contradicts itself."""
-    return UserError(f"{source} is damaged: {reason}; write it again with train.py")
+    return UserError(f"{source} is damaged: {reason}; save or train it again")
 
 
 def _check_reference(reference: Mapping[str, Tensor], classes: int, source: str) -> None:

@@ -48,7 +48,7 @@ def check_labels(labels: Tensor, predictions: Tensor, class_names: Sequence[str]
     if (top := int(labels.max())) >= classes:
         raise UserError(
             f"an ID validation image has label {top}, but the classifier has {classes} classes, "
-            f"0 to {classes - 1}: correct the label in data.id.validation"
+            f"0 to {classes - 1}: correct its label"
         )
     confusion = np.zeros((classes, classes), dtype=np.int64)
     np.add.at(confusion, (labels.numpy(), predictions.numpy()), 1)
@@ -63,11 +63,11 @@ def check_labels(labels: Tensor, predictions: Tensor, class_names: Sequence[str]
         if _is_another_order(confusion, moved):
             raise UserError(
                 f"the classifier's classes are in another order than the data's ({examples}): "
-                "name them in the classifier's order in data.class_names"
+                "give class_names in the classifier's order"
             )
         return (
             f"warning: the classifier confuses {len(moved)} classes more often than it recognizes "
-            f"them ({examples}): if they are not alike, check the order of data.class_names"
+            f"them ({examples}): if they are not alike, check the order of class_names"
         )
     chance = 1 / classes
     noise = 2 * math.sqrt(chance * (1 - chance) / total)
@@ -75,8 +75,8 @@ def check_labels(labels: Tensor, predictions: Tensor, class_names: Sequence[str]
         return None
     return (
         f"warning: the classifier is right on only {right} of {total} ID validation images, no "
-        f"better than chance among {classes} classes: check its weights, data.class_names, and "
-        "classifier.mean, std and size"
+        f"better than chance among {classes} classes: check its weights, its preprocessing "
+        "(mean, std, size) and class_names"
     )
 
 

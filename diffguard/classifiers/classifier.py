@@ -144,7 +144,7 @@ class Classifier(nn.Module):
         height, width = inputs.shape[-2:]
         with failure_report(
             f"the classifier fails on images of {height} × {width} with {self.channels} channels",
-            "check classifier.size, classifier.channels and classifier.kwargs",
+            "check its size, channels and kwargs",
         ):
             logits = self.network(inputs)
         if not isinstance(logits, Tensor) or logits.shape != (len(images), self.num_classes):

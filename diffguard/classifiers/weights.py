@@ -90,6 +90,6 @@ def _check_classes(
         )
     if classes != classifier.num_classes:
         raise UserError(
-            f"{path} has {classes} classes, but the data {classifier.num_classes}: name all "
-            f"{classes} of the classifier in data.class_names, in its order, or take another file"
+            f"{path} has {classes} classes, but the data {classifier.num_classes}: give "
+            f"class_names all {classes} of the classifier, in its order, or take another file"
         )

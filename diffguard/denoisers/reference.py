@@ -64,15 +64,15 @@ def load_reference(
     if inside and (Path(reference["path"]).is_absolute() or ".." in Path(reference["path"]).parts):
         raise UserError(
             f"the detector refers to a diffusion model beside it at {reference['path']}, which "
-            "is outside its folder: name its location with --diffusion_model"
+            "is outside its folder: give its location as `diffusion` (--diffusion_model)"
         )
     path = source_of(reference, folder, instead).path
     place = Path(path)
     if not place.exists():
         if instead is None and (inside or place.is_absolute()):
             raise UserError(
-                f"{path} does not exist: the detector refers to the diffusion model there; name "
-                "its new location with --diffusion_model"
+                f"{path} does not exist: the detector refers to the diffusion model there; give "
+                "its new location as `diffusion` (--diffusion_model)"
             )
         # A file may name a hub model, but only the user may start a download.
         place = fetch(path) if instead else cached(path)
@@ -80,8 +80,8 @@ def load_reference(
     if digest != reference["sha256"]:
         raise UserError(
             f"{path} is not the diffusion model that the detector was calibrated with (SHA-256 "
-            f"{digest[:12]}…, expected {reference['sha256'][:12]}…): name that one with "
-            "--diffusion_model, or calibrate again"
+            f"{digest[:12]}…, expected {reference['sha256'][:12]}…): give that one as "
+            "`diffusion` (--diffusion_model), or calibrate again"
         )
     return load_diffusion(place, CheckpointOptions(**reference["options"]))
 

@@ -32,8 +32,8 @@ def try_classifier(classifier: Classifier, images: Tensor, settings: DetectorSet
         logits, again = classifier(images).float(), classifier(images).float()
     if not logits.isfinite().all():
         raise UserError(
-            "the classifier gives outputs that are not finite: check its weights, classifier.mean "
-            "and classifier.std"
+            "the classifier gives outputs that are not finite: check its weights and its "
+            "preprocessing (mean and std)"
         )
     if float((logits - again).abs().max()) > _ROUNDING * float(logits.abs().max()):
         raise UserError(

@@ -123,7 +123,7 @@ def fit_reference(method: DiffGuard, loader: Any, batch_size: int) -> Reference:
         features.append(output.features.float().cpu())
         labels.append(true)
     if not labels:
-        raise UserError("no ID training image can be read: check data.id.train, or `reference`")
+        raise UserError("no ID training image can be read: check their files")
     return Reference(torch.cat(features), torch.cat(labels))
 
 
@@ -153,7 +153,7 @@ def check_classifier(
         labels.append(true.cpu())
         predictions.append(output.logits.argmax(1).cpu())
     if not labels:
-        raise UserError("no ID validation image can be read: check data.id.validation")
+        raise UserError("no ID validation image can be read: check their files")
     if sigmoid:
         warn(
             "warning: all outputs of the classifier lie between 0 and 1, as behind a sigmoid, and "

@@ -167,7 +167,7 @@ class Scorer(nn.Module):
         if self.calibration is None:
             raise UserError(
                 "the detector is not calibrated: call detector.calibrate(validation_loader), or "
-                "run train.py with stage calibrate"
+                "run the stage calibrate of training"
             )
         return self.calibration
 

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from diffguard.errors import UserError
 
+METRICS = ("auroc", "aupr_in", "aupr_out", "fpr95_id_positive", "fpr95_ood_positive")
 _LEVEL = 0.95
 
 Counts = NDArray[np.int64]

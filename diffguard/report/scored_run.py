@@ -104,8 +104,8 @@ def read_run(folder: Path, table: ScoreTable | None = None) -> ScoredRun:
     manifest = read_manifest(folder)
     if manifest is None or not {"groups", "sets", "seed"} <= set(manifest):
         raise UserError(
-            f"{folder} is not an evaluation of ID and OOD sets: expected an output folder of "
-            "evaluate.py, with manifest.json and scores.csv"
+            f"{folder} is not an evaluation of ID and OOD sets: expected its output folder, "
+            "with manifest.json and scores.csv"
         )
     if table is None:
         if not os.path.lexists(folder / "scores.csv"):

@@ -24,7 +24,7 @@ class SetMetrics(Metric):
     unweighted mean over the OOD sets of a group.
 
     Scores are checked in `compute`, after the states are synchronized: a process that raised alone
-    would leave the others waiting.
+    would leave the others waiting. A process may have no image.
 
     Args:
         score_names: The scores, in the order of the columns; higher = more OOD.
@@ -62,28 +62,37 @@ class SetMetrics(Metric):
             )
         self.score_names, self.groups = tuple(score_names), dict(groups)
         self.id_set = next(name for name, group in groups.items() if group == ID)
+        # Both states are flat and float64: for a process without images torchmetrics sends an empty
+        # tensor `(0,)` of the metric's dtype, and processes can only gather tensors of one kind.
         self.add_state("scores", [], dist_reduce_fx="cat")
         self.add_state("sets", [], dist_reduce_fx="cat")
         self.set_dtype(torch.float64)
 
     def update(self, scores: Tensor, sets: Tensor) -> None:
-        """Add a batch; it may be empty, and must be there once on every process.
+        """Add a batch.
 
         Args:
             scores: `(N, S)`, a column per score.
             sets: `(N,)`, the number of each image's set in the order of `groups`.
+
+        Raises:
+            UserError: If shapes differ.
         """
         if scores.shape != (len(sets), len(self.score_names)):
             raise UserError(
                 f"scores must have shape ({len(sets)}, {len(self.score_names)}), got "
                 f"{tuple(scores.shape)}"
             )
-        self.scores.append(scores.detach().double())
+        self.scores.append(scores.detach().double().flatten())
         self.sets.append(sets.detach().double())
 
     def compute(self) -> dict[str, Tensor]:
         """The metrics over all added batches, on all processes."""
-        scores, sets = dim_zero_cat(self.scores), dim_zero_cat(self.sets)
+        # After synchronization a state is one tensor, before it a list.
+        none = torch.empty(0, dtype=torch.float64, device=self.device)
+        scores = dim_zero_cat(self.scores) if len(self.scores) else none
+        sets = dim_zero_cat(self.sets) if len(self.sets) else none
+        scores = scores.reshape(len(sets), len(self.score_names))
         names = list(self.groups)
         id_scores = scores[sets == names.index(self.id_set)]
         values: dict[str, list[float]] = {}

@@ -15,12 +15,11 @@ from numpy.typing import NDArray
 
 from diffguard.errors import UserError
 from diffguard.report.bootstrap import EXACT_ROWS, auroc_draws, interval
-from diffguard.report.metrics import compute_metrics
+from diffguard.report.metrics import METRICS, compute_metrics
 from diffguard.report.scored_run import ScoredRun, passes_per_image
 from diffguard.score_table.table import ScoreTable
 
 OOD_GROUPS = ("near", "far")
-METRICS = ("auroc", "aupr_in", "aupr_out", "fpr95_id_positive", "fpr95_ood_positive")
 
 Floats = NDArray[np.float64]
 
@@ -130,13 +129,13 @@ def _check(run: ScoredRun) -> None:
     if kinds.count("id") != 1 or len(kinds) < 2:
         raise UserError(
             f"OOD metrics need one ID set and at least one OOD set, got {kinds.count('id')} and "
-            f"{len(kinds) - kinds.count('id')}: name them in the data config"
+            f"{len(kinds) - kinds.count('id')}: give each set a group"
         )
     for name in groups:
         if not len(table.rows(name)):
             raise UserError(
                 f"the score table has no scored image of the set {name!r}: score it, or leave it "
-                "out of the data config"
+                "out"
             )
     for name in (name for pair in run.comparisons for name in pair):
         if name not in table.scores:

@@ -1,4 +1,4 @@
-"""The OOD metrics as a torchmetrics `Metric`, and the metrics of a table over all processes."""
+"""The OOD metrics of one score as a `Metric`, and those of a table over all processes."""
 
 from __future__ import annotations
 
@@ -8,22 +8,20 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torchmetrics import Metric
-from torchmetrics.utilities import dim_zero_cat
 
 from diffguard.errors import UserError
-from diffguard.report.metrics import compute_metrics
+from diffguard.report.metrics import METRICS
+from diffguard.report.set_metrics import ID, SetMetrics
 from diffguard.score_table.table import ScoreTable
 
+_OOD = "ood"
 
-class OODMetrics(Metric):
+
+class OODMetrics(SetMetrics):
     """The five metrics of one score over all batches and all processes.
 
     As input to `update`: `scores` `(N,)`, higher = more OOD, and `labels` `(N,)`, −1 for OOD and
     >= 0 for ID. As output of `compute`: the dictionary of `compute_metrics` with float64 scalars.
-
-    Scores are checked in `compute`, after the states are synchronized: a process that raised alone
-    would leave the others waiting for it.
 
     Args:
         **kwargs: Arguments of `torchmetrics.Metric`, such as `sync_on_compute`.
@@ -39,19 +37,8 @@ class OODMetrics(Metric):
         tensor(0.7500, dtype=torch.float64)
     """
 
-    is_differentiable = False
-    higher_is_better = None
-    full_state_update = False
-    scores: list[Tensor]
-    labels: list[Tensor]
-
     def __init__(self, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        # Both states are float64: for a process without data torchmetrics sends an empty tensor of
-        # the metric's dtype, and processes that disagree on the dtype cannot gather.
-        self.add_state("scores", [], dist_reduce_fx="cat")
-        self.add_state("labels", [], dist_reduce_fx="cat")
-        self.set_dtype(torch.float64)
+        super().__init__(["score"], {ID: ID, _OOD: _OOD}, **kwargs)
 
     def update(self, scores: Tensor, labels: Tensor) -> None:
         """Add a batch: `scores` `(N,)` and `labels` `(N,)` with −1 for OOD."""
@@ -60,20 +47,11 @@ class OODMetrics(Metric):
                 "scores and labels must both have shape (N,), got "
                 f"{tuple(scores.shape)} and {tuple(labels.shape)}"
             )
-        self.scores.append(scores.detach().double())
-        self.labels.append(labels.detach().double())
+        super().update(scores[:, None], labels < 0)
 
     def compute(self) -> dict[str, Tensor]:
-        """Compute the metrics over all added batches, on all processes."""
-        none = torch.empty(0, dtype=torch.float64)
-        # After synchronization a state is one tensor, before it a list.
-        scores = dim_zero_cat(self.scores) if len(self.scores) else none
-        labels = dim_zero_cat(self.labels) if len(self.labels) else none
-        metrics = compute_metrics(scores[labels >= 0], scores[labels < 0])
-        return {
-            name: torch.tensor(value, dtype=torch.float64, device=self.device)
-            for name, value in metrics.items()
-        }
+        """The metrics over all added batches, on all processes."""
+        return {key.split("/")[1]: value for key, value in super().compute().items()}
 
 
 def synchronized_metrics(
@@ -103,17 +81,16 @@ def synchronized_metrics(
     Raises:
         UserError: In every process, if a set has no scored image.
     """
-    id_set = next(name for name, group in groups.items() if group == "id")
-    id_rows = table.rows(id_set)
-    metrics = {}
-    for dataset in (name for name, group in groups.items() if group != "id"):
-        rows = np.concatenate([id_rows, table.rows(dataset)])
-        labels = torch.zeros(len(rows))
-        labels[len(id_rows) :] = -1
-        share = rows[rank::world_size]
-        for name in score_names:
-            metric = OODMetrics(sync_on_compute=world_size > 1).to(device)
-            scores = torch.from_numpy(table.scores[name][share])
-            metric.update(scores.to(device), labels[rank::world_size].to(device))
-            metrics[name, dataset] = {key: float(value) for key, value in metric.compute().items()}
-    return metrics
+    rows = [table.rows(name) for name in groups]
+    share = np.concatenate(rows)[rank::world_size]
+    sets = np.repeat(np.arange(len(rows)), [len(part) for part in rows])[rank::world_size]
+    scores = np.stack([table.scores[name][share] for name in score_names], axis=1)
+    metric = SetMetrics(score_names, groups, sync_on_compute=world_size > 1).to(device)
+    metric.update(torch.from_numpy(scores).to(device), torch.from_numpy(sets).to(device))
+    values = metric.compute()
+    return {
+        (score, dataset): {name: float(values[f"{dataset}/{name}/{score}"]) for name in METRICS}
+        for dataset, group in groups.items()
+        if group != ID
+        for score in score_names
+    }

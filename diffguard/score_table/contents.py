@@ -67,8 +67,8 @@ def changed_images(folder: Path, now: Numbers, scored: NDArray[np.bool_]) -> NDA
     if scored.any():
         raise UserError(
             f"{Path(folder) / _NAME} is missing or has another number of images, so it is unknown "
-            "whether the scored images are still the same: restore it, or name another folder with "
-            "--output"
+            "whether the scored images are still the same: restore it, or choose another output "
+            "folder"
         )
     return np.empty(0, dtype=np.intp)
 

@@ -134,7 +134,7 @@ def check_manifest(
     if differences:
         raise UserError(
             f"the score tables in {folder} belong to another run: {'; '.join(differences)}; "
-            "restore these settings to continue it, or name another folder with --output"
+            "restore these settings to continue it, or choose another output folder"
         )
 
 

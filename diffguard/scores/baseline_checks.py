@@ -68,7 +68,7 @@ def check_classes(names: Sequence[str], labels: Tensor, class_names: Sequence[st
         raise UserError(
             f"baselines {', '.join(affected)} need a reference image of each class, but "
             f"{len(empty)} of {len(class_names)} classes have none ({', '.join(empty[:3])}): raise "
-            "detector.reference_images, add images of them to data.id.train, or leave "
+            "detector.reference_images, add ID training images of them, or leave "
             f"{', '.join(affected)} out of detector.baselines"
         )
 

@@ -89,13 +89,13 @@ class Baselines:
         if reference is None:
             raise UserError(
                 f"baseline {fitted[0]} is fitted on ID training images, but there are none: "
-                "name them in data.id.train, or leave it out of detector.baselines"
+                "give some (reference, or data.id.train), or leave it out of detector.baselines"
             )
         features, labels = reference.features.float().cpu(), reference.labels.cpu()
         if not features.isfinite().all():
             raise UserError(
                 "the classifier's features of the ID training images are not finite: check its "
-                "weights, classifier.mean and classifier.std"
+                "weights and its preprocessing (mean and std)"
             )
         head = None if head is None else _cpu_copy(head)
         check_head_baselines(self.names, head, vim_dim)

@@ -111,7 +111,7 @@ class Calibration:
             if len(values) < 2 or float(values.std()) == 0:
                 raise UserError(
                     f"score {name} of the ID validation images does not vary over {len(values)} "
-                    "images: check data.id.validation and the detector's settings"
+                    "images: check these images and the detector's settings"
                 )
             calibration.scores[name] = values.double().cpu()
         table = {name: values.numpy() for name, values in calibration.scores.items()}

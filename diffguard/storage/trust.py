@@ -29,7 +29,7 @@ def import_class(path: str, trusted: str | Collection[str] = ()) -> type[nn.Modu
     if is_foreign and path not in consented(trusted):
         raise UserError(
             f"class {path!r} is named by a checkpoint but is not part of diffguard, torchvision, "
-            f"timm, diffusers or torch.nn: if you trust it, say so with --trusted {path}"
+            f"timm, diffusers or torch.nn: if you trust it, name it in `trusted` (--trusted {path})"
         )
     cls = import_path(path)
     if not (isinstance(cls, type) and issubclass(cls, nn.Module)):
@@ -60,4 +60,4 @@ def import_path(path: str) -> Any:
 @cache
 def _announce(path: str) -> None:
     """Report once that third-party code runs."""
-    _log.warning("runs the code of class %s, which the config or --trusted names", path)
+    _log.warning("runs the code of class %s, which the config or `trusted` names", path)

@@ -99,7 +99,7 @@ def twice():
 @pytest.mark.parametrize(
     ("state", "message"),
     [
-        (lambda: weights(classes=5), "has 5 classes, but the data 3: name all 5"),
+        (lambda: weights(classes=5), "has 5 classes, but the data 3: give class_names all 5"),
         (
             lambda: {k: v for k, v in weights().items() if "stage2" not in k},
             "10 tensors are missing",

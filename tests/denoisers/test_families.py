@@ -183,7 +183,7 @@ def test_a_reference_accepts_only_the_same_model(models, start, tmp_path):
     ckpt = start("named", path, store="reference")
     first = Detector.load(ckpt)
     moved = path.rename(tmp_path / "moved")
-    with pytest.raises(UserError, match=r"does not exist.* with --diffusion_model"):
+    with pytest.raises(UserError, match=r"does not exist.*--diffusion_model"):
         Detector.load(ckpt)
     images = torch.rand(2, 1, 8, 8)
     again = Detector.load(ckpt, diffusion=str(moved))

@@ -77,7 +77,8 @@ def convert_tensors(
     family = detect_family(tensors)
     if family == "classifier":
         raise UserError(
-            "this is a classifier, expected a diffusion model: give the file in classifier.ckpt"
+            "this is a classifier, expected a diffusion model: give the file as the "
+            "classifier's weights"
         )
     options.check_used(*_OPTIONS[family])
     return _CONVERTERS[family](tensors, options)

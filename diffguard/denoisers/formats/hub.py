@@ -83,11 +83,12 @@ def cached(name: str) -> Path:
         # The hub's client raises its own types.
         raise UserError(
             f"the detector refers to the diffusion model {name} of the Hugging Face hub, which is "
-            f"not in the cache: if you trust it, fetch it with --diffusion_model {name}"
+            f"not in the cache: if you trust it, fetch it with diffusion={name!r} "
+            "(--diffusion_model)"
         ) from error
     raise UserError(
         f"the detector refers to the diffusion model {name}, which does not exist: give its new "
-        "path with --diffusion_model"
+        "path as `diffusion` (--diffusion_model)"
     )
 
 
