@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from diffguard.batching import most_rows
 from diffguard.errors import UserError
+from diffguard.storage.arguments import LARGEST_SIDE
 
 Part = Literal["train", "validation", "test"]
 Group = Literal["id", "near", "far"]
@@ -14,7 +16,7 @@ OnError = Literal["stop", "skip"]
 
 # Larger values are typing errors and would exhaust memory or processes.
 _RANGES = {
-    "image_size": (1, 4096),
+    "image_size": (1, LARGEST_SIDE),
     "batch_size": (1, 65_536),
     "train_batch_size": (1, 65_536),
     "limit": (1, None),
@@ -90,7 +92,7 @@ class DataConfig:
         seed: Seed of order and augmentation in training.
 
     Raises:
-        UserError: For a number out of range.
+        UserError: For a number out of range, and for a batch that would exhaust the memory.
     """
 
     id: IDSets
@@ -122,3 +124,11 @@ class DataConfig:
                 raise UserError(f"data.{key} must be at most {maximum:,}, got {value:,}")
         if self.channels not in (1, 3):
             raise UserError(f"data.channels must be 1 (grayscale) or 3 (RGB), got {self.channels}")
+        most = most_rows(self.channels, self.image_size, self.image_size)
+        for key in ("batch_size", "train_batch_size"):
+            value = getattr(self, key)
+            if isinstance(value, int) and value > most:
+                raise UserError(
+                    f"data.{key} {value:,} is too large for images of {self.image_size:,} pixels a "
+                    f"side and {self.channels} channels: expected at most {most:,}"
+                )

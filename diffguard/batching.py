@@ -17,6 +17,13 @@ from diffguard.errors import UserError
 # For other batch sizes, matrix products use a different kernel for the last few rows, so that a
 # row's result would depend on its place in the batch.
 ROW_MULTIPLE = 8
+# Bytes of the images of one network call; its layers need many times as much.
+_LARGEST_CALL = 2**29
+
+
+def most_rows(channels: int, height: int, width: int) -> int:
+    """The most images of a network call; a batch of more would exhaust any memory."""
+    return max(ROW_MULTIPLE, _LARGEST_CALL // (4 * channels * height * width))
 
 
 def check_batch_size(batch_size: int) -> None:

@@ -23,6 +23,8 @@ _RESERVED = ("class_path", "init_args", "dict_kwargs")
 _WITH_CLASSES = {"loggers": list, "callbacks": list, "profiler": Mapping}
 # Trainer settings that affect a score, or the display.
 _TRAINER_KEYS = ("accelerator", "precision", "threads", "progress")
+# A larger batch size is taken from the command line only.
+_LARGEST_BATCH = 4096
 _ACCELERATORS = ("auto", "cpu", "gpu", "cuda", "mps")
 
 
@@ -49,8 +51,10 @@ def stored_config(content: Mapping[str, Any], path: str) -> dict[str, Any]:
     if trainer.get("accelerator") not in _ACCELERATORS:
         trainer.pop("accelerator", None)
     cores = os.cpu_count() or 1
-    _at_most(cores, "trainer.threads", trainer, "threads")
-    _at_most(cores, "data.num_workers", data, "num_workers")
+    reason = f"there are {cores} cores here"
+    _at_most(cores, "trainer.threads", trainer, "threads", reason)
+    _at_most(cores, "data.num_workers", data, "num_workers", reason)
+    _at_most(_LARGEST_BATCH, "data.batch_size", data, "batch_size", "a batch takes long to fill")
     return {"data": data, "trainer": trainer, "detector": content["settings"]}
 
 
@@ -124,13 +128,12 @@ def check_keys(values: Any, source: str) -> None:
             check_keys(value, source)
 
 
-def _at_most(cores: int, name: str, section: dict[str, Any], key: str) -> None:
-    """Drop a number of threads or processes that exceeds the cores of this machine."""
+def _at_most(most: int, name: str, section: dict[str, Any], key: str, reason: str) -> None:
+    """Drop a number that would make this machine slow."""
     count = section.get(key)
-    if count is not None and count > cores:
+    if isinstance(count, int) and count > most:
         del section[key]
         say(
-            f"note: ignored the checkpoint's {name} {count:,}: there are {cores} cores here; "
-            f"set it with --{name}",
+            f"note: ignored the checkpoint's {name} {count:,}: {reason}; set it with --{name}",
             file=sys.stderr,
         )

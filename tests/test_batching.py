@@ -1,7 +1,9 @@
 import pytest
 import torch
 
-from diffguard.batching import fixed_batch_size, in_fixed_batches, padded
+from datamodules.config import DataConfig, IDSets
+from diffguard.batching import fixed_batch_size, in_fixed_batches, most_rows, padded
+from diffguard.errors import UserError
 
 
 @pytest.mark.parametrize(
@@ -9,6 +11,14 @@ from diffguard.batching import fixed_batch_size, in_fixed_batches, padded
 )
 def test_batch_sizes_are_rounded_up_to_multiples_of_eight(size, expected):
     assert fixed_batch_size(size) == expected
+
+
+def test_batches_of_large_images_are_bounded():
+    assert most_rows(3, 2048, 2048) == 10
+    assert most_rows(3, 10**6, 10**6) == 8
+    with pytest.raises(UserError, match=r"data\.batch_size 64 .* 2,048 pixels .* at most 10"):
+        DataConfig(IDSets(), image_size=2048, channels=3, train_batch_size=8)
+    DataConfig(IDSets(), image_size=2048, channels=3, train_batch_size=8, batch_size=8)
 
 
 def test_padding_repeats_the_first_row():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
+from diffguard.batching import most_rows
 from diffguard.classifiers.classifier import Classifier
 from diffguard.denoisers.latent import LatentDenoiser
 from diffguard.diffusion.denoiser import Denoiser
@@ -37,6 +38,26 @@ def check_unlabelled(settings: DetectorSettings) -> None:
         raise UserError(
             "detector.label oracle, a mode for studies, needs to know which images are "
             "ID: set it to prediction to judge new images"
+        )
+
+
+def check_rows(batch_size: int, classifier: Classifier, image_size: int) -> None:
+    """Refuse a batch whose images alone would exhaust the memory.
+
+    Args:
+        batch_size: Images of every network call.
+        classifier: The classifier, which may take larger images than the working images.
+        image_size: Side of the working images in pixels.
+
+    Raises:
+        UserError: Naming the most images.
+    """
+    height, width = classifier.size or (image_size, image_size)
+    most = most_rows(classifier.channels, height, width)
+    if batch_size > most:
+        raise UserError(
+            f"a batch of {batch_size:,} images of {height:,} × {width:,} pixels is too large for "
+            f"the classifier: expected at most {most:,}"
         )
 
 

@@ -15,7 +15,7 @@ from diffguard.diffusion.denoiser import Denoiser
 from diffguard.engine.acceleration import accelerate, check_compiler
 from diffguard.errors import UserError
 from diffguard.inputs.working import Images, working_images
-from diffguard.methods.checks import check_unlabelled
+from diffguard.methods.checks import check_rows, check_unlabelled
 from diffguard.methods.diffguard import DiffGuard
 from diffguard.methods.items import Item, Scored
 from diffguard.methods.stream import ScoreStream
@@ -150,6 +150,7 @@ class Scorer(nn.Module):
                 f"the baselines {', '.join(self.settings.baselines)} are not fitted: call "
                 "detector.calibrate(validation_loader, reference=train_loader) first"
             )
+        check_rows(batch_size, self.classifier, self.image_size)
         # A network may have been put in training mode on its own.
         self.eval()
         if self.settings.compile:

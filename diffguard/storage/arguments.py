@@ -22,7 +22,7 @@ from diffguard.errors import UserError
 
 # Channels, classes, tokens and timesteps are never larger.
 LARGEST_NUMBER = 1_000_000
-LARGEST_SIDE = 4096
+LARGEST_SIDE = 2048
 MOST_CLASSES = 100_000
 LONGEST_NAME = 500
 _LONGEST_LIST = 10_000

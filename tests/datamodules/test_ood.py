@@ -160,7 +160,7 @@ def test_prediction_set_takes_every_file(root):
         ("train_batch_size", -4, r"data\.train_batch_size must be at least 1"),
         ("image_size", 0, r"data\.image_size must be at least 1"),
         ("limit", 0, r"data\.limit must be at least 1"),
-        ("image_size", 5000, r"data\.image_size must be at most 4,096, got 5,000"),
+        ("image_size", 5000, r"data\.image_size must be at most 2,048, got 5,000"),
         ("batch_size", 10**9, r"data\.batch_size must be at most 65,536"),
         ("class_names", [], r"data\.class_names is an empty list"),
         ("num_workers", 10**9, r"data\.num_workers must be at most 256"),

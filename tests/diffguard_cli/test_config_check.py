@@ -24,8 +24,8 @@ def check(tmp_path, words):
         (["--stages", "[]"], "--stages is empty"),
         (["--classifier.channels", "0"], "classifier.channels must be at least 1, got 0"),
         (["--classifier.resize=-1"], "classifier.resize must be at least 1, got -1"),
-        (["--classifier.size", "[5000, 8]"], "must be at most 4,096 pixels, got 5,000"),
-        (["--classifier.resize", "5000"], "must be at most 4,096 pixels, got 5,000"),
+        (["--classifier.size", "[5000, 8]"], "must be at most 2,048 pixels, got 5,000"),
+        (["--classifier.resize", "5000"], "must be at most 2,048 pixels, got 5,000"),
         (
             ["--classifier.mean", "[]"],
             "classifier.mean must be a list of values, or left out, got []",

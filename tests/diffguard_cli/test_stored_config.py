@@ -90,13 +90,13 @@ def test_a_config_with_classes_in_place_of_settings_imports_nothing(tmp_path, st
 
 def test_a_checkpoint_cannot_set_processes_and_downloads(run_folder, capsys):
     content = read_checkpoint(run_folder / "detector.ckpt")
-    content["config"]["data"].update(download=True, num_workers=250)
+    content["config"]["data"].update(download=True, num_workers=250, batch_size=60_000)
     content["config"]["trainer"].update(
         threads=1000, devices=300, num_nodes=9, strategy="ddp_spawn", accelerator="odd"
     )
     config = stored_config(content, "it")
     assert "download" not in config["data"]
-    assert "num_workers" not in config["data"]
+    assert not {"num_workers", "batch_size"} & set(config["data"])
     assert set(config["trainer"]) <= {"precision", "progress"}
     assert "trainer.threads 1,000" in capsys.readouterr().err
     content["config"]["data"].update(num_workers=3000)

@@ -89,6 +89,13 @@ def test_a_stream_may_have_unreadable_images_only(detector):
     assert score(detector, []) == []
 
 
+def test_a_batch_of_absurd_size_takes_no_memory():
+    detector = build_detector()
+    detector.classifier.size = (2048, 2048)
+    with pytest.raises(UserError, match=r"a batch of 64 images of 2,048 × 2,048 .* at most 32"):
+        detector.stream(64)
+
+
 def test_rows_are_returned_before_the_stream_ends(detector, images):
     stream = detector.stream(8)
     early = [len(stream.push(items_of(images[:8]))) for _ in range(5)]
