@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from diffguard.detector import Detector
-from diffguard.diffusion.ddim import invert
 from diffguard.diffusion.denoiser import Denoiser
 from diffguard.diffusion.early_stop import should_stop
+from diffguard.diffusion.path import Path
 from diffguard.engine.classifier_guidance import ClassifierGuidance
 from diffguard.engine.jobs import Job
 from diffguard.engine.plain import Noise, synthesize_both
@@ -54,20 +54,21 @@ def score_plainly(detector: Detector, items: Sequence[Item]) -> list[dict[str, f
     recipe = replace(recipe, guidance=TwoPassGuidance(**vars(recipe.guidance)))
     images = torch.stack([item.image for item in items]).to(detector.device)
     labels = detector.classifier(images).argmax(1).tolist()
-    latents, stops = _invert(detector, recipe, images)
+    paths, stops = _invert(detector, recipe, images)
     scores = []
-    for item, image, label, latent, stop in zip(items, images, labels, latents, stops, strict=True):
+    for item, image, label, path, stop in zip(items, images, labels, paths, stops, strict=True):
         job = Job(image, label, (pixel_key(item.image),))
-        states = synthesize_both(Noise(denoiser, label), recipe, job, latent, stop)
+        states = synthesize_both(Noise(denoiser, label), recipe, job, path, stop)
         guided, unguided = (None if s is None else denoiser.decode(s) for s in states)
         scores.append(_distances(detector, image.unsqueeze(0), guided, unguided))
     return scores
 
 
-def _invert(detector: Detector, recipe: Recipe, images: Tensor) -> tuple[list[Tensor], list[int]]:
-    denoiser = detector.denoiser
+def _invert(detector: Detector, recipe: Recipe, images: Tensor) -> tuple[list[Path], list[int]]:
+    denoiser, sampler = detector.denoiser, recipe.sampler
     clean = denoiser.encode(images)
-    latents: list[Tensor] = [clean] * len(images)
+    path = Path(sampler.solver, sampler.plan, clean, sampler.clip)
+    paths = [path] * len(images)
     stops = [-1] * len(images)
     thresholds = [threshold for _, threshold in recipe.qualities]
     null = denoiser.null_class
@@ -75,17 +76,18 @@ def _invert(detector: Detector, recipe: Recipe, images: Tensor) -> tuple[list[Te
     def noise(x: Tensor, t: Tensor) -> Tensor:
         return denoiser.predict_noise(x, t, None if null is None else torch.full_like(t, null))
 
-    states = invert(noise, clean, recipe.plan, recipe.max_steps, clip=recipe.clip)
-    for step, state in enumerate(states):
+    for step, state in enumerate(path.invert(noise, recipe.max_steps)):
         noisy, image = denoiser.preview(state), denoiser.preview(clean)
         qualities = torch.stack([quality(noisy, image) for quality, _ in recipe.qualities])
         last = step + 1 == recipe.max_steps
         for n, stop in enumerate(should_stop(qualities, thresholds).tolist()):
             if stops[n] < 0 and (stop or last):
-                latents[n], stops[n] = state[n : n + 1], step
+                row = slice(n, n + 1)
+                memory = None if path.memory is None else path.memory[:, row]
+                paths[n], stops[n] = replace(path, x=state[row], memory=memory), step
         if min(stops) >= 0:
             break
-    return latents, stops
+    return paths, stops
 
 
 def _distances(

@@ -6,8 +6,9 @@ import torch
 from torch import Tensor
 
 from diffguard.denoisers.base import DiffusersDenoiser
-from diffguard.diffusion.ddim import synthesize
+from diffguard.diffusion.ddim import Ddim
 from diffguard.diffusion.guidance import classifier_free
+from diffguard.diffusion.path import Path
 from diffguard.diffusion.plan import SamplingPlan
 
 
@@ -47,6 +48,6 @@ def draw_samples(
     plan = SamplingPlan.build(denoiser.schedule, steps)
     shape = (len(labels), denoiser.channels, denoiser.state_size, denoiser.state_size)
     x = torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(labels.device)
-    for state in synthesize(predict_noise, x, plan, len(plan) - 1, clip=True):
-        x = state
-    return denoiser.decode(x)
+    path = Path(Ddim(plan.pairing), plan, x, clip=True)
+    *_, clean = path.synthesize(predict_noise, len(plan) - 1)
+    return denoiser.decode(clean)

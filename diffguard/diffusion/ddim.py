@@ -11,17 +11,11 @@ sample has its own levels, so that any mix of trajectories fits one call.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-
 import torch
 from torch import Tensor
 
-from diffguard.diffusion.plan import SamplingPlan
 from diffguard.diffusion.schedule import Pairing, where_rows
 from diffguard.diffusion.solver import Shown, Step
-
-NoiseFunction = Callable[[Tensor, Tensor], Tensor]
-GuideFunction = Callable[[Tensor, Tensor, int], Tensor]
 
 
 def ddim_step(
@@ -134,104 +128,3 @@ class Ddim:
             x, noise, step.alpha, step.alpha_next, clip=step.clip, gradient=gradient
         )  # fmt: skip
         return x, memory
-
-
-def inversion_step(
-    x: Tensor, noise: Tensor, plan: SamplingPlan, index: Tensor, *, clip: bool = False
-) -> Tensor:
-    """One step toward noise, each sample at its own.
-
-    Args:
-        x: `(N, …)` states before the steps.
-        noise: `(N, …)` noise ε predicted at `x`.
-        plan: Timesteps and levels.
-        index: `(N,)` int64, which inversion step each sample makes.
-        clip: Clamp the clean estimate to [-1, 1]; not at step 0, whose state is the image.
-
-    Returns:
-        `(N, …)` states after the steps.
-    """
-    _, alpha_from, alpha_to = plan.inversion(index)
-    return ddim_step(x, noise, alpha_from, alpha_to, clip=index > 0 if clip else None)
-
-
-def synthesis_step(
-    x: Tensor,
-    noise: Tensor,
-    plan: SamplingPlan,
-    index: Tensor,
-    *,
-    clip: bool = False,
-    gradient: Tensor | None = None,
-) -> Tensor:
-    """One step toward the image, each sample at its own.
-
-    Args:
-        x: `(N, …)` states before the steps.
-        noise: `(N, …)` noise ε predicted at `x`.
-        plan: Timesteps and levels.
-        index: `(N,)` int64, which synthesis step each sample makes.
-        clip: Clamp the clean estimate to [-1, 1]; guidance may leave the range again.
-        gradient: `(N, …)` g, the scaled gradient of a classifier; the noise becomes
-            ε - √(1-ᾱ) g (Dhariwal & Nichol, 2021, alg. 2).
-
-    Returns:
-        `(N, …)` states after the steps.
-    """
-    _, alpha_from, alpha_to = plan.synthesis(index)
-    every = torch.ones_like(index, dtype=torch.bool) if clip else None
-    return ddim_step(x, noise, alpha_from, alpha_to, clip=every, gradient=gradient)
-
-
-def invert(
-    predict_noise: NoiseFunction, x0: Tensor, plan: SamplingPlan, steps: int, *, clip: bool = False
-) -> Iterator[Tensor]:
-    """Invert a batch by the same number of steps.
-
-    Args:
-        predict_noise: `(x (N, …), t (N,) int64) -> ε (N, …)`.
-        x0: `(N, …)` clean states in [-1, 1] (or latents).
-        plan: Timesteps and levels.
-        steps: How many inversion steps to make, at most the plan's length.
-        clip: Clamp the clean estimate to [-1, 1], except at the first step.
-
-    Yields:
-        `(N, …)` the state after each step.
-    """
-    x = x0
-    for i in range(steps):
-        index = torch.full((len(x),), i)
-        noise = predict_noise(x, plan.timesteps[index].to(x.device))
-        x = inversion_step(x, noise, plan, index, clip=clip)
-        yield x
-
-
-def synthesize(
-    predict_noise: NoiseFunction,
-    x: Tensor,
-    plan: SamplingPlan,
-    start_index: int,
-    *,
-    clip: bool = False,
-    guide: GuideFunction | None = None,
-) -> Iterator[Tensor]:
-    """Synthesize a batch from the same step down to the image.
-
-    Args:
-        predict_noise: `(x (N, …), t (N,) int64) -> ε (N, …)`.
-        x: `(N, …)` states at the level of step `start_index`.
-        plan: Timesteps and levels.
-        start_index: First synthesis step; `start_index + 1` steps are made.
-        clip: Clamp the clean estimate to [-1, 1] before guidance.
-        guide: `(x, ε, i) -> g (N, …)`, the scaled gradient of a classifier at step i, given the
-            unclipped ε; the noise becomes ε - √(1-ᾱ) g (Dhariwal & Nichol, 2021, alg. 2).
-
-    Yields:
-        `(N, …)` the state after each step.
-    """
-    for i in range(start_index, -1, -1):
-        index = torch.full((len(x),), i)
-        noise = predict_noise(x, plan.timesteps[index].to(x.device))
-        gradient = None if guide is None else guide(x, noise, i)
-        x = synthesis_step(x, noise, plan, index, clip=clip, gradient=gradient)
-        yield x

@@ -1,6 +1,7 @@
 r"""DiffGuard for one image, as the paper describes it. Read this file first.
 
-1. Invert the image by DDIM, until a quality of the state falls below its threshold.
+1. Invert the image, by DDIM or another solver, until a quality of the state falls below its
+   threshold.
 2. Synthesize from there, guided toward the label that the classifier predicted: by the mix
    $\epsilon_\varnothing + s\,(\epsilon_y - \epsilon_\varnothing)$ inside a mask, or by the
    gradient of the classifier.
@@ -17,10 +18,11 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from diffguard.diffusion.ddim import invert, synthesize
 from diffguard.diffusion.denoiser import Denoiser
 from diffguard.diffusion.early_stop import should_stop
 from diffguard.diffusion.guidance import classifier_free
+from diffguard.diffusion.path import Path
+from diffguard.diffusion.solver import Shown
 from diffguard.engine.jobs import Job
 from diffguard.engine.labels import network_labels
 from diffguard.engine.program import ClassifierFree
@@ -43,15 +45,15 @@ def reconstruct(denoiser: Denoiser, recipe: Recipe, job: Job) -> Reconstruction:
         UserError: If the image has no label and the model has classes but no null class.
     """
     noise = Noise(denoiser, job.label)
-    latent, stop = invert_until_stop(noise, recipe, job.image.unsqueeze(0))
-    guided, unguided = synthesize_both(noise, recipe, job, latent, stop)
+    inversion, stop = invert_until_stop(noise, recipe, job.image.unsqueeze(0))
+    guided, unguided = synthesize_both(noise, recipe, job, inversion, stop)
     return Reconstruction(
         job=job,
         guided=denoiser.decode(guided)[0],
         unguided=None if unguided is None else denoiser.decode(unguided)[0],
         stop_index=stop,
         network_passes=noise.passes,
-        latent=latent[0],
+        latent=inversion.x[0],
         guided_state=guided[0],
         unguided_state=None if unguided is None else unguided[0],
     )
@@ -88,26 +90,25 @@ class Noise:
         return self.denoiser.predict_noise(x, t, None if labels is None else labels.to(t)).to(x)
 
 
-def invert_until_stop(noise: Noise, recipe: Recipe, image: Tensor) -> tuple[Tensor, int]:
-    """Invert an image `(1, C, H, W)`; the state reached and the index of the last step."""
+def invert_until_stop(noise: Noise, recipe: Recipe, image: Tensor) -> tuple[Path, int]:
+    """Invert an image `(1, C, H, W)`; its path, and the index of the last step."""
     scale = {"null": 0.0, "label": 1.0, "guided": recipe.inversion_scale}[recipe.inversion]
     clean = noise.denoiser.encode(image)
-    states = invert(
-        partial(noise, scale=scale), clean, recipe.plan, recipe.max_steps, clip=recipe.clip
-    )
+    sampler = recipe.sampler
+    path = Path(sampler.solver, sampler.plan, clean, sampler.clip)
     thresholds = [threshold for _, threshold in recipe.qualities]
     stop = -1
-    for latent in states:
+    for latent in path.invert(partial(noise, scale=scale), recipe.max_steps):
         stop += 1
         views = noise.denoiser.preview(latent), noise.denoiser.preview(clean)
         qualities = [quality(*views) for quality, _ in recipe.qualities]
         if qualities and should_stop(torch.stack(qualities), thresholds):
             break
-    return latent, stop
+    return path, stop
 
 
 def synthesize_both(
-    noise: Noise, recipe: Recipe, job: Job, latent: Tensor, stop: int
+    noise: Noise, recipe: Recipe, job: Job, inversion: Path, stop: int
 ) -> tuple[Tensor, Tensor | None]:
     """The guided and, if the recipe asks for it, the unguided final state of an image.
 
@@ -115,29 +116,28 @@ def synthesize_both(
         noise: The diffusion model's noise.
         recipe: Timesteps and guidance.
         job: The image.
-        latent: `(1, …)` the state at which inversion stopped.
+        inversion: The path to the state at which inversion stopped.
         stop: Index of the last inversion step.
     """
-    denoiser, plan, guidance = noise.denoiser, recipe.plan, recipe.guidance
-    start = int(plan.start_index(torch.tensor(stop), recipe.extra_start, recipe.skip))
-    synthesis = partial(synthesize, x=latent, plan=plan, start_index=start, clip=recipe.clip)
+    denoiser, guidance = noise.denoiser, recipe.guidance
+    start = int(recipe.plan.start_index(torch.tensor(stop), recipe.extra_start, recipe.skip))
     mask = None if job.mask is None else denoiser.place_mask(job.mask.unsqueeze(0))
     if guidance is None or not recipe.guides(job.label, mask):
-        *_, state = synthesis(noise)
+        *_, state = inversion.fork().synthesize(noise, start)
         return state, state if recipe.unguided else None
     if isinstance(guidance, ClassifierFree):
-        *_, guided = synthesis(partial(noise, scale=guidance.scale, mask=mask))
+        mix = partial(noise, scale=guidance.scale, mask=mask)
+        *_, guided = inversion.fork().synthesize(mix, start)
     else:
 
-        def gradient(x: Tensor, eps: Tensor, i: int) -> Tensor:
-            t, alpha, _ = plan.synthesis(torch.tensor([i]))
+        def gradient(shown: Shown, eps: Tensor, i: int) -> Tensor:
             return guidance.gradient(
-                denoiser, x, eps, t, alpha, labels=torch.tensor([job.label]), keys=[job.key],
-                steps=[start - i], batch_size=1,
+                denoiser, shown.x, eps, shown.t, shown.alpha, labels=torch.tensor([job.label]),
+                keys=[job.key], steps=[start - i], batch_size=1,
             )  # fmt: skip
 
-        *_, guided = synthesis(noise, guide=gradient)
+        *_, guided = inversion.fork().synthesize(noise, start, gradient)
     if not recipe.unguided:
         return guided, None
-    *_, unguided = synthesis(noise)
+    *_, unguided = inversion.fork().synthesize(noise, start)
     return guided, unguided

@@ -5,9 +5,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from diffguard.denoisers.scheduler_config import schedule_from_config
-from diffguard.diffusion.ddim import inversion_step, invert, synthesis_step, synthesize
 from diffguard.diffusion.plan import SamplingPlan
 from diffguard.diffusion.schedule import NoiseSchedule, predict_clean
+from tests.helpers.ddim_runs import inversion_step, invert, synthesis_step, synthesize
 from tests.helpers.reference_networks import predict
 from tests.helpers.tiny_models import denoiser_of, sound_plan, tiny_unet
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 from diffusers import DPMSolverMultistepScheduler, PNDMScheduler
 
-from diffguard.diffusion.ddim import inversion_step, synthesis_step
 from diffguard.diffusion.levels import Levels
+from diffguard.diffusion.path import Path
 from diffguard.diffusion.plan import SamplingPlan
 from diffguard.diffusion.schedule import NoiseSchedule
 from diffguard.diffusion.solvers import SOLVERS, build_solver
@@ -31,20 +31,15 @@ def random_images(count=3, dtype=torch.float64):
 
 
 @pytest.mark.parametrize("pairing", ["target", "current"])
-@pytest.mark.parametrize("clip", [False, True])
-def test_ddim_as_a_solver_makes_the_steps_of_ddim(pairing, clip):
+def test_ddim_shows_the_timesteps_and_levels_of_the_plan(pairing):
     plan, solver = sound_plan(pairing=pairing), solver_of("ddim", pairing)
-    levels, index, zeros = Levels(plan), torch.tensor([0, 5, 2, 0, 7, 1, 1, 6]), torch.zeros(8)
-    x, noise, gradient = torch.randn(3, 8, 1, 4, 4)
-    empty = x.new_zeros(0, *x.shape)
-    for up, change in ((True, inversion_step), (False, synthesis_step)):
-        clips = torch.full((8,), not up) | (index > 0) if clip else None
-        step = levels.step(torch.full((8,), up), index, zeros.long(), zeros.long(), clips)
-        timesteps = plan.inversion(index)[0] if up else plan.synthesis(index)[0]
-        assert torch.equal(solver.shown(x, empty, step).t, timesteps)
-        options = {} if up else {"gradient": gradient}
-        moved, _ = solver.advance(x, empty, step, noise, options.get("gradient"))
-        assert torch.equal(moved, change(x, noise, plan, index, clip=clip, **options))
+    index, zeros, x = torch.arange(8), torch.zeros(8, dtype=torch.int64), torch.zeros(8, 1)
+    for up, expected in ((True, plan.inversion(index)), (False, plan.synthesis(index))):
+        step = Levels(plan).step(torch.full((8,), up), index, zeros, zeros)
+        shown = solver.shown(x, x.new_zeros(0, 8, 1), step)
+        for value, level in zip((shown.t, step.alpha, step.alpha_next), expected, strict=True):
+            assert torch.equal(value, level)
+        assert torch.equal(shown.alpha, step.alpha)
 
 
 @pytest.mark.parametrize("first_level", ["clean", "first"])
@@ -196,3 +191,26 @@ def test_time_shift_shows_the_timestep_that_fits_the_state():
     upward_step = levels.step(~zeros.bool(), torch.tensor([10, 10, 10, 3]), zeros, zeros)
     # An inversion step shows a higher timestep than that of the state, shifted by as much.
     assert solver.shown(x, x.new_zeros(0, *x.shape), upward_step).t.tolist() == [672, 657, 676, 200]
+
+
+@pytest.mark.parametrize("name", SOLVERS)
+def test_a_path_makes_the_same_steps(name):
+    x, plan, network, solver = random_images(2), sound_plan(8), random_network(), solver_of(name)
+    path, passes = Path(solver, plan, x, clip=True), []
+
+    def noise(x, t):
+        passes.append(t)
+        return network(x, t)
+
+    *_, latent = path.invert(noise, 5)
+    *_, image = path.fork().synthesize(noise, 4, lambda shown, eps, _: shown.x + eps)
+    *_, again = path.fork().synthesize(noise, 4, lambda shown, eps, _: shown.x + eps)
+    assert torch.equal(image, again)
+    assert torch.equal(latent, path.x)
+    expected, count = run(
+        solver, plan, network, x, upward(5) + downward(4), clip=True,
+        guide=lambda shown, eps, _: shown.x + eps,
+    )  # fmt: skip
+    torch.testing.assert_close(image, expected, rtol=1e-12, atol=1e-12)
+    synthesis = 5 * solver.passes + (0 if solver.keeps_memory else solver.warm_up[0])
+    assert len(passes) == count[0] + synthesis

@@ -3,7 +3,6 @@
 import torch
 
 from diffguard.classifiers.cam import cam_mask, grad_cam, scale_cam
-from diffguard.diffusion.ddim import invert, synthesize
 from diffguard.diffusion.early_stop import calibrate_threshold, should_stop, stop_index
 from diffguard.diffusion.schedule import NoiseSchedule
 from diffguard.engine.classifier_guidance import ClassifierGuidance
@@ -13,6 +12,7 @@ from diffguard.images import to_image_range, to_model_range
 from diffguard.report.metrics import auroc, compute_metrics, roc_curve
 from diffguard.report.torch_metric import OODMetrics
 from diffguard.scores.build import build_distance
+from tests.helpers.ddim_runs import invert, synthesize
 from tests.helpers.reference_networks import (
     QUALITIES,
     build_classifier,

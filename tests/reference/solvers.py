@@ -5,12 +5,12 @@ from dataclasses import replace
 import torch
 
 from diffguard.denoisers.scheduler_config import schedule_from_config
-from diffguard.diffusion.ddim import inversion_step, invert, synthesis_step, synthesize
 from diffguard.diffusion.guidance import blend_clean, classifier_free, classifier_gradient
 from diffguard.diffusion.schedule import NoiseSchedule, expand, predict_clean
 from diffguard.engine.classifier_guidance import ClassifierGuidance
 from diffguard.engine.recipe import Recipe
 from diffguard.images import to_image_range, to_model_range
+from tests.helpers.ddim_runs import inversion_step, invert, synthesis_step, synthesize
 from tests.helpers.reference_networks import (
     build_classifier,
     build_denoiser,
