@@ -21,7 +21,8 @@ def respace(total: int, steps: int, spacing: Spacing) -> Tensor:
         spacing: `even`: exactly `steps` timesteps from 0 to T-1, rounded. `stride`
             (guided-diffusion's `ddimN`): 0, i, 2i, … with the smallest i that gives `steps`.
             `shifted` (latent diffusion): 1, 1+c, 1+2c, … with c = T // steps; the count can
-            differ from `steps`.
+            differ from `steps`. `trailing` (diffusers): T-1, T-1-c, … with c = T / steps,
+            rounded; with few steps, none is spent near the image.
 
     Returns:
         `(S,)` int64 increasing timesteps.
@@ -48,7 +49,10 @@ def respace(total: int, steps: int, spacing: Spacing) -> Tensor:
     if spacing == "shifted":
         timesteps = torch.arange(0, total, total // steps) + 1
         return timesteps[timesteps < total]
-    raise UserError(f"spacing {spacing!r} is not known, expected even, stride or shifted")
+    if spacing == "trailing":
+        below_top = torch.arange(steps, dtype=torch.float64) * total / steps
+        return ((total - below_top).round().long() - 1).flip(0)
+    raise UserError(f"spacing {spacing!r} is not known, expected even, stride, shifted or trailing")
 
 
 @dataclass(frozen=True)

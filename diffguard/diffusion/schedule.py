@@ -18,7 +18,7 @@ from torch import Tensor
 from diffguard.errors import UserError
 
 PredictionType = Literal["epsilon", "v_prediction", "sample"]
-Spacing = Literal["even", "stride", "shifted"]
+Spacing = Literal["even", "stride", "shifted", "trailing"]
 Pairing = Literal["current", "target"]
 FirstLevel = Literal["clean", "first"]
 

@@ -16,6 +16,9 @@ from diffguard.diffusion.time_shift import TimeShift
 SolverName = Literal["ddim", "pndm", "dpm_solver_pp", "edict", "bdia", "time_shift"]
 SOLVERS: tuple[SolverName, ...] = get_args(SolverName)
 
+# Solvers whose synthesis undoes the inversion, if both see the same condition.
+EXACT: tuple[SolverName, ...] = ("edict", "bdia")
+
 
 def build_solver(
     name: SolverName, pairing: Pairing, schedule: NoiseSchedule, *, window: int, cutoff: int

@@ -17,6 +17,8 @@ from diffguard.classifiers.cam import cam_mask, grad_cam, scale_cam
 from diffguard.classifiers.classifier import Classifier, ClassifierOutput
 from diffguard.diffusion.denoiser import Denoiser
 from diffguard.diffusion.plan import SamplingPlan
+from diffguard.diffusion.solver import Solver
+from diffguard.diffusion.solvers import build_solver
 from diffguard.engine.classifier_guidance import ClassifierGuidance
 from diffguard.engine.jobs import Job
 from diffguard.engine.program import ClassifierFree
@@ -116,6 +118,7 @@ class DiffGuard(nn.Module):
             plan=self.plan,
             max_steps=self.max_steps,
             clip=settings.sampler.clip,
+            solver=self._solver(),
             inversion=settings.inversion.condition,
             inversion_scale=settings.inversion.scale,
             qualities=[
@@ -128,6 +131,14 @@ class DiffGuard(nn.Module):
             extra_start=settings.synthesis.extra_start,
             skip=settings.synthesis.skip,
         )
+
+    def _solver(self) -> Solver:
+        sampler = self.settings.sampler
+        shift = sampler.time_shift
+        return build_solver(
+            sampler.solver, sampler.pairing, self.denoiser.schedule,
+            window=shift.window, cutoff=shift.cutoff,
+        )  # fmt: skip
 
     @torch.no_grad()
     def classify(self, images: Tensor, batch_size: int) -> ClassifierOutput:

@@ -35,7 +35,7 @@ class DetectorSettings:
     """Everything that defines a score, apart from the networks.
 
     Attributes:
-        sampler: Timesteps and noise levels.
+        sampler: Solver, timesteps and noise levels.
         inversion: Depth and condition.
         early_stop: Adaptive early stop.
         synthesis: Where synthesis starts.
@@ -96,6 +96,7 @@ class DetectorSettings:
                 "guidance must be ClassifierFreeSettings or ClassifierGuidanceSettings, got "
                 f"{self.guidance!r}"
             )
+        self._check_solver()
         self._check_repeated_names()
         self._check_distances()
         self._check_combination()
@@ -113,6 +114,15 @@ class DetectorSettings:
             low, high = self.tandem_band
             band = (low, high)
         return FusionRule(self.distance, self.baselines, self.fused, band)
+
+    def _check_solver(self) -> None:
+        start = self.synthesis
+        if self.sampler.is_exact and (start.extra_start or start.skip is not None):
+            raise UserError(
+                f"detector.sampler.solver {self.sampler.solver} returns from the level that "
+                "inversion reached: leave out detector.synthesis.extra_start and skip, or take "
+                "another solver"
+            )
 
     def _check_repeated_names(self) -> None:
         # A name that is given twice would have twice the weight.

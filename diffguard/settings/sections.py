@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from diffguard.diffusion.schedule import FirstLevel, Pairing, Spacing
+from diffguard.diffusion.solvers import EXACT, SolverName
 from diffguard.errors import UserError
 from diffguard.scores.distances import find_distance
 from diffguard.settings.values import check_scale, check_values, refuse_unused
@@ -14,32 +15,74 @@ Condition = Literal["null", "label", "guided"]
 
 
 @dataclass(frozen=True)
-class SamplerSettings:
-    """Timesteps and noise levels.
+class TimeShiftSettings:
+    """The choice of timesteps of the solver `time_shift`.
 
     Attributes:
-        steps: DDIM steps of the whole schedule.
+        window: Width of the window around the timestep of a state, at least 2.
+        cutoff: Only states above this timestep choose, at least 0.
+
+    Raises:
+        UserError: For a value out of range.
+    """
+
+    window: int = 20
+    cutoff: int = 200
+
+    def __post_init__(self) -> None:
+        name = "detector.sampler.time_shift"
+        if self.window < 2:
+            raise UserError(f"{name}.window must be at least 2 timesteps, got {self.window:,}")
+        if self.cutoff < 0:
+            raise UserError(f"{name}.cutoff must be at least 0, got {self.cutoff:,}")
+
+
+@dataclass(frozen=True)
+class SamplerSettings:
+    """How states move between noise levels, in inversion and in synthesis.
+
+    Attributes:
+        solver: The method, see docs/solvers.md.
+        steps: Steps of the whole schedule.
         spacing: How timesteps are chosen, see `diffguard.diffusion.plan.respace`.
         pairing: Which noise level a timestep belongs to in inversion, see
             `diffguard.diffusion.plan.SamplingPlan`.
         first_level: The level of a clean image: `clean` (ᾱ = 1) or `first` (ᾱ of timestep 0).
         clip: Clamp the clean estimate to [-1, 1] (pixel models), except at the first inversion
             step.
+        time_shift: Options of the solver `time_shift`.
 
     Raises:
-        UserError: For a value out of range.
+        UserError: For a value out of range or without effect, and for a solver that does not fit
+            the pairing.
     """
 
+    solver: SolverName = "ddim"
     steps: int = 16
     spacing: Spacing = "even"
     pairing: Pairing = "target"
     first_level: FirstLevel = "clean"
     clip: bool = False
+    time_shift: TimeShiftSettings = field(default_factory=TimeShiftSettings)
 
     def __post_init__(self) -> None:
         check_values(self, "detector.sampler")
         if self.steps < 1:
             raise UserError(f"detector.sampler.steps must be at least 1, got {self.steps:,}")
+        if self.is_exact and self.pairing != "target":
+            raise UserError(
+                f"detector.sampler.solver {self.solver} needs detector.sampler.pairing target, "
+                "which gives inversion and synthesis the same levels"
+            )
+        if self.solver != "time_shift":
+            owner = "detector.sampler.solver time_shift"
+            unused = dict.fromkeys(("window", "cutoff"), owner)
+            refuse_unused(self.time_shift, "detector.sampler.time_shift", unused)
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether synthesis is the exact inverse of inversion."""
+        return self.solver in EXACT
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 import pytest
 import torch
+from diffusers import DDIMScheduler
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -38,6 +39,13 @@ def test_even_spacing_spans_the_schedule(total, data):
     assert bool((timesteps.diff() > 0).all())
     assert timesteps[0] == 0
     assert steps == 1 or timesteps[-1] == total - 1
+
+
+@pytest.mark.parametrize("steps", [1, 3, 7, 40, 1000])
+def test_trailing_spacing_is_that_of_diffusers(steps):
+    scheduler = DDIMScheduler(timestep_spacing="trailing")
+    scheduler.set_timesteps(steps)
+    assert torch.equal(respace(1000, steps, "trailing").flip(0), scheduler.timesteps)
 
 
 @pytest.mark.parametrize("betas", [torch.full((1000,), 0.5), torch.tensor([1e-20, 0.1])])

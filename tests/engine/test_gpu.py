@@ -8,6 +8,10 @@ import torch
 
 from diffguard.classifiers.small_cnn import TimedCNN
 from diffguard.denoisers.formats import load_denoiser
+from diffguard.diffusion.path import Path
+from diffguard.diffusion.plan import SamplingPlan
+from diffguard.diffusion.schedule import NoiseSchedule
+from diffguard.diffusion.solvers import SOLVERS, build_solver
 from diffguard.methods.depth import fit_early_stop
 from diffguard.settings.guidance import (
     ClassifierFreeSettings,
@@ -88,6 +92,25 @@ def test_scores_are_those_of_the_cpu(name, images):
     for result, other in zip(results, expected, strict=True):
         assert result.row.scores == other.row.scores
         assert torch.equal(result.reconstruction.guided.cpu(), other.reconstruction.guided)
+
+
+@pytest.mark.parametrize("name", SOLVERS)
+def test_solvers_make_the_steps_of_the_cpu(name):
+    schedule, images = NoiseSchedule.linear(), torch.rand(2, 1, 4, 4)
+    solver = build_solver(name, "target", schedule, window=20, cutoff=100)
+
+    def noise(x, t):
+        return torch.tanh(x + t.view(-1, 1, 1, 1) / 1000)
+
+    def round_trip(x):
+        path = Path(solver, SamplingPlan.build(schedule, 5), x, clip=True)
+        *_, _ = path.invert(noise, 3)
+        *_, x = path.fork().synthesize(noise, 2, lambda shown, eps, _: shown.x * eps)
+        return x
+
+    expected = round_trip(images)
+    with fake_gpu() as device:
+        assert torch.equal(round_trip(images.to(device)).cpu(), expected)
 
 
 def test_the_early_stop_is_fitted_there(images):

@@ -30,6 +30,7 @@ FREE = {
     "fused": ["knn"],
     "knn_k": 3,
 }
+SHIFTED = {**FREE, "sampler": {"steps": 6, "solver": "time_shift"}}
 WHOLE = {
     **with_guidance(FREE, "classifier", {"scale": 2.0}),
     "inversion": {"depth": 0.5},
@@ -40,11 +41,14 @@ GUIDED = {
 }
 # Setting -> the settings beside which it has an effect, and another value of it.
 CHANGES = {
+    "sampler.solver": (FREE, "pndm"),
     "sampler.steps": (FREE, 8),
     "sampler.spacing": (FREE, "shifted"),
     "sampler.pairing": (FREE, "current"),
     "sampler.first_level": (FREE, "first"),
     "sampler.clip": (FREE, True),
+    "sampler.time_shift.window": (SHIFTED, 100),
+    "sampler.time_shift.cutoff": (SHIFTED, 900),
     "inversion.depth": (FREE, 0.34),
     "inversion.condition": (WHOLE, "label"),
     "inversion.scale": (FREE, 3.0),
@@ -152,6 +156,8 @@ IDLE = [
     ({}, "inversion.scale", 2.0, "inversion.condition guided"),
     (with_value({}, "inversion.condition", "label"), "inversion.scale", 2.0, "condition guided"),
     ({}, "tandem_band", [0.4, 0.9], "combine tandem"),
+    ({}, "sampler.time_shift.window", 50, "solver time_shift"),
+    ({}, "sampler.time_shift.cutoff", 50, "solver time_shift"),
 ]  # fmt: skip
 
 
@@ -183,6 +189,9 @@ BAD = [
     ("inversion.scale", 1e30, "inversion.scale must be at most 1,000,000"),
     ("sampler.steps", 0, "sampler.steps must be at least 1"),
     ("sampler.spacing", "odd", "sampler.spacing must be even or"),
+    ("sampler.solver", "euler", "sampler.solver must be ddim or pndm or .*, got 'euler'"),
+    ("sampler.time_shift.window", 1, "time_shift.window must be at least 2 timesteps, got 1"),
+    ("sampler.time_shift.cutoff", -1, "time_shift.cutoff must be at least 0, got -1"),
     ("inversion.depth", 0.0, r"inversion.depth must lie in \(0, 1\]"),
     ("inversion.condition", "none", "inversion.condition must be null or label or guided"),
     ("early_stop.mean_depth", 0.5, "mean_depth needs a quality"),

@@ -5,6 +5,7 @@ from dataclasses import FrozenInstanceError, fields, is_dataclass, replace
 
 import pytest
 
+from diffguard.diffusion.solvers import EXACT
 from diffguard.errors import UserError
 from diffguard.settings.detector import DetectorSettings
 from diffguard.settings.guidance import (
@@ -109,3 +110,14 @@ def test_every_setting_is_described():
 
     check(DetectorSettings())
     check(DetectorSettings(guidance=ClassifierGuidanceSettings()))
+
+
+@pytest.mark.parametrize("solver", EXACT)
+def test_exact_solvers_need_the_levels_of_the_inversion(solver):
+    values = {"sampler": {"solver": solver, "pairing": "current"}}
+    with pytest.raises(UserError, match=f"solver {solver} needs detector.sampler.pairing target"):
+        from_dict(values)
+    for start in ({"extra_start": 1}, {"skip": 0}):
+        values = {"sampler": {"solver": solver}, "synthesis": start}
+        with pytest.raises(UserError, match=f"solver {solver} returns from the level.*leave out"):
+            from_dict(values)
