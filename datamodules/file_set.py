@@ -17,6 +17,9 @@ from diffguard.inputs.image_files import read_image, why_no_image
 from diffguard.storage.paths import kind_of
 from diffguard.storage.reading import open_regular
 
+# Bytes that are hashed at once, and how often.
+_PART, _MOST_PARTS = 2**20, 2**10
+
 
 class FileSet(ImageSet):
     """A set of image files.
@@ -69,14 +72,19 @@ class FileSet(ImageSet):
         return self._paths[index] if self._path_is_key else str(index)
 
     def content(self, index: int) -> int:
-        """A hash of the file's content; -1 if it cannot be read."""
+        """A hash of the first GiB of the file, which no image exceeds; -1 if it is unreadable."""
         try:
             # The size and times of a file are not enough, because copying may preserve them.
             with open_regular(self._root / self._paths[index]) as file:
-                digest = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=8)).digest()
+                digest = hashlib.blake2b(digest_size=8)
+                for _ in range(_MOST_PARTS):
+                    part = file.read(_PART)
+                    digest.update(part)
+                    if len(part) < _PART:
+                        break
         except (OSError, ValueError):
             return -1
-        return int.from_bytes(digest) >> 1
+        return int.from_bytes(digest.digest()) >> 1
 
 
 def folder_set(

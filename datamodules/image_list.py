@@ -9,9 +9,11 @@ from pathlib import Path
 
 from diffguard.errors import UserError
 from diffguard.storage.paths import require_file
+from diffguard.storage.reading import open_regular
 
 # More than the largest data sets have. A larger label would take memory for all classes below it.
 MAX_CLASSES = 100_000
+_LARGEST_LIST = 2**30
 _LABEL = re.compile(r"-?[0-9]{1,9}")
 
 
@@ -45,7 +47,10 @@ def read_list(file: Path) -> ImageList:
         UserError: If it is not a text file, a line is malformed, a label is out of range, or an
             image has two labels.
     """
-    content = require_file(file, "image list").read_bytes()
+    with open_regular(require_file(file, "image list")) as lines:
+        content = lines.read(_LARGEST_LIST + 1)
+    if len(content) > _LARGEST_LIST:
+        raise UserError(f"image list {file} is larger than {_LARGEST_LIST:,} bytes: split it")
     if content.startswith((b"\xff\xfe", b"\xfe\xff")):
         raise UserError(f"image list {file} is UTF-16 text: save it as UTF-8")
     rows = ImageList()

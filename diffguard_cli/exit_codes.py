@@ -53,7 +53,7 @@ def run(main: Callable[[Sequence[str]], int], argv: Sequence[str] | None = None)
             say(f"error: {_shortened(plain_line(error))}", file=sys.stderr)
         code = USER_ERROR
     except Exception as error:
-        shortage = _shortage(error)
+        shortage = _shortage(error) or _refusal(error)
         if "--debug" in argv or shortage is None:
             raise
         say(f"error: {shortage}", file=sys.stderr)
@@ -84,6 +84,13 @@ def _shortage(error: Exception) -> str | None:
         if os.strerror(errno.ENOSPC) in str(cause):
             return _DISK_FULL
         cause = cause.__cause__ or cause.__context__
+    return None
+
+
+def _refusal(error: Exception) -> str | None:
+    """The message if the system refuses a file, as on a damaged disk; None for other errors."""
+    if isinstance(error, OSError) and error.filename is not None and error.strerror:
+        return f"{os.fsdecode(error.filename)}: {error.strerror}"
     return None
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import yaml
 
 from diffguard.errors import UserError
+from diffguard.storage.reading import read_text
 
 _MAX_CHARACTERS = 2**21
 _MAX_DEPTH = 50
@@ -57,8 +58,8 @@ def read_yaml(path: Path) -> Any:
         UserError: If the file cannot be read or is refused; names the file.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_text(path)
         check_yaml(text)
         return yaml.load(text, Loader=_LOADER)  # a safe loader
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, UserError) as error:
+    except (OSError, yaml.YAMLError, UserError) as error:
         raise UserError(f"{path}: {' '.join(str(error).split())}") from error

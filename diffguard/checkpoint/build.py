@@ -23,7 +23,7 @@ from diffguard.denoisers.reference import load_reference, source_of
 from diffguard.denoisers.spec import DiffusionSpec
 from diffguard.errors import UserError
 from diffguard.scores.baselines import Reference
-from diffguard.scores.calibration import Calibration
+from diffguard.scores.calibration import DIFFGUARD, Calibration
 from diffguard.settings.checks import check_image_size
 from diffguard.settings.detector import DetectorSettings, score_names
 from diffguard.settings.plain import from_dict
@@ -142,7 +142,7 @@ def _check_width(features: Tensor, classifier: Classifier) -> None:
 
 def _check_scores(scores: Mapping[str, Tensor], settings: DetectorSettings) -> None:
     """Make sure that all scores which the settings use were calibrated."""
-    names = {*score_names(settings, derived=False), settings.decision}
+    names = {*score_names(settings, derived=False), settings.decision, DIFFGUARD}
     absent = sorted(names - set(scores))
     if absent:
         raise UserError(

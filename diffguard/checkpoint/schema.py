@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import fields
 from typing import Annotated, Any, NotRequired
 
 import torch
@@ -22,6 +23,7 @@ _LONGEST_PATH = 4096
 
 
 def _finite_row(values: Tensor) -> Tensor:
+    _check_plain(values)
     if values.ndim != 1 or values.dtype != torch.float64:
         raise ValueError(f"expected (n,) float64, got {_described(values)}")
     if not bool(values.isfinite().all()):
@@ -32,6 +34,7 @@ def _finite_row(values: Tensor) -> Tensor:
 
 
 def _features(values: Tensor) -> Tensor:
+    _check_plain(values)
     if values.ndim != 2 or not values.is_floating_point() or 0 in values.shape:
         raise ValueError(f"expected (n, d) floating-point features, got {_described(values)}")
     if not bool(values.isfinite().all()):
@@ -43,6 +46,11 @@ def _labels(values: Tensor) -> Tensor:
     if values.ndim != 1 or values.dtype != torch.int64:
         raise ValueError(f"expected (n,) int64 labels, got {_described(values)}")
     return values
+
+
+def _check_plain(values: Tensor) -> None:
+    if values.requires_grad:
+        raise ValueError("requires a gradient, expected plain numbers")
 
 
 def _described(values: Tensor) -> str:
@@ -120,6 +128,9 @@ def check_content(content: Mapping[str, Any], source: str) -> None:
     model = content["diffusion"].get("reference")
     if model is not None:
         validated_plain(CheckpointOptions, model["options"], f"{source}: diffusion.reference")
+        unknown = sorted(set(model["options"]) - {f.name for f in fields(CheckpointOptions)})
+        if unknown:
+            raise damaged(source, f"{unknown[0]!a:.60} is not an option of a diffusion model")
     elif content["diffusion"]["state"] is None:
         raise damaged(source, "it holds no diffusion model and refers to none")
     lengths = {len(values) for values in content["calibration"]["scores"].values()}

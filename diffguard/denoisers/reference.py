@@ -18,6 +18,8 @@ from diffguard.denoisers.formats.hub import cached, fetch
 from diffguard.denoisers.formats.options import ModelSource
 from diffguard.denoisers.parts import DiffusionParts
 from diffguard.errors import UserError
+from diffguard.storage.files import file_hash
+from diffguard.storage.paths import user_path
 
 # Larger models are referred to by default.
 LARGE = 100_000_000
@@ -67,7 +69,7 @@ def load_reference(
             "is outside its folder: give its location as `diffusion` (--diffusion_model)"
         )
     path = source_of(reference, folder, instead).path
-    place = Path(path)
+    place = user_path(path, "the diffusion model of the detector")
     if not place.exists():
         if instead is None and (inside or place.is_absolute()):
             raise UserError(
@@ -97,8 +99,7 @@ def source_of(
 def model_hash(path: Path) -> str:
     """SHA-256 of a checkpoint file, or of the files in a folder that define the network."""
     if path.is_file():
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return file_hash(path)
     parts = (*NETWORK_FOLDERS, *AUTOENCODER_FOLDERS, Path(CONTEXT).parent.name, "scheduler")
     files = [entry for part in parts for entry in sorted((path / part).glob("*"))]
     files += sorted(path.glob("*.json")) + sorted(path.glob("*.safetensors"))

@@ -24,6 +24,8 @@ FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 SUFFIXES = frozenset(
     suffix for suffix, name in Image.registered_extensions().items() if name in (*FORMATS, "MPO")
 )
+# Bytes of a file that is read into memory; images of the most pixels take less.
+_LARGEST_IMAGE = 2**30
 
 
 def why_no_image(path: Path) -> str:
@@ -93,7 +95,7 @@ def _decode(file: Any) -> Tensor:
 
 def _decode_without_metadata(path: Path) -> Tensor | None:
     """Decode a file whose metadata may be damaged; None if the pixels are damaged too."""
-    if not has_metadata(path):
+    if not has_metadata(path) or path.stat().st_size > _LARGEST_IMAGE:
         return None
     try:
         return _decode(io.BytesIO(without_metadata(path.read_bytes())))

@@ -16,6 +16,7 @@ from diffguard.storage.files import replace_file
 from diffguard.storage.reading import open_regular
 
 _NAME = "contents.npy"
+_MOST_IMAGES = 100_000_000
 Numbers = NDArray[np.int64]
 
 
@@ -42,7 +43,7 @@ def read_contents(folder: Path) -> Numbers | None:
         if isinstance(error, UserError):
             raise
         raise UserError(f"{path} cannot be read ({error}): restore it or delete it") from error
-    if mapped.dtype != np.int64 or mapped.ndim != 1:
+    if mapped.dtype != np.int64 or mapped.ndim != 1 or mapped.size > _MOST_IMAGES:
         raise UserError(
             f"{path} is damaged: it holds {mapped.dtype} of shape {mapped.shape}, expected one "
             "int64 per image; restore it or delete it"

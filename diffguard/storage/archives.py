@@ -80,6 +80,11 @@ def check_tensors(content: Any, path: Path) -> None:
                 f"{str(value.dtype).removeprefix('torch.')} with values: save the network's "
                 "state_dict() as it is after training"
             )
+        if value.is_neg() or value.is_conj():
+            raise UserError(
+                f"{path}: tensor {name} is stored with its sign still to be changed: save "
+                "tensor.resolve_neg() and tensor.resolve_conj()"
+            )
         total += value.numel() * value.element_size()
         if total > allowed:
             raise UserError(

@@ -17,6 +17,8 @@ from uuid import uuid4
 from diffguard.errors import UserError
 from diffguard.storage.reading import open_regular
 
+_LARGEST_FILE = 2**37
+
 
 @contextmanager
 def replace_file(path: Path) -> Iterator[Path]:
@@ -179,6 +181,16 @@ def write_error(path: Path, error: OSError) -> UserError:
 
 
 def file_hash(path: Path) -> str:
-    """SHA-256 of a file."""
-    with open_regular(path) as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    """SHA-256 of a file.
+
+    Raises:
+        UserError: If it is not a regular file, cannot be read, or is larger than any model.
+    """
+    try:
+        with open_regular(path) as file:
+            # A sparse file takes no room on the disk, whatever its size.
+            if (size := os.fstat(file.fileno()).st_size) > _LARGEST_FILE:
+                raise UserError(f"{path} has {size:,} bytes, expected at most {_LARGEST_FILE:,}")
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from error

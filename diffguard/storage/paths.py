@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import stat
 from pathlib import Path
 
@@ -14,6 +15,8 @@ _KINDS = {
     stat.S_IFCHR: "a device",
     stat.S_IFBLK: "a device",
 }
+# Bytes of the name of a file or folder, on every system.
+_LONGEST_NAME = 255
 
 
 def user_path(text: str | Path, name: str) -> Path:
@@ -26,7 +29,8 @@ def user_path(text: str | Path, name: str) -> Path:
         name: Its name in an error, such as `--images`.
 
     Raises:
-        UserError: If it is empty, holds a NUL character, or names an unknown home folder.
+        UserError: If it is empty or too long, holds a NUL character, or names an unknown home
+            folder.
     """
     return Path(expand_home(str(text), name))
 
@@ -35,6 +39,8 @@ def expand_home(text: str, name: str) -> str:
     """Like `user_path`, for a text that may also be something else, such as a hub id."""
     if not text:
         raise UserError(f"{name} is empty: expected a path ('.' is the current folder)")
+    if any(len(os.fsencode(part)) > _LONGEST_NAME for part in text.split("/")):
+        raise UserError(f"{name} {text[:40]!r}… holds a name that is too long for a file")
     if "\0" in text:
         raise UserError(f"{name} {text!r} holds a NUL character, which no path may hold")
     if not text.startswith("~"):

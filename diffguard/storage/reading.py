@@ -39,10 +39,19 @@ def open_regular(path: Path) -> io.BufferedReader:
         raise
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from error
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode) or (not status.st_size and _has_content(descriptor)):
         os.close(descriptor)
         raise UserError(f"{path} is not a regular file: delete it or restore the file")
     return os.fdopen(descriptor, "rb")
+
+
+def _has_content(descriptor: int) -> bool:
+    """Whether a file of size 0 has content, as files in /proc do; some of them never end."""
+    try:
+        return bool(os.pread(descriptor, 1, 0))
+    except OSError:
+        return True
 
 
 def read_text(path: Path) -> str:

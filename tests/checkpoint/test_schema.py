@@ -37,6 +37,10 @@ def first(content):
     return next(iter(scores(content)))
 
 
+def model_at(path):
+    return {"path": path, "inside": False, "options": {}, "sha256": "0" * 64}
+
+
 EDITS = {
     **{
         f"no {key}": lambda c, key=key: c.pop(key)
@@ -70,6 +74,10 @@ EDITS = {
     "NaN score": lambda c: scores(c)[first(c)].view(-1)[3:4].fill_(float("nan")),
     "scores of other lengths": lambda c: scores(c).update({first(c): torch.arange(9.0).double()}),
     "scores of two dimensions": lambda c: scores(c).update({first(c): torch.rand(30, 2).double()}),
+    "scores with gradient": lambda c: scores(c)[first(c)].requires_grad_(),
+    "features with gradient": lambda c: c["reference"]["features"].requires_grad_(),
+    "scores to be negated": lambda c: scores(c).update({first(c): torch._neg_view(torch.rand(30))}),
+    "no diffguard score": lambda c: scores(c).pop("diffguard"),
     "scores in float32": lambda c: scores(c).update({first(c): torch.rand(30)}),
     "a score is missing": lambda c: scores(c).pop("knn"),
     "no decision": lambda c: scores(c).pop("fusion"),
@@ -114,6 +122,13 @@ EDITS = {
     "noisy classifier": lambda c: c.update(noisy_classifier={"fc.bias": torch.ones(3)}),
     "hub": lambda c: c["diffusion"].update(
         reference={"path": "a/b", "inside": False, "options": {}, "sha256": "0" * 64}
+    ),
+    "memory of the process": lambda c: c["diffusion"].update(
+        state=None, reference=model_at("/proc/self/mem")
+    ),
+    "long path": lambda c: c["diffusion"].update(state=None, reference=model_at("x" * 4000)),
+    "unknown option": lambda c: c["diffusion"].update(
+        state=None, reference={**model_at("x"), "options": {"no_such": 1}}
     ),
     "outside": lambda c: c["diffusion"].update(
         reference={"path": "../../x", "inside": True, "options": {}, "sha256": "0" * 64}

@@ -6,6 +6,7 @@ import pytest
 import torch
 from PIL import Image
 
+from datamodules import file_set
 from datamodules.file_set import folder_set, list_set
 from datamodules.folders import list_files
 from datamodules.image_set import MissingDataError
@@ -216,6 +217,15 @@ def test_absent_lists_and_images_are_missing_data(tmp_path):
         list_set("mine", _list(tmp_path, "a.png -1\n"), tmp_path, labelled=False)
     with pytest.raises(MissingDataError, match="is empty"):
         list_set("mine", _list(tmp_path, "\n"), tmp_path, labelled=False)
+
+
+def test_a_file_of_any_size_is_hashed_in_part(tmp_path, monkeypatch):
+    monkeypatch.setattr(file_set, "_MOST_PARTS", 2)
+    _draw(tmp_path, "a.png")
+    with (tmp_path / "huge.png").open("wb") as file:
+        file.truncate(2**40)
+    images = folder_set("mine", tmp_path, any_file=True)
+    assert images.content(0) != images.content(1) >= 0
 
 
 def test_fingerprint_depends_on_paths_and_contents_depend_on_bytes(tmp_path):

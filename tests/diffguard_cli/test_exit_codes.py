@@ -62,6 +62,11 @@ def test_a_mistake_gives_one_line_and_code_2(error, capsys):
     assert capsys.readouterr() == ("", "error: something is wrong\n")
 
 
+def test_a_file_that_the_system_refuses_is_named(capsys):
+    assert code_of(raising(OSError(errno.EIO, os.strerror(errno.EIO), b"caf\xe9"))) == 2
+    assert capsys.readouterr().err == "error: caf\\xe9: Input/output error\n"
+
+
 def test_a_message_of_any_length_is_shortened(capsys):
     assert code_of(raising(UserError("a" * 100_000))) == 2
     assert len(capsys.readouterr().err) < 2100

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from diffguard.errors import UserError
-from diffguard.storage.files import append_line, create_file, refuse_links, replace_file
+from diffguard.storage.files import append_line, create_file, file_hash, refuse_links, replace_file
 from diffguard.storage.reading import LARGEST_TEXT, read_json
 
 
@@ -102,6 +102,15 @@ def test_two_writers_at_once_do_not_meet(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_a_sparse_file_is_not_hashed(tmp_path):
+    (tmp_path / "a").write_text("a")
+    assert file_hash(tmp_path / "a").startswith("ca978112ca1bbdca")
+    with (tmp_path / "huge").open("wb") as file:
+        file.truncate(2**40)
+    with pytest.raises(UserError, match="huge has 1,099,511,627,776 bytes, expected at most"):
+        file_hash(tmp_path / "huge")
+
+
 def test_lines_are_appended_to_files_alone(tmp_path):
     for line in ("first", "second"):
         append_line(tmp_path / "lines", line)
@@ -117,7 +126,7 @@ def test_lines_are_appended_to_files_alone(tmp_path):
     assert (tmp_path / "lines").read_text() == "first\nsecond\n"
 
 
-@pytest.mark.parametrize("kind", ["folder", "pipe", "dangling", "device"])
+@pytest.mark.parametrize("kind", ["folder", "pipe", "dangling", "device", "process"])
 def test_only_regular_files_are_read(tmp_path, kind):
     path = tmp_path / "file.json"
     if kind == "folder":
@@ -125,7 +134,9 @@ def test_only_regular_files_are_read(tmp_path, kind):
     elif kind == "pipe":
         os.mkfifo(path)
     else:
-        path.symlink_to("/dev/zero" if kind == "device" else tmp_path / "gone")
+        # A file in /proc has no size; this one never ends.
+        places = {"device": "/dev/zero", "process": "/proc/self/pagemap"}
+        path.symlink_to(places.get(kind, tmp_path / "gone"))
     with pytest.raises(UserError, match=r"file\.json") as caught:
         read_json(path, dict)
     assert "\n" not in str(caught.value)

@@ -54,7 +54,12 @@ def test_every_source_may_begin_at_home_and_hold_any_sign(home, source):
 
 
 def test_unknown_home_empty_path_and_nul_are_reported_in_one_line(monkeypatch):
-    for path, reason in (("", "is empty"), ("a\0b", "NUL"), ("~nobody-has-this/x", "is unknown")):
+    for path, reason in (
+        ("", "is empty"),
+        ("a\0b", "NUL"),
+        ("~nobody-has-this/x", "is unknown"),
+        (f"a/{'ü' * 128}/b", "too long"),
+    ):
         with pytest.raises(UserError, match=f"^--output .*{reason}"):
             user_path(path, "--output")
     with pytest.raises(UserError, match="home folder is unknown"):
