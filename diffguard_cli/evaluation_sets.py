@@ -10,9 +10,12 @@ from diffguard.checkpoint.file import library_versions
 from diffguard.detector import Detector
 from diffguard.errors import UserError
 from diffguard.report.publish import report
-from diffguard.report.scored_run import read_run, write_run
+from diffguard.report.run_files import read_run, write_run
+from diffguard.report.scored_run import Thresholds
 from diffguard.report.summary import logged_values
 from diffguard.score_table.table import ScoreTable
+from diffguard.scores.calibration import Calibration
+from diffguard.scores.conformal import needed_images
 from diffguard.settings.plain import to_dict
 from diffguard_cli.arguments import EvaluationArguments
 from diffguard_cli.evaluation_detector import (
@@ -104,7 +107,9 @@ def _publish(
         "device": str(detector.device),
         **scoring.identity,
     }
-    write_run(output, detector.calibration.scores, settings, arguments.data.sets.left_out)
+    calibration, left_out = detector.require_calibration(), arguments.data.sets.left_out
+    thresholds = _thresholds(calibration, detector.settings.accept)
+    write_run(output, calibration.scores, settings, left_out, thresholds)
     beside = output if arguments.output else results_folder(arguments.ckpt)
     results = report(
         read_run(output, table),
@@ -114,6 +119,14 @@ def _publish(
         panels=panels(scoring, finished, table, arguments.panels),
     )
     _log(results, beside, arguments.trainer.loggers)
+
+
+def _thresholds(calibration: Calibration, accept: float) -> Thresholds | None:
+    """The thresholds of all scores, unless there are too few ID validation images."""
+    if calibration.count < needed_images(accept):
+        return None
+    scores = {name: calibration.threshold(name, accept) for name in calibration.scores}
+    return Thresholds(accept, scores)
 
 
 def _log(results: Mapping[str, Any], folder: Path, loggers: Sequence[Any]) -> None:

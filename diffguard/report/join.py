@@ -1,4 +1,4 @@
-"""Several scored runs of the same data as one table, and fusions of their scores.
+"""Several scored runs of the same data as one table.
 
 Rows are joined on (set, index). A score that several runs have with the same values stays one
 column; if the values differ, each is suffixed with the name of its run, as in `diffguard (b)`.
@@ -16,9 +16,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from diffguard.errors import UserError
-from diffguard.report.scored_run import ScoredRun, passes_per_image
+from diffguard.report.scored_run import ScoredRun, Thresholds, passes_per_image
 from diffguard.score_table.table import ScoreTable
-from diffguard.scores.calibration import FUSION, Calibration
 
 Floats = NDArray[np.float64]
 
@@ -48,6 +47,7 @@ def join_runs(runs: Sequence[ScoredRun]) -> ScoredRun:
     calibration: dict[str, Tensor] = {}
     headline: dict[str, None] = {}
     comparisons: dict[tuple[str, str], None] = {}
+    thresholds: dict[str, float] = {}
     apart = _differing_names(tables)
     for run, table, label in zip(runs, tables, labels, strict=True):
         names = {name: f"{name} ({label})" if name in apart else name for name in table.scores}
@@ -56,6 +56,9 @@ def join_runs(runs: Sequence[ScoredRun]) -> ScoredRun:
         for name, reference in run.calibration.items():
             if name in names:
                 calibration.setdefault(names[name], reference)
+        for name in names:
+            if (threshold := run.threshold_of(name)) is not None:
+                thresholds.setdefault(names[name], threshold)
         headline |= dict.fromkeys(names[name] for name in run.headline)
         comparisons |= dict.fromkeys((names[a], names[b]) for a, b in run.comparisons)
     return replace(
@@ -67,46 +70,7 @@ def join_runs(runs: Sequence[ScoredRun]) -> ScoredRun:
         headline=list(headline),
         comparisons=list(comparisons),
         remarks=_remarks(tables, labels),
-    )
-
-
-def add_fusions(run: ScoredRun, fusions: Mapping[str, Sequence[str]]) -> ScoredRun:
-    """Add fusions of scores: the mean of their negative log p-values on ID validation images.
-
-    Args:
-        run: The scored run, with its calibration.
-        fusions: Name -> the scores to fuse. The new score is called `fusion/<name>`; its AUROC is
-            compared with the AUROC of each of them.
-
-    Returns:
-        The run with the new columns.
-
-    Raises:
-        UserError: If a name is taken, a score or its calibration is missing, or fewer than two
-            scores are named.
-    """
-    scores = dict(run.table.scores)
-    calibration = Calibration(run.calibration)
-    comparisons = list(run.comparisons)
-    for name, members in fusions.items():
-        column = f"{FUSION}/{name}"
-        if column in scores:
-            raise UserError(f"there is a score {column!r} already: choose another name than {name}")
-        if len(set(members)) < 2 or len(set(members)) < len(members):
-            raise UserError(f"fusion {name!r} needs two or more different scores, got {members}")
-        for member in members:
-            _check_fusible(run, member)
-        parts = [calibration.negative_log_p(member, scores[member]) for member in members]
-        scores[column] = np.mean(parts, axis=0)
-        comparisons += [(column, member) for member in members]
-    return replace(
-        run,
-        table=replace(run.table, scores=scores),
-        headline=[*run.headline, *(f"{FUSION}/{name}" for name in fusions)],
-        comparisons=comparisons,
-        settings={**run.settings, "fusions": {n: list(members) for n, members in fusions.items()}}
-        if fusions
-        else run.settings,
+        thresholds=_same_share(runs, thresholds),
     )
 
 
@@ -225,6 +189,13 @@ def _about(run: ScoredRun, label: str) -> dict[str, Any]:
     return {**about, "cost": cost, "settings": run.settings}
 
 
+def _same_share(runs: Sequence[ScoredRun], scores: Mapping[str, float]) -> Thresholds | None:
+    """The thresholds of all runs, if all were calibrated for the same share."""
+    shares = {None if run.thresholds is None else run.thresholds.accept for run in runs}
+    accept = shares.pop()
+    return None if shares or accept is None else Thresholds(accept, scores)
+
+
 def _remarks(tables: Sequence[ScoreTable], labels: Sequence[str]) -> list[str]:
     remarks = []
     for table, label in zip(tables[1:], labels[1:], strict=True):
@@ -236,16 +207,3 @@ def _remarks(tables: Sequence[ScoreTable], labels: Sequence[str]) -> list[str]:
                 f"classifiers differ; the accuracy is that of {labels[0]}"
             )
     return remarks
-
-
-def _check_fusible(run: ScoredRun, name: str) -> None:
-    if name not in run.table.scores:
-        raise UserError(
-            f"there is no score {name!r} to fuse: expected one of {', '.join(run.table.scores)}"
-        )
-    if name not in run.calibration:
-        raise UserError(
-            f"fusion normalizes {name!r} by its scores of the ID validation images, which are "
-            "missing: start the evaluation with its checkpoint again, which writes calibration.csv "
-            "without scoring again"
-        )

@@ -70,8 +70,13 @@ def _aupr(positives: Counts, negatives: Counts) -> float:
 def _fpr(positives: Counts, negatives: Counts) -> float:
     """False-positive rate at the first threshold that detects 95% of the positives."""
     hits, alarms = positives.cumsum(), negatives.cumsum()
-    first = np.argmax(hits / hits[-1] >= _LEVEL)
+    first = np.argmax(hits >= needed_hits(int(hits[-1])))
     return float(alarms[first] / alarms[-1])
+
+
+def needed_hits(positives: int) -> int:
+    """The least number of positives that is at least 95% of them."""
+    return int(np.argmax(np.arange(positives + 1) / positives >= _LEVEL))
 
 
 def compute_metrics(id_scores: Tensor, ood_scores: Tensor) -> dict[str, float]:

@@ -15,9 +15,11 @@ from torch.utils.tensorboard import SummaryWriter
 
 from diffguard.printing import printable, say
 from diffguard.report import figures
-from diffguard.report.join import add_fusions, join_runs
+from diffguard.report.fusions import add_fusions
+from diffguard.report.join import join_runs
 from diffguard.report.results_files import write_results
-from diffguard.report.scored_run import ScoredRun, read_run
+from diffguard.report.run_files import read_run
+from diffguard.report.scored_run import ScoredRun
 from diffguard.report.summary import logged_values, summarize
 from diffguard.report.terminal import print_table
 from diffguard.storage.files import refuse_links, replace_file

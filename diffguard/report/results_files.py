@@ -13,6 +13,8 @@ from diffguard.report.tables import to_markdown
 from diffguard.score_table.cells import to_cell
 from diffguard.storage.files import replace_file
 
+_INTERVAL = "_ci95"
+
 
 def write_results(folder: Path, results: Mapping[str, Any]) -> None:
     """Write `results.json`, `results.csv` (its rows) and `results.md` (its tables).
@@ -39,11 +41,11 @@ def write_results(folder: Path, results: Mapping[str, Any]) -> None:
 
 
 def _flatten(row: Mapping[str, Any]) -> dict[str, Any]:
-    low, high = row["auroc_ci95"]
     flat: dict[str, Any] = {}
     for name, value in row.items():
-        if isinstance(value, str):
-            flat[name] = to_cell(value)
-            continue
-        flat |= {"auroc_low": low, "auroc_high": high} if name == "auroc_ci95" else {name: value}
+        if name.endswith(_INTERVAL):
+            metric = name.removesuffix(_INTERVAL)
+            flat |= zip((f"{metric}_low", f"{metric}_high"), value, strict=True)
+        else:
+            flat[name] = to_cell(value) if isinstance(value, str) else value
     return flat

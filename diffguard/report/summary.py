@@ -6,43 +6,18 @@ Results follow from the score table alone, so they can be computed again at any 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
-from numpy.typing import NDArray
 
 from diffguard.errors import UserError
-from diffguard.report.bootstrap import EXACT_ROWS, auroc_draws, interval
-from diffguard.report.metrics import METRICS, compute_metrics
+from diffguard.report.bootstrap import interval
+from diffguard.report.metrics import METRICS
+from diffguard.report.ood_results import Figures, FiguresTable, ood_results
 from diffguard.report.scored_run import ScoredRun, passes_per_image
-from diffguard.score_table.table import ScoreTable
+from diffguard.report.selective import id_results
 
 OOD_GROUPS = ("near", "far")
-
-Floats = NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class _Figures:
-    """Figures of one score on one OOD set, or their mean over the sets of a group.
-
-    Attributes:
-        group: `near` or `far`.
-        n_ood: Number of OOD images.
-        metrics: Metric -> value in [0, 1].
-        draws: `(draws,)` AUROC of the bootstrap draws.
-    """
-
-    group: str
-    n_ood: int
-    metrics: Mapping[str, float]
-    draws: Floats
-
-
-# (score, OOD set or group) -> its figures.
-_Table = dict[tuple[str, str], _Figures]
 
 
 def summarize(
@@ -61,32 +36,28 @@ def summarize(
 
     Returns:
         The content of `results.json`: `rows` (per score, a row for each OOD set, then one for each
-        group with unweighted means over its sets and the group's name as `dataset`), `id`,
-        `comparisons`, `cost`, `absent` (missing sets, with the reason), `errors` (set -> number of
-        unreadable images), `left_out` (those images, with the reason) and `settings`. Metrics are
-        fractions in [0, 1]; a comparison is a difference of AUROC on the same bootstrap draws.
+        group with unweighted means over its sets and the group's name as `dataset`; see
+        `ood_results.Figures` for the metrics), `id` (see `selective.id_results`), `comparisons`,
+        `cost`, `absent` (missing sets, with the reason), `errors` (set -> number of unreadable
+        images), `left_out` (those images, with the reason) and `settings`. Metrics are fractions
+        in [0, 1]; a comparison is a difference of AUROC on the same bootstrap draws.
 
     Raises:
         UserError: If there is not exactly one ID set and at least one OOD set, a set has no scored
             image, or a score to compare is missing.
     """
     _check(run)
-    figures = _measure(run, draws, metrics)
-    table, id_set = run.table, _id_set(run)
-    rows, left_out = table.rows(id_set), _left_out(run)
-    members = _members(run)
+    table, id_set, members = run.table, _id_set(run), _members(run)
+    figures = ood_results(run, id_set, members, draws, metrics)
+    ident, left_out = id_results(run, id_set), _left_out(run)
     columns = [*(name for sets in members.values() for name in sets), *members]
     return {
         "rows": [
-            _row(score, column, figures[score, column], len(rows))
+            _row(score, column, figures[score, column], ident["n"])
             for score in table.scores
             for column in columns
         ],
-        "id": {
-            "dataset": id_set,
-            "n": len(rows),
-            "accuracy": float((table.prediction[rows] == table.label[rows]).mean()),
-        },
+        "id": ident,
         "comparisons": [
             _compare(score, against, group, figures)
             for score, against in run.comparisons
@@ -157,76 +128,25 @@ def _members(run: ScoredRun) -> dict[str, list[str]]:
     return {group: sets for group, sets in members.items() if sets}
 
 
-def _measure(
-    run: ScoredRun, draws: int, metrics: Mapping[tuple[str, str], Mapping[str, float]] | None
-) -> _Table:
-    """The figures of every score on every OOD set and group."""
-    table, members = run.table, _members(run)
-    id_rows = table.rows(_id_set(run))
-    id_values = _values(table, id_rows)
-    # All sets are drawn alike, because their means need the same draws of ID images.
-    largest = max(len(table.rows(name)) for sets in members.values() for name in sets)
-    exact = len(id_rows) + largest <= EXACT_ROWS
-
-    figures: _Table = {}
-    for group, sets in members.items():
-        for dataset in sets:
-            rows = table.rows(dataset)
-            values = _values(table, rows)
-            curves = auroc_draws(
-                id_values, values, dataset, draws=draws, seed=run.seed, exact=exact
-            )
-            for score, ident, ood, curve in zip(
-                table.scores, id_values, values, curves.T, strict=True
-            ):
-                result = _metrics(ident, ood) if metrics is None else metrics[score, dataset]
-                figures[score, dataset] = _Figures(group, len(rows), result, curve)
-        for score in table.scores:
-            figures[score, group] = _mean([figures[score, dataset] for dataset in sets])
-    return figures
-
-
-def _values(table: ScoreTable, rows: NDArray[np.intp]) -> list[Floats]:
-    # A set without unreadable images is one run of rows; its view needs no memory.
-    first, end = int(rows[0]), int(rows[-1]) + 1
-    where = slice(first, end) if end - first == len(rows) else rows
-    return [values[where] for values in table.scores.values()]
-
-
-def _metrics(id_scores: Floats, ood_scores: Floats) -> dict[str, float]:
-    return compute_metrics(torch.from_numpy(id_scores), torch.from_numpy(ood_scores))
-
-
-def _mean(parts: list[_Figures]) -> _Figures:
-    return _Figures(
-        group=parts[0].group,
-        n_ood=sum(part.n_ood for part in parts),
-        metrics={name: float(np.mean([part.metrics[name] for part in parts])) for name in METRICS},
-        draws=np.mean([part.draws for part in parts], axis=0),
-    )
-
-
-def _row(score: str, column: str, figures: _Figures, n_id: int) -> dict[str, Any]:
+def _row(score: str, column: str, figures: Figures, n_id: int) -> dict[str, Any]:
     return {
         "score": score,
         "dataset": column,
         "group": figures.group,
-        "auroc": figures.metrics["auroc"],
-        "auroc_ci95": list(interval(figures.draws)),
-        **{metric: figures.metrics[metric] for metric in METRICS if metric != "auroc"},
+        **figures.row(),
         "n_id": n_id,
         "n_ood": figures.n_ood,
     }
 
 
-def _compare(score: str, against: str, group: str, figures: _Table) -> dict[str, Any]:
+def _compare(score: str, against: str, group: str, figures: FiguresTable) -> dict[str, Any]:
     first, second = figures[score, group], figures[against, group]
     return {
         "score": score,
         "against": against,
         "group": group,
-        "difference": first.metrics["auroc"] - second.metrics["auroc"],
-        "ci95": list(interval(first.draws - second.draws)),
+        "difference": first.auroc - second.auroc,
+        "ci95": list(interval(first.draws["auroc"] - second.draws["auroc"])),
     }
 
 

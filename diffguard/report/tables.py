@@ -7,53 +7,88 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from diffguard.printing import printable
+from diffguard.scores.conformal import as_percent
 
 Row = Mapping[str, Any]
 
 LEGEND = (
     "All in %, the best in bold. AUROC with its 95% bootstrap interval. FPR@95 ID: OOD accepted "
     "when 95% of ID is accepted; OOD: ID flagged when 95% of OOD is detected. AUPR by trapezoid, "
-    "with ID (In) or OOD (Out) as the positive class."
+    "with ID (In) or OOD (Out) as the positive class. Accepted: ID images at the calibrated "
+    "threshold, all of them and those that the classifier gets right or wrong; accuracy on the "
+    "accepted ones. Flagged: OOD images at this threshold. AURC: area under the risk-coverage "
+    "curve of the ID images."
 )
+_ABSENT = "–"
 
 
 @dataclass(frozen=True)
 class Kind:
-    """A column of every group; `merit` determines the best cell, None marks no best cell."""
+    """A column of a group; `merit` determines the best cell, None marks no best cell."""
 
     title: str
     head: str
+    name: str
     text: Callable[[Row], str]
     merit: Callable[[Row], float] | None
+    interval: str | None = None
 
     def is_best(self, row: Row, rows: Sequence[Row]) -> bool:
         """Whether `row` is the best of `rows` or equal to it."""
-        return self.merit is not None and self.merit(row) == max(map(self.merit, rows))
+        if self.merit is None or row[self.name] is None:
+            return False
+        merits = [self.merit(other) for other in rows if other[self.name] is not None]
+        return self.merit(row) == max(merits)
+
+    def exists(self, rows: Sequence[Row]) -> bool:
+        """Whether any of the rows has a value."""
+        return any(row[self.name] is not None for row in rows)
 
 
-def _metric(title: str, head: str, name: str, *, digits: int = 1, sign: int = 1) -> Kind:
-    return Kind(title, head, lambda r: percent(r[name], digits), lambda r: sign * r[name])
+def _metric(
+    title: str, head: str, name: str, *, digits: int = 1, sign: int = 1, interval: bool = False
+) -> Kind:
+    return Kind(
+        title,
+        head,
+        name,
+        lambda row: _ABSENT if row[name] is None else percent(row[name], digits),
+        (lambda row: sign * row[name]) if sign else None,
+        f"{name}_ci95" if interval else None,
+    )
 
 
-INTERVAL = Kind("", "95% CI", lambda r: "–".join(percent(v, 2) for v in r["auroc_ci95"]), None)
+def _interval_text(name: str, digits: int) -> Callable[[Row], str]:
+    return lambda row: "–".join(percent(value, digits) for value in row[name])
+
+
+INTERVAL = Kind("", "95% CI", "auroc_ci95", _interval_text("auroc_ci95", 2), None)
 KINDS = (
-    _metric("", "AUROC", "auroc", digits=2),
+    _metric("", "AUROC", "auroc", digits=2, interval=True),
     INTERVAL,
-    _metric("FPR@95", "ID", "fpr95_id_positive", sign=-1),
-    _metric("FPR@95", "OOD", "fpr95_ood_positive", sign=-1),
+    _metric("", "Flagged", "ood_flagged"),
+    _metric("FPR@95", "ID", "fpr95_id_positive", sign=-1, interval=True),
+    _metric("FPR@95", "OOD", "fpr95_ood_positive", sign=-1, interval=True),
     _metric("AUPR", "In", "aupr_in"),
     _metric("AUPR", "Out", "aupr_out"),
+)
+ID_KINDS = (
+    _metric("Accepted", "all", "accepted", sign=0),
+    _metric("Accepted", "right", "accepted_right", sign=0),
+    _metric("Accepted", "wrong", "accepted_wrong", sign=0),
+    _metric("Accepted", "accuracy", "accuracy_accepted", digits=2),
+    _metric("", "AURC", "aurc", digits=2, sign=-1),
 )
 
 
 @dataclass(frozen=True)
 class Group:
-    """The columns of one OOD set, or of the mean over the near or far sets."""
+    """The columns of the ID set, of one OOD set, or of the mean over the near or far sets."""
 
     title: str
     rows: Sequence[Row]
-    is_mean: bool
-    kinds: Sequence[Kind] = KINDS
+    kinds: Sequence[Kind]
+    is_mean: bool = False
 
     def split(self) -> list[Group]:
         """The group, split into parts with one heading each."""
@@ -68,11 +103,12 @@ def score_names(results: Mapping[str, Any]) -> list[str]:
 
 
 def make_groups(results: Mapping[str, Any]) -> list[Group]:
-    """A group per OOD set in order of appearance, then the means."""
+    """A group for the ID set, one per OOD set in order of appearance, then the means."""
+    ident = results["id"]
+    groups = [_group(f"{ident['dataset']} · ID · {ident['n']:,} images", ident["scores"], ID_KINDS)]
     rows: dict[str, list[Row]] = {}
     for row in results["rows"]:
         rows.setdefault(row["dataset"], []).append(row)
-    groups = []
     for dataset, lines in rows.items():
         group, images = lines[0]["group"], f"{lines[0]['n_ood']:,} images"
         if dataset == group:
@@ -80,8 +116,15 @@ def make_groups(results: Mapping[str, Any]) -> list[Group]:
             title = f"mean of {sets} {group} set{'s' * (sets > 1)} · {images}"
         else:
             title = f"{dataset} · {group} · {images}"
-        groups.append(Group(title, lines, dataset == group))
+        groups.append(_group(title, lines, KINDS, is_mean=dataset == group))
     return groups
+
+
+def _group(
+    title: str, rows: Sequence[Row], kinds: Sequence[Kind], *, is_mean: bool = False
+) -> Group:
+    """A group without the columns of which no row has a value."""
+    return Group(title, rows, [kind for kind in kinds if kind.exists(rows)], is_mean)
 
 
 def make_notes(results: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -89,6 +132,9 @@ def make_notes(results: Mapping[str, Any]) -> list[tuple[str, str]]:
     id_set, cost = results["id"], results["cost"]
     images = f"{id_set['dataset']}, {id_set['n']:,} images"
     notes = [("ID accuracy", f"{percent(id_set['accuracy'], 2)} % ({images})")]
+    if id_set["accept"] is not None:
+        share = as_percent(id_set["accept"])
+        notes.append(("Threshold", f"accepts at least {share} of new ID images on average"))
     units = {
         "images_per_second": "images per second",
         "network_passes_per_image": "network passes per image",
@@ -110,7 +156,7 @@ def make_notes(results: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def to_markdown(results: Mapping[str, Any]) -> str:
-    """Results in Markdown: a table per metric with a column per set, then the notes.
+    """Results in Markdown: a table of the ID set, one per metric, then the notes.
 
     Args:
         results: The results, as `summary.summarize` returns them.
@@ -118,25 +164,33 @@ def to_markdown(results: Mapping[str, Any]) -> str:
     Returns:
         The text of `results.md`.
     """
-    groups, lines = make_groups(results), []
-    for kind in KINDS:
+    names, (ident, *groups) = score_names(results), make_groups(results)
+    lines = [f"## {ident.title}, %", ""]
+    lines.append(_markdown_row(["score", *(f"{k.title} {k.head}".strip() for k in ident.kinds)]))
+    lines.append(_markdown_row(["---", *["---:"] * len(ident.kinds)]))
+    for name, row in zip(names, ident.rows, strict=True):
+        lines.append(_markdown_row([name, *(_cell(kind, row, ident) for kind in ident.kinds)]))
+    for kind in groups[0].kinds:
         if kind is INTERVAL:
             continue
-        lines += [f"## {kind.title} {kind.head}, %".replace("  ", " "), ""]
+        lines += ["", f"## {kind.title} {kind.head}, %".replace("  ", " "), ""]
         lines.append(_markdown_row(["score", *(group.title for group in groups)]))
         lines.append(_markdown_row(["---", *["---:"] * len(groups)]))
-        for number, name in enumerate(score_names(results)):
-            cells = []
-            for group in groups:
-                row = group.rows[number]
-                text = kind.text(row)
-                if kind.is_best(row, group.rows):
-                    text = f"**{text}**"
-                cells.append(f"{text} ({INTERVAL.text(row)})" if kind.head == "AUROC" else text)
+        for number, name in enumerate(names):
+            cells = [_cell(kind, group.rows[number], group) for group in groups]
             lines.append(_markdown_row([name, *cells]))
-        lines.append("")
+    lines.append("")
     lines += [printable(f"- {label}: {text}") for label, text in make_notes(results)]
     return "\n".join([*lines, "", LEGEND, ""])
+
+
+def _cell(kind: Kind, row: Row, group: Group) -> str:
+    text = kind.text(row)
+    if kind.is_best(row, group.rows):
+        text = f"**{text}**"
+    if kind.interval is None:
+        return text
+    return f"{text} ({_interval_text(kind.interval, 2 if kind.head == 'AUROC' else 1)(row)})"
 
 
 def percent(value: float, digits: int = 1) -> str:

@@ -98,6 +98,12 @@ class Calibration:
         Raises:
             UserError: If there are fewer than two images or a score does not vary.
         """
+        for name, values in scores.items():
+            if len(values) < 2 or float(values.std()) == 0:
+                raise UserError(
+                    f"score {name} of the ID validation images does not vary over {len(values)} "
+                    "images: check these images and the detector's settings"
+                )
         calibration = cls._of_parts(scores, rule)
         derived = calibration.derive({n: v.numpy() for n, v in calibration.scores.items()})
         calibration.scores |= {name: torch.from_numpy(v) for name, v in derived.items()}
@@ -106,14 +112,7 @@ class Calibration:
     @classmethod
     def _of_parts(cls, scores: Mapping[str, Tensor], rule: FusionRule) -> Calibration:
         """A calibration that derives scores of images, without the validation images' fusion."""
-        calibration = cls({}, rule)
-        for name, values in scores.items():
-            if len(values) < 2 or float(values.std()) == 0:
-                raise UserError(
-                    f"score {name} of the ID validation images does not vary over {len(values)} "
-                    "images: check these images and the detector's settings"
-                )
-            calibration.scores[name] = values.double().cpu()
+        calibration = cls({name: values.double().cpu() for name, values in scores.items()}, rule)
         table = {name: values.numpy() for name, values in calibration.scores.items()}
         calibration.scores[DIFFGUARD] = torch.from_numpy(calibration.diffguard(table))
         return calibration
@@ -167,9 +166,6 @@ class Calibration:
         A new image is normalized by images that do not include it. In `scores`, a validation image
         is normalized by itself too, which lowers its score; a threshold on these scores would
         accept too few new images. Cross-fitting with 50 folds is leave-one-out up to 50 images.
-
-        Raises:
-            UserError: If a score does not vary over the images outside a fold.
         """
         parts = {name: self.scores[name] for name in self.rule.parts}
         result = {name: torch.empty(self.count, dtype=torch.float64) for name in self.rule.derived}
@@ -192,7 +188,7 @@ class Calibration:
         """Scores `(n,)` of the validation images that a new image's score is compared with.
 
         Raises:
-            UserError: For an unknown score, or if `held_out` cannot be computed.
+            UserError: For an unknown score.
         """
         if name not in self.scores:
             raise UserError(

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from diffguard.report.scored_run import ScoredRun
+from diffguard.report.scored_run import ScoredRun, Thresholds
 from diffguard.score_table.table import ScoreTable
 
 SIZES = {"digits": 50, "unused": 5, "near_a": 30, "far_a": 40, "far_b": 20}
@@ -51,5 +51,6 @@ def make_run(**changes):
         "cost": {"images_per_second": 12.5},
         "headline": [],
         "comparisons": [("fusion", "fusion_baselines")],
+        "thresholds": Thresholds(0.9, {name: 1.2 + k / 10 for k, name in enumerate(NAMES)}),
     }
     return ScoredRun(**{**options, **changes})

@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from diffguard.errors import UserError
-from diffguard.report.join import add_fusions, join_runs, run_labels
-from diffguard.report.scored_run import ScoredRun
+from diffguard.report.fusions import add_fusions
+from diffguard.report.join import join_runs, run_labels
+from diffguard.report.scored_run import ScoredRun, Thresholds
 from diffguard.report.summary import summarize
 from diffguard.scores.calibration import Calibration
 from tests.helpers.small_table import GROUPS, NAMES, SIZES, make_table
@@ -109,6 +110,18 @@ def test_an_image_that_one_run_could_not_read_is_left_out_for_all(folders):
     assert joined.error[3] == "gone"
     assert joined.error[49] == "truncated"
     assert 3 not in joined.rows("digits")
+
+
+def test_thresholds_are_joined_if_they_are_for_one_share(folders):
+    first, second = (Thresholds(0.9, {"msp": 1.0, "fusion": limit}) for limit in (0.0, 1.0))
+    runs = [
+        make_run(folders[0], thresholds=first),
+        make_run(folders[1], changed(["fusion"]), thresholds=second),
+    ]
+    joined = join_runs(runs).thresholds
+    assert joined == Thresholds(0.9, {"msp": 1.0, "fusion (a)": 0.0, "fusion (b)": 1.0})
+    for other in (None, replace(second, accept=0.95)):
+        assert join_runs([runs[0], replace(runs[1], thresholds=other)]).thresholds is None
 
 
 def test_each_run_keeps_its_cost_and_other_classifiers_are_reported(folders):

@@ -7,9 +7,10 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from diffguard.errors import UserError
-from diffguard.report.bootstrap import auroc_draws, interval
+from diffguard.report.bootstrap import Bootstrap, interval
+from diffguard.report.metrics import METRICS
 from diffguard.report.results_files import write_results
-from diffguard.report.summary import METRICS, summarize
+from diffguard.report.summary import logged_values, summarize
 from tests.helpers.small_table import GROUPS, NAMES, make_run, make_table
 
 
@@ -28,10 +29,16 @@ def scores_of(name, dataset):
     return table.scores[name][table.rows(dataset)]
 
 
+def draws_of(ident, ood, name, metric="auroc"):
+    """The bootstrap of a run with 100 draws and seed 3."""
+    return Bootstrap(ident, len(ood[0]), draws=100, seed=3).draws(ood, name)[metric]
+
+
 def test_rows_have_the_form_and_order_of_results_json(results):
     assert list(results["rows"][0]) == [
         "score", "dataset", "group", "auroc", "auroc_ci95", "aupr_in", "aupr_out",
-        "fpr95_id_positive", "fpr95_ood_positive", "n_id", "n_ood",
+        "fpr95_id_positive", "fpr95_id_positive_ci95", "fpr95_ood_positive",
+        "fpr95_ood_positive_ci95", "ood_flagged", "auroc_right", "auroc_wrong", "n_id", "n_ood",
     ]  # fmt: skip
     columns = ["near_a", "far_b", "far_a", "near", "far"]
     keys = [(row["score"], row["dataset"]) for row in results["rows"]]
@@ -46,8 +53,14 @@ def test_metrics_of_a_set_compare_it_with_the_id_set(results):
     row = find(results, "diffguard", "far_a")
     is_ood = np.r_[np.zeros(49), np.ones(40)]
     assert row["auroc"] == pytest.approx(roc_auc_score(is_ood, np.r_[ident, ood]), abs=1e-12)
-    draws = auroc_draws([ident], [ood], "far_a", draws=100, seed=3)
-    assert row["auroc_ci95"] == list(interval(draws[:, 0]))
+    for metric in ("auroc", "fpr95_id_positive", "fpr95_ood_positive"):
+        draws = draws_of([ident], [ood], "far_a", metric)
+        assert row[f"{metric}_ci95"] == list(interval(draws[:, 0]))
+    assert row["ood_flagged"] == (ood > 1.3).mean()
+    right = np.arange(49) % 10 != 3
+    for name, part in (("auroc_right", ident[right]), ("auroc_wrong", ident[~right])):
+        is_ood = np.r_[np.zeros(len(part)), np.ones(40)]
+        assert row[name] == pytest.approx(roc_auc_score(is_ood, np.r_[part, ood]), abs=1e-12)
 
 
 def test_group_rows_are_unweighted_means_with_the_interval_of_the_mean(results):
@@ -55,13 +68,15 @@ def test_group_rows_are_unweighted_means_with_the_interval_of_the_mean(results):
         find(results, "msp", "far"),
         [find(results, "msp", name) for name in ("far_a", "far_b")],
     )
-    for metric in METRICS:
+    for metric in (*METRICS, "ood_flagged", "auroc_right", "auroc_wrong"):
         assert mean[metric] == pytest.approx(np.mean([part[metric] for part in parts]), abs=1e-15)
-    draws = [
-        auroc_draws([scores_of("msp", "digits")], [scores_of("msp", name)], name, draws=100, seed=3)
-        for name in ("far_a", "far_b")
-    ]
-    assert mean["auroc_ci95"] == pytest.approx(interval(np.mean(draws, axis=0)[:, 0]), abs=1e-15)
+    for metric in ("auroc", "fpr95_ood_positive"):
+        draws = [
+            draws_of([scores_of("msp", "digits")], [scores_of("msp", name)], name, metric)
+            for name in ("far_a", "far_b")
+        ]
+        ends = interval(np.mean(draws, axis=0)[:, 0])
+        assert mean[f"{metric}_ci95"] == pytest.approx(ends, abs=1e-15)
     # With one set the mean is the set.
     near = find(results, "msp", "near") | {"dataset": "near_a"}
     assert near == find(results, "msp", "near_a")
@@ -70,7 +85,6 @@ def test_group_rows_are_unweighted_means_with_the_interval_of_the_mean(results):
 def test_a_mean_over_small_and_large_sets_keeps_the_id_images_they_share(monkeypatch):
     # The far sets have 40 and 20 images: one alone would be small enough for exact draws.
     whole = summarize(make_run(), draws=1000)
-    monkeypatch.setattr("diffguard.report.summary.EXACT_ROWS", 80)
     monkeypatch.setattr("diffguard.report.bootstrap.EXACT_ROWS", 80)
     monkeypatch.setattr("diffguard.report.bootstrap.GROUPS", 45)  # fewer than the ID images
     mixed = summarize(make_run(), draws=1000)
@@ -87,18 +101,16 @@ def test_comparisons_are_paired(results):
     a, b = (find(results, name, "near")["auroc"] for name in ("fusion", "fusion_baselines"))
     assert row["difference"] == a - b
     pair = ("fusion", "fusion_baselines")
-    draws = auroc_draws(
-        *([scores_of(name, part) for name in pair] for part in ("digits", "near_a")),
-        "near_a",
-        draws=100,
-        seed=3,
+    draws = draws_of(
+        *([scores_of(name, part) for name in pair] for part in ("digits", "near_a")), "near_a"
     )
     assert row["ci95"] == list(interval(draws[:, 0] - draws[:, 1]))
 
 
 def test_summary_has_accuracy_cost_and_errors(results):
     # Of the 49 readable digits those at 3, 13, 23, 33, 43 are predicted 0 instead of 3.
-    assert results["id"] == {"dataset": "digits", "n": 49, "accuracy": 44 / 49}
+    ident = {name: results["id"][name] for name in ("dataset", "n", "accuracy", "accept")}
+    assert ident == {"dataset": "digits", "n": 49, "accuracy": 44 / 49, "accept": 0.9}
     passes = (49 * 60 + 4 * 40 + 30 * 40 + 40 * 40 + 19 * 40) / 142
     assert results["cost"] == {
         "images_per_second": 12.5,
@@ -110,6 +122,50 @@ def test_summary_has_accuracy_cost_and_errors(results):
         {"dataset": "far_b", "index": 19, "path": "144.png", "error": "too large"},
     ]
     assert results["settings"] == {"seed": 7}
+
+
+def test_id_images_are_split_by_the_threshold_and_the_classifier(results):
+    scores, right = scores_of("diffguard", "digits"), np.arange(49) % 10 != 3
+    entry = results["id"]["scores"][NAMES.index("diffguard")]
+    accepted = scores <= 1.3
+    assert entry["score"] == "diffguard"
+    assert entry["threshold"] == 1.3
+    assert entry["accepted"] == accepted.mean()
+    assert entry["accepted_right"] == accepted[right].mean()
+    assert entry["accepted_wrong"] == accepted[~right].mean()
+    assert entry["accuracy_accepted"] == right[accepted].mean()
+    assert entry["auroc_errors"] == pytest.approx(roc_auc_score(~right, scores), abs=1e-12)
+    # The scores have ties: the mean over random orders of equal ones.
+    rng, orders = np.random.default_rng(0), []
+    for _ in range(300):
+        order = np.lexsort((rng.random(49), scores))
+        orders.append(((~right)[order].cumsum() / np.arange(1, 50)).mean())
+    assert entry["aurc"] == pytest.approx(np.mean(orders), abs=0.003)
+
+
+def test_values_that_do_not_exist_are_empty(tmp_path):
+    table = make_table()
+    perfect = replace(table, prediction=np.where(table.prediction < 0, -1, table.label))
+    run = make_run(table=perfect, thresholds=None)
+    results = summarize(run, draws=10)
+    assert results["id"]["accept"] is None
+    entry = results["id"]["scores"][0]
+    assert [name for name, value in entry.items() if value is None] == [
+        "threshold", "accepted", "accepted_right", "accepted_wrong", "accuracy_accepted",
+        "auroc_errors",
+    ]  # fmt: skip
+    assert entry["aurc"] == 0
+    row = results["rows"][0]
+    assert (row["ood_flagged"], row["auroc_wrong"], row["auroc_right"]) == (
+        None,
+        None,
+        row["auroc"],
+    )
+    write_results(tmp_path, results)
+    with (tmp_path / "results.csv").open(newline="") as file:
+        assert next(csv.DictReader(file))["ood_flagged"] == ""
+    assert "Flagged" not in (tmp_path / "results.md").read_text().split("All in %")[0]
+    assert not any(value is None for value in logged_values(results).values())
 
 
 def run_of(*names, **changes):
@@ -153,9 +209,12 @@ def test_files_hold_the_same_results(results, tmp_path):
         rows = list(csv.DictReader(file))
     assert len(rows) == len(results["rows"])
     for line, row in zip(rows, results["rows"], strict=True):
-        assert [float(line["auroc_low"]), float(line["auroc_high"])] == row["auroc_ci95"]
+        for metric in ("auroc", "fpr95_id_positive"):
+            ends = [float(line[f"{metric}_low"]), float(line[f"{metric}_high"])]
+            assert ends == row[f"{metric}_ci95"]
         assert {name: float(line[name]) for name in METRICS} == {n: row[n] for n in METRICS}
         assert (line["score"], line["dataset"]) == (row["score"], row["dataset"])
     markdown = (folder / "results.md").read_text()
-    assert markdown.count("\n| fusion_baselines |") == len(METRICS)
+    # The ID table, the metrics, and the flagged share.
+    assert markdown.count("\n| fusion_baselines |") == 1 + len(METRICS) + 1
     assert "- Left out: 2 unreadable images (far_b 1, digits 1)" in markdown

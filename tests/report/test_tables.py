@@ -23,8 +23,16 @@ def parse(markdown):
 
 def test_markdown_has_a_table_per_metric_with_every_score_and_set(results):
     tables = parse(to_markdown(results))
-    titles = ["AUROC, %", "FPR@95 ID, %", "FPR@95 OOD, %", "AUPR In, %", "AUPR Out, %"]
-    assert list(tables) == titles
+    heads = ["AUROC", "Flagged", "FPR@95 ID", "FPR@95 OOD", "AUPR In", "AUPR Out"]
+    titles = [f"{head}, %" for head in heads]
+    ident = "digits · ID · 49 images, %"
+    assert list(tables) == [ident, *titles]
+    heads = ["Accepted all", "Accepted right", "Accepted wrong", "Accepted accuracy", "AURC"]
+    assert tables[ident][0] == ["score", *heads]
+    names = ("accepted", "accepted_right", "accepted_wrong")
+    for cells, entry in zip(tables.pop(ident)[1:], results["id"]["scores"], strict=True):
+        assert cells[:4] == [entry["score"], *(percent(entry[name]) for name in names)]
+        assert cells[5].strip("*") == f"{100 * entry['aurc']:.2f}"
     for rows in tables.values():
         assert rows[0] == [
             "score",
@@ -36,8 +44,12 @@ def test_markdown_has_a_table_per_metric_with_every_score_and_set(results):
         ]
         assert [row[0] for row in rows[1:]] == NAMES
     cells = [cell for row in tables["FPR@95 OOD, %"][1:] for cell in row[1:]]
-    for cell, row in zip(cells, results["rows"], strict=True):
-        assert cell.strip("*") == f"{100 * row['fpr95_ood_positive']:.1f}"
+    by_score = [row for name in NAMES for row in results["rows"] if row["score"] == name]
+    for cell, row in zip(cells, by_score, strict=True):
+        value, ends = cell.split(" (")
+        assert value.strip("*") == f"{100 * row['fpr95_ood_positive']:.1f}"
+        low, high = (percent(end) for end in row["fpr95_ood_positive_ci95"])
+        assert ends == f"{low}–{high})"
 
 
 def test_markdown_gives_the_interval_and_marks_the_best(results):
@@ -53,6 +65,7 @@ def test_markdown_gives_the_interval_and_marks_the_best(results):
 def test_markdown_has_the_notes(results):
     lines = to_markdown(results).splitlines()
     assert "- ID accuracy: 89.80 % (digits, 49 images)" in lines
+    assert "- Threshold: accepts at least 90% of new ID images on average" in lines
     assert "- Cost: 12.5 images per second, 46.9 network passes per image" in lines
     assert "- Left out: 2 unreadable images (far_b 1, digits 1)" in lines
 

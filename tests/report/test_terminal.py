@@ -30,18 +30,19 @@ def test_lines_fit_and_no_figure_is_lost(results, width):
         figures = " ".join(line)
         assert f"{100 * row['auroc']:.2f}" in figures
         assert "–".join(f"{100 * v:.2f}" for v in row["auroc_ci95"]) in figures
-        for name in ("fpr95_id_positive", "fpr95_ood_positive", "aupr_in", "aupr_out"):
+        for name in ("fpr95_id_positive", "fpr95_ood_positive", "aupr_in", "ood_flagged"):
             assert f"{100 * row[name]:.1f}" in figures
     for title in ("near_a · near · 30 images", "mean of 1 near set", "mean of 2 far sets"):
         assert title in text
 
 
 def test_one_table_when_it_fits_and_means_apart_when_it_does_not(results):
-    assert show(results, 250).count("\nscore ") == 1
+    assert show(results, 330).count("\nscore ") == 1
     blocks = show(results, 120).split("\nscore ")
-    assert len(blocks) == 4
-    assert "mean of 1 near set · 30 images" in blocks[2]
-    assert "mean of 2 far sets · 59 images" in blocks[2]
+    assert len(blocks) == 6
+    assert "digits · ID · 49 images" in blocks[0]
+    assert "mean of 1 near set · 30 images" in blocks[3]
+    assert "mean of 2 far sets · 59 images" in blocks[4]
 
 
 def test_notes_stand_below_the_table(results):

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from diffguard.errors import UserError
-from diffguard.report.scored_run import write_run, read_run
+from diffguard.report.run_files import read_run, write_run
 from diffguard.score_table.contents import write_contents, read_contents
 from diffguard.score_table.manifest import FORMAT, open_manifest
 from diffguard.score_table.merge import merge

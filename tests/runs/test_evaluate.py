@@ -38,6 +38,11 @@ def test_every_image_has_one_row_and_results_follow_from_the_table(evaluated):
     assert [len(table.rows(name)) for name in table.dataset_names] == [18, 7, 9]
     results = json.loads((evaluated / "evaluation" / "results.json").read_text())
     assert results["id"]["n"] == 18
+    calibration = Detector.load(evaluated / "detector.ckpt").calibration
+    for entry in results["id"]["scores"]:
+        assert entry["threshold"] == calibration.threshold(entry["score"], 0.95)
+        scores = table.scores[entry["score"]][table.rows("shapes")]
+        assert entry["accepted"] == (scores <= entry["threshold"]).mean()
     for row in results["rows"]:
         if row["dataset"] in ("near", "far"):
             continue

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from diffguard.errors import UserError
-from diffguard.report.scored_run import read_run, write_run
+from diffguard.report.run_files import read_run, write_run
+from diffguard.report.scored_run import Thresholds
 from diffguard.score_table.merge import merge
 from tests.helpers.table_rows import NAMES, ROWS, write
 
@@ -24,7 +25,9 @@ def folder(tmp_path):
 
 def test_a_saved_run_is_read_back_bitwise(folder):
     scores = {name: torch.randn(9).double() for name in NAMES}
-    write_run(folder, scores, {"device": "cpu", "config": {"a": [1, 2]}}, {"gone": "no folder"})
+    settings = {"device": "cpu", "config": {"a": [1, 2]}}
+    thresholds = Thresholds(0.95, {"msp": -0.1234567890123})
+    write_run(folder, scores, settings, {"gone": "no folder"}, thresholds)
     line = {"session": "x", "rank": 0, "images": 11, "seconds": 2.0, "fill": 0.5}
     (folder / "timing.jsonl").write_text(json.dumps(line) + "\n")
     run = read_run(folder)
@@ -35,6 +38,7 @@ def test_a_saved_run_is_read_back_bitwise(folder):
     assert run.settings == {"device": "cpu", "config": {"a": [1, 2]}}
     assert run.absent == {"gone": "no folder"}
     assert run.cost == {"images_per_second": 5.5, "batch_fill": 0.5}
+    assert run.thresholds == thresholds
     assert (run.groups, run.seed) == (MANIFEST["groups"], 5)
 
 
@@ -70,6 +74,11 @@ def test_incomplete_table_is_not_reported(tmp_path):
         ("run.json", "{", "run.json is damaged: it is not JSON"),
         ("run.json", "[]", "run.json is damaged: its content"),
         ("run.json", '{"settings": {}}', "run.json is damaged: absent"),
+        (
+            "run.json",
+            '{"settings": {}, "absent": {}, "thresholds": {"accept": 2, "scores": {}}}',
+            "run.json is damaged: thresholds.accept",
+        ),
     ],
 )
 def test_damaged_files_are_named(folder, name, text, message):

@@ -1,0 +1,220 @@
+"""An evaluation folder on disk: everything that results are computed from, without a model.
+
+| file | contents |
+| --- | --- |
+| `scores.csv` | the score table |
+| `manifest.json` | the run: sets with their groups, seed, settings |
+| `calibration.csv` | scores of the ID validation images, for normalization |
+| `run.json` | facts that results report: config, device, absent sets, thresholds; file digests |
+| `contents.npy` | a hash per image, which reveals another image of the same name |
+| `timing.jsonl` | the time that scoring took |
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any, NotRequired
+
+import numpy as np
+import torch
+from pydantic import Field, FiniteFloat
+from torch import Tensor
+from typing_extensions import TypedDict
+
+from diffguard.errors import UserError, reason_of
+from diffguard.report.scored_run import ScoredRun, Thresholds
+from diffguard.score_table.cells import from_cell
+from diffguard.score_table.contents import read_contents
+from diffguard.score_table.encoding import encode_rows
+from diffguard.score_table.manifest import FORMAT, read_manifest
+from diffguard.score_table.merge import merge
+from diffguard.score_table.table import ScoreTable
+from diffguard.score_table.timing import read_timing
+from diffguard.scores.calibration import DIFFGUARD, FUSION, FUSION_BASELINES
+from diffguard.storage.files import replace_file
+from diffguard.storage.reading import open_regular, read_json, read_text
+
+_DIGESTED = ("scores.csv", "calibration.csv", "contents.npy")
+
+
+class _Thresholds(TypedDict):
+    accept: Annotated[float, Field(gt=0, lt=1)]
+    scores: dict[str, FiniteFloat]
+
+
+class _RunFile(TypedDict):
+    """`run.json`."""
+
+    settings: dict[str, Any]
+    absent: dict[str, str]
+    thresholds: NotRequired[_Thresholds | None]
+    digests: NotRequired[dict[str, Annotated[str, Field(max_length=64)]]]
+
+
+def read_run(folder: Path, table: ScoreTable | None = None) -> ScoredRun:
+    """Read an evaluation folder; complete tables that are not merged yet are merged.
+
+    Args:
+        folder: The output folder of an evaluation.
+        table: Its score table, if it was already read.
+
+    Raises:
+        UserError: If the folder is not an evaluation, not all of its images are scored, or a file
+            is damaged.
+    """
+    folder = Path(folder)
+    manifest = read_manifest(folder)
+    if manifest is None or not {"groups", "sets", "seed"} <= set(manifest):
+        raise UserError(
+            f"{folder} is not an evaluation of ID and OOD sets: expected its output folder, "
+            "with manifest.json and scores.csv"
+        )
+    if table is None:
+        if not os.path.lexists(folder / "scores.csv"):
+            merge(folder)
+        table = ScoreTable.read(folder / "scores.csv")
+    content = _read_run_file(folder) or {"settings": manifest, "absent": {}}
+    _check_digests(folder, content.get("digests", {}))
+    _check_rows(folder, table, manifest["sets"])
+    # An earlier format identified images by their size.
+    contents = read_contents(folder) if manifest.get("format") == FORMAT else None
+    if contents is not None and len(contents) != len(table):
+        raise UserError(
+            f"{folder / 'contents.npy'} has {len(contents)} images, the table {len(table)}: "
+            "restore the file, or delete it"
+        )
+    pair, thresholds = (FUSION, FUSION_BASELINES), content.get("thresholds")
+    return ScoredRun(
+        folder=folder,
+        table=table,
+        groups=manifest["groups"],
+        sets=manifest["sets"],
+        seed=manifest["seed"],
+        calibration=_read_calibration(folder / "calibration.csv"),
+        settings=content["settings"],
+        absent=content["absent"],
+        cost=_cost(folder),
+        headline=[name for name in (DIFFGUARD, FUSION) if name in table.scores],
+        comparisons=[pair] if set(pair) <= set(table.scores) else [],
+        contents=contents,
+        thresholds=None if thresholds is None else Thresholds(**thresholds),
+    )
+
+
+def write_run(
+    folder: Path,
+    calibration: Mapping[str, Tensor],
+    settings: Mapping[str, Any],
+    absent: Mapping[str, str],
+    thresholds: Thresholds | None = None,
+) -> None:
+    """Write `calibration.csv` and `run.json` next to a merged score table.
+
+    Args:
+        folder: The evaluation folder.
+        calibration: Score -> `(n,)` of the ID validation images.
+        settings: Facts about the run that results report; plain values only.
+        absent: Sets of the config that were missing, with the reason.
+        thresholds: The calibrated thresholds; None without any.
+
+    Raises:
+        UserError: If the files cannot be written.
+    """
+    rows = zip(*(values.tolist() for values in calibration.values()), strict=True)
+    with replace_file(Path(folder) / "calibration.csv") as path:
+        path.write_bytes(encode_rows([list(calibration), *rows]))
+    content = {
+        "settings": settings,
+        "absent": absent,
+        "thresholds": None if thresholds is None else asdict(thresholds),
+        "digests": _digests(Path(folder)),
+    }
+    with replace_file(Path(folder) / "run.json") as path:
+        path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def _digests(folder: Path) -> dict[str, str]:
+    """SHA-256 of the existing files that results are computed from."""
+    digests = {}
+    for name in _DIGESTED:
+        try:
+            with open_regular(folder / name) as file:
+                digests[name] = hashlib.file_digest(file, "sha256").hexdigest()
+        except FileNotFoundError:
+            continue
+    return digests
+
+
+def _check_digests(folder: Path, before: Mapping[str, str]) -> None:
+    now = _digests(folder)
+    for name, digest in before.items():
+        if name in now and now[name] != digest:
+            raise UserError(
+                f"{folder / name} has changed since it was written: restore it, or start the same "
+                "evaluation again, which writes the file without scoring again"
+            )
+
+
+def _check_rows(folder: Path, table: ScoreTable, sets: Mapping[str, Mapping[str, Any]]) -> None:
+    """Check that a table has a row for each image of the manifest's sets, in order."""
+    codes = {name: code for code, name in enumerate(table.dataset_names)}
+    counts = np.bincount(table.dataset, minlength=len(codes))
+    for name in dict.fromkeys([*sets, *codes]):
+        count = int(counts[codes[name]]) if name in codes else 0
+        expected = sets.get(name, {}).get("n", 0)
+        if count != expected:
+            raise UserError(
+                f"{folder / 'scores.csv'} is damaged: it has {count} rows of {name}, expected "
+                f"{expected}: delete it and start the same command again, which writes it from the "
+                "tables in scores"
+            )
+    order = table.dataset.astype(np.int64) << 32 | table.index
+    if (np.diff(order) <= 0).any():
+        raise UserError(
+            f"{folder / 'scores.csv'} is damaged: a row is repeated or out of order: delete it and "
+            "start the same command again, which writes it from the tables in scores"
+        )
+
+
+def _cost(folder: Path) -> dict[str, float]:
+    timing = read_timing(folder)
+    if not timing["seconds"]:
+        return {}
+    speed = timing["images"] / timing["seconds"]
+    return {"images_per_second": speed, "batch_fill": timing["fill"]}
+
+
+def _read_calibration(path: Path) -> dict[str, Tensor]:
+    try:
+        text = read_text(path)
+    except FileNotFoundError:
+        return {}
+    try:
+        header, *rows = list(csv.reader(io.StringIO(text, newline=""))) or [[]]
+        names = [from_cell(name) for name in header]
+        values = torch.tensor([[float(cell) for cell in row] for row in rows], dtype=torch.float64)
+        columns = dict(zip(names, values.reshape(len(rows), len(names)).T, strict=True))
+        if not rows or len(columns) < len(names) or not values.isfinite().all():
+            raise ValueError("a score is missing, repeated or not finite")  # noqa: TRY301
+    except (ValueError, RuntimeError, csv.Error) as error:
+        raise UserError(
+            f"{path} is damaged ({reason_of(error)}): expected a number per score and ID "
+            "validation image; evaluate again with the checkpoint, which writes the file without "
+            "scoring again"
+        ) from error
+    return columns
+
+
+def _read_run_file(folder: Path) -> _RunFile | None:
+    try:
+        content: _RunFile = read_json(folder / "run.json", _RunFile)
+    except FileNotFoundError:
+        return None
+    return content
