@@ -60,10 +60,8 @@ def score(
     stop = EarlyStopSettings(thresholds={"psnr": 0.0})
     detector = build(settings(STEPS, baselines=[], early_stop=stop), SIDE, 3, seconds)
     # The second channel of an image encodes the noise level at which its inversion stops.
-    detector.method.comparison.qualities = {
-        "psnr": lambda state, image: image[:, 1, 0, 0] - state[:, 0, 0, 0]
-    }
-    levels = (1 - detector.method.plan.alphas).sqrt()
+    detector.models.qualities = {"psnr": lambda state, image: image[:, 1, 0, 0] - state[:, 0, 0, 0]}
+    levels = (1 - detector.models.plan.alphas).sqrt()
     below = torch.cat([levels.new_zeros(1), levels[:-1]])
     steps = torch.from_numpy(depths_of(count, order)) - 1
     images = torch.full((count, 3, SIDE, SIDE), 0.5)

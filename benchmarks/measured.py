@@ -115,7 +115,7 @@ def score(
 
 def formula(detector: Detector, table: ScoreTable, form: str) -> np.ndarray:
     """The minimum number of passes of each image, from its stopping step; all are guided."""
-    plan, settings = detector.method.plan, detector.settings.synthesis
+    plan, settings = detector.models.plan, detector.settings.synthesis
     stop = torch.from_numpy(table.stop_step).long() - 1
     synthesis = plan.start_index(stop, settings.extra_start, settings.skip).numpy() + 1
     unguided = bool(detector.settings.unguided)

@@ -23,7 +23,9 @@ from diffguard.engine.jobs import Job
 from diffguard.engine.plain import Noise, synthesize_both
 from diffguard.engine.recipe import Recipe
 from diffguard.images import pixel_key
+from diffguard.methods.comparison import Comparison
 from diffguard.methods.items import Item
+from diffguard.methods.recipes import recipe_of
 from diffguard.scores.distances import Distance, Views
 
 
@@ -49,7 +51,7 @@ def score_plainly(detector: Detector, items: Sequence[Item]) -> list[dict[str, f
     Returns:
         The distances of each image, named as in the score table.
     """
-    denoiser, recipe = detector.denoiser, detector.method.recipe()
+    denoiser, recipe = detector.denoiser, recipe_of(detector.models)
     assert isinstance(recipe.guidance, ClassifierGuidance)
     recipe = replace(recipe, guidance=TwoPassGuidance(**vars(recipe.guidance)))
     images = torch.stack([item.image for item in items]).to(detector.device)
@@ -94,12 +96,13 @@ def _distances(
     detector: Detector, image: Tensor, guided: Tensor, unguided: Tensor | None
 ) -> dict[str, float]:
     """The distances of one image `(1, C, H, W)` and its reconstructions."""
-    unguided_distances = detector.method.comparison.unguided_distances
-    distances = [*detector.method.comparison.distances.values(), *unguided_distances.values()]
+    comparison = Comparison(detector.models)
+    unguided_distances = comparison.unguided_distances
+    distances = [*comparison.distances.values(), *unguided_distances.values()]
     source, target = _view(detector, image, distances), _view(detector, guided, distances)
     scores = {
         f"diffguard/{name}": float(distance(source, target))
-        for name, distance in detector.method.comparison.distances.items()
+        for name, distance in comparison.distances.items()
     }
     if unguided is not None:
         source = _view(detector, unguided, list(unguided_distances.values()))
@@ -111,5 +114,6 @@ def _distances(
 def _view(detector: Detector, images: Tensor, distances: Sequence[Distance]) -> Views:
     if all(distance.needs == "images" for distance in distances):
         return Views(images)
-    output = detector.classifier.forward_features(images, detector.method.comparison.layers)
+    layers = Comparison(detector.models).layers
+    output = detector.classifier.forward_features(images, layers)
     return Views(images, output.logits, output.features, output.layers)

@@ -65,7 +65,7 @@ class Subject:
         loader = self.data.stream_loader(self.calibration)
         detector = self.build(settings).to(device)
         with torch.inference_mode():
-            thresholds = fit_early_stop(detector.method, loader, self.data.read_size)
+            thresholds = fit_early_stop(detector.models, loader, self.data.read_size)
         settings["early_stop"] = {"thresholds": thresholds}
         return self.build(settings).to(device)
 

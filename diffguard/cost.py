@@ -19,7 +19,8 @@ from diffguard.diffusion.schedule import NoiseSchedule
 from diffguard.engine.classifier_guidance import ClassifierGuidance
 from diffguard.engine.engine import Engine
 from diffguard.engine.jobs import Job
-from diffguard.methods.diffguard import DiffGuard
+from diffguard.methods.models import Models
+from diffguard.methods.recipes import recipe_of
 from diffguard.settings.detector import DetectorSettings
 from diffguard.settings.guidance import ClassifierFreeSettings
 from diffguard.storage.rebuilding import WithoutWeights
@@ -162,10 +163,10 @@ def _count_passes(
         fused=[],
         decision="diffguard",
     )
-    method = DiffGuard(
+    models = Models(
         classifier, denoiser, bare, image_size=1, image_channels=1, noisy_classifier=nn.Identity()
     )
-    recipe = method.recipe()
+    recipe = recipe_of(models)
     if isinstance(recipe.guidance, ClassifierGuidance):
         recipe = replace(recipe, guidance=replace(recipe.guidance, classify=_two_classes, crops=0))
     stops_early = bool(settings.early_stop.thresholds)

@@ -24,6 +24,8 @@ from diffguard.diffusion.denoiser import Denoiser
 from diffguard.hub import HubMixin
 from diffguard.methods.calibrated import calibrated
 from diffguard.methods.checks import sees_labels
+from diffguard.methods.models import Models
+from diffguard.methods.registry import Fits
 from diffguard.methods.scorer import Scorer
 from diffguard.scores.baselines import Reference
 from diffguard.scores.calibration import Calibration
@@ -47,6 +49,7 @@ class Detector(Scorer, HubMixin):
         calibration: Scores of ID validation images; None before calibration.
         noisy_classifier: `(images, t) -> logits`, which guides if `guidance.model` is `noisy`.
         seed: Seed of the randomness that belongs to each image.
+        fits: What methods were fitted to on ID training images, by their names.
         origin: What rebuilds its networks; needed by `save`.
 
     Raises:
@@ -71,19 +74,14 @@ class Detector(Scorer, HubMixin):
         calibration: Calibration | None = None,
         noisy_classifier: nn.Module | None = None,
         seed: int = 0,
+        fits: Fits | None = None,
         origin: Origin | None = None,
     ) -> None:
-        super().__init__(
-            classifier,
-            denoiser,
-            settings,
-            image_size=image_size,
-            image_channels=image_channels,
-            reference=reference,
-            calibration=calibration,
-            noisy_classifier=noisy_classifier,
-            seed=seed,
-        )
+        models = Models(
+            classifier, denoiser, settings, image_size=image_size, image_channels=image_channels,
+            noisy_classifier=noisy_classifier, seed=seed,
+        )  # fmt: skip
+        super().__init__(models, reference=reference, fits=fits, calibration=calibration)
         self.origin = origin or Origin()
 
     @classmethod
@@ -255,6 +253,6 @@ class Detector(Scorer, HubMixin):
                 `reference`, or a score does not vary.
         """
         fitted = calibrated(self, validation, reference, accept, batch_size)
-        self.method, self.baselines = fitted.method, fitted.baselines
+        self.models, self.baselines, self.fits = fitted.models, fitted.baselines, fitted.fits
         self.reference, self.calibration = fitted.reference, fitted.calibration
         return self

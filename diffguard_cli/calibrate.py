@@ -17,8 +17,8 @@ from diffguard.classifiers.classifier import Classifier
 from diffguard.classifiers.spec import ClassifierSpec
 from diffguard.denoisers.custom import cast_weights, weight_parts
 from diffguard.detector import Detector
-from diffguard.methods.diffguard import DiffGuard
-from diffguard.methods.fit import fit_calibration, fit_method
+from diffguard.methods.fit import fit_calibration, fit_models
+from diffguard.methods.models import Models
 from diffguard.score_table.table import ScoreTable
 from diffguard.scores.baselines import Reference
 from diffguard.settings.detector import DetectorSettings
@@ -49,7 +49,7 @@ def calibrate(
     # Before they are cast: scoring may use half precision, but the file keeps full precision.
     weights = diffusion_weights(diffusion.denoiser, diffusion.reference)
     cast_weights(diffusion.denoiser, weight_dtype(run.trainer.precision))
-    method = DiffGuard(
+    models = Models(
         classifier[0],
         diffusion.denoiser,
         settings,
@@ -60,14 +60,14 @@ def calibrate(
     )
     networks = [classifier[0].network, *weight_parts(diffusion.denoiser).values(), noisy]
     identity = {"models": weights_hash([network for network in networks if network is not None])}
-    detector = calibrated(run, method, identity, title)
+    detector = calibrated(run, models, identity, title)
     if rank_zero_only.rank == 0:
         detector.save(run.detector_file, classifier[1], diffusion.spec, run.config, weights=weights)
 
 
 def calibrated(
     run: Run,
-    method: DiffGuard,
+    models: Models,
     identity: Mapping[str, Any],
     title: str,
     reference: Reference | None = None,
@@ -78,7 +78,7 @@ def calibrated(
 
     Args:
         run: The run.
-        method: The method with its models and settings.
+        models: The networks and settings.
         identity: Values that identify the models.
         title: Title of the progress bar.
         reference: Features of ID training images. If a baseline needs them, they default to those
@@ -87,18 +87,21 @@ def calibrated(
     Raises:
         UserError: If the classifier and the data do not fit together, or scoring fails.
     """
-    data, settings = run.data, method.settings
+    data, settings = run.data, models.settings
     trainer = scoring_trainer(run.trainer, title)
-    method.to(trainer.strategy.root_device)
+    models.to(trainer.strategy.root_device)
     identity = {**identity, "precision": run.trainer.precision}
     training = None
-    if reference is None and settings.needs_reference:
+    if (reference is None and settings.needs_reference) or settings.fitted_methods:
         # Lists are often sorted by class, so the first images would show only a few classes.
-        stream = data.id_stream("train", settings.reference_images)
-        identity["reference"] = image_identity(stream.sets[0])
-        training = data.stream_loader(stream)
-    fitted, reference = fit_method(
-        method,
+        images = data.id_stream("train", settings.reference_images).sets[0]
+        identity["reference"] = image_identity(images)
+
+        def training(count: int) -> Any:
+            return data.stream_loader(data.id_stream("train", count))
+
+    fitted = fit_models(
+        models,
         data.stream_loader(data.id_stream("validation")),
         training,
         data.read_size,
@@ -106,26 +109,10 @@ def calibrated(
         reference=reference,
         precision=trainer.precision_plugin.test_step_context,
     )
-    detector = _detector(method, fitted, reference)
+    detector = Detector(**fitted.models.arguments, reference=fitted.reference, fits=fitted.fits)
     table = _score_validation(run, detector, identity, trainer, settings)
-    detector.calibration = fit_calibration(readable_scores(table), fitted, run.say)
+    detector.calibration = fit_calibration(readable_scores(table), detector.settings, run.say)
     return detector
-
-
-def _detector(
-    method: DiffGuard, settings: DetectorSettings, reference: Reference | None
-) -> Detector:
-    """The detector of a method's models, with other settings."""
-    return Detector(
-        method.classifier,
-        method.denoiser,
-        settings,
-        image_size=method.image_size,
-        image_channels=method.image_channels,
-        reference=reference,
-        noisy_classifier=method.noisy_classifier,
-        seed=method.seed,
-    )
 
 
 def _score_validation(

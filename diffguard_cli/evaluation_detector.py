@@ -11,11 +11,10 @@ import lightning.pytorch as pl
 from diffguard.denoisers.custom import cast_weights
 from diffguard.detector import Detector
 from diffguard.methods.checks import check_weights
-from diffguard.methods.diffguard import DiffGuard
 from diffguard.pretrained import checkpoint_file, is_shipped
 from diffguard.scores.calibration import Calibration
 from diffguard.settings.detector import COMBINING, DECIDING, DetectorSettings, score_names
-from diffguard.settings.plain import to_dict
+from diffguard.settings.plain import completed, to_dict
 from diffguard.storage.files import file_hash
 from diffguard.training.precision import weight_dtype
 from diffguard_cli.arguments import EvaluationArguments
@@ -64,7 +63,7 @@ def load_detector(
 def _changed_settings(original: Mapping[str, Any], settings: DetectorSettings) -> list[str]:
     """Settings that differ from the checkpoint's and change a score."""
     ignored = (*DECIDING, *_ACCELERATION)
-    values = to_dict(settings)
+    values, original = to_dict(settings), completed(original)
     return [key for key in values if key not in ignored and values[key] != original.get(key)]
 
 
@@ -115,18 +114,10 @@ def recalibrated(
     old, folder, settings = scoring.detector, scoring.folder, arguments.detector
     run = Run(folder, arguments.data, arguments.trainer, old.seed, content["config"])
     same_images = settings.reference_images == old.settings.reference_images
-    method = DiffGuard(
-        old.classifier,
-        old.denoiser,
-        settings,
-        image_size=arguments.data.image_size,
-        image_channels=arguments.data.channels,
-        noisy_classifier=old.noisy_classifier,
-        seed=old.seed,
-    )
+    models = old.models.with_settings(settings)
     check_weights(settings)
     run.say(f"detector.{changed} differs from the checkpoint: calibrating again")
     identity = {"checkpoint": scoring.identity["checkpoint"]}
     reference = old.reference if same_images else None
-    detector = calibrated(run, method, identity, "calibrate", reference)
+    detector = calibrated(run, models, identity, "calibrate", reference)
     return make(folder, detector)

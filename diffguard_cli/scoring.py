@@ -21,6 +21,7 @@ from diffguard.errors import UserError
 from diffguard.methods.adaptive_stream import AdaptiveStream
 from diffguard.methods.batch_size import find_batch_size
 from diffguard.methods.items import Item, Scored, items_of
+from diffguard.methods.registry import build_methods
 from diffguard.methods.scorer import Scorer
 from diffguard.printing import say
 from diffguard.processes.agreement import check_alike, wait_until
@@ -174,9 +175,10 @@ class ScoringRun:
         return FinishedRun(self.folder / "scores.csv", module.place.batch_size, precision)
 
     def _find_batch_size(self, trainer: pl.Trainer) -> int:
-        method = self.detector.method.to(trainer.strategy.root_device)
+        detector = self.detector.to(trainer.strategy.root_device)
+        methods = build_methods(detector.models, detector.fits)
         with torch.inference_mode(), trainer.precision_plugin.test_step_context():
-            size = find_batch_size(method, self.detector.baselines, len(self.stream))
+            size = find_batch_size(methods, detector.baselines, len(self.stream))
         say(f"batch size: {size}", file=sys.stderr)
         return size
 

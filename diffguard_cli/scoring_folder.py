@@ -29,7 +29,7 @@ from diffguard.score_table.manifest import (
 from diffguard.score_table.writer import read_done
 from diffguard.settings.detector import DECIDING, DetectorSettings
 from diffguard.settings.old_keys import translated
-from diffguard.settings.plain import to_dict
+from diffguard.settings.plain import completed, to_dict
 from diffguard.storage.environment import describe_machine
 from diffguard.storage.files import refuse_links
 
@@ -240,4 +240,5 @@ def _upgraded(manifest: dict[str, Any]) -> dict[str, Any]:
     settings = manifest.get("settings")
     if not isinstance(settings, Mapping):
         return manifest
-    return {**manifest, "settings": translated(settings)}
+    full = completed(translated(settings))
+    return {**manifest, "settings": {k: full[k] for k in full if k not in DECIDING}}

@@ -75,7 +75,7 @@ def test_early_stop_is_fitted_and_accept_is_kept():
         image_channels=1,
     )
     batch = {"image": IMAGES, "label": LABELS, "error": [""] * 20}
-    thresholds = fit_early_stop(detector.method, [batch], 64)
+    thresholds = fit_early_stop(detector.models, [batch], 64)
     detector.calibrate(loader(), reference=loader(), accept=0.8)
     assert detector.settings.early_stop.thresholds == thresholds
     assert detector.settings.accept == 0.8

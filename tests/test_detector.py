@@ -7,6 +7,7 @@ from scipy.stats import false_discovery_control
 from diffguard import Detector
 from diffguard.classifiers.classifier import ClassifierOutput
 from diffguard.errors import UserError
+from diffguard.methods.recipes import recipe_of
 from diffguard.settings.guidance import (
     ClassifierFreeSettings,
     ClassifierGuidanceSettings,
@@ -68,7 +69,7 @@ def test_distances_of_the_classifier_can_stop_inversion(images, quality):
         stop.thresholds[quality] = threshold
         ends.append({image.row.stop_step for image in detector.score_images(images)})
     assert ends == [{4}, {1}]
-    values = detector.method.comparison.qualities[quality](images, images.flip(0))
+    values = detector.models.qualities[quality](images, images.flip(0))
     output = detector.classifier.forward_features(images, ["stage2"])
     if quality == "logits_l1":
         expected = -(output.logits - output.logits.flip(0)).abs().sum(1)
@@ -160,7 +161,7 @@ def test_classifier_outputs_are_concatenated_in_order(monkeypatch):
         return ClassifierOutput(rows + 1, rows + 2, {"a": rows + 3, "b": -rows})
 
     monkeypatch.setattr(detector.classifier, "forward_features", outputs)
-    joined = detector.method.classify(x, 4)
+    joined = detector.models.classify(x, 4, ["a", "b"])
     assert torch.equal(joined.logits, x + 1)
     assert torch.equal(joined.features, x + 2)
     assert list(joined.layers) == ["a", "b"]
@@ -210,7 +211,7 @@ def test_shifted_timesteps_may_be_more_than_steps_and_can_all_be_skipped():
     sampler = SamplerSettings(steps=30, spacing="shifted")
     settings = small_settings(sampler=sampler, synthesis=SynthesisSettings(skip=30))
     detector = build_detector(settings, calibrated=False)
-    assert detector.method.recipe().skip == len(detector.method.plan) - 1
+    assert recipe_of(detector.models).skip == len(detector.models.plan) - 1
 
 
 def test_models_that_do_not_fit_are_refused():

@@ -28,7 +28,7 @@ def test_an_old_checkpoint_gives_the_same_results(name, variant):
     recorded = results(name)[variant]
     # Other processors and versions of PyTorch sum in another order: the scores can only be the
     # recorded bits if the version and the classifier's outputs are.
-    logits = detector.method.classify(images, 8).logits
+    logits = detector.models.classify(images, 8).logits
     version = read_checkpoint(path)["libraries"]["torch"]
     exact = torch.__version__.split("+")[0] == version.split("+")[0]
     exact = exact and torch.equal(logits, torch.tensor(recorded["logits"]))

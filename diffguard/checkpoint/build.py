@@ -115,6 +115,7 @@ def build_parts(
         calibration=Calibration(scores, detector_settings.fusion_rule()),
         noisy_classifier=None if noisy is None else timed_cnn(noisy),
         seed=content["seed"],
+        fits=content.get("fits", {}),
         origin=Origin(classifier_spec, diffusion_spec, source, content["config"]),
     )
 

@@ -95,6 +95,7 @@ def write_checkpoint(
         "reference": None
         if reference is None
         else {"features": reference.features.cpu(), "labels": reference.labels.cpu()},
+        "fits": {name: dict(state) for name, state in parts.fits.items()},
         "config": _plain(dict(origin.config)),
         "libraries": library_versions(),
     }

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from diffguard.classifiers.classifier import Classifier
 from diffguard.classifiers.spec import ClassifierSpec
@@ -49,6 +49,7 @@ class DetectorParts:
     calibration: Calibration | None = None
     noisy_classifier: nn.Module | None = None
     seed: int = 0
+    fits: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
     origin: Origin = field(default_factory=Origin)
 
 

@@ -104,6 +104,7 @@ class _Content(TypedDict):
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)]
     calibration: _Calibration
     reference: _Features | None
+    fits: NotRequired[dict[_Name, _State]]
     config: dict[str, Any]
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from diffguard.diffusion.denoiser import Denoiser
 from diffguard.diffusion.solver import Step
 from diffguard.engine.in_flight import ImageInFlight
-from diffguard.engine.observer import Sight
+from diffguard.engine.observer import PassSight, Sight
 from diffguard.engine.routes import Node, Routes
 from diffguard.engine.trajectories import Trajectories
 
@@ -77,11 +77,13 @@ class Observation:
             for places, count in self._batches(number, rows):
                 chosen, on_device = rows[places], table.on_device(places)
                 nodes = table.node[chosen]
-                sight = self._sight(number, chosen, x.index_select(0, on_device))
-                sight.noise = noise.index_select(0, on_device)
-                sight.noise_null = table.null_noise(chosen)
-                sight.noise_label = table.label_noise(chosen)
-                sight.mixes = table.on_device(routes.null[nodes] & routes.label[nodes])
+                sight = PassSight(
+                    **vars(self._sight(number, chosen, x.index_select(0, on_device))),
+                    noise=noise.index_select(0, on_device),
+                    noise_null=table.null_noise(chosen),
+                    noise_label=table.label_noise(chosen),
+                    has_both=table.on_device(routes.null[nodes] & routes.label[nodes]),
+                )
                 routes.observers[number].on_pass(sight)
                 self._keep(number, chosen[:count], sight)
 

@@ -20,17 +20,13 @@ class Sight:
     An observer may set `x` after a step, and updates `values` and `memory` in place.
 
     Attributes:
-        x: `(B, …)` states; in `on_pass`, what the network was shown.
+        x: `(B, …)` states.
         step: The levels of the step that the rows make or have made.
         index: `(B,)` int64 index of that step.
         sources: The images of the rows.
         denoiser: The diffusion model.
         values: `(B, values)` float64, the numbers that the observer keeps for each image.
         memory: `(memory, B, …)`, the states that it keeps.
-        noise: `(B, …)` ε that makes the step, after classifier-free guidance; None after a step.
-        noise_null: `(B, …)` ε without the label; valid where `mixes`.
-        noise_label: `(B, …)` ε with the label; valid where `mixes`.
-        mixes: `(B,)` bool, whether the pass was made both without and with the label.
     """
 
     x: Tensor
@@ -40,14 +36,27 @@ class Sight:
     denoiser: Denoiser
     values: Tensor
     memory: Tensor
-    noise: Tensor | None = None
-    noise_null: Tensor | None = None
-    noise_label: Tensor | None = None
-    mixes: Tensor | None = None
 
     def image_previews(self) -> Tensor:
         """`(B, C, h, w)` the images, as `denoiser.preview` shows clean states."""
         return torch.stack([s.preview for s in self.sources if s.preview is not None])
+
+
+@dataclass
+class PassSight(Sight):
+    """What an observer sees of network passes; `x` is what the network was shown.
+
+    Attributes:
+        noise: `(B, …)` ε that makes the step, after classifier-free guidance.
+        noise_null: `(B, …)` ε without the label, if `has_both`.
+        noise_label: `(B, …)` ε with the label, if `has_both`.
+        has_both: `(B,)` bool, whether passes without and with the label were made.
+    """
+
+    noise: Tensor
+    noise_null: Tensor
+    noise_label: Tensor
+    has_both: Tensor
 
 
 class Observer:
@@ -68,7 +77,7 @@ class Observer:
     sees_steps: bool = False
     sees_previews: bool = False
 
-    def on_pass(self, sight: Sight) -> None:
+    def on_pass(self, sight: PassSight) -> None:
         """Called when the noise of a step is known, before the states move."""
 
     def on_step(self, sight: Sight) -> Tensor | None:  # noqa: ARG002

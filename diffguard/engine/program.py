@@ -112,6 +112,14 @@ class Program:
         )
 
     @property
+    def draws_noise(self) -> bool:
+        """Whether noise is drawn for each image, by the key of its job."""
+        return any(
+            isinstance(phase, Synthesis) and isinstance(phase.start, NoisedImage)
+            for phase in self.phases
+        )
+
+    @property
     def phases(self) -> tuple[Phase, ...]:
         """All phases that are needed, each behind the one it starts from."""
         named = [*self.states, *self.pictures, *(phase for phase, _ in self.watched)]

@@ -10,6 +10,7 @@ from torch import Tensor
 from diffguard.diffusion.ddim import Ddim
 from diffguard.diffusion.plan import SamplingPlan
 from diffguard.diffusion.solver import Solver
+from diffguard.engine.classifier_guidance import ClassifierGuidance
 from diffguard.engine.early_stop import EarlyStop, Quality
 from diffguard.engine.jobs import Job
 from diffguard.engine.outcome import Outcome
@@ -88,6 +89,11 @@ class Recipe:
     def synthesize(self, guidance: Guidance) -> Synthesis:
         """The synthesis of an image with some guidance."""
         return Synthesis(self.invert, guidance, extra_start=self.extra_start, skip=self.skip)
+
+    @property
+    def draws_crops(self) -> bool:
+        """Whether classifier guidance draws crops for each image."""
+        return isinstance(self.guidance, ClassifierGuidance) and self.guidance.draws_crops
 
     def program(self) -> Program:
         """What is asked of the engine for each image."""

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -13,15 +12,15 @@ from diffguard.batching import ROW_MULTIPLE, fixed_batch_size
 from diffguard.engine.memory import free_memory, too_large
 from diffguard.errors import UserError
 from diffguard.failures import is_out_of_memory
-from diffguard.methods.diffguard import DiffGuard
 from diffguard.methods.items import Item
+from diffguard.methods.method import Method
 from diffguard.methods.stream import ScoreStream
 from diffguard.scores.baselines import Baselines
 
 AUTO = "auto"
 LARGEST = 1024
-# Inversion steps that are measured. With one step, work that is done once per image would weigh too
-# much; all steps would take too long.
+# Steps of each part that are measured. With one step, work that is done once per image would weigh
+# too much; all steps would take too long.
 _STEPS = 4
 # A larger batch must be faster by this much to be worth its memory.
 _GAIN = 1.02
@@ -79,30 +78,29 @@ def fastest(rate: Callable[[int], float], limit: int) -> int:
     return best
 
 
-def find_batch_size(method: DiffGuard, baselines: Baselines, images: int) -> int:
+def find_batch_size(methods: Sequence[Method], baselines: Baselines, images: int) -> int:
     """The fastest batch size that fits, measured on random images.
 
     Args:
-        method: The method, on its device and in the precision of its use.
+        methods: The methods, with models on their device and in the precision of their use.
         baselines: Post-hoc detectors that are scored too.
         images: Number of images to score; a batch is not larger than needed for them.
     """
     limit = min(LARGEST, fixed_batch_size(max(1, images)))
-    return fastest(lambda size: _passes_per_second(method, baselines, size), limit)
+    return fastest(lambda size: _passes_per_second(methods, baselines, size), limit)
 
 
-def _passes_per_second(method: DiffGuard, baselines: Baselines, size: int) -> float:
-    """Measure scoring in its real shapes, but with few inversion steps."""
+def _passes_per_second(methods: Sequence[Method], baselines: Baselines, size: int) -> float:
+    """Measure scoring in its real shapes, but with few steps."""
     generator = torch.Generator().manual_seed(0)
-    shape = (size, method.image_channels, method.image_size, method.image_size)
+    models = methods[0].models
+    shape = (size, models.image_channels, models.image_size, models.image_size)
     images = torch.rand(shape, generator=generator)
     items = [Item(image, index=i) for i, image in enumerate(images)]
-    recipe = method.recipe()
-    recipe = replace(recipe, max_steps=min(_STEPS, recipe.max_steps), skip=None)
     began = rows = 0.0
     # The first round also allocates memory and chooses kernels.
     for _ in range(2):
-        stream = ScoreStream(method, baselines, None, size, recipe=recipe)
+        stream = ScoreStream(methods, baselines, None, size, most_steps=_STEPS)
         began = time.perf_counter()
         stream.push(items)
         stream.flush()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ from torch.utils.data import Dataset
 
 from diffguard.batching import check_batch_size
 from diffguard.inputs.labeled import LabeledImages
-from diffguard.methods.fit import fit_calibration, fit_method
+from diffguard.methods.fit import fit_calibration, fit_models
 from diffguard.methods.items import Item
 from diffguard.methods.scorer import Scorer
 
@@ -42,30 +43,23 @@ def calibrated(
     form = (scorer.image_size, scorer.image_channels, batch_size)
     images, training = LabeledImages(validation, *form), None
     if reference is not None:
-        training = LabeledImages(reference, *form, limit=scorer.settings.reference_images)
-    settings, features = fit_method(
-        scorer.eval().method,
+        data = LabeledImages(reference, *form).data
+        training = partial(LabeledImages, data, *form)
+    fitted = fit_models(
+        scorer.eval().models,
         images,
         training,
         batch_size,
         _warn,
         reference=scorer.reference if training is None else None,
     )
+    models = fitted.models
     if accept is not None:
-        settings = replace(settings, accept=accept)
-    fitted = Scorer(
-        scorer.classifier,
-        scorer.denoiser,
-        settings,
-        image_size=scorer.image_size,
-        image_channels=scorer.image_channels,
-        reference=features,
-        noisy_classifier=scorer.noisy_classifier,
-        seed=scorer.seed,
-    ).to(scorer.device)
-    scores = plain_scores(fitted, images, batch_size)
-    fitted.calibration = fit_calibration(scores, settings, _warn)
-    return fitted
+        models = models.with_settings(replace(models.settings, accept=accept))
+    result = Scorer(models, reference=fitted.reference, fits=fitted.fits).to(scorer.device)
+    scores = plain_scores(result, images, batch_size)
+    result.calibration = fit_calibration(scores, models.settings, _warn)
+    return result
 
 
 def plain_scores(

@@ -10,13 +10,12 @@ import torch
 
 from diffguard.diffusion.early_stop import calibrate_thresholds
 from diffguard.engine.early_stop import Quality
-from diffguard.engine.engine import Engine
-from diffguard.engine.jobs import Job
 from diffguard.engine.observer import Observer, Sight
 from diffguard.engine.program import Program
 from diffguard.engine.reproducible import reproducible
-from diffguard.methods.diffguard import DiffGuard
-from diffguard.methods.items import readable
+from diffguard.methods.models import Models
+from diffguard.methods.outcomes import outcomes_of
+from diffguard.methods.recipes import recipe_of
 
 
 @dataclass(frozen=True)
@@ -45,32 +44,26 @@ class QualityTrace(Observer):
 
 @reproducible()
 def fit_early_stop(
-    method: DiffGuard, validation: Iterable[Mapping[str, Any]], batch_size: int
+    models: Models, validation: Iterable[Mapping[str, Any]], batch_size: int
 ) -> dict[str, float]:
     """Thresholds at which ID images stop at `early_stop.mean_depth` on average.
 
     Args:
-        method: The method, on its device.
+        models: The networks and settings, on their device.
         validation: Batches of ID validation images.
         batch_size: Rows of every network call.
 
     Returns:
         Quality -> threshold; empty if the settings have no mean depth.
     """
-    mean_depth = method.settings.early_stop.mean_depth
+    mean_depth = models.settings.early_stop.mean_depth
     if mean_depth is None:
         return {}
-    recipe, qualities = method.recipe(), method.comparison.qualities
+    recipe, qualities = recipe_of(models), models.qualities
     trace = QualityTrace(tuple(qualities.values()), recipe.max_steps * len(qualities))
     inversion = replace(recipe.invert, observers=())
     program = Program(watched=((inversion, trace),))
-    engine = Engine(method.denoiser, recipe.sampler, program, batch_size)
-    outcomes = []
-    for images, _ in readable(validation):
-        images = images.to(method.device)
-        labels = method.classify(images, batch_size).logits.argmax(1).tolist()
-        outcomes += engine.push(Job(*pair) for pair in zip(images, labels, strict=True))
-    outcomes += engine.flush()
+    outcomes = outcomes_of(models, recipe.sampler, program, validation, batch_size)
     # Qualities are measured in single precision.
     traces = torch.stack([outcome.values[inversion, trace] for outcome in outcomes]).float().cpu()
     by_step = traces.unflatten(1, (recipe.max_steps, len(qualities))).permute(1, 2, 0)

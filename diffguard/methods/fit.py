@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -12,12 +12,15 @@ import torch
 from diffguard.batching import ROW_MULTIPLE, padded
 from diffguard.classifiers.check import check_head, check_labels
 from diffguard.classifiers.classifier import ClassifierOutput
+from diffguard.engine.program import Program
 from diffguard.engine.reproducible import reproducible
 from diffguard.errors import UserError
 from diffguard.methods.classifier_trial import looks_like_sigmoid, try_classifier
 from diffguard.methods.depth import fit_early_stop
-from diffguard.methods.diffguard import DiffGuard
 from diffguard.methods.items import readable
+from diffguard.methods.models import Models
+from diffguard.methods.outcomes import outcomes_of
+from diffguard.methods.registry import Fits, build_methods
 from diffguard.scores.baseline_checks import (
     FEATURE_BASELINES,
     HEAD_BASELINES,
@@ -28,54 +31,92 @@ from diffguard.scores.calibration import ENOUGH_IMAGES, Calibration
 from diffguard.scores.conformal import as_percent, needed_images
 from diffguard.settings.detector import DetectorSettings
 
+Batches = Iterable[Mapping[str, Any]]
 Warn = Callable[[str], None]
 Precision = Callable[[], AbstractContextManager[None]]
 
 
-def fit_method(
-    method: DiffGuard,
-    validation: Iterable[Mapping[str, Any]],
-    training: Iterable[Mapping[str, Any]] | None,
+@dataclass(frozen=True)
+class Fitted:
+    """What was fitted before scoring.
+
+    Attributes:
+        models: The networks, with the thresholds of early stop in their settings.
+        reference: Features of ID training images; None if no baseline needs them.
+        fits: Method -> what was fitted on ID training images.
+    """
+
+    models: Models
+    reference: Reference | None
+    fits: Fits
+
+
+def fit_models(
+    models: Models,
+    validation: Batches,
+    training: Callable[[int], Batches] | None,
     batch_size: int,
     warn: Warn,
     *,
     reference: Reference | None = None,
     precision: Precision = nullcontext,
-) -> tuple[DetectorSettings, Reference | None]:
+) -> Fitted:
     """Fit everything that scoring needs; calibration then follows from scores.
 
     Args:
-        method: The method, on its device.
+        models: The networks and settings, on their device.
         validation: Batches of the ID validation images, which can be read several times.
-        training: Batches of ID training images, not augmented; None if no baseline needs them.
+        training: Number of images -> batches of ID training images, not augmented, at most that
+            many; None if nothing is fitted on them.
         batch_size: Rows of every network call.
         warn: Is called with each warning.
         reference: Features of ID training images that are known already.
         precision: Enters the precision of the networks' calls.
 
-    Returns:
-        The settings with the thresholds of early stop, and the features of the training images.
-
     Raises:
-        UserError: If the classifier and the images do not fit together, or a baseline needs
-            training images and there are none.
+        UserError: If the classifier and the images do not fit together, or a baseline or a method
+            needs training images and there are none.
     """
-    settings = method.settings
+    settings = models.settings
     wants_reference = reference is None and settings.needs_reference
-    if wants_reference and training is None:
-        names = [name for name in settings.baselines if name in FEATURE_BASELINES]
-        raise UserError(
-            f"baseline {names[0]} is fitted on ID training images: give a loader of them as "
-            f"reference, or leave {', '.join(names)} out of detector.baselines"
-        )
-    check_classifier(method, validation, settings, batch_size, warn)
+    if training is None:
+        _refuse_without_training(settings, baselines=wants_reference)
+    check_classifier(models, validation, settings, batch_size, warn)
     with precision():
-        if wants_reference:
-            reference = fit_reference(method, training, batch_size)
-        thresholds = fit_early_stop(method, validation, batch_size)
-    stop = settings.early_stop
-    stop = replace(stop, thresholds={**stop.thresholds, **thresholds})
-    return replace(settings, early_stop=stop), reference
+        if wants_reference and training is not None:
+            reference = fit_reference(models, training(settings.reference_images), batch_size)
+        thresholds = fit_early_stop(models, validation, batch_size)
+        stop = settings.early_stop
+        stop = replace(stop, thresholds={**stop.thresholds, **thresholds})
+        fitted = models.with_settings(replace(settings, early_stop=stop))
+        fits = {} if training is None else fit_methods(fitted, training, batch_size)
+    return Fitted(fitted, reference, fits)
+
+
+def _refuse_without_training(settings: DetectorSettings, *, baselines: bool) -> None:
+    names = [name for name in settings.baselines if name in FEATURE_BASELINES]
+    kinds = {"baseline": names if baselines else [], "method": settings.fitted_methods}
+    for kind, fitted in kinds.items():
+        if fitted:
+            raise UserError(
+                f"{kind} {fitted[0]} is fitted on ID training images: give a loader of them as "
+                f"reference, or leave {', '.join(fitted)} out of detector.{kind}s"
+            )
+
+
+@reproducible()
+def fit_methods(
+    models: Models, training: Callable[[int], Batches], batch_size: int
+) -> dict[str, dict[str, torch.Tensor]]:
+    """Fit the methods that need it on ID training images; see `Method.fit`."""
+    names = models.settings.fitted_methods
+    if not names:
+        return {}
+    methods = [method for method in build_methods(models, {}) if method.name in names]
+    program = Program.joined(method.program() for method in methods)
+    images = training(max(method.images for method in methods))
+    outcomes = outcomes_of(models, methods[0].recipe.sampler, program, images, batch_size)
+    return {method.name: method.fit(outcomes) for method in methods}
 
 
 def fit_calibration(
@@ -110,16 +151,16 @@ def fit_calibration(
 
 
 @reproducible()
-def fit_reference(method: DiffGuard, loader: Any, batch_size: int) -> Reference:
+def fit_reference(models: Models, loader: Any, batch_size: int) -> Reference:
     """The classifier's features of ID training images, for the feature baselines.
 
     Args:
-        method: The method, on its device.
+        models: The networks and settings, on their device.
         loader: ID training images, not shuffled and not augmented.
         batch_size: Rows of each classifier call.
     """
     features, labels = [], []
-    for output, true in _classified(method, loader, batch_size):
+    for output, true in _classified(models, loader, batch_size):
         features.append(output.features.float().cpu())
         labels.append(true)
     if not labels:
@@ -129,7 +170,7 @@ def fit_reference(method: DiffGuard, loader: Any, batch_size: int) -> Reference:
 
 @reproducible()
 def check_classifier(
-    method: DiffGuard, loader: Any, settings: DetectorSettings, batch_size: int, warn: Warn
+    models: Models, loader: Any, settings: DetectorSettings, batch_size: int, warn: Warn
 ) -> None:
     """Check the classifier on ID validation images before they are scored.
 
@@ -137,17 +178,17 @@ def check_classifier(
         UserError: If its classes are in another order, its outputs are not logits or differ from
             pass to pass, a gradient in use is cut, or a baseline needs another last layer.
     """
-    classifier = method.classifier
+    classifier = models.classifier
     check_head_baselines(settings.baselines, classifier.head, settings.vim_dim)
     needs_head = [name for name in settings.baselines if name in HEAD_BASELINES]
     labels: list[torch.Tensor] = []
     predictions: list[torch.Tensor] = []
     sigmoid = True
     for images, true in readable(loader):
-        images = images.to(method.device)
+        images = images.to(models.device)
         if not labels:
             try_classifier(classifier, padded(images[:ROW_MULTIPLE], ROW_MULTIPLE), settings)
-        output = method.classify(images, batch_size)
+        output = models.classify(images, batch_size)
         check_head(classifier.head, output, needs_head)
         sigmoid &= looks_like_sigmoid(output.logits)
         labels.append(true.cpu())
@@ -165,8 +206,8 @@ def check_classifier(
 
 
 def _classified(
-    method: DiffGuard, loader: Any, batch_size: int
+    models: Models, loader: Any, batch_size: int
 ) -> Iterator[tuple[ClassifierOutput, torch.Tensor]]:
     """The classifier's output and the labels of each batch, without unreadable images."""
     for images, labels in readable(loader):
-        yield method.classify(images.to(method.device), batch_size), labels.cpu()
+        yield models.classify(images.to(models.device), batch_size), labels.cpu()

@@ -1,44 +1,74 @@
-"""What a stream asks of a detection method."""
+"""What a detection method is: a program for the engine, and the scores made of its outcomes."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import ClassVar
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from diffguard.classifiers.classifier import ClassifierOutput
-from diffguard.diffusion.denoiser import Denoiser
-from diffguard.engine.jobs import Job
-from diffguard.engine.recipe import Recipe, Reconstruction
-from diffguard.methods.items import Item
+from diffguard.engine.outcome import Outcome
+from diffguard.engine.program import Program
+from diffguard.engine.recipe import Recipe
+from diffguard.methods.models import Models
 
 
-class Method(Protocol):
-    """A method that reconstructs images and compares them with their reconstructions."""
+class Method(ABC):
+    """A detection method on the diffusion model.
 
-    @property
-    def denoiser(self) -> Denoiser:
-        """The diffusion model."""
+    The methods of a detector run in one engine. Phases that several of them ask for are made once.
 
-    @property
-    def device(self) -> torch.device:
-        """The device of the classifier's weights."""
+    Args:
+        models: The networks and settings of the detector.
+        recipe: How DiffGuard reconstructs images; other methods may watch its phases.
+        state: What `fit` returned; empty if the method is not fitted.
 
-    def recipe(self) -> Recipe:
-        """How images are reconstructed."""
+    Attributes:
+        layers: Names of the classifier's layers that the scores read.
+        images: Most ID training images that it is fitted on.
+    """
 
-    def classify(self, images: Tensor, batch_size: int) -> ClassifierOutput:
-        """The classifier's output for images `(N, C, H, W)` in [0, 1]."""
+    name: ClassVar[str]
+    layers: Sequence[str] = ()
+    images: int = 0
 
-    def jobs(
-        self, items: Sequence[Item], images: Tensor, predictions: Sequence[int], batch_size: int
-    ) -> list[Job]:
-        """The images to reconstruct, with their labels and masks."""
+    def __init__(
+        self, models: Models, recipe: Recipe, state: Mapping[str, Tensor] | None = None
+    ) -> None:
+        self.models, self.recipe, self.state = models, recipe, dict(state or {})
 
-    def compare(
-        self, reconstructions: Sequence[Reconstruction], output: ClassifierOutput, batch_size: int
+    @abstractmethod
+    def program(self) -> Program:
+        """What is asked of the engine for each image."""
+
+    @abstractmethod
+    def scores(
+        self, outcomes: Sequence[Outcome], output: ClassifierOutput, batch_size: int
     ) -> dict[str, np.ndarray]:
-        """Name -> scores `(N,)` of images, higher = more OOD."""
+        """The scores of images.
+
+        Args:
+            outcomes: At most `batch_size` of them.
+            output: The classifier's output for the images.
+            batch_size: Rows of every network call.
+
+        Returns:
+            Name -> `(N,)` float64, higher = more OOD.
+        """
+
+    def fit(self, outcomes: Sequence[Outcome]) -> dict[str, Tensor]:  # noqa: ARG002
+        """Fit the method on ID training images; most methods need no fit.
+
+        Args:
+            outcomes: The outcomes of its program.
+
+        Returns:
+            Tensors for `state`, which a checkpoint stores.
+
+        Raises:
+            UserError: If the images do not suffice.
+        """
+        return {}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Self
 
 import torch
@@ -16,8 +15,9 @@ from diffguard.engine.acceleration import accelerate, check_compiler
 from diffguard.errors import UserError
 from diffguard.inputs.working import Images, working_images
 from diffguard.methods.checks import check_rows, check_unlabelled
-from diffguard.methods.diffguard import DiffGuard
 from diffguard.methods.items import Item, Scored
+from diffguard.methods.models import Models
+from diffguard.methods.registry import Fits, build_methods
 from diffguard.methods.stream import ScoreStream
 from diffguard.methods.verdicts import Verdicts
 from diffguard.score_table.rows import ScoreRow
@@ -33,16 +33,10 @@ class Scorer(nn.Module):
     the diffusion network in the memory format and compile mode of the settings.
 
     Args:
-        classifier: The protected classifier.
-        denoiser: The diffusion model.
-        settings: The settings that define the score.
-        image_size: Side in pixels to which images are resized.
-        image_channels: Channels to which images are converted, 1 or 3.
+        models: The networks and settings, in evaluation mode.
         reference: Features of ID training images, for the baselines that need them.
+        fits: What methods were fitted to on ID training images, by their names.
         calibration: Scores of ID validation images; None before calibration.
-        noisy_classifier: `(images, t) -> logits`, trained on noisy images; for
-            `guidance.model = "noisy"`.
-        seed: Seed of the randomness that belongs to each image.
 
     Raises:
         UserError: If settings contradict each other or do not fit the models.
@@ -50,39 +44,25 @@ class Scorer(nn.Module):
 
     def __init__(
         self,
-        classifier: Classifier,
-        denoiser: Denoiser,
-        settings: DetectorSettings,
+        models: Models,
         *,
-        image_size: int,
-        image_channels: int,
         reference: Reference | None = None,
+        fits: Fits | None = None,
         calibration: Calibration | None = None,
-        noisy_classifier: nn.Module | None = None,
-        seed: int = 0,
     ) -> None:
         super().__init__()
-        self.method = DiffGuard(
-            classifier,
-            denoiser,
-            settings,
-            image_size=image_size,
-            image_channels=image_channels,
-            noisy_classifier=noisy_classifier,
-            seed=seed,
-        )
-        self.image_size = image_size
-        self.image_channels = image_channels
-        self.seed = seed
+        self.models = models
         self.reference = reference
+        self.fits = fits or {}
         self.calibration = calibration
+        settings, denoiser = models.settings, models.denoiser
         # Without ID training images, the baselines are fitted by `calibrate`.
         self.baselines: Baselines | None = None
         if reference is not None or not settings.needs_reference:
             self.baselines = Baselines(
                 settings.baselines,
                 reference,
-                classifier.head,
+                models.classifier.head,
                 knn_k=settings.knn_k,
                 vim_dim=settings.vim_dim,
             )
@@ -101,27 +81,42 @@ class Scorer(nn.Module):
     @property
     def settings(self) -> DetectorSettings:
         """The settings that define the score."""
-        return self.method.settings
+        return self.models.settings
 
     @property
     def classifier(self) -> Classifier:
         """The protected classifier."""
-        return self.method.classifier
+        return self.models.classifier
 
     @property
     def denoiser(self) -> Denoiser:
         """The diffusion model."""
-        return self.method.denoiser
+        return self.models.denoiser
 
     @property
     def noisy_classifier(self) -> nn.Module | None:
         """The classifier of noisy images; None without one."""
-        return self.method.noisy_classifier
+        return self.models.noisy_classifier
+
+    @property
+    def image_size(self) -> int:
+        """Side in pixels to which images are resized."""
+        return self.models.image_size
+
+    @property
+    def image_channels(self) -> int:
+        """Channels to which images are converted, 1 or 3."""
+        return self.models.image_channels
+
+    @property
+    def seed(self) -> int:
+        """Seed of the randomness that belongs to each image."""
+        return self.models.seed
 
     @property
     def device(self) -> torch.device:
         """The device of the classifier's weights."""
-        return self.method.device
+        return self.models.device
 
     def score_names(self, *, derived: bool = True) -> list[str]:
         """The scores of each image, in the order of the table's columns.
@@ -142,12 +137,16 @@ class Scorer(nn.Module):
             unguided: Reconstruct without guidance too, even if no distance needs it.
 
         Raises:
-            UserError: If a baseline is not fitted yet, or `settings.compile` is set and torch
-                cannot compile on this machine.
+            UserError: If a baseline or a method is not fitted yet, or `settings.compile` is set
+                and torch cannot compile on this machine.
         """
-        if self.baselines is None:
+        unfitted = [name for name in self.settings.fitted_methods if name not in self.fits]
+        if self.baselines is None or unfitted:
+            baselines = self.settings.baselines if self.baselines is None else []
+            kinds = {"baselines": baselines, "methods": unfitted}
+            names = " and ".join(f"{k} {', '.join(v)}" for k, v in kinds.items() if v)
             raise UserError(
-                f"the baselines {', '.join(self.settings.baselines)} are not fitted: call "
+                f"the {names} are not fitted: call "
                 "detector.calibrate(validation_loader, reference=train_loader) first"
             )
         check_rows(batch_size, self.classifier, self.image_size)
@@ -155,9 +154,9 @@ class Scorer(nn.Module):
         self.eval()
         if self.settings.compile:
             check_compiler(self.device)
-        calibration, recipe = self.calibration if derive else None, self.method.recipe()
-        recipe = replace(recipe, unguided=unguided or recipe.unguided)
-        return ScoreStream(self.method, self.baselines, calibration, batch_size, recipe=recipe)
+        calibration = self.calibration if derive else None
+        methods = build_methods(self.models, self.fits, unguided=unguided)
+        return ScoreStream(methods, self.baselines, calibration, batch_size)
 
     def require_calibration(self) -> Calibration:
         """The calibration.

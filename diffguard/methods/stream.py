@@ -20,10 +20,12 @@ from diffguard.classifiers.classifier import ClassifierOutput
 from diffguard.engine.engine import Engine
 from diffguard.engine.jobs import Job
 from diffguard.engine.outcome import Outcome
-from diffguard.engine.recipe import Recipe, Reconstruction
+from diffguard.engine.program import Program
+from diffguard.engine.recipe import Reconstruction
 from diffguard.engine.reproducible import reproducible
 from diffguard.errors import UserError
 from diffguard.methods.items import Item, Scored
+from diffguard.methods.jobs import jobs_of
 from diffguard.methods.method import Method
 from diffguard.score_table.rows import ScoreRow
 from diffguard.scores.baselines import Baselines
@@ -43,11 +45,11 @@ class ScoreStream:
     """Scores images that are pushed in.
 
     Args:
-        method: The detection method.
+        methods: The detection methods, of one detector; at least one.
         baselines: Post-hoc detectors that are scored too.
         calibration: Adds the scores that need calibration; None leaves them out.
         batch_size: Images of every network call, rounded up to a multiple of 8.
-        recipe: How images are reconstructed; defaults to `method.recipe()`.
+        most_steps: See `Engine`.
 
     Attributes:
         engine: The engine, with its count of calls.
@@ -55,21 +57,28 @@ class ScoreStream:
 
     def __init__(
         self,
-        method: Method,
+        methods: Sequence[Method],
         baselines: Baselines,
         calibration: Calibration | None,
         batch_size: int,
         *,
-        recipe: Recipe | None = None,
+        most_steps: int | None = None,
     ) -> None:
-        self.method = method
+        self.methods = methods
+        self.models, self.recipe = methods[0].models, methods[0].recipe
         self.baselines = baselines
         self.calibration = calibration
         self.batch_size = fixed_batch_size(batch_size)
-        self.recipe = recipe or method.recipe()
+        self.layers = sorted({layer for method in methods for layer in method.layers})
+        program = Program.joined(method.program() for method in methods)
         self.engine = Engine(
-            method.denoiser, self.recipe.sampler, self.recipe.program(), self.batch_size
+            self.models.denoiser,
+            self.recipe.sampler,
+            program,
+            self.batch_size,
+            most_steps=most_steps,
         )
+        self._is_random = self.recipe.draws_crops or program.draws_noise
         self._incoming: deque[Item] = deque()
         self._done: list[Outcome] = []
 
@@ -105,17 +114,17 @@ class ScoreStream:
         return rows
 
     def _classify(self) -> list[Job]:
-        method, size = self.method, self.batch_size
+        models, size = self.models, self.batch_size
         items = [self._incoming.popleft() for _ in range(min(size, len(self._incoming)))]
-        images = torch.stack([item.image for item in items]).to(method.device)
-        output = method.classify(images, size)
+        images = torch.stack([item.image for item in items]).to(models.device)
+        output = models.classify(images, size, self.layers)
         _check_features(output.features, items)
         # Even a softmax may round by the number of rows, so all that follows sees whole batches.
         whole = output.padded(size)
         predictions = whole.logits.argmax(1).tolist()[: len(items)]
         probabilities = whole.logits.float().softmax(-1).amax(1).tolist()[: len(items)]
         baselines = self.baselines.score(whole.logits, whole.features)
-        jobs = method.jobs(items, images, predictions, size)
+        jobs = jobs_of(models, items, images, predictions, size, is_random=self._is_random)
         for row, (item, job) in enumerate(zip(items, jobs, strict=True)):
             job.tag = _InFlight(
                 item,
@@ -129,18 +138,20 @@ class ScoreStream:
     def _compare(self) -> list[Scored]:
         size = self.batch_size
         done, self._done = self._done[:size], self._done[size:]
-        results = [self.recipe.reconstruction(outcome) for outcome in done]
         tags: list[_InFlight] = [outcome.job.tag for outcome in done]
         output = ClassifierOutput.concatenate([tag.output for tag in tags])
-        scores = self.method.compare(results, output, size)
+        scores: dict[str, np.ndarray] = {}
+        for method in self.methods:
+            scores |= method.scores(done, output, size)
         for name in tags[0].baselines:
             scores[name] = np.array([tag.baselines[name] for tag in tags])
         if self.calibration is not None:
             whole = {n: np.pad(c, (0, size - len(done)), "edge") for n, c in scores.items()}
             scores = self.calibration.derive(whole) | scores
         rows = []
-        for position, (result, tag) in enumerate(zip(results, tags, strict=True)):
+        for position, (outcome, tag) in enumerate(zip(done, tags, strict=True)):
             values = {name: float(column[position]) for name, column in scores.items()}
+            result = self.recipe.reconstruction(outcome)
             rows.append(Scored(tag.item, _row(tag, result, values), result))
         return rows
 

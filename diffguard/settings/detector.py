@@ -16,6 +16,7 @@ from diffguard.scores.calibration import DIFFGUARD, FUSION, FUSION_BASELINES, Fu
 from diffguard.scores.conformal import check_share
 from diffguard.scores.distances import find_distance
 from diffguard.settings.guidance import ClassifierFreeSettings, GuidanceSettings
+from diffguard.settings.methods import FITTED, DiffPathSettings, check_methods
 from diffguard.settings.sections import (
     EarlyStopSettings,
     InversionSettings,
@@ -42,6 +43,8 @@ class DetectorSettings:
         guidance: How synthesis is guided, by the form of guidance whose settings it is.
         label: Label to guide toward: the prediction, or the oracle of the studies (true label of
             ID images, a random one for OOD images).
+        methods: The detection methods on the diffusion model; `diffguard` and further ones. All
+            run in the same batches.
         distances: Distances that are computed between each image and its guided reconstruction.
         unguided: Distances that are computed between the unguided and the guided reconstruction
             (which costs the unguided passes).
@@ -51,7 +54,9 @@ class DetectorSettings:
             clear cases and the next the rest.
         tandem_band: Tandem: shares of the ID validation images between which a case is in doubt.
         baselines: Post-hoc detectors that are scored as well.
-        fused: The scores that `fusion` combines, a subset of the baselines, with `diffguard`.
+        diffpath: Settings of the method `diffpath`.
+        fused: The scores that `fusion` combines with `diffguard`: some of the baselines and of the
+            further methods.
         decision: The score that decides on new images.
         accept: Share of ID images to accept, at least on average, see `scores.conformal`.
         knn_k: Neighbors of the KNN baseline.
@@ -73,12 +78,14 @@ class DetectorSettings:
     synthesis: SynthesisSettings = field(default_factory=SynthesisSettings)
     guidance: GuidanceSettings = field(default_factory=ClassifierFreeSettings)
     label: LabelSource = "prediction"
+    methods: list[str] = field(default_factory=lambda: ["diffguard"])
     distances: list[str] = field(default_factory=lambda: ["logits_l1", "feature_cosine", "l2"])
     unguided: list[str] = field(default_factory=list)
     distance: list[str] = field(default_factory=lambda: ["logits_l1"])
     combine: Combine = "mean"
     tandem_band: list[float] = field(default_factory=lambda: [0.5, 0.99])
     baselines: list[str] = field(default_factory=lambda: list(BASELINES))
+    diffpath: DiffPathSettings = field(default_factory=DiffPathSettings)
     fused: list[str] = field(default_factory=lambda: ["knn"])
     decision: str = "fusion"
     accept: float = 0.95
@@ -98,6 +105,12 @@ class DetectorSettings:
             )
         self._check_solver()
         self._check_repeated_names()
+        check_methods(self.methods, self.guidance)
+        if "diffpath" not in self.methods and self.diffpath != DiffPathSettings():
+            raise UserError(
+                "detector.diffpath has no effect here: leave it out, or add diffpath to "
+                "detector.methods"
+            )
         self._check_distances()
         self._check_combination()
         self._check_decision()
@@ -107,13 +120,23 @@ class DetectorSettings:
         """Whether a baseline is fitted on ID training images."""
         return any(name in FEATURE_BASELINES for name in self.baselines)
 
+    @property
+    def fitted_methods(self) -> list[str]:
+        """The methods that are fitted on ID training images."""
+        return [name for name in self.methods if name in FITTED]
+
+    @property
+    def fusible(self) -> list[str]:
+        """The scores beside `diffguard`: those of further methods and of the baselines."""
+        return [*(name for name in self.methods if name != DIFFGUARD), *self.baselines]
+
     def fusion_rule(self) -> FusionRule:
         """How the scores of an image are combined."""
         band = None
         if self.combine == "tandem":
             low, high = self.tandem_band
             band = (low, high)
-        return FusionRule(self.distance, self.baselines, self.fused, band)
+        return FusionRule(self.distance, self.fusible, self.fused, band)
 
     def _check_solver(self) -> None:
         start = self.synthesis
@@ -126,7 +149,7 @@ class DetectorSettings:
 
     def _check_repeated_names(self) -> None:
         # A name that is given twice would have twice the weight.
-        for key in ("distances", "unguided", "distance", "baselines", "fused"):
+        for key in ("methods", "distances", "unguided", "distance", "baselines", "fused"):
             names = getattr(self, key)
             for name in names:
                 if names.count(name) > 1:
@@ -162,9 +185,12 @@ class DetectorSettings:
 
     def _check_decision(self) -> None:
         check_names(self.baselines)
-        missing = [name for name in self.fused if name not in self.baselines]
+        missing = [name for name in self.fused if name not in self.fusible]
         if missing:
-            raise UserError(f"detector.fused names {missing[0]!r}, which detector.baselines lacks")
+            raise UserError(
+                f"detector.fused names {missing[0]!r}, which detector.baselines and "
+                "detector.methods lack"
+            )
         if self.decision in (FUSION, FUSION_BASELINES) and not self.fused:
             raise UserError(
                 f"detector.decision is {self.decision}, but nothing is fused: name baselines in "
@@ -186,7 +212,16 @@ class DetectorSettings:
 # Settings that decide on new images and change no score.
 DECIDING = ("decision", "accept")
 # Settings that choose among the columns of a score table, or combine them.
-COMBINING = ("distances", "unguided", "distance", "combine", "tandem_band", "baselines", "fused")
+COMBINING = (
+    "methods",
+    "distances",
+    "unguided",
+    "distance",
+    "combine",
+    "tandem_band",
+    "baselines",
+    "fused",
+)
 
 
 def score_names(settings: DetectorSettings, *, derived: bool = True) -> list[str]:
@@ -200,8 +235,8 @@ def score_names(settings: DetectorSettings, *, derived: bool = True) -> list[str
         *([DIFFGUARD] if derived else []),
         *(f"{DIFFGUARD}/{name}" for name in settings.distances),
         *(f"{DIFFGUARD}/unguided/{name}" for name in settings.unguided),
-        *settings.baselines,
+        *settings.fusible,
     ]
     if derived and settings.fused:
-        names += [FUSION, *(f"{FUSION}/{name}" for name in settings.baselines), FUSION_BASELINES]
+        names += [FUSION, *(f"{FUSION}/{name}" for name in settings.fusible), FUSION_BASELINES]
     return list(dict.fromkeys(names))

@@ -64,6 +64,23 @@ def with_guidance(
     return {**rest, "guidance": form, form: dict(section)}
 
 
+def completed(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Plain settings that an earlier version wrote, with the defaults of keys that it lacked.
+
+    Args:
+        values: Settings in full, with present names. Parts of another type than expected are left
+            as they are.
+    """
+    form = values.get("guidance")
+    kind = next((FORMS[name] for name in FORMS if name == form), ClassifierFreeSettings)
+    defaults = to_dict(DetectorSettings(guidance=kind()))
+    full = {**defaults, **values}
+    for name, default in defaults.items():
+        if isinstance(default, Mapping) and isinstance(full[name], Mapping):
+            full[name] = {**default, **full[name]}
+    return full
+
+
 def _split_guidance(
     values: Mapping[str, Any],
 ) -> tuple[type[GuidanceSettings], Mapping[str, Any], dict[str, Any]]:

@@ -53,7 +53,7 @@ def test_the_depth_of_a_model_without_a_null_class_is_fitted_with_predicted_labe
     detector = Detector(**vars(replace(detector.parts, settings=settings)))
     batch = {"image": torch.rand(8, 3, 16, 16), "label": torch.zeros(8), "error": [""] * 8}
     # As in scoring, the network sees the predicted labels.
-    assert fit_early_stop(detector.method, [batch], 8).keys() == {"psnr"}
+    assert fit_early_stop(detector.models, [batch], 8).keys() == {"psnr"}
 
 
 @pytest.mark.parametrize("name", FAMILIES)

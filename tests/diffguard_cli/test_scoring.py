@@ -118,7 +118,7 @@ def batches(count=20, size=4, torn=()):
 
 def test_the_reference_has_all_readable_images(detector):
     torn = (4, 5, 6, 7, 9)
-    reference = fit_reference(detector.method, batches(torn=torn), 8)
+    reference = fit_reference(detector.models, batches(torn=torn), 8)
     whole = [row for row in range(20) if row not in torn]
     assert reference.labels.tolist() == [row % CLASSES for row in whole]
     images = torch.cat([batch["image"] for batch in batches()])[whole]
@@ -129,7 +129,7 @@ def test_the_reference_has_all_readable_images(detector):
 
 def test_the_classifier_is_checked_on_readable_images(detector):
     lines = []
-    check_classifier(detector.method, batches(torn=(3,)), small_settings(), 8, lines.append)
+    check_classifier(detector.models, batches(torn=(3,)), small_settings(), 8, lines.append)
     assert not lines or "of 19 ID validation images" in lines[0]
 
 
@@ -146,7 +146,7 @@ def early_stop(**changes):
 
 
 def test_thresholds_are_unchanged_without_a_mean_depth():
-    assert fit_early_stop(early_stop().method, None, 8) == {}
+    assert fit_early_stop(early_stop().models, None, 8) == {}
 
 
 @pytest.mark.parametrize("condition", ["null", "label", "guided"])
@@ -161,7 +161,7 @@ def test_thresholds_give_the_mean_depth_of_the_configured_inversion(condition):
     )
     detector = build_detector(settings, calibrated=False)
     torn = (3, 11, 30)
-    thresholds = fit_early_stop(detector.method, batches(32, 8, torn), 8)
+    thresholds = fit_early_stop(detector.models, batches(32, 8, torn), 8)
     settings.early_stop.thresholds.update(thresholds)
     images = torch.cat([batch["image"] for batch in batches(32, 8)])
     whole = [row for row in range(32) if row not in torn]
@@ -171,7 +171,7 @@ def test_thresholds_give_the_mean_depth_of_the_configured_inversion(condition):
 
 def test_thresholds_decrease_with_the_mean_depth():
     fits = [
-        fit_early_stop(early_stop(mean_depth=d).method, batches(16, 8), 8) for d in (0.3, 0.6, 0.9)
+        fit_early_stop(early_stop(mean_depth=d).models, batches(16, 8), 8) for d in (0.3, 0.6, 0.9)
     ]
     assert all(list(thresholds) == ["psnr", "ssim"] for thresholds in fits)
     for name in ("psnr", "ssim"):

@@ -118,10 +118,10 @@ def test_the_early_stop_is_fitted_there(images):
     settings = small_settings(early_stop=stop)
     labels = torch.zeros(len(images), dtype=torch.int64)
     batches = [{"image": images, "label": labels, "error": [""] * len(images)}]
-    expected = fit_early_stop(build_detector(settings, calibrated=False).method, batches, 8)
+    expected = fit_early_stop(build_detector(settings, calibrated=False).models, batches, 8)
     with fake_gpu() as device:
         detector = build_detector(settings, calibrated=False).to(device)
-        assert fit_early_stop(detector.method, batches, 8) == expected
+        assert fit_early_stop(detector.models, batches, 8) == expected
 
 
 @pytest.mark.parametrize("name", FAMILIES)

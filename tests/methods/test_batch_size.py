@@ -11,6 +11,7 @@ from datamodules.ood import OODDataModule
 from diffguard.errors import UserError
 from diffguard.failures import is_out_of_memory
 from diffguard.methods.batch_size import fastest, find_batch_size, frozen_batch_size
+from diffguard.methods.registry import build_methods
 from diffguard.score_table.table import ScoreTable
 from diffguard.training.trainer_config import TrainerConfig
 from diffguard_cli import scoring as evaluation
@@ -140,7 +141,7 @@ def test_auto_is_determined_once_and_recorded(data_root, tmp_path, monkeypatch, 
 
 def test_the_search_ends_at_the_number_of_images():
     detector = hungry()
-    assert find_batch_size(detector.method, detector.baselines, 20) in (8, 16)
+    assert find_batch_size(build_methods(detector.models, {}), detector.baselines, 20) in (8, 16)
     assert set(detector.denoiser.network.seen) == {8, 16}
 
 

@@ -127,7 +127,7 @@ def oracle_labels(seed=0, shades=range(40), label=-1, **options):
     """Labels to which OOD images are guided."""
     settings = small_settings(label="oracle")
     detector = build_detector(settings, calibrated=False)
-    detector.method.seed = seed
+    detector.models.seed = seed
     images = [torch.full((1, 8, 8), shade / 40) for shade in shades]
     items = [Item(image, label=label, **options) for image in images]
     return [result.reconstruction.job.label for result in score(detector, items, derive=False)]

@@ -67,6 +67,7 @@ CHANGES = {
     "classifier.crops.shared": (GUIDED, False),
     "classifier.crops.seed": (GUIDED, 7),
     "label": (FREE, "oracle"),
+    "methods": (FREE, ["diffguard", "guidance_norm"]),
     "distances": (FREE, ["logits_l1", "l2", "l1"]),
     "unguided": (FREE, ["l2", "l1"]),
     "distance": (FREE, ["l2", "logits_l1"]),
@@ -81,6 +82,8 @@ CHANGES = {
 }
 # What calibration does with them, and what only makes a detector faster, is tested elsewhere.
 ELSEWHERE = {
+    "diffpath.components",
+    "diffpath.images",
     "early_stop.mean_depth",
     "reference_images",
     "perceptual_weights",
@@ -209,7 +212,7 @@ BAD = [
     ("distance", ["l2", "l2"], "detector.distance names l2 more than once"),
     ("combine", "tandem", "tandem needs two or more in detector.distance, got logits_l1"),
     ("baselines", ["msp", "knn", "nope"], "'nope' is not known"),
-    ("fused", ["nope"], "which detector.baselines lacks"),
+    ("fused", ["nope"], "which detector.baselines and detector.methods lack"),
     ("fused", [], "decision is fusion, but nothing is fused"),
     ("decision", "nope", "there is no score 'nope', expected one of diffguard, diffguard/"),
     ("accept", 1.0, "accept must lie between 0 and 1"),
@@ -302,8 +305,8 @@ def test_a_quality_that_is_switched_off_is_not_measured(images):
     off = {**values, "early_stop": {"thresholds": {"psnr": 9.0, "ssim": None}, "mean_depth": None}}
     detector = build_detector(from_dict(off))
     measured = []
-    for name, quality in detector.method.comparison.qualities.items():
-        detector.method.comparison.qualities[name] = lambda *views, n=name, q=quality: (
+    for name, quality in detector.models.qualities.items():
+        detector.models.qualities[name] = lambda *views, n=name, q=quality: (
             measured.append(n),
             q(*views),
         )[1]
