@@ -5,7 +5,7 @@ import torch
 from scipy.stats import multivariate_normal
 
 from diffguard.detector import Detector
-from diffguard.diffusion.ddim import invert, synthesize
+from diffguard.diffusion.path import Path
 from diffguard.engine.plain import Noise, invert_until_stop
 from diffguard.engine.program import Program
 from diffguard.errors import UserError
@@ -63,9 +63,9 @@ def test_guidance_norm_is_the_mean_along_the_guided_path(exact):
             norms.append((noise(x, t, 1.0) - noise(x, t)).norm())
             return noise(x, t, recipe.guidance.scale)
 
-        latent, stop = invert_until_stop(noise, recipe, outcome.job.image[None])
+        path, stop = invert_until_stop(noise, recipe, outcome.job.image[None])
         start = int(recipe.plan.start_index(torch.tensor(stop)))
-        list(synthesize(guided, latent, recipe.plan, start))
+        list(path.synthesize(guided, start))
         assert len(norms) == start + 1
         assert score == pytest.approx(float(torch.stack(norms).mean()), rel=1e-10)
 
@@ -81,7 +81,8 @@ def test_diffpath_has_the_statistics_of_the_inversion(exact):
             return path[-1]
 
         clean = models.denoiser.encode(outcome.job.image[None])
-        list(invert(watched, clean, recipe.plan, outcome.last_step[recipe.invert] + 1))
+        inversion = Path(recipe.sampler.solver, recipe.plan, clean)
+        list(inversion.invert(watched, outcome.last_step[recipe.invert] + 1))
         path = torch.cat(path)
         expected = []
         for values in (path, path.diff(dim=0) * steps):
