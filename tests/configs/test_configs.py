@@ -117,6 +117,7 @@ def test_a_config_has_only_valid_keys(shipped, tiny):
         for key, value in values.items() if isinstance(values, dict) else ():
             result = parsed[section][key]
             if not isinstance(value, dict):
+                result = list(result) if isinstance(result, tuple) else result
                 assert result == value, f"{section}.{key}"
 
 
