@@ -32,6 +32,7 @@ _COUNT = re.compile(r"Expected a tuple with (\d+) elements\. Got value:")
 _SECTION = re.compile(r"Unable to load config .*$")
 _IMPORT = re.compile(r"Importing '[^']*' is not allowed, .*$")
 _UNKNOWN = re.compile(r"Group '([\w.]+)' does not accept option '([^']*)'")
+_CONTENT = re.compile(r"(Unexpected config: .{60}).*$")
 _KEYS_OR_FILE = "expected its keys and values, or a YAML file with them"
 _MAX_CHARACTERS = 200
 _AS_YAML = {"": "nothing", "None": "null", "True": "true", "False": "false"}
@@ -45,6 +46,7 @@ def plain_message(text: str) -> str:
     text = _COUNT.sub(r"expected \1 values, got", text)
     text = _IMPORT.sub(f"{_KEYS_OR_FILE}, not the name of a class", text)
     text = _SECTION.sub(_KEYS_OR_FILE, text)
+    text = _CONTENT.sub(r"\1…", text)
     return _UNKNOWN.sub(r"\1 has no key '\2'", text)
 
 

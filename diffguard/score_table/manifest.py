@@ -19,6 +19,7 @@ MACHINE = "machine"
 # Format of the files in a folder of scores; a run of another format is not continued.
 FORMAT = 2
 _SHOWN = 40
+_MOST_DIFFERENCES = 8
 Upgrade = Callable[[dict[str, Any]], dict[str, Any]]
 _MISSING = "(absent)"
 
@@ -132,8 +133,10 @@ def check_manifest(
     now = json.loads(_text({key: expected[key] for key in expected if key not in ignored}))
     differences = _differences({key: manifest[key] for key in manifest if key in now}, now)
     if differences:
+        more = len(differences) - _MOST_DIFFERENCES
+        shown = differences[:_MOST_DIFFERENCES] + ([f"and {more} more"] if more > 0 else [])
         raise UserError(
-            f"the score tables in {folder} belong to another run: {'; '.join(differences)}; "
+            f"the score tables in {folder} belong to another run: {'; '.join(shown)}; "
             "restore these settings to continue it, or choose another output folder"
         )
 

@@ -84,7 +84,8 @@ def check_arguments(
             raise UserError(
                 f"{what} {name} cannot be built: it sets {ascii(key)[1:-1][:64]}, {reason}; "
                 "expected arguments of the network itself with numbers, booleans or plain words. "
-                f"If you trust where they come from, add {name} to `trusted` (--trusted {name})"
+                f"If you trust where they come from, name {name} in `trusted`, or say so with "
+                f"--trusted {name}"
             )
 
 

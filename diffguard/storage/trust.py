@@ -29,7 +29,8 @@ def import_class(path: str, trusted: str | Collection[str] = ()) -> type[nn.Modu
     if is_foreign and path not in consented(trusted):
         raise UserError(
             f"class {path!r} is named by a checkpoint but is not part of diffguard, torchvision, "
-            f"timm, diffusers or torch.nn: if you trust it, name it in `trusted` (--trusted {path})"
+            "timm, diffusers or torch.nn: if you trust it, name it in `trusted`, or say so with "
+            f"--trusted {path}"
         )
     cls = import_path(path)
     if not (isinstance(cls, type) and issubclass(cls, nn.Module)):

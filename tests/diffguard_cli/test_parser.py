@@ -73,6 +73,7 @@ def test_values_are_typed_and_later_values_win(parser, tmp_path):
         (["--config", "broken.yaml"], "broken.yaml: Problems parsing config: "),
         (["--config", "broken.yaml"], "at line 2, column 1"),
         (["--config", "text.yaml"], "text.yaml: Unexpected config: hello"),
+        (["--config", "long.yaml"], f"long.yaml: Unexpected config: {'a' * 60}…"),
         (["--config", "binary.yaml"], "binary.yaml: it is not text in UTF-8: expected a YAML file"),
     ],
 )
@@ -83,6 +84,7 @@ def test_mistakes_are_one_line_without_the_usage(
     (tmp_path / "c.yaml").write_text("section: {speed: 3}\n")
     (tmp_path / "broken.yaml").write_text("section: {rate: [\n")
     (tmp_path / "text.yaml").write_text("hello\n")
+    (tmp_path / "long.yaml").write_text("a" * 5000)
     (tmp_path / "binary.yaml").write_bytes(b"\x80\x02")
     with pytest.raises(UserError) as caught:
         parse(parser, argv)

@@ -25,6 +25,7 @@ def test_a_run_continues_its_own_folder(tmp_path):
     ("change", "message"),
     [
         ({"steps": 20}, "belong to another run: steps was 16, is 20; restore"),
+        ({str(i): i for i in range(20)}, r"7 was \(absent\), is 7; and 12 more; restore"),
         ({"seed": 1}, r"seed was \(absent\), is 1"),
         ({"checkpoint": "b" * 64}, r'checkpoint was "a{38}…, is "b{38}…;'),
         (
