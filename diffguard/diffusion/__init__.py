@@ -1,1 +1,1 @@
-"""The mathematics of diffusion: schedules, DDIM, guidance, early stop."""
+"""The mathematics of diffusion: schedules, solvers, guidance, early stop."""

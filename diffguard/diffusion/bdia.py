@@ -54,7 +54,7 @@ class Bdia:
         level = torch.where(step.up & ~opens, step.alpha_above, step.alpha_next)
         ahead = renoise(clean, noise, level)
         behind = renoise(clean, noise, torch.where(step.up, step.alpha, step.alpha_above))
-        # The state on the other side of the node. A DDIM step is one that came from `behind`.
+        # The state on the other side of the node; there is none yet in a DDIM step.
         other = where_rows(step.up, x, memory[0])
         empty = opens | ((step.count == 0) & ~step.up)
         new = where_rows(empty, ahead, other + ahead - behind)

@@ -93,7 +93,6 @@ def renoise(clean: Tensor, noise: Tensor, alpha: Tensor) -> Tensor:
 
 def _roots(alpha: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
     """√ᾱ and √(1-ᾱ) of levels `(N,)`, shaped for arithmetic with `(N, …)`."""
-    # One transfer to the device.
     roots = torch.stack([alpha, 1 - alpha]).sqrt()
     roots = roots.to(like.device, like.dtype, non_blocking=True)
     signal, spread = roots.view(2, -1, *[1] * (like.ndim - 1)).unbind()
@@ -124,7 +123,5 @@ class Ddim:
         self, x: Tensor, memory: Tensor, step: Step, noise: Tensor, gradient: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         """Make the step; see `Solver`."""
-        x = ddim_step(
-            x, noise, step.alpha, step.alpha_next, clip=step.clip, gradient=gradient
-        )  # fmt: skip
-        return x, memory
+        levels = step.alpha, step.alpha_next
+        return ddim_step(x, noise, *levels, clip=step.clip, gradient=gradient), memory
