@@ -219,9 +219,7 @@ class Detector(Scorer, HubMixin):
     @property
     def parts(self) -> DetectorParts:
         """The arguments that build this detector."""
-        return DetectorParts(
-            **{field.name: getattr(self, field.name) for field in fields(DetectorParts)}
-        )
+        return DetectorParts(**{f.name: getattr(self, f.name) for f in fields(DetectorParts)})
 
     def calibrate(
         self,
@@ -230,6 +228,7 @@ class Detector(Scorer, HubMixin):
         reference: Iterable[Any] | Dataset[Any] | None = None,
         accept: float | None = None,
         batch_size: int = 64,
+        progress: bool = True,
     ) -> Detector:
         """Calibrate on ID images: check the classifier, fit baselines, early stop and threshold.
 
@@ -239,20 +238,21 @@ class Detector(Scorer, HubMixin):
             validation: ID validation images with labels, see `inputs.labeled.LabeledImages`. The
                 classifier must not have been trained on them.
             reference: ID training images with labels, not augmented, for the baselines that need
-                them; of more than `settings.reference_images` images, a fixed choice is used.
-                Defaults to the features of the last calibration.
+                them; at most `settings.reference_images` are used. Defaults to the features of the
+                last calibration.
             accept: Share of ID images that the threshold accepts, in (0, 1); defaults to
                 `settings.accept`.
             batch_size: Images of every network call, at least 1.
+            progress: Report the number of scored images on standard error.
 
         Returns:
-            The detector itself. It stays unchanged if calibration fails.
+            The detector itself; it stays unchanged if calibration fails.
 
         Raises:
             UserError: If the classifier and the images do not fit together, a baseline needs
                 `reference`, or a score does not vary.
         """
-        fitted = calibrated(self, validation, reference, accept, batch_size)
+        fitted = calibrated(self, validation, reference, accept, batch_size, progress)
         self.models, self.baselines, self.fits = fitted.models, fitted.baselines, fitted.fits
         self.reference, self.calibration = fitted.reference, fitted.calibration
         return self

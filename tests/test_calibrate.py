@@ -106,7 +106,10 @@ def test_what_is_missing_is_named_and_a_failure_changes_nothing():
         detector.save("x.ckpt")
 
 
-def test_few_images_give_a_warning():
+def test_few_images_give_a_warning_and_progress_can_be_turned_off(capsys):
     detector = uncalibrated(build_detector())
     with pytest.warns(UserWarning, match="^with only 20 ID validation images, the threshold"):
         detector.calibrate(loader(), reference=loader())
+    assert "calibrate: done after 0:0" in capsys.readouterr().err
+    detector.calibrate(loader(), progress=False)
+    assert capsys.readouterr() == ("", "")

@@ -5,10 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from diffguard.errors import UserError
+
+# What a batch of labeled images may be, for error lines.
+LABELED = "a pair (images, labels), or a mapping with 'image' and 'label'"
 
 
 class BatchParts(NamedTuple):
@@ -56,14 +60,33 @@ def images_and_labels(batch: Any) -> tuple[Tensor, Tensor]:
     if not isinstance(images, Tensor):
         raise UserError(
             f"a batch of type {type(batch).__name__} has no images: expected a tensor "
-            "(N, C, H, W), a pair of images and labels, or a mapping with 'image' and 'label'"
+            f"(N, C, H, W), {LABELED}"
         )
     if labels is None:
         labels = torch.full((len(images),), -1)
     return images, labels
 
 
-def class_labels(labels: Tensor, classes: int, name: str) -> list[int]:
+def label_numbers(labels: Any) -> list[int]:
+    """Labels as numbers; a single one becomes a list.
+
+    Args:
+        labels: A tensor, an array or a list `(N,)`, or one label.
+
+    Raises:
+        UserError: If they are not whole numbers, one for each image.
+    """
+    values = labels.numpy(force=True) if isinstance(labels, Tensor) else np.asarray(labels)
+    if values.ndim > 1 or values.dtype.kind not in "iu":
+        raise UserError(
+            "labels must be whole numbers (N,), the number of each image's class, got "
+            f"{values.shape} {values.dtype}"
+        )
+    numbers: list[int] = values.reshape(-1).tolist()
+    return numbers
+
+
+def class_labels(labels: Any, classes: int, name: str) -> list[int]:
     """The labels of ID images; negative ones belong to images without a label.
 
     Args:
@@ -74,14 +97,10 @@ def class_labels(labels: Tensor, classes: int, name: str) -> list[int]:
     Raises:
         UserError: If a label is not one of the classes.
     """
-    is_tensor = isinstance(labels, Tensor)
-    if not is_tensor or labels.ndim != 1 or labels.is_floating_point():
-        shape = f"{labels.dtype} {tuple(labels.shape)}" if is_tensor else type(labels).__name__
-        raise UserError(
-            f"the labels of set {name} are {shape}: expected a tensor (N,) of whole numbers, one "
-            "for each image"
-        )
-    values: list[int] = labels.tolist()
+    try:
+        values = label_numbers(labels)
+    except UserError as error:
+        raise UserError(f"set {name}: {error}") from error
     if max(values, default=-1) >= classes:
         raise UserError(
             f"set {name} has label {max(values)}, but the detector has {classes} classes, 0 to "

@@ -5,17 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from diffguard.errors import UserError
-from diffguard.inputs.batch_parts import batch_parts
+from diffguard.inputs.batch_parts import LABELED, batch_parts, label_numbers
 from diffguard.inputs.working import working_images
 from diffguard.randomness import choice
 
-_EXPECTED = "expected (images, labels) or a dict with image and label"
+_EXPECTED = f"expected {LABELED}"
 
 
 class LabeledImages:
@@ -70,13 +69,13 @@ class LabeledImages:
             positions = choice(len(data), self.limit)
             yield from self._pairs(data[position] for position in positions)
         else:
-            chosen = set(choice(self._total(), self.limit))
+            chosen = set(choice(self.count(), self.limit))
             for position, pair in enumerate(self._pairs(_elements(self.data))):
                 if position in chosen:
                     yield pair
 
-    def _total(self) -> int:
-        """Number of images, by a pass over the data unless its loader knows it."""
+    def count(self) -> int:
+        """Number of images, without the limit; a loader that does not know it is read once."""
         sampler: Any = self.data.sampler if isinstance(self.data, DataLoader) else None
         if hasattr(sampler, "__len__"):
             return len(sampler)
@@ -115,7 +114,9 @@ def _split(element: Any) -> tuple[Any, list[int], Sequence[str]]:
     images, labels, errors = batch_parts(element)
     if labels is None:
         raise UserError(_mistake(element))
-    numbers = _labels(labels)
+    numbers = label_numbers(labels)
+    if any(number < 0 for number in numbers):
+        raise UserError(f"label {min(numbers)} is not a class: expected ID images, from 0 on")
     if errors is None:
         errors = [""] * len(numbers)
     return images, numbers, [errors] if isinstance(errors, str) else errors
@@ -130,20 +131,6 @@ def _mistake(element: Any) -> str:
     return (
         f"it is a {type(element).__name__}, {_EXPECTED}; for two tensors write [(images, labels)]"
     )
-
-
-def _labels(values: Any) -> list[int]:
-    """Labels as numbers; a single one becomes a list."""
-    labels = values.numpy(force=True) if isinstance(values, Tensor) else np.asarray(values)
-    if labels.ndim > 1 or labels.dtype.kind not in "iu":
-        raise UserError(
-            f"labels must be whole numbers (N,), the number of each image's class, got "
-            f"{labels.shape} {labels.dtype}"
-        )
-    numbers: list[int] = labels.reshape(-1).tolist()
-    if any(number < 0 for number in numbers):
-        raise UserError(f"label {min(numbers)} is not a class: expected ID images, from 0 on")
-    return numbers
 
 
 def _batch(images: Sequence[Tensor], labels: Sequence[int]) -> dict[str, Any]:

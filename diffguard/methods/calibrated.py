@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import torch
+from rich.console import Console
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -17,6 +18,7 @@ from diffguard.inputs.labeled import LabeledImages
 from diffguard.methods.fit import fit_calibration, fit_models
 from diffguard.methods.items import Item
 from diffguard.methods.scorer import Scorer
+from diffguard.report.progress import StageProgress
 
 
 def calibrated(
@@ -25,6 +27,7 @@ def calibrated(
     reference: Iterable[Any] | Dataset[Any] | None,
     accept: float | None,
     batch_size: int,
+    progress: bool,
 ) -> Scorer:
     """A calibrated scorer with the models of another; see `Detector.calibrate`.
 
@@ -34,6 +37,7 @@ def calibrated(
         reference: ID training images with labels; None uses the features that the scorer has.
         accept: Share of ID images that the threshold accepts; None keeps that of the settings.
         batch_size: Images of every network call, at least 1.
+        progress: Show how many validation images are scored, on standard error.
 
     Raises:
         UserError: If the classifier and the images do not fit together, a baseline needs training
@@ -57,13 +61,18 @@ def calibrated(
     if accept is not None:
         models = models.with_settings(replace(models.settings, accept=accept))
     result = Scorer(models, reference=fitted.reference, fits=fitted.fits).to(scorer.device)
-    scores = plain_scores(result, images, batch_size)
+    console = Console(stderr=True, quiet=not progress)
+    with StageProgress("calibrate", images.count(), console=console) as bar:
+        scores = plain_scores(result, images, batch_size, bar.update)
     result.calibration = fit_calibration(scores, models.settings, _warn)
     return result
 
 
 def plain_scores(
-    scorer: Scorer, batches: Iterable[Mapping[str, Any]], batch_size: int
+    scorer: Scorer,
+    batches: Iterable[Mapping[str, Any]],
+    batch_size: int,
+    report: Callable[[int], None],
 ) -> dict[str, Tensor]:
     """Score images from batches, without the scores that need calibration.
 
@@ -71,6 +80,7 @@ def plain_scores(
         scorer: The scorer.
         batches: Batches with `image`, `(N, C, H, W)` of the working size.
         batch_size: Images of every network call.
+        report: Is called with the number of images that are scored.
 
     Returns:
         Score -> `(n,)` float64 of all n images, in their order.
@@ -80,7 +90,9 @@ def plain_scores(
         items = [Item(image, index=count + i) for i, image in enumerate(batch["image"])]
         count += len(items)
         rows += [result.row for result in stream.push(items)]
+        report(len(rows))
     rows += [result.row for result in stream.flush()]
+    report(len(rows))
     rows.sort(key=lambda row: row.index)
     return {
         name: torch.tensor([row.scores[name] for row in rows], dtype=torch.float64)

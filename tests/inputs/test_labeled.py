@@ -84,7 +84,10 @@ def test_images_that_could_not_be_read_are_left_out():
 @pytest.mark.parametrize(
     ("element", "message"),
     [
-        (IMAGES, r"it is a Tensor, expected \(images, labels\) .* write \[\(images, labels\)\]"),
+        (
+            IMAGES,
+            r"it is a Tensor, expected a pair \(images, labels\), .* write \[\(images, labels\)\]",
+        ),
         ((IMAGES, LABELS, LABELS), "it has 3 values"),
         ({"pixel_values": IMAGES, "label": LABELS}, "a dict with pixel_values, label: expected"),
         ((IMAGES, LABELS[:3]), "it has 11 images and 3 labels"),
