@@ -56,7 +56,7 @@ def without_unused_guidance(values: Namespace, argv: Sequence[str]) -> Namespace
     Raises:
         UserError: If the section was given.
     """
-    if values.get(_KEY) is None:
+    if not isinstance(values.get(_KEY), Namespace):
         return values
     values = values.clone()
     keys = [word.partition("=")[0].removeprefix("--") for word in argv if word.startswith("--")]

@@ -26,11 +26,12 @@ from diffguard_cli.parser_messages import plain_message
 from diffguard_cli.shipped_configs import config_file
 from diffguard_cli.yaml_text import check_yaml
 
+# Of a value in an error line.
+_MOST_CHARACTERS = 60
 _PATHS = (
     *("ckpt", "output", "images", "diffusion_model", "run_dir", "resume", "data.root"),
     *("classifier.ckpt", "diffusion.ckpt", "diffusion.finetune", "detector.perceptual_weights"),
 )
-_SECTIONS = ("data", "classifier", "diffusion", "noisy_classifier", "trainer")
 
 
 class _Config(ActionConfigFile):
@@ -146,10 +147,7 @@ def parse(
         if isinstance(error, UserError):
             raise
         raise UserError(plain_line(error)) from error
-    for section in _SECTIONS:
-        value = namespace.get(section, Namespace())
-        if not isinstance(value, Namespace):
-            raise UserError(f"{section} must be a section of keys and values, got {value!r}")
+    _check_sections(namespace, parser.get_defaults(skip_validation=True))
     for key, value in namespace.items():
         if value == "":
             raise UserError(f"--{key} is empty: give it a value, or leave it out")
@@ -158,6 +156,23 @@ def parse(
         if isinstance(value, str):
             namespace[key] = expand_home(value, f"--{key}")
     return namespace
+
+
+def _check_sections(values: Namespace, defaults: Namespace, prefix: str = "") -> None:
+    """Refuse other values in place of a section, which the parser accepts from a file."""
+    for key, default in vars(defaults).items():
+        if not isinstance(default, Namespace) or key not in values:
+            continue
+        name, value = f"{prefix}{key}", values[key]
+        if not isinstance(value, Namespace):
+            raise UserError(
+                f"{name} must be a section of keys and values, got {_shortened(repr(value))}"
+            )
+        _check_sections(value, default, f"{name}.")
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= _MOST_CHARACTERS else f"{text[:_MOST_CHARACTERS]}…"
 
 
 def _base(parser: Parser, defaults: Mapping[str, Any], source: str) -> Namespace:

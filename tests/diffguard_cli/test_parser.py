@@ -157,6 +157,17 @@ def test_errors_of_wrong_types_are_in_plain_words(training, argv, line):
     assert str(caught.value) == line
 
 
+@pytest.mark.parametrize("section", ["data", "data.ood", "detector", "detector.sampler", "trainer"])
+@pytest.mark.parametrize("value", [[1], None, 7])
+def test_a_file_has_keys_and_values_in_a_section(training, tmp_path, section, value):
+    for key in reversed(section.split(".")):
+        value = {key: value}
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump(value))
+    with pytest.raises(UserError, match=r"section of keys and values|its keys and values"):
+        parse(training, ["--config", str(path)])
+
+
 def test_names_of_many_classes_are_parsed(training):
     # Copying the list for each of its items would take hours.
     names = tuple(f"class {number}" for number in range(20_000))
