@@ -39,16 +39,16 @@ def check_sets(
             "data.id.shares must be three shares (train, validation, test) with sum 1, got "
             f"{id.shares}"
         )
-    taken = {"near", "far", part_name(name, "train"), part_name(name, "validation")}
+    names = {"near", "far", part_name(name, "train"), part_name(name, "validation")}
     for set_name in (name, *ood.near, *ood.far, *ood_validation):
         if not _NAME.fullmatch(set_name):
             raise UserError(
                 f"data set name {set_name!r} must consist of letters, digits, '_', '.' and '-', "
                 "and must not start with '.' or '-': it is used in tables and file names"
             )
-        if set_name in taken:
+        if set_name in names:
             raise UserError(f"data set name {set_name!r} is reserved or used twice: rename the set")
-        taken |= {set_name, "id"}
+        names |= {set_name, "id"}
     tests = {name: id.source("test"), **ood.near, **ood.far}
     others = {"id.train": id.train, "id.validation": id.validation}
     others |= {f"ood_validation.{key}": source for key, source in ood_validation.items()}

@@ -12,7 +12,12 @@ from diffguard.batching import ROW_MULTIPLE
 from diffguard.classifiers.build import build_classifier
 from diffguard.classifiers.classifier import Classifier
 from diffguard.classifiers.spec import ClassifierSpec
-from diffguard.denoisers.custom import build_any_denoiser, cast_weights, is_own, weight_parts
+from diffguard.denoisers.custom import (
+    build_any_denoiser,
+    cast_weights,
+    is_import_path,
+    weight_parts,
+)
 from diffguard.denoisers.scheduler_config import schedule_from_config
 from diffguard.denoisers.spec import DiffusionSpec
 from diffguard.diffusion.schedule import NoiseSchedule
@@ -80,7 +85,7 @@ def dry_run(
     Raises:
         UserError: If a network cannot be built or the settings do not fit the networks.
     """
-    custom = is_own(diffusion.network)
+    custom = is_import_path(diffusion.network)
     with WithoutWeights():
         protected = build_classifier(classifier, resolved=True, trusted=trusted)
     # A user's class may compute its noise levels in its constructor.

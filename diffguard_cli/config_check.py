@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from diffguard.denoisers.custom import is_own
+from diffguard.denoisers.custom import is_import_path
 from diffguard.denoisers.formats.hub import check_name
 from diffguard.denoisers.networks import argument_names
 from diffguard.denoisers.scheduler_config import schedule_from_config
@@ -56,7 +56,7 @@ def _check_diffusion(arguments: TrainingArguments) -> None:
     schedule = schedule_from_config(config.scheduler)
     if "calibrate" in arguments.stages:
         check_steps(arguments.detector, len(schedule))
-    if is_own(config.network):
+    if is_import_path(config.network):
         return
     if argument_names(config.network) is not None:
         _check_keys("diffusion.kwargs", config.kwargs, config.network)

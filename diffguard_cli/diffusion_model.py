@@ -8,7 +8,7 @@ from typing import Any
 
 from diffguard.denoisers.base import DiffusersDenoiser
 from diffguard.denoisers.build import build_denoiser, wrap_parts
-from diffguard.denoisers.custom import build_own_denoiser, is_own, load_own_weights
+from diffguard.denoisers.custom import build_custom_denoiser, is_import_path, load_custom_weights
 from diffguard.denoisers.formats import CheckpointOptions, load_diffusion
 from diffguard.denoisers.formats.hub import local_folder
 from diffguard.denoisers.formats.save import save_folder
@@ -51,8 +51,8 @@ def load_trained(
     Raises:
         UserError: If it does not exist or cannot be loaded.
     """
-    if is_own(config.network):
-        return _load_own(config, run.data)
+    if is_import_path(config.network):
+        return _load_custom(config, run.data)
     path = config.ckpt or str(run.diffusion_folder)
     if config.ckpt is None and not run.diffusion_folder.is_dir():
         raise UserError(
@@ -110,7 +110,7 @@ def save_trained(
     save_folder(parts_of(denoiser, spec), run.diffusion_folder, text_from=text)
 
 
-def _load_own(config: DiffusionConfig, data: Any) -> LoadedDiffusion:
+def _load_custom(config: DiffusionConfig, data: Any) -> LoadedDiffusion:
     """Load the user's own denoiser; a detector checkpoint stores its weights, if it has any."""
     if config.store == "reference" or config.model != ModelConfig() or config.patch != 1:
         raise UserError(
@@ -118,9 +118,9 @@ def _load_own(config: DiffusionConfig, data: Any) -> LoadedDiffusion:
             "diffusion.kwargs and whose weights are stored in the detector: leave out "
             "diffusion.model, diffusion.patch and diffusion.store reference"
         )
-    denoiser = build_own_denoiser(config.network, config.kwargs, [config.network])
+    denoiser = build_custom_denoiser(config.network, config.kwargs, [config.network])
     if config.ckpt is not None:
-        load_own_weights(denoiser, config.ckpt, config.network)
+        load_custom_weights(denoiser, config.ckpt, config.network)
     spec = DiffusionSpec(
         network=config.network,
         config=dict(config.kwargs),

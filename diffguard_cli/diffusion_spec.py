@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from diffguard.denoisers.build import empty_network, wrap_parts
-from diffguard.denoisers.custom import is_own
+from diffguard.denoisers.custom import is_import_path
 from diffguard.denoisers.formats import CheckpointOptions
 from diffguard.denoisers.formats.folder import label_rows
 from diffguard.denoisers.parts import DiffusionParts
@@ -24,7 +24,7 @@ def diffusion_spec(config: DiffusionConfig, data: Any) -> DiffusionSpec:
         UserError: If the network is not one of the two that can be trained, its classes do not fit
             the data, or the size of the images is not a multiple of the patch.
     """
-    if is_own(config.network):
+    if is_import_path(config.network):
         raise UserError(
             f"diffusion.network {config.network} is your own class, which DiffGuard does not "
             "train: leave diffusion out of stages, and name its weights in diffusion.ckpt"

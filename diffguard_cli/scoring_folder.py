@@ -37,6 +37,9 @@ if TYPE_CHECKING:
     from datamodules.evaluation_stream import EvaluationStream
     from datamodules.ood import OODDataModule
 
+# Key of a manifest of an earlier version -> its present name.
+_RENAMED = {"batch_size_asked": "batch_size_setting"}
+
 
 @dataclass(frozen=True)
 class _Terms:
@@ -58,7 +61,7 @@ class _Terms:
         frozen = frozen_batch_size(manifest, self.requested)
         if frozen is None:
             return _Terms(self.batch_size, self.requested, threads)
-        return _Terms(frozen, manifest["batch_size_asked"], threads)
+        return _Terms(frozen, manifest["batch_size_setting"], threads)
 
 
 @dataclass(frozen=True)
@@ -207,7 +210,7 @@ class ScoringFolder:
         return scored
 
     def _terms(self) -> _Terms:
-        return self._given.resumed(read_manifest(self.path) or {})
+        return self._given.resumed(_upgraded(read_manifest(self.path) or {}))
 
     def _manifest(
         self, device: torch.device, terms: _Terms, names: Sequence[str] = ()
@@ -219,7 +222,7 @@ class ScoringFolder:
             "settings": {key: settings[key] for key in settings if key not in DECIDING},
             "seed": self._seed,
             "batch_size": terms.batch_size,
-            "batch_size_asked": terms.requested,
+            "batch_size_setting": terms.requested,
             **({"scores": list(names)} if names else {}),
             "image_size": self._data.image_size,
             "channels": self._data.channels,
@@ -236,7 +239,8 @@ class ScoringFolder:
 
 
 def _upgraded(manifest: dict[str, Any]) -> dict[str, Any]:
-    """A manifest of any version with the present keys of the settings."""
+    """A manifest of any version with the present keys."""
+    manifest = {_RENAMED.get(key, key): value for key, value in manifest.items()}
     settings = manifest.get("settings")
     if not isinstance(settings, Mapping):
         return manifest

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import fields
 
-from diffguard.denoisers.custom import is_own
+from diffguard.denoisers.custom import is_import_path
 from diffguard.errors import UserError
 from diffguard.training.settings import ClassifierTraining, DiffusionTraining
 from diffguard.training.training_options import TrainingOptions
@@ -75,7 +75,7 @@ def check_training_options(argv: Sequence[str], arguments: TrainingArguments) ->
     if diffusion.ckpt is not None:
         names += [*stage, *(field.name for field in fields(DiffusionTraining)), "sample_every"]
     source = diffusion.ckpt or diffusion.finetune
-    if source is not None and not is_own(diffusion.network):
+    if source is not None and not is_import_path(diffusion.network):
         names += _FROM_SCRATCH
     _refuse(argv, [f"diffusion.{name}" for name in names], f"{source} is a trained model")
 

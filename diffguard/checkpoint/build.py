@@ -18,7 +18,7 @@ from diffguard.classifiers.classifier import Classifier
 from diffguard.classifiers.small_cnn import TimedCNN
 from diffguard.classifiers.spec import ClassifierSpec
 from diffguard.denoisers.build import empty_context, wrap_parts
-from diffguard.denoisers.custom import build_any_denoiser, is_own, weight_parts
+from diffguard.denoisers.custom import build_any_denoiser, is_import_path, weight_parts
 from diffguard.denoisers.reference import load_reference, source_of
 from diffguard.denoisers.spec import DiffusionSpec
 from diffguard.errors import UserError
@@ -123,7 +123,7 @@ def build_parts(
 def _check_images(image: Mapping[str, int], spec: DiffusionSpec) -> None:
     """Make sure that the detector and its diffusion model agree on the working images."""
     theirs = (spec.image_size, spec.image_channels)
-    if not is_own(spec.network) and theirs != (image["size"], image["channels"]):
+    if not is_import_path(spec.network) and theirs != (image["size"], image["channels"]):
         raise damaged(
             "the detector checkpoint",
             f"its images have {image['size']} pixels a side and {image['channels']} channels, and "

@@ -109,18 +109,18 @@ def _check_library(arch: str) -> None:
 def _filled_network(
     spec: ClassifierSpec, trusted: tuple[str, ...], state: Mapping[str, Tensor] | None
 ) -> nn.Module:
-    what, named = f"classifier {spec.arch}", spec.arch in trusted
+    what, is_trusted = f"classifier {spec.arch}", spec.arch in trusted
     try:
         is_library = _is_library(spec.arch)
         build = network_builder(spec, trusted)
-        if is_library and spec.kwargs and not named:
+        if is_library and spec.kwargs and not is_trusted:
             plain = trial(library_builder(replace(spec, kwargs={})), what)
             check_arguments("classifier", spec.arch, type(plain), spec.kwargs, builder=True)
-        elif not is_library and not named:
+        elif not is_library and not is_trusted:
             cls = import_class(spec.arch, trusted)
             check_arguments("classifier", spec.arch, cls, spec.kwargs)
         # A user's class may need real tensors in its constructor.
-        if is_library or not named:
+        if is_library or not is_trusted:
             empty = trial(build, what)
             if state is not None:
                 check_fit(empty, state, "classifier")

@@ -32,7 +32,7 @@ _MEMBERS = (
 )
 
 
-def is_own(network: str) -> bool:
+def is_import_path(network: str) -> bool:
     """Whether a network's name is the import path of a class, not a diffusers class."""
     return "." in network
 
@@ -52,12 +52,14 @@ def build_any_denoiser(
     Raises:
         UserError: For a class that is not trusted or cannot be built.
     """
-    if is_own(spec.network):
-        return build_own_denoiser(spec.network, spec.config, trusted)
+    if is_import_path(spec.network):
+        return build_custom_denoiser(spec.network, spec.config, trusted)
     return build_denoiser(spec, states)
 
 
-def build_own_denoiser(path: str, kwargs: Mapping[str, Any], trusted: str | Collection[str]) -> Any:
+def build_custom_denoiser(
+    path: str, kwargs: Mapping[str, Any], trusted: str | Collection[str]
+) -> Any:
     """Build a user's denoiser; it is an `nn.Module` and follows `Denoiser`.
 
     Args:
@@ -98,7 +100,7 @@ def check_denoiser(denoiser: Any, name: str) -> None:
         )
 
 
-def load_own_weights(denoiser: nn.Module, file: str, path: str) -> None:
+def load_custom_weights(denoiser: nn.Module, file: str, path: str) -> None:
     """Load a state dict into a user's denoiser, strictly.
 
     Args:

@@ -44,10 +44,10 @@ def add_lora(
         peft.inject_adapter_in_model(config, denoiser.network)
     except ValueError as error:
         kinds = (nn.Linear, nn.Conv2d)
-        named = [n for n, m in denoiser.network.named_modules() if isinstance(m, kinds)]
+        names = [n for n, m in denoiser.network.named_modules() if isinstance(m, kinds)]
         raise UserError(
             f"no layer of the diffusion model is named {' or '.join(targets)}: set "
-            f"diffusion.lora_targets to some of its layers, such as {', '.join(named[1:4])}"
+            f"diffusion.lora_targets to some of its layers, such as {', '.join(names[1:4])}"
         ) from error
 
 

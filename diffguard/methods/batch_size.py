@@ -38,7 +38,7 @@ def frozen_batch_size(manifest: Mapping[str, Any] | None, requested: int | str) 
     """
     if manifest is None or "batch_size" not in manifest:
         return None
-    frozen, before = manifest["batch_size"], manifest.get("batch_size_asked")
+    frozen, before = manifest["batch_size"], manifest.get("batch_size_setting")
     same = requested in (AUTO, before) or fixed_batch_size(int(requested)) == frozen
     return frozen if same else None
 

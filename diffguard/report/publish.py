@@ -11,6 +11,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from PIL import Image
 from torch.utils.tensorboard import SummaryWriter
 
 from diffguard.printing import printable, say
@@ -58,7 +60,9 @@ def report(
             for name, figure in figures_by_name:
                 with replace_file(output / "figures" / f"{name.replace('/', '_')}.png") as path:
                     figure.savefig(path, format="png", dpi=150)
-                writer.add_figure(_tag(name), figure)
+                    pixels = np.asarray(Image.open(path).convert("RGB"))
+                # Drawing the figure a second time would take most of the time of a report.
+                writer.add_image(_tag(name), pixels, dataformats="HWC")
     print_table(results)
     for remark in run.remarks:
         say(f"note: {remark}", file=sys.stderr)

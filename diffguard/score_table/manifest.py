@@ -45,7 +45,7 @@ class _Manifest(TypedDict, total=False):
     sets: dict[str, _Set]
     seed: Annotated[int, Field(ge=0, lt=2**64)]
     batch_size: Annotated[int, Field(ge=1, le=2**16)]
-    batch_size_asked: int | str
+    batch_size_setting: int | str
     scores: list[str]
     machine: _Machine
 

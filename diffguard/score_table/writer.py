@@ -153,8 +153,8 @@ def read_done(folder: Path) -> set[tuple[str, int]]:
         UserError: If a row belongs to another run, or is damaged in a way that a crash does not
             explain.
     """
-    done: set[tuple[str, int]] = set()
+    images: set[tuple[str, int]] = set()
     run = run_key(folder)
     for path in rank_tables(folder):
-        done.update(place.image for place in locate_rows(path, run) if not place.failed)
-    return done
+        images.update(place.image for place in locate_rows(path, run) if not place.failed)
+    return images

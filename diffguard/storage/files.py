@@ -116,16 +116,16 @@ def _written(path: Path) -> Iterator[Path]:
 def _remove_abandoned(path: Path) -> None:
     """Remove unlocked temporary files, which processes left when they were killed."""
     name = re.compile(re.escape(f".{path.name}.") + r"[0-9a-f]{32}\.tmp")
-    for left in path.parent.glob(f"{glob.escape(f'.{path.name}.')}*.tmp"):
-        if not name.fullmatch(left.name):
+    for leftover in path.parent.glob(f"{glob.escape(f'.{path.name}.')}*.tmp"):
+        if not name.fullmatch(leftover.name):
             continue
         try:
-            file = os.open(left, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+            file = os.open(leftover, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         except OSError:  # gone, a link, or another user's
             continue
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            left.unlink(missing_ok=True)
+            leftover.unlink(missing_ok=True)
         except OSError:  # another process is writing it
             continue
         finally:

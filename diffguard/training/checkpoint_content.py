@@ -71,11 +71,11 @@ def check_types(checkpoint: Mapping[str, Any]) -> None:
         check_generators(states)
 
 
-def check_loop(given: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
+def check_loop(state: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
     """Check the progress of Lightning's loop.
 
     Args:
-        given: The loop's state in the checkpoint.
+        state: The loop's state in the checkpoint.
         expected: The state of the loop that resumes.
 
     Raises:
@@ -83,14 +83,14 @@ def check_loop(given: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
     """
     # The other entries depend on how far the loop came.
     notes = {key for key in expected if key.endswith("state_dict")}
-    for key in notes & set(given):
+    for key in notes & set(state):
         validated(
             dict[str, _Count | Annotated[list[_Loader], Field(max_length=1)]],
-            given[key],
+            state[key],
             f"the checkpoint's loops.{key}",
         )
     check_progress(
-        {key: value for key, value in given.items() if key not in notes},
+        {key: value for key, value in state.items() if key not in notes},
         {key: value for key, value in expected.items() if key not in notes},
         "loops",
     )

@@ -21,11 +21,11 @@ _RATES = ("lr", "initial_lr", "max_lr", "min_lr")
 _MOVING = ("last_epoch", "_step_count", "_last_lr", "_get_lr_called_within_step", "_is_initial")
 
 
-def check_progress(given: object, expected: object, where: str) -> None:
+def check_progress(state: object, expected: object, where: str) -> None:
     """Check that a state has the keys and types of a state of the same object.
 
     Args:
-        given: The state in the checkpoint.
+        state: The state in the checkpoint.
         expected: A state of the object that will take it.
         where: Name of the state; the error begins with it.
 
@@ -33,28 +33,28 @@ def check_progress(given: object, expected: object, where: str) -> None:
         UserError: For the first difference, and for numbers that are negative or not finite.
     """
     if isinstance(expected, Mapping):
-        keys = set(given) if isinstance(given, Mapping) else set()
+        keys = set(state) if isinstance(state, Mapping) else set()
         if keys != set(expected):
             raise damaged_state(where, f"expected the entries {', '.join(map(str, expected))}")
         for key, value in expected.items():
-            check_progress(given[key], value, f"{where}.{key}")  # type: ignore[index]
-    elif type(given) is not type(expected):
+            check_progress(state[key], value, f"{where}.{key}")  # type: ignore[index]
+    elif type(state) is not type(expected):
         raise damaged_state(where, f"expected {type(expected).__name__}")
-    elif isinstance(given, int | float) and not 0 <= given <= LARGEST:
-        raise damaged_state(where, f"expected a number of at least 0, got {given}")
+    elif isinstance(state, int | float) and not 0 <= state <= LARGEST:
+        raise damaged_state(where, f"expected a number of at least 0, got {state}")
 
 
-def check_optimizer(given: Mapping[str, Any], fresh: Optimizer) -> None:
+def check_optimizer(state: Mapping[str, Any], fresh: Optimizer) -> None:
     """Check the state of an optimizer.
 
     Args:
-        given: Its state in the checkpoint.
+        state: Its state in the checkpoint.
         fresh: The same optimizer before its first step.
 
     Raises:
         UserError: If its options differ from the config's, or its tensors from the parameters.
     """
-    options, expected = given["param_groups"][0], fresh.state_dict()["param_groups"][0]
+    options, expected = state["param_groups"][0], fresh.state_dict()["param_groups"][0]
     for key in {*options, *expected}:
         if key in _RATES:
             rate = options.get(key, expected.get(key))
@@ -66,7 +66,7 @@ def check_optimizer(given: Mapping[str, Any], fresh: Optimizer) -> None:
             )
     parameters = fresh.param_groups[0]["params"]
     names = {"momentum_buffer"} if "momentum" in expected else {"step", "exp_avg", "exp_avg_sq"}
-    for index, values in given["state"].items():
+    for index, values in state["state"].items():
         if not 0 <= index < len(parameters) or set(values) != names:
             raise damaged_state(
                 f"optimizer_states.state.{index}", f"expected {', '.join(sorted(names))}"
@@ -79,11 +79,11 @@ def check_optimizer(given: Mapping[str, Any], fresh: Optimizer) -> None:
                 )
 
 
-def check_scheduler(given: Mapping[str, Any], fresh: LRScheduler, steps: int) -> None:
+def check_scheduler(state: Mapping[str, Any], fresh: LRScheduler, steps: int) -> None:
     """Check the state of a learning rate schedule.
 
     Args:
-        given: Its state in the checkpoint.
+        state: Its state in the checkpoint.
         fresh: The same schedule before its first step.
         steps: Number of steps that it is built for.
 
@@ -91,40 +91,40 @@ def check_scheduler(given: Mapping[str, Any], fresh: LRScheduler, steps: int) ->
         UserError: If it is not the config's schedule, or is beyond its end.
     """
     expected = fresh.state_dict()
-    if set(given) != set(expected):
+    if set(state) != set(expected):
         raise damaged_state("lr_schedulers", f"expected the entries {', '.join(expected)}")
     for key, value in expected.items():
         if key not in _MOVING:
-            if not _same(given[key], value):
+            if not _same(state[key], value):
                 raise damaged_state(f"lr_schedulers.{key}", "it differs from the config's")
         elif key == "_last_lr":
             validated(
                 Annotated[list[Annotated[float, Field(ge=0, allow_inf_nan=False)]],
                           Field(min_length=1, max_length=1)],
-                given[key],
+                state[key],
                 "the checkpoint's lr_schedulers._last_lr",
             )  # fmt: skip
         else:
-            check_progress(given[key], value, f"lr_schedulers.{key}")
-    if given["last_epoch"] > max(steps, fresh.state_dict().get("total_steps", 0)):
+            check_progress(state[key], value, f"lr_schedulers.{key}")
+    if state["last_epoch"] > max(steps, fresh.state_dict().get("total_steps", 0)):
         raise damaged_state("lr_schedulers.last_epoch", f"the schedule has {steps} steps")
 
 
-def _same(given: object, expected: object) -> bool:
+def _same(state: object, expected: object) -> bool:
     """Whether plain values are equal; values of any other type never are."""
     if isinstance(expected, Mapping):
         return (
-            isinstance(given, Mapping)
-            and set(given) == set(expected)
-            and all(_same(given[key], value) for key, value in expected.items())
+            isinstance(state, Mapping)
+            and set(state) == set(expected)
+            and all(_same(state[key], value) for key, value in expected.items())
         )
     if isinstance(expected, list | tuple):
         return (
-            isinstance(given, list | tuple)
-            and len(given) == len(expected)
-            and all(map(_same, given, expected))
+            isinstance(state, list | tuple)
+            and len(state) == len(expected)
+            and all(map(_same, state, expected))
         )
-    return isinstance(given, int | float | str | None) and given == expected
+    return isinstance(state, int | float | str | None) and state == expected
 
 
 def damaged_state(where: str, expected: str) -> UserError:

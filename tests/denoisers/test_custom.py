@@ -9,7 +9,7 @@ from torch import nn
 import evaluate
 import train
 from diffguard import Detector
-from diffguard.denoisers.custom import build_own_denoiser, cast_weights
+from diffguard.denoisers.custom import build_custom_denoiser, cast_weights
 from diffguard.diffusion.schedule import NoiseSchedule
 from diffguard.errors import UserError
 from tests.helpers.pages import PAGE
@@ -36,7 +36,7 @@ def page_denoiser(tmp_path_factory):
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     place = tmp_path_factory.mktemp("own")
-    denoiser = build_own_denoiser(CLASS, {"classes": 3, "side": 8}, [CLASS])
+    denoiser = build_custom_denoiser(CLASS, {"classes": 3, "side": 8}, [CLASS])
     denoiser.means.normal_(generator=torch.Generator().manual_seed(0))
     torch.save(denoiser.state_dict(), place / "gaussian.pt")
     diffusion = {
@@ -105,7 +105,7 @@ class NoSchedule(NoNoise):
 )
 def test_a_class_that_is_not_a_denoiser_is_refused(path, kwargs, message):
     with pytest.raises(UserError, match=message) as error:
-        build_own_denoiser(path, kwargs, [path])
+        build_custom_denoiser(path, kwargs, [path])
     assert "\n" not in str(error.value)
 
 
@@ -150,7 +150,7 @@ def test_it_is_not_trained_here(run, tmp_path):
 
 
 def test_half_precision_needs_a_way_to_it():
-    denoiser = build_own_denoiser(CLASS, {}, [CLASS])
+    denoiser = build_custom_denoiser(CLASS, {}, [CLASS])
     cast_weights(denoiser, torch.float32)
     with pytest.raises(UserError, match=r"no method cast\(dtype\)"):
         cast_weights(denoiser, torch.bfloat16)

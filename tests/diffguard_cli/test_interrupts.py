@@ -1,50 +1,47 @@
 """Signals end the program."""
 
-import os
 import signal
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
-
-from diffguard.processes import termination
-from diffguard_cli.interrupts import interruptible
-
-# Scoring that waits for its first batch forever, after Lightning has set its handler.
-WAITING = """
-import os, sys
-from diffguard_cli.interrupts import leave_at_once
-leave_at_once()
 from lightning.pytorch import LightningModule, Trainer
 
-class Module(LightningModule):
+from diffguard.processes import termination
+from diffguard_cli.interrupts import interruptible, leave_at_once
+from tests.helpers.scoring_processes import PROCESSES
+
+
+class Waiting(LightningModule):
+    """Waits for its first batch forever, after Lightning has set its signal handler."""
+
+    def __init__(self, pipe):
+        super().__init__()
+        self.pipe = pipe
+
     def test_dataloader(self):
-        print("waiting", flush=True)
-        open(sys.argv[1]).read()
+        self.pipe.send("waiting")
+        self.pipe.recv()
 
     def test_step(self, batch, batch_idx):
         pass
 
-Trainer(accelerator="cpu", devices=1, logger=False, enable_progress_bar=False).test(Module())
-"""
+
+def _wait(pipe):
+    leave_at_once()
+    trainer = Trainer(accelerator="cpu", devices=1, logger=False, enable_progress_bar=False)
+    trainer.test(Waiting(pipe))
 
 
-def test_sigterm_ends_a_run_whose_first_batch_does_not_come(tmp_path):
-    os.mkfifo(tmp_path / "pipe")
-    root = Path(__file__).parents[2]
-    process = subprocess.Popen(
-        [sys.executable, "-c", WAITING, tmp_path / "pipe"],
-        cwd=root, stdout=subprocess.PIPE, text=True,
-        env={**os.environ, "PYTHONPATH": str(root)},
-    )  # fmt: skip
+def test_sigterm_ends_a_run_whose_first_batch_does_not_come():
+    ours, theirs = PROCESSES.Pipe()
+    process = PROCESSES.Process(target=_wait, args=(theirs,))
+    process.start()
     try:
-        assert any(line.startswith("waiting") for line in process.stdout)
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(timeout=100) == -signal.SIGTERM
+        assert ours.recv() == "waiting"
+        process.terminate()
+        process.join(100)
+        assert process.exitcode == -signal.SIGTERM
     finally:
         process.kill()
-        process.stdout.close()
 
 
 class Launcher:

@@ -11,6 +11,7 @@ from diffguard.methods.fit import check_classifier, fit_calibration, fit_referen
 from diffguard.score_table.timing import read_timing
 from diffguard.settings.sections import EarlyStopSettings, InversionSettings, SamplerSettings
 from diffguard.storage.files import file_hash
+from diffguard_cli import scoring_folder
 from diffguard_cli.calibrate import readable_scores
 from tests.helpers.table_rows import timing_line
 from tests.helpers.tiny_detector import CLASSES, build_detector, small_settings
@@ -177,3 +178,12 @@ def test_thresholds_decrease_with_the_mean_depth():
     for name in ("psnr", "ssim"):
         shallow, middle, deep = (thresholds[name] for thresholds in fits)
         assert shallow > middle > deep
+
+
+def test_a_manifest_of_an_earlier_version_gets_the_present_keys():
+    manifest = {"batch_size": 16, "batch_size_asked": "auto", "settings": None}
+    assert scoring_folder._upgraded(manifest) == {
+        "batch_size": 16,
+        "batch_size_setting": "auto",
+        "settings": None,
+    }

@@ -33,7 +33,10 @@ from tests.helpers.tiny_detector import build_detector, small_settings
 
 PROCESSES = multiprocessing.get_context("forkserver")
 PROCESSES.set_forkserver_preload(
-    ["datamodules.ood", "diffusers.models.unets.unet_2d", "lightning_modules.trainer", "train"]
+    [
+        *(__name__, "diffguard_cli.stages", "diffusers.models.unets.unet_2d"),
+        *("pytorch_ood.detector", "sklearn.neighbors", "train"),
+    ]
 )
 
 

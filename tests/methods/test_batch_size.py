@@ -66,7 +66,7 @@ def start(detector, data, folder, **trainer):
 
 def frozen(folder):
     manifest = json.loads((folder / "manifest.json").read_text())
-    return manifest["batch_size"], manifest["batch_size_asked"]
+    return manifest["batch_size"], manifest["batch_size_setting"]
 
 
 def scores_of(folder):
@@ -202,7 +202,7 @@ def test_errors_of_exhausted_memory_are_recognized(error, expected):
     ("requested", "expected"), [("auto", 16), (64, 16), (32, None), (16, 16), (10, 16)]
 )
 def test_a_resumed_run_uses_its_first_batch_size(requested, expected):
-    assert frozen_batch_size({"batch_size": 16, "batch_size_asked": 64}, requested) == expected
+    assert frozen_batch_size({"batch_size": 16, "batch_size_setting": 64}, requested) == expected
     assert frozen_batch_size(None, requested) is None
 
 

@@ -1,15 +1,13 @@
 """The metric and a table's figures on two real processes, started once for all cases."""
 
-from pathlib import Path
-
 import pytest
 import torch
-import torch.multiprocessing as mp
 
 from diffguard.errors import UserError
 from diffguard.report.metrics import compute_metrics
 from diffguard.report.summary import summarize
 from diffguard.report.torch_metric import OODMetrics, synchronized_metrics
+from tests.helpers.scoring_processes import PROCESSES
 from tests.helpers.sklearn_values import sklearn_metrics
 from tests.helpers.small_table import GROUPS, NAMES, make_run, make_table
 
@@ -51,14 +49,19 @@ def _worker(rank, folder):
     outcomes["table"] = synchronized_metrics(table, GROUPS, NAMES, rank=rank, world_size=2)
     if rank == 0:  # alone: must not wait for the other
         outcomes["alone"] = synchronized_metrics(table, GROUPS, NAMES, rank=0, world_size=1)
-    torch.save(outcomes, Path(folder) / f"{rank}.pt")
+    torch.save(outcomes, folder / f"{rank}.pt")
     torch.distributed.destroy_process_group()
 
 
 @pytest.fixture(scope="module")
 def outcomes(tmp_path_factory):
     folder = tmp_path_factory.mktemp("two")
-    mp.spawn(_worker, (str(folder),), nprocs=2)
+    workers = [PROCESSES.Process(target=_worker, args=(rank, folder)) for rank in range(2)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(300)
+    assert [worker.exitcode for worker in workers] == [0, 0]
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
 
 

@@ -4,16 +4,15 @@ import json
 import shutil
 
 from diffguard.score_table.table import ScoreTable
-from tests.helpers.commands import command
+from tests.helpers.commands import command, start
 
 
 def test_two_processes_give_the_table_of_one(run_folder, tmp_path):
     ckpt = shutil.copy(run_folder / "detector.ckpt", tmp_path / "detector.ckpt")
-    common = ["evaluate.py", "--ckpt", ckpt, "--trainer.threads", 1, "--panels", 0]
-    single = command(*common, "--output", tmp_path / "one")
-    assert single.returncode == 0, single.stderr
+    common = ["--trainer.threads", 1, "--panels", 0]
+    assert start(ckpt, *common, "--output", tmp_path / "one") == 0
     both = ["--trainer.devices", 2, "--trainer.strategy", "ddp", "--trainer.progress", "true"]
-    two = command(*common, *both, "--output", tmp_path / "two")
+    two = command("evaluate.py", "--ckpt", ckpt, *common, *both, "--output", tmp_path / "two")
     assert two.returncode == 0, two.stderr
     assert sorted(p.name for p in (tmp_path / "two" / "scores").iterdir()) == [
         "rank-0.csv",

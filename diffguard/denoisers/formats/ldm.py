@@ -119,8 +119,8 @@ def scheduler_config(betas: Tensor) -> dict[str, Any]:
     if betas.is_meta:
         return {**config, "beta_schedule": "scaled_linear"}
     start, end = (float(f"{float(beta):.6g}") for beta in (betas[0], betas[-1]))
-    named = NoiseSchedule.scaled_linear(len(betas), start, end)
-    if named.betas.allclose(betas.double(), rtol=1e-5, atol=0.0):
+    linear = NoiseSchedule.scaled_linear(len(betas), start, end)
+    if linear.betas.allclose(betas.double(), rtol=1e-5, atol=0.0):
         return {**config, "beta_schedule": "scaled_linear", "beta_start": start, "beta_end": end}
     return {**config, "trained_betas": betas.double().tolist()}
 
