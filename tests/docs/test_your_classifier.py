@@ -21,6 +21,12 @@ ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "your-classifier.md").read_text(encoding="utf-8")
 CONFIG = ROOT / "configs" / "your_classifier.yaml"
 CLASSES, SHADES = ("cat", "dog", "fox"), (30, 110, 190)
+SIDE = 64
+# Lines of the config that a reader changes; smaller images take less time.
+CHANGES = {
+    "image_size: 256": f"image_size: {SIDE}",
+    "# size: [224, 224]": f"size: [{SIDE}, {SIDE}]",
+}
 COMMANDS = [
     shlex.split(line) for line in re.findall(r"^ {4}(python \w+\.py .*)$", PAGE, re.MULTILINE)
 ]
@@ -40,7 +46,7 @@ def shade_classifier():
     network = torchvision.models.resnet18(num_classes=len(CLASSES)).eval()
     shades = (torch.tensor(SHADES) + 19.5) / 255
     mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
-    flat = (((shades[:, None] - mean) / std)[:, :, None, None]).expand(3, 3, 224, 224)
+    flat = (((shades[:, None] - mean) / std)[:, :, None, None]).expand(3, 3, SIDE, SIDE)
     with torch.no_grad():
         features = torch.nn.Sequential(*list(network.children())[:-1])(flat).flatten(1)
         # The nearest of three features as a linear layer, scaled down to avoid overconfidence.
@@ -71,6 +77,11 @@ def place(tmp_path_factory):
     )
     DDPMPipeline(network, DDPMScheduler()).save_pretrained(place / "my_diffusion")
     shutil.copytree(ROOT / "configs", place / "configs")
+    config = CONFIG.read_text(encoding="utf-8")
+    for line, change in CHANGES.items():
+        assert line in config
+        config = config.replace(line, change)
+    (place / "configs" / CONFIG.name).write_text(config, encoding="utf-8")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(place)
         for command in COMMANDS:
