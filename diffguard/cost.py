@@ -24,10 +24,13 @@ from diffguard.diffusion.schedule import NoiseSchedule
 from diffguard.engine.classifier_guidance import ClassifierGuidance
 from diffguard.engine.engine import Engine
 from diffguard.engine.jobs import Job
+from diffguard.engine.program import Program
 from diffguard.methods.models import Models
 from diffguard.methods.recipes import recipe_of
+from diffguard.methods.registry import METHODS
 from diffguard.settings.detector import DetectorSettings
 from diffguard.settings.guidance import ClassifierFreeSettings
+from diffguard.settings.methods import LmdSettings
 from diffguard.storage.rebuilding import WithoutWeights
 
 
@@ -153,14 +156,18 @@ class _StandIn:
 def _count_passes(
     classifier: Classifier, denoiser: _StandIn, settings: DetectorSettings
 ) -> tuple[int, int]:
-    """Run the reconstruction loop on images of one pixel."""
+    """Run the methods on images of 2 × 2 pixels."""
     # Distances do not change the number of passes, and may need weights.
+    uses_lmd = "lmd" in settings.methods
     bare = DetectorSettings(
         sampler=settings.sampler,
         inversion=settings.inversion,
         synthesis=settings.synthesis,
         guidance=settings.guidance,
         label=settings.label,
+        methods=settings.methods,
+        lmd=LmdSettings(settings.lmd.repeats, 2, "l2") if uses_lmd else LmdSettings(),
+        msma=settings.msma,
         distances=["l2"],
         unguided=["l2"] if settings.unguided else [],
         distance=["l2"],
@@ -169,7 +176,7 @@ def _count_passes(
         decision="diffguard",
     )
     models = Models(
-        classifier, denoiser, bare, image_size=1, image_channels=1, noisy_classifier=nn.Identity()
+        classifier, denoiser, bare, image_size=2, image_channels=1, noisy_classifier=nn.Identity()
     )
     recipe = recipe_of(models)
     if isinstance(recipe.guidance, ClassifierGuidance):
@@ -180,8 +187,10 @@ def _count_passes(
     lowest = replace(recipe, max_steps=1) if stops_early else recipe
 
     def passes(mask: bool, recipe: Any) -> int:
-        job = Job(torch.zeros(1, 1, 1), 0, ("",), torch.full((1, 1), mask) if masked else None)
-        engine = Engine(denoiser, recipe.sampler, recipe.program(), ROW_MULTIPLE)
+        job = Job(torch.zeros(1, 2, 2), 0, ("",), torch.full((2, 2), mask) if masked else None)
+        methods = [METHODS[name](models, recipe) for name in settings.methods]
+        program = Program.joined(method.program() for method in methods)
+        engine = Engine(denoiser, recipe.sampler, program, ROW_MULTIPLE)
         return (engine.push([job]) + engine.flush())[0].passes
 
     return passes(False, lowest), passes(True, recipe)

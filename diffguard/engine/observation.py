@@ -126,6 +126,7 @@ class Observation:
             x=x,
             step=self.step_of(rows),
             index=table.on_device(table.step[rows]),
+            steps=table.step[rows].tolist(),
             sources=[image.source for image in table.images(rows)],
             denoiser=self.denoiser,
             values=self._values[number].index_select(0, places),

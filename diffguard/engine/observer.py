@@ -23,6 +23,7 @@ class Sight:
         x: `(B, …)` states.
         step: The levels of the step that the rows make or have made.
         index: `(B,)` int64 index of that step.
+        steps: The same indices on the host.
         sources: The images of the rows.
         denoiser: The diffusion model.
         values: `(B, values)` float64, the numbers that the observer keeps for each image.
@@ -32,6 +33,7 @@ class Sight:
     x: Tensor
     step: Step
     index: Tensor
+    steps: Sequence[int]
     sources: Sequence[Source]
     denoiser: Denoiser
     values: Tensor

@@ -54,11 +54,13 @@ class NoisedImage:
         step: Index of the synthesis step that starts at its noise level.
         repeat: Number of the draw.
         seed: The noise depends on the seed, the job's key, the repeat and the step.
+        is_blank: Start from the noise alone, which shows nothing of the image.
     """
 
     step: int
     repeat: int = 0
     seed: int = 0
+    is_blank: bool = False
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import nn
 
 from diffguard.batching import most_rows
@@ -15,6 +16,7 @@ from diffguard.scores.build import build_distance
 from diffguard.scores.distances import check_size, find_distance
 from diffguard.settings.detector import DetectorSettings
 from diffguard.settings.guidance import ClassifierFreeSettings, ClassifierGuidanceSettings
+from diffguard.settings.methods import UNLABELED
 
 
 def check_weights(settings: DetectorSettings) -> None:
@@ -23,7 +25,7 @@ def check_weights(settings: DetectorSettings) -> None:
     Raises:
         UserError: Naming the file that is missing.
     """
-    for name in {*settings.distances, *settings.unguided, *settings.early_stop.thresholds}:
+    for name in settings.distance_names:
         if find_distance(name)[0].perceptual:
             build_distance(name, weights=settings.perceptual_weights)
 
@@ -83,7 +85,7 @@ def check_models(
     check_steps(settings, len(denoiser.schedule))
     if isinstance(guidance, ClassifierGuidanceSettings):
         _check_guiding_classifier(guidance, classifier, noisy_classifier)
-    for name in (*settings.distances, *settings.unguided, *settings.early_stop.thresholds):
+    for name in settings.distance_names:
         layer = find_distance(name)[1]
         if layer is not None:
             classifier.layer(layer)
@@ -98,6 +100,13 @@ def check_models(
             "diffusion model with a null class: set detector.guidance to classifier and "
             "detector.inversion.condition to null, or take another model"
         )
+    unlabeled = [name for name in settings.methods if name in UNLABELED]
+    if unlabeled and denoiser.num_classes is not None and denoiser.null_class is None:
+        raise UserError(
+            f"detector.methods {unlabeled[0]} needs passes without a label, and this "
+            "class-conditional diffusion model has no null class: leave it out, or take another "
+            "model"
+        )
     if settings.sampler.clip and isinstance(denoiser, LatentDenoiser):
         raise UserError(
             "detector.sampler.clip clamps pixels to their range, which the latents of this model "
@@ -108,6 +117,23 @@ def check_models(
             f"the classifier has {classifier.num_classes} classes but the diffusion model "
             f"{denoiser.num_classes}: both must know the same ones, or set detector.guidance "
             "to classifier and detector.inversion.condition to null"
+        )
+
+
+def check_checkerboard(settings: DetectorSettings, denoiser: Denoiser, image_size: int) -> None:
+    """Refuse a checkerboard of LMD with more squares than the states have positions.
+
+    Raises:
+        UserError: Naming the setting.
+    """
+    if "lmd" not in settings.methods:
+        return
+    image = torch.ones(1, image_size, image_size, dtype=torch.bool)
+    side = min(denoiser.place_mask(image).shape[-2:])
+    if settings.lmd.squares > side:
+        raise UserError(
+            f"detector.lmd.squares must be at most {side}, the side of the diffusion model's "
+            f"states, got {settings.lmd.squares:,}"
         )
 
 
@@ -148,6 +174,11 @@ def check_steps(settings: DetectorSettings, trained: int) -> None:
         raise UserError(
             f"detector.synthesis.skip must be 0 to {steps - 1:,}, below the number of steps, got "
             f"{skip:,}"
+        )
+    if "msma" in settings.methods and settings.msma.levels > steps:
+        raise UserError(
+            f"detector.msma.levels must be at most {steps:,}, the number of steps, got "
+            f"{settings.msma.levels:,}"
         )
     mean, most = settings.early_stop.mean_depth, settings.inversion.most_steps(steps)
     if mean is not None and not 1 <= mean * steps <= most:

@@ -13,7 +13,7 @@ from diffguard.batching import padded
 from diffguard.classifiers.classifier import Classifier, ClassifierOutput
 from diffguard.diffusion.denoiser import Denoiser
 from diffguard.diffusion.plan import SamplingPlan
-from diffguard.methods.checks import check_models
+from diffguard.methods.checks import check_checkerboard, check_models
 from diffguard.scores.build import build_distance
 from diffguard.scores.distances import Distance, Views
 from diffguard.settings.checks import check_image_size
@@ -67,10 +67,11 @@ class Models(nn.Module):
         self.seed = seed
         check_image_size(settings, image_size)
         check_models(settings, classifier, denoiser, noisy_classifier)
+        check_checkerboard(settings, denoiser, image_size)
         thresholds = settings.early_stop.thresholds
         # Built now, so that `to(device)` moves their networks too.
         self._distances = nn.ModuleDict()
-        for name in (*settings.distances, *settings.unguided, *thresholds):
+        for name in settings.distance_names:
             self._add_distance(name)
         self.qualities = {name: partial(self._quality, self.distance(name)) for name in thresholds}
 

@@ -9,12 +9,14 @@ from torch import Tensor
 from diffguard.methods.diffguard import DiffGuard
 from diffguard.methods.diffpath import DiffPath
 from diffguard.methods.guidance_norm import GuidanceNorm
+from diffguard.methods.lmd import Lmd
 from diffguard.methods.method import Method
 from diffguard.methods.models import Models
+from diffguard.methods.msma import Msma
 from diffguard.methods.recipes import recipe_of
 
 METHODS: dict[str, type[Method]] = {
-    method.name: method for method in (DiffGuard, DiffPath, GuidanceNorm)
+    method.name: method for method in (DiffGuard, DiffPath, GuidanceNorm, Lmd, Msma)
 }
 
 # Method -> what was fitted on ID training images.

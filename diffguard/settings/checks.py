@@ -21,3 +21,5 @@ def check_image_size(settings: DetectorSettings, image_size: int) -> None:
         raise UserError(f"image_size must be a whole number of at least 1, got {image_size!r}")
     for name in (*settings.distances, *settings.unguided):
         check_size(name, image_size)
+    if "lmd" in settings.methods:
+        check_size(settings.lmd.distance, image_size)

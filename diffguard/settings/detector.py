@@ -16,7 +16,14 @@ from diffguard.scores.calibration import DIFFGUARD, FUSION, FUSION_BASELINES, Fu
 from diffguard.scores.conformal import check_share
 from diffguard.scores.distances import find_distance
 from diffguard.settings.guidance import ClassifierFreeSettings, GuidanceSettings
-from diffguard.settings.methods import FITTED, DiffPathSettings, check_methods
+from diffguard.settings.methods import (
+    FITTED,
+    DiffPathSettings,
+    LmdSettings,
+    MsmaSettings,
+    check_methods,
+    check_sections,
+)
 from diffguard.settings.sections import (
     EarlyStopSettings,
     InversionSettings,
@@ -55,6 +62,8 @@ class DetectorSettings:
         tandem_band: Tandem: shares of the ID validation images between which a case is in doubt.
         baselines: Post-hoc detectors that are scored as well.
         diffpath: Settings of the method `diffpath`.
+        lmd: Settings of the method `lmd`.
+        msma: Settings of the method `msma`.
         fused: The scores that `fusion` combines with `diffguard`: some of the baselines and of the
             further methods.
         decision: The score that decides on new images.
@@ -86,6 +95,8 @@ class DetectorSettings:
     tandem_band: list[float] = field(default_factory=lambda: [0.5, 0.99])
     baselines: list[str] = field(default_factory=lambda: list(BASELINES))
     diffpath: DiffPathSettings = field(default_factory=DiffPathSettings)
+    lmd: LmdSettings = field(default_factory=LmdSettings)
+    msma: MsmaSettings = field(default_factory=MsmaSettings)
     fused: list[str] = field(default_factory=lambda: ["knn"])
     decision: str = "fusion"
     accept: float = 0.95
@@ -105,12 +116,8 @@ class DetectorSettings:
             )
         self._check_solver()
         self._check_repeated_names()
-        check_methods(self.methods, self.guidance)
-        if "diffpath" not in self.methods and self.diffpath != DiffPathSettings():
-            raise UserError(
-                "detector.diffpath has no effect here: leave it out, or add diffpath to "
-                "detector.methods"
-            )
+        check_methods(self.methods, self.guidance, self.sampler)
+        check_sections(self, self.methods)
         self._check_distances()
         self._check_combination()
         self._check_decision()
@@ -124,6 +131,14 @@ class DetectorSettings:
     def fitted_methods(self) -> list[str]:
         """The methods that are fitted on ID training images."""
         return [name for name in self.methods if name in FITTED]
+
+    @property
+    def distance_names(self) -> list[str]:
+        """All distances that are computed, those of early stop included."""
+        names = [*self.distances, *self.unguided, *self.early_stop.thresholds]
+        if "lmd" in self.methods:
+            names.append(self.lmd.distance)
+        return list(dict.fromkeys(names))
 
     @property
     def fusible(self) -> list[str]:

@@ -84,6 +84,12 @@ CHANGES = {
 ELSEWHERE = {
     "diffpath.components",
     "diffpath.images",
+    "lmd.repeats",
+    "lmd.squares",
+    "lmd.distance",
+    "msma.levels",
+    "msma.components",
+    "msma.images",
     "early_stop.mean_depth",
     "reference_images",
     "perceptual_weights",
