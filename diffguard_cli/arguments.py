@@ -69,6 +69,7 @@ class EvaluationArguments:
         images: Folder of images to score; None scores the sets of `data`.
         accept: Share of ID images to accept; defaults to `detector.accept`.
         fdr: False discovery rate at which the images are flagged instead; None for `accept`.
+        drift: Whether the images as a whole are compared with the ID validation images.
         trusted: Classes and architectures that the checkpoint may name.
         diffusion_model: Path of the diffusion model that the checkpoint refers to; defaults to the
             path in the checkpoint.
@@ -85,6 +86,7 @@ class EvaluationArguments:
     images: str | None
     accept: float | None
     fdr: float | None
+    drift: bool
     trusted: list[str]
     diffusion_model: str | None
     dry_run: bool

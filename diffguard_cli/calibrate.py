@@ -111,7 +111,8 @@ def calibrated(
     )
     detector = Detector(**fitted.models.arguments, reference=fitted.reference, fits=fitted.fits)
     table = _score_validation(run, detector, identity, trainer, settings)
-    detector.calibration = fit_calibration(readable_scores(table), detector.settings, run.say)
+    scores = readable_scores(table)
+    detector.calibration = fit_calibration(scores, detector.settings, run.say, fitted.features)
     return detector
 
 

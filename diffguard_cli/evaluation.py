@@ -183,6 +183,12 @@ def _add_result_arguments(parser: Parser) -> None:
         "share of the flagged ones is ID",
     )
     parser.add_argument(
+        "--drift",
+        action="store_true",
+        help="with --images: test whether the images as a whole differ from the ID validation "
+        "images",
+    )
+    parser.add_argument(
         "--dry_run",
         action="store_true",
         help="check the command, and only print parameters, weight memory and network passes per "

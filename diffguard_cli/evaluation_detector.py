@@ -55,7 +55,8 @@ def load_detector(
     if refits:
         scores = content["calibration"]["scores"]
         plain = {name: scores[name] for name in detector.score_names(derived=False)}
-        detector.calibration = Calibration.fit(plain, detector.settings.fusion_rule())
+        features, rule = content["calibration"].get("features"), detector.settings.fusion_rule()
+        detector.calibration = Calibration.fit(plain, rule, features)
         changed = []
     return detector, changed
 

@@ -7,12 +7,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from diffguard.detector import Detector
 from diffguard.errors import UserError
 from diffguard.methods.checks import check_unlabelled
+from diffguard.methods.drift import check_drift, drift_of
 from diffguard.pretrained import image_folder
+from diffguard.printing import say
 from diffguard.report.verdicts import Decision, report_images
 from diffguard.score_table.table import ScoreTable
+from diffguard.scores.drift import SAMPLE_SIZE
 from diffguard_cli.arguments import EvaluationArguments
 from diffguard_cli.evaluation_detector import (
     identity_of,
@@ -50,6 +55,8 @@ def score_images(content: Mapping[str, Any], arguments: EvaluationArguments) -> 
     decision = _decision(arguments)
     if not changed:
         decision.check(detector.require_calibration())
+        if arguments.drift:
+            check_drift(detector)
     trainer = scoring_trainer(arguments.trainer, "score images")
     identity = identity_of(arguments)
 
@@ -75,15 +82,29 @@ def score_images(content: Mapping[str, Any], arguments: EvaluationArguments) -> 
     finished = scoring.run(trainer)
     if not trainer.is_global_zero:
         return 0
-    detector = scoring.detector
+    detector, table = scoring.detector, ScoreTable.read(finished.table)
     skipped = report_images(
-        ScoreTable.read(finished.table),
+        table,
         scoring.folder,
         detector.require_calibration(),
         detector.classifier.class_names,
         decision,
     )
+    if arguments.drift:
+        _report_drift(scoring, table)
     return SKIPPED_FILES if skipped else 0
+
+
+def _report_drift(scoring: ScoringRun, table: ScoreTable) -> None:
+    """Test for drift with all scores, and with the features of a random choice of images."""
+    rows, detector, data = np.flatnonzero(table.valid), scoring.detector, scoring.data
+    rng = np.random.default_rng(detector.seed)
+    chosen = np.sort(rng.permutation(rows)[:SAMPLE_SIZE])
+    batches = data.stream_loader(scoring.stream.only(scoring.stream.select[chosen]))
+    scores = table.scores[detector.settings.decision][rows]
+    drift = drift_of(detector, scores, batches, data.read_size)
+    count = detector.require_calibration().count
+    say(f"{drift}; {len(rows):,} images against {count:,} ID validation images")
 
 
 def _decision(arguments: EvaluationArguments) -> Decision:

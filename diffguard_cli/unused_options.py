@@ -50,7 +50,7 @@ def check_evaluation_options(argv: Sequence[str], arguments: EvaluationArguments
     if arguments.images is not None:
         _refuse(argv, _FOR_SETS, "it belongs to an evaluation on ID and OOD sets, without --images")
     else:
-        _refuse(argv, ["accept", "fdr"], "it decides on the images of --images")
+        _refuse(argv, ["accept", "fdr", "drift"], "it judges the images of --images")
 
 
 def check_training_options(argv: Sequence[str], arguments: TrainingArguments) -> None:

@@ -56,6 +56,9 @@ def test_a_detector_that_was_loaded_is_saved_again(run_folder, tmp_path):
         torch.load(path, weights_only=True)
         for path in (run_folder / "detector.ckpt", tmp_path / "again.ckpt")
     ]
+    features = [content["calibration"]["features"] for content in contents]
+    assert len(features[0]) == 24
+    assert torch.equal(*features)
     for key in ("settings", "image", "seed", "config", "libraries"):
         assert contents[0][key] == contents[1][key]
     for model in ("classifier", "diffusion"):

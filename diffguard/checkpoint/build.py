@@ -103,7 +103,9 @@ def build_parts(
         _check_width(reference["features"], classifier)
     detector_settings = from_dict(content["settings"] if settings is None else settings)
     check_image_size(detector_settings, content["image"]["size"])
-    scores = content["calibration"]["scores"]
+    scores, features = content["calibration"]["scores"], content["calibration"].get("features")
+    if features is not None:
+        _check_width(features, classifier)
     _check_scores(scores, detector_settings)
     return DetectorParts(
         classifier,
@@ -112,7 +114,7 @@ def build_parts(
         image_size=content["image"]["size"],
         image_channels=content["image"]["channels"],
         reference=None if reference is None else Reference(**reference),
-        calibration=Calibration(scores, detector_settings.fusion_rule()),
+        calibration=Calibration(scores, detector_settings.fusion_rule(), features),
         noisy_classifier=None if noisy is None else timed_cnn(noisy),
         seed=content["seed"],
         fits=content.get("fits", {}),
@@ -136,7 +138,7 @@ def _check_width(features: Tensor, classifier: Classifier) -> None:
     if head is not None and features.shape[1] != head.in_features:
         raise damaged(
             "the detector checkpoint",
-            f"its reference features are {features.shape[1]} wide, and those of the classifier "
+            f"its features are {features.shape[1]} wide, and those of the classifier "
             f"{head.in_features}",
         )
 

@@ -91,7 +91,7 @@ def write_checkpoint(
         "settings": _plain(to_dict(parts.settings)),
         "image": {"size": parts.image_size, "channels": parts.image_channels},
         "seed": parts.seed,
-        "calibration": {"scores": calibration.scores},
+        "calibration": {"scores": calibration.scores, "features": calibration.features},
         "reference": None
         if reference is None
         else {"features": reference.features.cpu(), "labels": reference.labels.cpu()},

@@ -86,12 +86,16 @@ class _Image(TypedDict):
     channels: Annotated[int, Field(ge=1, le=3)]
 
 
+_FeatureRows = Annotated[InstanceOf[Tensor], AfterValidator(_features)]
+
+
 class _Calibration(TypedDict):
     scores: _Scores
+    features: NotRequired[_FeatureRows | None]
 
 
 class _Features(TypedDict):
-    features: Annotated[InstanceOf[Tensor], AfterValidator(_features)]
+    features: _FeatureRows
     labels: Annotated[InstanceOf[Tensor], AfterValidator(_labels)]
 
 

@@ -64,7 +64,7 @@ def calibrated(
     console = Console(stderr=True, quiet=not progress)
     with StageProgress("calibrate", images.count(), console=console) as bar:
         scores = plain_scores(result, images, batch_size, bar.update)
-    result.calibration = fit_calibration(scores, models.settings, _warn)
+    result.calibration = fit_calibration(scores, models.settings, _warn, fitted.features)
     return result
 
 

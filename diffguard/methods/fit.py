@@ -29,6 +29,7 @@ from diffguard.scores.baseline_checks import (
 from diffguard.scores.baselines import Reference
 from diffguard.scores.calibration import ENOUGH_IMAGES, Calibration
 from diffguard.scores.conformal import as_percent, needed_images
+from diffguard.scores.drift import FeatureSample
 from diffguard.settings.detector import DetectorSettings
 
 Batches = Iterable[Mapping[str, Any]]
@@ -44,11 +45,13 @@ class Fitted:
         models: The networks, with the thresholds of early stop in their settings.
         reference: Features of ID training images; None if no baseline needs them.
         fits: Method -> what was fitted on ID training images.
+        features: `(n, D)` of some ID validation images.
     """
 
     models: Models
     reference: Reference | None
     fits: Fits
+    features: torch.Tensor
 
 
 def fit_models(
@@ -81,7 +84,7 @@ def fit_models(
     wants_reference = reference is None and settings.needs_reference
     if training is None:
         _refuse_without_training(settings, baselines=wants_reference)
-    check_classifier(models, validation, settings, batch_size, warn)
+    features = check_classifier(models, validation, settings, batch_size, warn)
     with precision():
         if wants_reference and training is not None:
             reference = fit_reference(models, training(settings.reference_images), batch_size)
@@ -90,7 +93,7 @@ def fit_models(
         stop = replace(stop, thresholds={**stop.thresholds, **thresholds})
         fitted = models.with_settings(replace(settings, early_stop=stop))
         fits = {} if training is None else fit_methods(fitted, training, batch_size)
-    return Fitted(fitted, reference, fits)
+    return Fitted(fitted, reference, fits, features)
 
 
 def _refuse_without_training(settings: DetectorSettings, *, baselines: bool) -> None:
@@ -120,7 +123,10 @@ def fit_methods(
 
 
 def fit_calibration(
-    scores: Mapping[str, torch.Tensor], settings: DetectorSettings, warn: Warn
+    scores: Mapping[str, torch.Tensor],
+    settings: DetectorSettings,
+    warn: Warn,
+    features: torch.Tensor | None = None,
 ) -> Calibration:
     """Calibrate, and warn if there are few images.
 
@@ -128,11 +134,12 @@ def fit_calibration(
         scores: Score -> `(n,)` of the n ID validation images, higher = more OOD.
         settings: The detector's settings.
         warn: Is called with the warning.
+        features: `(m, D)` of some ID validation images.
 
     Raises:
         UserError: If there are fewer than two images, or a score does not vary.
     """
-    calibration = Calibration.fit(scores, settings.fusion_rule())
+    calibration = Calibration.fit(scores, settings.fusion_rule(), features)
     count = calibration.count
     if count < needed_images(settings.accept):
         warn(
@@ -160,7 +167,7 @@ def fit_reference(models: Models, loader: Any, batch_size: int) -> Reference:
         batch_size: Rows of each classifier call.
     """
     features, labels = [], []
-    for output, true in _classified(models, loader, batch_size):
+    for output, true in classified(models, loader, batch_size):
         features.append(output.features.float().cpu())
         labels.append(true)
     if not labels:
@@ -171,8 +178,11 @@ def fit_reference(models: Models, loader: Any, batch_size: int) -> Reference:
 @reproducible()
 def check_classifier(
     models: Models, loader: Any, settings: DetectorSettings, batch_size: int, warn: Warn
-) -> None:
+) -> torch.Tensor:
     """Check the classifier on ID validation images before they are scored.
+
+    Returns:
+        The features `(n, D)` of a random choice of these images, see `FeatureSample`.
 
     Raises:
         UserError: If its classes are in another order, its outputs are not logits or differ from
@@ -183,13 +193,14 @@ def check_classifier(
     needs_head = [name for name in settings.baselines if name in HEAD_BASELINES]
     labels: list[torch.Tensor] = []
     predictions: list[torch.Tensor] = []
-    sigmoid = True
+    sigmoid, sample = True, FeatureSample()
     for images, true in readable(loader):
         images = images.to(models.device)
         if not labels:
             try_classifier(classifier, padded(images[:ROW_MULTIPLE], ROW_MULTIPLE), settings)
         output = models.classify(images, batch_size)
         check_head(classifier.head, output, needs_head)
+        sample.add(output.features)
         sigmoid &= looks_like_sigmoid(output.logits)
         labels.append(true.cpu())
         predictions.append(output.logits.argmax(1).cpu())
@@ -203,9 +214,10 @@ def check_classifier(
     names = classifier.class_names
     if warning := check_labels(torch.cat(labels), torch.cat(predictions), names):
         warn(warning)
+    return sample.features()
 
 
-def _classified(
+def classified(
     models: Models, loader: Any, batch_size: int
 ) -> Iterator[tuple[ClassifierOutput, torch.Tensor]]:
     """The classifier's output and the labels of each batch, without unreadable images."""

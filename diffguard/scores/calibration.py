@@ -69,6 +69,8 @@ class Calibration:
         scores: Score -> `(n,)` float64 of the n ID validation images, higher = more OOD; derived
             scores included. They normalize the scores of new images.
         rule: How scores are combined.
+        features: `(m, D)` float32, the classifier's features of some of the images, to measure a
+            drift; None if they are unknown.
 
     Example:
         >>> values = torch.arange(100, dtype=torch.float64)
@@ -83,17 +85,21 @@ class Calibration:
 
     scores: dict[str, Tensor]
     rule: FusionRule = field(default_factory=FusionRule)
+    features: Tensor | None = None
     _normalizers: dict[str, NegativeLogP] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
 
     @classmethod
-    def fit(cls, scores: Mapping[str, Tensor], rule: FusionRule) -> Calibration:
+    def fit(
+        cls, scores: Mapping[str, Tensor], rule: FusionRule, features: Tensor | None = None
+    ) -> Calibration:
         """Calibrate on the plain scores of ID validation images; derived scores are added.
 
         Args:
             scores: Score -> `(n,)` of the n ID validation images, higher = more OOD.
             rule: How scores are combined.
+            features: `(m, D)` of some of the images.
 
         Raises:
             UserError: If there are fewer than two images or a score does not vary.
@@ -105,6 +111,7 @@ class Calibration:
                     "images: check these images and the detector's settings"
                 )
         calibration = cls._of_parts(scores, rule)
+        calibration.features = features
         derived = calibration.derive({n: v.numpy() for n, v in calibration.scores.items()})
         calibration.scores |= {name: torch.from_numpy(v) for name, v in derived.items()}
         return calibration

@@ -25,7 +25,8 @@ from tests.helpers.tiny_project import write_images
 def test_a_folder_of_images_gets_verdicts(ckpt, tmp_path, capsys):
     write_images(tmp_path / "mine" / "deep", 5, "noise", 4)
     write_images(tmp_path / "mine" / "left", 4, "left", 5)
-    assert start(ckpt, "--images", tmp_path / "mine", "--output", tmp_path / "out") == 0
+    mine = ["--images", tmp_path / "mine", "--output", tmp_path / "out"]
+    assert start(ckpt, *mine, "--drift") == 0
     rows = list(csv.DictReader((tmp_path / "out" / "images.csv").open()))
     columns = ["path", "prediction", "probability", "score", "percentile", "p_value", "verdict"]
     assert list(rows[0]) == columns
@@ -40,8 +41,10 @@ def test_a_folder_of_images_gets_verdicts(ckpt, tmp_path, capsys):
     low, high = calibration.accept_interval(0.95)
     assert "if new ID images follow the distribution of the 24 ID validation images, at least" in out
     assert f"95% of them are accepted on average, and {low:.1%} to {high:.1%} with a" in out
+    drift = re.search(r"^drift found: p = .*; 9 images against 24 ID validation", out, re.MULTILINE)
+    assert drift, out
     # The same scores are judged together.
-    start(ckpt, "--images", tmp_path / "mine", "--output", tmp_path / "out", "--fdr", 0.5)
+    start(ckpt, *mine, "--fdr", 0.5)
     again = list(csv.DictReader((tmp_path / "out" / "images.csv").open()))
     p_values = [float(row["p_value"]) for row in rows]
     assert [float(row["p_value"]) for row in again] == p_values
