@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from array import array
 from dataclasses import dataclass, field
@@ -48,9 +49,9 @@ def read_list(file: Path) -> ImageList:
             image has two labels.
     """
     with open_regular(require_file(file, "image list")) as lines:
-        content = lines.read(_LARGEST_LIST + 1)
-    if len(content) > _LARGEST_LIST:
-        raise UserError(f"image list {file} is larger than {_LARGEST_LIST:,} bytes: split it")
+        if os.fstat(lines.fileno()).st_size > _LARGEST_LIST:
+            raise UserError(f"image list {file} is larger than {_LARGEST_LIST:,} bytes: split it")
+        content = lines.read()
     if content.startswith((b"\xff\xfe", b"\xfe\xff")):
         raise UserError(f"image list {file} is UTF-16 text: save it as UTF-8")
     rows = ImageList()

@@ -56,7 +56,7 @@ def run(main: Callable[[Sequence[str]], int], argv: Sequence[str] | None = None)
         shortage = _shortage(error) or _refusal(error)
         if "--debug" in argv or shortage is None:
             raise
-        say(f"error: {shortage}", file=sys.stderr)
+        say(f"error: {_shortened(shortage)}", file=sys.stderr)
         code = USER_ERROR
     except KeyboardInterrupt:
         say(MESSAGE, file=sys.stderr)

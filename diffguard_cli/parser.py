@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from itertools import zip_longest
 from typing import Any, NoReturn
 
 import yaml
@@ -24,7 +25,7 @@ from diffguard_cli.detector_options import replace_guidance, without_unused_guid
 from diffguard_cli.old_trainer_keys import refuse_old_trainer_keys, refuse_old_trainer_option
 from diffguard_cli.parser_messages import plain_message
 from diffguard_cli.shipped_configs import config_file
-from diffguard_cli.yaml_text import check_yaml
+from diffguard_cli.yaml_text import check_loaded, check_yaml
 
 # Of a value in an error line.
 _MOST_CHARACTERS = 60
@@ -112,6 +113,7 @@ def _load_checked(text: str) -> Any:
     """Load YAML as the parser does, but refuse texts without bounds and old keys."""
     check_yaml(text)
     values = _load_yaml(text)
+    check_loaded(values)
     for settings in (values, values.get("detector")) if isinstance(values, Mapping) else ():
         refuse_old_keys(settings)
     if isinstance(values, Mapping):
@@ -140,6 +142,8 @@ def parse(
     for word in argv:
         refuse_old_option(word)
         refuse_old_trainer_option(word)
+    sections = parser.get_defaults(skip_validation=True)
+    _check_files(argv, sections)
     try:
         base = None if defaults is None else _base(parser, defaults, source)
         namespace = without_unused_guidance(parser.parse_args(list(argv), namespace=base), argv)
@@ -147,7 +151,7 @@ def parse(
         if isinstance(error, UserError):
             raise
         raise UserError(plain_line(error)) from error
-    _check_sections(namespace, parser.get_defaults(skip_validation=True))
+    _check_sections(namespace, sections)
     for key, value in namespace.items():
         if value == "":
             raise UserError(f"--{key} is empty: give it a value, or leave it out")
@@ -156,6 +160,14 @@ def parse(
         if isinstance(value, str):
             namespace[key] = expand_home(value, f"--{key}")
     return namespace
+
+
+def _check_files(argv: Sequence[str], sections: Namespace) -> None:
+    """Refuse special files in place of a section, which the parser would open."""
+    for word, following in zip_longest(argv, argv[1:], fillvalue=""):
+        option, equals, value = word.partition("=")
+        if isinstance(sections.get(option.removeprefix("--")), Namespace):
+            check_loaded(value if equals else following)
 
 
 def _check_sections(values: Namespace, defaults: Namespace, prefix: str = "") -> None:

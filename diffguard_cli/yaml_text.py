@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from diffguard.errors import UserError
+from diffguard.storage.paths import kind_of
 from diffguard.storage.reading import read_text
 
 _MAX_CHARACTERS = 2**21
 _MAX_DEPTH = 50
 _MAX_VALUES = 500_000
+_MAX_KEYS = 5_000
+_LARGEST_NUMBER = 2**64
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
@@ -49,6 +53,41 @@ def check_yaml(text: str) -> None:
                 f"it is nested deeper than {_MAX_DEPTH} levels, or has more than {_MAX_VALUES:,} "
                 "values with its aliases"
             )
+
+
+def check_loaded(values: Any) -> None:
+    """Refuse loaded YAML that the parser cannot handle.
+
+    Args:
+        values: What was loaded.
+
+    Raises:
+        UserError: For a named pipe or a device, which the parser would open as a config; for a
+            whole number of absurd size; and for more keys than any config has.
+    """
+    waiting, keys = [values], 0
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, Mapping):
+            waiting += value.values()
+            keys += len(value)
+        elif isinstance(value, list):
+            waiting += value
+        elif isinstance(value, int) and abs(value) > _LARGEST_NUMBER:
+            raise UserError(f"it has a whole number of more than {_LARGEST_NUMBER:,}")
+        elif isinstance(value, str) and "/" in value:
+            _refuse_special(value)
+        if keys > _MAX_KEYS:
+            raise UserError(f"it has more than {_MAX_KEYS:,} keys")
+
+
+def _refuse_special(path: str) -> None:
+    try:
+        kind = kind_of(path)
+    except UserError:
+        return  # no path, or one that may not be entered
+    if kind not in ("nothing", "a file", "a folder"):
+        raise UserError(f"{path} cannot be read: it is {kind}, expected a file")
 
 
 def read_yaml(path: Path) -> Any:

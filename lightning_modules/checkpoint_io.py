@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 from pathlib import Path
 from typing import Any
@@ -45,9 +46,13 @@ def checkpoint_file(folder: Path | str) -> Path:
 
 
 def last_checkpoint(folder: Path | str) -> Path | None:
-    """The checkpoint that training left in a folder, or None."""
+    """The checkpoint that training left in a folder, or None.
+
+    Raises:
+        UserError: If something else is in its place.
+    """
     path = checkpoint_file(folder)
-    return path if path.is_file() else None
+    return require_file(path, "checkpoint") if os.path.lexists(path) else None
 
 
 class SafeCheckpointIO(TorchCheckpointIO):

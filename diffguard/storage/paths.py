@@ -17,6 +17,7 @@ _KINDS = {
 }
 # Bytes of the name of a file or folder, on every system.
 _LONGEST_NAME = 255
+_LONGEST_PATH = 4095
 
 
 def user_path(text: str | Path, name: str) -> Path:
@@ -39,8 +40,9 @@ def expand_home(text: str, name: str) -> str:
     """Like `user_path`, for a text that may also be something else, such as a hub id."""
     if not text:
         raise UserError(f"{name} is empty: expected a path ('.' is the current folder)")
-    if any(len(os.fsencode(part)) > _LONGEST_NAME for part in text.split("/")):
-        raise UserError(f"{name} {text[:40]!r}… holds a name that is too long for a file")
+    long_name = any(len(os.fsencode(part)) > _LONGEST_NAME for part in text.split("/"))
+    if long_name or len(os.fsencode(text)) > _LONGEST_PATH:
+        raise UserError(f"{name} {text[:40]!r}… is too long for the path of a file")
     if "\0" in text:
         raise UserError(f"{name} {text!r} holds a NUL character, which no path may hold")
     if not text.startswith("~"):

@@ -1,6 +1,7 @@
 """The parser: values, keys, usage and messages."""
 
 import json
+import os
 from dataclasses import dataclass
 from typing import Literal
 
@@ -166,6 +167,25 @@ def test_a_file_has_keys_and_values_in_a_section(training, tmp_path, section, va
     path.write_text(yaml.safe_dump(value))
     with pytest.raises(UserError, match=r"section of keys and values|its keys and values"):
         parse(training, ["--config", str(path)])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("".join(f"k{i}: 1\n" for i in range(6000)), "more than 5,000 keys"),
+        (f"seed: 0x{'f' * 10_000}\n", "a whole number of more than"),
+        ("data: PLACE\n", "it is a named pipe, expected a file"),
+        ("detector: {sampler: PLACE}\n", "it is a named pipe, expected a file"),
+    ],
+)
+def test_values_that_the_parser_cannot_handle_are_refused(training, tmp_path, text, message):
+    os.mkfifo(tmp_path / "pipe")
+    path = tmp_path / "config.yaml"
+    path.write_text(text.replace("PLACE", str(tmp_path / "pipe")))
+    with pytest.raises(UserError, match=message):
+        parse(training, ["--config", str(path)])
+    with pytest.raises(UserError, match="it is a named pipe, expected a file"):
+        parse(training, ["--data", str(tmp_path / "pipe")])
 
 
 def test_names_of_many_classes_are_parsed(training):

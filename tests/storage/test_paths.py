@@ -59,6 +59,7 @@ def test_unknown_home_empty_path_and_nul_are_reported_in_one_line(monkeypatch):
         ("a\0b", "NUL"),
         ("~nobody-has-this/x", "is unknown"),
         (f"a/{'ü' * 128}/b", "too long"),
+        ("a/" * 2500, "too long"),
     ):
         with pytest.raises(UserError, match=f"^--output .*{reason}"):
             user_path(path, "--output")
