@@ -181,7 +181,7 @@ class Engine:
         node, stop = self._routes.nodes[table.node[row]], int(table.step[row])
         image.last_step[node] = stop
         if node.is_kept:
-            image.states[node] = table.x[0, row].clone()
+            image.states[node] = table.x[row].clone()
         self._steps.observation.end(row, node, image)
         if not node.children:
             if table.end(row) is not None:

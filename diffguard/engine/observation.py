@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 import torch
@@ -45,12 +45,12 @@ class Observation:
     @cached_property
     def _values(self) -> list[Tensor]:
         x, observers = self.trajectories.x, self.routes.observers
-        return [x.new_zeros(x.shape[1], o.values, dtype=torch.float64) for o in observers]
+        return [x.new_zeros(len(x), o.values, dtype=torch.float64) for o in observers]
 
     @cached_property
     def _memory(self) -> list[Tensor]:
         x = self.trajectories.x
-        return [x.new_zeros(o.memory, *x.shape[1:]) for o in self.routes.observers]
+        return [x.new_zeros(o.memory, *x.shape) for o in self.routes.observers]
 
     def begin(self, row: int, node: Node) -> None:
         """Begin the records of a phase."""
@@ -97,7 +97,7 @@ class Observation:
             `(N,)` bool, which rows end their phase here.
         """
         table = self.trajectories
-        stops = torch.zeros(len(rows), dtype=torch.bool, device=table.x.device)
+        stops = np.zeros(len(rows), dtype=bool)
         for number in self._of_steps:
             for places, count in self._batches(number, rows):
                 chosen = rows[places]
@@ -105,11 +105,11 @@ class Observation:
                 sight = self._sight(number, chosen, x)
                 flags = self.routes.observers[number].on_step(sight)
                 if flags is not None:
-                    stops[table.on_device(places[:count])] |= flags[:count]
+                    stops[places[:count]] |= np.array(flags.tolist()[:count])
                 if sight.x is not x:
                     table.move(chosen[:count], sight.x[:count])
                 self._keep(number, chosen[:count], sight)
-        return np.array(stops.tolist())
+        return stops
 
     def _batches(self, number: int, rows: np.ndarray) -> Iterator[tuple[np.ndarray, int]]:
         """Places in `rows` of an observer's rows, padded to whole batches, and their number."""
@@ -124,7 +124,7 @@ class Observation:
         places = table.on_device(rows)
         return Sight(
             x=x,
-            step=self.step_of(rows),
+            find_step=partial(self.step_of, rows),
             index=table.on_device(table.step[rows]),
             steps=table.step[rows].tolist(),
             sources=[image.source for image in table.images(rows)],
@@ -134,6 +134,8 @@ class Observation:
         )
 
     def _keep(self, number: int, rows: np.ndarray, sight: Sight) -> None:
-        places = self.trajectories.on_device(rows)
-        self._values[number].index_copy_(0, places, sight.values[: len(rows)])
-        self._memory[number].index_copy_(1, places, sight.memory[:, : len(rows)])
+        observer, places = self.routes.observers[number], self.trajectories.on_device(rows)
+        if observer.values:
+            self._values[number].index_copy_(0, places, sight.values[: len(rows)])
+        if observer.memory:
+            self._memory[number].index_copy_(1, places, sight.memory[:, : len(rows)])

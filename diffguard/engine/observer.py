@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -21,7 +21,7 @@ class Sight:
 
     Attributes:
         x: `(B, …)` states.
-        step: The levels of the step that the rows make or have made.
+        find_step: Looks up the step that the rows make or have made.
         index: `(B,)` int64 index of that step.
         steps: The same indices on the host.
         sources: The images of the rows.
@@ -31,13 +31,18 @@ class Sight:
     """
 
     x: Tensor
-    step: Step
+    find_step: Callable[[], Step]
     index: Tensor
     steps: Sequence[int]
     sources: Sequence[Source]
     denoiser: Denoiser
     values: Tensor
     memory: Tensor
+
+    @property
+    def step(self) -> Step:
+        """The step that the rows make or have made, with its levels."""
+        return self.find_step()
 
     def image_previews(self) -> Tensor:
         """`(B, C, h, w)` the images, as `denoiser.preview` shows clean states."""

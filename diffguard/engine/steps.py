@@ -65,16 +65,15 @@ class Steps:
         table, routes = self.trajectories, self.routes
         node = table.node[rows]
         up, step = routes.up[node], table.step[rows]
+        columns = np.stack([step, table.count[rows], table.part[rows]])
+        index, count, part = table.on_device(columns).unbind()
         # An inversion starts from the image itself, which is not clipped.
-        clip = self.sampler.clip & (~up | (step > 0))
+        clip = table.on_device(~up | (step > 0)) if self.sampler.clip else None
+        result = self._levels.step(table.on_device(up), index, count, part, clip)
         cleans = routes.ends_clean[node] & (step <= routes.last[node])
-        columns = np.stack([step, table.count[rows], table.part[rows], up, clip, cleans])
-        index, count, part, *flags = table.on_device(columns).unbind()
-        is_up, is_clipped, is_clean = (flag.bool() for flag in flags)
-        clipped = is_clipped if self.sampler.clip else None
-        result = self._levels.step(is_up, index, count, part, clipped)
         if not cleans.any():
             return result
+        is_clean = table.on_device(cleans)
         return replace(result, alpha_next=torch.where(is_clean, 1.0, result.alpha_next))
 
     @torch.no_grad()

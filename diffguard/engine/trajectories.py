@@ -50,7 +50,8 @@ class Trajectories:
         wants: `(2, R)` bool, whether the pass without, and with the label is still to be made.
     """
 
-    x: Tensor  # (1 + memory, R, …) states and the solver's memory
+    x: Tensor  # (R, …) states
+    memory: Tensor  # (memory, R, …) the solver's memory
     noise: Tensor  # (2, R, …) results of the passes without and with the label
 
     def __init__(self, images: int, per_image: int, memory: int = 0) -> None:
@@ -63,7 +64,7 @@ class Trajectories:
         # The row whose next pass of the same kind serves this row too; -1 for none.
         self._leader = np.full((2, rows), -1)
         self._free = list(range(rows - 1, -1, -1))
-        self._memory = memory
+        self._memory_size = memory
         self._room = images
         self._images_so_far = 0
 
@@ -89,13 +90,14 @@ class Trajectories:
     def add(self, image: ImageInFlight, state: Tensor) -> int:
         """Add a trajectory at the state `(…)` of the image that entered last; returns its row."""
         if not hasattr(self, "x"):
-            self.x = state.new_zeros(1 + self._memory, len(self.node), *state.shape)
+            self.x = state.new_zeros(len(self.node), *state.shape)
+            self.memory = state.new_zeros(self._memory_size, *self.x.shape)
             self.noise = state.new_zeros(2, len(self.node), *state.shape)
         row = self._free.pop()
         image.running += 1
         self.image[row], self.label[row] = image, image.source.job.label
         self._age[row] = self._images_so_far
-        self.x[0, row] = state
+        self.x[row] = state
         return row
 
     def begin(self, row: int, node: int, step: int, *, keeps_memory: bool = False) -> None:
@@ -111,7 +113,8 @@ class Trajectories:
         self.made[row] = self.part[row] = 0
         if not keeps_memory:
             self.count[row] = 0
-            self.x[1:, row] = 0
+            if self._memory_size:
+                self.memory[:, row] = 0
 
     def fork(self, row: int) -> int:
         """A copy of a trajectory in a row of its own, which is returned."""
@@ -119,7 +122,7 @@ class Trajectories:
         self.image[twin] = self.image[row]
         self.image[row].running += 1
         self._columns[:, twin] = self._columns[:, row]
-        self.x[:, twin] = self.x[:, row]
+        self.x[twin], self.memory[:, twin] = self.x[row], self.memory[:, row]
         return twin
 
     def request(self, rows: np.ndarray, *, null: np.ndarray, label: np.ndarray) -> None:
@@ -163,15 +166,18 @@ class Trajectories:
         self._store(kinds, passes.rows, noise)
         for image in self.images(passes.rows):
             image.passes += 1
-        made = np.zeros(self.wants.shape, dtype=bool)
-        made[kinds, passes.rows] = True
-        kinds, followers = np.nonzero((self._leader >= 0) & made[[[0], [1]], self._leader])
-        if len(followers):
-            leaders = self._leader[kinds, followers]
-            self._store(kinds, followers, self._noise(kinds, leaders))
+        ready = np.zeros(len(self.node), dtype=bool)
+        ready[passes.rows] = True
+        follows = self._leader >= 0
+        if follows.any():
+            made = np.zeros(self.wants.shape, dtype=bool)
+            made[kinds, passes.rows] = True
+            kinds, followers = np.nonzero(follows & made[[[0], [1]], self._leader])
+            self._store(kinds, followers, self._noise(kinds, self._leader[kinds, followers]))
             self._leader[kinds, followers] = -1
-            made[kinds, followers] = True
-        return np.flatnonzero(made.any(0) & ~self.wants.any(0) & (self._leader < 0).all(0))
+            ready[followers] = True
+            ready &= (self._leader < 0).all(0)
+        return np.flatnonzero(ready & ~(self.wants[0] | self.wants[1]))
 
     def null_noise(self, rows: np.ndarray) -> Tensor:
         """Noise of rows, predicted without the label."""
@@ -183,14 +189,16 @@ class Trajectories:
 
     def states(self, rows: np.ndarray) -> tuple[Tensor, Tensor]:
         """States `(N, …)` of rows, and the solver's memory of them `(memory, N, …)`."""
-        x = self.x.index_select(1, self.on_device(rows))
-        return x[0], x[1:]
+        places = self.on_device(rows)
+        x = self.x.index_select(0, places)
+        return x, self.memory.index_select(1, places) if self._memory_size else self.memory
 
     def move(self, rows: np.ndarray, x: Tensor, memory: Tensor | None = None) -> None:
         """Set the states of rows, and the solver's memory of them."""
-        self.x[0].index_copy_(0, self.on_device(rows), x)
-        if memory is not None and len(memory):
-            self.x[1:].index_copy_(1, self.on_device(rows), memory)
+        places = self.on_device(rows)
+        self.x.index_copy_(0, places, x)
+        if memory is not None and self._memory_size:
+            self.memory.index_copy_(1, places, memory)
 
     def end(self, row: int) -> ImageInFlight | None:
         """End a trajectory; returns its image if this was the image's last one."""
