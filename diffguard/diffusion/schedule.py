@@ -85,6 +85,7 @@ class NoiseSchedule:
                 "beta_end and trained_betas"
             )
         self.prediction_type = prediction_type
+        self._tables: dict[torch.device, Tensor] = {}
 
     def __len__(self) -> int:
         return len(self.betas)
@@ -121,6 +122,14 @@ class NoiseSchedule:
         signal = torch.cos((t + 0.008) / 1.008 * math.pi / 2) ** 2
         return cls((1 - signal[1:] / signal[:-1]).clamp(max=max_beta), prediction_type)
 
+    def _levels(self, t: Tensor) -> Tensor:
+        """ᾱ of timesteps `(N,)`, on their device; no network call waits for a copy from it."""
+        if t.device not in self._tables:
+            # Apple's GPUs have no float64.
+            dtype = torch.float32 if t.device.type == "mps" else torch.float64
+            self._tables[t.device] = self.alphas_cumprod.to(t.device, dtype)
+        return self._tables[t.device].index_select(0, t)
+
     def add_noise(self, x0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
         """Draw x_t given x_0.
 
@@ -132,7 +141,7 @@ class NoiseSchedule:
         Returns:
             `(N, …)` noised states.
         """
-        alpha = expand(self.alphas_cumprod[t.cpu()], x0)
+        alpha = expand(self._levels(t), x0)
         return alpha.sqrt() * x0 + (1 - alpha).sqrt() * noise
 
     def training_target(self, x0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
@@ -141,7 +150,7 @@ class NoiseSchedule:
             return noise
         if self.prediction_type == "sample":
             return x0
-        alpha = expand(self.alphas_cumprod[t.cpu()], x0)
+        alpha = expand(self._levels(t), x0)
         return alpha.sqrt() * noise - (1 - alpha).sqrt() * x0
 
     def to_noise(self, output: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
@@ -157,7 +166,7 @@ class NoiseSchedule:
         """
         if self.prediction_type == "epsilon":
             return output
-        alpha = expand(self.alphas_cumprod[t.cpu()], x_t)
+        alpha = expand(self._levels(t), x_t)
         if self.prediction_type == "v_prediction":
             return alpha.sqrt() * output + (1 - alpha).sqrt() * x_t
         return (x_t - alpha.sqrt() * output) / (1 - alpha).sqrt()

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from diffguard.diffusion.ddim import ddim_step
-from diffguard.diffusion.schedule import predict_clean
+from diffguard.diffusion.schedule import NoiseSchedule, predict_clean
 from diffguard.engine.engine import Engine
 from diffguard.engine.observer import Observer
 from diffguard.engine.program import ClassifierFree, Inversion, NoisedImage, Program, Synthesis
@@ -129,8 +129,9 @@ def test_images_without_effective_guidance_make_each_phase_once():
         assert torch.equal(*(outcome.states[end] for end in ends))
 
 
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
 @pytest.mark.parametrize("watched", [False, True])
-def test_a_network_call_waits_for_no_copy_from_the_device(watched, monkeypatch):
+def test_a_network_call_waits_for_no_copy_from_the_device(watched, prediction, monkeypatch):
     """All that a call needs stands on the device; only images that end are looked at."""
     copies = []
 
@@ -152,7 +153,8 @@ def test_a_network_call_waits_for_no_copy_from_the_device(watched, monkeypatch):
     if watched:
         programs += [Program(watched=((recipe.invert, Norms()),))]
     with fake_gpu() as device:
-        denoiser = denoiser_of(two_layers(classes=CLASSES), CLASSES).to(device)
+        schedule = NoiseSchedule.linear(prediction_type=prediction)
+        denoiser = denoiser_of(two_layers(classes=CLASSES), CLASSES, schedule).to(device)
         engine = Engine(denoiser, recipe.sampler, Program.joined(programs), 8)
         jobs = jobs_of(16)
         for job in jobs:
