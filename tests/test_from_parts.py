@@ -26,8 +26,8 @@ SETTINGS = {
     "baselines": ["msp", "knn"],
     "knn_k": 3,
 }
-IMAGES = torch.rand(12, 3, 8, 8, generator=torch.Generator().manual_seed(5))
-DATA = TensorDataset(IMAGES, torch.arange(12) % 3)
+IMAGES = torch.rand(20, 3, 8, 8, generator=torch.Generator().manual_seed(5))
+DATA = TensorDataset(IMAGES, torch.arange(20) % 3)
 pytestmark = pytest.mark.filterwarnings("ignore:with only", "ignore:the classifier")
 
 
@@ -116,7 +116,7 @@ def test_what_cannot_be_built_again_is_not_saved_and_the_rest_works(models):
 
     detector = build(Local(3), denoiser_of(two_layers(3, 8, 3), 3), num_classes=3)
     detector.calibrate(DATA, reference=DATA)
-    assert len(detector.predict(IMAGES)) == 12
+    assert len(detector.predict(IMAGES)) == 20
     with pytest.raises(UserError, match=r"classifier Local cannot be saved.* name its arch, or"):
         detector.save("x.ckpt")
     spec = ClassifierSpec(STRANGER, 3)

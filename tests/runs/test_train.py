@@ -178,7 +178,7 @@ def test_each_stage_may_have_its_own_batch_size_augmentation_and_precision(tmp_p
     def watched(self, batch, batch_idx):
         loss = plain(self, batch, batch_idx)
         seen.append((len(batch["label"]), self.trainer.precision))
-        assert self.trainer.datamodule.augment == "flip"
+        assert self.trainer.datamodule.config.augment == "flip"
         return loss
 
     monkeypatch.setattr(ClassifierModule, "training_step", watched)
