@@ -185,7 +185,10 @@ def test_error_of_a_score_that_is_not_finite_names_the_image(images):
         ({"early_stop": EarlyStopSettings({"ms_ssim": 0.5})}, "ms_ssim needs images of at least"),
         ({"distances": ["logits_l1", "feature_l2@nope"]}, "classifier has no layer 'nope'"),
         ({"early_stop": EarlyStopSettings({"feature_l2@nope": 0.5})}, "has no layer 'nope'"),
-        ({"sampler": SamplerSettings(steps=300, spacing="stride")}, "detector.sampler: no integer stride gives"),
+        (
+            {"sampler": SamplerSettings(steps=300, spacing="stride")},
+            "detector.sampler: no integer stride gives",
+        ),
         ({"synthesis": SynthesisSettings(skip=6)}, "synthesis.skip must be 0 to 5"),
         ({"synthesis": SynthesisSettings(skip=-1)}, "synthesis.skip must be 0 to 5"),
         ({"guidance": ClassifierGuidanceSettings(crops=CropSettings(2))}, "crops.size is needed"),
