@@ -30,7 +30,7 @@ from diffguard.methods.recipes import recipe_of
 from diffguard.methods.registry import METHODS
 from diffguard.settings.detector import DetectorSettings
 from diffguard.settings.guidance import ClassifierFreeSettings
-from diffguard.settings.methods import LmdSettings
+from diffguard.settings.methods import SECTIONS
 from diffguard.storage.rebuilding import WithoutWeights
 
 
@@ -157,26 +157,13 @@ def _count_passes(
     classifier: Classifier, denoiser: _StandIn, settings: DetectorSettings
 ) -> tuple[int, int]:
     """Run the methods on images of 2 × 2 pixels."""
-    # Distances do not change the number of passes, and may need weights.
-    uses_lmd = "lmd" in settings.methods
-    bare = DetectorSettings(
-        sampler=settings.sampler,
-        inversion=settings.inversion,
-        synthesis=settings.synthesis,
-        guidance=settings.guidance,
-        label=settings.label,
-        methods=settings.methods,
-        lmd=LmdSettings(settings.lmd.repeats, 2, "l2") if uses_lmd else LmdSettings(),
-        msma=settings.msma,
-        distances=["l2"],
-        unguided=["l2"] if settings.unguided else [],
-        distance=["l2"],
-        baselines=[],
-        fused=[],
-        decision="diffguard",
-    )
     models = Models(
-        classifier, denoiser, bare, image_size=2, image_channels=1, noisy_classifier=nn.Identity()
+        classifier,
+        denoiser,
+        _without_weights(settings),
+        image_size=2,
+        image_channels=1,
+        noisy_classifier=nn.Identity(),
     )
     recipe = recipe_of(models)
     if isinstance(recipe.guidance, ClassifierGuidance):
@@ -194,6 +181,27 @@ def _count_passes(
         return (engine.push([job]) + engine.flush())[0].passes
 
     return passes(False, lowest), passes(True, recipe)
+
+
+def _without_weights(settings: DetectorSettings) -> DetectorSettings:
+    """Settings that take the same passes; distances change none, and may need weights."""
+    methods = [name for name in SECTIONS if name in settings.methods]
+    sections: dict[str, Any] = {name: getattr(settings, name).light() for name in methods}
+    return DetectorSettings(
+        sampler=settings.sampler,
+        inversion=settings.inversion,
+        synthesis=settings.synthesis,
+        guidance=settings.guidance,
+        label=settings.label,
+        methods=settings.methods,
+        distances=["l2"],
+        unguided=["l2"] if settings.unguided else [],
+        distance=["l2"],
+        baselines=[],
+        fused=[],
+        decision="diffguard",
+        **sections,
+    )
 
 
 def _two_classes(images: Tensor, t: Tensor) -> Tensor:  # noqa: ARG001

@@ -14,7 +14,7 @@ from diffguard.denoisers.spec import DiffusionSpec
 from diffguard.detector import Detector
 from diffguard.errors import UserError
 from diffguard.settings.guidance import ClassifierFreeSettings, ClassifierGuidanceSettings
-from diffguard.settings.methods import LmdSettings
+from diffguard.settings.reconstruction_methods import LmdSettings
 from diffguard.settings.sections import EarlyStopSettings, SynthesisSettings
 from tests.helpers.published import DIT_XL_2
 from tests.helpers.tiny_detector import small_settings
@@ -49,6 +49,7 @@ def scored(settings, diffusion):
         {"guidance": ClassifierGuidanceSettings(scale=2.0), "unguided": ["l2"]},
         {"synthesis": SynthesisSettings(skip=0)},
         {"methods": ["diffguard", "lmd"], "lmd": LmdSettings(2, 4, "l2")},
+        {"methods": ["diffguard", "diffnb", "minority", "guidance_norm"]},
     ],
 )
 def test_passes_equal_those_of_a_scored_image(changes):

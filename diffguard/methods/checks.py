@@ -15,6 +15,7 @@ from diffguard.scores.baseline_checks import check_head_baselines
 from diffguard.scores.build import build_distance
 from diffguard.scores.distances import check_size, find_distance
 from diffguard.settings.detector import DetectorSettings
+from diffguard.settings.distances import all_distances
 from diffguard.settings.guidance import ClassifierFreeSettings, ClassifierGuidanceSettings
 from diffguard.settings.methods import UNLABELED
 
@@ -25,7 +26,7 @@ def check_weights(settings: DetectorSettings) -> None:
     Raises:
         UserError: Naming the file that is missing.
     """
-    for name in settings.distance_names:
+    for name in all_distances(settings):
         if find_distance(name)[0].perceptual:
             build_distance(name, weights=settings.perceptual_weights)
 
@@ -66,7 +67,7 @@ def check_rows(batch_size: int, classifier: Classifier, image_size: int) -> None
 def sees_labels(settings: DetectorSettings) -> bool:
     """Whether the diffusion model sees labels other than "no label"."""
     free = isinstance(settings.guidance, ClassifierFreeSettings)
-    return free or settings.inversion.condition != "null"
+    return free or settings.inversion.condition != "null" or "diffnb" in settings.methods
 
 
 def check_models(
@@ -85,7 +86,7 @@ def check_models(
     check_steps(settings, len(denoiser.schedule))
     if isinstance(guidance, ClassifierGuidanceSettings):
         _check_guiding_classifier(guidance, classifier, noisy_classifier)
-    for name in settings.distance_names:
+    for name in all_distances(settings):
         layer = find_distance(name)[1]
         if layer is not None:
             classifier.layer(layer)
@@ -93,13 +94,8 @@ def check_models(
         side = getattr(denoiser, "preview_size", None)
         if side is not None:
             check_size(name, side)
-    needs_classes = sees_labels(settings)
-    if needs_classes and (denoiser.num_classes is None or denoiser.null_class is None):
-        raise UserError(
-            "classifier-free guidance and an inversion that sees labels need a class-conditional "
-            "diffusion model with a null class: set detector.guidance to classifier and "
-            "detector.inversion.condition to null, or take another model"
-        )
+    if sees_labels(settings):
+        _check_classes(classifier, denoiser)
     unlabeled = [name for name in settings.methods if name in UNLABELED]
     if unlabeled and denoiser.num_classes is not None and denoiser.null_class is None:
         raise UserError(
@@ -112,11 +108,22 @@ def check_models(
             "detector.sampler.clip clamps pixels to their range, which the latents of this model "
             "do not have: set it to false"
         )
-    if needs_classes and denoiser.num_classes != classifier.num_classes:
+
+
+def _check_classes(classifier: Classifier, denoiser: Denoiser) -> None:
+    without = (
+        "set detector.guidance to classifier, set detector.inversion.condition to null and leave "
+        "diffnb out of detector.methods"
+    )
+    if denoiser.num_classes is None or denoiser.null_class is None:
+        raise UserError(
+            "classifier-free guidance, an inversion that sees labels and the method diffnb need a "
+            f"class-conditional diffusion model with a null class: {without}, or take another model"
+        )
+    if denoiser.num_classes != classifier.num_classes:
         raise UserError(
             f"the classifier has {classifier.num_classes} classes but the diffusion model "
-            f"{denoiser.num_classes}: both must know the same ones, or set detector.guidance "
-            "to classifier and detector.inversion.condition to null"
+            f"{denoiser.num_classes}: both must know the same ones, or {without}"
         )
 
 
@@ -180,6 +187,8 @@ def check_steps(settings: DetectorSettings, trained: int) -> None:
             f"detector.msma.levels must be at most {steps:,}, the number of steps, got "
             f"{settings.msma.levels:,}"
         )
+    if "ddpm_ood" in settings.methods:
+        settings.ddpm_ood.check_levels(steps)
     mean, most = settings.early_stop.mean_depth, settings.inversion.most_steps(steps)
     if mean is not None and not 1 <= mean * steps <= most:
         raise UserError(

@@ -12,7 +12,6 @@ import torch
 from diffguard.batching import ROW_MULTIPLE, padded
 from diffguard.classifiers.check import check_head, check_labels
 from diffguard.classifiers.classifier import ClassifierOutput
-from diffguard.engine.program import Program
 from diffguard.engine.reproducible import reproducible
 from diffguard.errors import UserError
 from diffguard.methods.classifier_trial import looks_like_sigmoid, try_classifier
@@ -112,14 +111,13 @@ def fit_methods(
     models: Models, training: Callable[[int], Batches], batch_size: int
 ) -> dict[str, dict[str, torch.Tensor]]:
     """Fit the methods that need it on ID training images; see `Method.fit`."""
-    names = models.settings.fitted_methods
-    if not names:
-        return {}
-    methods = [method for method in build_methods(models, {}) if method.name in names]
-    program = Program.joined(method.program() for method in methods)
-    images = training(max(method.images for method in methods))
-    outcomes = outcomes_of(models, methods[0].recipe.sampler, program, images, batch_size)
-    return {method.name: method.fit(outcomes) for method in methods}
+    fits = {}
+    for method in build_methods(models, {}):
+        if method.name in models.settings.fitted_methods:
+            sampler, images = method.recipe.sampler, training(method.images)
+            outcomes = outcomes_of(models, sampler, method.program(), images, batch_size)
+            fits[method.name] = method.fit(outcomes)
+    return fits
 
 
 def fit_calibration(

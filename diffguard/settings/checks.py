@@ -5,6 +5,7 @@ from __future__ import annotations
 from diffguard.errors import UserError
 from diffguard.scores.distances import check_size
 from diffguard.settings.detector import DetectorSettings
+from diffguard.settings.distances import reconstruction_distances
 
 
 def check_image_size(settings: DetectorSettings, image_size: int) -> None:
@@ -19,7 +20,5 @@ def check_image_size(settings: DetectorSettings, image_size: int) -> None:
     """
     if isinstance(image_size, bool) or not isinstance(image_size, int) or image_size < 1:
         raise UserError(f"image_size must be a whole number of at least 1, got {image_size!r}")
-    for name in (*settings.distances, *settings.unguided):
+    for name in reconstruction_distances(settings):
         check_size(name, image_size)
-    if "lmd" in settings.methods:
-        check_size(settings.lmd.distance, image_size)

@@ -14,15 +14,20 @@ from diffguard.errors import UserError
 from diffguard.scores.baseline_checks import FEATURE_BASELINES, check_names
 from diffguard.scores.calibration import DIFFGUARD, FUSION, FUSION_BASELINES, FusionRule
 from diffguard.scores.conformal import check_share
-from diffguard.scores.distances import find_distance
 from diffguard.settings.guidance import ClassifierFreeSettings, GuidanceSettings
 from diffguard.settings.methods import (
     FITTED,
-    DiffPathSettings,
-    LmdSettings,
-    MsmaSettings,
+    SECTIONS,
     check_methods,
     check_sections,
+)
+from diffguard.settings.mixture_methods import DiffPathSettings, MsmaSettings
+from diffguard.settings.names import check_distances, check_distinct
+from diffguard.settings.reconstruction_methods import (
+    DdpmOodSettings,
+    DiffNbSettings,
+    LmdSettings,
+    MinoritySettings,
 )
 from diffguard.settings.sections import (
     EarlyStopSettings,
@@ -62,7 +67,10 @@ class DetectorSettings:
         tandem_band: Tandem: shares of the ID validation images between which a case is in doubt.
         baselines: Post-hoc detectors that are scored as well.
         diffpath: Settings of the method `diffpath`.
+        diffnb: Settings of the method `diffnb`.
+        ddpm_ood: Settings of the method `ddpm_ood`.
         lmd: Settings of the method `lmd`.
+        minority: Settings of the method `minority`.
         msma: Settings of the method `msma`.
         fused: The scores that `fusion` combines with `diffguard`: some of the baselines and of the
             further methods.
@@ -95,7 +103,10 @@ class DetectorSettings:
     tandem_band: list[float] = field(default_factory=lambda: [0.5, 0.99])
     baselines: list[str] = field(default_factory=lambda: list(BASELINES))
     diffpath: DiffPathSettings = field(default_factory=DiffPathSettings)
+    diffnb: DiffNbSettings = field(default_factory=DiffNbSettings)
+    ddpm_ood: DdpmOodSettings = field(default_factory=DdpmOodSettings)
     lmd: LmdSettings = field(default_factory=LmdSettings)
+    minority: MinoritySettings = field(default_factory=MinoritySettings)
     msma: MsmaSettings = field(default_factory=MsmaSettings)
     fused: list[str] = field(default_factory=lambda: ["knn"])
     decision: str = "fusion"
@@ -115,10 +126,12 @@ class DetectorSettings:
                 f"{self.guidance!r}"
             )
         self._check_solver()
-        self._check_repeated_names()
+        for key in ("methods", "distances", "unguided", "distance", "baselines", "fused"):
+            check_distinct(getattr(self, key), f"detector.{key}")
         check_methods(self.methods, self.guidance, self.sampler)
-        check_sections(self, self.methods)
-        self._check_distances()
+        sections = {name: getattr(self, name) for name in SECTIONS}
+        check_sections(sections, self.methods)
+        check_distances(self.distances, self.unguided, self.distance)
         self._check_combination()
         self._check_decision()
 
@@ -131,14 +144,6 @@ class DetectorSettings:
     def fitted_methods(self) -> list[str]:
         """The methods that are fitted on ID training images."""
         return [name for name in self.methods if name in FITTED]
-
-    @property
-    def distance_names(self) -> list[str]:
-        """All distances that are computed, those of early stop included."""
-        names = [*self.distances, *self.unguided, *self.early_stop.thresholds]
-        if "lmd" in self.methods:
-            names.append(self.lmd.distance)
-        return list(dict.fromkeys(names))
 
     @property
     def fusible(self) -> list[str]:
@@ -160,28 +165,6 @@ class DetectorSettings:
                 f"detector.sampler.solver {self.sampler.solver} returns from the level that "
                 "inversion reached: leave out detector.synthesis.extra_start and skip, or take "
                 "another solver"
-            )
-
-    def _check_repeated_names(self) -> None:
-        # A name that is given twice would have twice the weight.
-        for key in ("methods", "distances", "unguided", "distance", "baselines", "fused"):
-            names = getattr(self, key)
-            for name in names:
-                if names.count(name) > 1:
-                    raise UserError(f"detector.{key} names {name} more than once: name it once")
-
-    def _check_distances(self) -> None:
-        for name in (*self.distances, *self.unguided, *self.distance):
-            find_distance(name.removeprefix("unguided/"))
-        names = [*self.distances, *(f"unguided/{name}" for name in self.unguided)]
-        absent = [name for name in self.distance if name not in names]
-        if not names:
-            raise UserError("detector.distances and detector.unguided name no distance: name one")
-        if absent or not self.distance:
-            raise UserError(
-                f"detector.distance names {', '.join(absent) or 'nothing'}, which is not computed: "
-                f"expected some of {', '.join(names)} (see detector.distances and "
-                "detector.unguided)"
             )
 
     def _check_combination(self) -> None:

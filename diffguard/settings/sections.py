@@ -9,7 +9,7 @@ from diffguard.diffusion.schedule import FirstLevel, Pairing, Spacing
 from diffguard.diffusion.solvers import EXACT, SolverName
 from diffguard.errors import UserError
 from diffguard.scores.distances import find_distance
-from diffguard.settings.values import check_scale, check_values, refuse_unused
+from diffguard.settings.values import check_scale, check_values, refuse_unused, steps_at
 
 Condition = Literal["null", "label", "guided"]
 
@@ -114,7 +114,7 @@ class InversionSettings:
 
     def most_steps(self, steps: int) -> int:
         """The largest number of inversion steps of an image, out of `steps` of the schedule."""
-        return max(1, round(self.depth * steps))
+        return steps_at(self.depth, steps)
 
 
 @dataclass(frozen=True)

@@ -43,6 +43,17 @@ def check_scale(scale: float, name: str) -> None:
         raise UserError(f"{name} must be at most {_LARGEST_SCALE:,}, got {scale:g}")
 
 
+def check_least(name: str, value: int, least: int) -> None:
+    """Raise `UserError` for a number below the least."""
+    if value < least:
+        raise UserError(f"{name} must be at least {least}, got {value:,}")
+
+
+def steps_at(depth: float, steps: int) -> int:
+    """The number of steps, at least 1, up to a depth in (0, 1] of a schedule of `steps` steps."""
+    return max(1, round(depth * steps))
+
+
 def _check_finite(value: Any, name: str) -> None:
     if isinstance(value, list):
         value = dict(enumerate(value))

@@ -16,7 +16,7 @@ from diffguard.methods.outcomes import outcomes_of
 from diffguard.methods.recipes import recipe_of
 from diffguard.randomness import image_generator
 from diffguard.settings.guidance import ClassifierGuidanceSettings
-from diffguard.settings.methods import LmdSettings
+from diffguard.settings.reconstruction_methods import LmdSettings
 from diffguard.settings.sections import SamplerSettings
 from tests.helpers.tiny_detector import CLASSES, build_detector, small_settings
 from tests.helpers.tiny_models import denoiser_of, two_layers

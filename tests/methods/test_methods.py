@@ -14,7 +14,7 @@ from diffguard.methods.outcomes import outcomes_of
 from diffguard.methods.registry import build_methods
 from diffguard.scores.mixture import fit_mixture, negative_log_density
 from diffguard.settings.guidance import ClassifierFreeSettings, ClassifierGuidanceSettings
-from diffguard.settings.methods import DiffPathSettings
+from diffguard.settings.mixture_methods import DiffPathSettings
 from diffguard.settings.sections import EarlyStopSettings, InversionSettings
 from tests.helpers.tiny_detector import CLASSES, build_detector, small_settings
 

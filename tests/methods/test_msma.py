@@ -9,7 +9,7 @@ from diffguard.images import pixel_key
 from diffguard.methods.msma import Msma
 from diffguard.methods.outcomes import outcomes_of
 from diffguard.randomness import image_generator
-from diffguard.settings.methods import MsmaSettings
+from diffguard.settings.mixture_methods import MsmaSettings
 from diffguard.settings.sections import SamplerSettings
 from tests.helpers.tiny_detector import build_detector, small_settings
 

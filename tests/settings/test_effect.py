@@ -12,7 +12,7 @@ from diffguard.detector import Detector
 from diffguard.errors import UserError
 from diffguard.settings.checks import check_image_size
 from diffguard.settings.detector import DetectorSettings
-from diffguard.settings.guidance import FORMS, ClassifierGuidanceSettings, CropSettings
+from diffguard.settings.guidance import FORMS, ClassifierGuidanceSettings
 from diffguard.settings.plain import from_dict, to_dict, with_guidance
 from tests.helpers.format1 import FOLDER
 from tests.helpers.tiny_detector import build_detector
@@ -31,6 +31,12 @@ FREE = {
     "knn_k": 3,
 }
 SHIFTED = {**FREE, "sampler": {"steps": 6, "solver": "time_shift"}}
+NOISED = {
+    **FREE,
+    "methods": ["diffguard", "diffnb", "minority"],
+    "diffnb": {"depth": 0.34, "repeats": 1},
+    "minority": {"repeats": 1},
+}
 WHOLE = {
     **with_guidance(FREE, "classifier", {"scale": 2.0}),
     "inversion": {"depth": 0.5},
@@ -68,6 +74,13 @@ CHANGES = {
     "classifier.crops.seed": (GUIDED, 7),
     "label": (FREE, "oracle"),
     "methods": (FREE, ["diffguard", "guidance_norm"]),
+    "diffnb.depth": (NOISED, 0.5),
+    "diffnb.repeats": (NOISED, 2),
+    "diffnb.scale": (NOISED, 1.0),
+    "diffnb.distance": (NOISED, "l2"),
+    "minority.depth": (NOISED, 0.8),
+    "minority.repeats": (NOISED, 2),
+    "minority.distance": (NOISED, "ssim"),
     "distances": (FREE, ["logits_l1", "l2", "l1"]),
     "unguided": (FREE, ["l2", "l1"]),
     "distance": (FREE, ["l2", "logits_l1"]),
@@ -82,14 +95,10 @@ CHANGES = {
 }
 # What calibration does with them, and what only makes a detector faster, is tested elsewhere.
 ELSEWHERE = {
-    "diffpath.components",
-    "diffpath.images",
-    "lmd.repeats",
-    "lmd.squares",
-    "lmd.distance",
-    "msma.levels",
-    "msma.components",
-    "msma.images",
+    *(f"diffpath.{name}" for name in ("components", "images")),
+    *(f"ddpm_ood.{name}" for name in ("levels", "depth", "distances", "images")),
+    *(f"lmd.{name}" for name in ("repeats", "squares", "distance")),
+    *(f"msma.{name}" for name in ("levels", "components", "images")),
     "early_stop.mean_depth",
     "reference_images",
     "perceptual_weights",
@@ -290,20 +299,6 @@ def test_an_old_checkpoint_with_settings_without_effect_still_loads(tmp_path):
     Detector.load(tmp_path / "old.ckpt")
     cleaned = read_checkpoint(tmp_path / "old.ckpt")["settings"]
     assert cleaned == {**before, "synthesis": {"skip": 1, "extra_start": 0}}
-
-
-def test_crops_without_effect_in_an_old_checkpoint_are_the_defaults(tmp_path):
-    content = torch.load(FOLDER / "format1_classifier.ckpt", weights_only=True)
-    for crops, kept in (({"number": 0, "size": 5}, {}), ({"number": 2, "size": 5}, {"size": 5})):
-        content["settings"]["guidance"]["crops"] |= {
-            **crops,
-            "shared": False,
-            "seed": 4,
-            "reduction": "mean",
-        }
-        torch.save(content, tmp_path / "old.ckpt")
-        cleaned = read_checkpoint(tmp_path / "old.ckpt")["settings"]["classifier"]["crops"]
-        assert CropSettings(**cleaned) == CropSettings(crops["number"], **kept)
 
 
 def test_a_quality_that_is_switched_off_is_not_measured(images):

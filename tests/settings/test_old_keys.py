@@ -3,7 +3,9 @@
 import json
 
 import pytest
+import torch
 
+from diffguard.checkpoint.file import read_checkpoint
 from diffguard.errors import UserError
 from diffguard.settings.detector import DetectorSettings
 from diffguard.settings.guidance import (
@@ -14,6 +16,7 @@ from diffguard.settings.guidance import (
 from diffguard.settings.old_keys import refuse_old_option, translated
 from diffguard.settings.plain import from_dict, to_dict
 from diffguard.settings.sections import SynthesisSettings
+from tests.helpers.format1 import FOLDER
 from tests.helpers.old_settings import version_2
 
 SETTINGS = [
@@ -79,3 +82,17 @@ def test_old_keys_are_named_with_their_subkeys_and_all_at_once():
         from_dict({"guidance": {"kind": "classifier", "scale": 2.0}})
     refuse_old_option("--detector.guidance=classifier")
     refuse_old_option("--detector.guidance.scal=1")
+
+
+def test_crops_without_effect_in_an_old_checkpoint_are_the_defaults(tmp_path):
+    content = torch.load(FOLDER / "format1_classifier.ckpt", weights_only=True)
+    for crops, kept in (({"number": 0, "size": 5}, {}), ({"number": 2, "size": 5}, {"size": 5})):
+        content["settings"]["guidance"]["crops"] |= {
+            **crops,
+            "shared": False,
+            "seed": 4,
+            "reduction": "mean",
+        }
+        torch.save(content, tmp_path / "old.ckpt")
+        cleaned = read_checkpoint(tmp_path / "old.ckpt")["settings"]["classifier"]["crops"]
+        assert CropSettings(**cleaned) == CropSettings(crops["number"], **kept)

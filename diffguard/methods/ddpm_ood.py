@@ -1,0 +1,89 @@
+r"""DDPM-OOD (Graham et al., CVPR Workshops 2023): reconstructions from many noise levels.
+
+An image is noised to several levels and reconstructed from each without a label. Each distance at
+each level is normalized to $z = (d - \mu) / \sigma$, with the mean and standard deviation of ID
+training images. The score is the mean of all z.
+
+It takes as many network passes as the levels have steps: `levels · (levels + 1) / 2 · gap` for
+levels that are `gap` steps apart, with DDIM.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from diffguard.batching import ROW_MULTIPLE
+from diffguard.classifiers.classifier import ClassifierOutput
+from diffguard.engine.outcome import Outcome
+from diffguard.engine.program import NoisedImage, Program, Synthesis
+from diffguard.engine.recipe import Recipe
+from diffguard.errors import UserError
+from diffguard.methods.method import Method
+from diffguard.methods.models import Models
+from diffguard.methods.picture_distances import picture_distances
+from diffguard.settings.values import steps_at
+
+
+class DdpmOod(Method):
+    """The mean z-score of reconstruction errors; see `Method`."""
+
+    name = "ddpm_ood"
+
+    def __init__(
+        self, models: Models, recipe: Recipe, state: Mapping[str, Tensor] | None = None
+    ) -> None:
+        super().__init__(models, recipe, state)
+        self.images = models.settings.ddpm_ood.images
+
+    @property
+    def steps(self) -> list[int]:
+        """The number of synthesis steps from each level, rising."""
+        settings = self.models.settings.ddpm_ood
+        most = steps_at(settings.depth, len(self.recipe.plan))
+        return [most * level // settings.levels for level in range(1, settings.levels + 1)]
+
+    def program(self) -> Program:
+        """An unguided synthesis from each level."""
+        starts = [NoisedImage(steps - 1, seed=self.models.seed) for steps in self.steps]
+        return Program(pictures=tuple(Synthesis(start) for start in starts))
+
+    def fit(self, outcomes: Sequence[Outcome]) -> dict[str, Tensor]:
+        """Measure the mean and standard deviation of all distances; see `Method`."""
+        batches = [
+            self._distances(outcomes[begin : begin + ROW_MULTIPLE], ROW_MULTIPLE)
+            for begin in range(0, len(outcomes), ROW_MULTIPLE)
+        ]
+        if len(outcomes) < 2:
+            raise UserError(
+                f"the method ddpm_ood needs at least 2 ID training images, got {len(outcomes)}: "
+                "give more images"
+            )
+        distances = torch.cat(batches)
+        mean, deviation = distances.mean(0), distances.std(0)
+        if not bool((deviation > 0).all()):
+            raise UserError(
+                "the method ddpm_ood: a distance is equal or not finite for all ID training "
+                "images: give different images, or check the diffusion model"
+            )
+        return {"mean": mean, "deviation": deviation}
+
+    def scores(
+        self,
+        outcomes: Sequence[Outcome],
+        output: ClassifierOutput,  # noqa: ARG002
+        batch_size: int,
+    ) -> dict[str, np.ndarray]:
+        """`ddpm_ood`; see `Method`."""
+        distances = self._distances(outcomes, batch_size)
+        z = (distances - self.state["mean"]) / self.state["deviation"]
+        return {self.name: z.mean((1, 2)).numpy()}
+
+    def _distances(self, outcomes: Sequence[Outcome], batch_size: int) -> Tensor:
+        """`(N, levels, distances)`."""
+        names = self.models.settings.ddpm_ood.distances
+        phases = self.program().pictures
+        return picture_distances(self.models, names, phases, outcomes, batch_size)
