@@ -15,6 +15,7 @@ from diffguard.classifiers.spec import ClassifierSpec
 from diffguard.denoisers.formats.options import CheckpointOptions
 from diffguard.denoisers.spec import DiffusionSpec
 from diffguard.errors import UserError
+from diffguard.scores.mixture import is_mixture
 from diffguard.settings.plain import check_types
 from diffguard.storage.arguments import LARGEST_SIDE, LONGEST_NAME
 from diffguard.storage.schema import validated, validated_plain
@@ -141,6 +142,9 @@ def check_content(content: Mapping[str, Any], source: str) -> None:
     lengths = {len(values) for values in content["calibration"]["scores"].values()}
     if len(lengths) != 1:
         raise damaged(source, "its calibration scores are of different numbers of images")
+    for name, state in content.get("fits", {}).items():
+        if not is_mixture(state):
+            raise damaged(source, f"the fit of method {name} is not a Gaussian mixture")
     reference = content["reference"]
     if reference is not None:
         _check_reference(reference, spec.num_classes, source)

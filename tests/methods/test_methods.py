@@ -145,9 +145,13 @@ def test_a_saved_detector_scores_the_same(calibrated, run_folder, tmp_path):
     detector.calibrate([(IMAGES, LABELS)], reference=[(IMAGES, LABELS)], batch_size=8)
     detector.save(tmp_path / "detector.ckpt")
     again = Detector.load(tmp_path / "detector.ckpt")
-    assert torch.equal(
-        again.score(IMAGES, name="diffpath"), detector.score(IMAGES, name="diffpath")
-    )
+    scores = [loaded.score(IMAGES, name="diffpath") for loaded in (detector, again)]
+    assert torch.equal(*scores)
+    content = torch.load(tmp_path / "detector.ckpt", weights_only=True)
+    del content["fits"]["diffpath"]["means"]
+    torch.save(content, tmp_path / "damaged.ckpt")
+    with pytest.raises(UserError, match="damaged: the fit of method diffpath is not a Gaussian"):
+        Detector.load(tmp_path / "damaged.ckpt")
 
 
 def test_unfitted_and_unknown_methods_are_refused():
