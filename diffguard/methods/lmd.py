@@ -10,25 +10,22 @@ noise level.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from diffguard.batching import padded
 from diffguard.classifiers.classifier import ClassifierOutput
 from diffguard.diffusion.schedule import expand
 from diffguard.engine.jobs import Source
 from diffguard.engine.observer import Observer, Sight
 from diffguard.engine.outcome import Outcome
 from diffguard.engine.program import NoisedImage, Program, Synthesis
-from diffguard.engine.recipe import Recipe
 from diffguard.methods.method import Method
-from diffguard.methods.models import Models
+from diffguard.methods.picture_distances import picture_distances
 from diffguard.randomness import image_generator
-from diffguard.scores.distances import Views
 
 
 @dataclass(frozen=True)
@@ -82,12 +79,6 @@ class Lmd(Method):
 
     name = "lmd"
 
-    def __init__(
-        self, models: Models, recipe: Recipe, state: Mapping[str, Tensor] | None = None
-    ) -> None:
-        super().__init__(models, recipe, state)
-        self.distance = models.distance(models.settings.lmd.distance)
-
     def program(self) -> Program:
         """The inpaintings."""
         settings, seed = self.models.settings.lmd, self.models.seed
@@ -108,9 +99,6 @@ class Lmd(Method):
         batch_size: int,
     ) -> dict[str, np.ndarray]:
         """`lmd`; see `Method`."""
-        images = Views(padded(torch.stack([o.job.image for o in outcomes]), batch_size))
-        distances = []
-        for phase in self.program().pictures:
-            pictures = padded(torch.stack([o.pictures[phase] for o in outcomes]), batch_size)
-            distances.append(self.distance(images, Views(pictures))[: len(outcomes)].double())
-        return {self.name: np.median(torch.stack(distances).cpu().numpy(), axis=0)}
+        names, phases = [self.models.settings.lmd.distance], self.program().pictures
+        distances = picture_distances(self.models, names, phases, outcomes, batch_size)
+        return {self.name: np.median(distances[..., 0].numpy(), axis=1)}

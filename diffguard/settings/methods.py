@@ -53,6 +53,12 @@ def check_methods(
             f"{sampler.solver} does not allow: set detector.sampler.solver to another one, such as "
             "ddim"
         )
+    if "minority" in methods and sampler.solver in ("pndm", "edict"):
+        raise UserError(
+            f"detector.methods minority denoises in one network pass, and the solver "
+            f"{sampler.solver} begins with two: set detector.sampler.solver to another one, such "
+            "as ddim"
+        )
     if "guidance_norm" in methods:
         free = isinstance(guidance, ClassifierFreeSettings)
         if not free or guidance.scale in (0, 1):

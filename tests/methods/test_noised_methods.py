@@ -19,6 +19,7 @@ from diffguard.settings.reconstruction_methods import (
     DiffNbSettings,
     MinoritySettings,
 )
+from diffguard.settings.sections import SamplerSettings
 from tests.helpers.tiny_detector import CLASSES, build_detector, small_settings
 from tests.helpers.tiny_models import denoiser_of, two_layers
 
@@ -221,6 +222,8 @@ def test_settings_that_do_not_fit_the_model_are_refused():
         build_detector(levels, calibrated=False)
     with pytest.raises(UserError, match=r"detector.minority has no effect here: leave it out"):
         settings_of(methods=METHODS[:-1])
+    with pytest.raises(UserError, match="one network pass, and the solver pndm begins with two"):
+        settings_of(sampler=SamplerSettings(steps=6, solver="pndm"))
     models = build_detector(calibrated=False).models
     guided = settings_of(guidance=ClassifierGuidanceSettings())
     unconditional = {**models.arguments, "denoiser": denoiser_of(two_layers(1)), "settings": guided}
