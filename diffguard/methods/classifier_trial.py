@@ -9,6 +9,7 @@ from torch import Tensor
 
 from diffguard.classifiers.cam import grad_cam
 from diffguard.classifiers.classifier import Classifier
+from diffguard.classifiers.layer_masking import layer_masked
 from diffguard.errors import UserError
 from diffguard.settings.detector import DetectorSettings
 from diffguard.settings.guidance import ClassifierFreeSettings
@@ -42,6 +43,11 @@ def try_classifier(classifier: Classifier, images: Tensor, settings: DetectorSet
             "F.dropout without `training=self.training`"
         )
     _check_logits(logits, settings.baselines)
+    if settings.comparison.masking != "none":
+        _check_gradient(classifier, images, "detector.comparison.masking")
+        cam = grad_cam(classifier, images, logits.argmax(1))
+        if settings.comparison.masking == "layers":
+            layer_masked(classifier, images, cam > 0)
     guidance = settings.guidance
     if isinstance(guidance, ClassifierFreeSettings):
         if guidance.cam_cut is not None:

@@ -1,4 +1,7 @@
-"""Comparison of images with their reconstructions."""
+"""Comparison of images with their reconstructions.
+
+The classifier can be restricted to the object, see `ComparisonSettings`.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,9 @@ import torch
 from torch import Tensor
 
 from diffguard.batching import padded
+from diffguard.classifiers.cam import cam_mask, grad_cam, scale_cam
 from diffguard.classifiers.classifier import ClassifierOutput
+from diffguard.classifiers.layer_masking import layer_masked
 from diffguard.engine.recipe import Reconstruction
 from diffguard.methods.models import Models, views_of
 from diffguard.scores.calibration import DIFFGUARD
@@ -30,7 +35,7 @@ class Comparison:
 
     def __init__(self, models: Models) -> None:
         settings = models.settings
-        self.classifier = models.classifier
+        self.classifier, self.settings = models.classifier, settings.comparison
         self.distances = {name: models.distance(name) for name in settings.distances}
         self.unguided_distances = {name: models.distance(name) for name in settings.unguided}
         distances = [*self.distances.values(), *self.unguided_distances.values()]
@@ -50,24 +55,48 @@ class Comparison:
             Name -> `(N,)` float64, higher = more OOD.
         """
         images = torch.stack([r.job.image for r in reconstructions])
-        source = views_of(padded(images, batch_size), output.padded(batch_size))
+        images, output = padded(images, batch_size), output.padded(batch_size)
+        masks = None
+        if self.settings.masking != "none":
+            masks = self._masks(images, output)
+            output = self._classify(images, masks)
+        source = views_of(images, output)
         distances = [*self.distances.values(), *self.unguided_distances.values()]
-        guided = self._views([r.guided for r in reconstructions], distances, batch_size)
+        guided = self._views([r.guided for r in reconstructions], masks, distances, batch_size)
         columns: dict[str, Tensor] = {}
         for name, distance in self.distances.items():
             columns[f"{DIFFGUARD}/{name}"] = distance(source, guided)
         if self.unguided_distances:
             plain = [r.unguided for r in reconstructions if r.unguided is not None]
-            unguided = self._views(plain, list(self.unguided_distances.values()), batch_size)
+            distances = list(self.unguided_distances.values())
+            unguided = self._views(plain, masks, distances, batch_size)
             for name, distance in self.unguided_distances.items():
                 columns[f"{DIFFGUARD}/unguided/{name}"] = distance(unguided, guided)
-        return {n: c[: len(images)].double().cpu().numpy() for n, c in columns.items()}
+        return {n: c[: len(reconstructions)].double().cpu().numpy() for n, c in columns.items()}
 
     def _views(
-        self, reconstructions: Sequence[Tensor], distances: Sequence[Distance], batch_size: int
+        self,
+        reconstructions: Sequence[Tensor],
+        masks: Tensor | None,
+        distances: Sequence[Distance],
+        batch_size: int,
     ) -> Views:
         """Reconstructions, with the classifier's output if a distance reads it."""
         images = padded(torch.stack(list(reconstructions)), batch_size)
         if all(distance.needs == "images" for distance in distances):
             return Views(images)
-        return views_of(images, self.classifier.forward_features(images, self.layers))
+        return views_of(images, self._classify(images, masks))
+
+    def _masks(self, images: Tensor, output: ClassifierOutput) -> Tensor:
+        """`(N, H, W)` bool, what the classifier may see; everything if that were nothing."""
+        cam = grad_cam(self.classifier, images, output.logits.argmax(1))
+        masks = cam_mask(scale_cam(cam), self.settings.cam_cut)
+        return masks | ~masks.flatten(1).any(1).view(-1, 1, 1)
+
+    def _classify(self, images: Tensor, masks: Tensor | None) -> ClassifierOutput:
+        """The classifier's output for what the masks show; None shows everything."""
+        if masks is None:
+            return self.classifier.forward_features(images, self.layers)
+        if self.settings.masking == "layers":
+            return layer_masked(self.classifier, images, masks, self.layers)
+        return self.classifier.forward_features(images * masks.unsqueeze(1), self.layers)

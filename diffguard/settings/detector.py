@@ -30,10 +30,13 @@ from diffguard.settings.reconstruction_methods import (
     MinoritySettings,
 )
 from diffguard.settings.sections import (
+    ComparisonSettings,
     EarlyStopSettings,
     InversionSettings,
     SamplerSettings,
     SynthesisSettings,
+    check_masking,
+    check_start,
 )
 from diffguard.settings.values import check_values, refuse_unused
 
@@ -60,6 +63,7 @@ class DetectorSettings:
         distances: Distances that are computed between each image and its guided reconstruction.
         unguided: Distances that are computed between the unguided and the guided reconstruction
             (which costs the unguided passes).
+        comparison: How the classifier's outputs are compared.
         distance: What `diffguard` stands for: a name in `distances`, or `unguided/NAME`, or several
             of them, each then normalized on ID validation images.
         combine: How several are combined: by their `mean`, or in `tandem`, where the first decides
@@ -98,6 +102,7 @@ class DetectorSettings:
     methods: list[str] = field(default_factory=lambda: ["diffguard"])
     distances: list[str] = field(default_factory=lambda: ["logits_l1", "feature_cosine", "l2"])
     unguided: list[str] = field(default_factory=list)
+    comparison: ComparisonSettings = field(default_factory=ComparisonSettings)
     distance: list[str] = field(default_factory=lambda: ["logits_l1"])
     combine: Combine = "mean"
     tandem_band: list[float] = field(default_factory=lambda: [0.5, 0.99])
@@ -125,13 +130,14 @@ class DetectorSettings:
                 "guidance must be ClassifierFreeSettings or ClassifierGuidanceSettings, got "
                 f"{self.guidance!r}"
             )
-        self._check_solver()
+        check_start(self.sampler, self.synthesis)
         for key in ("methods", "distances", "unguided", "distance", "baselines", "fused"):
             check_distinct(getattr(self, key), f"detector.{key}")
         check_methods(self.methods, self.guidance, self.sampler)
         sections = {name: getattr(self, name) for name in SECTIONS}
         check_sections(sections, self.methods)
         check_distances(self.distances, self.unguided, self.distance)
+        check_masking(self.comparison, [*self.distances, *self.unguided])
         self._check_combination()
         self._check_decision()
 
@@ -157,15 +163,6 @@ class DetectorSettings:
             low, high = self.tandem_band
             band = (low, high)
         return FusionRule(self.distance, self.fusible, self.fused, band)
-
-    def _check_solver(self) -> None:
-        start = self.synthesis
-        if self.sampler.is_exact and (start.extra_start or start.skip is not None):
-            raise UserError(
-                f"detector.sampler.solver {self.sampler.solver} returns from the level that "
-                "inversion reached: leave out detector.synthesis.extra_start and skip, or take "
-                "another solver"
-            )
 
     def _check_combination(self) -> None:
         if self.combine == "tandem" and len(self.distance) < 2:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -12,6 +13,7 @@ from diffguard.scores.distances import find_distance
 from diffguard.settings.values import check_scale, check_values, refuse_unused, steps_at
 
 Condition = Literal["null", "label", "guided"]
+Masking = Literal["none", "black", "layers"]
 
 
 @dataclass(frozen=True)
@@ -171,3 +173,60 @@ class SynthesisSettings:
         if self.skip is not None:
             owner = "a start that follows the inversion, without detector.synthesis.skip"
             refuse_unused(self, "detector.synthesis", {"extra_start": owner})
+
+
+@dataclass(frozen=True)
+class ComparisonSettings:
+    """How the classifier's outputs for images and their reconstructions are compared.
+
+    Both can be restricted to the object, so that changes of the background do not count. The
+    object is where the Grad-CAM of the image's predicted class is large.
+
+    Attributes:
+        masking: How the rest is hidden from the classifier: not at all (`none`), painted `black`,
+            or hidden in all `layers` of a CNN, see `diffguard/classifiers/layer_masking.py`.
+        cam_cut: See what is above this cut of the scaled Grad-CAM (below its absolute value, if
+            negative), in [-1, 1].
+
+    Raises:
+        UserError: For a value out of range or without effect.
+    """
+
+    masking: Masking = "none"
+    cam_cut: float = 0.2
+
+    def __post_init__(self) -> None:
+        name = "detector.comparison"
+        check_values(self, name)
+        if not -1 <= self.cam_cut <= 1:
+            raise UserError(f"{name}.cam_cut must lie in [-1, 1], got {self.cam_cut:g}")
+        if self.masking == "none":
+            refuse_unused(self, name, {"cam_cut": f"{name}.masking black or layers"})
+
+
+def check_masking(comparison: ComparisonSettings, distances: Sequence[str]) -> None:
+    """Refuse masking if no distance reads the classifier.
+
+    Raises:
+        UserError: Naming the setting.
+    """
+    reads = any(find_distance(name)[0].needs != "images" for name in distances)
+    if comparison.masking != "none" and not reads:
+        raise UserError(
+            f"detector.comparison.masking {comparison.masking} has no effect here: it belongs to "
+            "distances of the classifier, such as logits_l1; leave it out, or add one to "
+            "detector.distances"
+        )
+
+
+def check_start(sampler: SamplerSettings, synthesis: SynthesisSettings) -> None:
+    """Refuse another start of synthesis with a solver that inverts exactly.
+
+    Raises:
+        UserError: Naming the settings.
+    """
+    if sampler.is_exact and (synthesis.extra_start or synthesis.skip is not None):
+        raise UserError(
+            f"detector.sampler.solver {sampler.solver} returns from the level that inversion "
+            "reached: leave out detector.synthesis.extra_start and skip, or take another solver"
+        )

@@ -30,6 +30,7 @@ FREE = {
     "fused": ["knn"],
     "knn_k": 3,
 }
+MASKED = {**FREE, "comparison": {"masking": "layers"}}
 SHIFTED = {**FREE, "sampler": {"steps": 6, "solver": "time_shift"}}
 NOISED = {
     **FREE,
@@ -83,6 +84,8 @@ CHANGES = {
     "minority.distance": (NOISED, "ssim"),
     "distances": (FREE, ["logits_l1", "l2", "l1"]),
     "unguided": (FREE, ["l2", "l1"]),
+    "comparison.masking": (FREE, "black"),
+    "comparison.cam_cut": (MASKED, 0.6),
     "distance": (FREE, ["l2", "logits_l1"]),
     "combine": (FREE, "mean"),
     "tandem_band": (FREE, [0.2, 0.8]),
