@@ -55,7 +55,8 @@ class Observation:
     def begin(self, row: int, node: Node) -> None:
         """Begin the records of a phase."""
         for observer in node.observers:
-            self._values[self.routes.observers.index(observer)][row] = 0.0
+            if observer.values:
+                self._values[self.routes.observers.index(observer)][row] = 0.0
 
     def end(self, row: int, node: Node, image: ImageInFlight) -> None:
         """Hand the records of a phase to its image."""

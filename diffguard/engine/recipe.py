@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from torch import Tensor
 
@@ -78,7 +79,7 @@ class Recipe:
         """How states move between noise levels."""
         return Sampler(self.plan, self.solver or Ddim(self.plan.pairing), self.clip)
 
-    @property
+    @cached_property
     def invert(self) -> Inversion:
         """The inversion of an image."""
         scale = {"null": 0.0, "label": 1.0, "guided": self.inversion_scale}[self.inversion]
