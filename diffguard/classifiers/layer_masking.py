@@ -1,11 +1,11 @@
 r"""Layer masking (Balasubramanian & Feizi, ICCV 2023, arXiv:2211.14646): hide a region from a CNN.
 
-A region that is painted black is an edge and a color that the network sees. Layer masking hides it
-in every layer instead. Before each convolution and pooling, hidden positions are filled with the
-mean of their visible neighbors, ring by ring. Behind it, a position is visible if its window sees a
-visible position. Where branches meet, a position must be visible in all of them. The global average
-is that of the visible positions. Hidden pixels thus change no feature, and without hidden pixels
-the network computes what it always computes.
+A region that is painted black shows the network an edge and a color that the image does not have.
+Layer masking hides the region in every layer instead. Before each convolution and pooling, hidden
+positions are filled with the mean of their visible neighbors, ring by ring. After it, a position is
+visible if its window contains a visible position. If branches meet, a position must be visible in
+all of them. The global average is taken over the visible positions. So hidden pixels change no
+feature, and if nothing is hidden, the features are those of the network.
 """
 
 from __future__ import annotations
@@ -96,7 +96,8 @@ def layer_masked(
 
     Args:
         classifier: A CNN.
-        images: `(N, C, H, W)` in [0, 1].
+        images: `(N, C, H, W)` in [0, 1]. If the classifier resizes them, pixels on both sides of
+            the mask's border are mixed before they are hidden.
         masks: `(N, H, W)` bool, the visible pixels. An image without any is visible as a whole.
         layers: See `Classifier.forward_features`.
 
