@@ -21,10 +21,10 @@ from diffguard.classifiers.classifier import ClassifierOutput
 from diffguard.engine.outcome import Outcome
 from diffguard.engine.program import NoisedImage, Program, Synthesis
 from diffguard.engine.recipe import Recipe
-from diffguard.errors import UserError
 from diffguard.methods.method import Method
 from diffguard.methods.models import Models
 from diffguard.methods.picture_distances import picture_distances
+from diffguard.scores.z_scores import fit_z_scores, z_scores
 from diffguard.settings.values import steps_at
 
 
@@ -57,19 +57,7 @@ class DdpmOod(Method):
             self._distances(outcomes[begin : begin + ROW_MULTIPLE], ROW_MULTIPLE)
             for begin in range(0, len(outcomes), ROW_MULTIPLE)
         ]
-        if len(outcomes) < 2:
-            raise UserError(
-                f"the method ddpm_ood needs at least 2 ID training images, got {len(outcomes)}: "
-                "give more images"
-            )
-        distances = torch.cat(batches)
-        mean, deviation = distances.mean(0), distances.std(0)
-        if not bool((deviation > 0).all()):
-            raise UserError(
-                "the method ddpm_ood: a distance is equal or not finite for all ID training "
-                "images: give different images, or check the diffusion model"
-            )
-        return {"mean": mean, "deviation": deviation}
+        return fit_z_scores(torch.cat(batches))
 
     def scores(
         self,
@@ -78,8 +66,7 @@ class DdpmOod(Method):
         batch_size: int,
     ) -> dict[str, np.ndarray]:
         """`ddpm_ood`; see `Method`."""
-        distances = self._distances(outcomes, batch_size)
-        z = (distances - self.state["mean"]) / self.state["deviation"]
+        z = z_scores(self._distances(outcomes, batch_size), self.state)
         return {self.name: z.mean((1, 2)).numpy()}
 
     def _distances(self, outcomes: Sequence[Outcome], batch_size: int) -> Tensor:

@@ -116,6 +116,8 @@ def fit_methods(
         if method.name in models.settings.fitted_methods:
             sampler, images = method.recipe.sampler, training(method.images)
             outcomes = outcomes_of(models, sampler, method.program(), images, batch_size)
+            if not outcomes:
+                raise UserError("no ID training image can be read: check their files")
             fits[method.name] = method.fit(outcomes)
     return fits
 

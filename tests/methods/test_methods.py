@@ -15,6 +15,7 @@ from diffguard.methods.registry import build_methods
 from diffguard.scores.mixture import fit_mixture, negative_log_density
 from diffguard.settings.guidance import ClassifierFreeSettings, ClassifierGuidanceSettings
 from diffguard.settings.mixture_methods import DiffPathSettings
+from diffguard.settings.reconstruction_methods import DdpmOodSettings
 from diffguard.settings.sections import EarlyStopSettings, InversionSettings
 from tests.helpers.tiny_detector import CLASSES, build_detector, small_settings
 
@@ -140,18 +141,22 @@ def test_scores_do_not_depend_on_order_and_batch(calibrated):
 
 def test_a_saved_detector_scores_the_same(calibrated, run_folder, tmp_path):
     template = Detector.load(run_folder / "detector.ckpt")
-    settings = settings_of()
+    settings = settings_of(
+        methods=["diffguard", "diffpath", "ddpm_ood"],
+        ddpm_ood=DdpmOodSettings(levels=1, depth=0.2, images=8),
+    )
     detector = Detector(**{**vars(template.parts), "settings": settings, "calibration": None})
     detector.calibrate([(IMAGES, LABELS)], reference=[(IMAGES, LABELS)], batch_size=8)
     detector.save(tmp_path / "detector.ckpt")
     again = Detector.load(tmp_path / "detector.ckpt")
-    scores = [loaded.score(IMAGES, name="diffpath") for loaded in (detector, again)]
-    assert torch.equal(*scores)
-    content = torch.load(tmp_path / "detector.ckpt", weights_only=True)
-    del content["fits"]["diffpath"]["means"]
-    torch.save(content, tmp_path / "damaged.ckpt")
-    with pytest.raises(UserError, match="damaged: the fit of method diffpath is not a Gaussian"):
-        Detector.load(tmp_path / "damaged.ckpt")
+    for name in ("diffpath", "ddpm_ood"):
+        assert torch.equal(detector.score(IMAGES, name=name), again.score(IMAGES, name=name))
+    for name, tensor in (("diffpath", "means"), ("ddpm_ood", "deviation")):
+        content = torch.load(tmp_path / "detector.ckpt", weights_only=True)
+        del content["fits"][name][tensor]
+        torch.save(content, tmp_path / "damaged.ckpt")
+        with pytest.raises(UserError, match=f"damaged: the fit of method {name} is not one that"):
+            Detector.load(tmp_path / "damaged.ckpt")
 
 
 def test_unfitted_and_unknown_methods_are_refused():
