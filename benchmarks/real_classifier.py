@@ -52,8 +52,8 @@ def main() -> None:
     parser.add_argument("--vim_dim", type=int, default=512)
     arguments = parser.parse_args()
     classifier = efficientnet_lite0(arguments.weights or packaged_weights())
-    identifier = open_set("imagenet", IMAGENET, root=arguments.data, labelled=True)
-    textures = open_set("textures", TEXTURES, root=arguments.data, labelled=False)
+    identifier = open_set("imagenet", IMAGENET, root=arguments.data, labeled=True)
+    textures = open_set("textures", TEXTURES, root=arguments.data, labeled=False)
     tested = range(0, len(identifier), EVERY)
     rest = [i for i in range(len(identifier)) if i % EVERY]
     outputs = classify(classifier, identifier, range(len(identifier)))

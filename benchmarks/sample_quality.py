@@ -113,7 +113,7 @@ class Comparison:
             self._add(images, real=True)
 
     def compare(self, batches: Iterator[tuple[Tensor, Tensor]]) -> dict[str, float]:
-        """FID, KID (mean and deviation over subsets), and the share classified as labelled."""
+        """FID, KID (mean and deviation over subsets), and the share classified as labeled."""
         right = total = 0
         for images, labels in batches:
             self._add(images, real=False)
@@ -127,7 +127,7 @@ class Comparison:
             "fid": float(self.fid.compute()),
             "kid": float(mean),
             "kid_std": float(deviation),
-            "classified_as_labelled": right / total,
+            "classified_as_labeled": right / total,
         }
         self.fid.reset()
         self.kid.reset()
@@ -203,12 +203,12 @@ def main(argv: Sequence[str]) -> int:
     sampled = draw_samples(detector.denoiser, labels, **sampling).cpu()  # type: ignore[arg-type]
     draw_sheet(examples, sampled, names, output / "samples.png")
     (output / "quality.json").write_text(json.dumps(figures, indent=2) + "\n")
-    print("| images | FID | KID | classified as labelled |\n| --- | ---: | ---: | ---: |")
+    print("| images | FID | KID | classified as labeled |\n| --- | ---: | ---: | ---: |")
     for name in ("samples", "training images"):
         row = figures[name]
         print(
             f"| {row['images']:,} {name} | {row['fid']:.2f} | {row['kid']:.4f} ± "
-            f"{row['kid_std']:.4f} | {row['classified_as_labelled']:.1%} |"
+            f"{row['kid_std']:.4f} | {row['classified_as_labeled']:.1%} |"
         )
     print(f"\nAgainst the ID validation images, in the features of the classifier. {output}")
     return 0

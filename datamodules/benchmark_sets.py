@@ -94,9 +94,9 @@ class BenchmarkSets:
         if class_names is None and not self.id.all and part != first and is_folder(source):
             class_names = self.class_names  # a missing class folder must not shift the labels
         if self.id.all:
-            whole = self._open(f"{self.name}_all", source, labelled=True, class_names=class_names)
+            whole = self._open(f"{self.name}_all", source, labeled=True, class_names=class_names)
             return cut_part(whole, part, self.id.shares, name)
-        images = self._open(name, source, labelled=True, class_names=class_names)
+        images = self._open(name, source, labeled=True, class_names=class_names)
         # An evaluation may lack training images; the detector's classes then bound the labels.
         if first not in (None, part) and part_name(self.name, first) in self._opened:
             self.check_labels(images, part, len(self.class_names))
@@ -126,7 +126,7 @@ class BenchmarkSets:
         sources = {**parts, **self.ood.near, **self.ood.far, **self.ood_validation}
         for name, source in sources.items():
             if source and source.startswith("torchvision:"):
-                open_set(name, source, root=self.root, labelled=False, download=True)
+                open_set(name, source, root=self.root, labeled=False, download=True)
 
     def _first_part(self) -> Part | None:
         """The first configured ID part. It defines the classes of all parts."""
@@ -139,7 +139,7 @@ class BenchmarkSets:
             if name in self.left_out:
                 continue
             try:
-                sets.append(self._open(name, source, labelled=False))
+                sets.append(self._open(name, source, labeled=False))
             except MissingDataError as error:
                 absent.append(error)
                 if self.missing == "skip":
@@ -152,12 +152,12 @@ class BenchmarkSets:
         return sets
 
     def _open(
-        self, name: str, source: str, *, labelled: bool, class_names: Sequence[str] | None = None
+        self, name: str, source: str, *, labeled: bool, class_names: Sequence[str] | None = None
     ) -> ImageSet:
         if name not in self._opened:
             try:
                 self._opened[name] = open_set(
-                    name, source, root=self.root, labelled=labelled, class_names=class_names
+                    name, source, root=self.root, labeled=labeled, class_names=class_names
                 )
             except MissingDataError as error:
                 origin = f"get it from {self.get_from}" if self.get_from else ""

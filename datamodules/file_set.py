@@ -91,7 +91,7 @@ def folder_set(
     name: str,
     folder: Path,
     *,
-    labelled: bool = False,
+    labeled: bool = False,
     class_names: Sequence[str] | None = None,
     any_file: bool = False,
     without: Collection[Path] = (),
@@ -103,7 +103,7 @@ def folder_set(
     Args:
         name: The set's name.
         folder: The folder. Results of this program in it are left out.
-        labelled: Whether the first sub-folder of an image's path is its class.
+        labeled: Whether the first sub-folder of an image's path is its class.
         class_names: The sub-folders in the order of the labels; default: sorted.
         any_file: Whether every file counts as an image, so that reading reports the files that are
             not images; default: only files with the suffix or the content of an image.
@@ -129,7 +129,7 @@ def folder_set(
         content = f", only {describe_left_out(left_out)}" if left_out else ""
         raise MissingDataError(f"folder {folder} has no images{content}")
     labels, names = no_labels(len(paths)), None
-    if labelled:
+    if labeled:
         names = list(class_names or _class_folders(name, folder, listing.folders, paths))
         labels = _labels_of(name, folder, paths, names)
     images = FileSet(name, folder, paths, labels, names, path_is_key=True)
@@ -168,7 +168,7 @@ def list_set(
     list_file: Path,
     folder: Path,
     *,
-    labelled: bool,
+    labeled: bool,
     class_names: Sequence[str] | None = None,
 ) -> FileSet:
     """The images of an OpenOOD image list; the key is the index.
@@ -177,7 +177,7 @@ def list_set(
         name: The set's name.
         list_file: The list, see `image_list.py`.
         folder: The folder that the paths are relative to.
-        labelled: Whether to keep the labels; otherwise all are -1.
+        labeled: Whether to keep the labels; otherwise all are -1.
         class_names: Names of the classes.
 
     Raises:
@@ -191,12 +191,12 @@ def list_set(
         raise MissingDataError(f"image list {list_file} is empty")
     if kind_of(folder / rows.paths[0]) == "nothing":
         raise MissingDataError(f"image {folder / rows.paths[0]} of {list_file} does not exist")
-    labels = torch.tensor(rows.labels) if labelled else no_labels(len(rows.paths))
+    labels = torch.tensor(rows.labels) if labeled else no_labels(len(rows.paths))
     images = FileSet(
-        name, folder, rows.paths, labels, class_names if labelled else None, path_is_key=False
+        name, folder, rows.paths, labels, class_names if labeled else None, path_is_key=False
     )
     images.lines, images.list_file = rows.lines, list_file
-    if labelled and -1 in rows.labels:
+    if labeled and -1 in rows.labels:
         place = images.origin(rows.labels.index(-1))
         raise UserError(f"{place}: an ID image needs a label of at least 0, got -1")
     if rows.repeated:

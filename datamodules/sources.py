@@ -42,7 +42,7 @@ class _Request:
     source: str
     argument: str
     root: Path
-    labelled: bool
+    labeled: bool
     class_names: Sequence[str] | None
     download: bool
 
@@ -55,7 +55,7 @@ def open_set(
     source: str,
     *,
     root: Path | str | None,
-    labelled: bool,
+    labeled: bool,
     class_names: Sequence[str] | None = None,
     download: bool = False,
 ) -> ImageSet:
@@ -66,7 +66,7 @@ def open_set(
         source: `kind:argument` or a path.
         root: Folder of `imglist:`, `folder:` and `torchvision:` sources; defaults to the current
             folder.
-        labelled: Whether the label of an image is its class (ID sets) or -1 (OOD sets).
+        labeled: Whether the label of an image is its class (ID sets) or -1 (OOD sets).
         class_names: Class names in the order of the labels. They set the order of class folders and
             the number of labels.
         download: Let torchvision download an absent set.
@@ -80,7 +80,7 @@ def open_set(
     if kind not in _OPENERS:
         kind, argument = "path", source
     folder = _root_folder(root)
-    request = _Request(name, source, argument, folder, labelled, class_names, download)
+    request = _Request(name, source, argument, folder, labeled, class_names, download)
     try:
         images = _OPENERS[kind](request) if kind in _OPENERS else _path(request)
     except MissingDataError as error:
@@ -90,7 +90,7 @@ def open_set(
         raise MissingDataError(f"set {name!r} ({source}): {error.absent}", advice) from error
     position = int(images.labels.argmax())
     top = int(images.labels[position])
-    if labelled and class_names is not None and top >= len(class_names):
+    if labeled and class_names is not None and top >= len(class_names):
         raise UserError(
             f"set {name!r} ({source}) has label {top}, but there are only {len(class_names)} "
             f"classes: {', '.join(class_names[:12])} ({images.origin(images.indices[position])})"
@@ -158,18 +158,18 @@ def _digits(request: _Request) -> ImageSet:
         raise request.bad("digits:FIRST-LAST or digits:FIRST-LAST/PART, such as digits:0-5/train")
     first, last = int(match[1]), int(match[2])
     images, labels = embedded.digits(first, last, match[3])
-    if not request.labelled:
+    if not request.labeled:
         return TensorSet(request.name, images, no_labels(len(images)))
     names = request.class_names or [str(digit) for digit in range(first, last + 1)]
     return TensorSet(request.name, images, labels, names)
 
 
-def _unlabelled(
+def _unlabeled(
     build: Callable[[str], Tensor], parts: Sequence[str]
 ) -> Callable[[_Request], ImageSet]:
     def opener(request: _Request) -> ImageSet:
         kind = request.source.partition(":")[0]
-        if request.labelled:
+        if request.labeled:
             raise request.bad(f"an ID set, and {kind} have no labels")
         if request.argument not in parts:
             raise request.bad(" or ".join(f"{kind}:{part}" for part in parts))
@@ -196,7 +196,7 @@ def _image_list(request: _Request) -> ImageSet:
 
 def _list_at(request: _Request, file: Path, images: Path) -> ImageSet:
     return list_set(
-        request.name, file, images, labelled=request.labelled, class_names=request.class_names
+        request.name, file, images, labeled=request.labeled, class_names=request.class_names
     )
 
 
@@ -206,7 +206,7 @@ def _folder(request: _Request) -> ImageSet:
 
 def _folder_at(request: _Request, folder: Path) -> ImageSet:
     return folder_set(
-        request.name, folder, labelled=request.labelled, class_names=request.class_names
+        request.name, folder, labeled=request.labeled, class_names=request.class_names
     )
 
 
@@ -219,8 +219,8 @@ def _torchvision(request: _Request) -> ImageSet:
             f"[FIRST:END], NAME one of {', '.join(NAMES)}"
         )
     pixels, classes, names = load_tensors(class_name, part, request.root, request.download)
-    labels = classes if request.labelled else no_labels(len(pixels))
-    names = (request.class_names or names) if request.labelled else None
+    labels = classes if request.labeled else no_labels(len(pixels))
+    names = (request.class_names or names) if request.labeled else None
     images = TensorSet(request.name, pixels, labels, names)
     images.indices = range(int(section[2] or 0), min(int(section[3] or len(pixels)), len(pixels)))
     if not images.indices:
@@ -230,9 +230,9 @@ def _torchvision(request: _Request) -> ImageSet:
 
 _OPENERS: dict[str, Callable[[_Request], ImageSet]] = {
     "digits": _digits,
-    "letters": _unlabelled(embedded.letters, tuple(embedded.LETTERS)),
-    "patches": _unlabelled(lambda _: embedded.patches(), ("test",)),
-    "blends": _unlabelled(lambda _: embedded.blends(), ("validation",)),
+    "letters": _unlabeled(embedded.letters, tuple(embedded.LETTERS)),
+    "patches": _unlabeled(lambda _: embedded.patches(), ("test",)),
+    "blends": _unlabeled(lambda _: embedded.blends(), ("validation",)),
     "imglist": _image_list,
     "folder": _folder,
     "torchvision": _torchvision,

@@ -13,7 +13,7 @@ from diffguard.errors import UserError
 
 
 def cut_part(images: ImageSet, part: Part, shares: Sequence[float], name: str) -> ImageSet:
-    """One of the three parts of a labelled set.
+    """One of the three parts of a labeled set.
 
     Each class is split separately, in the order of a hash of the images' keys (in a folder, their
     paths). This order is the same on every machine, and adding images does not change it.

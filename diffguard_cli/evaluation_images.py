@@ -11,7 +11,7 @@ import numpy as np
 
 from diffguard.detector import Detector
 from diffguard.errors import UserError
-from diffguard.methods.checks import check_unlabelled
+from diffguard.methods.checks import check_unlabeled
 from diffguard.methods.drift import check_drift, drift_of
 from diffguard.pretrained import image_folder
 from diffguard.printing import say
@@ -47,7 +47,7 @@ def score_images(content: Mapping[str, Any], arguments: EvaluationArguments) -> 
         UserError: If the folder has no images, the settings need labels, the decision needs more ID
             validation images, or the folder of the results belongs to another run.
     """
-    check_unlabelled(arguments.detector)
+    check_unlabeled(arguments.detector)
     data, images = arguments.data, image_folder(str(arguments.images))
     results = _results_folder(arguments, images)
     stream = data.folder_stream(images, without=[results])

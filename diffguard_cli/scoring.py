@@ -65,7 +65,7 @@ class ScoringRun:
         data: The DataModule.
         stream: The images.
         folder: The folder of the tables.
-        identity: What the scores depend on beside settings and data, for the manifest.
+        identity: What the scores depend on in addition to settings and data, for the manifest.
         derive: Whether the scores that need calibration are added.
         settings: The detector's settings before anything was fitted; defaults to the detector's.
         threads: CPU threads of each process; None leaves the libraries' choice.
@@ -92,7 +92,7 @@ class ScoringRun:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What the scores depend on beside settings and data."""
+        """What the scores depend on in addition to settings and data."""
         return self._place.identity
 
     def check(self, trainer: pl.Trainer) -> None:

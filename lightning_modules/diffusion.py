@@ -126,7 +126,7 @@ class DiffusionModule(TrainingModule):
         z, labels = self._encode(batch)
         generator = torch.Generator().manual_seed(batch_idx)
         noise = torch.randn(z.shape, generator=generator).to(z)
-        # Spread evenly over the schedule, so the loss does not depend on the luck of a draw.
+        # Spread evenly over the schedule, so the loss does not depend on chance.
         levels = (torch.arange(len(z)) + 0.5) * len(self.denoiser.schedule) / len(z)
         t = levels.long()[torch.randperm(len(z), generator=generator)]
         loss = denoising_loss(self.ema.module, z, noise, t, labels, self.weights)

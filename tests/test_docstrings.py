@@ -19,10 +19,12 @@ EXAMPLES = {
     "diffguard.inputs.working": ["working_images"],
     "diffguard.methods.verdicts": ["Verdict", "Verdicts"],
     "diffguard.report.metrics": ["auroc", "compute_metrics"],
+    "diffguard.report.selective": ["aurc"],
     "diffguard.report.set_metrics": ["SetMetrics"],
     "diffguard.report.torch_metric": ["OODMetrics"],
     "diffguard.scores.build": ["build_distance"],
     "diffguard.scores.calibration": ["Calibration"],
+    "diffguard.scores.conformal": ["threshold"],
     "diffguard.scores.distances": ["find_distance"],
     "diffguard.scores.formulas": ["psnr", "ssim"],
 }

@@ -34,7 +34,7 @@ _FLATTENING = {"flatten", "view", "reshape", "squeeze"}
 
 
 class MaskedMaps(Tensor):
-    """Feature maps `(N, D, h, w)` of which some positions are hidden.
+    """Feature maps `(N, D, h, w)`, some of whose positions are hidden.
 
     Attributes:
         mask: `(N, 1, h, w)` bool, the visible positions.

@@ -145,4 +145,4 @@ def _name(step: Any) -> str:
 
 
 def _not_understood(step: Any) -> UserError:
-    return UserError(f"preprocess has {_name(step)}, which is not understood: {_INSTEAD}")
+    return UserError(f"preprocess has {_name(step)}, which is not supported: {_INSTEAD}")

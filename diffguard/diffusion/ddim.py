@@ -1,4 +1,4 @@
-r"""Deterministic DDIM (Song et al., 2021), forwards and backwards.
+r"""Deterministic DDIM (Song et al., 2021), forward and backward.
 
 With $\hat x_0 = (x - \sqrt{1-\bar\alpha}\,\epsilon)/\sqrt{\bar\alpha}$ one step between any two
 noise levels is

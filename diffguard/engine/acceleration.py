@@ -1,4 +1,4 @@
-"""Faster network calls of the same mathematics: memory format and compilation.
+"""Faster network calls with the same results up to rounding: memory format, compilation.
 
 A detector makes every call of its diffusion model in one shape, so one compiled program serves all.
 """

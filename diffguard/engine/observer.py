@@ -1,4 +1,4 @@
-"""Observers: what happens beside the steps of a phase."""
+"""Observers: what happens alongside the steps of a phase."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the engine makes of an image: phases of steps, each from the image, noise or another phase.
+"""What the engine computes for an image: phases of steps from the image, noise or other phases.
 
 A method asks for a `Program`. DiffGuard's is an inversion, and two syntheses that start at its end.
 Phases are equal by value, so that methods that ask for the same phase share it.
@@ -140,7 +140,7 @@ def _lineage(phase: Phase) -> Iterator[Phase]:
 
 
 def shortened(phase: Phase, steps: int) -> Phase:
-    """A phase of which each part makes at most `steps` steps; for measurements of speed."""
+    """A phase whose parts each make at most `steps` steps; for measurements of speed."""
     if isinstance(phase, Inversion):
         return replace(phase, steps=min(phase.steps, steps))
     if isinstance(phase.start, NoisedImage):

@@ -30,7 +30,7 @@ class Reconstruction:
         stop_index: Index of the last inversion step made, 0-based.
         network_passes: Passes of the diffusion model for this image.
         latent: The state at which inversion stopped.
-        guided_state: The final state, of which `guided` is the decoded image.
+        guided_state: The final state, whose decoded image is `guided`.
         unguided_state: The final state of `unguided`.
     """
 

@@ -23,7 +23,7 @@ _ENTRY = 12  # bytes of an entry in the directory of a TIFF file
 
 
 def has_metadata(path: Path) -> bool:
-    """Whether a file begins like a format of which `without_metadata` knows the metadata."""
+    """Whether a file begins like a format whose metadata `without_metadata` knows."""
     try:
         with path.open("rb") as file:
             start = file.read(len(_PNG))

@@ -41,7 +41,7 @@ class AdaptiveStream:
         self._open, self._shrinks, self._on_smaller = open_stream, shrinks, on_smaller
         self.stream = open_stream(batch_size)
         self.scored = 0
-        # Everything that came in and went out before the first row was returned.
+        # All items pushed and rows finished before the first row was returned.
         self._items: list[Item] = []
         self._held: list[Scored] = []
 

@@ -31,7 +31,7 @@ def check_weights(settings: DetectorSettings) -> None:
             build_distance(name, weights=settings.perceptual_weights)
 
 
-def check_unlabelled(settings: DetectorSettings) -> None:
+def check_unlabeled(settings: DetectorSettings) -> None:
     """Refuse settings that need true labels.
 
     Raises:

@@ -38,7 +38,7 @@ def try_classifier(classifier: Classifier, images: Tensor, settings: DetectorSet
         )
     if float((logits - again).abs().max()) > _ROUNDING * float(logits.abs().max()):
         raise UserError(
-            "the classifier gives other outputs when it sees the same images again: expected a "
+            "the classifier returns different outputs for the same images: expected a "
             "network without randomness in evaluation mode, such as nn.Dropout instead of "
             "F.dropout without `training=self.training`"
         )
@@ -71,7 +71,7 @@ def _check_logits(logits: Tensor, baselines: Sequence[str]) -> None:
         )
     if "energy" in baselines and (logits.logsumexp(1).abs() < _ROUNDING).all():
         raise UserError(
-            "the classifier gives log-probabilities, of which baseline energy is always 0: take "
+            "the classifier gives log-probabilities, whose baseline energy is always 0: take "
             "the log-softmax out of its forward, or leave energy out of detector.baselines"
         )
 

@@ -33,7 +33,7 @@ class PathSums(Observer):
     Keeps three sums of the noise, three of its change, and the number of passes.
 
     Attributes:
-        steps: Steps of the whole schedule, of which each takes the time 1 / steps.
+        steps: Steps of the whole schedule; each takes the time 1 / steps.
     """
 
     sees_passes = True

@@ -14,7 +14,7 @@ from diffguard.diffusion.denoiser import Denoiser
 from diffguard.engine.acceleration import accelerate, check_compiler
 from diffguard.errors import UserError
 from diffguard.inputs.working import Images, working_images
-from diffguard.methods.checks import check_rows, check_unlabelled
+from diffguard.methods.checks import check_rows, check_unlabeled
 from diffguard.methods.items import Item, Scored
 from diffguard.methods.models import Models
 from diffguard.methods.registry import Fits, build_methods
@@ -245,7 +245,7 @@ class Scorer(nn.Module):
                 and `fdr`, if either needs more ID validation images, or if the settings need true
                 labels.
         """
-        check_unlabelled(self.settings)
+        check_unlabeled(self.settings)
         if accept is not None and fdr is not None:
             raise UserError("give either accept or fdr: they are two rules of decision")
         calibration, name = self.require_calibration(), self.settings.decision

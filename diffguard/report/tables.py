@@ -123,7 +123,7 @@ def make_groups(results: Mapping[str, Any]) -> list[Group]:
 def _group(
     title: str, rows: Sequence[Row], kinds: Sequence[Kind], *, is_mean: bool = False
 ) -> Group:
-    """A group without the columns of which no row has a value."""
+    """A group without the columns whose values are missing in every row."""
     return Group(title, rows, [kind for kind in kinds if kind.exists(rows)], is_mean)
 
 

@@ -1,4 +1,4 @@
-r"""Conformal verdicts: p-values and thresholds that hold their promise for any classifier.
+r"""Conformal verdicts: p-values and thresholds whose guarantee holds for any classifier.
 
 With the scores of n ID validation images, the p-value of a score s is
 

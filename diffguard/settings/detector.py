@@ -153,7 +153,7 @@ class DetectorSettings:
 
     @property
     def fusible(self) -> list[str]:
-        """The scores beside `diffguard`: those of further methods and of the baselines."""
+        """The scores in addition to `diffguard`: those of further methods and of the baselines."""
         return [*(name for name in self.methods if name != DIFFGUARD), *self.baselines]
 
     def fusion_rule(self) -> FusionRule:

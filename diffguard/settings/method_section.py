@@ -8,7 +8,7 @@ from typing import Self
 
 @dataclass(frozen=True)
 class MethodSettings:
-    """The settings of a method beside DiffGuard."""
+    """The settings of a method in addition to DiffGuard."""
 
     @property
     def distance_names(self) -> list[str]:

@@ -1,4 +1,4 @@
-"""The detection methods that a detector can have beside its baselines."""
+"""The detection methods that a detector can have in addition to its baselines."""
 
 from __future__ import annotations
 

@@ -44,7 +44,7 @@ def check_archive(path: Path) -> None:
                 )
             if member.filename.endswith("/data.pkl"):
                 if member.file_size > _LARGEST_PICKLE:
-                    raise UserError(f"{path} holds too many values beside its tensors")
+                    raise UserError(f"{path} holds too many values in addition to its tensors")
                 _check_pickle(path, archive.read(member))
 
 
@@ -82,7 +82,7 @@ def check_tensors(content: Any, path: Path) -> None:
             )
         if value.is_neg() or value.is_conj():
             raise UserError(
-                f"{path}: tensor {name} is stored with its sign still to be changed: save "
+                f"{path}: tensor {name} is stored as a lazily negated or conjugated view: save "
                 "tensor.resolve_neg() and tensor.resolve_conj()"
             )
         total += value.numel() * value.element_size()

@@ -81,7 +81,7 @@ def check_loop(state: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
     Raises:
         UserError: For the first part with another structure.
     """
-    # The other entries depend on how far the loop came.
+    # The other entries depend on how far the loop got.
     notes = {key for key in expected if key.endswith("state_dict")}
     for key in notes & set(state):
         validated(

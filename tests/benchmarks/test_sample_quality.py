@@ -33,7 +33,7 @@ def test_distances_grow_with_the_difference_of_the_sets():
     assert alike["kid"] < dark["kid"]
     assert comparison.compare(batches(other)) == alike
     share = float((classifier(other).argmax(1) == 0).float().mean())
-    assert alike["classified_as_labelled"] == pytest.approx(share)
+    assert alike["classified_as_labeled"] == pytest.approx(share)
 
 
 def test_samples_are_balanced_over_the_classes_and_reproducible(detector):

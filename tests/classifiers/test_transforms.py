@@ -61,9 +61,9 @@ def test_nothing_leaves_images_as_they_are():
 @pytest.mark.parametrize(
     ("preprocess", "message"),
     [
-        (lambda x: x, "preprocess has function, which is not understood"),
+        (lambda x: x, "preprocess has function, which is not supported"),
         (v1.Compose([v1.Resize(20), v1.RandomHorizontalFlip()]), "has RandomHorizontalFlip"),
-        (v1.Compose([v1.CenterCrop(16), v1.Resize(20)]), "has Resize, which is not understood"),
+        (v1.Compose([v1.CenterCrop(16), v1.Resize(20)]), "has Resize, which is not supported"),
         (v1.CenterCrop(16), "CenterCrop without Resize"),
         (v1.Resize(20, antialias=False), "without antialias"),
         (v1.Resize(20, max_size=30), "Resize with max_size"),

@@ -128,13 +128,13 @@ def test_absent_and_empty_folders_are_refused(tmp_path):
 
 def test_sub_folders_are_classes(tmp_path):
     _draw(tmp_path, "dog/1.png", "cat/1.png", "cat/deep/2.png")
-    images = folder_set("mine", tmp_path, labelled=True)
+    images = folder_set("mine", tmp_path, labeled=True)
     assert images.class_names == ("cat", "dog")
     assert images.labels.tolist() == [0, 0, 1]
-    images = folder_set("mine", tmp_path, labelled=True, class_names=["dog", "cat", "cow"])
+    images = folder_set("mine", tmp_path, labeled=True, class_names=["dog", "cat", "cow"])
     assert images.labels.tolist() == [1, 1, 0]
     with pytest.raises(UserError, match=r"cat/1\.png does not lie in a class folder.*dog"):
-        folder_set("mine", tmp_path, labelled=True, class_names=["dog"])
+        folder_set("mine", tmp_path, labeled=True, class_names=["dog"])
 
 
 @pytest.mark.parametrize("content", [None, "._1.png", "notes.txt"])
@@ -144,28 +144,28 @@ def test_a_class_folder_without_images_is_refused(tmp_path, content):
     if content:
         (tmp_path / "__MACOSX" / content).write_text("x")
     with pytest.raises(UserError, match=r"class folder .*__MACOSX has no images: remove it"):
-        folder_set("mine", tmp_path, labelled=True)
+        folder_set("mine", tmp_path, labeled=True)
     names = ["dog", "cat", "cow"]
-    images = folder_set("mine", tmp_path, labelled=True, class_names=names)
+    images = folder_set("mine", tmp_path, labeled=True, class_names=names)
     assert images.class_names == tuple(names)
 
 
 def test_an_image_beside_the_class_folders_is_refused(tmp_path):
     _draw(tmp_path, "dog/1.png", "cat.png")
     with pytest.raises(UserError, match=r"cat\.png does not lie in a class folder"):
-        folder_set("mine", tmp_path, labelled=True)
+        folder_set("mine", tmp_path, labeled=True)
 
 
 def test_paths_of_a_list_may_contain_spaces_and_keys_are_indices(tmp_path):
     _draw(tmp_path, "images/a b.png", "images/c.png")
     lines = _list(tmp_path, "\ufeffimages/a b.png 3\r\n\nimages/c.png\t0\n")
-    images = list_set("mine", lines, tmp_path, labelled=True)
+    images = list_set("mine", lines, tmp_path, labeled=True)
     assert images.labels.tolist() == [3, 0]
     item = images[1]
     assert item.pop("image").shape == (1, 4, 4)
     assert item == {"label": 0, "dataset": "mine", "index": 1, "path": "images/c.png"}
     assert images.key(1) == "1"
-    assert list_set("mine", lines, tmp_path, labelled=False).labels.tolist() == [-1, -1]
+    assert list_set("mine", lines, tmp_path, labeled=False).labels.tolist() == [-1, -1]
 
 
 @pytest.mark.parametrize(
@@ -186,17 +186,17 @@ def test_paths_of_a_list_may_contain_spaces_and_keys_are_indices(tmp_path):
 def test_malformed_lines_are_named(tmp_path, text, message):
     _draw(tmp_path, "a.png")
     with pytest.raises(UserError, match=message):
-        list_set("mine", _list(tmp_path, text), tmp_path, labelled=True)
+        list_set("mine", _list(tmp_path, text), tmp_path, labeled=True)
 
 
 def test_a_list_that_is_not_a_text_file_is_refused(tmp_path):
     _draw(tmp_path, "a.png")
     (tmp_path / "wide.txt").write_text("a.png 1\n", encoding="utf-16")
     with pytest.raises(UserError, match=r"wide\.txt is UTF-16 text: save it as UTF-8"):
-        list_set("mine", tmp_path / "wide.txt", tmp_path, labelled=True)
+        list_set("mine", tmp_path / "wide.txt", tmp_path, labeled=True)
     os.mkfifo(tmp_path / "pipe.txt")
     with pytest.raises(UserError, match=r"pipe\.txt cannot be read: it is a named pipe"):
-        list_set("mine", tmp_path / "pipe.txt", tmp_path, labelled=True)
+        list_set("mine", tmp_path / "pipe.txt", tmp_path, labeled=True)
 
 
 def test_images_of_a_list_have_their_line_and_repetitions_are_remarked(tmp_path):
@@ -204,7 +204,7 @@ def test_images_of_a_list_have_their_line_and_repetitions_are_remarked(tmp_path)
     (tmp_path / "caf\udce9.png").write_bytes((tmp_path / "a.png").read_bytes())
     lines = tmp_path / "list.txt"
     lines.write_bytes(b"a.png 0\n\n  \ncaf\xe9.png 1\na.png 0\n")
-    images = list_set("mine", lines, tmp_path, labelled=True)
+    images = list_set("mine", lines, tmp_path, labeled=True)
     assert [images.origin(i) for i in range(3)] == [f"{lines}, line {n}" for n in (1, 4, 5)]
     assert images.remarks == [f"set 'mine': {lines} repeats 1 images"]
     assert torch.equal(images.image(0), images.image(1))
@@ -212,11 +212,11 @@ def test_images_of_a_list_have_their_line_and_repetitions_are_remarked(tmp_path)
 
 def test_absent_lists_and_images_are_missing_data(tmp_path):
     with pytest.raises(MissingDataError, match=r"image list .*list\.txt does not exist"):
-        list_set("mine", tmp_path / "list.txt", tmp_path, labelled=False)
+        list_set("mine", tmp_path / "list.txt", tmp_path, labeled=False)
     with pytest.raises(MissingDataError, match=r"a\.png of .*list\.txt does not exist"):
-        list_set("mine", _list(tmp_path, "a.png -1\n"), tmp_path, labelled=False)
+        list_set("mine", _list(tmp_path, "a.png -1\n"), tmp_path, labeled=False)
     with pytest.raises(MissingDataError, match="is empty"):
-        list_set("mine", _list(tmp_path, "\n"), tmp_path, labelled=False)
+        list_set("mine", _list(tmp_path, "\n"), tmp_path, labeled=False)
 
 
 def test_a_file_of_any_size_is_hashed_in_part(tmp_path, monkeypatch):
@@ -235,7 +235,7 @@ def test_fingerprint_depends_on_paths_and_contents_depend_on_bytes(tmp_path):
     assert fingerprint == folder_set("mine", tmp_path).fingerprint()
     assert contents[0] == contents[1] >= 0  # the same pixels
     lines = _list(tmp_path, "a.png -1\nb.png -1\n")
-    assert list_set("mine", lines, tmp_path, labelled=False).fingerprint() != fingerprint
+    assert list_set("mine", lines, tmp_path, labeled=False).fingerprint() != fingerprint
     # Another image of the same size with the same times, as `cp -p` may leave it.
     path = tmp_path / "a.png"
     content, times = bytearray(path.read_bytes()), path.stat()

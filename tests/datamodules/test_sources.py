@@ -37,7 +37,7 @@ def root(tmp_path):
     ],
 )
 def test_embedded_sets_are_opened_by_name(source, count):
-    images = open_set("mine", source, root=None, labelled=False)
+    images = open_set("mine", source, root=None, labeled=False)
     assert len(images) == count
     assert (images.labels == -1).all()
     item = images[count - 1]
@@ -48,7 +48,7 @@ def test_embedded_sets_are_opened_by_name(source, count):
 
 
 def test_digits_have_labels_and_names():
-    images = open_set("id", "digits:0-5/validation", root=None, labelled=True)
+    images = open_set("id", "digits:0-5/validation", root=None, labeled=True)
     assert images.class_names == ("0", "1", "2", "3", "4", "5")
     assert images.labels.unique().tolist() == [0, 1, 2, 3, 4, 5]
 
@@ -57,7 +57,7 @@ def test_digits_have_labels_and_names():
     "source", ["imglist:lists/test.txt@images", "folder:images", "imglist:plain.txt"]
 )
 def test_files_are_found_below_the_root(root, source):
-    images = open_set("mine", source, root=root, labelled=True)
+    images = open_set("mine", source, root=root, labeled=True)
     assert images.labels.tolist() == [0, 1]
     assert images[1]["image"][0].mean().item() == pytest.approx(0.2)
     keys = [images.key(i) for i in range(2)]
@@ -66,15 +66,15 @@ def test_files_are_found_below_the_root(root, source):
 
 def test_images_of_a_list_are_relative_to_the_root_and_other_paths_to_here(root, monkeypatch):
     monkeypatch.chdir(root / "images")
-    images = open_set("mine", "dog", root="elsewhere", labelled=False)
+    images = open_set("mine", "dog", root="elsewhere", labeled=False)
     assert [images.path(i) for i in range(len(images))] == ["1.png"]
-    images = open_set("mine", "../plain.txt", root=root, labelled=False)
+    images = open_set("mine", "../plain.txt", root=root, labeled=False)
     assert [images.path(i) for i in range(len(images))] == ["images/cat/1.png", "images/dog/1.png"]
     odd = root / "a@b:c"
     (root / "images").rename(odd)
-    assert len(open_set("mine", str(odd), root=None, labelled=False)) == 2
+    assert len(open_set("mine", str(odd), root=None, labeled=False)) == 2
     (odd / "list.txt").write_text("a@b:c/dog/1.png -1\n")
-    assert len(open_set("mine", str(odd / "list.txt"), root=root, labelled=False)) == 1
+    assert len(open_set("mine", str(odd / "list.txt"), root=root, labeled=False)) == 1
 
 
 @pytest.mark.parametrize(
@@ -92,7 +92,7 @@ def test_images_of_a_list_are_relative_to_the_root_and_other_paths_to_here(root,
 )
 def test_error_of_a_wrong_source_names_the_alternatives(source, message):
     with pytest.raises(UserError, match=message) as caught:
-        open_set("mine", source, root=None, labelled=False)
+        open_set("mine", source, root=None, labeled=False)
     assert "'mine'" in str(caught.value)
     assert not isinstance(caught.value, MissingDataError)
 
@@ -113,23 +113,23 @@ def test_error_of_a_wrong_source_names_the_alternatives(source, message):
 )
 def test_error_of_absent_data_gives_advice(root, source, message):
     with pytest.raises(MissingDataError, match=message) as caught:
-        open_set("mine", source, root=root, labelled=False)
+        open_set("mine", source, root=root, labeled=False)
     assert "'mine'" in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
 def test_labels_must_fit_the_class_names(root):
     with pytest.raises(UserError, match="label 1, but there are only 1 classes: cat"):
-        open_set("id", "imglist:plain.txt", root=root, labelled=True, class_names=["cat"])
-    images = open_set("id", "imglist:plain.txt", root=root, labelled=True, class_names=["a", "b"])
+        open_set("id", "imglist:plain.txt", root=root, labeled=True, class_names=["cat"])
+    images = open_set("id", "imglist:plain.txt", root=root, labeled=True, class_names=["a", "b"])
     assert images.class_names == ("a", "b")
-    assert open_set("ood", "imglist:plain.txt", root=root, labelled=False).class_names is None
+    assert open_set("ood", "imglist:plain.txt", root=root, labeled=False).class_names is None
 
 
 @pytest.mark.parametrize("source", ["letters:test", "patches:test", "blends:validation"])
 def test_sets_without_labels_are_not_id_sets(source):
     with pytest.raises(UserError, match=r"expected an ID set, and .* have no labels"):
-        open_set("id", source, root=None, labelled=True)
+        open_set("id", source, root=None, labeled=True)
 
 
 @pytest.mark.parametrize(
@@ -149,17 +149,17 @@ def test_torchvision_layouts_are_read(monkeypatch, name, pixels, labels):
         return SimpleNamespace(data=pixels, **{labels: [2, 0, 1]})
 
     monkeypatch.setattr(f"torchvision.datasets.{name}", load)
-    images = open_set("mine", f"torchvision:{name}/test", root="data", labelled=True)
+    images = open_set("mine", f"torchvision:{name}/test", root="data", labeled=True)
     split = {"split": "test"} if name == "SVHN" else {"train": False}
     assert arguments == {"root": "data", "download": False, **split}
     assert images.labels.tolist() == [2, 0, 1]
     assert images[1]["image"].shape == ((1, 28, 28) if name == "MNIST" else (3, 32, 32))
     assert [images[i]["image"].mean().item() for i in range(3)] == [0.0, 1.0, 0.0]
-    assert open_set("x", f"torchvision:{name}/test", root=None, labelled=False).labels[0] == -1
-    section = open_set("mine", f"torchvision:{name}/test[1:9]", root=None, labelled=True)
+    assert open_set("x", f"torchvision:{name}/test", root=None, labeled=False).labels[0] == -1
+    section = open_set("mine", f"torchvision:{name}/test[1:9]", root=None, labeled=True)
     assert (section.labels.tolist(), [section[i]["index"] for i in range(2)]) == ([0, 1], [1, 2])
     with pytest.raises(UserError, match="at least one of the 3 images"):
-        open_set("mine", f"torchvision:{name}/test[3:]", root=None, labelled=True)
+        open_set("mine", f"torchvision:{name}/test[3:]", root=None, labeled=True)
 
 
 def test_two_spellings_of_a_source_are_the_same_source(root, monkeypatch):

@@ -15,7 +15,7 @@ from tests.helpers.tiny_latent import CLASSES, dit, kl, unet, wrap
 
 @pytest.mark.parametrize("build", [dit, unet])
 @torch.no_grad()
-def test_follows_the_protocol(build):
+def test_a_latent_model_encodes_decodes_and_predicts_noise_as_a_denoiser(build):
     denoiser = wrap(build())
     assert isinstance(denoiser, Denoiser)
     images = torch.rand(3, 3, 12, 12, generator=torch.Generator().manual_seed(0))

@@ -117,7 +117,7 @@ ORDERS = {
 
 @pytest.mark.parametrize("up", [False, True])
 @pytest.mark.parametrize("name", ORDERS)
-def test_order_of_convergence(name, up):
+def test_the_error_falls_with_the_order_of_the_solver(name, up):
     # The probability-flow ODE of Gaussian data keeps the place of a state in the distribution.
     mean, variance = 0.2, 0.3
 

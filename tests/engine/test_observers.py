@@ -1,4 +1,4 @@
-"""Programs beside DiffGuard's, and the observers of their phases."""
+"""Programs other than DiffGuard's, and the observers of their phases."""
 
 from dataclasses import dataclass
 

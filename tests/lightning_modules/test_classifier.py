@@ -131,7 +131,7 @@ def test_one_cycle_rises_in_its_warm_up(tmp_path):
 
 
 @pytest.mark.parametrize("schedule", ["one_cycle", "cosine", "constant"])
-def test_fast_dev_run(schedule):
+def test_a_fast_dev_run_takes_one_step_with_every_schedule(schedule):
     module = ClassifierModule(tiny.classifier(), ClassifierTraining(schedule=schedule))
     options = {"fast_dev_run": True, "enable_progress_bar": False, "enable_model_summary": False}
     trainer = Trainer(accelerator="cpu", logger=False, **options)

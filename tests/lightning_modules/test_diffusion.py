@@ -194,7 +194,7 @@ def test_pairs_of_images_and_labels_train_and_test(tmp_path, classes):
     assert results["diffusion/test_loss"] == validation["diffusion/val_loss"]
 
 
-def test_fast_dev_run():
+def test_a_fast_dev_run_takes_one_step():
     module = DiffusionModule(tiny.denoiser())
     options = {"fast_dev_run": True, "enable_progress_bar": False, "enable_model_summary": False}
     trainer = Trainer(accelerator="cpu", logger=False, **options)

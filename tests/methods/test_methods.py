@@ -1,4 +1,4 @@
-"""Further methods beside DiffGuard, against plain loops for one image."""
+"""Methods alongside DiffGuard, against plain loops for one image."""
 
 import pytest
 import torch

@@ -141,7 +141,7 @@ def test_each_run_keeps_its_cost_and_other_classifiers_are_reported(folders):
     assert join_runs([make_run(folder) for folder in folders]).remarks == []
 
 
-def relabelled(row, column, value):
+def relabeled(row, column, value):
     table = make_table()
     values = getattr(table, column).copy()
     values[row] = value
@@ -151,12 +151,12 @@ def relabelled(row, column, value):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        (relabelled(5, "label", 3), "the label of digits image 5 is 0 in the latter, 3 in the"),
+        (relabeled(5, "label", 3), "the label of digits image 5 is 0 in the latter, 3 in the"),
         (
-            relabelled(5, "path", "x.png"),
+            relabeled(5, "path", "x.png"),
             "the path of digits image 5 is 5.png in the latter, x.png",
         ),
-        (relabelled(49, "index", 50), "the index of digits image 49 is 49 in the latter, 50 in"),
+        (relabeled(49, "index", 50), "the index of digits image 49 is 49 in the latter, 50 in"),
         ({"groups": {**GROUPS, "far_a": "near"}}, "the group far_a is far in the latter, near in"),
         ({"groups": {**GROUPS, "mine": "far"}}, "the group mine is absent in the latter, far in"),
         ({"sets": {"digits": {"n": 50, "fingerprint": "z"}}}, "the set digits is"),

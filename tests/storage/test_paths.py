@@ -46,7 +46,7 @@ def test_every_path_of_the_command_line_and_of_configs_may_begin_at_home(home):
     ["~/data", "folder:~/data", "~/data/list.txt", "imglist:~/data/list.txt@~/data"],
 )
 def test_every_source_may_begin_at_home_and_hold_any_sign(home, source):
-    images = open_set("mine", source, root="~/data", labelled=False)
+    images = open_set("mine", source, root="~/data", labeled=False)
     assert [images.path(i) for i in range(len(images))] == ["x.png"]
     assert images.image(0).mean().item() == pytest.approx(0.2)
     assert same_source(source, source.replace("~", str(home)), "~/data")

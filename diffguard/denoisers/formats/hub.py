@@ -55,7 +55,7 @@ def fetch(name: str) -> Path:
         folder = _download(match, patterns)
         lacking = [part for part in _PARTS if _lacks_weights(folder / part)]
         if lacking:
-            # Older models have only `.bin` files, of which nothing but tensors is read.
+            # Older models have only `.bin` files, whose tensors alone are read.
             folder = _download(match, [*patterns, *(f"{part}/*.bin" for part in lacking)])
     except Exception as error:
         # The hub's client raises its own types, and those of its network library.

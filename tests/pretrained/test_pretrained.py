@@ -42,6 +42,6 @@ def test_an_existing_path_wins(tmp_path, monkeypatch):
         Detector.load("nothing")
 
 
-def test_it_is_small():
+def test_the_demo_detector_takes_less_than_4_mb():
     folder = Path(diffguard.__file__).parent / "pretrained"
     assert sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) < 4_000_000
