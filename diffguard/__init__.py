@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from diffguard.classifiers.spec import ClassifierSpec
+    from diffguard.denoisers.spec import DiffusionSpec
     from diffguard.detector import Detector
     from diffguard.errors import UserError
     from diffguard.methods.verdicts import Verdict, Verdicts
@@ -24,6 +25,7 @@ __all__ = [
     "ClassifierSpec",
     "Detector",
     "DetectorSettings",
+    "DiffusionSpec",
     "UserError",
     "Verdict",
     "Verdicts",
@@ -34,6 +36,7 @@ _MODULES = {
     "ClassifierSpec": "diffguard.classifiers.spec",
     "Detector": "diffguard.detector",
     "DetectorSettings": "diffguard.settings.detector",
+    "DiffusionSpec": "diffguard.denoisers.spec",
     "UserError": "diffguard.errors",
     "Verdict": "diffguard.methods.verdicts",
     "Verdicts": "diffguard.methods.verdicts",

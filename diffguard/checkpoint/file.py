@@ -118,8 +118,8 @@ def _specs(parts: DetectorParts) -> tuple[ClassifierSpec, DiffusionSpec]:
     if parts.origin.diffusion is None:
         raise UserError(
             f"the diffusion model {type(parts.denoiser).__name__} cannot be saved, because nothing "
-            "states how to build it again: load it by its path or hub id, or give a DiffusionSpec "
-            "as diffusion_spec"
+            "states how to build it again: load it by its path or hub id, or, if its class can be "
+            "imported, give save a DiffusionSpec with its import path as diffusion_spec"
         )
     return parts.origin.classifier, parts.origin.diffusion
 

@@ -107,8 +107,8 @@ def cam_maps(classifier: Classifier, activation: Tensor) -> Tensor:
     if maps is None:
         raise UserError(
             f"CAM layer {classifier.cam_layer!r} returns {tuple(activation.shape)}, expected "
-            "feature maps (N, D, h, w) or tokens (N, L, D) of a grid: name another in "
-            "classifier.cam_layer"
+            "feature maps (N, D, h, w) or tokens (N, L, D) of a grid: name another in cam_layer "
+            "(classifier.cam_layer of a config)"
         )
     return maps
 

@@ -35,8 +35,8 @@ def find_head(network: nn.Module, num_classes: int) -> str:
     if not heads:
         raise UserError(
             f"no last layer with {num_classes} outputs was found in the classifier: check the "
-            "number of classes, or name the layer whose input is the features in "
-            "classifier.feature_layer"
+            "number of classes, or name the layer whose input is the features in feature_layer "
+            "(classifier.feature_layer of a config)"
         )
     return heads[-1]
 
@@ -82,7 +82,8 @@ def find_cam_layer(network: nn.Module, shapes: Mapping[str, Sequence[int]]) -> s
         )
     if not tokens:
         raise UserError(
-            "no layer with spatial feature maps was found: name one in classifier.cam_layer"
+            "no layer with spatial feature maps was found: name one in cam_layer "
+            "(classifier.cam_layer of a config)"
         )
     return tokens[-1]
 

@@ -24,9 +24,11 @@ class DiffusionSpec:
     """Description of a diffusion model, apart from its weights.
 
     Attributes:
-        network: Class of the network, one of `NETWORKS`.
-        config: Its diffusers config.
+        network: Class of the network, one of `NETWORKS`; or the import path of a denoiser class,
+            whose arguments are `config`.
+        config: Its diffusers config, or the arguments of the denoiser class.
         scheduler: Config of its diffusers scheduler: the noise levels and the prediction type.
+            Empty for a denoiser class, which has its own schedule.
         image_size: Side of the working images.
         image_channels: Channels of the working images.
         num_classes: Number of classes; None for an unconditional model.

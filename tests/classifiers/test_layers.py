@@ -8,7 +8,7 @@ from torch import nn
 
 from diffguard.classifiers.cam import cam_maps, forward_cam
 from diffguard.classifiers.classifier import Classifier
-from diffguard.classifiers.layers import as_linear, find_head, to_maps
+from diffguard.classifiers.layers import as_linear, find_cam_layer, find_head, to_maps
 from diffguard.errors import UserError
 
 K = 7
@@ -141,9 +141,15 @@ def test_a_convolution_can_be_the_head():
 
 def test_a_network_without_a_head_is_refused():
     with pytest.raises(
-        UserError, match=r"no last layer with 7 outputs .* classifier\.feature_layer"
+        UserError, match=r"no last layer with 7 outputs .* in feature_layer \(classifier\.feature"
     ):
         find_head(nn.Sequential(nn.Conv2d(3, K, 3), nn.Linear(4, 5)), K)
+
+
+def test_a_network_without_maps_is_refused():
+    network = nn.Sequential(nn.Flatten(), nn.Linear(12, K))
+    with pytest.raises(UserError, match=r"name one in cam_layer \(classifier\.cam_layer of a con"):
+        find_cam_layer(network, {"0": (1, 12), "1": (1, K)})
 
 
 def test_layers_without_positions_give_no_maps():

@@ -8,7 +8,7 @@ from torch import nn
 
 import evaluate
 import train
-from diffguard import Detector
+from diffguard import Detector, DiffusionSpec
 from diffguard.denoisers.custom import build_custom_denoiser, cast_weights
 from diffguard.diffusion.schedule import NoiseSchedule
 from diffguard.errors import UserError
@@ -62,6 +62,36 @@ def test_a_config_names_it_and_its_scores_come_out(run):
     expected = torch.load(run.parent / "gaussian.pt", weights_only=True)["means"]
     assert torch.equal(detector.denoiser.means, expected)
     assert not detector.denoiser.training
+
+
+def test_an_object_of_it_is_saved_with_its_import_path(run, tmp_path):
+    classifier = Detector.load(run / "detector.ckpt", trusted=[CLASS]).classifier.network
+    denoiser = build_custom_denoiser(CLASS, {"classes": 3, "side": 8}, [CLASS])
+    denoiser.means.normal_(generator=torch.Generator().manual_seed(1))
+    detector = Detector.from_parts(
+        classifier,
+        denoiser,
+        arch="small_cnn",
+        kwargs={"width": 4},
+        num_classes=3,
+        image_channels=1,
+        image_size=8,
+        settings={
+            "sampler": {"steps": 2},
+            "distances": ["logits_l1"],
+            "baselines": ["msp"],
+            "fused": ["msp"],
+        },
+    )
+    images = torch.rand(12, 1, 8, 8, generator=torch.Generator().manual_seed(2))
+    with pytest.warns(UserWarning, match="ID validation"):
+        detector.calibrate([(images, torch.arange(12) % 3)], progress=False)
+    spec = DiffusionSpec(CLASS, {"classes": 3, "side": 8}, {}, 8, 1, num_classes=3)
+    detector.save(tmp_path / "detector.ckpt", diffusion_spec=spec)
+    with pytest.raises(UserError, match=f"--trusted {CLASS}"):
+        Detector.load(tmp_path / "detector.ckpt")
+    again = Detector.load(tmp_path / "detector.ckpt", trusted=[CLASS])
+    assert torch.equal(again(images), detector(images))
 
 
 def test_a_dry_run_counts_it(run, capsys):
