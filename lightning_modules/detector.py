@@ -39,9 +39,10 @@ class DetectorModule(StreamModule):
         detector: The detector.
         batch_size: Images of every network call, rounded up to a multiple of 8; the loaders may
             have others.
-        groups: Name -> group of the test sets in the order of their loaders. One group is `id`;
-            names of the others are free. Defaults to the `groups` of the DataModule; without them,
-            the first set is ID and all others have the group `ood`.
+        groups: Name -> group of the test sets. A mapping of loaders has the same names; a list of
+            loaders has the same order. One group is `id`; names of the others are free. Defaults to
+            the `groups` of the DataModule; without them, the first set is ID and all others have
+            the group `ood`.
 
     Example:
         >>> module = DetectorModule(detector)  # doctest: +SKIP

@@ -26,13 +26,22 @@ def groups_of(loaders: Any, groups: Mapping[str, str] | None) -> dict[str, str]:
 
     Args:
         loaders: The test loaders: one, a sequence, or a mapping from names.
-        groups: Name -> group, if it is known. By default the first loader has the group `id` and
-            all others the group `ood`; sets without a name are called `id`, `ood_1`, `ood_2`, …
+        groups: Name -> group. A mapping of loaders has the same names, in any order; other loaders
+            come in the order of `groups`. By default the first loader has the group `id` and all
+            others the group `ood`; sets without a name are called `id`, `ood_1`, `ood_2`, …
 
     Raises:
-        UserError: If the number of loaders differs from that of `groups`.
+        UserError: If the names or the number of the loaders differ from those of `groups`.
     """
     count = len(loader_list(loaders))
+    if groups is not None and isinstance(loaders, Mapping):
+        names = [str(name) for name in loaders]
+        if set(names) != set(groups):
+            raise UserError(
+                f"the test loaders are named {', '.join(names)}, but groups has the sets "
+                f"{', '.join(groups)}: use the same names in both"
+            )
+        return {name: groups[name] for name in names}
     if groups is not None:
         if len(groups) != count:
             raise UserError(

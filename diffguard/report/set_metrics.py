@@ -35,8 +35,9 @@ class SetMetrics(Metric):
         id_set: Name of the ID set.
 
     Raises:
-        UserError: If `groups` has no OOD set or not exactly one ID set; on `compute`, if a set has
-            no image or a score is NaN or infinite.
+        UserError: If `groups` has no OOD set or not exactly one ID set, or if a set has the name of
+            a group with other sets; on `compute`, if a set has no image or a score is NaN or
+            infinite.
 
     Example:
         >>> metric = SetMetrics(["msp"], {"digits": "id", "letters": "far"})
@@ -60,6 +61,13 @@ class SetMetrics(Metric):
                 "metrics need one set of group 'id' and at least one OOD set of another group, got "
                 f"{dict(groups)}"
             )
+        for group in sorted(set(groups.values()) - {ID}):
+            sets = [name for name in groups if groups[name] == group]
+            if group in groups and sets != [group]:
+                raise UserError(
+                    f"set {group} has the name of the group of {', '.join(sets)}, whose mean needs "
+                    "that name: rename the set or the group"
+                )
         self.score_names, self.groups = tuple(score_names), dict(groups)
         self.id_set = next(name for name, group in groups.items() if group == ID)
         # Both states are flat and float64: for a process without images torchmetrics sends an empty

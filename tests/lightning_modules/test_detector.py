@@ -110,6 +110,25 @@ def test_loaders_that_do_not_fit_the_groups_are_refused():
         run([loader(3, 0), loader(3, 1)], {"a": "id", "b": "near", "c": "far"})
     with pytest.raises(UserError, match="one set of group 'id'"):
         run([loader(3, 0), loader(3, 1)], {"a": "near", "b": "far"})
+    with pytest.raises(UserError, match="loaders are named a, c, but groups has the sets a, b:"):
+        run({"a": loader(3, 0), "c": loader(3, 1)}, {"a": "id", "b": "near"})
+    with pytest.raises(UserError, match="set ood has the name of the group of ood, b, whose mean"):
+        run({"a": loader(3, 0), "ood": loader(3, 1), "b": loader(3, 2)})
+
+
+def test_named_loaders_find_their_groups_in_any_order():
+    detector, groups = build_detector(), {"shapes": "id", "blank": "near"}
+    logged = []
+    for module_groups in (groups, None):
+        loaders = {"shapes": loader(7, 0), "blank": loader(5, 1)}
+        if module_groups:
+            loaders = dict(reversed(loaders.items()))
+        trainer = Trainer(**QUIET)
+        module = DetectorModule(detector, batch_size=8, groups=module_groups)
+        trainer.test(module, loaders, verbose=False)
+        logged.append(trainer.callback_metrics)
+    for key in ("blank/auroc/fusion", "blank/aupr_in/msp", "shapes/accuracy"):
+        assert logged[0][key] == pytest.approx(logged[1][key]), key
 
 
 @pytest.mark.parametrize(
