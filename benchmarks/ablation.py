@@ -93,16 +93,16 @@ def draw(technique: str, results: Mapping[str, tuple[float, list[Scored]]], fold
     )
     for row, variant in enumerate([None, *variants]):
         shown = results[variants[0] if variant is None else variant][1]
-        for column, scored in enumerate(shown):
+        for column, example in enumerate(shown):
             axes = grid[row][column]
             axes.set_axis_off()
-            result = scored.reconstruction
+            result = example.reconstruction
             if result is not None:
-                image = scored.item.image if variant is None else result.guided
+                image = example.item.image if variant is None else result.guided
                 axes.imshow(image.movedim(0, -1).squeeze(-1).cpu(), cmap="gray", vmin=0, vmax=1)
             if row == 0:
-                name = scored.row.dataset.replace("_", " ")
-                axes.set_title(f"{fill(name, 12)}\nas {scored.row.prediction}", fontsize=7)
+                name = example.row.dataset.replace("_", " ")
+                axes.set_title(f"{fill(name, 12)}\nas {example.row.prediction}", fontsize=7)
         label = "input" if variant is None else f"{variant}\nAUROC {results[variant][0]:.3f}"
         grid[row][0].text(
             -0.15, 0.5, label, transform=grid[row][0].transAxes, ha="right", va="center", fontsize=8

@@ -116,9 +116,9 @@ def measure_exactness(subject: Subject, detector: Detector, batch_size: int) -> 
         batches = subject.data.stream_loader(stream)
         items = [replace(i, image=i.image.double()) for b in batches for i in items_of(b)]
         running = detector.stream(batch_size, derive=False)
-        scored = running.push(items) + running.flush()
+        results = running.push(items) + running.flush()
         plain = dict(zip(map(place, items), score_plainly(detector, items), strict=True))
-    apart = difference(plain, {place(image.item): image.row.scores for image in scored})
+    apart = difference(plain, {place(image.item): image.row.scores for image in results})
     name = "plain loop: relative difference of the scores in float64"
     return [Row(name, apart, "<= 1e-4", apart <= 1e-4)]
 

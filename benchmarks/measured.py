@@ -108,9 +108,9 @@ def score(
     with tempfile.TemporaryDirectory() as name, watched() as fills:
         folder = Path(name)
         run = ScoringRun(detector, data, stream, folder, {}, derive=False)
-        finished = run.run(scoring_trainer(trainer, "speed"))
+        result = run.run(scoring_trainer(trainer, "speed"))
         timing = read_timing(folder)
-        return Scoring(ScoreTable.read(finished.table), timing["seconds"], timing["fill"], fills[0])
+        return Scoring(ScoreTable.read(result.table), timing["seconds"], timing["fill"], fills[0])
 
 
 def formula(detector: Detector, table: ScoreTable, form: str) -> np.ndarray:

@@ -102,12 +102,12 @@ def efficientnet_lite0(weights: Path) -> Classifier:
 
 @torch.no_grad()
 def classify(
-    classifier: Classifier, images: ImageSet, chosen: range, shrink_to: int | None = None
+    classifier: Classifier, images: ImageSet, numbers: range, shrink_to: int | None = None
 ) -> ClassifierOutput:
     """Logits and features of some images, first reduced to a smaller side if requested."""
     parts = []
-    for begin in range(0, len(chosen), 25):
-        batch = [prepared(images, i, shrink_to) for i in chosen[begin : begin + 25]]
+    for begin in range(0, len(numbers), 25):
+        batch = [prepared(images, i, shrink_to) for i in numbers[begin : begin + 25]]
         parts.append(classifier.forward_features(torch.stack(batch)))
     return ClassifierOutput.concatenate(parts)
 

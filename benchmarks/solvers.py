@@ -77,9 +77,9 @@ class Measurement:
 def sampling(settings: Mapping[str, Any], solver: str, steps: int, inverted: int) -> dict[str, Any]:
     """The settings of a detector with another solver, whose levels do not depend on the solver."""
     sampler = {"solver": solver, "steps": steps, "spacing": "trailing", "pairing": "target"}
-    kept = {name: value for name, value in settings["sampler"].items() if name not in sampler}
+    rest = {name: value for name, value in settings["sampler"].items() if name not in sampler}
     inversion = {**settings["inversion"], "depth": inverted / steps}
-    return {**settings, "sampler": {**kept, **sampler}, "inversion": inversion}
+    return {**settings, "sampler": {**rest, **sampler}, "inversion": inversion}
 
 
 def measure(name: str, detector: Detector, data: OODDataModule) -> Measurement:

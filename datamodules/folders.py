@@ -61,9 +61,9 @@ def list_files(folder: Path, *, without: Collection[Path] = ()) -> Listing:
 
 def describe_left_out(left_out: dict[str, str]) -> str:
     """The first few paths that were left out with their reasons, and the number of the others."""
-    named = [f"{name} ({reason})" for name, reason in sorted(left_out.items())[:_MAX_NAMES]]
-    more = len(left_out) - len(named)
-    return ", ".join(named) + (f" and {more} more" if more else "")
+    examples = [f"{name} ({reason})" for name, reason in sorted(left_out.items())[:_MAX_NAMES]]
+    more = len(left_out) - len(examples)
+    return ", ".join(examples) + (f" and {more} more" if more else "")
 
 
 class _Walk:

@@ -102,9 +102,9 @@ class ImageSet(Dataset[dict[str, Any]]):
         """At most `count` images in list order; the choice is the same in every run."""
         if count is None or count >= len(self):
             return self
-        chosen = copy.copy(self)
-        chosen.indices = sorted(shuffled(self.indices, seed=0)[:count])
-        return chosen
+        subset = copy.copy(self)
+        subset.indices = sorted(shuffled(self.indices, seed=0)[:count])
+        return subset
 
     def fingerprint(self) -> str:
         """SHA-256 (hex) of name, keys, labels and paths; identifies the list of images."""

@@ -32,16 +32,16 @@ def cut_part(images: ImageSet, part: Part, shares: Sequence[float], name: str) -
         digest = hashlib.sha256(images.key(index).encode("utf-8", "surrogateescape")).digest()
         of_class.setdefault(label, []).append((digest, index))
     place = PARTS.index(part)
-    chosen: list[int] = []
+    indices: list[int] = []
     for members in of_class.values():
         members.sort()
         begin, end = (round(sum(shares[:p]) * len(members)) for p in (place, place + 1))
-        chosen += [index for _, index in members[begin:end]]
-    if not chosen:
+        indices += [index for _, index in members[begin:end]]
+    if not indices:
         raise UserError(
             f"the {part} part of data.id.all gets none of its {len(images)} images: check "
             "data.id.shares"
         )
     cut = copy.copy(images)
-    cut.name, cut.indices = name, sorted(chosen)
+    cut.name, cut.indices = name, sorted(indices)
     return cut

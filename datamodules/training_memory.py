@@ -62,7 +62,7 @@ class MemoryLoader:
         self.images, self.labels = images.to(device), labels.to(device)
         self.sampler, self.batch_size = sampler, min(batch_size, len(sampler))
         self.augment, self.seed = augment, seed
-        self._given = self._skip = 0
+        self._count = self._skip = 0
 
     def __len__(self) -> int:
         return len(self.sampler) // self.batch_size
@@ -72,7 +72,7 @@ class MemoryLoader:
         order = torch.tensor([index for index, _ in self.sampler])
         shares = order[: len(self) * self.batch_size].view(len(self), -1)
         for number in range(first, len(self)):
-            self._given = number + 1
+            self._count = number + 1
             index = shares[number].to(self.images.device)
             image = self.images[index].float() / 255.0
             if self.augment is not None:
@@ -84,7 +84,7 @@ class MemoryLoader:
 
     def state_dict(self) -> dict[str, int]:
         """The number of batches yielded in this epoch, for Lightning's checkpoints."""
-        return {"batches": self._given % len(self)}
+        return {"batches": self._count % len(self)}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Skip this number of batches in the next epoch."""

@@ -84,18 +84,18 @@ class EpochSampler(DistributedSampler):
 class TrainingLoader(ImageLoader):
     """Loads batches of a `TrainingStream`; it can resume in the middle of an epoch."""
 
-    _given = _skip = 0
+    _count = _skip = 0
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         first, self._skip = self._skip, 0
         self.sampler.skip = first * self.batch_size
         for number, batch in enumerate(super().__iter__(), first + 1):
-            self._given = number
+            self._count = number
             yield batch
 
     def state_dict(self) -> dict[str, int]:
         """The number of batches yielded in this epoch, for Lightning's checkpoints."""
-        return {"batches": self._given % len(self)}
+        return {"batches": self._count % len(self)}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Skip this number of batches in the next epoch."""

@@ -37,11 +37,11 @@ def replace_guidance(values: Namespace) -> Namespace:
     Raises:
         UserError: If the file has a section of another form than it names.
     """
-    chosen = values.get(f"{_KEY}.guidance")
-    for form in FORMS if chosen in FORMS else ():
-        if form != chosen and f"{_KEY}.{form}" in values:
-            raise unused_section(form, chosen)
-        if form != chosen:
+    guidance = values.get(f"{_KEY}.guidance")
+    for form in FORMS if guidance in FORMS else ():
+        if form != guidance and f"{_KEY}.{form}" in values:
+            raise unused_section(form, guidance)
+        if form != guidance:
             values[f"{_KEY}.{form}"] = _defaults(form)
     return values
 
@@ -60,14 +60,14 @@ def without_unused_guidance(values: Namespace, argv: Sequence[str]) -> Namespace
         return values
     values = values.clone()
     keys = [word.partition("=")[0].removeprefix("--") for word in argv if word.startswith("--")]
-    chosen, is_option = values[_KEY].guidance, f"{_KEY}.guidance" in keys
+    guidance, is_option = values[_KEY].guidance, f"{_KEY}.guidance" in keys
     for form in FORMS:
-        if form == chosen:
+        if form == guidance:
             continue
         section = values[_KEY].pop(form, None)
         is_set = any(f"{key}.".startswith(f"{_KEY}.{form}.") for key in keys)
         if is_set or (section not in (None, _defaults(form)) and not is_option):
-            raise unused_section(form, chosen)
+            raise unused_section(form, guidance)
     return values
 
 
@@ -79,9 +79,9 @@ def instantiate(parser: ArgumentParser, values: Namespace) -> Namespace:
     """
     rest = values.clone()
     settings = from_dict(rest.pop(_KEY).as_dict())
-    built = parser.instantiate(rest)
-    built[_KEY] = settings
-    return built
+    namespace = parser.instantiate(rest)
+    namespace[_KEY] = settings
+    return namespace
 
 
 def _defaults(form: Form) -> Namespace:

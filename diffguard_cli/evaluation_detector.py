@@ -42,11 +42,11 @@ def load_detector(
     Raises:
         UserError: If the checkpoint names untrusted code, or its diffusion model is missing.
     """
-    changed = _changed_settings(content["settings"], arguments.detector)
-    refits = bool(changed) and _only_combines(content, arguments.detector, changed)
+    differences = _changed_settings(content["settings"], arguments.detector)
+    refits = bool(differences) and _only_combines(content, arguments.detector, differences)
     detector = Detector.from_checkpoint(
         content,
-        settings=None if changed and not refits else to_dict(arguments.detector),
+        settings=None if differences and not refits else to_dict(arguments.detector),
         trusted=arguments.trusted,
         folder=Path(arguments.ckpt).parent,
         diffusion=arguments.diffusion_model,
@@ -57,8 +57,8 @@ def load_detector(
         plain = {name: scores[name] for name in detector.score_names(derived=False)}
         features, rule = content["calibration"].get("features"), detector.settings.fusion_rule()
         detector.calibration = Calibration.fit(plain, rule, features)
-        changed = []
-    return detector, changed
+        differences = []
+    return detector, differences
 
 
 def _changed_settings(original: Mapping[str, Any], settings: DetectorSettings) -> list[str]:
@@ -69,11 +69,11 @@ def _changed_settings(original: Mapping[str, Any], settings: DetectorSettings) -
 
 
 def _only_combines(
-    content: Mapping[str, Any], settings: DetectorSettings, changed: Sequence[str]
+    content: Mapping[str, Any], settings: DetectorSettings, keys: Sequence[str]
 ) -> bool:
     """Whether the changed settings only select and combine scores in the checkpoint."""
     names = score_names(settings, derived=False)
-    return set(changed) <= set(COMBINING) and set(names) <= set(content["calibration"]["scores"])
+    return set(keys) <= set(COMBINING) and set(names) <= set(content["calibration"]["scores"])
 
 
 def results_folder(ckpt: str) -> Path:
@@ -94,7 +94,7 @@ def recalibrated(
     make: Callable[[Path, Detector], ScoringRun],
     content: Mapping[str, Any],
     arguments: EvaluationArguments,
-    changed: str,
+    difference: str,
     trainer: pl.Trainer,
 ) -> ScoringRun:
     """The same scoring run with a detector that is calibrated for changed settings.
@@ -104,7 +104,7 @@ def recalibrated(
         make: Makes a scoring run from its folder and its detector.
         content: The checkpoint's content.
         arguments: The command line.
-        changed: A changed setting, for the message.
+        difference: A changed setting, for the message.
         trainer: The trainer of the scoring run.
 
     Raises:
@@ -117,7 +117,7 @@ def recalibrated(
     same_images = settings.reference_images == old.settings.reference_images
     models = old.models.with_settings(settings)
     check_weights(settings)
-    run.say(f"detector.{changed} differs from the checkpoint: calibrating again")
+    run.say(f"detector.{difference} differs from the checkpoint: calibrating again")
     identity = {"checkpoint": scoring.identity["checkpoint"]}
     reference = old.reference if same_images else None
     detector = calibrated(run, models, identity, "calibrate", reference)

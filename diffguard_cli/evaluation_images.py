@@ -51,9 +51,9 @@ def score_images(content: Mapping[str, Any], arguments: EvaluationArguments) -> 
     data, images = arguments.data, image_folder(str(arguments.images))
     results = _results_folder(arguments, images)
     stream = data.folder_stream(images, without=[results])
-    detector, changed = load_detector(content, arguments)
+    detector, differences = load_detector(content, arguments)
     decision = _decision(arguments)
-    if not changed:
+    if not differences:
         decision.check(detector.require_calibration())
         if arguments.drift:
             check_drift(detector)
@@ -77,12 +77,12 @@ def score_images(content: Mapping[str, Any], arguments: EvaluationArguments) -> 
         scoring = free_run(results / name, trainer, lambda folder: scoring_in(folder, detector))
     else:
         scoring = scoring_in(results, detector)
-    if changed:
-        scoring = recalibrated(scoring, scoring_in, content, arguments, changed[0], trainer)
-    finished = scoring.run(trainer)
+    if differences:
+        scoring = recalibrated(scoring, scoring_in, content, arguments, differences[0], trainer)
+    run = scoring.run(trainer)
     if not trainer.is_global_zero:
         return 0
-    detector, table = scoring.detector, ScoreTable.read(finished.table)
+    detector, table = scoring.detector, ScoreTable.read(run.table)
     skipped = report_images(
         table,
         scoring.folder,
@@ -99,8 +99,8 @@ def _report_drift(scoring: ScoringRun, table: ScoreTable) -> None:
     """Test for drift with all scores, and with the features of a random choice of images."""
     rows, detector, data = np.flatnonzero(table.valid), scoring.detector, scoring.data
     rng = np.random.default_rng(detector.seed)
-    chosen = np.sort(rng.permutation(rows)[:SAMPLE_SIZE])
-    batches = data.stream_loader(scoring.stream.only(scoring.stream.select[chosen]))
+    sample = np.sort(rng.permutation(rows)[:SAMPLE_SIZE])
+    batches = data.stream_loader(scoring.stream.only(scoring.stream.select[sample]))
     scores = table.scores[detector.settings.decision][rows]
     drift = drift_of(detector, scores, batches, data.read_size)
     count = detector.require_calibration().count

@@ -46,7 +46,7 @@ def score_sets(content: Mapping[str, Any], arguments: EvaluationArguments) -> in
             results belongs to another run.
     """
     check_classes(arguments.trainer)
-    detector, changed = load_detector(content, arguments)
+    detector, differences = load_detector(content, arguments)
     data = arguments.data
     data.prepare_data()
     _check_sets(arguments, detector.classifier.num_classes)
@@ -66,12 +66,12 @@ def score_sets(content: Mapping[str, Any], arguments: EvaluationArguments) -> in
         )
 
     scoring = scoring_in(_output(arguments), detector)
-    if changed:
-        scoring = recalibrated(scoring, scoring_in, content, arguments, changed[0], trainer)
-    finished = scoring.run(trainer)
-    table, metrics = read_together(finished.table, data.groups, trainer)
+    if differences:
+        scoring = recalibrated(scoring, scoring_in, content, arguments, differences[0], trainer)
+    run = scoring.run(trainer)
+    table, metrics = read_together(run.table, data.groups, trainer)
     if trainer.is_global_zero:
-        _publish(scoring, finished, table, metrics, content["config"], arguments)
+        _publish(scoring, run, table, metrics, content["config"], arguments)
     return 0
 
 
@@ -91,7 +91,7 @@ def _check_sets(arguments: EvaluationArguments, num_classes: int) -> None:
 
 def _publish(
     scoring: ScoringRun,
-    finished: FinishedRun,
+    run: FinishedRun,
     table: ScoreTable,
     metrics: Metrics,
     config: Mapping[str, Any],
@@ -102,7 +102,7 @@ def _publish(
     settings = {
         "config": {**config, "detector": to_dict(detector.settings)},
         "seed": detector.seed,
-        "batch_size": finished.batch_size,
+        "batch_size": run.batch_size,
         "libraries": library_versions(),
         "device": str(detector.device),
         **scoring.identity,
@@ -110,15 +110,15 @@ def _publish(
     calibration, left_out = detector.require_calibration(), arguments.data.sets.left_out
     thresholds = _thresholds(calibration, detector.settings.accept)
     write_run(output, calibration.scores, settings, left_out, thresholds)
-    beside = output if arguments.output else results_folder(arguments.ckpt)
+    log_folder = output if arguments.output else results_folder(arguments.ckpt)
     results = report(
         read_run(output, table),
         output,
-        beside / "tensorboard",
+        log_folder / "tensorboard",
         metrics=metrics,
-        panels=panels(scoring, finished, table, arguments.panels),
+        panels=panels(scoring, run, table, arguments.panels),
     )
-    _log(results, beside, arguments.trainer.loggers)
+    _log(results, log_folder, arguments.trainer.loggers)
 
 
 def _thresholds(calibration: Calibration, accept: float) -> Thresholds | None:

@@ -15,13 +15,13 @@ from diffguard_cli.scoring import FinishedRun, ScoringRun
 
 
 def panels(
-    scoring: ScoringRun, finished: FinishedRun, table: ScoreTable, count: int
+    scoring: ScoringRun, run: FinishedRun, table: ScoreTable, count: int
 ) -> Iterator[tuple[str, figures.Figure]]:
     """A panel per set.
 
     Args:
         scoring: The scoring run.
-        finished: Its result.
+        run: Its result.
         table: Its merged table.
         count: Images per panel; 0 draws none.
 
@@ -31,8 +31,8 @@ def panels(
     for dataset in scoring.data.groups if count else ():
         rows = _spread(table, dataset, count)
         if len(rows):
-            scored = reconstruct(scoring, finished, table, rows)
-            yield f"panels/{dataset}", figures.panel(panel_rows(scoring.detector, scored), dataset)
+            images = reconstruct(scoring, run, table, rows)
+            yield f"panels/{dataset}", figures.panel(panel_rows(scoring.detector, images), dataset)
 
 
 def _spread(table: ScoreTable, dataset: str, count: int) -> np.ndarray:
@@ -44,29 +44,29 @@ def _spread(table: ScoreTable, dataset: str, count: int) -> np.ndarray:
 
 
 def reconstruct(
-    scoring: ScoringRun, finished: FinishedRun, table: ScoreTable, rows: np.ndarray
+    scoring: ScoringRun, run: FinishedRun, table: ScoreTable, rows: np.ndarray
 ) -> list[Scored]:
     """Reconstruct the images of some rows again, both guided and unguided."""
     targets = {(table.dataset_names[table.dataset[r]], int(table.index[r])) for r in rows}
     stream = scoring.stream
     rest = stream.without(set(stream.pairs()) - targets)
-    scores = scoring.detector.stream(finished.batch_size, unguided=True)
-    scored: list[Scored] = []
-    with finished.precision():
+    scores = scoring.detector.stream(run.batch_size, unguided=True)
+    images: list[Scored] = []
+    with run.precision():
         for batch in scoring.data.stream_loader(rest):
-            scored += scores.push(items_of(batch))
-        scored += scores.flush()
+            images += scores.push(items_of(batch))
+        images += scores.flush()
     order = {
         (table.dataset_names[table.dataset[r]], int(table.index[r])): i for i, r in enumerate(rows)
     }
-    return sorted(scored, key=lambda image: order[image.row.dataset, image.row.index])
+    return sorted(images, key=lambda image: order[image.row.dataset, image.row.index])
 
 
-def panel_rows(detector: Detector, scored: list[Scored]) -> list[figures.PanelRow]:
+def panel_rows(detector: Detector, images: list[Scored]) -> list[figures.PanelRow]:
     """The panel's row of each image; images without a reconstruction are left out."""
     names = detector.classifier.class_names
     rows = []
-    for image in scored:
+    for image in images:
         result, row = image.reconstruction, image.row
         if result is None or row.prediction is None:
             continue

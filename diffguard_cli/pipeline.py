@@ -45,15 +45,15 @@ def run_stages(run: Run, arguments: TrainingArguments) -> None:
 def _check_stages(run: Run, arguments: TrainingArguments) -> None:
     """Check the requirements of all stages before the first one."""
     sections = arguments.sections
-    untrained = [stage for stage in arguments.stages if not _has_model(run, arguments, stage)]
-    stages.check_stages(run, {stage: sections[stage] for stage in untrained if stage in sections})
+    pending = [stage for stage in arguments.stages if not _has_model(run, arguments, stage)]
+    stages.check_stages(run, {stage: sections[stage] for stage in pending if stage in sections})
     settings = arguments.detector if "calibrate" in arguments.stages else None
     check_data(run, settings)
     if {"classifier", "calibrate"} & set(arguments.stages):
         report_assumptions(run, arguments.classifier)
         if arguments.stages != ["calibrate"]:
             check_untrained(run, arguments.classifier, settings)
-    if settings is not None and untrained != ["calibrate"]:
+    if settings is not None and pending != ["calibrate"]:
         check_given_diffusion(run, arguments.diffusion, settings)
 
 

@@ -30,7 +30,7 @@ def open_run_folder(
     trainer: pl.Trainer,
     config: Mapping[str, Any],
     name: str,
-    stored: Mapping[str, Any] | None,
+    earlier_config: Mapping[str, Any] | None,
 ) -> Iterator[Path]:
     """Create the folder of a new run, or check that a resumed run keeps its config.
 
@@ -42,7 +42,7 @@ def open_run_folder(
         trainer: A trainer whose processes are connected.
         config: The whole config, plain values only.
         name: Name of the config, for the default folder.
-        stored: The config of the run to resume; None for a new run.
+        earlier_config: The config of the run to resume; None for a new run.
 
     Yields:
         The folder.
@@ -54,7 +54,9 @@ def open_run_folder(
     locks: list[_LockedFolder] = []
 
     def create() -> str:
-        locks.append(_new(config, name) if stored is None else _resumed(config, stored))
+        locks.append(
+            _new(config, name) if earlier_config is None else _resumed(config, earlier_config)
+        )
         locks[0].begin(config)
         return str(locks[0].folder)
 
@@ -63,7 +65,7 @@ def open_run_folder(
         wait_until((folder / CONFIG).is_file, folder, trainer.global_rank)
         yield folder
     except UserError:
-        if locks and stored is None:
+        if locks and earlier_config is None:
             locks[0].remove_if_unused()
         raise
     finally:
@@ -146,9 +148,9 @@ def _unique(folder: Path) -> Path:
     raise AssertionError
 
 
-def _resumed(config: Mapping[str, Any], stored: Mapping[str, Any]) -> _LockedFolder:
+def _resumed(config: Mapping[str, Any], earlier_config: Mapping[str, Any]) -> _LockedFolder:
     for key in config:
-        if key not in _FREE and config[key] != stored.get(key):
+        if key not in _FREE and config[key] != earlier_config.get(key):
             raise UserError(
                 f"a resumed run keeps its config, but {key} differs from the one in "
                 f"{config['resume']}: start a new run to change it"

@@ -224,7 +224,7 @@ class ScoringModule(StreamModule):
 
     def take(self, rows: list[Scored]) -> None:
         """Append finished images to the table."""
-        self.writer.write(scored.row for scored in rows)
+        self.writer.write(image.row for image in rows)
 
 
 def free_run(folder: Path, trainer: pl.Trainer, make: Callable[[Path], ScoringRun]) -> ScoringRun:
@@ -244,11 +244,11 @@ def _until_failure(batches: Iterable[Any], work: SharedWork) -> Iterator[Any]:
 
 def _append_timing(folder: Path, trainer: pl.Trainer, module: ScoringModule, waited: float) -> None:
     session = trainer.strategy.broadcast(time.strftime("%Y-%m-%dT%H:%M:%S"))
-    if module.stream.scored:
+    if module.stream.row_count:
         timing = Timing(
             session=session,
             rank=trainer.global_rank,
-            images=module.stream.scored,
+            images=module.stream.row_count,
             seconds=module.seconds,
             waited=waited,
             fill=module.stream.fill,

@@ -134,7 +134,7 @@ class ScoringFolder:
         self.path, self.identity = path, dict(identity)
         self._data, self._stream, self._settings, self._seed = data, stream, settings, seed
         size = None if data.batch_size == AUTO else fixed_batch_size(int(data.batch_size))
-        self._given = _Terms(size, data.batch_size, threads)
+        self._request = _Terms(size, data.batch_size, threads)
 
     def check(self, device: torch.device) -> None:
         """Compare the folder with this run; nothing is written.
@@ -146,7 +146,7 @@ class ScoringFolder:
             UserError: If the folder belongs to another run, naming what differs, or if an image has
                 changed since it was scored.
         """
-        self._scored(device)
+        self._score_mask(device)
 
     def is_free(self, device: torch.device) -> bool:
         """Whether the folder holds no scores yet, or those of this very run."""
@@ -173,44 +173,44 @@ class ScoringFolder:
         Raises:
             UserError: As `check`, or if the folder cannot be written.
         """
-        scored = self._scored(device)
+        score_mask = self._score_mask(device)
         terms = self._terms()
         size = terms.batch_size or find_batch_size()
         terms = _Terms(size, terms.requested, terms.threads or torch.get_num_threads())
         # If another launch of the same command was faster, its batch size counts.
         manifest = self._manifest(device, terms.resumed(read_manifest(self.path) or {}), names)
         write_contents(self.path, self._stream.contents)
-        finished = bool(scored.all())
-        open_manifest(self.path, manifest, finished=finished, upgrade=_upgraded)
-        return OpenFolder(self.path, manifest, self._stream.select[~scored])
+        complete = bool(score_mask.all())
+        open_manifest(self.path, manifest, complete=complete, upgrade=_upgraded)
+        return OpenFolder(self.path, manifest, self._stream.select[~score_mask])
 
     def machine(self, device: torch.device, threads: int | None) -> dict[str, str | int]:
         """What this process contributes to the last bits of a score."""
         return describe_machine(device, threads or torch.get_num_threads())
 
-    def _scored(self, device: torch.device) -> NDArray[np.bool_]:
+    def _score_mask(self, device: torch.device) -> NDArray[np.bool_]:
         """Check the folder; `(N,)`, which images of the stream have their scores."""
         refuse_links(self.path / "scores", self.path / "calibration")
         manifest = self._manifest(device, self._terms())
-        check_manifest(self.path, manifest, finished=True, upgrade=_upgraded)
-        scored: NDArray[np.bool_] = self._stream.among(read_done(self.path))
-        finished = bool(scored.all())
-        check_manifest(self.path, manifest, finished=finished, upgrade=_upgraded)
-        changed = changed_images(self.path, self._stream.contents, scored)
-        if len(changed):
-            which, position = self._stream.select[changed[0]].tolist()
+        check_manifest(self.path, manifest, complete=True, upgrade=_upgraded)
+        score_mask: NDArray[np.bool_] = self._stream.among(read_done(self.path))
+        complete = bool(score_mask.all())
+        check_manifest(self.path, manifest, complete=complete, upgrade=_upgraded)
+        positions = changed_images(self.path, self._stream.contents, score_mask)
+        if len(positions):
+            which, position = self._stream.select[positions[0]].tolist()
             images = self._stream.sets[which]
             item = images.describe(position)
-            others = f", and so have {len(changed) - 1:,} others" if len(changed) > 1 else ""
+            others = f", and so have {len(positions) - 1:,} others" if len(positions) > 1 else ""
             raise UserError(
                 f"{item['path'] or 'image ' + str(item['index'])} of the set {images.name} has "
                 f"changed since it was scored{others}: {self.path} holds the scores of the old "
                 "image; restore it to resume there, or name another folder with --output"
             )
-        return scored
+        return score_mask
 
     def _terms(self) -> _Terms:
-        return self._given.resumed(_upgraded(read_manifest(self.path) or {}))
+        return self._request.resumed(_upgraded(read_manifest(self.path) or {}))
 
     def _manifest(
         self, device: torch.device, terms: _Terms, names: Sequence[str] = ()

@@ -81,7 +81,7 @@ def main(argv: Sequence[str]) -> int:
     began = time.monotonic()
     parser = build_parser()
     source = _find_config(argv, parser)
-    namespace = parse(parser, source.argv, source.stored, source.path)
+    namespace = parse(parser, source.argv, source.earlier_config, source.path)
     config = _plain(parser, namespace)
     arguments = typed(TrainingArguments, instantiate(parser, namespace))
     if arguments.stages == ["calibrate"]:
@@ -101,8 +101,8 @@ class _ConfigSource:
     Attributes:
         argv: The command line, including the config file of a new run.
         name: Name of the config, used for the run's default folder.
-        stored: The config of the run to resume, in full, which the command line overrides; None for
-            a new run.
+        earlier_config: The config of the run to resume, in full, which the command line overrides;
+            None for a new run.
         path: The file of that config.
         classes: The values in the section `trainer` of the run to resume that name classes, by
             key; the command line must name them again.
@@ -110,7 +110,7 @@ class _ConfigSource:
 
     argv: list[str]
     name: str
-    stored: Mapping[str, Any] | None = None
+    earlier_config: Mapping[str, Any] | None = None
     path: str = ""
     classes: Mapping[str, Any] = field(default_factory=dict)
 
@@ -208,7 +208,7 @@ def _train(
     deadline = arguments.trainer.deadline(began)
     trainer = build_trainer(arguments.trainer, "train", logger=False, enable_checkpointing=False)
     connect(trainer)
-    with open_run_folder(trainer, config, source.name, source.stored) as folder:
+    with open_run_folder(trainer, config, source.name, source.earlier_config) as folder:
         # A run leaves the same checkpoint whether it was resumed or not.
         config["resume"] = None
         run = Run(folder, arguments.data, arguments.trainer, config["seed"], config, deadline)

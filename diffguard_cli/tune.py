@@ -172,9 +172,9 @@ def _changed(settings: Mapping[str, Any], steps: int, depth: float, scale: float
 
 def _try(detector: Detector, data: OODDataModule) -> _Trial:
     start = time.perf_counter()
-    table, scored = score_validation(detector, data)
+    table, results = score_validation(detector, data)
     seconds = time.perf_counter() - start
-    passes = float(np.mean([image.row.network_passes or 0 for image in scored]))
+    passes = float(np.mean([image.row.network_passes or 0 for image in results]))
     return _Trial(passes, seconds, *rank_subsets(table, detector.settings))
 
 
@@ -192,17 +192,17 @@ def score_validation(
         Set -> score -> `(n,)`, and the scored images.
     """
     stream = detector.stream(data.batch_size, derive=False)
-    scored: list[Scored] = []
+    results: list[Scored] = []
     for batch in data.stream_loader(data.stream("validation")):
-        scored += stream.push(items_of(batch))
-    scored += stream.flush()
+        results += stream.push(items_of(batch))
+    results += stream.flush()
     names = detector.score_names(derived=False)
     table: dict[str, dict[str, np.ndarray]] = {}
     for images in data.evaluation_sets("validation"):
-        rows = [image.row for image in scored if image.row.dataset == images.name]
+        rows = [image.row for image in results if image.row.dataset == images.name]
         rows.sort(key=lambda row: row.index)
         table[images.name] = {name: np.array([row.scores[name] for row in rows]) for name in names}
-    return table, scored
+    return table, results
 
 
 def _print_ranking(title: str, ranking: Ranking) -> None:

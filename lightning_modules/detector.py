@@ -139,16 +139,16 @@ class DetectorModule(StreamModule):
 
     def take(self, rows: list[Scored]) -> None:
         """Add finished images to the metrics; those that could not be read have no scores."""
-        finished = [scored.row for scored in rows if not scored.row.error]
+        score_rows = [image.row for image in rows if not image.row.error]
         names, sets = self.metrics.score_names, list(self.metrics.groups)
         scores = torch.tensor(
-            [[row.scores[name] for name in names] for row in finished], dtype=torch.float64
-        ).reshape(len(finished), len(names))
-        numbers = torch.tensor([sets.index(row.dataset) for row in finished])
+            [[row.scores[name] for name in names] for row in score_rows], dtype=torch.float64
+        ).reshape(len(score_rows), len(names))
+        numbers = torch.tensor([sets.index(row.dataset) for row in score_rows])
         device = self.metrics.device
         self.metrics.update(scores.to(device), numbers.to(device))
-        correct = torch.tensor([float(row.prediction == row.label) for row in finished])
-        has_label = torch.tensor([float(row.label >= 0) for row in finished])
+        correct = torch.tensor([float(row.prediction == row.label) for row in score_rows])
+        has_label = torch.tensor([float(row.label >= 0) for row in score_rows])
         self.accuracy.update(correct.to(device), has_label.to(device))
 
     def on_test_epoch_end(self) -> None:

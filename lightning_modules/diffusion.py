@@ -81,8 +81,8 @@ class DiffusionModule(TrainingModule):
 
     def _frozen(self) -> dict[str, Tensor]:
         """Weights that are not trained, under their names in the model and in the average."""
-        named = self.denoiser.named_parameters(remove_duplicate=False)
-        frozen = {name: value.data for name, value in named if not value.requires_grad}
+        parameters = self.denoiser.named_parameters(remove_duplicate=False)
+        frozen = {name: value.data for name, value in parameters if not value.requires_grad}
         parts = ("denoiser", "ema.module")
         return {f"{part}.{name}": value for part in parts for name, value in frozen.items()}
 

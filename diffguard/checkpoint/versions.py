@@ -74,11 +74,11 @@ def _with_present_names(content: dict[str, Any]) -> dict[str, Any]:
 
 
 def _with_present_distances(settings: Mapping[str, Any]) -> dict[str, Any]:
-    changed = {name: _renamed(settings[name]) for name in _NAMING if name in settings}
+    sections = {name: _renamed(settings[name]) for name in _NAMING if name in settings}
     stop = settings.get("early_stop")
     if isinstance(stop, Mapping) and "thresholds" in stop:
-        changed["early_stop"] = {**stop, "thresholds": _renamed(stop["thresholds"])}
-    return {**settings, **changed}
+        sections["early_stop"] = {**stop, "thresholds": _renamed(stop["thresholds"])}
+    return {**settings, **sections}
 
 
 def _without_unused(settings: dict[str, Any]) -> dict[str, Any]:

@@ -33,13 +33,13 @@ def grad_cam(classifier: Classifier, images: Tensor, labels: Tensor) -> Tensor:
     with torch.inference_mode(False), torch.enable_grad():
         # A clone made outside inference mode can carry a graph.
         logits, activation = forward_cam(classifier, images.detach().clone())
-        chosen = logits.gather(1, labels.clone().unsqueeze(1)).sum()
-        (gradient,) = torch.autograd.grad(chosen, activation)
+        logit = logits.gather(1, labels.clone().unsqueeze(1)).sum()
+        (gradient,) = torch.autograd.grad(logit, activation)
     activation, gradient = cam_maps(classifier, activation), cam_maps(classifier, gradient)
     weights = gradient.mean(dim=(2, 3), keepdim=True)
     cam = (weights * activation).sum(1, keepdim=True).relu()
-    placed = place_maps(classifier, cam, (images.shape[-2], images.shape[-1]))
-    return placed.squeeze(1).detach().float()
+    maps = place_maps(classifier, cam, (images.shape[-2], images.shape[-1]))
+    return maps.squeeze(1).detach().float()
 
 
 def scale_cam(cam: Tensor) -> Tensor:

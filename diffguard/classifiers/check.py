@@ -53,20 +53,20 @@ def check_labels(labels: Tensor, predictions: Tensor, class_names: Sequence[str]
     confusion = np.zeros((classes, classes), dtype=np.int64)
     np.add.at(confusion, (labels.numpy(), predictions.numpy()), 1)
     right, total = int(np.trace(confusion)), len(labels)
-    moved = _moved_classes(confusion)
-    if len(moved) > 1:
+    swaps = _moved_classes(confusion)
+    if len(swaps) > 1:
         examples = "; ".join(
             f"{confusion[row, column]} of {confusion[row].sum()} images of {class_names[row]!r} "
             f"are classified as {class_names[column]!r}"
-            for row, column in moved[:3]
+            for row, column in swaps[:3]
         )
-        if _is_another_order(confusion, moved):
+        if _is_another_order(confusion, swaps):
             raise UserError(
                 f"the classifier's classes are in another order than the data's ({examples}): "
                 "give class_names in the classifier's order"
             )
         return (
-            f"warning: the classifier confuses {len(moved)} classes more often than it recognizes "
+            f"warning: the classifier confuses {len(swaps)} classes more often than it recognizes "
             f"them ({examples}): if they are not alike, check the order of class_names"
         )
     chance = 1 / classes
@@ -84,25 +84,25 @@ def _moved_classes(confusion: NDArray[np.int64]) -> list[tuple[int, int]]:
     """Classes most of whose images are predicted as another class, least recognized first."""
     per_class = confusion.sum(1)
     rows, columns = linear_sum_assignment(confusion, maximize=True)
-    moved = [
+    swaps = [
         (row, column)
         for row, column in zip(rows, columns, strict=True)
         if row != column
         and per_class[row] >= _ENOUGH_OF_A_CLASS
         and 2 * confusion[row, column] > per_class[row]
     ]
-    return sorted(moved, key=lambda place: confusion[place[0], place[0]] / per_class[place[0]])
+    return sorted(swaps, key=lambda place: confusion[place[0], place[0]] / per_class[place[0]])
 
 
-def _is_another_order(confusion: NDArray[np.int64], moved: Sequence[tuple[int, int]]) -> bool:
+def _is_another_order(confusion: NDArray[np.int64], swaps: Sequence[tuple[int, int]]) -> bool:
     per_class, recognized = confusion.sum(1), np.diag(confusion)
-    explained = sum(confusion[place] for place in moved)
+    explained = sum(confusion[place] for place in swaps)
     if explained > 2 * recognized.sum() and explained > _EXPLAINED * confusion.sum():
         return True
-    lost = [row for row, _ in moved if recognized[row] <= _LOST_RECALL * per_class[row]]
+    lost_rows = [row for row, _ in swaps if recognized[row] <= _LOST_RECALL * per_class[row]]
     # If two classes mean the same, half of their images are classified correctly.
-    chance = len(confusion) * 0.5 ** int(per_class[lost].sum())
-    return len(lost) > 1 and chance < _CHANCE_OF_LOSS
+    chance = len(confusion) * 0.5 ** int(per_class[lost_rows].sum())
+    return len(lost_rows) > 1 and chance < _CHANCE_OF_LOSS
 
 
 def check_head(head: nn.Linear | None, output: ClassifierOutput, baselines: Sequence[str]) -> None:

@@ -50,8 +50,8 @@ class Edict:
         _, noise = estimate(shown.x, noise, shown.alpha, clip=clip, gradient=gradient)
         x, y = _pair(x, memory, step)
         moves_x = _moves_x(step)
-        moved = ddim_step(where_rows(moves_x, x, y), noise, step.alpha, step.alpha_next)
-        x, y = where_rows(moves_x, moved, x), where_rows(moves_x, y, moved)
+        next_state = ddim_step(where_rows(moves_x, x, y), noise, step.alpha, step.alpha_next)
+        x, y = where_rows(moves_x, next_state, x), where_rows(moves_x, y, next_state)
         mixes = ~step.up & (step.part == 1)
         mixed_x = _MIX * x + (1 - _MIX) * y
         mixed_y = _MIX * y + (1 - _MIX) * mixed_x

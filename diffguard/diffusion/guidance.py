@@ -141,10 +141,10 @@ def classifier_gradient(
             return _back(views, leaf, slopes)
         gradients = []
         for begin in range(0, len(u), most):
-            chosen = slice(begin, begin + most)
-            part = leaf[chosen].detach().requires_grad_()
-            again = show(part, None if boxes is None else boxes[chosen])
-            gradients.append(_back(again, part, slopes[:, chosen]))
+            rows = slice(begin, begin + most)
+            part = leaf[rows].detach().requires_grad_()
+            again = show(part, None if boxes is None else boxes[rows])
+            gradients.append(_back(again, part, slopes[:, rows]))
         return torch.cat(gradients)
 
 

@@ -57,16 +57,16 @@ class Pndm:
         mixed = where_rows(second, (noise + memory[0]) / 2, _mix(noise, memory, step.count))
         origin = where_rows(second, memory[1], x)
         clean = predict_clean(origin, mixed, step.alpha)
-        kept = [noise, where_rows(step.count == 0, x, memory[0]), memory[1]]
-        past = [where_rows(second, old, new) for old, new in zip(memory, kept, strict=True)]
+        update = [noise, where_rows(step.count == 0, x, memory[0]), memory[1]]
+        past = [where_rows(second, old, new) for old, new in zip(memory, update, strict=True)]
         return renoise(clean, mixed, step.alpha_next), torch.stack(past)
 
 
 def _mix(noise: Tensor, memory: Tensor, count: Tensor) -> Tensor:
     """The noise of a step after the first."""
     weights = _WEIGHTS.to(noise.device, noise.dtype, non_blocking=True)
-    chosen = weights.index_select(0, count.clamp(max=len(weights) - 1)).T
-    now, *before = (expand(weight, noise) for weight in chosen)
+    columns = weights.index_select(0, count.clamp(max=len(weights) - 1)).T
+    now, *before = (expand(weight, noise) for weight in columns)
     mixed = now * noise
     for weight, past in zip(before, memory, strict=True):
         mixed = mixed + weight * past

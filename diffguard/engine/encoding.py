@@ -38,10 +38,10 @@ def encode(
         # Once for all steps, because a latent model decodes here.
         views = list(in_fixed_batches(denoiser.preview, states, batch_size))
     masks = [job.mask for job in jobs]
-    placed = [None if m is None else denoiser.place_mask(m.unsqueeze(0))[0] for m in masks]
-    sizes = iter(_sizes([mask for mask in placed if mask is not None]))
+    latent_masks = [None if m is None else denoiser.place_mask(m.unsqueeze(0))[0] for m in masks]
+    sizes = iter(_sizes([mask for mask in latent_masks if mask is not None]))
     encoded = []
-    for job, state, mask, view in zip(jobs, states, placed, views, strict=True):
+    for job, state, mask, view in zip(jobs, states, latent_masks, views, strict=True):
         # Copies release the batch.
         source = Source(job, state.clone(), mask, None if view is None else view.clone())
         encoded.append((source, Reach.of(job.label, None if mask is None else next(sizes))))

@@ -65,7 +65,7 @@ class Engine:
         self._waiting: deque[Job] = deque()
         self._encoded: deque[tuple[Source, Reach]] = deque()
         # Rows that wait for their observers, and rows that wait for a classifier's gradient.
-        self._moved: deque[int] = deque()
+        self._ready: deque[int] = deque()
         self._guided: deque[int] = deque()
         self._finished: list[ImageInFlight] = []
 
@@ -84,7 +84,7 @@ class Engine:
         full, table = self.batch_size, self._table
         while True:
             self._admit(final=final)
-            if len(self._moved) >= full:
+            if len(self._ready) >= full:
                 self._observe()
             elif len(self._guided) >= full:
                 self._guide()
@@ -92,7 +92,7 @@ class Engine:
                 self._denoise(final=final)
             elif not final and table.has_room:
                 return
-            elif self._moved:
+            elif self._ready:
                 self._observe()
             elif not self._guided and not table.pending_count:
                 return
@@ -155,14 +155,14 @@ class Engine:
             return
         complete = self._steps.advance(rows, by_classifier=by_classifier)
         self._steps.request_passes(rows[~complete])
-        moved = rows[complete]
-        waits = self._routes.waits[self._table.node[moved]]
-        self._moved.extend(moved[waits].tolist())
-        self._proceed(moved[~waits], np.zeros(len(moved) - np.count_nonzero(waits), dtype=bool))
+        ready = rows[complete]
+        waits = self._routes.waits[self._table.node[ready]]
+        self._ready.extend(ready[waits].tolist())
+        self._proceed(ready[~waits], np.zeros(len(ready) - np.count_nonzero(waits), dtype=bool))
 
     @torch.no_grad()
     def _observe(self) -> None:
-        rows = _take(self._moved, self.batch_size)
+        rows = _take(self._ready, self.batch_size)
         self._proceed(rows, self._steps.observation.show_steps(rows))
 
     def _proceed(self, rows: np.ndarray, stops: np.ndarray) -> None:

@@ -76,17 +76,17 @@ class Observation:
         table, routes = self.trajectories, self.routes
         for number in self._of_passes:
             for places, count in self._batches(number, rows):
-                chosen, on_device = rows[places], table.on_device(places)
-                nodes = table.node[chosen]
+                subset, on_device = rows[places], table.on_device(places)
+                nodes = table.node[subset]
                 sight = PassSight(
-                    **vars(self._sight(number, chosen, x.index_select(0, on_device))),
+                    **vars(self._sight(number, subset, x.index_select(0, on_device))),
                     noise=noise.index_select(0, on_device),
-                    noise_null=table.null_noise(chosen),
-                    noise_label=table.label_noise(chosen),
+                    noise_null=table.null_noise(subset),
+                    noise_label=table.label_noise(subset),
                     has_both=table.on_device(routes.null[nodes] & routes.label[nodes]),
                 )
                 routes.observers[number].on_pass(sight)
-                self._keep(number, chosen[:count], sight)
+                self._keep(number, subset[:count], sight)
 
     def show_steps(self, rows: np.ndarray) -> np.ndarray:
         """Show the states after a step.
@@ -101,15 +101,15 @@ class Observation:
         stops = np.zeros(len(rows), dtype=bool)
         for number in self._of_steps:
             for places, count in self._batches(number, rows):
-                chosen = rows[places]
-                x, _ = table.states(chosen)
-                sight = self._sight(number, chosen, x)
+                subset = rows[places]
+                x, _ = table.states(subset)
+                sight = self._sight(number, subset, x)
                 flags = self.routes.observers[number].on_step(sight)
                 if flags is not None:
                     stops[places[:count]] |= np.array(flags.tolist()[:count])
                 if sight.x is not x:
-                    table.move(chosen[:count], sight.x[:count])
-                self._keep(number, chosen[:count], sight)
+                    table.move(subset[:count], sight.x[:count])
+                self._keep(number, subset[:count], sight)
         return stops
 
     def _batches(self, number: int, rows: np.ndarray) -> Iterator[tuple[np.ndarray, int]]:

@@ -124,8 +124,8 @@ class Program:
     @property
     def phases(self) -> tuple[Phase, ...]:
         """All phases that are needed, each behind the one it starts from."""
-        named = [*self.states, *self.pictures, *(phase for phase, _ in self.watched)]
-        return _distinct(phase for last in named for phase in _lineage(last))
+        ends = [*self.states, *self.pictures, *(phase for phase, _ in self.watched)]
+        return _distinct(phase for last in ends for phase in _lineage(last))
 
 
 def _distinct(items: Iterable[T]) -> tuple[T, ...]:

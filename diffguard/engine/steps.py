@@ -113,10 +113,10 @@ class Steps:
         toward_image, toward_noise = solver.warm_up
         warm_up = np.where(self.routes.up[table.node[rows]], toward_noise, toward_image)
         complete = table.part[rows] >= solver.passes + warm_up * (table.count[rows] == 0)
-        moved = rows[complete]
-        table.part[moved] = 0
-        table.count[moved] += 1
-        table.made[moved] += 1
+        complete_rows = rows[complete]
+        table.part[complete_rows] = 0
+        table.count[complete_rows] += 1
+        table.made[complete_rows] += 1
         return complete
 
     def _shown(self, rows: np.ndarray) -> Shown:
@@ -137,10 +137,10 @@ class Steps:
         for number, mix in enumerate(self.routes.mixes):
             places = np.flatnonzero(mixes == number)
             if len(places):
-                chosen = rows[places]
-                masks = [image.source.mask for image in table.images(chosen)] if mix.masked else []
+                subset = rows[places]
+                masks = [image.source.mask for image in table.images(subset)] if mix.masked else []
                 mask = torch.stack([m for m in masks if m is not None]) if masks else None
-                null, label = table.null_noise(chosen), table.label_noise(chosen)
+                null, label = table.null_noise(subset), table.label_noise(subset)
                 mixed = classifier_free(null, label, mix.scale, mask)
                 noise.index_copy_(0, table.on_device(places), mixed)
         return noise
@@ -154,13 +154,13 @@ class Steps:
             places = np.flatnonzero(numbers == number)
             if not len(places):
                 continue
-            chosen, index = rows[places], table.on_device(places)
+            subset, index = rows[places], table.on_device(places)
             part = guidance.gradient(
                 self.denoiser,
                 *(v.index_select(0, index) for v in (shown.x, noise, shown.t, shown.alpha)),
-                labels=torch.from_numpy(table.label[chosen]),
-                keys=[image.source.job.key for image in table.images(chosen)],
-                steps=table.made[chosen].tolist(),
+                labels=torch.from_numpy(table.label[subset]),
+                keys=[image.source.job.key for image in table.images(subset)],
+                steps=table.made[subset].tolist(),
                 batch_size=self.batch_size,
             )
             gradient.index_copy_(0, index, part)

@@ -69,9 +69,9 @@ class LabeledImages:
             positions = choice(len(data), self.limit)
             yield from self._pairs(data[position] for position in positions)
         else:
-            chosen = set(choice(self.count(), self.limit))
+            subset = set(choice(self.count(), self.limit))
             for position, pair in enumerate(self._pairs(_elements(self.data))):
-                if position in chosen:
+                if position in subset:
                     yield pair
 
     def count(self) -> int:

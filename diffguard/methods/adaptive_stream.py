@@ -27,7 +27,7 @@ class AdaptiveStream:
 
     Attributes:
         stream: The current stream.
-        scored: Rows returned so far.
+        row_count: Rows returned so far.
     """
 
     def __init__(
@@ -40,10 +40,10 @@ class AdaptiveStream:
     ) -> None:
         self._open, self._shrinks, self._on_smaller = open_stream, shrinks, on_smaller
         self.stream = open_stream(batch_size)
-        self.scored = 0
+        self.row_count = 0
         # All items pushed and rows finished before the first row was returned.
         self._items: list[Item] = []
-        self._held: list[Scored] = []
+        self._rows: list[Scored] = []
 
     def push(self, items: list[Item]) -> list[Scored]:
         """Take images in and return finished rows, in any order.
@@ -64,17 +64,17 @@ class AdaptiveStream:
         return engine.rows / (engine.calls * self.stream.batch_size) if engine.calls else 1.0
 
     def _score(self, items: list[Item], *, final: bool) -> list[Scored]:
-        if not self.scored:
+        if not self.row_count:
             self._items += items
         while (rows := self._try(items, final=final)) is None:
             self._shrink()
             items = self._items
-        self._held += rows
+        self._rows += rows
         # No network has seen an image that could not be read.
-        if not (final or self.scored or any(row.reconstruction for row in self._held)):
+        if not (final or self.row_count or any(row.reconstruction for row in self._rows)):
             return []
-        rows, self._held, self._items = self._held, [], []
-        self.scored += len(rows)
+        rows, self._rows, self._items = self._rows, [], []
+        self.row_count += len(rows)
         return rows
 
     def _try(self, items: list[Item], *, final: bool) -> list[Scored] | None:
@@ -85,14 +85,14 @@ class AdaptiveStream:
             if not is_out_of_memory(error):
                 raise
             size = self.stream.batch_size
-            if self.scored or not self._shrinks or size <= ROW_MULTIPLE:
+            if self.row_count or not self._shrinks or size <= ROW_MULTIPLE:
                 raise UserError(too_large(size)) from error
         return None
 
     def _shrink(self) -> None:
         size = self.stream.batch_size
         smaller = fixed_batch_size(size // 2)
-        self._held = []
+        self._rows = []
         del self.stream
         free_memory()
         say(f"out of memory with {size} images a batch: trying {smaller}", file=sys.stderr)

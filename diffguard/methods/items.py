@@ -67,6 +67,6 @@ def items_of(batch: Mapping[str, Any]) -> list[Item]:
 def readable(batches: Iterable[Mapping[str, Any]]) -> Iterator[tuple[Tensor, Tensor]]:
     """Images and labels of batches, without the images that could not be read."""
     for batch in batches:
-        chosen = torch.tensor([not error for error in batch["error"]])
-        if chosen.any():
-            yield batch["image"][chosen], batch["label"][chosen]
+        mask = torch.tensor([not error for error in batch["error"]])
+        if mask.any():
+            yield batch["image"][mask], batch["label"][mask]

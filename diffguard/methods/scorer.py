@@ -181,8 +181,8 @@ class Scorer(nn.Module):
         Raises:
             UserError: For images that `working_images` refuses, or a batch size below 1.
         """
-        scored = self._scored(images, batch_size)
-        return sorted(scored, key=lambda result: result.item.index)
+        results = self._scored(images, batch_size)
+        return sorted(results, key=lambda result: result.item.index)
 
     def _scored(self, images: Images, batch_size: int) -> Iterator[Scored]:
         """Scored images as they are finished, so that a reconstruction need not be kept."""

@@ -80,7 +80,7 @@ class ScoreStream:
         )
         self._is_random = self.recipe.draws_crops or program.draws_noise
         self._incoming: deque[Item] = deque()
-        self._done: list[Outcome] = []
+        self._outcomes: list[Outcome] = []
 
     @reproducible()
     def push(self, items: Iterable[Item]) -> list[Scored]:
@@ -97,8 +97,8 @@ class ScoreStream:
             else:
                 self._incoming.append(item)
         while len(self._incoming) >= self.batch_size:
-            self._done += self.engine.push(self._classify())
-        while len(self._done) >= self.batch_size:
+            self._outcomes += self.engine.push(self._classify())
+        while len(self._outcomes) >= self.batch_size:
             rows += self._compare()
         return rows
 
@@ -107,9 +107,9 @@ class ScoreStream:
         """Finish everything in flight."""
         rows: list[Scored] = []
         if self._incoming:
-            self._done += self.engine.push(self._classify())
-        self._done += self.engine.flush()
-        while self._done:
+            self._outcomes += self.engine.push(self._classify())
+        self._outcomes += self.engine.flush()
+        while self._outcomes:
             rows += self._compare()
         return rows
 
@@ -137,19 +137,19 @@ class ScoreStream:
 
     def _compare(self) -> list[Scored]:
         size = self.batch_size
-        done, self._done = self._done[:size], self._done[size:]
-        tags: list[_InFlight] = [outcome.job.tag for outcome in done]
+        outcomes, self._outcomes = self._outcomes[:size], self._outcomes[size:]
+        tags: list[_InFlight] = [outcome.job.tag for outcome in outcomes]
         output = ClassifierOutput.concatenate([tag.output for tag in tags])
         scores: dict[str, np.ndarray] = {}
         for method in self.methods:
-            scores |= method.scores(done, output, size)
+            scores |= method.scores(outcomes, output, size)
         for name in tags[0].baselines:
             scores[name] = np.array([tag.baselines[name] for tag in tags])
         if self.calibration is not None:
-            whole = {n: np.pad(c, (0, size - len(done)), "edge") for n, c in scores.items()}
+            whole = {n: np.pad(c, (0, size - len(outcomes)), "edge") for n, c in scores.items()}
             scores = self.calibration.derive(whole) | scores
         rows = []
-        for position, (outcome, tag) in enumerate(zip(done, tags, strict=True)):
+        for position, (outcome, tag) in enumerate(zip(outcomes, tags, strict=True)):
             values = {name: float(column[position]) for name, column in scores.items()}
             result = self.recipe.reconstruction(outcome)
             rows.append(Scored(tag.item, _row(tag, result, values), result))

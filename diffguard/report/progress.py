@@ -26,7 +26,7 @@ class StageProgress:
     Args:
         title: The stage, such as "1/3 classifier".
         total: Steps of the stage; None if unknown.
-        done: Earlier steps of a stage that resumes.
+        count: Earlier steps of a stage that resumes.
         line_seconds: Seconds between lines if there is no terminal. The first and the last line
             are always printed.
         console: The console; defaults to standard error.
@@ -37,12 +37,12 @@ class StageProgress:
         title: str,
         total: int | None,
         *,
-        done: int = 0,
+        count: int = 0,
         line_seconds: float = 15.0,
         console: Console | None = None,
     ) -> None:
         self.title, self.total, self.text = title, total, ""
-        self.done = self._done_before = done
+        self.count = self._count_before = count
         self.console = console or Console(stderr=True)
         self.interval = _REFRESH_SECONDS if self.console.is_interactive else line_seconds
         self._began = time.monotonic()
@@ -60,7 +60,7 @@ class StageProgress:
             console=self.console,
             refresh_per_second=1 / _REFRESH_SECONDS,
         )
-        bar.add_task(self.title, total=self.total, completed=self.done, text="")
+        bar.add_task(self.title, total=self.total, completed=self.count, text="")
         return bar
 
     def start(self) -> None:
@@ -78,52 +78,52 @@ class StageProgress:
         _exception: BaseException | None,
         _traceback: TracebackType | None,
     ) -> None:
-        self.close(finished=exception_type is None)
+        self.close(complete=exception_type is None)
 
     @property
     def is_due(self) -> bool:
         """Whether it is time for an update; check it first if the text is costly to make."""
         return self._shown is None or time.monotonic() - self._shown >= self.interval
 
-    def update(self, done: int, text: str = "") -> None:
+    def update(self, count: int, text: str = "") -> None:
         """Set the progress; it is shown if it is due.
 
         Args:
-            done: Steps so far.
+            count: Steps so far.
             text: Further information, such as the loss.
         """
-        self.done, self.text = done, text
+        self.count, self.text = count, text
         if self.is_due:
             self._show()
 
-    def close(self, *, finished: bool = True) -> None:
+    def close(self, *, complete: bool = True) -> None:
         """Show the last state and end the line.
 
         Args:
-            finished: Whether the stage has ended and was not interrupted.
+            complete: Whether the stage has ended and was not interrupted.
         """
         if self._bar is not None:
             self._show()
             self._bar.stop()
         else:
-            verdict = "done" if finished else "interrupted"
+            verdict = "done" if complete else "interrupted"
             self._print(f"{verdict} after {_clock(time.monotonic() - self._began)}")
 
     def _show(self) -> None:
         self._shown = time.monotonic()
         if self._bar is not None:
             text = printable(self.text, self.console.encoding)
-            self._bar.update(self._bar.task_ids[0], completed=self.done, text=text)
+            self._bar.update(self._bar.task_ids[0], completed=self.count, text=text)
         elif self.total is None:
-            self._print(f"step {self.done}")
+            self._print(f"step {self.count}")
         else:
-            self._print(f"{self.done / max(self.total, 1):.0%}{self._remaining()}")
+            self._print(f"{self.count / max(self.total, 1):.0%}{self._remaining()}")
 
     def _remaining(self) -> str:
-        steps = self.done - self._done_before
+        steps = self.count - self._count_before
         if self.total is None or steps <= 0:
             return ""
-        seconds = (time.monotonic() - self._began) / steps * (self.total - self.done)
+        seconds = (time.monotonic() - self._began) / steps * (self.total - self.count)
         return f", {_clock(seconds)} left"
 
     def _print(self, state: str) -> None:

@@ -51,21 +51,21 @@ def read_contents(folder: Path) -> Numbers | None:
     return np.array(mapped)
 
 
-def changed_images(folder: Path, now: Numbers, scored: NDArray[np.bool_]) -> NDArray[np.intp]:
+def changed_images(folder: Path, now: Numbers, score_mask: NDArray[np.bool_]) -> NDArray[np.intp]:
     """Positions of the images that have changed since they were scored.
 
     Args:
         folder: The evaluation folder.
         now: `(N,)` the present hashes of all images, in order.
-        scored: `(N,)` whether an image is scored.
+        score_mask: `(N,)` whether an image is scored.
 
     Raises:
         UserError: If images are scored but their hashes are missing.
     """
     before = read_contents(folder)
     if before is not None and len(before) == len(now):
-        return np.flatnonzero((before != now) & scored)
-    if scored.any():
+        return np.flatnonzero((before != now) & score_mask)
+    if score_mask.any():
         raise UserError(
             f"{Path(folder) / _NAME} is missing or has another number of images, so it is unknown "
             "whether the scored images are still the same: restore it, or choose another output "

@@ -80,7 +80,7 @@ def open_manifest(
     folder: Path,
     expected: Mapping[str, Any],
     *,
-    finished: bool = False,
+    complete: bool = False,
     upgrade: Upgrade | None = None,
 ) -> None:
     """Write the manifest of a new run, or check that a run continues its own.
@@ -94,25 +94,25 @@ def open_manifest(
             config and image lists; score names; under `"sets"`, set name -> at least
             `{"n": number of images}` in the order of the merged table; and under `"machine"`,
             what changes only the last bits.
-        finished: No row will be added, so the machine is not compared.
+        complete: No row will be added, so the machine is not compared.
         upgrade: Gives the manifest of an earlier version present keys before it is compared.
 
     Raises:
         UserError: If the folder belongs to another run, naming each difference, or contains score
             tables without a manifest.
     """
-    check_manifest(folder, expected, finished=finished, upgrade=upgrade)
+    check_manifest(folder, expected, complete=complete, upgrade=upgrade)
     with create_file(Path(folder) / "manifest.json") as path:
         path.write_text(_text(expected), encoding="utf-8")
     # Another launch may have written its manifest first.
-    check_manifest(folder, expected, finished=finished, upgrade=upgrade)
+    check_manifest(folder, expected, complete=complete, upgrade=upgrade)
 
 
 def check_manifest(
     folder: Path,
     expected: Mapping[str, Any],
     *,
-    finished: bool = False,
+    complete: bool = False,
     upgrade: Upgrade | None = None,
 ) -> None:
     """Check that a folder is empty or belongs to this run; see `open_manifest`.
@@ -129,7 +129,7 @@ def check_manifest(
             )
         return
     manifest = manifest if upgrade is None else upgrade(manifest)
-    ignored = {MACHINE} if finished else set()
+    ignored = {MACHINE} if complete else set()
     now = json.loads(_text({key: expected[key] for key in expected if key not in ignored}))
     differences = _differences({key: manifest[key] for key in manifest if key in now}, now)
     if differences:

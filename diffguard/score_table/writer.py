@@ -123,16 +123,16 @@ class ScoreWriter:
     def _to_fields(self, row: ScoreRow) -> list[object]:
         values: list[float | None] = [None] * (1 + len(self._score_names))
         if not row.error:
-            named = {"probability": row.probability} | {
+            columns = {"probability": row.probability} | {
                 n: row.scores.get(n) for n in self._score_names
             }
-            for name, value in named.items():
+            for name, value in columns.items():
                 if value is None or not math.isfinite(value):
                     raise UserError(
                         f"{name} of {row.dataset} image {row.index} ({row.path}) is {value}, "
                         "expected a finite number: check the network and the image"
                     )
-            values = [float(value) for value in named.values() if value is not None]
+            values = [float(value) for value in columns.values() if value is not None]
         head = [row.dataset, row.index, row.path, row.label, row.prediction]
         return [*head, *values, row.stop_step, row.network_passes, row.error]
 

@@ -60,8 +60,8 @@ class FeatureSample:
         if len(self._features):
             features = torch.cat([self._features, features])
         # The images with the highest keys are a random choice of all images so far.
-        chosen = keys.topk(min(len(keys), SAMPLE_SIZE)).indices.sort().values
-        self._keys, self._features = keys[chosen], features[chosen]
+        sample = keys.topk(min(len(keys), SAMPLE_SIZE)).indices.sort().values
+        self._keys, self._features = keys[sample], features[sample]
 
     def features(self) -> Tensor:
         """The sample `(n, D)` float32, in the order in which its images came."""
@@ -109,10 +109,10 @@ def energy_test(first: Tensor, second: Tensor, *, seed: int = 0) -> float:
     sums = distances.sum(axis=1)
 
     def statistic(x: NDArray[np.intp], y: NDArray[np.intp], axis: int) -> NDArray[np.float64]:  # noqa: ARG001
-        chosen = np.zeros((*x.shape[:-1], len(pooled)))
-        np.put_along_axis(chosen, x, 1.0, axis=-1)
-        inside = (chosen @ distances * chosen).sum(-1)
-        across = chosen @ sums - inside
+        membership = np.zeros((*x.shape[:-1], len(pooled)))
+        np.put_along_axis(membership, x, 1.0, axis=-1)
+        inside = (membership @ distances * membership).sum(-1)
+        across = membership @ sums - inside
         outside = sums.sum() - inside - 2 * across
         n, m = x.shape[-1], y.shape[-1]
         return 2 * across / (n * m) - inside / n**2 - outside / m**2

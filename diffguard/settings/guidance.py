@@ -127,9 +127,9 @@ FORMS: dict[Form, type[GuidanceSettings]] = {
 }
 
 
-def unused_section(form: str, chosen: str) -> UserError:
+def unused_section(form: str, guidance: str) -> UserError:
     """The error for a section of settings of a form of guidance that is not in use."""
     return UserError(
         f"detector.{form} has no effect here: it belongs to detector.guidance {form}, and "
-        f"detector.guidance is {chosen}; leave it out, or change detector.guidance"
+        f"detector.guidance is {guidance}; leave it out, or change detector.guidance"
     )

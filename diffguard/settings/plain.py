@@ -102,9 +102,9 @@ def _build(cls: type[Any], values: Mapping[str, Any]) -> Any:
     if unknown:
         raise UserError(f"{unknown[0]!r} is not a detector setting, expected one of {names}")
     defaults = cls()
-    built = {}
+    arguments = {}
     for name, value in values.items():
         default = getattr(defaults, name)
         section = is_dataclass(default) and isinstance(value, Mapping)
-        built[name] = _build(type(default), value) if section else value
-    return cls(**built)
+        arguments[name] = _build(type(default), value) if section else value
+    return cls(**arguments)

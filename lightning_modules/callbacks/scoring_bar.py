@@ -52,10 +52,10 @@ class ScoringProgressBar(StageProgressBar):
         if self._progress is not None and self._progress.is_due:
             self._show_tables()
 
-    def end(self, *, finished: bool) -> None:
+    def end(self, *, complete: bool) -> None:
         """Show the last state after all processes have ended."""
         self._show_tables()
-        self._finish(finished=finished)
+        self._finish(complete=complete)
 
     def _show_tables(self) -> None:
         if self._progress is None or self._tail is None:
@@ -84,9 +84,9 @@ def watched(trainer: Trainer, folder: Path, total: int) -> Iterator[None]:
         yield
         return
     bar.watch(folder, total)
-    finished = False
+    complete = False
     try:
         yield
-        finished = True
+        complete = True
     finally:
-        bar.end(finished=finished)
+        bar.end(complete=complete)

@@ -71,18 +71,18 @@ class StageProgressBar(ProgressBar):
 
     def on_exception(self, *_: Any) -> None:
         """Leave the terminal in order."""
-        self._finish(finished=False)
+        self._finish(complete=False)
 
-    def _begin(self, total: int | None, done: int) -> None:
+    def _begin(self, total: int | None, count: int) -> None:
         if self._enabled:
             self._progress = StageProgress(
-                self.title, total, done=done, line_seconds=self.line_seconds, console=self.console
+                self.title, total, count=count, line_seconds=self.line_seconds, console=self.console
             )
             self._progress.start()
 
-    def _finish(self, *, finished: bool = True) -> None:
+    def _finish(self, *, complete: bool = True) -> None:
         if self._progress is not None:
-            self._progress.close(finished=finished)
+            self._progress.close(complete=complete)
             self._progress = None
 
     def _describe(self, trainer: Trainer) -> str:

@@ -50,10 +50,10 @@ def test_machine_matters_only_if_rows_are_added(tmp_path):
     open_manifest(tmp_path, machines[0])
     with pytest.raises(UserError, match=r'machine\.device was "cpu", is "cuda"'):
         open_manifest(tmp_path, machines[1])
-    open_manifest(tmp_path, machines[1], finished=True)
+    open_manifest(tmp_path, machines[1], complete=True)
     assert read_manifest(tmp_path) == machines[0]
     with pytest.raises(UserError, match="steps was 16"):
-        open_manifest(tmp_path, machines[1] | {"steps": 20}, finished=True)
+        open_manifest(tmp_path, machines[1] | {"steps": 20}, complete=True)
 
 
 def test_only_expected_entries_are_compared(tmp_path):

@@ -100,13 +100,13 @@ def _write_index(parts: DiffusionParts, folder: Path) -> None:
     import diffusers
 
     kinds = (type(parts.network).__name__, type(parts.autoencoder).__name__)
-    named: dict[str, Any] = {"scheduler": ["diffusers", "DDIMScheduler"]}
-    named[_network_folder(parts)] = ["diffusers", kinds[0]]
-    named[_autoencoder_folder(parts)] = ["diffusers", kinds[1]]
+    index: dict[str, Any] = {"scheduler": ["diffusers", "DDIMScheduler"]}
+    index[_network_folder(parts)] = ["diffusers", kinds[0]]
+    index[_autoencoder_folder(parts)] = ["diffusers", kinds[1]]
     pipeline = _PIPELINES.get(kinds)
     if (folder / TEXT_ENCODER).is_dir() and (folder / TOKENIZER).is_dir():
         pipeline = "StableDiffusionPipeline"
-        named |= {
+        index |= {
             TEXT_ENCODER: ["transformers", "CLIPTextModel"],
             TOKENIZER: ["transformers", "CLIPTokenizer"],
             "safety_checker": [None, None],
@@ -115,7 +115,7 @@ def _write_index(parts: DiffusionParts, folder: Path) -> None:
         }
     if parts.autoencoder is None or pipeline is None:
         return
-    index = {"_class_name": pipeline, "_diffusers_version": diffusers.__version__, **named}
+    index = {"_class_name": pipeline, "_diffusers_version": diffusers.__version__, **index}
     (folder / "model_index.json").write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
 
 
