@@ -5,12 +5,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from datamodules.config import DataConfig, IDSets, OODSets
+    from datamodules.file_set import FileSet
     from datamodules.image_set import ImageSet, MissingDataError, TensorSet
     from datamodules.ood import OODDataModule
     from datamodules.sources import open_set
 
 __all__ = [
     "DataConfig",
+    "FileSet",
     "IDSets",
     "ImageSet",
     "MissingDataError",
@@ -22,6 +24,7 @@ __all__ = [
 
 _MODULES = {
     "DataConfig": "datamodules.config",
+    "FileSet": "datamodules.file_set",
     "IDSets": "datamodules.config",
     "ImageSet": "datamodules.image_set",
     "MissingDataError": "datamodules.image_set",

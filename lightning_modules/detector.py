@@ -10,7 +10,7 @@ from torchmetrics import MeanMetric
 
 from diffguard.detector import Detector
 from diffguard.errors import UserError
-from diffguard.inputs.batch_parts import batch_parts, class_labels, images_and_labels
+from diffguard.inputs.batch_parts import batch_parts, class_labels, listed_images_and_labels
 from diffguard.inputs.working import working_images
 from diffguard.methods.adaptive_stream import AdaptiveStream
 from diffguard.methods.items import Item, Scored
@@ -31,9 +31,9 @@ class DetectorModule(StreamModule):
 
     `trainer.predict` returns the `Verdicts` of each batch.
 
-    A batch is a tensor of images `(N, C, H, W)`, a pair of images and labels, or a mapping with
-    `image` and `label`. Images have any size, and are uint8 or floating point in [0, 1]. Labels of
-    OOD images are ignored.
+    A batch is a tensor of images `(N, C, H, W)`, a list of images `(C, H, W)`, a pair of images and
+    labels, or a mapping with `image` and `label`. Images have any size, and are uint8 or floating
+    point in [0, 1]. Labels of OOD images are ignored.
 
     Args:
         detector: The detector.
@@ -115,7 +115,7 @@ class DetectorModule(StreamModule):
         Raises:
             UserError: If the label of an ID image is not one of the detector's classes.
         """
-        images, labels = images_and_labels(batch)
+        images, labels = listed_images_and_labels(batch)
         first, limit = self._counts[dataloader_idx], self._limits[dataloader_idx]
         self._counts[dataloader_idx] += len(images)
         count = len(images) if limit is None else max(0, min(len(images), limit - first))
@@ -176,5 +176,5 @@ class DetectorModule(StreamModule):
         """
         for error in filter(None, batch_parts(batch).errors or ()):
             raise UserError(error)
-        images, _ = images_and_labels(batch)
+        images, _ = listed_images_and_labels(batch)
         return self.detector.predict(images, batch_size=self.batch_size)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -35,12 +35,16 @@ def batch_parts(batch: Any) -> BatchParts:
 
     Args:
         batch: A mapping with `image` and perhaps `label` and `error`, a pair of images and labels,
-            or images.
+            a list of one batch `(N, C, H, W)`, or images.
     """
     if isinstance(batch, Mapping) and "image" in batch:
         return BatchParts(batch["image"], batch.get("label"), batch.get("error"))
-    if isinstance(batch, list | tuple) and len(batch) == 2:
-        return BatchParts(*batch)
+    if isinstance(batch, list | tuple):
+        # Labels have one dimension at most, so a second image makes a list of images.
+        if len(batch) == 2 and not (isinstance(batch[1], Tensor) and batch[1].ndim >= 3):
+            return BatchParts(*batch)
+        if len(batch) == 1 and isinstance(batch[0], Tensor) and batch[0].ndim == 4:
+            return BatchParts(batch[0])
     return BatchParts(batch)
 
 
@@ -48,23 +52,63 @@ def images_and_labels(batch: Any) -> tuple[Tensor, Tensor]:
     """Images `(N, C, H, W)` and labels `(N,)` of a batch.
 
     Args:
-        batch: A mapping with `image` and perhaps `label`, a pair of images and labels, or images.
+        batch: A batch in a form of `listed_images_and_labels`; the images of a list have one size.
 
     Returns:
         The images, and the labels; -1 for a batch without labels.
 
     Raises:
+        UserError: For a batch of another form, or a list of images of several sizes.
+    """
+    images, labels = listed_images_and_labels(batch)
+    if isinstance(images, Tensor):
+        return images, labels
+    shapes = sorted({tuple(image.shape) for image in images})
+    if len(shapes) > 1:
+        raise UserError(
+            f"the images of a batch have the shapes {', '.join(map(str, shapes))}: bring them to "
+            "one size in the data set"
+        )
+    return torch.stack(list(images)), labels
+
+
+def listed_images_and_labels(batch: Any) -> tuple[Tensor | Sequence[Tensor], Tensor]:
+    """Images of one size or of several, and labels `(N,)`, of a batch.
+
+    Args:
+        batch: A mapping with `image` and perhaps `label`, a pair of images and labels, or images:
+            a tensor `(N, C, H, W)`, such a tensor alone in a list, or a list of tensors
+            `(C, H, W)`.
+
+    Returns:
+        The images as a tensor or a list, and the labels; -1 for a batch without labels.
+
+    Raises:
         UserError: For a batch of another form.
     """
     images, labels, _ = batch_parts(batch)
-    if not isinstance(images, Tensor):
+    if not isinstance(images, Tensor) and not _is_list_of_images(images):
+        advice = ""
+        if isinstance(batch, list | tuple) and len(batch) > 2:
+            advice = (
+                "; for a data set with further values, give the DataLoader "
+                "collate_fn=lambda items: default_collate([item[:2] for item in items])"
+            )
         raise UserError(
             f"a batch of type {type(batch).__name__} has no images: expected a tensor "
-            f"(N, C, H, W), {LABELED}"
+            f"(N, C, H, W), a list of tensors (C, H, W), {LABELED}{advice}"
         )
     if labels is None:
         labels = torch.full((len(images),), -1)
     return images, labels
+
+
+def _is_list_of_images(images: Any) -> bool:
+    return (
+        isinstance(images, list | tuple)
+        and len(images) > 0
+        and all(isinstance(image, Tensor) and image.ndim == 3 for image in images)
+    )
 
 
 def label_numbers(labels: Any) -> list[int]:

@@ -3,10 +3,11 @@
 import json
 import os
 from types import SimpleNamespace
+from typing import ClassVar
 
 import pytest
 import torch
-from lightning import Trainer
+from lightning import LightningDataModule, Trainer
 from torch.utils.data import DataLoader, TensorDataset
 from torch.utils.data.distributed import DistributedSampler
 
@@ -15,10 +16,11 @@ from datamodules.ood import OODDataModule
 from diffguard.errors import UserError
 from diffguard.inputs.batch_parts import images_and_labels
 from diffguard.report.metrics import compute_metrics
-from lightning_modules.detector import DetectorModule
+from lightning_modules import ClassifierModule, DetectorModule
 from lightning_modules.loaders import share_of_process
 from tests.helpers.scoring_processes import PROCESSES, free_port
 from tests.helpers.tiny_detector import CLASSES, build_detector
+from tests.helpers.tiny_models import tiny_classifier
 
 QUIET = {
     "accelerator": "cpu",
@@ -83,11 +85,42 @@ def test_names_and_groups_come_from_the_data_module(data_root):
             batch_size=8,
         )
     )
-    trainer = Trainer(**QUIET)
-    trainer.test(DetectorModule(build_detector(), batch_size=8), datamodule=data, verbose=False)
+    trainer, module = Trainer(**QUIET), DetectorModule(build_detector(), batch_size=8)
+    trainer.test(module, datamodule=data, verbose=False)
     keys = {key.rsplit("/", 2)[0] for key in trainer.callback_metrics if key.endswith("/fusion")}
     assert keys == {"blank", "near", "noise", "far"}
     assert "shapes/accuracy" in trainer.callback_metrics
+    predictions = trainer.predict(module, datamodule=data)
+    counts = [sum(map(len, batches)) for batches in predictions]
+    assert counts == [len(images) for images in data.evaluation_sets("test")]
+
+
+class UserData(LightningDataModule):
+    """A data module of a user, whose named test loaders have another order than their groups."""
+
+    groups: ClassVar = {"shapes": "id", "blank": "near"}
+
+    def train_dataloader(self):
+        return loader(6, 0)
+
+    def val_dataloader(self):
+        return loader(3, 1)
+
+    def test_dataloader(self):
+        return {"blank": loader(5, 1), "shapes": loader(7, 0)}
+
+
+def test_a_data_module_of_a_user_trains_a_classifier_and_tests_a_detector():
+    data = UserData()
+    trainer = Trainer(**QUIET, max_epochs=1)
+    trainer.fit(ClassifierModule(tiny_classifier(CLASSES, channels=1)), datamodule=data)
+    assert trainer.global_step == 2
+    trainer = Trainer(**QUIET)
+    trainer.test(DetectorModule(build_detector(), batch_size=8), datamodule=data, verbose=False)
+    values = expected(build_detector(), {"shapes": 7, "blank": 5})
+    assert float(trainer.callback_metrics["near/auroc/fusion"]) == pytest.approx(
+        values["blank/auroc/fusion"], abs=1e-6
+    )
 
 
 def test_a_prediction_is_a_list_of_verdicts():
@@ -97,6 +130,19 @@ def test_a_prediction_is_a_list_of_verdicts():
     whole = detector.predict(images(7, 0), batch_size=8)
     scores = torch.cat([verdicts.score for verdicts in batches])
     torch.testing.assert_close(scores, whole.score, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "batches",
+    [
+        DataLoader(TensorDataset(images(3, 0)), 2),
+        DataLoader([torch.rand(1, 12, 12 + width) for width in range(3)], 2, collate_fn=list),
+    ],
+    ids=["tensors alone", "lists of several sizes"],
+)
+def test_images_without_labels_have_a_verdict_each(batches):
+    module = DetectorModule(build_detector(), batch_size=8)
+    assert [len(verdicts) for verdicts in Trainer(**QUIET).predict(module, batches)] == [2, 1]
 
 
 def test_loaders_that_do_not_fit_the_groups_are_refused():
@@ -118,17 +164,12 @@ def test_loaders_that_do_not_fit_the_groups_are_refused():
 
 def test_named_loaders_find_their_groups_in_any_order():
     detector, groups = build_detector(), {"shapes": "id", "blank": "near"}
-    logged = []
-    for module_groups in (groups, None):
-        loaders = {"shapes": loader(7, 0), "blank": loader(5, 1)}
-        if module_groups:
-            loaders = dict(reversed(loaders.items()))
-        trainer = Trainer(**QUIET)
-        module = DetectorModule(detector, batch_size=8, groups=module_groups)
-        trainer.test(module, loaders, verbose=False)
-        logged.append(trainer.callback_metrics)
-    for key in ("blank/auroc/fusion", "blank/aupr_in/msp", "shapes/accuracy"):
-        assert logged[0][key] == pytest.approx(logged[1][key]), key
+    trainer = Trainer(**QUIET)
+    module = DetectorModule(detector, batch_size=8, groups=groups)
+    trainer.test(module, {"blank": loader(5, 1), "shapes": loader(7, 0)}, verbose=False)
+    for key, value in expected(detector, {"shapes": 7, "blank": 5}).items():
+        assert float(trainer.callback_metrics[key]) == pytest.approx(value, abs=1e-6), key
+    assert "shapes/accuracy" in trainer.callback_metrics
 
 
 @pytest.mark.parametrize(
@@ -155,6 +196,18 @@ def test_labels_of_ood_images_are_ignored():
 def test_a_batch_without_images_is_refused(batch):
     with pytest.raises(UserError, match="has no images: expected a tensor"):
         images_and_labels(batch)
+
+
+def test_lists_of_images_for_training():
+    batch, labels = images_and_labels([torch.zeros(1, 8, 8), torch.ones(1, 8, 8)])
+    assert batch.shape == (2, 1, 8, 8)
+    assert labels.tolist() == [-1, -1]
+    with pytest.raises(UserError, match=r"shapes .1, 8, 8., .1, 9, 8.: bring them to one size"):
+        images_and_labels([torch.zeros(1, 8, 8), torch.ones(1, 9, 8)])
+    with pytest.raises(UserError, match=r"has no images.* default_collate\(\[item\[:2\]"):
+        images_and_labels([images(2, 0), torch.arange(2), torch.arange(2)])
+    with pytest.raises(UserError, match="has no images"):
+        images_and_labels([images(2, 0), images(2, 1)])
 
 
 @pytest.mark.parametrize("count", [1, 4, 5])
