@@ -22,7 +22,7 @@ def completion_script(shell: str, parsers: Mapping[str, ArgumentParser]) -> str:
     """
     if shell not in SUPPORTED_SHELLS:
         shells = ", ".join(SUPPORTED_SHELLS)
-        raise UserError(f"--print_completion: expected one of {shells}, got {shell}")
+        raise UserError(f"--print_completion: expected one of {shells}, got {shell or 'none'}")
     program = ArgumentParser(prog="diffguard")
     commands = program.add_subcommands()
     for command, parser in parsers.items():

@@ -61,6 +61,8 @@ def _build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="store_true", help="print the version and exit")
     parser.add_argument(
         "--print_completion",
+        nargs="?",
+        const="",
         metavar="SHELL",
         help="print the completion script for a shell, such as bash or zsh, and exit",
     )

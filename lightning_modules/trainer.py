@@ -57,10 +57,9 @@ def build_trainer(
             precision=config.precision,  # type: ignore[arg-type]
             callbacks=[_Threads(config.threads), *bars, *(callbacks or [])],
             enable_progress_bar=config.progress,
-            enable_model_summary=False,
             # The loaders divide the images themselves, so no image is repeated.
             use_distributed_sampler=False,
-            **options,
+            **{"enable_model_summary": False, **options},
         )
     except (MisconfigurationException, TypeError, ValueError, RuntimeError, ImportError) as error:
         raise UserError(f"trainer: {one_line(error)}") from error

@@ -82,6 +82,20 @@ def test_a_large_diffusion_model_is_referred_to(models, tmp_path, monkeypatch):
     assert (path.parent / "images" / "photos" / "images.csv").is_file()
 
 
+def test_a_hub_id_is_downloaded_at_its_revision(models, monkeypatch):
+    downloads = []
+
+    def download(name, revision, **_):
+        downloads.append((name, revision))
+        return str(models("unet_classes"))
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    torch.manual_seed(0)
+    detector = build(Stranger(3), "owner/name@v1", kwargs={})
+    assert downloads == [("owner/name", "v1")]
+    assert (detector.image_size, detector.denoiser.num_classes) == (8, 3)
+
+
 NETWORKS = {
     "timm/test_resnet.r160_in1k": (lambda: timm.create_model("test_resnet", num_classes=3), {}),
     STRANGER: (lambda: Stranger(3, width=5), {"kwargs": {"width": 5}}),

@@ -25,6 +25,7 @@ def too_large(size: int) -> str:
         )
     return (
         f"out of memory with {size} images a batch; finished scores are kept. Free the memory of "
-        "other programs and start the same command again; or start over with a smaller "
-        "--data.batch_size and another --output, because scores depend on the batch size"
+        "other programs and score again; or start over with a smaller batch_size and another "
+        "output (--data.batch_size and --output of a command), because scores depend on the batch "
+        "size"
     )

@@ -13,6 +13,11 @@ from diffguard.errors import UserError
 class TrainingOptions:
     """Arguments of Lightning's Trainer in training, with the names and meanings that it gives them.
 
+    Some are not passed on. `<stage>.max_epochs` and `<stage>.val_every` set the epochs of a stage
+    and of its validations. An evaluation has `data.limit`. The loaders, checkpoints, logs and the
+    progress bar belong to the commands. `overfit_batches` would replace the sampler, whose picks
+    carry the epoch.
+
     Attributes:
         gradient_clip_val: Largest norm of the gradient; None and 0 do not clip.
         gradient_clip_algorithm: What `gradient_clip_val` limits: the `norm` of the gradient (the
@@ -34,6 +39,7 @@ class TrainingOptions:
         deterministic: Use deterministic operations; `warn` permits those without such a version.
         benchmark: Let cuDNN measure which of its algorithms is fastest.
         detect_anomaly: Stop at the operation that gives the first NaN in a backward pass.
+        enable_model_summary: Print the layers and their numbers of weights when a stage starts.
         inference_mode: Validate in inference mode, otherwise without gradients.
         sync_batchnorm: Compute the statistics of BatchNorm over all processes.
     """
@@ -55,6 +61,7 @@ class TrainingOptions:
     deterministic: bool | Literal["warn"] | None = None
     benchmark: bool | None = None
     detect_anomaly: bool = False
+    enable_model_summary: bool = False
     inference_mode: bool = True
     sync_batchnorm: bool = False
 

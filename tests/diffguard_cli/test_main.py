@@ -38,6 +38,7 @@ def test_help_lists_the_commands_and_imports_no_library():
     [
         ([], "error: no command: expected one of train, evaluate, tune, convert, compact\n"),
         (["trian"], "error: unknown command 'trian': expected one of train, evaluate, tune, "),
+        (["--print_completion"], "error: --print_completion: expected one of bash, "),
         (["evaluate"], "error: --ckpt is missing"),
         (["train", "--seed", "x"], "error: --seed: expected a whole number, got x\n"),
         (["tune", "nowhere.ckpt"], "error: nowhere.ckpt does not exist"),

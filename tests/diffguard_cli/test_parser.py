@@ -11,6 +11,7 @@ import yaml
 import evaluate
 import train
 from diffguard.errors import UserError
+from diffguard_cli import compact, convert, tune
 from diffguard_cli.parser import Parser, parse, plain_line
 
 
@@ -194,7 +195,7 @@ def test_names_of_many_classes_are_parsed(training):
     assert parse(training, [], {"data": {"class_names": list(names)}}).data.class_names == names
 
 
-@pytest.mark.parametrize("script", [train, evaluate])
+@pytest.mark.parametrize("script", [train, evaluate, tune, convert, compact])
 def test_usage_is_one_line_and_keys_stand_in_groups(script, capsys):
     with pytest.raises(SystemExit):
         script.build_parser().parse_args(["--help"])

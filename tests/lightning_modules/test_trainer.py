@@ -1,5 +1,9 @@
 """The Trainer of a config."""
 
+import inspect
+from dataclasses import fields
+
+import lightning
 import pytest
 
 from diffguard.errors import UserError
@@ -19,3 +23,29 @@ def test_half_precision_is_refused_on_a_cpu(precision):
 def test_unknown_precisions_are_refused(precision):
     with pytest.raises(UserError, match=f"precision must be one of 32-true.*, got '{precision}'"):
         TrainerConfig(precision=precision)
+
+
+NOT_PASSED = {
+    "logger": "trainer.loggers",
+    "max_epochs": "<stage>.max_epochs",
+    "check_val_every_n_epoch": "<stage>.val_every",
+    "limit_test_batches": "data.limit",
+    "limit_predict_batches": "data.limit",
+    "enable_progress_bar": "trainer.progress",
+    "overfit_batches": "replaces the sampler of the training loader, whose picks carry the epoch",
+    "use_distributed_sampler": "the loaders divide the images among the processes",
+    "enable_checkpointing": "the commands write the checkpoints of a stage",
+    "default_root_dir": "run_dir",
+    "plugins": "the commands set those that read checkpoints safely and start processes",
+    "barebones": "turns logs and checkpoints off, which resuming needs",
+    "enable_autolog_hparams": "the whole config is logged instead",
+    "model_registry": "uploads to Lightning's cloud",
+}
+
+
+def test_each_argument_of_lightnings_trainer_is_an_option_or_has_a_reason_not_to_be():
+    arguments = set(inspect.signature(lightning.Trainer).parameters)
+    ours = {option.name for option in fields(TrainerConfig)}
+    only_ours = {"threads", "progress", "max_minutes", "measure_rate", "loggers"}
+    assert ours - only_ours == arguments - set(NOT_PASSED)
+    assert set(NOT_PASSED) <= arguments

@@ -192,6 +192,7 @@ def test_each_stage_may_have_its_own_batch_size_augmentation_and_precision(tmp_p
 
 def test_options_of_the_trainer_and_other_loggers_reach_a_stage(tmp_path, config, monkeypatch):
     wandb_runs = fake_wandb.install(monkeypatch)
+    monkeypatch.setattr("lightning_modules.callbacks.throughput._WARM_UP_STEPS", 0)
     only = ["--stages", "[classifier]", "--classifier.max_epochs", "1", "--run_dir", tmp_path / "o"]
     arguments = ["--trainer.limit_train_batches", "1", "--trainer.profiler", "simple"]
     arguments += ["--trainer.loggers", "[csv, wandb]", "--trainer.deterministic", "true"]
@@ -199,7 +200,12 @@ def test_options_of_the_trainer_and_other_loggers_reach_a_stage(tmp_path, config
     assert torch.load(
         tmp_path / "o" / "checkpoints" / "classifier" / "last.ckpt", weights_only=True
     )["global_step"] == 1
-    assert list((tmp_path / "o" / "csv" / "classifier").rglob("metrics.csv"))
+    (metrics,) = (tmp_path / "o" / "csv" / "classifier").rglob("metrics.csv")
+    columns = metrics.read_text().splitlines()[0].split(",")
+    assert any(column.startswith("lr-") for column in columns)
+    assert "classifier/images_per_second" in columns
+    (hparams,) = (tmp_path / "o" / "csv" / "classifier").rglob("hparams.yaml")
+    assert yaml.safe_load(hparams.read_text())["classifier"]["lr"] > 0
     assert [run.is_finished for run in wandb_runs] == [True]
     (report,) = (tmp_path / "o" / "profiler" / "classifier").iterdir()
     assert "run_training_epoch" in report.read_text()
