@@ -11,14 +11,14 @@ from lightning import LightningDataModule, Trainer
 from torch.utils.data import DataLoader, TensorDataset
 from torch.utils.data.distributed import DistributedSampler
 
-from datamodules.config import DataConfig, IDSets, OODSets
-from datamodules.ood import OODDataModule
 from diffguard.errors import UserError
 from diffguard.inputs.batch_parts import images_and_labels
 from diffguard.report.metrics import compute_metrics
+from diffguard.report.torch_metric import synchronized_metrics
+from diffguard.score_table.table import ScoreTable
 from lightning_modules import ClassifierModule, DetectorModule
 from lightning_modules.loaders import share_of_process
-from tests.helpers.scoring_processes import PROCESSES, free_port
+from tests.helpers.scoring_processes import PROCESSES, data_module, free_port, score
 from tests.helpers.tiny_detector import CLASSES, build_detector
 from tests.helpers.tiny_models import tiny_classifier
 
@@ -50,10 +50,10 @@ def expected(detector, counts):
     id_set, *ood_sets = scores
     values = {}
     for name in ood_sets:
-        for score in detector.score_names():
-            columns = [torch.tensor([row[score] for row in scores[n]]) for n in (id_set, name)]
+        for column in detector.score_names():
+            columns = [torch.tensor([row[column] for row in scores[n]]) for n in (id_set, name)]
             for metric, value in compute_metrics(*columns).items():
-                values[f"{name}/{metric}/{score}"] = value
+                values[f"{name}/{metric}/{column}"] = value
     return values
 
 
@@ -75,16 +75,7 @@ def test_a_test_logs_the_metrics_of_every_set_and_score():
 
 
 def test_names_and_groups_come_from_the_data_module(data_root):
-    data = OODDataModule(
-        DataConfig(
-            IDSets(test="folder:test"),
-            OODSets(near={"blank": "folder:near"}, far={"noise": "folder:far"}),
-            name="shapes",
-            root=str(data_root),
-            image_size=8,
-            batch_size=8,
-        )
-    )
+    data = data_module(data_root)
     trainer, module = Trainer(**QUIET), DetectorModule(build_detector(), batch_size=8)
     trainer.test(module, datamodule=data, verbose=False)
     keys = {key.rsplit("/", 2)[0] for key in trainer.callback_metrics if key.endswith("/fusion")}
@@ -93,6 +84,23 @@ def test_names_and_groups_come_from_the_data_module(data_root):
     predictions = trainer.predict(module, datamodule=data)
     counts = [sum(map(len, batches)) for batches in predictions]
     assert counts == [len(images) for images in data.evaluation_sets("test")]
+
+
+def test_an_evaluation_and_a_detector_module_give_the_same_metrics(data_root, tmp_path):
+    score(tmp_path, data_root, threads=torch.get_num_threads())
+    detector, data, trainer = build_detector(), data_module(data_root), Trainer(**QUIET)
+    trainer.test(DetectorModule(detector, batch_size=8), datamodule=data, verbose=False)
+    metrics = synchronized_metrics(
+        ScoreTable.read(tmp_path / "scores.csv"),
+        data.groups,
+        detector.score_names(),
+        rank=0,
+        world_size=1,
+    )
+    for (name, dataset), values in metrics.items():
+        for metric, value in values.items():
+            logged = float(trainer.callback_metrics[f"{dataset}/{metric}/{name}"])
+            assert logged == pytest.approx(value, abs=1e-6), (dataset, metric, name)
 
 
 class UserData(LightningDataModule):
