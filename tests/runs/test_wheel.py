@@ -101,7 +101,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from torchvision.models import ResNet18_Weights, resnet18
 
 from diffguard import Detector
-from lightning_modules.detector import DetectorModule
+from lightning_modules import DetectorModule
 
 loader = DataLoader(TensorDataset(torch.rand(20, 3, 8, 8), torch.arange(20) % 3), batch_size=8)
 detector = Detector.from_parts(
