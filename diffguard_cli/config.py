@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from datamodules.config import Augmentation
+from diffguard.denoisers.spec import DiffusionSpec
 from diffguard.errors import UserError
 from diffguard.storage.arguments import LARGEST_SIDE
 from diffguard.training.settings import (
@@ -166,10 +167,10 @@ class DiffusionSource:
     store: Literal["auto", "weights", "reference"] = "auto"
     null_class: int | None = None
     prompt: str = "a photo of a {name}"
-    patch: int = 1
+    patch: int = DiffusionSpec.patch
     fit: Literal["resize", "pad"] = "resize"
     antialias: bool = True
-    slice_size: int = 8
+    slice_size: int = DiffusionSpec.slice_size
     sample_every: int = 10
     lora_rank: int = 0
     lora_alpha: float | None = None

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from datamodules.ood import OODDataModule
 from diffguard.denoisers.base import DiffusersDenoiser
 from diffguard.denoisers.build import build_denoiser, wrap_parts
 from diffguard.denoisers.custom import build_custom_denoiser, is_import_path, load_custom_weights
@@ -16,6 +17,7 @@ from diffguard.denoisers.lora import add_lora, merge_lora, save_lora
 from diffguard.denoisers.parts import DiffusionParts
 from diffguard.denoisers.reference import LARGE, refer
 from diffguard.denoisers.spec import DiffusionSpec
+from diffguard.diffusion.denoiser import Denoiser
 from diffguard.errors import UserError
 from diffguard_cli.config import DiffusionConfig, ModelConfig
 from diffguard_cli.diffusion_spec import checkpoint_options, diffusion_spec
@@ -27,13 +29,13 @@ class LoadedDiffusion:
     """A trained diffusion model.
 
     Attributes:
-        denoiser: The model: a module with the methods of `Denoiser`.
+        denoiser: The model, a module.
         spec: Its description.
         reference: What a detector checkpoint stores instead of the weights; None to store the
             weights.
     """
 
-    denoiser: Any
+    denoiser: Denoiser
     spec: DiffusionSpec
     reference: dict[str, Any] | None
 
@@ -110,9 +112,13 @@ def save_trained(
     save_folder(parts_of(denoiser, spec), run.diffusion_folder, text_from=text)
 
 
-def _load_custom(config: DiffusionConfig, data: Any) -> LoadedDiffusion:
+def _load_custom(config: DiffusionConfig, data: OODDataModule) -> LoadedDiffusion:
     """Load the user's own denoiser; a detector checkpoint stores its weights, if it has any."""
-    if config.store == "reference" or config.model != ModelConfig() or config.patch != 1:
+    if (
+        config.store == "reference"
+        or config.model != ModelConfig()
+        or config.patch != DiffusionSpec.patch
+    ):
         raise UserError(
             f"diffusion.network {config.network} is your own class, whose arguments are "
             "diffusion.kwargs and whose weights are stored in the detector: leave out "
@@ -134,10 +140,10 @@ def _load_custom(config: DiffusionConfig, data: Any) -> LoadedDiffusion:
 
 
 def _load(
-    path: str, config: DiffusionConfig, data: Any, options: CheckpointOptions
+    path: str, config: DiffusionConfig, data: OODDataModule, options: CheckpointOptions
 ) -> tuple[DiffusersDenoiser, DiffusionSpec]:
     parts = load_diffusion(path, options)
-    if config.patch not in (1, parts.patch):
+    if config.patch not in (DiffusionSpec.patch, parts.patch):
         raise UserError(
             f"diffusion.patch is {config.patch}, but {path} was trained with {parts.patch}: leave "
             "it out, because a trained model defines it"

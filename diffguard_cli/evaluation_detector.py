@@ -10,8 +10,8 @@ import lightning.pytorch as pl
 
 from diffguard.denoisers.custom import cast_weights
 from diffguard.detector import Detector
-from diffguard.methods.checks import check_weights
 from diffguard.pretrained import checkpoint_file, is_shipped
+from diffguard.scores.build import check_weights
 from diffguard.scores.calibration import Calibration
 from diffguard.settings.detector import COMBINING, DECIDING, DetectorSettings, score_names
 from diffguard.settings.plain import completed, to_dict
@@ -116,7 +116,7 @@ def recalibrated(
     run = Run(folder, arguments.data, arguments.trainer, old.seed, content["config"])
     same_images = settings.reference_images == old.settings.reference_images
     models = old.models.with_settings(settings)
-    check_weights(settings)
+    check_weights(settings.all_distances, settings.perceptual_weights)
     run.say(f"detector.{difference} differs from the checkpoint: calibrating again")
     identity = {"checkpoint": scoring.identity["checkpoint"]}
     reference = old.reference if same_images else None

@@ -11,7 +11,7 @@ import torch
 
 from diffguard.report.metrics import auroc
 from diffguard.scores.calibration import Calibration
-from diffguard.scores.distances import DISTANCES
+from diffguard.scores.distance_names import DISTANCES
 from diffguard.settings.detector import DetectorSettings
 
 # Set -> score -> `(n,)`; the first set is the ID set.

@@ -10,6 +10,7 @@ from typing import Any
 
 from lightning.pytorch.utilities import rank_zero_only
 
+from datamodules.ood import OODDataModule
 from diffguard.printing import say
 from diffguard.training.trainer_config import TrainerConfig
 
@@ -28,7 +29,7 @@ class Run:
     """
 
     folder: Path
-    data: Any
+    data: OODDataModule
     trainer: TrainerConfig
     seed: int
     config: Mapping[str, Any]

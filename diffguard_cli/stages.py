@@ -119,7 +119,7 @@ def train_noisy_classifier(
     side = run.data.image_size
     sample = torch.zeros(1, run.data.channels, side, side, device=device)
     channels = noised(sample, torch.zeros(1, dtype=torch.int64)).shape[1]
-    network = TimedCNN(run.data.num_classes, channels, config.width)
+    network = TimedCNN(run.data.num_classes, channels, width=config.width)
     timesteps = len(denoiser.schedule)
     module = NoisyClassifierModule(network, noised, timesteps, config, run.seed)
     _fit(run, trainer, module, config)

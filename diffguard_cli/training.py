@@ -179,7 +179,7 @@ def _check_named_again(source: _ConfigSource, config: Mapping[str, Any]) -> None
 
 def _check(arguments: TrainingArguments) -> None:
     """Check the command line before any data is read."""
-    from diffguard.methods.checks import check_weights
+    from diffguard.scores.build import check_weights
     from diffguard.settings.checks import check_image_size
     from diffguard_cli.config_check import check_config
     from lightning_modules.trainer import check_classes
@@ -193,7 +193,8 @@ def _check(arguments: TrainingArguments) -> None:
         raise UserError(f"classifier.ckpt {weights} does not exist: expected a file of weights")
     if "calibrate" in arguments.stages:
         check_image_size(arguments.detector, arguments.data.image_size)
-        check_weights(arguments.detector)
+        detector = arguments.detector
+        check_weights(detector.all_distances, detector.perceptual_weights)
 
 
 def _train(

@@ -58,6 +58,13 @@ class DetectorModule(StreamModule):
     ) -> None:
         super().__init__(detector)
         self.batch_size, self.groups = batch_size, groups
+        self._has_begun = False
+        # Of each test loader: the images of this process, and how many it has seen.
+        self._limits: list[int | None] = []
+        self._counts: list[int] = []
+        # Each test has its own.
+        self.metrics: SetMetrics
+        self.accuracy: MeanMetric
         # A process may have no image of a small set.
         self.allow_zero_length_dataloader_with_multiple_devices = True
 

@@ -49,7 +49,7 @@ class Around(pl.LightningModule):
 
 
 def test_training_around_a_detector_does_not_change_it(tmp_path):
-    detector = build_detector(noisy_classifier=TimedCNN(3, 1, 4))
+    detector = build_detector(noisy_classifier=TimedCNN(3, 1, width=4))
     before = {name: value.clone() for name, value in detector.state_dict().items()}
     expected = detector.score(GRAY)
     assert detector.train() is detector

@@ -25,7 +25,7 @@ EXAMPLES = {
     "diffguard.scores.build": ["build_distance"],
     "diffguard.scores.calibration": ["Calibration"],
     "diffguard.scores.conformal": ["threshold"],
-    "diffguard.scores.distances": ["find_distance"],
+    "diffguard.scores.distance_names": ["find_distance"],
     "diffguard.scores.formulas": ["psnr", "ssim"],
 }
 

@@ -167,7 +167,7 @@ def timed_cnn(state: Mapping[str, Tensor]) -> TimedCNN:
     first, last = state.get("stages.0.0.weight"), state.get("fc.bias")
     if first is None or last is None or first.ndim != 4 or last.ndim != 1 or not first.numel():
         raise UserError("the weights do not fit the classifier of noisy images")
-    build = partial(TimedCNN, len(last), first.shape[1], first.shape[0])
+    build = partial(TimedCNN, len(last), first.shape[1], width=first.shape[0])
     check_fit(trial(build, "the classifier of noisy images"), state, "classifier of noisy images")
     network = build()
     fill(network, state, "classifier of noisy images")

@@ -46,7 +46,7 @@ class TimedCNN(nn.Module):
         width: Channels of the first stage; the next have two and four times as many.
     """
 
-    def __init__(self, num_classes: int, in_channels: int = 1, width: int = 16) -> None:
+    def __init__(self, num_classes: int, in_channels: int = 1, *, width: int) -> None:
         super().__init__()
         widths = (width, 2 * width, 4 * width)
         inputs = (in_channels, *widths[:-1])

@@ -57,7 +57,7 @@ class LatentDenoiser(DiffusersDenoiser):
         context: ClassContext | None = None,
         scale_factor: float | None = None,
         antialias: bool = True,
-        slice_size: int = 8,
+        slice_size: int = DiffusionSpec.slice_size,
         spec: DiffusionSpec | None = None,
     ) -> None:
         super().__init__(

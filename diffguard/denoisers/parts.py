@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from diffguard.batching import ROW_MULTIPLE
 from diffguard.denoisers.context import ClassContext
 from diffguard.denoisers.spec import DiffusionSpec, Fit
 from diffguard.errors import UserError
@@ -35,7 +34,7 @@ class DiffusionParts:
     null_class: int | None = None
     autoencoder: Any = None
     context: ClassContext | None = None
-    patch: int = 1
+    patch: int = DiffusionSpec.patch
 
     @property
     def pixel_channels(self) -> int:
@@ -78,7 +77,7 @@ class DiffusionParts:
         image_channels: int = 3,
         fit: Fit = "resize",
         antialias: bool = True,
-        slice_size: int = ROW_MULTIPLE,
+        slice_size: int = DiffusionSpec.slice_size,
     ) -> DiffusionSpec:
         """The spec of the model for an image size, which defaults to the model's own."""
         autoencoder, context = self.autoencoder, self.context

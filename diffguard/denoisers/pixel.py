@@ -56,7 +56,7 @@ class PixelDenoiser(DiffusersDenoiser):
         null_class: int | None = None,
         fit: Literal["resize", "pad"] = "resize",
         antialias: bool = True,
-        patch: int = 1,
+        patch: int = DiffusionSpec.patch,
         spec: DiffusionSpec | None = None,
     ) -> None:
         super().__init__(

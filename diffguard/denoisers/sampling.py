@@ -17,8 +17,8 @@ def draw_samples(
     denoiser: DiffusersDenoiser,
     labels: Tensor,
     *,
-    steps: int = 20,
-    scale: float = 2.0,
+    steps: int,
+    scale: float,
     seed: int = 0,
 ) -> Tensor:
     """Sample images by DDIM from noise that depends only on the seed.

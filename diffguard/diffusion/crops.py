@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+# How the gradients of several crops are combined.
+Reduction = Literal["sum", "mean"]
 
 
 def crop_nearest(images: Tensor, boxes: Tensor, size: int) -> Tensor:

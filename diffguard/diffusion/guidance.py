@@ -11,19 +11,17 @@ $\hat x_0$ is the model's clean estimate. Nothing is propagated through the diff
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from diffguard.diffusion.crops import crop_nearest
+from diffguard.diffusion.crops import Reduction, crop_nearest
 from diffguard.diffusion.schedule import expand, predict_clean
 from diffguard.errors import UserError
 from diffguard.images import resize_mask
 
 LogitsFunction = Callable[[Tensor], Tensor]
-Reduction = Literal["sum", "mean"]
 
 
 def classifier_free(

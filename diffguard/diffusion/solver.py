@@ -7,10 +7,14 @@ an image, toward the image it synthesizes. Each row of a batch makes a step of i
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
+
+SolverName = Literal["ddim", "pndm", "dpm_solver_pp", "edict", "bdia", "time_shift"]
+# Solvers whose synthesis undoes the inversion, if both see the same condition.
+EXACT: tuple[SolverName, ...] = ("edict", "bdia")
 
 
 @dataclass(frozen=True)

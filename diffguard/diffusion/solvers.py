@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import get_args
 
 from diffguard.diffusion.bdia import Bdia
 from diffguard.diffusion.ddim import Ddim
@@ -10,14 +10,10 @@ from diffguard.diffusion.dpm_solver import DpmSolverPP
 from diffguard.diffusion.edict import Edict
 from diffguard.diffusion.pndm import Pndm
 from diffguard.diffusion.schedule import NoiseSchedule, Pairing
-from diffguard.diffusion.solver import Solver
+from diffguard.diffusion.solver import Solver, SolverName
 from diffguard.diffusion.time_shift import TimeShift
 
-SolverName = Literal["ddim", "pndm", "dpm_solver_pp", "edict", "bdia", "time_shift"]
 SOLVERS: tuple[SolverName, ...] = get_args(SolverName)
-
-# Solvers whose synthesis undoes the inversion, if both see the same condition.
-EXACT: tuple[SolverName, ...] = ("edict", "bdia")
 
 
 def build_solver(

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from diffguard.batching import padded
-from diffguard.diffusion.crops import draw_boxes, place_boxes
+from diffguard.diffusion.crops import Reduction, draw_boxes, place_boxes
 from diffguard.diffusion.denoiser import Denoiser
-from diffguard.diffusion.guidance import Reduction, blend_clean, classifier_gradient
+from diffguard.diffusion.guidance import blend_clean, classifier_gradient
 from diffguard.randomness import image_generator
 
 # Most pixels in a classifier call of several crops, 50 images of 224: small classifiers are faster
@@ -31,24 +31,24 @@ class ClassifierGuidance:
         scale: Guidance scale.
         blend: Show the classifier the blend with the clean estimate; otherwise the state itself.
         crops: Crops per step; 0 shows the whole image.
-        crop_size: Smallest side of a crop, and the side to which crops are resized.
-        output_size: Side of a second resize for the classifier; None for no second resize.
-        input_size: Side to which `classify` itself resizes its input, if it does.
         reduction: `sum` or `mean` over the crops.
         shared_crops: All images see the same crops; otherwise crops depend on image and step.
         seed: Seed of the crops.
+        crop_size: Smallest side of a crop, and the side to which crops are resized.
+        output_size: Side of a second resize for the classifier; None for no second resize.
+        input_size: Side to which `classify` itself resizes its input, if it does.
     """
 
     classify: TimedClassifier
     scale: float
-    blend: bool = True
-    crops: int = 0
+    blend: bool
+    crops: int
+    reduction: Reduction
+    shared_crops: bool
+    seed: int
     crop_size: int | None = None
     output_size: int | None = None
     input_size: int | None = None
-    reduction: Reduction = "mean"
-    shared_crops: bool = False
-    seed: int = 0
     _stream: dict[tuple[int, ...], tuple[torch.Generator, list[Tensor]]] = field(
         default_factory=dict, repr=False
     )

@@ -70,7 +70,7 @@ class Recipe:
     qualities: Sequence[tuple[Quality, float | None]] = ()
     guidance: Guidance = None
     unguided: bool = False
-    extra_start: int = 0
+    extra_start: int = Synthesis.extra_start
     skip: int | None = None
     solver: Solver | None = None
 

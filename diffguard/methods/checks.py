@@ -12,23 +12,10 @@ from diffguard.diffusion.denoiser import Denoiser
 from diffguard.diffusion.plan import respace
 from diffguard.errors import UserError
 from diffguard.scores.baseline_checks import check_head_baselines
-from diffguard.scores.build import build_distance
-from diffguard.scores.distances import check_size, find_distance
+from diffguard.scores.distance_names import check_size, find_distance
 from diffguard.settings.detector import DetectorSettings
-from diffguard.settings.distances import all_distances
 from diffguard.settings.guidance import ClassifierFreeSettings, ClassifierGuidanceSettings
 from diffguard.settings.methods import UNLABELED
-
-
-def check_weights(settings: DetectorSettings) -> None:
-    """Refuse perceptual distances without weights; reads the weights of the others.
-
-    Raises:
-        UserError: Naming the file that is missing.
-    """
-    for name in all_distances(settings):
-        if find_distance(name)[0].perceptual:
-            build_distance(name, weights=settings.perceptual_weights)
 
 
 def check_unlabeled(settings: DetectorSettings) -> None:
@@ -86,7 +73,7 @@ def check_models(
     check_steps(settings, len(denoiser.schedule))
     if isinstance(guidance, ClassifierGuidanceSettings):
         _check_guiding_classifier(guidance, classifier, noisy_classifier)
-    for name in all_distances(settings):
+    for name in settings.all_distances:
         layer = find_distance(name)[1]
         if layer is not None:
             classifier.layer(layer)

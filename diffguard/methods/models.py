@@ -18,7 +18,6 @@ from diffguard.scores.build import build_distance
 from diffguard.scores.distances import Distance, Views
 from diffguard.settings.checks import check_image_size
 from diffguard.settings.detector import DetectorSettings
-from diffguard.settings.distances import all_distances
 
 
 class Models(nn.Module):
@@ -72,7 +71,7 @@ class Models(nn.Module):
         thresholds = settings.early_stop.thresholds
         # Built now, so that `to(device)` moves their networks too.
         self._distances = nn.ModuleDict()
-        for name in all_distances(settings):
+        for name in settings.all_distances:
             self._add_distance(name)
         self.qualities = {name: partial(self._quality, self.distance(name)) for name in thresholds}
 

@@ -66,7 +66,7 @@ class Baselines:
         reference: Reference | None = None,
         head: nn.Linear | None = None,
         *,
-        knn_k: int = 50,
+        knn_k: int,
         vim_dim: int | None = None,
     ) -> None:
         check_names(names)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 
 from torch import nn
 
-from diffguard.scores.distances import Distance, find_distance
+from diffguard.scores.distance_names import find_distance
+from diffguard.scores.distances import FORMULAS, Distance
 from diffguard.scores.perceptual import DISTS, LPIPS, TAPS, Net
 from diffguard.scores.perceptual_weights import Weights, load_features, shipped
 
@@ -63,5 +64,21 @@ def build_distance(name: str, *, weights: Weights = None, download: bool = False
         tensor([2.])
     """
     spec, layer = find_distance(name)
-    function = spec.function or NETWORKS[name](weights, download=download)
+    formula = FORMULAS.get(name.partition("@")[0])
+    function = formula or NETWORKS[name](weights, download=download)
     return Distance(name, spec, layer, function).eval()
+
+
+def check_weights(names: Iterable[str], weights: Weights) -> None:
+    """Refuse perceptual distances without weights; reads the weights of the others.
+
+    Args:
+        names: Names of distances.
+        weights: See `build_distance`.
+
+    Raises:
+        UserError: Naming the file that is missing.
+    """
+    for name in names:
+        if find_distance(name)[0].perceptual:
+            build_distance(name, weights=weights)

@@ -9,15 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from diffguard.errors import UserError
+from diffguard.scores.distance_names import DistanceSpec, Needs
 from diffguard.scores.formulas import (
-    MS_SSIM_SMALLEST,
-    SSIM_SMALLEST,
     dists_statistics,
     feature_cosine,
     gmsd,
@@ -49,46 +47,19 @@ class Views:
     layers: Mapping[str, Tensor] = field(default_factory=dict)
 
 
-Needs = Literal["images", "logits", "features", "layer"]
-
-
-@dataclass(frozen=True)
-class DistanceSpec:
-    """An entry of `DISTANCES`.
-
-    Attributes:
-        needs: The field of `Views` that is compared ("features" becomes "layer" with `@layer`).
-        function: The comparison; None for a distance on an ImageNet network.
-        perfect: Quality of equal images, so that `perfect - distance` is the usual quality.
-        smallest: Side in pixels of the smallest images that are compared.
-    """
-
-    needs: Needs
-    function: Callable[[Tensor, Tensor], Tensor] | None
-    perfect: float = 0.0
-    smallest: int = 1
-
-    @property
-    def perceptual(self) -> bool:
-        """Whether an ImageNet network is needed, see `build_distance`."""
-        return self.function is None
-
-
-DISTANCES: dict[str, DistanceSpec] = {
-    "l1": DistanceSpec("images", l1),
-    "l2": DistanceSpec("images", l2),
-    "psnr": DistanceSpec("images", psnr_distance),
-    "ssim": DistanceSpec("images", ssim, perfect=1.0, smallest=SSIM_SMALLEST),
-    "ssim_reflect": DistanceSpec("images", ssim_reflect, perfect=1.0, smallest=SSIM_SMALLEST),
-    "ms_ssim": DistanceSpec("images", ms_ssim, perfect=1.0, smallest=MS_SSIM_SMALLEST),
-    "gmsd": DistanceSpec("images", gmsd),
-    "dists_statistics": DistanceSpec("images", dists_statistics, perfect=1.0),
-    "dists": DistanceSpec("images", None, perfect=1.0),
-    "lpips": DistanceSpec("images", None),
-    "lpips_alex": DistanceSpec("images", None),
-    "logits_l1": DistanceSpec("logits", logits_l1),
-    "feature_l2": DistanceSpec("features", l2),
-    "feature_cosine": DistanceSpec("features", feature_cosine, perfect=1.0),
+# Formulas of the distances that need no ImageNet network.
+FORMULAS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "l1": l1,
+    "l2": l2,
+    "psnr": psnr_distance,
+    "ssim": ssim,
+    "ssim_reflect": ssim_reflect,
+    "ms_ssim": ms_ssim,
+    "gmsd": gmsd,
+    "dists_statistics": dists_statistics,
+    "logits_l1": logits_l1,
+    "feature_l2": l2,
+    "feature_cosine": feature_cosine,
 }
 
 
@@ -154,46 +125,3 @@ class Distance(nn.Module):
             missing = f"layer {self.layer!r}" if self.needs == "layer" else self.needs
             raise UserError(f"distance {self.name} needs {missing}, but the views hold none")
         return value
-
-
-def find_distance(name: str) -> tuple[DistanceSpec, str | None]:
-    """Look a distance up by its name, without building anything.
-
-    Returns:
-        The entry of `DISTANCES`, and the layer in the name, if there is one.
-
-    Raises:
-        UserError: For an unknown name.
-
-    Example:
-        >>> spec, layer = find_distance("feature_cosine@layer2.1")
-        >>> spec.needs, layer
-        ('features', 'layer2.1')
-        >>> find_distance("l3")
-        Traceback (most recent call last):
-        diffguard.errors.UserError: unknown distance 'l3': choose from ...
-    """
-    base, at, layer = name.partition("@")
-    spec = DISTANCES.get(base)
-    if spec is None:
-        raise UserError(f"unknown distance {base!r}: choose from {', '.join(DISTANCES)}")
-    if at and (spec.needs != "features" or not layer):
-        raise UserError(
-            f"distance {name!r}: only feature_l2 and feature_cosine take a layer, "
-            f"as in feature_cosine@layer2.1"
-        )
-    return spec, layer or None
-
-
-def check_size(name: str, image_size: int) -> None:
-    """Refuse a distance that needs larger images.
-
-    Raises:
-        UserError: Naming the smallest size.
-    """
-    smallest = find_distance(name)[0].smallest
-    if image_size < smallest:
-        raise UserError(
-            f"{name} needs images of at least {smallest} px, and here they have {image_size}: take "
-            "another distance, such as ssim"
-        )

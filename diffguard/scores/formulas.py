@@ -12,15 +12,10 @@ from torch.nn import functional as F
 
 from diffguard.errors import UserError
 from diffguard.images import convert_channels
+from diffguard.scores.distance_names import MS_SSIM_SMALLEST, SSIM_SMALLEST
 
 PSNR_CAP = 100.0
 """Largest PSNR in dB; the distance of equal images is minus this value."""
-
-SSIM_SMALLEST = 3
-"""Smallest side for `ssim` and `ssim_reflect`: the side of the smallest window."""
-
-MS_SSIM_SMALLEST = 176
-"""Smallest side for `ms_ssim`: torchmetrics requires side // 16 > 10, so that its window fits."""
 
 
 def l1(a: Tensor, b: Tensor) -> Tensor:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from diffguard.errors import UserError
-from diffguard.scores.distances import check_size
+from diffguard.scores.distance_names import check_size
 from diffguard.settings.detector import DetectorSettings
-from diffguard.settings.distances import reconstruction_distances
 
 
 def check_image_size(settings: DetectorSettings, image_size: int) -> None:
@@ -20,5 +19,5 @@ def check_image_size(settings: DetectorSettings, image_size: int) -> None:
     """
     if isinstance(image_size, bool) or not isinstance(image_size, int) or image_size < 1:
         raise UserError(f"image_size must be a whole number of at least 1, got {image_size!r}")
-    for name in reconstruction_distances(settings):
+    for name in settings.reconstruction_distances:
         check_size(name, image_size)

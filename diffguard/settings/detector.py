@@ -22,7 +22,7 @@ from diffguard.settings.methods import (
     check_sections,
 )
 from diffguard.settings.mixture_methods import DiffPathSettings, MsmaSettings
-from diffguard.settings.names import check_distances, check_distinct
+from diffguard.settings.names import check_distances
 from diffguard.settings.reconstruction_methods import (
     DdpmOodSettings,
     DiffNbSettings,
@@ -38,7 +38,7 @@ from diffguard.settings.sections import (
     check_masking,
     check_start,
 )
-from diffguard.settings.values import check_values, refuse_unused
+from diffguard.settings.values import check_distinct, check_values, refuse_unused
 
 Combine = Literal["mean", "tandem"]
 LabelSource = Literal["prediction", "oracle"]
@@ -150,6 +150,18 @@ class DetectorSettings:
     def fitted_methods(self) -> list[str]:
         """The methods that are fitted on ID training images."""
         return [name for name in self.methods if name in FITTED]
+
+    @property
+    def reconstruction_distances(self) -> list[str]:
+        """All distances between images and reconstructions, each once."""
+        sections = [getattr(self, name) for name in SECTIONS if name in self.methods]
+        of_methods = [name for section in sections for name in section.distance_names]
+        return list(dict.fromkeys([*self.distances, *self.unguided, *of_methods]))
+
+    @property
+    def all_distances(self) -> list[str]:
+        """All distances that are computed, those of early stop included, each once."""
+        return list(dict.fromkeys([*self.reconstruction_distances, *self.early_stop.thresholds]))
 
     @property
     def fusible(self) -> list[str]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
-from diffguard.diffusion.guidance import Reduction
+from diffguard.diffusion.crops import Reduction
 from diffguard.errors import UserError
 from diffguard.settings.values import check_scale, check_values, refuse_unused
 from diffguard.storage.arguments import LARGEST_SIDE

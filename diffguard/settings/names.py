@@ -1,26 +1,11 @@
-"""Checks of lists of names in a detector's settings."""
+"""The check of the distances that a detector's settings name."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from diffguard.errors import UserError
-from diffguard.scores.distances import find_distance
-
-
-def check_distinct(names: Sequence[str], key: str) -> None:
-    """Refuse names that are given twice, which would have twice the weight.
-
-    Args:
-        names: The names.
-        key: The setting that holds them, such as `detector.fused`.
-
-    Raises:
-        UserError: Naming the first such name.
-    """
-    for name in names:
-        if names.count(name) > 1:
-            raise UserError(f"{key} names {name} more than once: name it once")
+from diffguard.scores.distance_names import find_distance
 
 
 def check_distances(

@@ -10,10 +10,15 @@ from dataclasses import dataclass, field, replace
 from typing import Self
 
 from diffguard.errors import UserError
-from diffguard.scores.distances import DISTANCES, find_distance
+from diffguard.scores.distance_names import DISTANCES, find_distance
 from diffguard.settings.method_section import MethodSettings
-from diffguard.settings.names import check_distinct
-from diffguard.settings.values import check_least, check_scale, check_values, steps_at
+from diffguard.settings.values import (
+    check_distinct,
+    check_least,
+    check_scale,
+    check_values,
+    steps_at,
+)
 
 
 @dataclass(frozen=True)

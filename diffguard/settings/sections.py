@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from diffguard.diffusion.schedule import FirstLevel, Pairing, Spacing
-from diffguard.diffusion.solvers import EXACT, SolverName
+from diffguard.diffusion.solver import EXACT, SolverName
 from diffguard.errors import UserError
-from diffguard.scores.distances import find_distance
+from diffguard.scores.distance_names import find_distance
 from diffguard.settings.values import check_scale, check_values, refuse_unused, steps_at
 
 Condition = Literal["null", "label", "guided"]

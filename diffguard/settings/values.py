@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, Field, fields
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
@@ -47,6 +47,21 @@ def check_least(name: str, value: int, least: int) -> None:
     """Raise `UserError` for a number below the least."""
     if value < least:
         raise UserError(f"{name} must be at least {least}, got {value:,}")
+
+
+def check_distinct(names: Sequence[str], key: str) -> None:
+    """Refuse names that are given twice, which would have twice the weight.
+
+    Args:
+        names: The names.
+        key: The setting that holds them, such as `detector.fused`.
+
+    Raises:
+        UserError: Naming the first such name.
+    """
+    for name in names:
+        if names.count(name) > 1:
+            raise UserError(f"{key} names {name} more than once: name it once")
 
 
 def steps_at(depth: float, steps: int) -> int:

@@ -21,8 +21,8 @@ class SampleGrid(Callback):
         every_n_epochs: Epochs between grids; the last epoch always has one.
         columns: Samples per class.
         max_classes: Largest number of classes; the first ones are shown.
-        steps: See `draw_samples`.
-        scale: See `draw_samples`.
+        steps: DDIM steps.
+        scale: Scale of classifier-free guidance.
     """
 
     def __init__(

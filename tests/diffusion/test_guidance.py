@@ -4,8 +4,8 @@ from torch.nn import functional as F
 
 from diffguard.diffusion.crops import crop_nearest, draw_boxes
 from diffguard.diffusion.guidance import blend_clean, classifier_free, classifier_gradient
-from diffguard.engine.classifier_guidance import ClassifierGuidance
 from diffguard.images import resize_mask
+from tests.helpers.engine_runs import guidance_by
 from tests.helpers.reference_networks import predict
 from tests.helpers.tiny_models import denoiser_of, smooth_classifier, sound_plan, two_layers
 
@@ -44,7 +44,7 @@ def test_clean_gradient_is_that_of_the_blended_image():
     x, index = torch.randn(2, 3, 8, 8, dtype=torch.float64), torch.tensor([3, 6])
     t, alpha, _ = plan.synthesis(index)
     noise, labels = predict(denoiser)(x, t), torch.tensor([0, 2])
-    guidance = ClassifierGuidance(lambda images, t: smooth_classifier(images), scale=2.0)
+    guidance = guidance_by(lambda images, t: smooth_classifier(images), scale=2.0)
     gradient = guidance.gradient(
         denoiser, x, noise, t, alpha,
         labels=labels, keys=[()] * 2, steps=[0, 0], batch_size=8,
@@ -70,7 +70,7 @@ def test_mask_guides_only_inside():
 
 def test_crops_belong_to_seed_image_and_step():
     def guidance(seed, shared=False):
-        return ClassifierGuidance(
+        return guidance_by(
             lambda images, t: images, scale=1.0, crops=4, crop_size=4, seed=seed,
             shared_crops=shared,
         )  # fmt: skip
@@ -99,7 +99,7 @@ def test_classifier_of_noisy_images_gets_the_timestep():
         seen.append(t.tolist())
         return smooth_classifier(images) * t.view(-1, 1)
 
-    guidance = ClassifierGuidance(classify, scale=1.0, blend=False)
+    guidance = guidance_by(classify, scale=1.0, blend=False)
     x, t = torch.randn(3, 3, 8, 8), torch.tensor([10, 20, 30])
     guidance.gradient(
         denoiser, x, torch.zeros_like(x), t, torch.tensor([0.9, 0.8, 0.7]),

@@ -1,7 +1,6 @@
 import pytest
 import torch
 
-from diffguard.engine.classifier_guidance import ClassifierGuidance
 from diffguard.engine.jobs import Job
 from diffguard.engine.plain import reconstruct as plainly
 from diffguard.engine.program import ClassifierFree
@@ -104,9 +103,7 @@ def test_order_portions_and_batch_size_do_not_change_a_result():
 
 def test_crops_stay_with_the_image_in_any_order():
     denoiser, classifier = denoiser_of(network_of()), tiny_classifier()
-    guidance = ClassifierGuidance(
-        lambda images, t: classifier(images), scale=5.0, crops=2, crop_size=6
-    )
+    guidance = guidance_by(lambda images, t: classifier(images), scale=5.0, crops=2, crop_size=6)
     recipe = Recipe(sound_plan(6), 5, guidance=guidance, qualities=((stops_by_image, 0.0),))
     jobs = jobs_of(12)
     forward, _ = run(denoiser, recipe, jobs)
@@ -173,9 +170,7 @@ def test_results_are_returned_while_the_stream_runs():
 
 def test_inference_mode_does_not_change_a_result():
     classifier = tiny_classifier()
-    guidance = ClassifierGuidance(
-        lambda images, t: classifier(images), scale=5.0, crops=2, crop_size=6
-    )
+    guidance = guidance_by(lambda images, t: classifier(images), scale=5.0, crops=2, crop_size=6)
     recipe = Recipe(sound_plan(6), 5, guidance=guidance, unguided=True)
     expected, _ = run(denoiser_of(two_layers()), recipe, jobs_of(9))
     with torch.inference_mode():

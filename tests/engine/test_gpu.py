@@ -83,7 +83,7 @@ def test_the_device_refuses_what_a_gpu_refuses():
 def test_scores_are_those_of_the_cpu(name, images):
     settings, noisy = small_settings(**SETTINGS[name]), None
     if name == "noisy classifier":
-        noisy = TimedCNN(CLASSES)
+        noisy = TimedCNN(CLASSES, width=16)
     expected = build_detector(settings, noisy_classifier=noisy).score_images(images, batch_size=8)
     with fake_gpu() as device:
         detector = build_detector(settings, noisy_classifier=noisy).to(device)
@@ -149,7 +149,7 @@ def modules_to_train():
             tiny_training.denoiser(), DiffusionTraining(loss_weighting="min_snr")
         ),
         "v prediction": DiffusionModule(tiny_training.denoiser("dit", prediction="v_prediction")),
-        "noisy classifier": noisy_classifier(TimedCNN(3), tiny_training.denoiser()),
+        "noisy classifier": noisy_classifier(TimedCNN(3, width=16), tiny_training.denoiser()),
     }
 
 
@@ -182,7 +182,7 @@ def test_the_noisy_classifier_of_a_latent_model_is_trained_there(models, tmp_pat
         )
         channels = denoiser.preview(denoiser.encode(images)).shape[1]
         torch.manual_seed(0)
-        module = noisy_classifier(TimedCNN(3, channels), denoiser)
+        module = noisy_classifier(TimedCNN(3, channels, width=16), denoiser)
         module.log_mean = lambda name, value, count: None
         module.trainer = tiny_training.trainer(tmp_path)
         with place as device, torch.no_grad():

@@ -59,4 +59,10 @@ def run(denoiser, recipe, jobs, batch_size=8, portion=None):
 
 def classifier_guidance_of(**options):
     classifier = tiny_classifier().double()
-    return ClassifierGuidance(lambda images, t: classifier(images), **options)
+    return guidance_by(lambda images, t: classifier(images), **options)
+
+
+def guidance_by(classify, scale, **options):
+    """Classifier guidance of the whole image with blend, unless the options differ."""
+    whole = {"blend": True, "crops": 0, "reduction": "mean", "shared_crops": False, "seed": 0}
+    return ClassifierGuidance(classify, scale, **{**whole, **options})

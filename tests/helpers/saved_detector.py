@@ -36,7 +36,7 @@ def build(spec=CLASSIFIER, **changes):
         image_size=8,
         image_channels=1,
         reference=reference,
-        noisy_classifier=TimedCNN(CLASSES, 1, 4),
+        noisy_classifier=TimedCNN(CLASSES, 1, width=4),
         seed=3,
     )
     scores = {n: torch.rand(30, dtype=torch.float64) for n in detector.score_names(derived=False)}

@@ -32,8 +32,8 @@ def score(detector, items, batch_size=8, **options):
     """Scored images in the order of the items."""
     stream = detector.stream(batch_size, **options)
     scored = stream.push(items) + stream.flush()
-    place = {id(item): number for number, item in enumerate(items)}
-    return sorted(scored, key=lambda result: place[id(result.item)])
+    place = {item.index: number for number, item in enumerate(items)}
+    return sorted(scored, key=lambda result: place[result.item.index])
 
 
 def test_a_row_has_its_origin_and_the_classifiers_outputs(detector, images):

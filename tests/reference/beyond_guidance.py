@@ -12,9 +12,9 @@ from torchvision.transforms import functional as TF
 from diffguard.diffusion.crops import crop_nearest, draw_boxes, place_boxes
 from diffguard.diffusion.guidance import blend_clean, classifier_free, classifier_gradient
 from diffguard.diffusion.schedule import predict_clean
-from diffguard.engine.classifier_guidance import ClassifierGuidance
 from diffguard.errors import UserError
 from diffguard.randomness import image_generator
+from tests.helpers.engine_runs import guidance_by
 from tests.helpers.reference_networks import predict
 from tests.helpers.tiny_models import (
     denoiser_of,
@@ -25,7 +25,6 @@ from tests.helpers.tiny_models import (
 )
 
 BOXES = torch.tensor([[[5, 1, 2], [8, 0, 0]], [[4, 3, 0], [7, 1, 1]], [[6, 2, 1], [3, 5, 4]]])
-
 
 noises = st.integers(0, 2**16).map(
     lambda seed: torch.randn(2, 3, 3, 6, 6, generator=torch.Generator().manual_seed(seed))
@@ -108,9 +107,7 @@ class TestClassifierGuidance:
             return smooth_classifier(images) * (1 + t.view(-1, 1) / 1000)
 
         x, times = torch.randn(8, 3, 8, 8), torch.arange(8) * 100
-        guidance = ClassifierGuidance(
-            classify, 1.0, blend=False, crops=2, crop_size=6, input_size=side
-        )
+        guidance = guidance_by(classify, 1.0, blend=False, crops=2, crop_size=6, input_size=side)
 
         def gradient(rows):
             half = torch.full((len(rows),), 0.5)
@@ -156,7 +153,7 @@ class TestClassifierGuidance:
             denoiser_of(two_layers(size=16)),
             tiny_classifier(),
         )
-        guidance = ClassifierGuidance(
+        guidance = guidance_by(
             lambda images, t: classifier(images), scale=2.0, crops=3, crop_size=8, seed=5
         )
         x = torch.randn(4, 3, 16, 16)

@@ -5,7 +5,6 @@ import torch
 from diffguard.classifiers.cam import cam_mask, grad_cam, scale_cam
 from diffguard.diffusion.early_stop import calibrate_threshold, should_stop, stop_index
 from diffguard.diffusion.schedule import NoiseSchedule
-from diffguard.engine.classifier_guidance import ClassifierGuidance
 from diffguard.engine.program import ClassifierFree
 from diffguard.engine.recipe import Recipe
 from diffguard.images import to_image_range, to_model_range
@@ -13,6 +12,7 @@ from diffguard.report.metrics import auroc, compute_metrics, roc_curve
 from diffguard.report.torch_metric import OODMetrics
 from diffguard.scores.build import build_distance
 from tests.helpers.ddim_runs import invert, synthesize
+from tests.helpers.engine_runs import guidance_by
 from tests.helpers.reference_networks import (
     QUALITIES,
     build_classifier,
@@ -219,7 +219,7 @@ def _check_pixel(data, case):
     adaptive = data.has("metrics", case)
     difference = data.setting("forback_skip_diff", case)
     skip = data.setting("skip_first_steps_cfg", case)
-    guidance = ClassifierGuidance(
+    guidance = guidance_by(
         lambda images, t: classifier(images),
         scale=data.setting("classifier_scale", case),
         blend=not data.setting("no_x0_hat", case, default=False),

@@ -7,10 +7,10 @@ import torch
 from diffguard.denoisers.scheduler_config import schedule_from_config
 from diffguard.diffusion.guidance import blend_clean, classifier_free, classifier_gradient
 from diffguard.diffusion.schedule import NoiseSchedule, expand, predict_clean
-from diffguard.engine.classifier_guidance import ClassifierGuidance
 from diffguard.engine.recipe import Recipe
 from diffguard.images import to_image_range, to_model_range
 from tests.helpers.ddim_runs import inversion_step, invert, synthesis_step, synthesize
+from tests.helpers.engine_runs import guidance_by
 from tests.helpers.reference_networks import (
     build_classifier,
     build_denoiser,
@@ -130,7 +130,7 @@ def _check_gradient(data, case, plan, index):
         shown.append(images.detach())
         return classifier(images)
 
-    guidance = ClassifierGuidance(
+    guidance = guidance_by(
         classify, scale, blend=no_blend is None,
         crops=crops if cut else 0, crop_size=size, output_size=output_size,
         reduction="sum", shared_crops=True, seed=data.setting("crop_seed", case),
@@ -188,7 +188,7 @@ def _check_pixel_synthesis(data, case):
     predicted = classifier(to_image_range(data.tensor("x0", case))).argmax(1)
     if case == "guided":
         data.exact(case, y=predicted)
-    guidance = ClassifierGuidance(
+    guidance = guidance_by(
         lambda images, t: classifier(images),
         scale=data.setting("classifier_scale", case),
         blend=not data.setting("no_x0_hat", case),

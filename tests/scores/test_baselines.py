@@ -41,7 +41,7 @@ def test_features_far_from_the_classes_score_higher(name, reference, head):
 
 def test_baselines_equal_their_formulas(head):
     logits = torch.tensor([[2.0, 1.0, 0.0]])
-    scores = Baselines(["msp", "mls", "energy"]).score(logits, torch.zeros(1, 6))
+    scores = Baselines(["msp", "mls", "energy"], knn_k=5).score(logits, torch.zeros(1, 6))
     assert scores["msp"].item() == pytest.approx(-logits.softmax(1).max().item())
     assert scores["mls"].item() == pytest.approx(-2.0)
     assert scores["energy"].item() == pytest.approx(-logits.logsumexp(1).item())
@@ -79,7 +79,7 @@ def test_mahalanobis_and_rmd_are_their_formulas(width):
     total = scatter_of(double, double.mean(0)) + ridge
     nearest = torch.stack([squared_distance(rows.double(), mean, within) for mean in means]).amin(0)
     overall = squared_distance(rows.double(), double.mean(0), total)
-    baselines = Baselines(["mahalanobis", "rmd"], Reference(features, labels))
+    baselines = Baselines(["mahalanobis", "rmd"], Reference(features, labels), knn_k=5)
     scores = baselines.score(torch.zeros(5, 3), rows)
     torch.testing.assert_close(scores["mahalanobis"], nearest / 2, rtol=1e-6, atol=0)
     torch.testing.assert_close(scores["rmd"], nearest - overall, rtol=1e-6, atol=1e-6)
@@ -91,7 +91,7 @@ def test_mahalanobis_and_rmd_are_their_formulas(width):
 def test_mahalanobis_and_rmd_are_those_of_pytorch_ood(reference):
     from pytorch_ood import detector as ood
 
-    scores = Baselines(["mahalanobis", "rmd"], reference).score(
+    scores = Baselines(["mahalanobis", "rmd"], reference, knn_k=5).score(
         torch.zeros(60, 3), reference.features + 1
     )
     for name, cls in (("mahalanobis", ood.Mahalanobis), ("rmd", ood.RMD)):
@@ -105,7 +105,7 @@ def test_a_class_without_reference_images_is_named(name, reference, head):
     rows = reference.labels != 1
     reference = Reference(reference.features[rows], reference.labels[rows])
     with pytest.raises(UserError, match=rf"{name} need a reference image of each class.*\(1\)"):
-        Baselines([name], reference, head)
+        Baselines([name], reference, head, knn_k=5)
     with pytest.raises(UserError, match=rf"1 of 3 classes have none \(bee\).*leave {name} out"):
         check_classes([name, "knn"], reference.labels, ["ant", "bee", "cat"])
     check_classes(["knn", "vim"], reference.labels, ["ant", "bee", "cat"])
@@ -114,14 +114,16 @@ def test_a_class_without_reference_images_is_named(name, reference, head):
 def test_she_needs_a_recognized_image_of_each_class(reference, head):
     mixed = Reference(reference.features, 2 - reference.labels)
     with pytest.raises(UserError, match=r"2 of 3 classes have none \(numbers 0, 2"):
-        Baselines(["she"], mixed, head)
+        Baselines(["she"], mixed, head, knn_k=5)
 
 
 def test_vim_takes_fewer_dimensions_than_there_are_features(reference, head):
     for dimensions in (6, 9999):
         with pytest.raises(UserError, match=rf"vim_dim is {dimensions}, .* has 6 features"):
-            Baselines(["vim"], reference, head, vim_dim=dimensions)
-    scores = Baselines(["vim"], reference, head, vim_dim=5).score(*output_of(head, torch.eye(6)))
+            Baselines(["vim"], reference, head, knn_k=5, vim_dim=dimensions)
+    scores = Baselines(["vim"], reference, head, knn_k=5, vim_dim=5).score(
+        *output_of(head, torch.eye(6))
+    )
     assert scores["vim"].isfinite().all()
 
 
@@ -141,4 +143,4 @@ def test_missing_inputs_are_named(names, arguments, message, reference):
         reference.features[3, 2] = float("nan")
     reference = reference if options.pop("with_reference", False) else None
     with pytest.raises(UserError, match=message):
-        Baselines(names, reference, None, **options)
+        Baselines(names, reference, None, **{"knn_k": 5, **options})

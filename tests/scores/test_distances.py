@@ -11,7 +11,8 @@ from torch import nn
 from diffguard.errors import UserError
 from diffguard.scores import build
 from diffguard.scores.build import build_distance
-from diffguard.scores.distances import DISTANCES, Views
+from diffguard.scores.distance_names import DISTANCES
+from diffguard.scores.distances import Views
 from diffguard.scores.formulas import (
     PSNR_CAP,
     dists_statistics,

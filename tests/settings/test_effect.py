@@ -131,7 +131,7 @@ def names_of(plain, before=""):
 def outcome(values, images):
     """All results of a detector on images."""
     settings = from_dict(values)
-    detector = build_detector(settings, noisy_classifier=TimedCNN(3, 1, 4))
+    detector = build_detector(settings, noisy_classifier=TimedCNN(3, 1, width=4))
     rows = [one.row for one in detector.score_images(images)]
     limit = detector.calibration.threshold(settings.decision, settings.accept)
     decided = [(row.scores[settings.decision], limit) for row in rows]

@@ -5,7 +5,7 @@ from dataclasses import FrozenInstanceError, fields, is_dataclass, replace
 
 import pytest
 
-from diffguard.diffusion.solvers import EXACT
+from diffguard.diffusion.solver import EXACT
 from diffguard.errors import UserError
 from diffguard.settings.detector import DetectorSettings
 from diffguard.settings.guidance import (

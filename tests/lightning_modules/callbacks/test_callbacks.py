@@ -153,7 +153,7 @@ def test_samples_depend_on_the_seed_alone():
     model = tiny.denoiser().eval()
     labels = torch.tensor([0, 1])
     first, again, other = (
-        draw_samples(model, labels, steps=2, seed=seed).clone() for seed in (0, 0, 1)
+        draw_samples(model, labels, steps=2, scale=2.0, seed=seed).clone() for seed in (0, 0, 1)
     )
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
@@ -163,5 +163,5 @@ def test_samples_depend_on_the_seed_alone():
 def test_a_model_without_null_class_draws_samples(classes):
     model = tiny.denoiser(num_classes=classes).eval()
     model.null_class = None
-    images = draw_samples(model, torch.zeros(2, dtype=torch.long), steps=2)
+    images = draw_samples(model, torch.zeros(2, dtype=torch.long), steps=2, scale=2.0)
     assert images.shape == (2, 1, tiny.SIDE, tiny.SIDE)
