@@ -17,14 +17,13 @@ import torch
 from diffguard.batching import in_fixed_batches
 from diffguard.diffusion.denoiser import Denoiser
 from diffguard.engine.encoding import encode, noised
-from diffguard.engine.in_flight import ImageInFlight
 from diffguard.engine.jobs import Job, Source
 from diffguard.engine.outcome import Outcome
 from diffguard.engine.program import NoisedImage, Program, Synthesis
 from diffguard.engine.routes import Node, Reach, Routes
 from diffguard.engine.sampler import Sampler
 from diffguard.engine.steps import Steps
-from diffguard.engine.trajectories import Trajectories
+from diffguard.engine.trajectories import ImageInFlight, Trajectories
 
 
 class Engine:
@@ -206,7 +205,7 @@ class Engine:
 
     def _outcomes(self, images: list[ImageInFlight]) -> list[Outcome]:
         program = self.program
-        outcomes = [image.outcome(program) for image in images]
+        outcomes = [_outcome(image, program) for image in images]
         for phase in program.pictures:
             states = torch.stack([image.states[image.route.nodes[phase]] for image in images])
             decoded = in_fixed_batches(self.denoiser.decode, states, self.batch_size)
@@ -217,3 +216,21 @@ class Engine:
 
 def _take(queue: deque[int], most: int) -> np.ndarray:
     return np.array([queue.popleft() for _ in range(min(most, len(queue)))], dtype=np.int64)
+
+
+def _outcome(image: ImageInFlight, program: Program) -> Outcome:
+    """What the program asked for, without pictures, when all trajectories have ended."""
+    nodes = image.route.nodes
+    return Outcome(
+        job=image.source.job,
+        passes=image.passes,
+        last_step={phase: image.last_step[node] for phase, node in nodes.items()},
+        states={phase: image.states[nodes[phase]] for phase in program.states},
+        pictures={},
+        values={
+            (phase, observer): image.values[node, observer]
+            for phase, node in nodes.items()
+            for observer in node.observers
+            if observer.values
+        },
+    )

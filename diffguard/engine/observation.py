@@ -11,10 +11,9 @@ from torch import Tensor
 
 from diffguard.diffusion.denoiser import Denoiser
 from diffguard.diffusion.solver import Step
-from diffguard.engine.in_flight import ImageInFlight
 from diffguard.engine.observer import PassSight, Sight
 from diffguard.engine.routes import Node, Routes
-from diffguard.engine.trajectories import Trajectories
+from diffguard.engine.trajectories import ImageInFlight, Trajectories
 
 
 class Observation:

@@ -7,13 +7,38 @@ for one network pass, or for two: without the label and with it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from diffguard.engine.in_flight import ImageInFlight
+from diffguard.engine.jobs import Source
+from diffguard.engine.observer import Observer
+from diffguard.engine.routes import Node, Route
+
+
+@dataclass
+class ImageInFlight:
+    """An image while its trajectories run.
+
+    Attributes:
+        source: The image.
+        route: Its phases.
+        passes: Network passes so far.
+        running: Number of its trajectories that have not ended.
+        last_step: Index of the last step of each phase that has ended.
+        states: Last state of each phase that has ended.
+        values: What the observers of a phase counted.
+    """
+
+    source: Source
+    route: Route
+    passes: int = 0
+    running: int = 0
+    last_step: dict[Node, int] = field(default_factory=dict)
+    states: dict[Node, Tensor] = field(default_factory=dict)
+    values: dict[tuple[Node, Observer], Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

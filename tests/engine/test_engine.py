@@ -11,6 +11,7 @@ from tests.helpers.engine_runs import (
     CLASSES,
     classifier_guidance_of,
     engine_of,
+    guidance_by,
     jobs_of,
     network_of,
     run,

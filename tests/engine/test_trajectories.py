@@ -4,10 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from diffguard.engine.in_flight import ImageInFlight
 from diffguard.engine.jobs import Job, Source
 from diffguard.engine.routes import Route
-from diffguard.engine.trajectories import Trajectories
+from diffguard.engine.trajectories import ImageInFlight, Trajectories
 
 
 def add(table, label, state, step=0):
