@@ -123,13 +123,13 @@ def test_an_additional_unguided_image_changes_no_score(detector, images):
         assert other.row.network_passes > result.row.network_passes
 
 
-def oracle_labels(seed=0, shades=range(40), label=-1, **options):
+def oracle_labels(seed=0, shades=range(40), label=-1, first=0, **options):
     """Labels to which OOD images are guided."""
     settings = small_settings(label="oracle")
     detector = build_detector(settings, calibrated=False)
     detector.models.seed = seed
     images = [torch.full((1, 8, 8), shade / 40) for shade in shades]
-    items = [Item(image, label=label, **options) for image in images]
+    items = [Item(image, label=label, index=first + i, **options) for i, image in enumerate(images)]
     return [result.reconstruction.job.label for result in score(detector, items, derive=False)]
 
 
@@ -139,7 +139,7 @@ def test_oracle_labels_of_ood_images_depend_only_on_pixels_and_seed():
     assert oracle_labels(shades=range(39, -1, -1)) == labels[::-1]
     assert oracle_labels(shades=[7] * 9) == oracle_labels(shades=[7]) * 9
     assert oracle_labels(seed=1) != labels
-    assert oracle_labels(dataset="other", path="a.png", index=5) == labels
+    assert oracle_labels(dataset="other", path="a.png", first=5) == labels
 
 
 @pytest.mark.parametrize("name", ["crops", "oracle"])
