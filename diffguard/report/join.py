@@ -118,6 +118,7 @@ def _in_order_of(first: ScoredRun, run: ScoredRun) -> ScoreTable:
         prediction=table.prediction[place],
         probability=table.probability[place],
         scores={name: values[place] for name, values in table.scores.items()},
+        stage=table.stage[place],
         stop_step=table.stop_step[place],
         network_passes=table.network_passes[place],
         error=table.error[place],
@@ -176,7 +177,12 @@ def _joined(tables: Sequence[ScoreTable], scores: dict[str, Floats]) -> ScoreTab
         error = np.where(error == "", table.error, error)
     none = np.full(len(error), -1, dtype=np.int32)
     return replace(
-        tables[0], scores=scores, error=error, stop_step=none, network_passes=none.copy()
+        tables[0],
+        scores=scores,
+        error=error,
+        stage=none,
+        stop_step=none.copy(),
+        network_passes=none.copy(),
     )
 
 

@@ -11,7 +11,12 @@ from typing import Any
 import numpy as np
 
 from diffguard.score_table.cells import from_cell
-from diffguard.score_table.rows import HEAD_COLUMNS, TAIL_COLUMNS
+from diffguard.score_table.rows import (
+    BASELINES_STAGE,
+    DIFFUSION_STAGE,
+    HEAD_COLUMNS,
+    TAIL_COLUMNS,
+)
 
 _CHUNK = 10_000  # rows that are read before they move to their columns
 _WHOLE = re.compile(r"-?[0-9]{1,9}")
@@ -23,13 +28,14 @@ class Columns:
     Args:
         names: The scores.
         most: Largest possible number of rows.
+        has_stage: Whether a row names its stage, in front of the tail.
     """
 
-    def __init__(self, names: Sequence[str], most: int) -> None:
-        self._names = names
-        self._width = len(HEAD_COLUMNS) + len(names) + len(TAIL_COLUMNS)
+    def __init__(self, names: Sequence[str], most: int, *, has_stage: bool) -> None:
+        self._names, self._has_stage = names, has_stage
+        self._width = len(HEAD_COLUMNS) + len(names) + has_stage + len(TAIL_COLUMNS)
         self._floats = np.empty((1 + len(names), most))
-        self._integers = np.empty((6, most), dtype=np.int32)
+        self._integers = np.empty((7, most), dtype=np.int32)
         self._errors = np.full(most, "", dtype=object)
         self._sets: dict[str, int] = {}
         self._paths = _Texts()
@@ -43,10 +49,16 @@ class Columns:
             raise ValueError(f"a row has {len(row)} fields, expected {self._width}")
         name, index, image, label, prediction, *values, stop_step, passes, error = row
         code = self._sets.setdefault(from_cell(name), len(self._sets))
-        self._new_integers.extend((code, _whole(index, 0), _whole(label, -1)))
+        stage = -1 if error else DIFFUSION_STAGE
+        if self._has_stage:
+            *values, text = values
+            stage = _whole(text, 1) if text else -1
+        self._new_integers.extend((code, _whole(index, 0), _whole(label, -1), stage))
         self._new_integers.extend(
             _whole(n, 0) if n else -1 for n in (prediction, stop_step, passes)
         )
+        if stage == BASELINES_STAGE:
+            values = [text or "nan" for text in values]
         self._new_floats.extend(self._missing if error else map(float, values))
         if error:
             self._errors[len(self._paths)] = from_cell(error)
@@ -68,7 +80,7 @@ class Columns:
         """The columns, named like the attributes of `ScoreTable`."""
         self._settle()
         end = len(self._paths)
-        codes, indices, labels, predictions, stops, passes = self._integers[:, :end]
+        codes, indices, labels, stages, predictions, stops, passes = self._integers[:, :end]
         probability, *scores = self._floats[:, :end]
         return {
             "dataset_names": tuple(self._sets),
@@ -79,6 +91,7 @@ class Columns:
             "prediction": predictions,
             "probability": probability,
             "scores": dict(zip(self._names, scores, strict=True)),
+            "stage": stages,
             "stop_step": stops,
             "network_passes": passes,
             "error": self._errors[:end],

@@ -15,7 +15,12 @@ from numpy.typing import NDArray
 from diffguard.errors import UserError
 from diffguard.score_table.cells import from_cell
 from diffguard.score_table.columns import Columns
-from diffguard.score_table.rows import HEAD_COLUMNS, TAIL_COLUMNS
+from diffguard.score_table.rows import (
+    BASELINES_STAGE,
+    HEAD_COLUMNS,
+    STAGE_COLUMN,
+    TAIL_COLUMNS,
+)
 from diffguard.storage.reading import open_regular
 
 _LONGEST = 1 << 17  # characters of a line; far above any path or error text
@@ -34,7 +39,10 @@ class ScoreTable:
         label: `(N,)` int32, −1 for OOD.
         prediction: `(N,)` int32; −1 if the row has an error.
         probability: `(N,)` float64 in [0, 1]; NaN if the row has an error.
-        scores: Score name -> `(N,)` float64, higher = more OOD; NaN if the row has an error.
+        scores: Score name -> `(N,)` float64, higher = more OOD; NaN if the row has an error, or if
+            it has stage 1 and the score needs the diffusion model.
+        stage: `(N,)` int32, 1 if the baselines decided alone, 2 if the diffusion model took part;
+            −1 if the row has an error.
         stop_step: `(N,)` int32; −1 if there is none.
         network_passes: `(N,)` int32; −1 if there is none.
         error: `(N,)` objects, str; empty if the image was scored.
@@ -48,6 +56,7 @@ class ScoreTable:
     prediction: NDArray[np.int32]
     probability: NDArray[np.float64]
     scores: dict[str, NDArray[np.float64]]
+    stage: NDArray[np.int32]
     stop_step: NDArray[np.int32]
     network_passes: NDArray[np.int32]
     error: NDArray[np.object_]
@@ -59,6 +68,11 @@ class ScoreTable:
     def valid(self) -> NDArray[np.bool_]:
         """`(N,)` bool, False if the image could not be scored."""
         return self.error == ""
+
+    @property
+    def complete_scores(self) -> list[str]:
+        """The scores that no scored image lacks, so that images can be compared by them."""
+        return [name for name, v in self.scores.items() if not np.isnan(v[self.valid]).any()]
 
     def rows(self, name: str) -> NDArray[np.intp]:
         """Positions of the scored images of the set `name`; none if the table lacks the set."""
@@ -99,7 +113,8 @@ class ScoreTable:
                 names = [from_cell(name) for name in next(reader, [])]
                 # A row has at least one byte per column, and the last may lack its line break.
                 most = min(most, size // max(len(names), 1)) + 1
-                columns = Columns(_score_names(names, path), most)
+                scores, has_stage = _score_names(names, path)
+                columns = Columns(scores, most, has_stage=has_stage)
                 for row in reader:
                     columns.append(row)
             except (ValueError, csv.Error) as error:
@@ -119,6 +134,8 @@ class ScoreTable:
             if name == "probability":
                 # Softmax in float32 may round to a little more than 1.
                 sound &= (values >= 0) & (values <= 1 + 1e-5)
+            else:
+                sound |= np.isnan(values) & (self.stage == BASELINES_STAGE)
             broken = np.flatnonzero(self.valid & ~sound)
             if len(broken):
                 row = broken[0]
@@ -129,8 +146,8 @@ class ScoreTable:
                 )
 
 
-def _score_names(names: Sequence[str], path: Path) -> Sequence[str]:
-    """The score columns of a header."""
+def _score_names(names: Sequence[str], path: Path) -> tuple[Sequence[str], bool]:
+    """The score columns of a header, and whether a stage follows them."""
     head, tail = len(HEAD_COLUMNS), len(names) - len(TAIL_COLUMNS)
     if (*names[:head], *names[max(head, tail) :]) != HEAD_COLUMNS + TAIL_COLUMNS:
         raise UserError(
@@ -139,7 +156,9 @@ def _score_names(names: Sequence[str], path: Path) -> Sequence[str]:
         )
     if len(set(names)) < len(names) or len(names) > _WIDEST:
         raise UserError(f"{path} is damaged: expected at most {_WIDEST} columns of different names")
-    return names[head:tail]
+    scores = names[head:tail]
+    has_stage = scores[-1:] == [STAGE_COLUMN]
+    return (scores[:-1] if has_stage else scores), has_stage
 
 
 def _lines(file: TextIO) -> Iterator[str]:

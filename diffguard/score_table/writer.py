@@ -4,9 +4,11 @@
 started again adds `rank-<r>.2.csv` and so on: two processes never write to one file, even if an
 earlier one is still alive. `scores.csv` is the merge, sorted by set and index. Columns:
 `dataset, index, path, label, prediction, probability`, one per score,
-`stop_step, network_passes, error`. Text is always quoted (see `score_table/cells.py`); floats are
-written by `repr`, which restores every bit. The tables of processes have one more column, `seal`,
-which reveals rows that were edited or belong to another run.
+`stop_step, network_passes, error`. The table of a cascade also has the column `stage` before
+`stop_step`, and in stage 1 the scores of the diffusion model are empty. Text is always quoted (see
+`score_table/cells.py`); floats are written by `repr`, which restores every bit. The tables of
+processes have one more column, `seal`, which reveals rows that were edited or belong to another
+run.
 
 A process may die at any byte: a torn last row is never read, so its image is scored again.
 """
@@ -30,7 +32,13 @@ from diffguard.score_table.encoding import (
     table_key,
 )
 from diffguard.score_table.manifest import run_key
-from diffguard.score_table.rows import HEAD_COLUMNS, TAIL_COLUMNS, ScoreRow
+from diffguard.score_table.rows import (
+    BASELINES_STAGE,
+    HEAD_COLUMNS,
+    STAGE_COLUMN,
+    TAIL_COLUMNS,
+    ScoreRow,
+)
 from diffguard.storage.files import refuse_links, write_error
 
 
@@ -45,24 +53,29 @@ class ScoreWriter:
         folder: The evaluation folder.
         rank: Number of this process.
         score_names: The score columns, in order.
+        has_stages: Whether the scores are those of a cascade.
 
     Attributes:
         path: The table; None before the first row.
     """
 
-    def __init__(self, folder: Path, rank: int, score_names: Sequence[str]) -> None:
+    def __init__(
+        self, folder: Path, rank: int, score_names: Sequence[str], *, has_stages: bool = False
+    ) -> None:
         self.path: Path | None = None
         self._folder, self._rank = Path(folder) / "scores", rank
-        self._score_names = tuple(score_names)
+        self._score_names, self._has_stages = tuple(score_names), has_stages
         self._file: io.FileIO | None = None
-        self._header = encode_rows([[*HEAD_COLUMNS, *score_names, *TAIL_COLUMNS, SEAL]])
+        stage = [STAGE_COLUMN] if has_stages else []
+        self._header = encode_rows([[*HEAD_COLUMNS, *score_names, *stage, *TAIL_COLUMNS, SEAL]])
         self._key = b""
 
     def write(self, rows: Iterable[ScoreRow]) -> None:
         """Append a chunk of rows, all or none.
 
         Args:
-            rows: Finished images, each with all the scores of the table or with an error.
+            rows: Finished images, each with all the scores of the table or with an error. In stage
+                1 of a cascade, scores may be missing.
 
         Raises:
             UserError: If a score is missing or not finite (naming the image), or the disk is full.
@@ -126,15 +139,19 @@ class ScoreWriter:
             columns = {"probability": row.probability} | {
                 n: row.scores.get(n) for n in self._score_names
             }
+            may_lack = self._has_stages and row.stage == BASELINES_STAGE
             for name, value in columns.items():
+                if value is None and may_lack and name != "probability":
+                    continue
                 if value is None or not math.isfinite(value):
                     raise UserError(
                         f"{name} of {row.dataset} image {row.index} ({row.path}) is {value}, "
                         "expected a finite number: check the network and the image"
                     )
-            values = [float(value) for value in columns.values() if value is not None]
+            values = [None if value is None else float(value) for value in columns.values()]
         head = [row.dataset, row.index, row.path, row.label, row.prediction]
-        return [*head, *values, row.stop_step, row.network_passes, row.error]
+        stage = [row.stage] if self._has_stages else []
+        return [*head, *values, *stage, row.stop_step, row.network_passes, row.error]
 
 
 def read_done(folder: Path) -> set[tuple[str, int]]:

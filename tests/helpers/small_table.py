@@ -34,7 +34,7 @@ def make_table():
             values[row] = np.nan
     return ScoreTable(
         tuple(SIZES), dataset, index, path, label, prediction, np.full(n, 0.5), scores,
-        np.full(n, 3, dtype=np.int32), passes, error,
+        np.where(passes > 0, 2, -1), np.full(n, 3, dtype=np.int32), passes, error,
     )  # fmt: skip
 
 

@@ -1,9 +1,12 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from diffguard.errors import UserError
 from diffguard.score_table.merge import merge
 from diffguard.score_table.table import ScoreTable
+from diffguard.score_table.writer import ScoreWriter
 from tests.helpers.table_rows import NAMES, ROWS, write
 
 
@@ -80,3 +83,24 @@ def test_a_missing_or_empty_file_is_refused(tmp_path):
     (tmp_path / "scores.csv").write_text("")
     with pytest.raises(UserError, match="is not a score table"):
         ScoreTable.read(tmp_path / "scores.csv")
+
+
+def test_the_stages_of_a_cascade_come_back_with_missing_scores(tmp_path):
+    skipped = replace(ROWS[0], scores={"msp": 1.5}, stage=1, stop_step=None, network_passes=0)
+    rows = [skipped, replace(ROWS[1], stage=2), ROWS[5]]
+    with ScoreWriter(tmp_path, 0, NAMES, has_stages=True) as writer:
+        writer.write(rows)
+        with pytest.raises(UserError, match=r"logits_l1 of digits image 2 .* is None"):
+            writer.write([replace(ROWS[2], scores={"msp": 1.5}, stage=2)])
+    table = ScoreTable.read(merge(tmp_path, order=["digits"]))
+    assert table.stage.tolist() == [1, 2, -1]
+    assert table.scores["msp"][:2].tolist() == [1.5, ROWS[1].scores["msp"]]
+    assert np.isnan(table.scores["diffguard/logits_l1"]).tolist() == [True, False, True]
+    assert table.network_passes.tolist() == [0, ROWS[1].network_passes, -1]
+    assert table.complete_scores == ["msp"]
+
+
+def test_without_a_cascade_the_diffusion_model_took_part_for_all(path):
+    table = ScoreTable.read(path)
+    assert table.stage.tolist() == [-1 if row.error else 2 for row in ROWS]
+    assert table.complete_scores == list(NAMES)
