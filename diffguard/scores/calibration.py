@@ -37,6 +37,7 @@ class FusionRule:
         distance: The distances that the `diffguard` score combines.
         baselines: All baselines; each is also fused with `diffguard` alone.
         fused: The baselines that `fusion` combines with `diffguard`.
+        comparator: The baselines that `fusion_baselines` combines; None takes those of `fused`.
         band: For a tandem, the two quantiles in [0, 1) between which an image is in doubt; None
             averages the distances instead.
     """
@@ -44,6 +45,7 @@ class FusionRule:
     distance: Sequence[str] = ()
     baselines: Sequence[str] = ()
     fused: Sequence[str] = ()
+    comparator: Sequence[str] | None = None
     band: tuple[float, float] | None = None
 
     @property
@@ -145,9 +147,9 @@ class Calibration:
     def derive(self, scores: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """The scores that need calibration: `diffguard` and its fusion with the baselines.
 
-        All are means of negative log p-values: `fusion_baselines` of the fused baselines, `fusion`
-        of `fusion_baselines` and `diffguard`, and `fusion/<baseline>` of `diffguard` and that
-        baseline alone.
+        All are means of negative log p-values: `fusion` of `diffguard` and the mean of the fused
+        baselines, `fusion/<baseline>` of `diffguard` and that baseline alone, and
+        `fusion_baselines` of the baselines to compare `fusion` with.
 
         Args:
             scores: Score -> `(N,)`, at least the chosen distances and the fused baselines.
@@ -160,10 +162,11 @@ class Calibration:
             return derived
         diffguard = self.negative_log_p(DIFFGUARD, derived[DIFFGUARD])
         parts = {name: self.negative_log_p(name, scores[name]) for name in self.rule.baselines}
-        baselines = np.mean([parts[name] for name in self.rule.fused], axis=0)
-        derived[FUSION] = (diffguard + baselines) / 2
+        fused = np.mean([parts[name] for name in self.rule.fused], axis=0)
+        derived[FUSION] = (diffguard + fused) / 2
         derived |= {f"{FUSION}/{name}": (diffguard + part) / 2 for name, part in parts.items()}
-        derived[FUSION_BASELINES] = baselines
+        comparator = self.rule.fused if self.rule.comparator is None else self.rule.comparator
+        derived[FUSION_BASELINES] = np.mean([parts[name] for name in comparator], axis=0)
         return derived
 
     @cached_property

@@ -22,7 +22,7 @@ from diffguard.settings.methods import (
     check_sections,
 )
 from diffguard.settings.mixture_methods import DiffPathSettings, MsmaSettings
-from diffguard.settings.names import check_distances
+from diffguard.settings.names import check_distances, check_fused
 from diffguard.settings.reconstruction_methods import (
     DdpmOodSettings,
     DiffNbSettings,
@@ -78,6 +78,8 @@ class DetectorSettings:
         msma: Settings of the method `msma`.
         fused: The scores that `fusion` combines with `diffguard`: some of the baselines and of the
             further methods.
+        comparator: The baselines that `fusion_baselines` combines, to compare `fusion` with: the
+            best ones without `diffguard`. None takes those of `fused`.
         decision: The score that decides on new images.
         accept: Share of ID images to accept, at least on average, see `scores.conformal`.
         knn_k: Neighbors of the KNN baseline.
@@ -114,6 +116,7 @@ class DetectorSettings:
     minority: MinoritySettings = field(default_factory=MinoritySettings)
     msma: MsmaSettings = field(default_factory=MsmaSettings)
     fused: list[str] = field(default_factory=lambda: ["knn"])
+    comparator: list[str] | None = None
     decision: str = "fusion"
     accept: float = 0.95
     knn_k: int = 50
@@ -131,7 +134,7 @@ class DetectorSettings:
                 f"{self.guidance!r}"
             )
         check_start(self.sampler, self.synthesis)
-        for key in ("methods", "distances", "unguided", "distance", "baselines", "fused"):
+        for key in ("methods", "distances", "unguided", "distance", "baselines"):
             check_distinct(getattr(self, key), f"detector.{key}")
         check_methods(self.methods, self.guidance, self.sampler)
         sections = {name: getattr(self, name) for name in SECTIONS}
@@ -174,7 +177,7 @@ class DetectorSettings:
         if self.combine == "tandem":
             low, high = self.tandem_band
             band = (low, high)
-        return FusionRule(self.distance, self.fusible, self.fused, band)
+        return FusionRule(self.distance, self.fusible, self.fused, self.comparator, band)
 
     def _check_combination(self) -> None:
         if self.combine == "tandem" and len(self.distance) < 2:
@@ -192,12 +195,7 @@ class DetectorSettings:
 
     def _check_decision(self) -> None:
         check_names(self.baselines)
-        missing = [name for name in self.fused if name not in self.fusible]
-        if missing:
-            raise UserError(
-                f"detector.fused names {missing[0]!r}, which detector.baselines and "
-                "detector.methods lack"
-            )
+        check_fused(self.fused, self.comparator, self.fusible)
         if self.decision in (FUSION, FUSION_BASELINES) and not self.fused:
             raise UserError(
                 f"detector.decision is {self.decision}, but nothing is fused: name baselines in "
@@ -228,6 +226,7 @@ COMBINING = (
     "tandem_band",
     "baselines",
     "fused",
+    "comparator",
 )
 
 

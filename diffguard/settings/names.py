@@ -1,4 +1,4 @@
-"""The check of the distances that a detector's settings name."""
+"""The checks of the scores that a detector's settings name and combine."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from diffguard.errors import UserError
 from diffguard.scores.distance_names import find_distance
+from diffguard.settings.values import check_distinct
 
 
 def check_distances(
@@ -31,4 +32,32 @@ def check_distances(
         raise UserError(
             f"detector.distance names {', '.join(absent) or 'nothing'}, which is not computed: "
             f"expected some of {', '.join(names)} (see detector.distances and detector.unguided)"
+        )
+
+
+def check_fused(
+    fused: Sequence[str], comparator: Sequence[str] | None, fusible: Sequence[str]
+) -> None:
+    """Check the scores that `fusion` and `fusion_baselines` combine.
+
+    Args:
+        fused: The scores that `fusion` combines with `diffguard`.
+        comparator: The scores that `fusion_baselines` combines; None takes `fused`.
+        fusible: The scores that can be combined.
+
+    Raises:
+        UserError: For a name that is absent or given twice, and for a comparator without effect.
+    """
+    for key, names in {"fused": fused, "comparator": comparator or []}.items():
+        check_distinct(names, f"detector.{key}")
+        missing = [name for name in names if name not in fusible]
+        if missing:
+            raise UserError(
+                f"detector.{key} names {missing[0]!r}, which detector.baselines and "
+                "detector.methods lack"
+            )
+    if comparator is not None and not (comparator and fused):
+        raise UserError(
+            "detector.comparator holds the baselines to compare fusion with: name at least one "
+            "there and one in detector.fused, or set detector.comparator to null"
         )

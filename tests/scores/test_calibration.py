@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -8,7 +10,7 @@ from diffguard.scores.conformal import threshold, threshold_rank
 
 
 def fit(scores, distance, fused, band=None):
-    return Calibration.fit(scores, FusionRule(distance, fused, fused, band))
+    return Calibration.fit(scores, FusionRule(distance, fused, fused, band=band))
 
 
 @pytest.fixture
@@ -93,6 +95,17 @@ def test_fusion_rises_with_each_part_and_the_baselines_alone_ignore_diffguard(ca
         assert raised["fusion"] > base["fusion"]
     only = calibration.derive({**low, "diffguard/l2": np.array([99.0])})
     assert only["fusion_baselines"] == base["fusion_baselines"]
+
+
+def test_the_comparator_leaves_the_fusion_as_it_is(calibration):
+    plain = {name: calibration.scores[name] for name in ("diffguard/l2", "knn", "vim")}
+    rule = FusionRule(["l2"], ["knn", "vim"], fused=["knn"], comparator=["knn", "vim"])
+    scores = Calibration.fit(plain, rule).scores
+    same = Calibration.fit(plain, replace(rule, comparator=None)).scores
+    both = Calibration.fit(plain, replace(rule, fused=["knn", "vim"], comparator=None)).scores
+    assert torch.equal(scores["fusion"], same["fusion"])
+    assert torch.equal(scores["fusion_baselines"], both["fusion_baselines"])
+    assert not torch.equal(scores["fusion_baselines"], same["fusion_baselines"])
 
 
 def test_no_fusion_without_fused_baselines():
