@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import get_args
+from functools import partial
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -16,6 +17,7 @@ from diffguard.errors import UserError
 from diffguard.images import to_working_size
 
 CROP_PADDING = 4
+REFLECT_PADDING = 2
 
 
 @dataclass(frozen=True)
@@ -44,8 +46,9 @@ def augmentation(name: Augmentation, image_size: int) -> Callable[[Tensor], Tens
 
     Args:
         name: `none`; `affine`: slight shift, rotation, scaling and shear on a black background, for
-            digits; `flip`: horizontal flip with probability 0.5; `crop_flip`: pad by 4, crop at
-            random and flip, for CIFAR.
+            digits; `flip`: horizontal flip with probability 0.5; `crop_flip`: pad by 4 black
+            pixels, crop at random and flip, for CIFAR; `reflect_crop_flip`: pad by 2 reflected
+            pixels instead, for short trainings.
         image_size: Side of the images in pixels.
 
     Raises:
@@ -63,8 +66,11 @@ def augmentation(name: Augmentation, image_size: int) -> Callable[[Tensor], Tens
         )
     if name == "flip":
         return v2.RandomHorizontalFlip()
-    if name == "crop_flip":
-        crop = v2.RandomCrop(image_size, padding=CROP_PADDING)
+    if name in ("crop_flip", "reflect_crop_flip"):
+        if name == "crop_flip":
+            crop = v2.RandomCrop(image_size, padding=CROP_PADDING)
+        else:
+            crop = v2.RandomCrop(image_size, padding=REFLECT_PADDING, padding_mode="reflect")
         return v2.Compose([crop, v2.RandomHorizontalFlip()])
     raise UserError(f"augment must be one of {', '.join(get_args(Augmentation))}, got {name!r}")
 
@@ -84,6 +90,8 @@ def batch_augmentation(name: Augmentation) -> BatchAugmentation | None:
         return random_flip
     if name == "crop_flip":
         return random_crop_and_flip
+    if name == "reflect_crop_flip":
+        return partial(random_crop_and_flip, padding=REFLECT_PADDING, mode="reflect")
     raise UserError(
         f"augment {name} works on single images: set data.in_memory to false, or choose another of "
         + ", ".join(get_args(Augmentation))
@@ -96,11 +104,23 @@ def random_flip(images: Tensor, generator: torch.Generator) -> Tensor:
     return torch.where(flip.to(images.device)[:, None, None, None], images.flip(3), images)
 
 
-def random_crop_and_flip(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Pad images `(N, C, H, W)` with black, crop them at random to their size and flip half."""
+def random_crop_and_flip(
+    images: Tensor,
+    generator: torch.Generator,
+    padding: int = CROP_PADDING,
+    mode: Literal["constant", "reflect"] = "constant",
+) -> Tensor:
+    """Pad images `(N, C, H, W)`, crop them at random to their size and flip half of them.
+
+    Args:
+        images: The images.
+        generator: Draws crops and flips, on the CPU.
+        padding: Pixels added on each side.
+        mode: `constant` pads with black, `reflect` with the image's pixels.
+    """
     count, channels, height, width = images.shape
-    padded = F.pad(images, [CROP_PADDING] * 4)
-    top, left = torch.randint(2 * CROP_PADDING + 1, (2, count, 1), generator=generator)
+    padded = F.pad(images, [padding] * 4, mode=mode)
+    top, left = torch.randint(2 * padding + 1, (2, count, 1), generator=generator)
     flip = torch.rand(count, 1, generator=generator) < 0.5
     rows = top + torch.arange(height)
     columns = left + torch.arange(width)

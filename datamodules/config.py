@@ -11,7 +11,7 @@ from diffguard.storage.arguments import LARGEST_SIDE
 
 Part = Literal["train", "validation", "test"]
 Group = Literal["id", "near", "far"]
-Augmentation = Literal["none", "affine", "flip", "crop_flip"]
+Augmentation = Literal["none", "affine", "flip", "crop_flip", "reflect_crop_flip"]
 OnError = Literal["stop", "skip"]
 
 # Larger values are typing errors and would exhaust memory or processes.

@@ -58,7 +58,7 @@ class TrainingModule(pl.LightningModule):
         Raises:
             UserError: If the schedule needs the length of training, and it has no end.
         """
-        optimizer = build_optimizer(self.parameters(), self.settings)
+        optimizer = build_optimizer(self, self.settings)
         if self.settings.rate_is_constant:
             return {"optimizer": optimizer}
         steps = self.trainer.estimated_stepping_batches

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from typing import Any
 
 from torch import nn
 from torch.optim import SGD, AdamW, Optimizer
@@ -10,15 +10,36 @@ from torch.optim.lr_scheduler import LRScheduler, OneCycleLR
 
 from diffguard.training.settings import TrainingSettings
 
+_BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
-def build_optimizer(parameters: Iterable[nn.Parameter], settings: TrainingSettings) -> Optimizer:
+
+def build_optimizer(module: nn.Module, settings: TrainingSettings) -> Optimizer:
     """The optimizer of the parameters that are trained."""
-    trained = [parameter for parameter in parameters if parameter.requires_grad]
     lr, weight_decay = settings.lr, settings.weight_decay
+    trained = _parameter_groups(module, settings)
     # Fused kernels are several times faster, on CPUs too: they need no Python per parameter.
     if settings.optimizer == "sgd":
         return SGD(trained, lr, momentum=0.9, nesterov=True, weight_decay=weight_decay, fused=True)
     return AdamW(trained, lr, betas=settings.betas, weight_decay=weight_decay, fused=True)
+
+
+def _parameter_groups(module: nn.Module, settings: TrainingSettings) -> list[Any]:
+    """All trained parameters, or two groups if biases of normalization have their own rate."""
+    trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    factor = settings.norm_bias_lr_factor
+    if factor == 1:
+        return trained
+    norms = [layer for layer in module.modules() if isinstance(layer, _BATCH_NORMS)]
+    biases = [norm.bias for norm in norms if norm.bias is not None and norm.bias.requires_grad]
+    names = {id(bias) for bias in biases}
+    others = [parameter for parameter in trained if id(parameter) not in names]
+    if not biases or not others:
+        return trained
+    decay = settings.weight_decay / factor
+    return [
+        {"params": others},
+        {"params": biases, "lr": settings.lr * factor, "weight_decay": decay},
+    ]
 
 
 def build_schedule(optimizer: Optimizer, settings: TrainingSettings, steps: int) -> LRScheduler:
@@ -36,7 +57,7 @@ def build_schedule(optimizer: Optimizer, settings: TrainingSettings, steps: int)
         total = max(steps, 3)
         return OneCycleLR(
             optimizer,
-            settings.lr,
+            [group["lr"] for group in optimizer.param_groups],
             total_steps=total,
             pct_start=min(max(settings.warmup, 2 / total), 1 - 1 / total),
             cycle_momentum=False,

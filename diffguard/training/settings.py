@@ -22,6 +22,9 @@ class TrainingSettings:
         weight_decay: Decoupled weight decay of AdamW, or the L2 penalty of SGD.
         warmup: Share of the steps in [0, 1) during which the learning rate rises.
         optimizer: `adamw`, or `sgd` with Nesterov momentum 0.9.
+        norm_bias_lr_factor: Factor of the learning rate of the biases of batch normalization, at
+            least 1; with SGD, large factors such as 64 speed up short trainings (Jordan, 2024).
+            Weight decay shrinks them by the same share per step as it shrinks the weights.
         betas: AdamW's decay rates of the two moments, each in [0, 1).
         schedule: Learning rate over the optimizer's steps: `one_cycle` (cosine up, cosine down to
             almost zero; Smith & Topin, 2019), `cosine` (linear warm-up, cosine down to zero) or
@@ -39,6 +42,7 @@ class TrainingSettings:
     weight_decay: float
     warmup: float
     optimizer: OptimizerName = "adamw"
+    norm_bias_lr_factor: float = 1.0
     betas: tuple[float, float] = (0.9, 0.999)
     schedule: ScheduleName = "one_cycle"
     channels_last: bool = False
@@ -49,6 +53,8 @@ class TrainingSettings:
         self.require("weight_decay", 0 <= self.weight_decay < math.inf, "at least 0")
         self.require("warmup", 0 <= self.warmup < 1, "a share of the steps in [0, 1)")
         self.require("optimizer", self.optimizer in get_args(OptimizerName), "adamw or sgd")
+        factor = self.norm_bias_lr_factor
+        self.require("norm_bias_lr_factor", 1 <= factor < math.inf, "at least 1")
         are_rates = len(self.betas) == 2 and all(0 <= beta < 1 for beta in self.betas)
         self.require("betas", are_rates, "two numbers in [0, 1)")
         schedules = get_args(ScheduleName)

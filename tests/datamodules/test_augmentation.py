@@ -135,8 +135,9 @@ def test_prepare_crops_a_strip_before_enlarging_it(shape):
     assert prepared.max() > 0.5
 
 
-@pytest.mark.parametrize("name", ["affine", "crop_flip"])
+@pytest.mark.parametrize("name", ["affine", "crop_flip", "reflect_crop_flip"])
 def test_augmentation_changes_images_within_the_range(name):
+    torch.manual_seed(0)
     image = torch.rand(1, 28, 28)
     augment = augmentation(name, 28)
     changed = augment(image)
@@ -148,5 +149,7 @@ def test_augmentation_changes_images_within_the_range(name):
 def test_augmentation_none_is_the_identity_and_an_unknown_name_is_refused():
     image = torch.rand(1, 28, 28)
     assert torch.equal(augmentation("none", 28)(image), image)
-    with pytest.raises(UserError, match="one of none, affine, flip, crop_flip, got 'blur'"):
+    with pytest.raises(
+        UserError, match="one of none, affine, flip, crop_flip, reflect_crop_flip, got 'blur'"
+    ):
         augmentation("blur", 28)

@@ -93,16 +93,20 @@ def test_half_of_the_images_are_flipped():
     assert 160 < int(same.sum()) < 240
 
 
-def test_crops_are_shifts_by_up_to_four_pixels_with_black_borders():
+@pytest.mark.parametrize(
+    ("name", "padding", "mode"), [("crop_flip", 4, "constant"), ("reflect_crop_flip", 2, "reflect")]
+)
+def test_crops_are_shifts_of_padded_images(name, padding, mode):
     images = torch.rand(300, 2, 8, 8) + 0.1
-    cropped = random_crop_and_flip(images, torch.Generator().manual_seed(0))
-    padded = torch.nn.functional.pad(images, [4] * 4)
+    cropped = batch_augmentation(name)(images, torch.Generator().manual_seed(0))
+    padded = torch.nn.functional.pad(images, [padding] * 4, mode=mode)
+    places = range(2 * padding + 1)
     shifts = set()
     for original, canvas, crop in zip(images, padded, cropped, strict=True):
         matches = [
             (top, left, flip)
-            for top in range(9)
-            for left in range(9)
+            for top in places
+            for left in places
             for flip in (False, True)
             if torch.equal(
                 canvas[:, top : top + 8, left : left + 8].flip(2)
@@ -113,7 +117,7 @@ def test_crops_are_shifts_by_up_to_four_pixels_with_black_borders():
         ]
         assert len(matches) == 1, original
         shifts.add(matches[0])
-    assert {top for top, _, _ in shifts} == {left for _, left, _ in shifts} == set(range(9))
+    assert {top for top, _, _ in shifts} == {left for _, left, _ in shifts} == set(places)
     assert {flip for _, _, flip in shifts} == {False, True}
 
 

@@ -212,7 +212,7 @@ def test_a_scaled_gradient_is_clipped_as_a_plain_one(tmp_path, optimizer, algori
 def test_clipping_bounds_the_gradient(tmp_path, algorithm, order):
     module = ClassifierModule(tiny.classifier())
     module.trainer = tiny.trainer(tmp_path)
-    optimizer = build_optimizer(module.parameters(), module.settings)
+    optimizer = build_optimizer(module, module.settings)
     (1000 * module(torch.rand(4, 1, 8, 8))).square().mean().backward()
 
     def norm():
