@@ -6,9 +6,10 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from diffguard.detector import Detector
 from diffguard.methods.items import Scored, items_of
+from diffguard.methods.pictures import panel_rows
 from diffguard.report import figures
+from diffguard.report.panel import panel
 from diffguard.score_table.table import ScoreTable
 from diffguard.scores.calibration import DIFFGUARD
 from diffguard_cli.scoring import FinishedRun, ScoringRun
@@ -32,7 +33,8 @@ def panels(
         rows = _spread(table, dataset, count)
         if len(rows):
             images = reconstruct(scoring, run, table, rows)
-            yield f"panels/{dataset}", figures.panel(panel_rows(scoring.detector, images), dataset)
+            rows_of_panel = panel_rows(scoring.detector.models, images)
+            yield f"panels/{dataset}", panel(rows_of_panel, dataset)
 
 
 def _spread(table: ScoreTable, dataset: str, count: int) -> np.ndarray:
@@ -60,26 +62,3 @@ def reconstruct(
         (table.dataset_names[table.dataset[r]], int(table.index[r])): i for i, r in enumerate(rows)
     }
     return sorted(images, key=lambda image: order[image.row.dataset, image.row.index])
-
-
-def panel_rows(detector: Detector, images: list[Scored]) -> list[figures.PanelRow]:
-    """The panel's row of each image; images without a reconstruction are left out."""
-    names = detector.classifier.class_names
-    rows = []
-    for image in images:
-        result, row = image.reconstruction, image.row
-        if result is None or row.prediction is None:
-            continue
-        mask = result.job.mask
-        rows.append(
-            figures.PanelRow(
-                image=result.job.image.cpu(),
-                guided=result.guided.cpu(),
-                unguided=None if result.unguided is None else result.unguided.cpu(),
-                mask=None if mask is None else mask.cpu(),
-                dataset=row.dataset,
-                prediction=names[row.prediction],
-                score=row.scores[DIFFGUARD],
-            )
-        )
-    return rows

@@ -1,4 +1,4 @@
-"""Figures for TensorBoard and for files: score histograms, ROC curves, stop depths, image panels.
+"""Figures for TensorBoard and for files: score histograms, ROC curves, stop depths.
 
 Each function returns a matplotlib `Figure` without a window or global state. matplotlib is imported
 on first use, so that programs without figures do not wait for it.
@@ -6,16 +6,13 @@ on first use, so that programs without figures do not wait for it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
-from torch import Tensor
 
-from diffguard.errors import UserError
 from diffguard.printing import printable
 from diffguard.report.metrics import auroc, roc_curve
 
@@ -24,33 +21,10 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 # Okabe and Ito's palette, which color-blind readers can distinguish; ID always has the first color.
-_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
 _LINES = ("-", "--", "-.", ":")
 _BINS = 40
 _POINTS = 2000  # of a curve; more would not be visible
-
-
-@dataclass(frozen=True)
-class PanelRow:
-    """One image of a panel.
-
-    Attributes:
-        image: Input `(C, H, W)` in [0, 1], C = 1 or 3.
-        guided: Reconstruction toward the predicted label, same shape and range.
-        prediction: Predicted label, as shown to the reader.
-        score: Its score, higher = more OOD.
-        dataset: Name of its set.
-        unguided: Reconstruction without guidance, same shape and range; None leaves a gap.
-        mask: `(H, W)` in {0, 1}, the region of guidance; drawn as an outline on the input.
-    """
-
-    image: Tensor
-    guided: Tensor
-    prediction: str
-    score: float
-    dataset: str
-    unguided: Tensor | None = None
-    mask: Tensor | None = None
 
 
 def score_histogram(id_scores: ArrayLike, ood_scores: Mapping[str, ArrayLike], name: str) -> Figure:
@@ -81,7 +55,7 @@ def score_histogram(id_scores: ArrayLike, ood_scores: Mapping[str, ArrayLike], n
     axes.set(xlabel=f"{name} (higher = more OOD)", ylabel="density", xlim=(low, high))
     axes.set_ylim(bottom=0)
     _legend_below(axes, len(parts))
-    return _as_written(figure)
+    return as_written(figure)
 
 
 def roc_curves(curves: Mapping[str, tuple[ArrayLike, ArrayLike]], title: str) -> Figure:
@@ -111,7 +85,7 @@ def roc_curves(curves: Mapping[str, tuple[ArrayLike, ArrayLike]], title: str) ->
     axes.set(xlabel="share of ID flagged", ylabel="share of OOD detected", aspect="equal")
     axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01))
     axes.legend(loc="lower right", frameon=False)
-    return _as_written(figure)
+    return as_written(figure)
 
 
 def stop_depth_histogram(stop_steps: Mapping[str, ArrayLike], last_step: int) -> Figure:
@@ -138,53 +112,10 @@ def stop_depth_histogram(stop_steps: Mapping[str, ArrayLike], last_step: int) ->
     axes.set(xlim=(-0.5, last_step + 0.5))
     axes.set_ylim(bottom=0)
     _legend_below(axes, len(stop_steps))
-    return _as_written(figure)
+    return as_written(figure)
 
 
-def panel(rows: Sequence[PanelRow], title: str) -> Figure:
-    """Images of a set: input | unguided | guided | difference between input and guided.
-
-    Args:
-        rows: The images, one per row; at least one.
-        title: Title of the figure.
-
-    Returns:
-        The figure. Each row shows its set, predicted label and score; the difference is the mean
-        over the channels of |input − guided|, from 0 (black) to 1.
-
-    Raises:
-        UserError: If there is no row.
-    """
-    if not rows:
-        raise UserError(f"the panel {title!r} has no image: expected at least one")
-    from matplotlib.figure import Figure
-
-    heads = ["input", "unguided", "guided", "|input − guided|"]
-    if all(row.unguided is None for row in rows):
-        heads.remove("unguided")
-    heights = [2.3, *[2.1] * (len(rows) - 1)]  # inches; the first row has the headings
-    figure = Figure(figsize=(1.9 * len(heads), sum(heights) + 0.3), layout="constrained")
-    figure.suptitle(title, fontsize=12)
-    parts = figure.subfigures(len(rows), 1, squeeze=False, height_ratios=heights)[:, 0]
-    for place, (part, row) in enumerate(zip(parts, rows, strict=True)):
-        text = f"{row.dataset} · predicted {row.prediction} · score {row.score:.4g}"
-        part.suptitle(text, fontsize=10, x=0.01, ha="left")
-        line = part.subplots(1, len(heads), squeeze=False)[0]
-        pictures: dict[str, Tensor | None] = {"input": row.image, "unguided": row.unguided}
-        pictures |= {"guided": row.guided, heads[-1]: (row.image - row.guided).abs()}
-        for axes, head in zip(line, heads, strict=True):
-            axes.set_axis_off()
-            picture = pictures[head]
-            if picture is not None:
-                _draw(axes, picture, color_map="magma" if head == heads[-1] else "gray")
-            if not place:
-                axes.set_title(head, fontsize=9, color="0.35")
-        if row.mask is not None:
-            line[0].contour(row.mask.detach().cpu().numpy(), [0.5], colors=_COLORS[1])
-    return _as_written(figure)
-
-
-def _as_written(figure: Figure) -> Figure:
+def as_written(figure: Figure) -> Figure:
     """Show names from files literally: no formulas between dollar signs, no broken characters."""
     from matplotlib.text import Text
 
@@ -193,15 +124,6 @@ def _as_written(figure: Figure) -> Figure:
             text.set_parse_math(False)
             text.set_text(printable(text.get_text()))
     return figure
-
-
-def _draw(axes: Axes, image: Tensor, color_map: str) -> None:
-    """Draw `(C, H, W)` in [0, 1]; a difference is averaged over its channels and colored."""
-    pixels = image.detach().float().cpu().clamp(0.0, 1.0)
-    if len(pixels) == 1 or color_map != "gray":
-        axes.imshow(pixels.mean(0).numpy(), cmap=color_map, vmin=0.0, vmax=1.0)
-    else:
-        axes.imshow(pixels.permute(1, 2, 0).numpy())
 
 
 def _new_figure(title: str, width: float = 7.0, height: float = 4.2) -> tuple[Figure, Axes]:
@@ -217,7 +139,7 @@ def _new_figure(title: str, width: float = 7.0, height: float = 4.2) -> tuple[Fi
 def _styles(number: int) -> list[tuple[str, str]]:
     """Color and line style of each curve; the styles differ in black and white too."""
     return [
-        (_COLORS[i % len(_COLORS)], _LINES[(i + i // len(_COLORS)) % len(_LINES)])
+        (COLORS[i % len(COLORS)], _LINES[(i + i // len(COLORS)) % len(_LINES)])
         for i in range(number)
     ]
 

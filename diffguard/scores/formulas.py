@@ -202,3 +202,20 @@ def texture_structure(
     variances = rest_a.square().mean((2, 3)) + rest_b.square().mean((2, 3))
     structure = (rest_a - rest_b).square().mean((2, 3)) / (variances + c)
     return (alpha * texture + beta * structure).sum(1)
+
+
+def structure_map(a: Tensor, b: Tensor, beta: Tensor, c: float = 1e-6) -> Tensor:
+    """The structure term of `texture_structure` at each position, `(N, H, W)`.
+
+    Args:
+        a: Feature maps `(N, C, H, W)`, any range.
+        b: Feature maps of the same shape.
+        beta: `(C,)` weight of each channel.
+        c: Constant that keeps the quotients finite.
+
+    Returns:
+        `(N, H, W)`, at least 0; its spatial mean is the structure term.
+    """
+    rest_a, rest_b = (x - x.mean((2, 3), keepdim=True) for x in (a, b))
+    variances = (rest_a.square() + rest_b.square()).mean((2, 3), keepdim=True)
+    return (beta.view(-1, 1, 1) * (rest_a - rest_b).square() / (variances + c)).sum(1)

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from diffguard.errors import UserError
 from diffguard.images import convert_channels
-from diffguard.scores.formulas import texture_structure
+from diffguard.scores.formulas import structure_map, texture_structure
 
 Net = Literal["vgg16", "alexnet"]
 
@@ -137,6 +137,28 @@ class DISTS(nn.Module):
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
         """Distance `(N,)` of images `(N, 1 or 3, H, W)` in [0, 1]."""
         return self.compare(self.features(a), self.features(b))
+
+    @torch.no_grad()
+    def location(self, a: Tensor, b: Tensor) -> Tensor:
+        """Where two images differ in structure.
+
+        The mean of a map is the structure term of the distance. The texture term compares means
+        over the whole image, so it has no location.
+
+        Args:
+            a: `(N, 1 or 3, H, W)` in [0, 1].
+            b: Images of the same shape.
+
+        Returns:
+            `(N, H, W)`, at least 0; the maps of the stages are enlarged bilinearly and summed.
+        """
+        first, second = self.features(a), self.features(b)
+        weights = self.beta.split([m.shape[1] for m in first])
+        total = a.new_zeros(len(a), 1, *a.shape[2:], dtype=self.beta.dtype)
+        for fa, fb, beta in zip(first, second, weights, strict=True):
+            rest = structure_map(fa, fb, beta)[:, None]
+            total += F.interpolate(rest, a.shape[2:], mode="bilinear", align_corners=False)
+        return total.squeeze(1)
 
 
 class L2Pool(nn.Module):

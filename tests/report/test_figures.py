@@ -4,8 +4,6 @@ import torch
 
 from diffguard.errors import UserError
 from diffguard.report.figures import (
-    PanelRow,
-    panel,
     roc_curves,
     score_histogram,
     stop_depth_histogram,
@@ -76,55 +74,11 @@ def test_stop_depths_are_shares_of_the_images_that_have_one():
     assert draw(figure).std() > 0
 
 
-def make_row(channels, number, **options):
-    images = torch.rand(2, channels, 8, 8, generator=torch.Generator().manual_seed(number))
-    return PanelRow(images[0], images[1], f"class {number}", 1.25 * number, "letters", **options)
-
-
-def texts_of(figure):
-    return [part._suptitle.get_text() for part in figure.subfigs]
-
-
-def test_panel_shows_each_image_with_set_label_and_score():
-    unguided = torch.rand(1, 8, 8)
-    rows = [make_row(1, 1, unguided=unguided), make_row(1, 2, mask=torch.eye(8))]
-    figure = panel(rows, "letters (far)")
-    assert texts_of(figure) == [
-        "letters · predicted class 1 · score 1.25",
-        "letters · predicted class 2 · score 2.5",
-    ]
-    heads = [axes.get_title() for axes in figure.subfigs[0].axes]
-    assert heads == ["input", "unguided", "guided", "|input − guided|"]
-    pictures = [axes.get_images()[0].get_array() for axes in figure.subfigs[0].axes]
-    expected = [rows[0].image, unguided, rows[0].guided, (rows[0].image - rows[0].guided).abs()]
-    for picture, image in zip(pictures, expected, strict=True):
-        np.testing.assert_allclose(picture, image[0], atol=1e-6)
-    # The second row has no unguided image, so there is a gap, and an outline of its mask.
-    assert [len(axes.get_images()) for axes in figure.subfigs[1].axes] == [1, 0, 1, 1]
-    assert len(figure.subfigs[1].axes[0].collections) == 1
-    assert draw(figure).std() > 0
-
-
-def test_panel_needs_no_unguided_images():
-    figure = panel([make_row(3, 4)], "letters")
-    heads = [axes.get_title() for axes in figure.axes]
-    assert heads == ["input", "guided", "|input − guided|"]
-    assert figure.axes[0].get_images()[0].get_array().shape == (8, 8, 3)
-    assert figure.axes[2].get_images()[0].get_array().shape == (8, 8)
-    assert draw(figure).std() > 0
-
-
-def test_an_empty_panel_is_refused():
-    with pytest.raises(UserError, match="the panel 'letters' has no image"):
-        panel([], "letters")
-
-
 def test_figures_are_not_kept_by_pyplot():
     from matplotlib import pyplot
 
     before = pyplot.get_fignums()
     score_histogram(ID, OOD, "msp")
-    panel([make_row(1, 1)], "letters")
     assert pyplot.get_fignums() == before
 
 
@@ -134,7 +88,6 @@ def test_names_from_files_are_drawn_as_they_are(name):
         score_histogram(ID, {name: ID + 1}, name),
         roc_curves({name: (ID, ID + 1)}, name),
         stop_depth_histogram({name: [1, 2]}, 3),
-        panel([PanelRow(torch.zeros(1, 4, 4), torch.zeros(1, 4, 4), name, 0.5, name)], name),
     ]
     for figure in figures:
         draw(figure)
