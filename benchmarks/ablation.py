@@ -25,8 +25,8 @@ from diffguard.checkpoint.file import read_checkpoint
 from diffguard.detector import Detector
 from diffguard.methods.items import Scored
 from diffguard.settings.plain import with_guidance
-from diffguard_cli.rankings import add_derived, mean_auroc
-from diffguard_cli.tune import best_device, score_validation, validation_data
+from diffguard_cli.rankings import column_auroc, diffguard
+from diffguard_cli.validation import best_device, score_validation, validation_data
 
 # On 16 by 16 pixels, a larger scale only fools a classifier without adversarial training.
 _CLASSIFIER = {"guidance": "classifier", "classifier.scale": 0.1}
@@ -148,8 +148,8 @@ def main(argv: Sequence[str]) -> int:
             detector.to(options.device)
             began = time.perf_counter()
             table, rows = score_validation(detector, data)
-            add_derived(table, detector.settings)
-            value = mean_auroc(table, "diffguard")
+            distance = detector.settings.distance
+            value = column_auroc(diffguard(table, detector.settings, distance))
             results[variant] = (value, chosen(rows, names))
             passes = np.mean([image.row.network_passes or 0 for image in rows])
             depth = np.mean([image.row.stop_step or 0 for image in rows])

@@ -27,8 +27,8 @@ from datamodules.ood import OODDataModule
 from diffguard.checkpoint.file import read_checkpoint
 from diffguard.detector import Detector
 from diffguard.diffusion.solvers import SOLVERS
-from diffguard_cli.rankings import add_derived, mean_auroc, rank_subsets
-from diffguard_cli.tune import best_device, score_validation, validation_data
+from diffguard_cli.rankings import column_auroc, diffguard, rank_distances
+from diffguard_cli.validation import best_device, score_validation, validation_data
 
 # Steps of the whole schedule, and how many of them the inversion makes.
 POINTS = ("3:2", "4:3", "8:3", "16:3", "8:6", "16:12")
@@ -86,9 +86,9 @@ def measure(name: str, detector: Detector, data: OODDataModule) -> Measurement:
     """Score the validation sets with a detector."""
     began = time.perf_counter()
     table, rows = score_validation(detector, data)
-    add_derived(table, detector.settings)
-    auroc = mean_auroc(table, "diffguard")
-    best, pair = rank_subsets(table, detector.settings)[0][0]
+    settings = detector.settings
+    auroc = column_auroc(diffguard(table, settings, settings.distance))
+    best = rank_distances(table, settings).candidates[0]
     first, sampler = next(iter(table)), detector.settings.sampler
     results = [row.reconstruction for row in rows if row.row.dataset == first]
     images = torch.stack([result.job.image for result in results if result is not None])
@@ -103,8 +103,8 @@ def measure(name: str, detector: Detector, data: OODDataModule) -> Measurement:
         passes=float(np.mean([row.row.network_passes or 0 for row in rows])),
         error=float(error),
         auroc=auroc,
-        best=best,
-        pair=", ".join(pair),
+        best=best.auroc,
+        pair=", ".join(best.names),
         seconds=time.perf_counter() - began,
     )
 

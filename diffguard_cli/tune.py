@@ -1,14 +1,20 @@
-"""The command `tune`: choose distances, depth, scale and steps on validation sets.
+"""The command `tune`: choose a detector's settings on validation sets.
 
-    diffguard tune runs/demo/detector.ckpt
+    diffguard tune runs/demo/detector.ckpt --output tuned.yaml
 
-The command scores the ID and OOD *validation* sets of the checkpoint's config with every
-combination of a grid of steps, depths and scales. A reconstruction can differ from its image in the
-pixels or in the classifier's output, so `diffguard` is the mean of one distance of each kind. For
-each combination, the command selects the pair of distances with the highest AUROC, averaged over
-the OOD validation sets, and then the baselines that give `fusion` the highest AUROC. The best
-combination has the highest AUROC of `diffguard`. No test set is opened. `docs/settings.md` has the
-tables of the default run.
+The command scores the ID and OOD *validation* sets of the checkpoint's config; no test set is
+opened. It chooses, in this order:
+
+1. the baselines' hyper-parameters, each with the highest AUROC of its baseline;
+2. steps, depth and guidance scale, with the highest AUROC of `diffguard` on a grid. A
+   reconstruction can differ from its image in the pixels or in the classifier's output, so
+   `diffguard` is one distance, or the mean of one distance of each kind;
+3. the baselines of `fusion` (`fused`), and those of `fusion_baselines` (`comparator`), which are
+   the best ones without DiffGuard.
+
+AUROC is averaged over the OOD validation sets. Distances and baselines follow the
+one-standard-error rule of `rankings.py`. The choice is printed as a config, to be used with
+`--config` in training or evaluation. `docs/settings.md` has the tables of the default run.
 """
 
 from __future__ import annotations
@@ -17,23 +23,33 @@ import itertools
 import time
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
+import yaml
 
-from datamodules.config import DataConfig, IDSets, OODSets
 from datamodules.ood import OODDataModule
 from diffguard.checkpoint.file import read_checkpoint
 from diffguard.detector import Detector
 from diffguard.errors import UserError, reason_of
-from diffguard.methods.items import Scored, items_of
 from diffguard.printing import say
-from diffguard.settings.plain import from_dict
+from diffguard.settings.detector import DetectorSettings
+from diffguard.settings.plain import from_dict, to_dict
+from diffguard.storage.files import replace_file
 from diffguard.storage.paths import user_path
+from diffguard_cli.baseline_search import best_values, search
 from diffguard_cli.parser import Parser, parse
-from diffguard_cli.rankings import Ranking, pairs_of_kinds, rank_subsets
+from diffguard_cli.rankings import (
+    Ranking,
+    Table,
+    pairs_of_kinds,
+    rank_comparators,
+    rank_distances,
+    rank_fused,
+)
+from diffguard_cli.validation import best_device, score_validation, validation_data
 
 # Shares of the schedule.
 DEPTHS = (0.3, 0.5, 0.7, 0.9)
@@ -49,7 +65,7 @@ COLUMNS = (
 
 
 def main(argv: Sequence[str]) -> int:
-    """Score the grid and print the tables.
+    """Score the grid, print the tables and the choice.
 
     Args:
         argv: The command line, without the name of the program.
@@ -58,24 +74,67 @@ def main(argv: Sequence[str]) -> int:
         The exit code.
 
     Raises:
-        UserError: If the checkpoint or its data cannot be read, or the grid is wrong.
+        UserError: If the checkpoint or its data cannot be read, the grid is wrong, or the choice
+            cannot be written.
     """
     grid = parse(build_parser(), argv)
+    output = None if grid.output is None else user_path(grid.output, "--output")
     content = read_checkpoint(user_path(grid.ckpt, "CKPT"))
     _check(content["settings"], grid)
     data = validation_data(content["config"]["data"], grid.limit)
-    say(_row(COLUMNS), "|" + " --- |" * len(COLUMNS))
+    tuned = _tune_baselines(content, data, grid.device)
+    say("", _row(COLUMNS), "|" + " --- |" * len(COLUMNS))
     trials = []
     for steps, depth, scale in itertools.product(grid.steps, grid.depths, grid.scales):
-        settings = _changed(content["settings"], steps, depth, scale)
+        settings = {**_changed(content["settings"], steps, depth, scale), **tuned}
         detector = Detector.from_checkpoint(content, settings=settings).to(grid.device)
         trial = _try(detector, data)
         trials.append(trial)
         say(_row([str(steps), f"{depth:g}", f"{scale:g}", *trial.cells()]))
-    best = max(trials, key=lambda trial: trial.pairs[0][0])
-    _print_ranking("diffguard at the best setting: distances", best.pairs)
-    _print_ranking("fusion of the best pair with baselines", best.fusions)
+    best = max(trials, key=lambda trial: trial.distances.choice.auroc)
+    comparators = rank_comparators(best.table, best.settings)
+    _print_ranking("diffguard at the best setting: distances", best.distances)
+    _print_ranking("fusion of these distances with baselines", best.fusions)
+    _print_ranking("fusion_baselines, without diffguard", comparators)
+    chosen = replace(
+        best.settings,
+        distance=best.distances.choice.names,
+        fused=best.fusions.choice.names,
+        comparator=comparators.choice.names,
+    )
+    text = yaml.safe_dump(_overlay(chosen, tuned), sort_keys=False, default_flow_style=None)
+    say("", *text.splitlines())
+    if output is not None:
+        with replace_file(output) as path:
+            path.write_text(text, encoding="utf-8")
     return 0
+
+
+def _tune_baselines(content: Mapping[str, Any], data: OODDataModule, device: str) -> dict[str, int]:
+    """Print the trials of the baselines' hyper-parameters; returns the best values."""
+    detector = Detector.from_checkpoint(content).to(device)
+    trials = search(detector, data)
+    best = best_values(trials)
+    if trials:
+        say("| baseline | hyper-parameter | AUROC | chosen |", "| --- | --- | --- | --- |")
+    for trial in trials:
+        mark = "yes" if best[trial.key] == trial.value else ""
+        say(_row([trial.baseline, f"{trial.key} {trial.value}", f"{trial.auroc:.4f}", mark]))
+    return best
+
+
+def _overlay(settings: DetectorSettings, tuned: Mapping[str, int]) -> dict[str, Any]:
+    """A config that sets what was chosen."""
+    plain = to_dict(settings)
+    form = plain["guidance"]
+    return {
+        "detector": {
+            "sampler": {"steps": plain["sampler"]["steps"]},
+            "inversion": {"depth": plain["inversion"]["depth"]},
+            form: {"scale": plain[form]["scale"]},
+            **{key: plain[key] for key in ("distance", "fused", "comparator", *tuned)},
+        }
+    }
 
 
 def _check(original: Mapping[str, Any], grid: Namespace) -> None:
@@ -106,34 +165,11 @@ def build_parser() -> Parser:
     parser.add_argument("--steps", type=int, nargs="+", default=list(STEPS))
     parser.add_argument("--depths", type=float, nargs="+", default=list(DEPTHS))
     parser.add_argument("--scales", type=float, nargs="+", default=list(SCALES))
+    parser.add_argument(
+        "--output", type=str | None, default=None, help="file for the choice, a config for --config"
+    )
     parser.add_argument("--device", default=best_device(), help="default: the accelerator, if any")
     return parser
-
-
-def validation_data(config: Mapping[str, Any], limit: int | None) -> OODDataModule:
-    """The data of a config without its test sets.
-
-    Args:
-        config: The `data` section.
-        limit: Images per set; None for all.
-
-    Raises:
-        UserError: If the config names no OOD validation set.
-    """
-    if not config.get("ood_validation"):
-        raise UserError(
-            "the checkpoint's config has no OOD validation set to choose settings on: train with "
-            "one in data.ood_validation"
-        )
-    values = {**config, "limit": limit}
-    values["id"] = IDSets(**{**values["id"], "test": None})
-    values["ood"] = OODSets()
-    return OODDataModule(DataConfig(**values))
-
-
-def best_device() -> str:
-    """CUDA if it is available, else the CPU."""
-    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 @dataclass(frozen=True)
@@ -141,22 +177,26 @@ class _Trial:
     """One combination of the grid.
 
     Attributes:
+        settings: The detector's settings, with the chosen distances.
+        table: The scores of the validation sets.
         passes: Network passes per image.
         seconds: Duration of the scoring.
-        pairs: The pairs of distances.
-        fusions: The sets of baselines.
+        distances: The ranking of distances.
+        fusions: The ranking of sets of baselines.
     """
 
+    settings: DetectorSettings
+    table: Table
     passes: float
     seconds: float
-    pairs: Ranking
+    distances: Ranking
     fusions: Ranking
 
     def cells(self) -> list[str]:
         """The cells of the table after steps, depth and scale."""
         cells = [f"{self.passes:.0f}", f"{self.seconds:.0f}"]
-        for value, names in (self.pairs[0], self.fusions[0]):
-            cells += [f"{value:.4f}", ", ".join(names)]
+        for choice in (self.distances.choice, self.fusions.choice):
+            cells += [f"{choice.auroc:.4f}", ", ".join(choice.names)]
         return cells
 
 
@@ -175,39 +215,19 @@ def _try(detector: Detector, data: OODDataModule) -> _Trial:
     table, results = score_validation(detector, data)
     seconds = time.perf_counter() - start
     passes = float(np.mean([image.row.network_passes or 0 for image in results]))
-    return _Trial(passes, seconds, *rank_subsets(table, detector.settings))
-
-
-@torch.inference_mode()
-def score_validation(
-    detector: Detector, data: OODDataModule
-) -> tuple[dict[str, dict[str, np.ndarray]], list[Scored]]:
-    """Score the validation sets.
-
-    Args:
-        detector: The detector.
-        data: The DataModule.
-
-    Returns:
-        Set -> score -> `(n,)`, and the scored images.
-    """
-    stream = detector.stream(data.batch_size, derive=False)
-    results: list[Scored] = []
-    for batch in data.stream_loader(data.stream("validation")):
-        results += stream.push(items_of(batch))
-    results += stream.flush()
-    names = detector.score_names(derived=False)
-    table: dict[str, dict[str, np.ndarray]] = {}
-    for images in data.evaluation_sets("validation"):
-        rows = [image.row for image in results if image.row.dataset == images.name]
-        rows.sort(key=lambda row: row.index)
-        table[images.name] = {name: np.array([row.scores[name] for row in rows]) for name in names}
-    return table, results
+    distances = rank_distances(table, detector.settings)
+    settings = replace(detector.settings, distance=distances.choice.names)
+    return _Trial(settings, table, passes, seconds, distances, rank_fused(table, settings))
 
 
 def _print_ranking(title: str, ranking: Ranking) -> None:
-    say("", f"| {title} | AUROC |", "| --- | --- |")
-    say(*(f"| {', '.join(names)} | {value:.4f} |" for value, names in ranking[:MAX_ROWS]))
+    """Print the best candidates and the chosen one."""
+    say("", f"| {title} | AUROC | error of the difference | chosen |", "| --- | --- | --- | --- |")
+    choice = ranking.choice
+    shown = ranking.candidates[:MAX_ROWS]
+    for c in [*shown, *([] if choice in shown else [choice])]:
+        mark = "yes" if c is choice else ""
+        say(_row([", ".join(c.names), f"{c.auroc:.4f}", f"{c.error:.4f}", mark]))
 
 
 def _row(cells: Sequence[str]) -> str:
