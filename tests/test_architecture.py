@@ -29,7 +29,7 @@ LINES = [
     ],
     ["diffguard.engine", "diffguard.denoisers", "diffguard.report"],
     ["diffguard.settings"],
-    ["diffguard.methods", "diffguard.checkpoint", "diffguard.training"],
+    ["diffguard.methods", "diffguard.checkpoint", "diffguard.training", "diffguard.augment"],
     ["diffguard.hub"],
     ["diffguard.detector"],
     ["diffguard.cost", "diffguard.explain", "diffguard.__main__", "diffguard"],

@@ -1,0 +1,1 @@
+"""DiffuseMix: training images mixed with edits of their own by a diffusion model."""
