@@ -115,5 +115,6 @@ class DiffuseMix(v2.Transform):
             halves = torch.randint(len(HALVES), (count,))
         masks = half_masks(height, width, self.seam)[halves.cpu()].to(original.device)
         shape = (count, -1, height, width)
-        parts = (part.reshape(shape) for part in (original, edit, fractal))
-        return mix(*parts, masks, self.fractal_weight).reshape(original.shape)
+        originals, edits, fractals = (part.reshape(shape) for part in (original, edit, fractal))
+        mixtures = mix(originals, edits, fractals, masks, self.fractal_weight)
+        return mixtures.reshape(original.shape)
