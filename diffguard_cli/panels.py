@@ -11,7 +11,7 @@ from diffguard.methods.pictures import panel_rows
 from diffguard.report import figures
 from diffguard.report.panel import panel
 from diffguard.score_table.table import ScoreTable
-from diffguard.scores.calibration import DIFFGUARD
+from diffguard.scores.fusion_rule import DIFFGUARD
 from diffguard_cli.scoring import FinishedRun, ScoringRun
 
 

@@ -23,7 +23,8 @@ from diffguard.denoisers.reference import load_reference, source_of
 from diffguard.denoisers.spec import DiffusionSpec
 from diffguard.errors import UserError
 from diffguard.scores.baselines import Reference
-from diffguard.scores.calibration import DIFFGUARD, Calibration
+from diffguard.scores.calibration import Calibration
+from diffguard.scores.fusion_rule import DIFFGUARD
 from diffguard.settings.checks import check_image_size
 from diffguard.settings.detector import DetectorSettings, score_names
 from diffguard.settings.plain import from_dict

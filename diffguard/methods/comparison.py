@@ -17,8 +17,8 @@ from diffguard.classifiers.classifier import ClassifierOutput
 from diffguard.classifiers.layer_masking import layer_masked
 from diffguard.engine.recipe import Reconstruction
 from diffguard.methods.models import Models, views_of
-from diffguard.scores.calibration import DIFFGUARD
 from diffguard.scores.distances import Distance, Views
+from diffguard.scores.fusion_rule import DIFFGUARD
 
 
 class Comparison:

@@ -9,7 +9,8 @@ import numpy as np
 
 from diffguard.errors import UserError
 from diffguard.report.scored_run import ScoredRun
-from diffguard.scores.calibration import FUSION, Calibration
+from diffguard.scores.fusion import Fusion
+from diffguard.scores.fusion_rule import FUSION, FusionRule
 
 
 def add_fusions(run: ScoredRun, fusions: Mapping[str, Sequence[str]]) -> ScoredRun:
@@ -28,7 +29,8 @@ def add_fusions(run: ScoredRun, fusions: Mapping[str, Sequence[str]]) -> ScoredR
             scores are named.
     """
     scores = dict(run.table.scores)
-    calibration = Calibration(run.calibration)
+    references = {name: values.numpy() for name, values in run.calibration.items()}
+    fusion = Fusion(references, FusionRule())
     comparisons = list(run.comparisons)
     for name, members in fusions.items():
         column = f"{FUSION}/{name}"
@@ -38,7 +40,7 @@ def add_fusions(run: ScoredRun, fusions: Mapping[str, Sequence[str]]) -> ScoredR
             raise UserError(f"fusion {name!r} needs two or more different scores, got {members}")
         for member in members:
             _check_fusible(run, member)
-        parts = [calibration.negative_log_p(member, scores[member]) for member in members]
+        parts = [fusion.negative_log_p(member, scores[member]) for member in members]
         scores[column] = np.mean(parts, axis=0)
         comparisons += [(column, member) for member in members]
     return replace(

@@ -37,7 +37,7 @@ from diffguard.score_table.manifest import FORMAT, read_manifest
 from diffguard.score_table.merge import merge
 from diffguard.score_table.table import ScoreTable
 from diffguard.score_table.timing import read_timing
-from diffguard.scores.calibration import DIFFGUARD, FUSION, FUSION_BASELINES
+from diffguard.scores.fusion_rule import DIFFGUARD, FUSION, FUSION_BASELINES
 from diffguard.storage.files import replace_file
 from diffguard.storage.reading import open_regular, read_json, read_text
 

@@ -1,66 +1,28 @@
-"""Calibration on ID validation images: normalization of scores, fusion and verdicts.
+"""Calibration on ID validation images: fused scores, thresholds and verdicts.
 
 OOD images are never used here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from diffguard.errors import UserError
 from diffguard.scores.conformal import Judgment, accepted_interval, judge, threshold
-from diffguard.scores.negative_log_p import NegativeLogP
-from diffguard.scores.tandem import tandem
-
-DIFFGUARD = "diffguard"
-FUSION = "fusion"
-FUSION_BASELINES = "fusion_baselines"
+from diffguard.scores.fusion import Fusion
+from diffguard.scores.fusion_rule import FusionRule
 
 # With fewer images, the share that a threshold accepts is too uncertain.
 ENOUGH_IMAGES = 200
 # Folds of the cross-fitted scores. With 20, thresholds of 400 images would accept slightly too few.
 _FOLDS = 50
-
-
-@dataclass(frozen=True)
-class FusionRule:
-    """How the scores of an image are combined.
-
-    Attributes:
-        distance: The distances that the `diffguard` score combines.
-        baselines: All baselines; each is also fused with `diffguard` alone.
-        fused: The baselines that `fusion` combines with `diffguard`.
-        comparator: The baselines that `fusion_baselines` combines; None takes those of `fused`.
-        band: For a tandem, the two quantiles in [0, 1) between which an image is in doubt; None
-            averages the distances instead.
-    """
-
-    distance: Sequence[str] = ()
-    baselines: Sequence[str] = ()
-    fused: Sequence[str] = ()
-    comparator: Sequence[str] | None = None
-    band: tuple[float, float] | None = None
-
-    @property
-    def parts(self) -> list[str]:
-        """The plain scores that are combined."""
-        distances = [f"{DIFFGUARD}/{name}" for name in self.distance]
-        return [*distances, *self.baselines] if self.fused else distances
-
-    @property
-    def derived(self) -> list[str]:
-        """The scores that are combined of others and need calibration."""
-        if not self.fused:
-            return [DIFFGUARD]
-        fusions = (f"{FUSION}/{name}" for name in self.baselines)
-        return [DIFFGUARD, FUSION, *fusions, FUSION_BASELINES]
 
 
 @dataclass
@@ -73,6 +35,7 @@ class Calibration:
         rule: How scores are combined.
         features: `(m, D)` float32, the classifier's features of some of the images, to measure a
             drift; None if they are unknown.
+        passes: `(n,)` float64 network passes of the images; None if they are unknown.
 
     Example:
         >>> values = torch.arange(100, dtype=torch.float64)
@@ -88,13 +51,15 @@ class Calibration:
     scores: dict[str, Tensor]
     rule: FusionRule = field(default_factory=FusionRule)
     features: Tensor | None = None
-    _normalizers: dict[str, NegativeLogP] = field(
-        default_factory=dict, init=False, repr=False, compare=False
-    )
+    passes: Tensor | None = None
 
     @classmethod
     def fit(
-        cls, scores: Mapping[str, Tensor], rule: FusionRule, features: Tensor | None = None
+        cls,
+        scores: Mapping[str, Tensor],
+        rule: FusionRule,
+        features: Tensor | None = None,
+        passes: Tensor | None = None,
     ) -> Calibration:
         """Calibrate on the plain scores of ID validation images; derived scores are added.
 
@@ -102,9 +67,11 @@ class Calibration:
             scores: Score -> `(n,)` of the n ID validation images, higher = more OOD.
             rule: How scores are combined.
             features: `(m, D)` of some of the images.
+            passes: `(n,)` float64 network passes of the images.
 
         Raises:
-            UserError: If there are fewer than two images or a score does not vary.
+            UserError: If there are fewer than two images, a score does not vary, or the budget of a
+                cascade is too small.
         """
         for name, values in scores.items():
             if len(values) < 2 or float(values.std()) == 0:
@@ -112,62 +79,30 @@ class Calibration:
                     f"score {name} of the ID validation images does not vary over {len(values)} "
                     "images: check these images and the detector's settings"
                 )
-        calibration = cls._of_parts(scores, rule)
-        calibration.features = features
-        derived = calibration.derive({n: v.numpy() for n, v in calibration.scores.items()})
-        calibration.scores |= {name: torch.from_numpy(v) for name, v in derived.items()}
-        return calibration
+        parts = {name: values.double().cpu() for name, values in scores.items()}
+        columns = {name: values.numpy() for name, values in parts.items()}
+        fusion = Fusion.of_parts(columns, rule, None if passes is None else passes.numpy())
+        if rule.cascade is not None and fusion.band.is_empty:
+            raise UserError(
+                f"detector.fusion.budget {rule.cascade.budget:g} does not suffice for a single one "
+                "of the ID validation images: raise it"
+            )
+        derived = {name: torch.from_numpy(v) for name, v in fusion.derive(columns).items()}
+        return cls(parts | derived, rule, features, passes)
 
-    @classmethod
-    def _of_parts(cls, scores: Mapping[str, Tensor], rule: FusionRule) -> Calibration:
-        """A calibration that derives scores of images, without the validation images' fusion."""
-        calibration = cls({name: values.double().cpu() for name, values in scores.items()}, rule)
-        table = {name: values.numpy() for name, values in calibration.scores.items()}
-        calibration.scores[DIFFGUARD] = torch.from_numpy(calibration.diffguard(table))
-        return calibration
-
-    def negative_log_p(self, name: str, values: np.ndarray) -> np.ndarray:
-        """Negative log p-values `(N,)` of the values `(N,)` of a score; see `NegativeLogP`."""
-        if name not in self._normalizers:
-            self._normalizers[name] = NegativeLogP(self.scores[name].numpy())
-        return self._normalizers[name](values)
-
-    def diffguard(self, scores: Mapping[str, np.ndarray]) -> np.ndarray:
-        """The `diffguard` score `(N,)`: the chosen distance, or several combined by p-values."""
-        names = [f"{DIFFGUARD}/{name}" for name in self.rule.distance]
-        if len(names) == 1:
-            return scores[names[0]].copy()
-        parts = [self.negative_log_p(name, scores[name]) for name in names]
-        if self.rule.band is None:
-            return np.mean(parts, axis=0)
-        low, high = -np.log1p(-np.array(self.rule.band))
-        stages = [torch.from_numpy(part) for part in parts]
-        return tandem(stages, [(float(low), float(high))] * (len(stages) - 1)).numpy()
+    @cached_property
+    def fusion(self) -> Fusion:
+        """Combines the scores of images, normalized by those of the validation images."""
+        passes = None if self.passes is None else self.passes.numpy()
+        return Fusion({name: v.numpy() for name, v in self.scores.items()}, self.rule, passes)
 
     def derive(self, scores: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """The scores that need calibration: `diffguard` and its fusion with the baselines.
+        """The scores that need calibration, of `(N,)` plain ones; see `Fusion.derive`."""
+        return self.fusion.derive(scores)
 
-        All are means of negative log p-values: `fusion` of `diffguard` and the mean of the fused
-        baselines, `fusion/<baseline>` of `diffguard` and that baseline alone, and
-        `fusion_baselines` of the baselines to compare `fusion` with.
-
-        Args:
-            scores: Score -> `(N,)`, at least the chosen distances and the fused baselines.
-
-        Returns:
-            Derived score -> `(N,)`, higher = more OOD; without fusion if `rule.fused` is empty.
-        """
-        derived = {DIFFGUARD: self.diffguard(scores)}
-        if not self.rule.fused:
-            return derived
-        diffguard = self.negative_log_p(DIFFGUARD, derived[DIFFGUARD])
-        parts = {name: self.negative_log_p(name, scores[name]) for name in self.rule.baselines}
-        fused = np.mean([parts[name] for name in self.rule.fused], axis=0)
-        derived[FUSION] = (diffguard + fused) / 2
-        derived |= {f"{FUSION}/{name}": (diffguard + part) / 2 for name, part in parts.items()}
-        comparator = self.rule.fused if self.rule.comparator is None else self.rule.comparator
-        derived[FUSION_BASELINES] = np.mean([parts[name] for name in comparator], axis=0)
-        return derived
+    def in_doubt(self, scores: Mapping[str, np.ndarray]) -> NDArray[np.bool_]:
+        """Whether the fusion of images needs the diffusion model; see `Fusion.in_doubt`."""
+        return self.fusion.in_doubt(scores)
 
     @cached_property
     def held_out(self) -> dict[str, Tensor]:
@@ -183,7 +118,9 @@ class Calibration:
         for first in range(folds):
             fold = torch.zeros(self.count, dtype=torch.bool)
             fold[first::folds] = True
-            others = self._of_parts({n: v[~fold] for n, v in parts.items()}, self.rule)
+            passes = None if self.passes is None else self.passes[~fold].numpy()
+            columns = {n: v[~fold].numpy() for n, v in parts.items()}
+            others = Fusion.of_parts(columns, self.rule, passes)
             derived = others.derive({n: v[fold].numpy() for n, v in parts.items()})
             for name, values in derived.items():
                 result[name][fold] = torch.from_numpy(values)

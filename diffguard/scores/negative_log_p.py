@@ -36,8 +36,8 @@ class NegativeLogP:
         self._most = float(np.log(len(ordered) + 1))
 
     def __call__(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Map scores `(N,)` to `(N,)`, at least 0 and never falling with the score."""
+        """Map scores `(N,)` to `(N,)`, at least 0 and never falling with the score; NaN stays."""
         if self._excess is None:
-            return np.where(values > self._knee, self._most, 0.0)
+            return np.where(np.isnan(values), values, (values > self._knee) * self._most)
         body = np.interp(np.minimum(values, self._knee), self._levels, self._body)
         return body + np.maximum(values - self._knee, 0.0) / self._excess

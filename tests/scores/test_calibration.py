@@ -5,8 +5,9 @@ import pytest
 import torch
 
 from diffguard.errors import UserError
-from diffguard.scores.calibration import Calibration, FusionRule
+from diffguard.scores.calibration import Calibration
 from diffguard.scores.conformal import threshold, threshold_rank
+from diffguard.scores.fusion_rule import FusionRule
 
 
 def fit(scores, distance, fused, band=None):
@@ -117,14 +118,14 @@ def test_no_fusion_without_fused_baselines():
 def test_several_distances_are_averaged_as_negative_log_p_values(calibration):
     scores = {f"diffguard/{name}": calibration.scores[name] for name in ("knn", "vim")}
     both = fit(scores, ["knn", "vim"], [])
-    parts = [both.negative_log_p(name, values.numpy()) for name, values in scores.items()]
+    parts = [both.fusion.negative_log_p(name, values.numpy()) for name, values in scores.items()]
     np.testing.assert_allclose(both.scores["diffguard"], (parts[0] + parts[1]) / 2)
 
 
 def test_second_distance_of_a_tandem_decides_doubtful_cases(calibration):
     scores = {f"diffguard/{name}": calibration.scores[name] for name in ("knn", "vim")}
     both = fit(scores, ["knn", "vim"], [], band=(0.4, 0.9))
-    first, second = (both.negative_log_p(name, values.numpy()) for name, values in scores.items())
+    first, second = (both.fusion.negative_log_p(name, values.numpy()) for name, values in scores.items())
     result = both.scores["diffguard"].numpy()
     low, high = -np.log(0.6), -np.log(0.1)
     clear = (first < low) | (first > high)
@@ -136,15 +137,15 @@ def test_second_distance_of_a_tandem_decides_doubtful_cases(calibration):
 
 def test_negative_log_p_counts_the_images_above_and_continues_beyond_them(calibration):
     ordered = calibration.scores["knn"].sort().values.numpy()
-    assert calibration.negative_log_p("knn", ordered[:1] - 1)[0] == 0
-    half = calibration.negative_log_p("knn", ordered[50:51])[0]
+    assert calibration.fusion.negative_log_p("knn", ordered[:1] - 1)[0] == 0
+    half = calibration.fusion.negative_log_p("knn", ordered[50:51])[0]
     assert half == pytest.approx(-np.log(51 / 101))
-    far = calibration.negative_log_p("knn", ordered[-1] + np.array([1.0, 2.0, 3.0]))
+    far = calibration.fusion.negative_log_p("knn", ordered[-1] + np.array([1.0, 2.0, 3.0]))
     assert far[1] - far[0] == pytest.approx(far[2] - far[1])
-    grid = calibration.negative_log_p("knn", np.linspace(ordered[0] - 1, ordered[-1] + 5, 500))
+    grid = calibration.fusion.negative_log_p("knn", np.linspace(ordered[0] - 1, ordered[-1] + 5, 500))
     assert (np.diff(grid) >= 0).all()
     knee = np.quantile(ordered, 0.9)
-    around = calibration.negative_log_p("knn", np.array([knee, knee + 1e-9]))
+    around = calibration.fusion.negative_log_p("knn", np.array([knee, knee + 1e-9]))
     assert around[1] - around[0] < 1e-6
 
 
@@ -156,13 +157,13 @@ def test_a_score_that_one_image_alone_varies_has_a_threshold():
 
 def test_small_change_of_a_score_changes_its_negative_log_p_little(calibration):
     values = calibration.scores["knn"].numpy()
-    shifted = calibration.negative_log_p("knn", values * (1 + 1e-9))
-    np.testing.assert_allclose(shifted, calibration.negative_log_p("knn", values), atol=1e-5)
+    shifted = calibration.fusion.negative_log_p("knn", values * (1 + 1e-9))
+    np.testing.assert_allclose(shifted, calibration.fusion.negative_log_p("knn", values), atol=1e-5)
 
 
 def test_negative_log_p_continues_if_the_highest_scores_are_equal():
     tied = fit({"diffguard/l2": torch.arange(50.0).clamp(max=20)}, ["l2"], [])
-    values = tied.negative_log_p("diffguard/l2", np.array([18.0, 19.0, 19.5, 20.0, 21.0]))
+    values = tied.fusion.negative_log_p("diffguard/l2", np.array([18.0, 19.0, 19.5, 20.0, 21.0]))
     assert np.isfinite(values).all()
     assert (np.diff(values) > 0).all()
 

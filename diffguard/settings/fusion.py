@@ -1,0 +1,45 @@
+"""The section of a detector's settings that defines how `fusion` is made of its parts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from diffguard.errors import UserError
+from diffguard.settings.values import check_values, refuse_unused
+
+Rule = Literal["mean", "cascade"]
+
+
+@dataclass(frozen=True)
+class FusionSettings:
+    """How `fusion` combines the baselines with the diffusion model.
+
+    Attributes:
+        rule: `mean` of all parts, or a `cascade`: the fused baselines decide clear images, which
+            then skip the diffusion model, and the mean of all parts decides the others.
+        band: Cascade: shares of the ID validation images below the two scores of the fused
+            baselines between which an image is in doubt.
+        budget: Cascade: most network passes per ID image, on average. The lower end of the band is
+            then found on the ID validation images, and its upper end is the default.
+
+    Raises:
+        UserError: For a value out of range or without effect.
+    """
+
+    rule: Rule = "mean"
+    band: list[float] = field(default_factory=lambda: [0.8, 0.995])
+    budget: float | None = None
+
+    def __post_init__(self) -> None:
+        name = "detector.fusion"
+        check_values(self, name)
+        if len(self.band) != 2 or not 0 <= self.band[0] < self.band[1] <= 1:
+            raise UserError(f"{name}.band must be two rising shares in [0, 1], got {self.band}")
+        if self.budget is not None and self.budget <= 0:
+            raise UserError(f"{name}.budget must be above 0, got {self.budget:g}")
+        if self.rule != "cascade":
+            owner = f"{name}.rule cascade"
+            refuse_unused(self, name, {"band": owner, "budget": owner})
+        elif self.budget is not None:
+            refuse_unused(self, name, {"band": f"a cascade without {name}.budget"})
