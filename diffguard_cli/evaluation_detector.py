@@ -13,8 +13,9 @@ from diffguard.detector import Detector
 from diffguard.pretrained import checkpoint_file, is_shipped
 from diffguard.scores.build import check_weights
 from diffguard.scores.calibration import Calibration
-from diffguard.settings.detector import COMBINING, DECIDING, DetectorSettings, score_names
+from diffguard.settings.detector import DetectorSettings, score_names
 from diffguard.settings.plain import completed, to_dict
+from diffguard.settings.roles import COMBINING, DECIDING
 from diffguard.storage.files import file_hash
 from diffguard.training.precision import weight_dtype
 from diffguard_cli.arguments import EvaluationArguments
@@ -53,10 +54,11 @@ def load_detector(
     )
     cast_weights(detector.denoiser, weight_dtype(arguments.trainer.precision))
     if refits:
-        scores = content["calibration"]["scores"]
-        plain = {name: scores[name] for name in detector.score_names(derived=False)}
-        features, rule = content["calibration"].get("features"), detector.settings.fusion_rule()
-        detector.calibration = Calibration.fit(plain, rule, features)
+        calibration, rule = content["calibration"], detector.settings.fusion_rule()
+        plain = {n: calibration["scores"][n] for n in detector.score_names(derived=False)}
+        detector.calibration = Calibration.fit(
+            plain, rule, calibration.get("features"), calibration.get("passes")
+        )
         differences = []
     return detector, differences
 

@@ -159,7 +159,9 @@ class ScoringRun:
 
     def _score(self, trainer: pl.Trainer, work: SharedWork) -> FinishedRun:
         names = self.detector.score_names(derived=self.derive)
-        with ScoreWriter(self.folder, trainer.global_rank, names) as writer:
+        has_stages = self.derive and self.detector.settings.fusion.is_cascade
+        rank = trainer.global_rank
+        with ScoreWriter(self.folder, rank, names, has_stages=has_stages) as writer:
             module = ScoringModule(self, work, writer)
             try:
                 with interruptible():

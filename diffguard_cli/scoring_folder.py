@@ -27,9 +27,10 @@ from diffguard.score_table.manifest import (
     write_manifest,
 )
 from diffguard.score_table.writer import read_done
-from diffguard.settings.detector import DECIDING, DetectorSettings
+from diffguard.settings.detector import DetectorSettings
 from diffguard.settings.old_keys import translated
 from diffguard.settings.plain import completed, to_dict
+from diffguard.settings.roles import DECIDING
 from diffguard.storage.environment import describe_machine
 from diffguard.storage.files import refuse_links
 

@@ -39,7 +39,7 @@ def read_together(
     metrics = synchronized_metrics(
         table,
         groups,
-        list(table.scores),
+        table.complete_scores,
         rank=trainer.global_rank,
         world_size=trainer.world_size,
         device=trainer.strategy.root_device if trainer.world_size > 1 else "cpu",

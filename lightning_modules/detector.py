@@ -16,6 +16,7 @@ from diffguard.methods.adaptive_stream import AdaptiveStream
 from diffguard.methods.items import Item, Scored
 from diffguard.methods.verdicts import Verdicts
 from diffguard.report.set_metrics import ID, SetMetrics
+from diffguard.settings.detector import complete_score_names
 from lightning_modules.loaders import groups_of, loader_list, share_of_process
 from lightning_modules.stream import StreamModule
 
@@ -110,7 +111,10 @@ class DetectorModule(StreamModule):
     def _begin_metrics(self) -> None:
         loaders = self.trainer.test_dataloaders
         groups = groups_of(loaders, self.groups or getattr(self.trainer.datamodule, "groups", None))
-        names = self.detector.score_names(derived=self.detector.calibration is not None)
+        detector = self.detector
+        names = detector.score_names(derived=False)
+        if detector.calibration is not None:
+            names = complete_score_names(detector.settings)
         # Alone, a process keeps its scores on the CPU: not every device has float64.
         device = self.device if self.trainer.world_size > 1 else "cpu"
         self.metrics = SetMetrics(names, groups).to(device)

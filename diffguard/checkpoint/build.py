@@ -104,10 +104,11 @@ def build_parts(
         _check_width(reference["features"], classifier)
     detector_settings = from_dict(content["settings"] if settings is None else settings)
     check_image_size(detector_settings, content["image"]["size"])
-    scores, features = content["calibration"]["scores"], content["calibration"].get("features")
+    calibration = content["calibration"]
+    features = calibration.get("features")
     if features is not None:
         _check_width(features, classifier)
-    _check_scores(scores, detector_settings)
+    _check_scores(calibration["scores"], detector_settings)
     return DetectorParts(
         classifier,
         denoiser,
@@ -115,7 +116,12 @@ def build_parts(
         image_size=content["image"]["size"],
         image_channels=content["image"]["channels"],
         reference=None if reference is None else Reference(**reference),
-        calibration=Calibration(scores, detector_settings.fusion_rule(), features),
+        calibration=Calibration(
+            calibration["scores"],
+            detector_settings.fusion_rule(),
+            features,
+            calibration.get("passes"),
+        ),
         noisy_classifier=None if noisy is None else timed_cnn(noisy),
         seed=content["seed"],
         fits=content.get("fits", {}),

@@ -91,7 +91,11 @@ def write_checkpoint(
         "settings": _plain(to_dict(parts.settings)),
         "image": {"size": parts.image_size, "channels": parts.image_channels},
         "seed": parts.seed,
-        "calibration": {"scores": calibration.scores, "features": calibration.features},
+        "calibration": {
+            "scores": calibration.scores,
+            "features": calibration.features,
+            "passes": calibration.passes,
+        },
         "reference": None
         if reference is None
         else {"features": reference.features.cpu(), "labels": reference.labels.cpu()},

@@ -50,6 +50,15 @@ def _labels(values: Tensor) -> Tensor:
     return values
 
 
+def _passes(values: Tensor) -> Tensor:
+    _check_plain(values)
+    if values.ndim != 1 or values.dtype != torch.float64:
+        raise ValueError(f"expected (n,) float64, got {_described(values)}")
+    if not bool((values.isfinite() & (values >= 0)).all()):
+        raise ValueError("holds numbers of network passes that are not finite or below 0")
+    return values
+
+
 def _check_plain(values: Tensor) -> None:
     if values.requires_grad:
         raise ValueError("requires a gradient, expected plain numbers")
@@ -94,6 +103,7 @@ _FeatureRows = Annotated[InstanceOf[Tensor], AfterValidator(_features)]
 class _Calibration(TypedDict):
     scores: _Scores
     features: NotRequired[_FeatureRows | None]
+    passes: NotRequired[Annotated[InstanceOf[Tensor], AfterValidator(_passes)] | None]
 
 
 class _Features(TypedDict):
@@ -148,7 +158,10 @@ def check_content(content: Mapping[str, Any], source: str) -> None:
             raise damaged(source, f"{unknown[0]!a:.60} is not an option of a diffusion model")
     elif content["diffusion"]["state"] is None:
         raise damaged(source, "it holds no diffusion model and refers to none")
-    lengths = {len(values) for values in content["calibration"]["scores"].values()}
+    calibration = content["calibration"]
+    lengths = {len(values) for values in calibration["scores"].values()}
+    if calibration.get("passes") is not None:
+        lengths.add(len(calibration["passes"]))
     if len(lengths) != 1:
         raise damaged(source, "its calibration scores are of different numbers of images")
     for name, state in content.get("fits", {}).items():

@@ -63,8 +63,8 @@ def calibrated(
     result = Scorer(models, reference=fitted.reference, fits=fitted.fits).to(scorer.device)
     console = Console(stderr=True, quiet=not progress)
     with StageProgress("calibrate", images.count(), console=console) as bar:
-        scores = plain_scores(result, images, batch_size, bar.update)
-    result.calibration = fit_calibration(scores, models.settings, _warn, fitted.features)
+        scores, passes = plain_scores(result, images, batch_size, bar.update)
+    result.calibration = fit_calibration(scores, models.settings, _warn, fitted.features, passes)
     return result
 
 
@@ -73,7 +73,7 @@ def plain_scores(
     batches: Iterable[Mapping[str, Any]],
     batch_size: int,
     report: Callable[[int], None],
-) -> dict[str, Tensor]:
+) -> tuple[dict[str, Tensor], Tensor]:
     """Score images from batches, without the scores that need calibration.
 
     Args:
@@ -83,7 +83,7 @@ def plain_scores(
         report: Is called with the number of images that are scored.
 
     Returns:
-        Score -> `(n,)` float64 of all n images, in their order.
+        Score -> `(n,)` float64 of all n images, in their order, and their network passes `(n,)`.
     """
     stream, rows, count = scorer.stream(batch_size, derive=False), [], 0
     for batch in batches:
@@ -94,10 +94,11 @@ def plain_scores(
     rows += [result.row for result in stream.flush()]
     report(len(rows))
     rows.sort(key=lambda row: row.index)
-    return {
+    scores = {
         name: torch.tensor([row.scores[name] for row in rows], dtype=torch.float64)
         for name in scorer.score_names(derived=False)
     }
+    return scores, torch.tensor([row.network_passes for row in rows])
 
 
 def _warn(line: str) -> None:

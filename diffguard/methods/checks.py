@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import torch
 from torch import nn
 
@@ -28,6 +30,27 @@ def check_unlabeled(settings: DetectorSettings) -> None:
         raise UserError(
             "detector.label oracle, a mode for studies, needs to know which images are "
             "ID: set it to prediction to judge new images"
+        )
+
+
+def check_fitted(settings: DetectorSettings, fits: Collection[str], *, baselines: bool) -> None:
+    """Refuse to score with baselines or methods that were not fitted on ID training images.
+
+    Args:
+        settings: The settings.
+        fits: The methods that are fitted.
+        baselines: Whether the baselines are fitted.
+
+    Raises:
+        UserError: Naming those that are not.
+    """
+    methods = [name for name in settings.fitted_methods if name not in fits]
+    kinds = {"baselines": [] if baselines else settings.baselines, "methods": methods}
+    names = " and ".join(f"{kind} {', '.join(value)}" for kind, value in kinds.items() if value)
+    if names:
+        raise UserError(
+            f"the {names} are not fitted: call "
+            "detector.calibrate(validation_loader, reference=train_loader) first"
         )
 
 

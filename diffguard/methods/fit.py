@@ -127,6 +127,7 @@ def fit_calibration(
     settings: DetectorSettings,
     warn: Warn,
     features: torch.Tensor | None = None,
+    passes: torch.Tensor | None = None,
 ) -> Calibration:
     """Calibrate, and warn if there are few images.
 
@@ -135,11 +136,14 @@ def fit_calibration(
         settings: The detector's settings.
         warn: Is called with the warning.
         features: `(m, D)` of some ID validation images.
+        passes: `(n,)` network passes of the ID validation images.
 
     Raises:
-        UserError: If there are fewer than two images, or a score does not vary.
+        UserError: If there are fewer than two images, a score does not vary, or the budget of a
+            cascade is too small.
     """
-    calibration = Calibration.fit(scores, settings.fusion_rule(), features)
+    passes = None if passes is None else passes.double()
+    calibration = Calibration.fit(scores, settings.fusion_rule(), features, passes)
     count = calibration.count
     if count < needed_images(settings.accept):
         warn(

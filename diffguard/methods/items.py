@@ -41,7 +41,8 @@ class Scored:
     Attributes:
         item: The image.
         row: Its row of the score table.
-        reconstruction: What the comparison was made with; None for an unreadable image.
+        reconstruction: What the comparison was made with; None for an unreadable image, and for one
+            that skipped the diffusion model.
     """
 
     item: Item

@@ -14,7 +14,7 @@ from diffguard.diffusion.denoiser import Denoiser
 from diffguard.engine.acceleration import accelerate, check_compiler
 from diffguard.errors import UserError
 from diffguard.inputs.working import Images, working_images
-from diffguard.methods.checks import check_rows, check_unlabeled
+from diffguard.methods.checks import check_fitted, check_rows, check_unlabeled
 from diffguard.methods.items import Item, Scored
 from diffguard.methods.models import Models
 from diffguard.methods.registry import Fits, build_methods
@@ -23,7 +23,7 @@ from diffguard.methods.verdicts import Verdicts
 from diffguard.score_table.rows import ScoreRow
 from diffguard.scores.baselines import Baselines, Reference
 from diffguard.scores.calibration import Calibration
-from diffguard.settings.detector import DetectorSettings, score_names
+from diffguard.settings.detector import DetectorSettings, complete_score_names, score_names
 
 
 class Scorer(nn.Module):
@@ -127,7 +127,12 @@ class Scorer(nn.Module):
         return score_names(self.settings, derived=derived)
 
     def stream(
-        self, batch_size: int, *, derive: bool = True, unguided: bool = False
+        self,
+        batch_size: int,
+        *,
+        derive: bool = True,
+        unguided: bool = False,
+        skip_clear: bool = True,
     ) -> ScoreStream:
         """Open a stream that scores images in calls of one shape.
 
@@ -135,20 +140,14 @@ class Scorer(nn.Module):
             batch_size: Images of every network call, rounded up to a multiple of 8.
             derive: Add the scores that need calibration, if the detector is calibrated.
             unguided: Reconstruct without guidance too, even if no distance needs it.
+            skip_clear: In a cascade, images that the baselines decide skip the diffusion model.
 
         Raises:
             UserError: If a baseline or a method is not fitted yet, or `settings.compile` is set
                 and torch cannot compile on this machine.
         """
-        unfitted = [name for name in self.settings.fitted_methods if name not in self.fits]
-        if self.baselines is None or unfitted:
-            baselines = self.settings.baselines if self.baselines is None else []
-            kinds = {"baselines": baselines, "methods": unfitted}
-            names = " and ".join(f"{k} {', '.join(v)}" for k, v in kinds.items() if v)
-            raise UserError(
-                f"the {names} are not fitted: call "
-                "detector.calibrate(validation_loader, reference=train_loader) first"
-            )
+        check_fitted(self.settings, self.fits, baselines=self.baselines is not None)
+        assert self.baselines is not None
         check_rows(batch_size, self.classifier, self.image_size)
         # A network may have been put in training mode on its own.
         self.eval()
@@ -156,7 +155,7 @@ class Scorer(nn.Module):
             check_compiler(self.device)
         calibration = self.calibration if derive else None
         methods = build_methods(self.models, self.fits, unguided=unguided)
-        return ScoreStream(methods, self.baselines, calibration, batch_size)
+        return ScoreStream(methods, self.baselines, calibration, batch_size, skip_clear=skip_clear)
 
     def require_calibration(self) -> Calibration:
         """The calibration.
@@ -174,6 +173,8 @@ class Scorer(nn.Module):
     def score_images(self, images: Images, *, batch_size: int = 64) -> list[Scored]:
         """Score images; returns all scores and reconstructions, in the order of the images.
 
+        In a cascade, no image skips the diffusion model.
+
         Args:
             images: N images in any form, see `inputs.working.working_images`.
             batch_size: Images of every network call, at least 1.
@@ -181,23 +182,25 @@ class Scorer(nn.Module):
         Raises:
             UserError: For images that `working_images` refuses, or a batch size below 1.
         """
-        results = self._scored(images, batch_size)
+        results = self._scored(images, batch_size, skip_clear=False)
         return sorted(results, key=lambda result: result.item.index)
 
-    def _scored(self, images: Images, batch_size: int) -> Iterator[Scored]:
+    def _scored(self, images: Images, batch_size: int, *, skip_clear: bool) -> Iterator[Scored]:
         """Scored images as they are finished, so that a reconstruction need not be kept."""
         check_batch_size(batch_size)
         images = working_images(images, self.image_size, self.image_channels)
-        stream = self.stream(min(batch_size, fixed_batch_size(max(1, len(images)))))
+        batch_size = min(batch_size, fixed_batch_size(max(1, len(images))))
+        stream = self.stream(batch_size, skip_clear=skip_clear)
         items = [Item(image, index=i) for i, image in enumerate(images)]
         for start in range(0, len(items), stream.batch_size):
             yield from stream.push(items[start : start + stream.batch_size])
         yield from stream.flush()
 
-    def _rows(self, images: Images, batch_size: int) -> list[ScoreRow]:
-        """Rows of the score table, in the order of the images."""
-        rows = [result.row for result in self._scored(images, batch_size)]
-        return sorted(rows, key=lambda row: row.index)
+    def _rows(self, images: Images, batch_size: int, name: str) -> list[ScoreRow]:
+        """Rows of the score table with one score at least, in the order of the images."""
+        skip_clear = name in complete_score_names(self.settings)
+        results = self._scored(images, batch_size, skip_clear=skip_clear)
+        return sorted((result.row for result in results), key=lambda row: row.index)
 
     def score(self, images: Images, *, name: str | None = None, batch_size: int = 64) -> Tensor:
         """Score images.
@@ -216,7 +219,7 @@ class Scorer(nn.Module):
         name = name or self.settings.decision
         if name not in self.score_names(derived=self.calibration is not None):
             raise UserError(f"the detector has no score {name!r}: {', '.join(self.score_names())}")
-        rows = self._rows(images, batch_size)
+        rows = self._rows(images, batch_size, name)
         return torch.tensor([row.scores[name] for row in rows], dtype=torch.float64)
 
     def forward(self, images: Images) -> Tensor:
@@ -252,6 +255,6 @@ class Scorer(nn.Module):
         accept = self.settings.accept if accept is None else accept
         # Refuses a wrong share before images are scored.
         calibration.judge(name, [], accept=accept, fdr=fdr)
-        rows = self._rows(images, batch_size)
+        rows = self._rows(images, batch_size, name)
         names = self.classifier.class_names
         return Verdicts.from_rows(rows, calibration, name, accept, class_names=names, fdr=fdr)

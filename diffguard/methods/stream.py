@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,14 +27,16 @@ from diffguard.errors import UserError
 from diffguard.methods.items import Item, Scored
 from diffguard.methods.jobs import jobs_of
 from diffguard.methods.method import Method
-from diffguard.score_table.rows import ScoreRow
+from diffguard.score_table.rows import BASELINES_STAGE, DIFFUSION_STAGE, ScoreRow
 from diffguard.scores.baselines import Baselines
 from diffguard.scores.calibration import Calibration
+from diffguard.scores.fusion_rule import FUSION, FUSION_BASELINES
 
 
 @dataclass
 class _InFlight:
     item: Item
+    image: Tensor
     prediction: int
     probability: float
     output: ClassifierOutput
@@ -50,6 +52,8 @@ class ScoreStream:
         calibration: Adds the scores that need calibration; None leaves them out.
         batch_size: Images of every network call, rounded up to a multiple of 8.
         most_steps: See `Engine`.
+        skip_clear: In a cascade, images that the baselines decide skip the diffusion model, and
+            have none of its scores.
 
     Attributes:
         engine: The engine, with its count of calls.
@@ -63,6 +67,7 @@ class ScoreStream:
         batch_size: int,
         *,
         most_steps: int | None = None,
+        skip_clear: bool = True,
     ) -> None:
         self.methods = methods
         self.models, self.recipe = methods[0].models, methods[0].recipe
@@ -79,7 +84,10 @@ class ScoreStream:
             most_steps=most_steps,
         )
         self._is_random = self.recipe.draws_crops or program.draws_noise
+        self._skips_clear = skip_clear and calibration is not None
         self._incoming: deque[Item] = deque()
+        # Classified images that need the diffusion model; it gets them in full batches.
+        self._doubtful: deque[_InFlight] = deque()
         self._outcomes: list[Outcome] = []
 
     @reproducible()
@@ -97,7 +105,9 @@ class ScoreStream:
             else:
                 self._incoming.append(item)
         while len(self._incoming) >= self.batch_size:
-            self._outcomes += self.engine.push(self._classify())
+            rows += self._classify()
+        while len(self._doubtful) >= self.batch_size:
+            self._outcomes += self.engine.push(self._jobs())
         while len(self._outcomes) >= self.batch_size:
             rows += self._compare()
         return rows
@@ -107,13 +117,16 @@ class ScoreStream:
         """Finish everything in flight."""
         rows: list[Scored] = []
         if self._incoming:
-            self._outcomes += self.engine.push(self._classify())
+            rows += self._classify()
+        while self._doubtful:
+            self._outcomes += self.engine.push(self._jobs())
         self._outcomes += self.engine.flush()
         while self._outcomes:
             rows += self._compare()
         return rows
 
-    def _classify(self) -> list[Job]:
+    def _classify(self) -> list[Scored]:
+        """Classify a batch; returns the images that the baselines decide."""
         models, size = self.models, self.batch_size
         items = [self._incoming.popleft() for _ in range(min(size, len(self._incoming)))]
         images = torch.stack([item.image for item in items]).to(models.device)
@@ -123,16 +136,53 @@ class ScoreStream:
         whole = output.padded(size)
         predictions = whole.logits.argmax(1).tolist()[: len(items)]
         probabilities = whole.logits.float().softmax(-1).amax(1).tolist()[: len(items)]
-        baselines = self.baselines.score(whole.logits, whole.features)
-        jobs = jobs_of(models, items, images, predictions, size, is_random=self._is_random)
-        for row, (item, job) in enumerate(zip(items, jobs, strict=True)):
-            job.tag = _InFlight(
+        scores = self.baselines.score(whole.logits, whole.features)
+        baselines = {name: values.numpy() for name, values in scores.items()}
+        batch = [
+            _InFlight(
                 item,
+                images[row],
                 predictions[row],
                 probabilities[row],
                 output.select(slice(row, row + 1)),
                 {name: float(values[row]) for name, values in baselines.items()},
             )
+            for row, item in enumerate(items)
+        ]
+        if self.calibration is None or not self._skips_clear:
+            self._doubtful += batch
+            return []
+        in_doubt = self.calibration.in_doubt(baselines)
+        fusions = self._fusions_of_clear(self.calibration, baselines)
+        rows = []
+        for row, image in enumerate(batch):
+            if in_doubt[row]:
+                self._doubtful.append(image)
+            else:
+                values = {name: float(column[row]) for name, column in fusions.items()}
+                rows.append(Scored(image.item, _row(image, None, values | image.baselines), None))
+        return rows
+
+    @staticmethod
+    def _fusions_of_clear(
+        calibration: Calibration, baselines: Mapping[str, np.ndarray]
+    ) -> dict[str, np.ndarray]:
+        """The fused scores of images without scores of the diffusion model."""
+        absent = np.full(len(next(iter(baselines.values()))), np.nan)
+        parts = dict.fromkeys(calibration.rule.parts, absent)
+        derived = calibration.derive(parts | baselines)
+        return {name: derived[name] for name in (FUSION, FUSION_BASELINES)}
+
+    def _jobs(self) -> list[Job]:
+        """Jobs of the engine for a batch of images."""
+        size = self.batch_size
+        batch = [self._doubtful.popleft() for _ in range(min(size, len(self._doubtful)))]
+        images = torch.stack([image.image for image in batch])
+        predictions = [image.prediction for image in batch]
+        items = [image.item for image in batch]
+        jobs = jobs_of(self.models, items, images, predictions, size, is_random=self._is_random)
+        for image, job in zip(batch, jobs, strict=True):
+            job.tag = image
         return jobs
 
     def _compare(self) -> list[Scored]:
@@ -171,7 +221,8 @@ def _place(item: Item) -> str:
     return item.path or f"{item.dataset}[{item.index}]"
 
 
-def _row(tag: _InFlight, result: Reconstruction, scores: dict[str, float]) -> ScoreRow:
+def _row(tag: _InFlight, result: Reconstruction | None, scores: dict[str, float]) -> ScoreRow:
+    """The row of an image; `result` is None if the baselines decided it."""
     item = tag.item
     for name, value in scores.items():
         if not math.isfinite(value):
@@ -192,6 +243,7 @@ def _row(tag: _InFlight, result: Reconstruction, scores: dict[str, float]) -> Sc
         prediction=tag.prediction,
         probability=tag.probability,
         scores=scores,
-        stop_step=result.stop_index + 1,
-        network_passes=result.network_passes,
+        stage=BASELINES_STAGE if result is None else DIFFUSION_STAGE,
+        stop_step=None if result is None else result.stop_index + 1,
+        network_passes=0 if result is None else result.network_passes,
     )

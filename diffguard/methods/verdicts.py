@@ -29,9 +29,10 @@ class Verdict:
         percentile: Share of ID validation images with at most this score, 0 … 100.
         p_value: Conformal p-value, in (0, 1], lower = more OOD; see `scores.conformal`.
         is_ood: Whether the image is judged OOD.
+        stage: 1 if the baselines decided alone, 2 if the diffusion model took part.
 
     Example:
-        >>> verdict = Verdict(7, "seven", 0.62, 3.1, 99.2, 0.01, is_ood=True)
+        >>> verdict = Verdict(7, "seven", 0.62, 3.1, 99.2, 0.01, is_ood=True, stage=2)
         >>> verdict.to_dict()["class_name"]
         'seven'
     """
@@ -43,6 +44,7 @@ class Verdict:
     percentile: float
     p_value: float
     is_ood: bool
+    stage: int
 
     def to_dict(self) -> dict[str, Any]:
         """The attributes as plain JSON values."""
@@ -67,6 +69,7 @@ class Verdicts(Sequence[Verdict]):
         percentile: `(N,)` float64 share of ID validation images with at most this score, 0 … 100.
         p_value: `(N,)` float64 conformal p-value, in (0, 1], lower = more OOD.
         is_ood: `(N,)` bool, whether the image is judged OOD.
+        stage: `(N,)` int64, 1 if the baselines decided alone, 2 if the diffusion model took part.
         class_names: Names of all classes.
 
     Example:
@@ -77,6 +80,7 @@ class Verdicts(Sequence[Verdict]):
         ...     percentile=torch.tensor([40.0, 100.0]).double(),
         ...     p_value=torch.tensor([0.61, 0.01]).double(),
         ...     is_ood=torch.tensor([False, True]),
+        ...     stage=torch.tensor([2, 2]),
         ...     class_names=("cat", "dog"),
         ... )
         >>> verdicts
@@ -95,6 +99,7 @@ class Verdicts(Sequence[Verdict]):
     percentile: Tensor
     p_value: Tensor
     is_ood: Tensor
+    stage: Tensor
     class_names: tuple[str, ...]
 
     @classmethod
@@ -130,6 +135,7 @@ class Verdicts(Sequence[Verdict]):
             percentile=torch.from_numpy(judgment.percentile),
             p_value=torch.from_numpy(judgment.p_value),
             is_ood=torch.from_numpy(judgment.is_ood),
+            stage=torch.tensor([row.stage for row in rows], dtype=torch.int64),
             class_names=tuple(class_names),
         )
 
@@ -148,6 +154,7 @@ class Verdicts(Sequence[Verdict]):
             "percentile": self.percentile.tolist(),
             "p_value": self.p_value.tolist(),
             "is_ood": self.is_ood.tolist(),
+            "stage": self.stage.tolist(),
         }
 
     def to(self, device: torch.device | str) -> Verdicts:
@@ -174,6 +181,7 @@ class Verdicts(Sequence[Verdict]):
                 self.percentile[place],
                 self.p_value[place],
                 self.is_ood[place],
+                self.stage[place],
                 self.class_names,
             )
         row = range(len(self))[operator.index(place)]

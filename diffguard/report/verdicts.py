@@ -17,7 +17,10 @@ from diffguard.scores.calibration import Calibration
 from diffguard.scores.conformal import as_percent
 from diffguard.storage.files import replace_file
 
-_COLUMNS = ("path", "prediction", "probability", "score", "percentile", "p_value", "verdict")
+_COLUMNS = (
+    *("path", "prediction", "probability"),
+    *("score", "percentile", "p_value", "verdict", "stage"),
+)
 
 
 @dataclass(frozen=True)
@@ -109,6 +112,7 @@ def report_images(
                     f"{judgment.percentile[place]:.1f}",
                     repr(float(judgment.p_value[place])),
                     "ood" if judgment.is_ood[place] else "id",
+                    int(table.stage[row]),
                 ]
             )
     say(

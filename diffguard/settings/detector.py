@@ -12,8 +12,9 @@ from typing import Literal
 from diffguard.engine.acceleration import CompileMode
 from diffguard.errors import UserError
 from diffguard.scores.baseline_checks import FEATURE_BASELINES, check_names
-from diffguard.scores.calibration import DIFFGUARD, FUSION, FUSION_BASELINES, FusionRule
 from diffguard.scores.conformal import check_share
+from diffguard.scores.fusion_rule import DIFFGUARD, FUSION, FUSION_BASELINES, FusionRule
+from diffguard.settings.fusion import FusionSettings, check_cascade
 from diffguard.settings.guidance import ClassifierFreeSettings, GuidanceSettings
 from diffguard.settings.methods import (
     FITTED,
@@ -80,6 +81,7 @@ class DetectorSettings:
             further methods.
         comparator: The baselines that `fusion_baselines` combines, to compare `fusion` with: the
             best ones without `diffguard`. None takes those of `fused`.
+        fusion: The rule by which they are combined.
         decision: The score that decides on new images.
         accept: Share of ID images to accept, at least on average, see `scores.conformal`.
         knn_k: Neighbors of the KNN baseline.
@@ -117,6 +119,7 @@ class DetectorSettings:
     msma: MsmaSettings = field(default_factory=MsmaSettings)
     fused: list[str] = field(default_factory=lambda: ["knn"])
     comparator: list[str] | None = None
+    fusion: FusionSettings = field(default_factory=FusionSettings)
     decision: str = "fusion"
     accept: float = 0.95
     knn_k: int = 50
@@ -177,7 +180,8 @@ class DetectorSettings:
         if self.combine == "tandem":
             low, high = self.tandem_band
             band = (low, high)
-        return FusionRule(self.distance, self.fusible, self.fused, self.comparator, band)
+        cascade = self.fusion.cascade_rule([n for n in self.fused if n in self.baselines])
+        return FusionRule(self.distance, self.fusible, self.fused, self.comparator, band, cascade)
 
     def _check_combination(self) -> None:
         if self.combine == "tandem" and len(self.distance) < 2:
@@ -207,27 +211,14 @@ class DetectorSettings:
                 f"detector.decision: there is no score {self.decision!r}, expected one of "
                 f"{', '.join(names)}"
             )
+        rule = self.fusion_rule()
+        if rule.cascade is not None:
+            check_cascade(rule.cascade.baselines, rule.compared, self.baselines, self.decision)
         for name in ("knn_k", "reference_images", "vim_dim"):
             count = getattr(self, name)
             if count is not None and count < 1:
                 raise UserError(f"detector.{name} must be at least 1, got {count:,}")
         check_share(self.accept, "detector.accept")
-
-
-# Settings that decide on new images and change no score.
-DECIDING = ("decision", "accept")
-# Settings that choose among the columns of a score table, or combine them.
-COMBINING = (
-    "methods",
-    "distances",
-    "unguided",
-    "distance",
-    "combine",
-    "tandem_band",
-    "baselines",
-    "fused",
-    "comparator",
-)
 
 
 def score_names(settings: DetectorSettings, *, derived: bool = True) -> list[str]:
@@ -237,12 +228,20 @@ def score_names(settings: DetectorSettings, *, derived: bool = True) -> list[str
         settings: The detector's settings.
         derived: Include those that need calibration: `diffguard` and its fusion.
     """
-    names = [
-        *([DIFFGUARD] if derived else []),
+    plain = [
         *(f"{DIFFGUARD}/{name}" for name in settings.distances),
         *(f"{DIFFGUARD}/unguided/{name}" for name in settings.unguided),
         *settings.fusible,
     ]
-    if derived and settings.fused:
-        names += [FUSION, *(f"{FUSION}/{name}" for name in settings.fusible), FUSION_BASELINES]
-    return list(dict.fromkeys(names))
+    if not derived:
+        return plain
+    diffguard, *fusions = settings.fusion_rule().derived
+    return [diffguard, *plain, *fusions]
+
+
+def complete_score_names(settings: DetectorSettings) -> list[str]:
+    """The scores that every image has: in a cascade, clear images skip the diffusion model."""
+    names = score_names(settings)
+    if not settings.fusion.is_cascade:
+        return names
+    return [name for name in names if name in (*settings.baselines, FUSION, FUSION_BASELINES)]

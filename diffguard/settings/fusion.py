@@ -1,11 +1,13 @@
-"""The section of a detector's settings that defines how `fusion` is made of its parts."""
+"""The section of a detector's settings that defines how `fusion` combines its parts."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
 from diffguard.errors import UserError
+from diffguard.scores.fusion_rule import FUSION, FUSION_BASELINES, CascadeRule
 from diffguard.settings.values import check_values, refuse_unused
 
 Rule = Literal["mean", "cascade"]
@@ -43,3 +45,47 @@ class FusionSettings:
             refuse_unused(self, name, {"band": owner, "budget": owner})
         elif self.budget is not None:
             refuse_unused(self, name, {"band": f"a cascade without {name}.budget"})
+
+    @property
+    def is_cascade(self) -> bool:
+        """Whether clear images skip the diffusion model."""
+        return self.rule == "cascade"
+
+    def cascade_rule(self, baselines: Sequence[str]) -> CascadeRule | None:
+        """When the baselines of stage one decide alone; None if they never do."""
+        if not self.is_cascade:
+            return None
+        low, high = self.band
+        return CascadeRule(baselines, (low, high), self.budget)
+
+
+def check_cascade(
+    stage_one: Sequence[str], compared: Sequence[str], baselines: Sequence[str], decision: str
+) -> None:
+    """Check that images which skip the diffusion model have the scores that a cascade needs.
+
+    Args:
+        stage_one: The fused baselines.
+        compared: The scores that `fusion_baselines` combines.
+        baselines: All baselines.
+        decision: The score that decides.
+
+    Raises:
+        UserError: Naming the setting.
+    """
+    if not stage_one:
+        raise UserError(
+            "detector.fusion.rule cascade begins with the fused baselines, and there is none: name "
+            "one of detector.baselines in detector.fused"
+        )
+    methods = [name for name in compared if name not in baselines]
+    if methods:
+        raise UserError(
+            f"detector.comparator names {methods[0]}, which clear images of a cascade lack: name "
+            "baselines alone"
+        )
+    if decision not in (FUSION, FUSION_BASELINES, *baselines):
+        raise UserError(
+            f"detector.decision is {decision}, which clear images of a cascade lack: decide by "
+            f"{FUSION}, or set detector.fusion.rule to mean"
+        )

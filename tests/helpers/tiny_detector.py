@@ -56,5 +56,7 @@ def build_detector(settings=None, *, calibrated=True, seed=0, noisy_classifier=N
         rows = [image.row for image in stream.push(items) + stream.flush()]
         names = detector.score_names(derived=False)
         scores = {n: torch.tensor([r.scores[n] for r in rows], dtype=torch.float64) for n in names}
-        detector.calibration = Calibration.fit(scores, settings.fusion_rule())
+        passes = torch.tensor([float(row.network_passes) for row in rows], dtype=torch.float64)
+        rule = settings.fusion_rule()
+        detector.calibration = Calibration.fit(scores, rule, passes=passes)
     return detector

@@ -12,7 +12,9 @@ from diffguard.scores.calibration import Calibration
 
 CALIBRATION = Calibration({"msp": torch.arange(1.0, 100.0, dtype=torch.float64)})
 ROWS = [
-    ScoreRow("x", i, "", -1, prediction=i % 2, probability=0.5 + i / 100, scores={"msp": score})
+    ScoreRow(
+        "x", i, "", -1, i % 2, probability=0.5 + i / 100, scores={"msp": score}, stage=i % 2 + 1
+    )
     for i, score in enumerate([0.0, 99.0, 50.0, 1000.0])
 ]
 VERDICTS = Verdicts.from_rows(ROWS, CALIBRATION, "msp", 0.95, class_names=["cat", "dog"])
@@ -23,6 +25,7 @@ def test_a_verdict_has_the_values_of_its_row():
     verdict = VERDICTS[np.int64(1)]
     assert (verdict.label, verdict.class_name, verdict.score) == (1, "dog", 99.0)
     assert (verdict.percentile, verdict.p_value, verdict.is_ood) == (100.0, 0.02, True)
+    assert [v.stage for v in VERDICTS] == [1, 2, 1, 2]
     assert [v.p_value for v in VERDICTS] == [1.0, 0.02, 0.51, 0.01]
     assert [VERDICTS[i] for i in range(4)] == list(VERDICTS)
     assert VERDICTS[-1] == VERDICTS[3]

@@ -199,8 +199,8 @@ def test_labels_are_the_differing_parts_of_the_paths(tmp_path):
 def test_fusion_is_the_mean_of_negative_log_p_values(folders):
     run = add_fusions(make_run(folders[0]), {"mine": ["diffguard", "msp"]})
     table, rows = make_table(), make_table().valid
-    calibration = Calibration(VALIDATION)
-    parts = [calibration.fusion.negative_log_p(name, table.scores[name]) for name in ("diffguard", "msp")]
+    fusion = Calibration(VALIDATION).fusion
+    parts = [fusion.negative_log_p(name, table.scores[name]) for name in ("diffguard", "msp")]
     fused = run.table.scores["fusion/mine"]
     np.testing.assert_array_equal(fused[rows], (parts[0] + parts[1])[rows] / 2)
     assert run.comparisons[1:] == [("fusion/mine", "diffguard"), ("fusion/mine", "msp")]

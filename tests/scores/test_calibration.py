@@ -125,7 +125,7 @@ def test_several_distances_are_averaged_as_negative_log_p_values(calibration):
 def test_second_distance_of_a_tandem_decides_doubtful_cases(calibration):
     scores = {f"diffguard/{name}": calibration.scores[name] for name in ("knn", "vim")}
     both = fit(scores, ["knn", "vim"], [], band=(0.4, 0.9))
-    first, second = (both.fusion.negative_log_p(name, values.numpy()) for name, values in scores.items())
+    first, second = (both.fusion.negative_log_p(name, v.numpy()) for name, v in scores.items())
     result = both.scores["diffguard"].numpy()
     low, high = -np.log(0.6), -np.log(0.1)
     clear = (first < low) | (first > high)
@@ -142,7 +142,8 @@ def test_negative_log_p_counts_the_images_above_and_continues_beyond_them(calibr
     assert half == pytest.approx(-np.log(51 / 101))
     far = calibration.fusion.negative_log_p("knn", ordered[-1] + np.array([1.0, 2.0, 3.0]))
     assert far[1] - far[0] == pytest.approx(far[2] - far[1])
-    grid = calibration.fusion.negative_log_p("knn", np.linspace(ordered[0] - 1, ordered[-1] + 5, 500))
+    values = np.linspace(ordered[0] - 1, ordered[-1] + 5, 500)
+    grid = calibration.fusion.negative_log_p("knn", values)
     assert (np.diff(grid) >= 0).all()
     knee = np.quantile(ordered, 0.9)
     around = calibration.fusion.negative_log_p("knn", np.array([knee, knee + 1e-9]))

@@ -30,6 +30,8 @@ FREE = {
     "fused": ["knn"],
     "knn_k": 3,
 }
+CASCADE = {**FREE, "fusion": {"rule": "cascade", "band": [0.3, 0.9]}}
+BUDGET = {**FREE, "fusion": {"rule": "cascade", "budget": 3.0}}
 MASKED = {**FREE, "comparison": {"masking": "layers"}}
 SHIFTED = {**FREE, "sampler": {"steps": 6, "solver": "time_shift"}}
 NOISED = {
@@ -92,6 +94,9 @@ CHANGES = {
     "baselines": (FREE, ["msp", "knn", "vim", "mls"]),
     "fused": (FREE, ["knn", "vim"]),
     "comparator": (FREE, ["knn", "vim"]),
+    "fusion.rule": (FREE, "cascade"),
+    "fusion.band": (CASCADE, [0.6, 0.9]),
+    "fusion.budget": (BUDGET, 9.0),
     "decision": (FREE, "diffguard"),
     "accept": (FREE, 0.5),
     "knn_k": (FREE, 5),
@@ -178,6 +183,9 @@ IDLE = [
     ({}, "inversion.scale", 2.0, "inversion.condition guided"),
     (with_value({}, "inversion.condition", "label"), "inversion.scale", 2.0, "condition guided"),
     ({}, "tandem_band", [0.4, 0.9], "combine tandem"),
+    ({}, "fusion.band", [0.4, 0.9], "fusion.rule cascade"),
+    ({}, "fusion.budget", 4.0, "fusion.rule cascade"),
+    ({"fusion": {"rule": "cascade", "budget": 4.0}}, "fusion.band", [0.4, 0.9], "without .*budget"),
     ({}, "sampler.time_shift.window", 50, "solver time_shift"),
     ({}, "sampler.time_shift.cutoff", 50, "solver time_shift"),
 ]  # fmt: skip
@@ -304,17 +312,3 @@ def test_an_old_checkpoint_with_settings_without_effect_still_loads(tmp_path):
     Detector.load(tmp_path / "old.ckpt")
     cleaned = read_checkpoint(tmp_path / "old.ckpt")["settings"]
     assert cleaned == {**before, "synthesis": {"skip": 1, "extra_start": 0}}
-
-
-def test_a_quality_that_is_switched_off_is_not_measured(images):
-    values = {**to_dict(DetectorSettings()), **FREE}
-    off = {**values, "early_stop": {"thresholds": {"psnr": 9.0, "ssim": None}, "mean_depth": None}}
-    detector = build_detector(from_dict(off))
-    measured = []
-    for name, quality in detector.models.qualities.items():
-        detector.models.qualities[name] = lambda *views, n=name, q=quality: (
-            measured.append(n),
-            q(*views),
-        )[1]
-    detector.score(images[:4])
-    assert set(measured) == {"psnr"}

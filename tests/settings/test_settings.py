@@ -21,6 +21,7 @@ from diffguard.settings.sections import (
     SamplerSettings,
     SynthesisSettings,
 )
+from tests.helpers.tiny_detector import build_detector, small_settings
 
 CHANGED = DetectorSettings(
     sampler=SamplerSettings(steps=7, spacing="stride", pairing="current", clip=True),
@@ -121,3 +122,16 @@ def test_exact_solvers_need_the_levels_of_the_inversion(solver):
         values = {"sampler": {"solver": solver}, "synthesis": start}
         with pytest.raises(UserError, match=f"solver {solver} returns from the level.*leave out"):
             from_dict(values)
+
+
+def test_a_quality_that_is_switched_off_is_not_measured(images):
+    stop = EarlyStopSettings(thresholds={"psnr": 9.0, "ssim": None})
+    detector = build_detector(small_settings(early_stop=stop))
+    measured = []
+    for name, quality in detector.models.qualities.items():
+        detector.models.qualities[name] = lambda *views, n=name, q=quality: (
+            measured.append(n),
+            q(*views),
+        )[1]
+    detector.score(images[:4])
+    assert set(measured) == {"psnr"}
