@@ -17,8 +17,9 @@ import torch
 
 from diffguard.report.bootstrap import Bootstrap
 from diffguard.report.metrics import auroc
-from diffguard.scores.calibration import DIFFGUARD, Calibration, FusionRule
+from diffguard.scores.calibration import Calibration
 from diffguard.scores.distance_names import DISTANCES
+from diffguard.scores.fusion_rule import DIFFGUARD, FusionRule
 from diffguard.scores.negative_log_p import NegativeLogP
 from diffguard.settings.detector import DetectorSettings
 

@@ -18,7 +18,7 @@ from diffguard.errors import UserError
 from diffguard.methods.items import Scored
 from diffguard.methods.models import Models
 from diffguard.report.panel import HeatMap, PanelRow
-from diffguard.scores.calibration import DIFFGUARD
+from diffguard.scores.fusion_rule import DIFFGUARD
 from diffguard.scores.perceptual import DISTS
 
 # Images of a call; the gradients of a large classifier need much memory.
