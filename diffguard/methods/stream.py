@@ -170,7 +170,7 @@ class ScoreStream:
         """The fused scores of images without scores of the diffusion model."""
         absent = np.full(len(next(iter(baselines.values()))), np.nan)
         parts = dict.fromkeys(calibration.rule.parts, absent)
-        derived = calibration.derive(parts | baselines)
+        derived = calibration.derive({**parts, **baselines})
         return {name: derived[name] for name in (FUSION, FUSION_BASELINES)}
 
     def _jobs(self) -> list[Job]:
