@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 
 from diffguard.errors import UserError
 from diffguard.images import check_range
-from diffguard.inputs.batch_parts import images_and_labels
+from diffguard.inputs.batch_parts import batch_images
 from diffguard.training.checkpoint_content import check_types
 from diffguard.training.optimization import build_optimizer, build_schedule, clip_gradients
 from diffguard.training.precision import check_trainable
@@ -116,6 +116,18 @@ class TrainingModule(pl.LightningModule):
                 f"describes ({detail[:160]} …): resume with the config of its run"
             ) from error
 
+    def setup(self, stage: str) -> None:
+        """Check that there is something to train.
+
+        Raises:
+            UserError: If all weights are frozen, as those of a `Detector` are.
+        """
+        if stage == "fit" and not any(weight.requires_grad for weight in self.parameters()):
+            raise UserError(
+                f"the {self.stage} has no weights to train, because all are frozen: call "
+                "requires_grad_(True) on its network, or on the layers to train"
+            )
+
     def on_fit_start(self) -> None:
         """Check the precision.
 
@@ -142,7 +154,7 @@ class TrainingModule(pl.LightningModule):
             UserError: If they are not floating point in [0, 1].
         """
         if batch_idx == 0 and self.global_step == 0:
-            check_range(images_and_labels(batch)[0])
+            check_range(batch_images(batch))
 
     def compile_networks(self) -> None:
         """Compile the networks that are trained, in place."""

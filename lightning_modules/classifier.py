@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from torchmetrics.classification import MulticlassAccuracy
 
 from diffguard.classifiers.classifier import Classifier
-from diffguard.inputs.batch_parts import images_and_labels
+from diffguard.inputs.batch_parts import batch_images, check_classes, images_and_labels
 from diffguard.training.settings import ClassifierTraining
 from lightning_modules.base import TrainingModule
 
@@ -52,7 +52,7 @@ class ClassifierModule(TrainingModule):
 
     def run_network(self, batch: Any) -> None:
         """Classify the images."""
-        self(images_and_labels(batch)[0])
+        self(batch_images(batch))
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Show the first batch to a network that initializes its weights from images.
@@ -62,30 +62,39 @@ class ClassifierModule(TrainingModule):
         super().on_train_batch_start(batch, batch_idx)
         network: Any = self.classifier.network
         if batch_idx == 0 and self.global_step == 0 and hasattr(network, "init_from_images"):
-            network.init_from_images(self.classifier.normalize(images_and_labels(batch)[0]))
+            network.init_from_images(self.classifier.normalize(batch_images(batch)))
             # Each process has other images; all of them start with the network of the first.
             network.load_state_dict(self.trainer.strategy.broadcast(network.state_dict()))
 
-    def training_step(self, batch: Any, _batch_idx: int) -> Tensor:
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """Cross-entropy of a batch."""
-        images, labels = images_and_labels(batch)
+        images, labels = self._labeled(batch, batch_idx)
         logits = self(images)
         loss = F.cross_entropy(logits, labels, label_smoothing=self.settings.label_smoothing)
         self.log_mean("train_loss", loss.detach(), len(labels))
         self.log_mean("train_accuracy", (logits.argmax(1) == labels).float().mean(), len(labels))
         return loss
 
-    def validation_step(self, batch: Any, _batch_idx: int) -> None:
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
         """Cross-entropy without smoothing, and accuracy."""
-        self._evaluate(batch, "val", self.val_accuracy)
+        self._evaluate(batch, batch_idx, "val", self.val_accuracy)
 
-    def test_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:  # noqa: ARG002
+    def test_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
         """The metrics of validation; loaders after the first hold OOD images."""
         if dataloader_idx == 0:
-            self._evaluate(batch, "test", self.test_accuracy)
+            self._evaluate(batch, batch_idx, "test", self.test_accuracy)
 
-    def _evaluate(self, batch: Any, part: str, accuracy: MulticlassAccuracy) -> None:
+    def _labeled(self, batch: Any, batch_idx: int) -> tuple[Tensor, Tensor]:
+        """Images and labels of a batch, with a check of the first batch."""
         images, labels = images_and_labels(batch)
+        if batch_idx == 0:  # each check waits for the GPU
+            check_classes(labels, self.classifier.num_classes)
+        return images, labels
+
+    def _evaluate(
+        self, batch: Any, batch_idx: int, part: str, accuracy: MulticlassAccuracy
+    ) -> None:
+        images, labels = self._labeled(batch, batch_idx)
         logits = self(images)
         accuracy.update(logits, labels)
         self.log_mean(f"{part}_loss", F.cross_entropy(logits, labels), len(labels))

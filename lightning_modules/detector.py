@@ -132,7 +132,8 @@ class DetectorModule(StreamModule):
         count = len(images) if limit is None else max(0, min(len(images), limit - first))
         name, group = list(self.metrics.groups.items())[dataloader_idx]
         if group == ID:
-            truth = class_labels(labels, self.detector.classifier.num_classes, name)
+            classes = self.detector.classifier.num_classes
+            truth = class_labels(labels, len(images), classes, name)
         else:
             truth = [-1] * count
         errors = batch_parts(batch).errors

@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 from diffguard.denoisers.base import DiffusersDenoiser
 from diffguard.denoisers.latent import LatentDenoiser
 from diffguard.errors import UserError
-from diffguard.inputs.batch_parts import images_and_labels
+from diffguard.inputs.batch_parts import batch_images, images_and_labels
 from diffguard.training.denoising import denoising_loss, loss_weights, spread_timesteps
 from diffguard.training.ema import EMA
 from diffguard.training.settings import DiffusionTraining
@@ -153,6 +153,7 @@ class DiffusionModule(TrainingModule):
 
     @torch.no_grad()
     def _encode(self, batch: Any) -> tuple[Tensor, Tensor | None]:
+        if self.denoiser.num_classes is None:
+            return self.denoiser.encode(batch_images(batch)), None
         images, labels = images_and_labels(batch)
-        has_classes = self.denoiser.num_classes is not None
-        return self.denoiser.encode(images), labels if has_classes else None
+        return self.denoiser.encode(images), labels

@@ -127,6 +127,6 @@ def check_head(head: nn.Linear | None, output: ClassifierOutput, baselines: Sequ
     if float((logits - expected).abs().max()) > 0.05 * float(expected.abs().max()):
         raise UserError(
             f"baseline {baselines[0]} needs a linear last layer, but the classifier does more with "
-            "its features: name the layer in classifier.feature_layer, or leave "
-            f"{', '.join(baselines)} out of detector.baselines"
+            "its features: name the layer in feature_layer (classifier.feature_layer of a config), "
+            f"or leave {', '.join(baselines)} out of detector.baselines"
         )

@@ -38,7 +38,9 @@ def batch_parts(batch: Any) -> BatchParts:
             a list of one batch `(N, C, H, W)`, or images.
     """
     if isinstance(batch, Mapping) and "image" in batch:
-        return BatchParts(batch["image"], batch.get("label"), batch.get("error"))
+        errors = batch.get("error")
+        errors = [errors] if isinstance(errors, str) else errors  # of a single image
+        return BatchParts(batch["image"], batch.get("label"), errors)
     if isinstance(batch, list | tuple):
         # Labels have one dimension at most, so a second image makes a list of images.
         if len(batch) == 2 and not (isinstance(batch[1], Tensor) and batch[1].ndim >= 3):
@@ -52,41 +54,63 @@ def images_and_labels(batch: Any) -> tuple[Tensor, Tensor]:
     """Images `(N, C, H, W)` and labels `(N,)` of a batch.
 
     Args:
-        batch: A batch in a form of `listed_images_and_labels`; the images of a list have one size.
+        batch: A labeled batch in a form of `listed_images_and_labels`.
 
     Returns:
-        The images, and the labels; -1 for a batch without labels.
+        The images, and int64 labels on their device.
+
+    Raises:
+        UserError: As for `batch_images`, and if there is not one whole number per image.
+    """
+    images, labels = batch_images(batch), batch_parts(batch).labels
+    if labels is None:
+        raise UserError(f"a batch has no labels: expected {LABELED}")
+    if not (isinstance(labels, Tensor) and labels.dtype == torch.int64 and labels.ndim == 1):
+        numbers = label_numbers(labels)
+        labels = torch.tensor(numbers, dtype=torch.int64, device=images.device)
+    if len(labels) != len(images):
+        raise UserError(f"a batch has {len(images)} images and {len(labels)} labels")
+    return images, labels
+
+
+def batch_images(batch: Any) -> Tensor:
+    """Images `(N, C, H, W)` of a batch, with or without labels.
+
+    Args:
+        batch: A batch in a form of `listed_images_and_labels`.
 
     Raises:
         UserError: For a batch of another form, or a list of images of several sizes.
     """
-    images, labels = listed_images_and_labels(batch)
+    images, _ = listed_images_and_labels(batch)
     if isinstance(images, Tensor):
-        return images, labels
+        return images
     shapes = sorted({tuple(image.shape) for image in images})
     if len(shapes) > 1:
         raise UserError(
             f"the images of a batch have the shapes {', '.join(map(str, shapes))}: bring them to "
             "one size in the data set"
         )
-    return torch.stack(list(images)), labels
+    return torch.stack(list(images))
 
 
-def listed_images_and_labels(batch: Any) -> tuple[Tensor | Sequence[Tensor], Tensor]:
-    """Images of one size or of several, and labels `(N,)`, of a batch.
+def listed_images_and_labels(batch: Any) -> tuple[Tensor | Sequence[Tensor], Any]:
+    """Images of one size or of several, and their unchecked labels.
 
     Args:
         batch: A mapping with `image` and perhaps `label`, a pair of images and labels, or images:
             a tensor `(N, C, H, W)`, such a tensor alone in a list, or a list of tensors
-            `(C, H, W)`.
+            `(C, H, W)`. A single image `(C, H, W)` is a batch of one.
 
     Returns:
-        The images as a tensor or a list, and the labels; -1 for a batch without labels.
+        The images as a tensor or a list, and the labels; None for a batch without labels.
 
     Raises:
         UserError: For a batch of another form.
     """
     images, labels, _ = batch_parts(batch)
+    if isinstance(images, Tensor) and images.ndim == 3:
+        return images[None], labels
     if not isinstance(images, Tensor) and not _is_list_of_images(images):
         advice = ""
         if isinstance(batch, list | tuple) and len(batch) > 2:
@@ -98,8 +122,6 @@ def listed_images_and_labels(batch: Any) -> tuple[Tensor | Sequence[Tensor], Ten
             f"a batch of type {type(batch).__name__} has no images: expected a tensor "
             f"(N, C, H, W), a list of tensors (C, H, W), {LABELED}{advice}"
         )
-    if labels is None:
-        labels = torch.full((len(images),), -1)
     return images, labels
 
 
@@ -130,24 +152,44 @@ def label_numbers(labels: Any) -> list[int]:
     return numbers
 
 
-def class_labels(labels: Any, classes: int, name: str) -> list[int]:
+def check_classes(labels: Tensor, classes: int) -> None:
+    """Make sure that labels `(N,)` are numbers of classes, 0 to `classes` - 1.
+
+    Raises:
+        UserError: If one is not.
+    """
+    low, high = int(labels.min()), int(labels.max())
+    if low < 0 or high >= classes:
+        raise UserError(
+            f"an image has label {low if low < 0 else high}, but the classifier has {classes} "
+            f"classes, 0 to {classes - 1}: correct the label"
+        )
+
+
+def class_labels(labels: Any, count: int, classes: int, name: str) -> list[int]:
     """The labels of ID images; negative ones belong to images without a label.
 
     Args:
-        labels: `(N,)`.
+        labels: `(N,)`; None if no image has one.
+        count: The number of images.
         classes: The number of classes.
         name: Name of the set, for the error line.
 
     Raises:
-        UserError: If a label is not one of the classes.
+        UserError: If there is not one label per image, or a label is not one of the classes.
     """
+    if labels is None:
+        return [-1] * count
     try:
         values = label_numbers(labels)
     except UserError as error:
         raise UserError(f"set {name}: {error}") from error
+    if len(values) != count:
+        raise UserError(f"set {name}: a batch has {count} images and {len(values)} labels")
     if max(values, default=-1) >= classes:
         raise UserError(
             f"set {name} has label {max(values)}, but the detector has {classes} classes, 0 to "
-            f"{classes - 1}: correct the label, or give the loader of the ID images first"
+            f"{classes - 1}: correct the label; if the set is not ID, give the ID loader first, "
+            "or set its group to id"
         )
     return values

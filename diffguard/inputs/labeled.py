@@ -117,9 +117,7 @@ def _split(element: Any) -> tuple[Any, list[int], Sequence[str]]:
     numbers = label_numbers(labels)
     if any(number < 0 for number in numbers):
         raise UserError(f"label {min(numbers)} is not a class: expected ID images, from 0 on")
-    if errors is None:
-        errors = [""] * len(numbers)
-    return images, numbers, [errors] if isinstance(errors, str) else errors
+    return images, numbers, [""] * len(numbers) if errors is None else errors
 
 
 def _mistake(element: Any) -> str:

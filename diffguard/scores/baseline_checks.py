@@ -41,7 +41,8 @@ def check_head_baselines(names: Sequence[str], head: nn.Linear | None, vim_dim: 
         if name in HEAD_BASELINES and head is None:
             raise UserError(
                 f"baseline {name} needs the classifier's last linear layer: name it in "
-                f"classifier.feature_layer, or leave {name} out of detector.baselines"
+                f"feature_layer (classifier.feature_layer of a config), or leave {name} out of "
+                "detector.baselines"
             )
     if "vim" in names and head is not None and (vim_dim or 0) >= head.in_features:
         raise UserError(

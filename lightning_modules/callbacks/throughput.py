@@ -12,7 +12,7 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from diffguard.inputs.batch_parts import images_and_labels
+from diffguard.inputs.batch_parts import batch_images, images_and_labels
 from diffguard.training.device_rate import matrix_product_rate, wait_for
 from lightning_modules.base import TrainingModule
 from lightning_modules.callbacks.time_limit import TimeIsUpError
@@ -61,7 +61,7 @@ class TrainingRate(Callback):
     ) -> None:
         """Count the images."""
         if self._began is not None:
-            self.images += len(images_and_labels(batch)[0]) * trainer.world_size
+            self.images += len(batch_images(batch)) * trainer.world_size
 
     def on_validation_start(self, _trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Stop the clock."""
@@ -118,4 +118,4 @@ def forward_flops(module: TrainingModule, batch: Any) -> float:
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         module.run_network(batch)
     module.train(training)
-    return counter.get_total_flops() / len(images_and_labels(batch)[0])
+    return counter.get_total_flops() / len(batch_images(batch))

@@ -203,6 +203,24 @@ def test_normalized_images_are_refused(tmp_path):
         fit(tmp_path, ClassifierModule(tiny.classifier()), images)
 
 
+@pytest.mark.parametrize(
+    ("label", "message"),
+    [(3, "an image has label 3, but the classifier has 3 classes, 0 to 2"), (-1, "has label -1")],
+)
+def test_labels_that_are_not_classes_are_refused(tmp_path, label, message):
+    images = DataLoader(TensorDataset(torch.rand(2, 1, 8, 8), torch.tensor([0, label])), 2)
+    with pytest.raises(UserError, match=message):
+        fit(tmp_path, ClassifierModule(tiny.classifier()), images)
+
+
+def test_a_frozen_classifier_is_not_trained(tmp_path):
+    module = ClassifierModule(tiny.classifier().requires_grad_(False))
+    with pytest.raises(UserError, match=r"no weights to train.* requires_grad_\(True\)"):
+        fit(tmp_path, module)
+    module.classifier.network[-1].requires_grad_(True)
+    assert fit(tmp_path, module, max_epochs=1).global_step == 4
+
+
 def test_a_negative_seed_is_refused():
     with pytest.raises(UserError, match=r"classifier\.seed must be at least 0, got -1"):
         ClassifierModule(tiny.classifier(), seed=-1)

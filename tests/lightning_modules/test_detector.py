@@ -5,6 +5,7 @@ import os
 from types import SimpleNamespace
 from typing import ClassVar
 
+import numpy as np
 import pytest
 import torch
 from lightning import LightningDataModule, Trainer
@@ -12,7 +13,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from torch.utils.data.distributed import DistributedSampler
 
 from diffguard.errors import UserError
-from diffguard.inputs.batch_parts import images_and_labels
+from diffguard.inputs.batch_parts import batch_images, images_and_labels
 from diffguard.report.metrics import compute_metrics
 from diffguard.report.torch_metric import synchronized_metrics
 from diffguard.score_table.table import ScoreTable
@@ -36,7 +37,7 @@ def images(count, seed):
     return torch.rand(count, 1, 12, 12, generator=torch.Generator().manual_seed(seed))
 
 
-def loader(count, seed, batch_size=3):
+def loader(count, seed, batch_size: int | None = 3):
     labels = torch.arange(count) % CLASSES
     return DataLoader(TensorDataset(images(count, seed), labels), batch_size=batch_size)
 
@@ -194,6 +195,31 @@ def test_labels_that_are_not_classes_are_refused(labels, message):
         Trainer(**QUIET).test(DetectorModule(build_detector(), batch_size=8), loaders)
 
 
+@pytest.mark.parametrize("labels", [[0, 1, 2], torch.arange(3), None])
+def test_labels_of_id_images_have_any_form(labels):
+    batch = images(3, 0) if labels is None else (images(3, 0), labels)
+    loaders = {"shapes": [batch], "blank": loader(3, 1)}
+    trainer = Trainer(**QUIET)
+    trainer.test(DetectorModule(build_detector(), batch_size=8), loaders, verbose=False)
+    assert ("shapes/accuracy" in trainer.callback_metrics) == (labels is not None)
+
+
+def test_a_missing_label_is_reported():
+    loaders = {"shapes": [(images(3, 0), [0, 1])], "blank": loader(3, 1)}
+    with pytest.raises(UserError, match="set shapes: a batch has 3 images and 2 labels"):
+        Trainer(**QUIET).test(DetectorModule(build_detector(), batch_size=8), loaders)
+
+
+def test_a_loader_without_batches_gives_single_images():
+    detector, counts = build_detector(), {"shapes": 4, "blank": 3}
+    loaders = {name: loader(n, seed, None) for seed, (name, n) in enumerate(counts.items())}
+    trainer, module = Trainer(**QUIET), DetectorModule(detector, batch_size=8)
+    trainer.test(module, loaders, verbose=False)
+    for key, value in expected(detector, counts).items():
+        assert float(trainer.callback_metrics[key]) == pytest.approx(value, abs=1e-6), key
+    assert [len(verdicts) for verdicts in trainer.predict(module, loader(2, 0, None))] == [1, 1]
+
+
 def test_labels_of_ood_images_are_ignored():
     ood = DataLoader(TensorDataset(images(3, 1), torch.tensor([90, 91, 92])), batch_size=3)
     loaders = {"shapes": loader(3, 0), "blank": ood}
@@ -203,19 +229,44 @@ def test_labels_of_ood_images_are_ignored():
 @pytest.mark.parametrize("batch", ["text", [1, 2, 3], {"pixels": 0}])
 def test_a_batch_without_images_is_refused(batch):
     with pytest.raises(UserError, match="has no images: expected a tensor"):
-        images_and_labels(batch)
+        batch_images(batch)
 
 
 def test_lists_of_images_for_training():
-    batch, labels = images_and_labels([torch.zeros(1, 8, 8), torch.ones(1, 8, 8)])
-    assert batch.shape == (2, 1, 8, 8)
-    assert labels.tolist() == [-1, -1]
+    assert batch_images([torch.zeros(1, 8, 8), torch.ones(1, 8, 8)]).shape == (2, 1, 8, 8)
     with pytest.raises(UserError, match=r"shapes .1, 8, 8., .1, 9, 8.: bring them to one size"):
-        images_and_labels([torch.zeros(1, 8, 8), torch.ones(1, 9, 8)])
+        batch_images([torch.zeros(1, 8, 8), torch.ones(1, 9, 8)])
     with pytest.raises(UserError, match=r"has no images.* default_collate\(\[item\[:2\]"):
-        images_and_labels([images(2, 0), torch.arange(2), torch.arange(2)])
+        batch_images([images(2, 0), torch.arange(2), torch.arange(2)])
     with pytest.raises(UserError, match="has no images"):
-        images_and_labels([images(2, 0), images(2, 1)])
+        batch_images([images(2, 0), images(2, 1)])
+
+
+@pytest.mark.parametrize("labels", [[2, 0], np.array([2, 0]), torch.tensor([2, 0]).byte()])
+def test_labels_for_training_have_any_form(labels):
+    batch, numbers = images_and_labels((images(2, 0), labels))
+    assert batch.shape == (2, 1, 12, 12)
+    assert torch.equal(numbers, torch.tensor([2, 0]))
+
+
+@pytest.mark.parametrize("label", [2, torch.tensor(2)])
+def test_a_single_image_is_a_batch_of_one(label):
+    batch, numbers = images_and_labels((torch.zeros(1, 8, 8), label))
+    assert batch.shape == (1, 1, 8, 8)
+    assert torch.equal(numbers, torch.tensor([2]))
+
+
+@pytest.mark.parametrize(
+    ("batch", "message"),
+    [
+        (images(2, 0), r"a batch has no labels: expected a pair \(images, labels\)"),
+        ((images(2, 0), [0, 1, 2]), "a batch has 2 images and 3 labels"),
+        ((images(2, 0), torch.rand(2, 3)), r"labels must be whole numbers \(N,\), .* got \(2, 3\)"),
+    ],
+)
+def test_training_needs_a_label_for_each_image(batch, message):
+    with pytest.raises(UserError, match=message):
+        images_and_labels(batch)
 
 
 @pytest.mark.parametrize("count", [1, 4, 5])
@@ -267,10 +318,17 @@ def _process(rank, port, folder):
         }
         trainer.test(DetectorModule(build_detector(), batch_size=8), shares, verbose=False)
         results.append({key: float(value) for key, value in trainer.callback_metrics.items()})
-    (folder / f"{rank}.json").write_text(json.dumps(results))
+    # Lightning divides the images of a prediction without repeats; a share may be empty too.
+    module = DetectorModule(build_detector(), batch_size=8)
+    verdicts = [
+        Trainer(devices=2, strategy="ddp", **QUIET).predict(module, loader(7, 0)),
+        trainer.predict(module, loader(5 * rank, 0)),
+    ]
+    scores = [[float(verdict.score) for batch in part for verdict in batch] for part in verdicts]
+    (folder / f"{rank}.json").write_text(json.dumps([results, scores]))
 
 
-def test_two_processes_log_the_metrics_of_one(tmp_path):
+def test_two_processes_log_the_metrics_and_predict_the_verdicts_of_one(tmp_path):
     port = free_port()
     processes = [
         PROCESSES.Process(target=_process, args=(rank, port, tmp_path)) for rank in range(2)
@@ -280,7 +338,9 @@ def test_two_processes_log_the_metrics_of_one(tmp_path):
     for process in processes:
         process.join(300)
     assert [process.exitcode for process in processes] == [0, 0]
-    first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2))
+    (first, scores), (second, other_scores) = (
+        json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2)
+    )
     # Lightning logs nothing in a process without any image.
     assert (second[-2], first[-1]) == ({}, {})
     second[-2], first[-1] = first[-2], second[-1]
@@ -288,3 +348,7 @@ def test_two_processes_log_the_metrics_of_one(tmp_path):
     for logged, counts in zip(first, (*UNEVEN, *(SHARES,) * 3), strict=True):
         for key, value in expected(build_detector(), counts).items():
             assert logged[key] == pytest.approx(value, abs=1e-6), key
+    verdicts = build_detector().predict(images(7, 0), batch_size=8)
+    assert scores[0] == pytest.approx(verdicts.score[::2].tolist(), rel=1e-3)
+    assert other_scores[0] == pytest.approx(verdicts.score[1::2].tolist(), rel=1e-3)
+    assert (scores[1], len(other_scores[1])) == ([], 5)

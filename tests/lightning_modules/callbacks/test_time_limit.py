@@ -132,7 +132,7 @@ def test_the_rate_counts_steps_after_the_first_and_no_validation(tmp_path, monke
 def test_flops_are_those_of_one_image_and_counting_changes_nothing():
     module = ClassifierModule(tiny.classifier())
     before = {name: value.clone() for name, value in module.state_dict().items()}
-    batch = {"image": torch.rand(3, 1, 8, 8), "label": torch.zeros(3)}
+    batch = {"image": torch.rand(3, 1, 8, 8), "label": torch.zeros(3).long()}
     assert forward_flops(module, batch) == 2 * (8 * 9 * 16 + 128 * 3)
     assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
     assert module.training
