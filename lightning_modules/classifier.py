@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from torchmetrics.classification import MulticlassAccuracy
 
 from diffguard.classifiers.classifier import Classifier
+from diffguard.engine.acceleration import accelerate
 from diffguard.inputs.batch_parts import batch_images, check_classes, images_and_labels
 from diffguard.training.settings import ClassifierTraining
 from lightning_modules.base import TrainingModule
@@ -48,7 +49,7 @@ class ClassifierModule(TrainingModule):
 
     def compile_networks(self) -> None:
         """Compile the network of the classifier."""
-        self.classifier.network.compile(dynamic=False)
+        accelerate(self.classifier.network, compile=True)
 
     def run_network(self, batch: Any) -> None:
         """Classify the images."""

@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 
 from diffguard.denoisers.base import DiffusersDenoiser
 from diffguard.denoisers.latent import LatentDenoiser
+from diffguard.engine.acceleration import accelerate
 from diffguard.errors import UserError
 from diffguard.inputs.batch_parts import batch_images, images_and_labels
 from diffguard.training.denoising import denoising_loss, loss_weights, spread_timesteps
@@ -95,7 +96,7 @@ class DiffusionModule(TrainingModule):
 
     def compile_networks(self) -> None:
         """Compile the network that is trained."""
-        self.denoiser.network.compile(dynamic=False)
+        accelerate(self.denoiser.network, compile=True)
 
     def run_network(self, batch: Any) -> None:
         """Denoise the images at the lowest noise level."""

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from diffguard.classifiers.small_cnn import TimedCNN
+from diffguard.engine.acceleration import accelerate
 from diffguard.inputs.batch_parts import images_and_labels
 from diffguard.training.settings import NoisyClassifierTraining
 from lightning_modules.base import TrainingModule
@@ -45,7 +46,7 @@ class NoisyClassifierModule(TrainingModule):
 
     def compile_networks(self) -> None:
         """Compile the network."""
-        self.network.compile(dynamic=False)
+        accelerate(self.network, compile=True)
 
     def run_network(self, batch: Any) -> None:
         """Classify the images at the lowest noise level."""

@@ -24,7 +24,7 @@ def accelerate(
     A network that is already compiled stays as it is.
 
     Args:
-        network: The diffusion network, on any device.
+        network: The network, on any device.
         compile: Compile it with `torch.compile` at the first call: True for the default mode;
             `reduce-overhead` adds CUDA graphs, which help if a GPU waits for Python;
             `max-autotune` also benchmarks kernels.
@@ -33,7 +33,17 @@ def accelerate(
     if channels_last:
         network.to(memory_format=torch.channels_last)
     if compile and network._compiled_call_impl is None:
-        mode = None if compile is True else compile
+        _compile(network, None if compile is True else compile)
+
+
+def _compile(network: nn.Module, mode: str | None) -> None:
+    if network.forward.__module__.startswith("torch."):
+        # Older versions of torch compile no frame of their own files, such as an `nn.Sequential`'s.
+        call = network._call_impl
+        network._compiled_call_impl = torch.compile(
+            lambda *args, **kwargs: call(*args, **kwargs), mode=mode, dynamic=False
+        )
+    else:
         network.compile(mode=mode, dynamic=False)
 
 

@@ -142,8 +142,8 @@ def test_flops_are_those_of_one_image_and_counting_changes_nothing():
 def test_compiled_training_learns_and_validates_without(tmp_path, kind, monkeypatch):
     calls = []
 
-    def compile_with_eager(self, **options):
-        assert options == {"dynamic": False}
+    def compile_with_eager(function, **options):
+        assert options == {"mode": None, "dynamic": False}
 
         def backend(graph, _inputs):
             def run(*inputs):
@@ -152,10 +152,10 @@ def test_compiled_training_learns_and_validates_without(tmp_path, kind, monkeypa
 
             return run
 
-        plain_compile(self, backend=backend, **options)
+        return plain_compile(function, backend=backend, **options)
 
-    plain_compile = torch.nn.Module.compile
-    monkeypatch.setattr(torch.nn.Module, "compile", compile_with_eager)
+    plain_compile = torch.compile
+    monkeypatch.setattr(torch, "compile", compile_with_eager)
     make = {
         "classifier": lambda **o: ClassifierModule(
             tiny.classifier(), ClassifierTraining(lr=0.01, **o)
