@@ -18,6 +18,8 @@ from diffguard.detector import Detector
 from diffguard.methods.stream import ScoreStream
 from diffguard.score_table.table import ScoreTable
 from diffguard.score_table.timing import read_timing
+from diffguard.settings.detector import DetectorSettings
+from diffguard.settings.values import steps_at
 from diffguard.training.trainer_config import TrainerConfig
 from diffguard_cli.scoring import ScoringRun
 from lightning_modules.trainer import scoring_trainer
@@ -115,13 +117,24 @@ def score(
 
 def formula(detector: Detector, table: ScoreTable, form: str) -> np.ndarray:
     """The minimum number of passes of each image, from its stopping step; all are guided."""
+    methods = _passes_of_methods(detector.settings)
     plan, settings = detector.models.plan, detector.settings.synthesis
     stop = torch.from_numpy(table.stop_step).long() - 1
     synthesis = plan.start_index(stop, settings.extra_start, settings.skip).numpy() + 1
     unguided = bool(detector.settings.unguided)
     if form == "classifier":
-        return table.stop_step + synthesis + unguided * (synthesis - 1)
-    return table.stop_step + 2 * synthesis + unguided * (synthesis - 1)
+        return table.stop_step + synthesis + unguided * (synthesis - 1) + methods
+    return table.stop_step + 2 * synthesis + unguided * (synthesis - 1) + methods
+
+
+def _passes_of_methods(settings: DetectorSettings) -> int:
+    """The passes of `diffnb` and `msma` with DDIM."""
+    diffnb, passes = settings.diffnb, 0
+    if "diffnb" in settings.methods:
+        passes += 2 * diffnb.repeats * steps_at(diffnb.depth, settings.sampler.steps)
+    if "msma" in settings.methods:
+        passes += settings.msma.levels
+    return passes
 
 
 def difference(first: Mapping[Any, Mapping[str, float]], second: Mapping[Any, Any]) -> float:

@@ -31,7 +31,9 @@ from diffguard_cli.rankings import column_auroc, diffguard, rank_distances
 from diffguard_cli.validation import best_device, score_validation, validation_data
 
 # Steps of the whole schedule, and how many of them the inversion makes.
-POINTS = ("3:2", "4:3", "8:3", "16:3", "8:6", "16:12")
+POINTS = ("3:2", "8:2", "4:3", "8:3", "16:3", "8:6", "16:12")
+# Near-OOD images for validation, which the demo's config lacks.
+NEAR = {"turned": "turned:validation"}
 
 
 @dataclass(frozen=True)
@@ -46,8 +48,9 @@ class Measurement:
         error: Root mean square error of the unguided reconstructions of ID images, at the size of
             the diffusion model; images are in [0, 1].
         auroc: AUROC of the checkpoint's `diffguard`, averaged over the OOD validation sets.
-        best: AUROC of the best pair of distances, as `diffguard tune` selects it.
-        pair: That pair.
+        near: The same on the near-OOD validation set alone.
+        best: The highest AUROC of a distance or a pair of distances.
+        pair: Their names.
         seconds: Duration of the scoring.
     """
 
@@ -57,6 +60,7 @@ class Measurement:
     passes: float
     error: float
     auroc: float
+    near: float
     best: float
     pair: str
     seconds: float
@@ -70,7 +74,8 @@ class Measurement:
             f"{self.passes:.0f}",
             f"{self.error:.2g}",
         ]
-        cells += [f"{self.auroc:.4f}", f"{self.best:.4f}", self.pair, f"{self.seconds:.0f}"]
+        cells += [f"{value:.4f}" for value in (self.auroc, self.near, self.best)]
+        cells += [self.pair, f"{self.seconds:.0f}"]
         return "| " + " | ".join(cells) + " |"
 
 
@@ -87,9 +92,9 @@ def measure(name: str, detector: Detector, data: OODDataModule) -> Measurement:
     began = time.perf_counter()
     table, rows = score_validation(detector, data)
     settings = detector.settings
-    auroc = column_auroc(diffguard(table, settings, settings.distance))
+    scores = diffguard(table, settings, settings.distance)
     best = rank_distances(table, settings).candidates[0]
-    first, sampler = next(iter(table)), detector.settings.sampler
+    first, sampler = next(iter(table)), settings.sampler
     results = [row.reconstruction for row in rows if row.row.dataset == first]
     images = torch.stack([result.job.image for result in results if result is not None])
     states = [result.unguided_state for result in results if result is not None]
@@ -99,10 +104,11 @@ def measure(name: str, detector: Detector, data: OODDataModule) -> Measurement:
     return Measurement(
         name=name,
         steps=sampler.steps,
-        inverted=detector.settings.inversion.most_steps(sampler.steps),
+        inverted=settings.inversion.most_steps(sampler.steps),
         passes=float(np.mean([row.row.network_passes or 0 for row in rows])),
         error=float(error),
-        auroc=auroc,
+        auroc=column_auroc(scores),
+        near=column_auroc({name: scores[name] for name in (first, *NEAR)}),
         best=best.auroc,
         pair=", ".join(best.names),
         seconds=time.perf_counter() - began,
@@ -146,9 +152,11 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--device", default=best_device(), help="default: CUDA if available")
     options = parser.parse_args(argv)
     content = read_checkpoint(options.ckpt)
-    data = validation_data(content["config"]["data"], options.limit)
-    print("| solver | steps | inverted | passes | RMSE | diffguard | best pair | | seconds |")
-    print("| --- | --- | --- | --- | --- | --- | --- | --- | --- |")
+    config = content["config"]["data"]
+    sets = {**config["ood_validation"], **NEAR}
+    data = validation_data({**config, "ood_validation": sets}, options.limit)
+    names = ("solver", "steps", "inverted", "passes", "RMSE", "diffguard", "near", "best")
+    print(f"| {' | '.join(names)} | distances | seconds |\n|{' --- |' * (len(names) + 2)}")
     settings = [("checkpoint", content["settings"])]
     for solver, point in itertools.product(options.solvers, options.points):
         steps, inverted = map(int, point.split(":"))

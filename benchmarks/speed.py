@@ -2,8 +2,8 @@
 
     python benchmarks/speed.py runs/demo/detector.ckpt
 
-scores test images of the demo on the real evaluation path, with both forms of guidance, and prints
-one table. It takes less than ten minutes on two cores.
+scores test images of the demo on the real evaluation path, with both forms of guidance and with the
+methods `diffnb` and `msma`, and prints one table. It takes less than ten minutes on two cores.
 
     python benchmarks/speed.py --network unet256 --batches 8 16 32
 
@@ -24,6 +24,7 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,7 @@ from lightning_modules.quiet import quiet_libraries
 from lightning_modules.trainer import scoring_trainer
 
 FORMS = ("classifier_free", "classifier")
+METHODS = "diffnb, msma"
 # Number of files of each format that are read from disk.
 FILES = 4096
 
@@ -49,7 +51,7 @@ FILES = 4096
 def measure_form(
     subject: Subject, form: str, trainer: TrainerConfig, batch_size: int, device: torch.device
 ) -> tuple[list[Row], Scoring, NetworkCalls, Detector]:
-    """(b) Wall over bare time, (c) fill and (d) passes of one form of guidance."""
+    """(b) Wall over bare time, (c) fill and (d) passes of one form of guidance, or of `METHODS`."""
     detector = subject.detector(form, device)
     parameters = sum(p.numel() for p in detector.denoiser.parameters())
     limit = 1.05 if device.type == "cuda" and parameters >= 20e6 else 1.10
@@ -222,6 +224,9 @@ def main(argv: Sequence[str]) -> int:
         detector = subject.detector("classifier_free", device)
         size, times = best_batch(detector, arguments.batches, precision)
         table.add([Row("bare denoiser: best batch", size)])
+        # A quarter of the images suffices for the ratio.
+        some = replace(subject, stream=subject.stream.share(0, 4))
+        table.add(measure_form(some, METHODS, trainer, size, device)[0])
         for form in FORMS:
             rows, ours, calls, detector = measure_form(subject, form, trainer, size, device)
             table.add(rows)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from diffguard.denoisers.pixel import PixelDenoiser
 from diffguard.detector import Detector
 from diffguard.diffusion.schedule import NoiseSchedule
 from diffguard.methods.depth import fit_early_stop
+from diffguard.methods.fit import fit_methods
 from diffguard.settings.plain import from_dict, with_guidance
 
 
@@ -58,9 +59,16 @@ class Subject:
     calibration: EvaluationStream
 
     def detector(self, form: str, device: torch.device) -> Detector:
-        """The detector with `classifier_free` or `classifier` guidance, on a device."""
+        """The detector with `classifier_free` or `classifier` guidance, or with further methods.
+
+        Args:
+            form: The form of guidance, or the names of the methods, separated by commas.
+            device: The device.
+        """
         if form == "classifier_free":
             return self.build({}).to(device)
+        if form != "classifier":
+            return self._with_methods(form.split(", "), device)
         settings = _classifier_guidance(self.build({}).denoiser.state_size)
         loader = self.data.stream_loader(self.calibration)
         detector = self.build(settings).to(device)
@@ -68,6 +76,14 @@ class Subject:
             thresholds = fit_early_stop(detector.models, loader, self.data.read_size)
         settings["early_stop"] = {"thresholds": thresholds}
         return self.build(settings).to(device)
+
+    def _with_methods(self, names: Sequence[str], device: torch.device) -> Detector:
+        """The detector with further methods, which are fitted on the calibration images."""
+        detector = self.build({"methods": ["diffguard", *names]}).to(device)
+        loader = self.data.stream_loader(self.calibration)
+        with torch.inference_mode():
+            detector.fits = fit_methods(detector.models, lambda _: loader, self.data.read_size)
+        return detector
 
 
 def embedded(ckpt: Path, images: int) -> Subject:

@@ -1,4 +1,4 @@
-"""The images of the default run, which need no download: digits, letters, patches and blends.
+"""Images that need no download: digits, letters, patches, and blended or turned digits.
 
 All are uint8 `(N, 1, 28, 28)` and are built once per process. Randomness comes from
 `random.Random`, whose sequence is the same in all Python versions.
@@ -91,6 +91,15 @@ def blends() -> Tensor:
             pairs[first, second] = None
     left, right = torch.tensor(list(pairs)).T
     return ((images[left].int() + images[right].int() + 1) // 2).to(torch.uint8)
+
+
+@functools.cache
+def turned() -> Tensor:
+    """ID validation digits 2–5, turned by 90 degrees counterclockwise: near the ID digits.
+
+    They have the strokes and the hands of the ID digits. A 0 would stay a 0, and a 1 become a bar.
+    """
+    return digits(2, 5, "validation")[0].rot90(1, (2, 3))
 
 
 @functools.cache

@@ -6,6 +6,7 @@
 | `letters:test`, `letters:validation` | rendered capitals |
 | `patches:test` | grayscale patches of scikit-learn's photographs |
 | `blends:validation` | ID digits blended in pairs |
+| `turned:validation` | ID digits 2–5, turned by 90 degrees |
 | `imglist:LIST@IMAGES` | OpenOOD's list, lines `relative/path label`; both below `data.root` |
 | `folder:DIR` | all images below a folder; ID sets: one sub-folder per class; below `data.root` |
 | `torchvision:CIFAR10/test` | torchvision's set of this name; below `data.root` |
@@ -233,6 +234,7 @@ _OPENERS: dict[str, Callable[[_Request], ImageSet]] = {
     "letters": _unlabeled(embedded.letters, tuple(embedded.LETTERS)),
     "patches": _unlabeled(lambda _: embedded.patches(), ("test",)),
     "blends": _unlabeled(lambda _: embedded.blends(), ("validation",)),
+    "turned": _unlabeled(lambda _: embedded.turned(), ("validation",)),
     "imglist": _image_list,
     "folder": _folder,
     "torchvision": _torchvision,

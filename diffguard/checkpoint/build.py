@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from diffguard.checkpoint.file import read_checkpoint
+from diffguard.checkpoint.fits import unfit_methods
 from diffguard.checkpoint.parts import DetectorParts, Origin
 from diffguard.checkpoint.schema import check_content, damaged
 from diffguard.classifiers.build import build_classifier
@@ -124,7 +125,7 @@ def build_parts(
         ),
         noisy_classifier=None if noisy is None else timed_cnn(noisy),
         seed=content["seed"],
-        fits=content.get("fits", {}),
+        fits=_fits(content, detector_settings),
         origin=Origin(classifier_spec, diffusion_spec, source, content["config"]),
     )
 
@@ -159,6 +160,22 @@ def _check_scores(scores: Mapping[str, Tensor], settings: DetectorSettings) -> N
             f"the detector checkpoint has no calibration scores of {absent[0]}: calibrate "
             "again, or decide by a score that it has"
         )
+
+
+def _fits(
+    content: Mapping[str, Any], settings: DetectorSettings
+) -> dict[str, Mapping[str, Tensor]]:
+    """What the methods were fitted to, without the fits that other settings need again."""
+    fits = content.get("fits", {})
+    if not fits:
+        return {}
+    if names := unfit_methods(fits, from_dict(content["settings"])):
+        raise damaged(
+            "the detector checkpoint",
+            f"the fit of method {names[0]} is not one that calibration makes with its settings",
+        )
+    changed = unfit_methods(fits, settings)
+    return {name: state for name, state in fits.items() if name not in changed}
 
 
 def specs_of(content: Mapping[str, Any]) -> tuple[ClassifierSpec, DiffusionSpec]:

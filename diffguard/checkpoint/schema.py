@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import fields
 from typing import Annotated, Any, NotRequired
 
@@ -15,8 +15,6 @@ from diffguard.classifiers.spec import ClassifierSpec
 from diffguard.denoisers.formats.options import CheckpointOptions
 from diffguard.denoisers.spec import DiffusionSpec
 from diffguard.errors import UserError
-from diffguard.scores.mixture import is_mixture
-from diffguard.scores.z_scores import are_z_scores
 from diffguard.settings.plain import check_types
 from diffguard.storage.arguments import LARGEST_SIDE, LONGEST_NAME
 from diffguard.storage.schema import validated, validated_plain
@@ -124,14 +122,6 @@ class _Content(TypedDict):
     config: dict[str, Any]
 
 
-# Method -> whether tensors are what it is fitted to.
-_FITS: dict[str, Callable[[Mapping[str, Tensor]], bool]] = {
-    "diffpath": is_mixture,
-    "ddpm_ood": are_z_scores,
-    "msma": is_mixture,
-}
-
-
 def check_content(content: Mapping[str, Any], source: str) -> None:
     """Check the content of a checkpoint field by field.
 
@@ -164,9 +154,6 @@ def check_content(content: Mapping[str, Any], source: str) -> None:
         lengths.add(len(calibration["passes"]))
     if len(lengths) != 1:
         raise damaged(source, "its calibration scores are of different numbers of images")
-    for name, state in content.get("fits", {}).items():
-        if name not in _FITS or not _FITS[name](state):
-            raise damaged(source, f"the fit of method {name} is not one that calibration makes")
     reference = content["reference"]
     if reference is not None:
         _check_reference(reference, spec.num_classes, source)

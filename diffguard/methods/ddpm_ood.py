@@ -10,7 +10,8 @@ levels that are `gap` steps apart, with DDIM.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -51,13 +52,12 @@ class DdpmOod(Method):
         starts = [NoisedImage(steps - 1, seed=self.models.seed) for steps in self.steps]
         return Program(pictures=tuple(Synthesis(start) for start in starts))
 
-    def fit(self, outcomes: Sequence[Outcome]) -> dict[str, Tensor]:
+    def fit(self, outcomes: Iterable[Outcome]) -> dict[str, Tensor]:
         """Measure the mean and standard deviation of all distances; see `Method`."""
-        batches = [
-            self._distances(outcomes[begin : begin + ROW_MULTIPLE], ROW_MULTIPLE)
-            for begin in range(0, len(outcomes), ROW_MULTIPLE)
-        ]
-        return fit_z_scores(torch.cat(batches))
+        distances, outcomes = [], iter(outcomes)
+        while batch := list(itertools.islice(outcomes, ROW_MULTIPLE)):
+            distances.append(self._distances(batch, ROW_MULTIPLE))
+        return fit_z_scores(torch.cat(distances))
 
     def scores(
         self,

@@ -9,7 +9,7 @@ watches the same inversion.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -82,7 +82,7 @@ class DiffPath(Method):
         """The inversion, watched."""
         return Program(watched=((self.recipe.invert, PathSums(len(self.recipe.plan))),))
 
-    def fit(self, outcomes: Sequence[Outcome]) -> dict[str, Tensor]:
+    def fit(self, outcomes: Iterable[Outcome]) -> dict[str, Tensor]:
         """Fit the mixture; see `Method`."""
         return fit_mixture(self._statistics(outcomes), self.models.settings.diffpath.components)
 
@@ -96,7 +96,7 @@ class DiffPath(Method):
         statistics = self._statistics(outcomes)
         return {self.name: negative_log_density(statistics, self.state).numpy()}
 
-    def _statistics(self, outcomes: Sequence[Outcome]) -> Tensor:
+    def _statistics(self, outcomes: Iterable[Outcome]) -> Tensor:
         ((phase, observer),) = self.program().watched
         sums = torch.stack([outcome.values[phase, observer] for outcome in outcomes]).cpu()
         return path_statistics(sums)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
@@ -116,9 +117,10 @@ def fit_methods(
         if method.name in models.settings.fitted_methods:
             sampler, images = method.recipe.sampler, training(method.images)
             outcomes = outcomes_of(models, sampler, method.program(), images, batch_size)
-            if not outcomes:
+            first = next(outcomes, None)
+            if first is None:
                 raise UserError("no ID training image can be read: check their files")
-            fits[method.name] = method.fit(outcomes)
+            fits[method.name] = method.fit(itertools.chain([first], outcomes))
     return fits
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import ClassVar
 
 import numpy as np
@@ -59,11 +59,11 @@ class Method(ABC):
             Name -> `(N,)` float64, higher = more OOD.
         """
 
-    def fit(self, outcomes: Sequence[Outcome]) -> dict[str, Tensor]:  # noqa: ARG002
+    def fit(self, outcomes: Iterable[Outcome]) -> dict[str, Tensor]:  # noqa: ARG002
         """Fit the method on ID training images; most methods need no fit.
 
         Args:
-            outcomes: The outcomes of its program.
+            outcomes: The outcomes of its program, at least one; can be read once.
 
         Returns:
             Tensors for `state`, which a checkpoint stores.

@@ -8,7 +8,7 @@ label; a solver with several passes in its first step takes that many for each l
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -56,7 +56,7 @@ class Msma(Method):
         phases = [Synthesis(start, last=start.step, ends_clean=True) for start in starts]
         return Program(watched=tuple((phase, FirstNorm()) for phase in phases))
 
-    def fit(self, outcomes: Sequence[Outcome]) -> dict[str, Tensor]:
+    def fit(self, outcomes: Iterable[Outcome]) -> dict[str, Tensor]:
         """Fit the mixture; see `Method`."""
         return fit_mixture(self._norms(outcomes), self.models.settings.msma.components)
 
@@ -74,7 +74,7 @@ class Msma(Method):
         levels, steps = self.models.settings.msma.levels, len(self.recipe.plan)
         return [(number + 1) * steps // levels - 1 for number in range(levels)]
 
-    def _norms(self, outcomes: Sequence[Outcome]) -> Tensor:
+    def _norms(self, outcomes: Iterable[Outcome]) -> Tensor:
         """`(N, K)` the norms of images."""
         watched = self.program().watched
         norms = [torch.stack([o.values[pair][0] for pair in watched]) for o in outcomes]

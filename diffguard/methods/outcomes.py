@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from diffguard.engine.engine import Engine
@@ -21,8 +21,10 @@ def outcomes_of(
     program: Program,
     batches: Iterable[Mapping[str, Any]],
     batch_size: int,
-) -> list[Outcome]:
+) -> Iterator[Outcome]:
     """Run a program for all images that can be read; guidance is toward the predicted labels.
+
+    Outcomes are returned as they are finished, so that not all are in memory together.
 
     Args:
         models: The networks, on their device.
@@ -32,10 +34,9 @@ def outcomes_of(
         batch_size: Rows of every network call.
     """
     engine = Engine(models.denoiser, sampler, program, batch_size)
-    outcomes = []
     for batch, _ in readable(batches):
         images = batch.to(models.device)
         labels = models.classify(images, batch_size).logits.argmax(1).tolist()
         keys = [(pixel_key(image),) if program.draws_noise else () for image in batch]
-        outcomes += engine.push(map(Job, images, labels, keys))
-    return outcomes + engine.flush()
+        yield from engine.push(map(Job, images, labels, keys))
+    yield from engine.flush()

@@ -49,12 +49,14 @@ def fit_mixture(values: Tensor, components: int) -> dict[str, Tensor]:
     }
 
 
-def is_mixture(state: Mapping[str, Tensor]) -> bool:
-    """Whether tensors are a result of `fit_mixture`: names, shapes, dtypes and finite values."""
-    weights, center = state.get("weights"), state.get("center")
-    if weights is None or center is None or weights.ndim != 1 or center.ndim != 1:
-        return False
-    k, d = len(weights), len(center)
+def is_mixture(state: Mapping[str, Tensor], shape: tuple[int, ...]) -> bool:
+    """Whether tensors are a result of `fit_mixture`: names, shapes, dtypes and finite values.
+
+    Args:
+        state: The tensors.
+        shape: Number K of Gaussians and D of values.
+    """
+    k, d = shape
     shapes = {
         "center": (d,),
         "scale": (d,),
@@ -62,7 +64,7 @@ def is_mixture(state: Mapping[str, Tensor]) -> bool:
         "means": (k, d),
         "precision_roots": (k, d, d),
     }
-    if {name: tuple(value.shape) for name, value in state.items()} != shapes or not k * d:
+    if {name: tuple(value.shape) for name, value in state.items()} != shapes:
         return False
     return all(v.dtype == torch.float64 and bool(v.isfinite().all()) for v in state.values())
 

@@ -29,7 +29,7 @@ def fit_z_scores(values: Tensor) -> dict[str, Tensor]:
         )
     mean, deviation = values.double().mean(0), values.double().std(0)
     state = {"mean": mean, "deviation": deviation}
-    if not are_z_scores(state):
+    if not are_z_scores(state, tuple(mean.shape)):
         raise UserError(
             "the diffusion model gives values that are equal or not finite for all ID training "
             "images: give different images, or check the model"
@@ -37,13 +37,18 @@ def fit_z_scores(values: Tensor) -> dict[str, Tensor]:
     return state
 
 
-def are_z_scores(state: Mapping[str, Tensor]) -> bool:
-    """Whether tensors are a result of `fit_z_scores`: names, shapes, dtypes and values."""
+def are_z_scores(state: Mapping[str, Tensor], shape: tuple[int, ...]) -> bool:
+    """Whether tensors are a result of `fit_z_scores`: names, shapes, dtypes and values.
+
+    Args:
+        state: The tensors.
+        shape: Shape of the values of an image.
+    """
     if set(state) != {"mean", "deviation"}:
         return False
     mean, deviation = state["mean"], state["deviation"]
     return (
-        mean.shape == deviation.shape
+        mean.shape == deviation.shape == shape
         and mean.dtype == deviation.dtype == torch.float64
         and bool(mean.isfinite().all())
         and bool((deviation.isfinite() & (deviation > 0)).all())

@@ -15,6 +15,11 @@ class MethodSettings:
         """The distances by which the method compares images; most methods have none."""
         return []
 
+    @property
+    def fit_shape(self) -> tuple[int, ...]:
+        """Shape of what the method is fitted to on ID training images; most are not fitted."""
+        return ()
+
     def light(self) -> Self:
         """Settings with the same network passes that need no weights and fit 2 × 2 pixels."""
         return self

@@ -46,7 +46,11 @@ def check_methods(
                 f"detector.methods names {name!r}, expected some of {', '.join(METHODS)}"
             )
     if "diffguard" not in methods:
-        raise UserError("detector.methods must name diffguard, which the others are added to")
+        names = ", ".join(["diffguard", *methods])
+        raise UserError(
+            "detector.methods must name diffguard, which the others are added to, got "
+            f"[{', '.join(methods)}]: write [{names}]"
+        )
     if "lmd" in methods and sampler.is_exact:
         raise UserError(
             f"detector.methods lmd replaces pixels between steps, which the solver "

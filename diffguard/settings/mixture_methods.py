@@ -27,6 +27,11 @@ class DiffPathSettings(MethodSettings):
     def __post_init__(self) -> None:
         _check_mixture("detector.diffpath", self.components, self.images)
 
+    @property
+    def fit_shape(self) -> tuple[int, ...]:
+        """The means of the Gaussians of six statistics; see `MethodSettings`."""
+        return self.components, 6
+
 
 @dataclass(frozen=True)
 class MsmaSettings(MethodSettings):
@@ -48,6 +53,11 @@ class MsmaSettings(MethodSettings):
     def __post_init__(self) -> None:
         check_least("detector.msma.levels", self.levels, 1)
         _check_mixture("detector.msma", self.components, self.images)
+
+    @property
+    def fit_shape(self) -> tuple[int, ...]:
+        """The means of the Gaussians of a norm per level; see `MethodSettings`."""
+        return self.components, self.levels
 
 
 def _check_mixture(name: str, components: int, images: int) -> None:

@@ -102,6 +102,11 @@ class DdpmOodSettings(MethodSettings):
         """See `MethodSettings`."""
         return self.distances
 
+    @property
+    def fit_shape(self) -> tuple[int, ...]:
+        """The means of all distances; see `MethodSettings`."""
+        return self.levels, len(self.distances)
+
     def light(self) -> Self:
         """See `MethodSettings`."""
         return replace(self, distances=["l2"])

@@ -61,6 +61,12 @@ def test_blends_are_halves_of_two_validation_digits():
     assert labels[first] != labels[second]
 
 
+def test_turned_digits_are_validation_digits_that_look_different():
+    images, labels = embedded.digits(0, 5, "validation")
+    assert torch.equal(embedded.turned().rot90(-1, (2, 3)), images[labels >= 2])
+    assert not _rows(embedded.turned()) & _rows(images)
+
+
 @pytest.mark.parametrize(("part", "count"), [("test", 600), ("validation", 400)])
 def test_letters_look_like_mnist(part, count):
     letters = embedded.letters(part)

@@ -34,6 +34,7 @@ def root(tmp_path):
         ("letters:validation", 400),
         ("patches:test", 600),
         ("blends:validation", 400),
+        ("turned:validation", 267),
     ],
 )
 def test_embedded_sets_are_opened_by_name(source, count):

@@ -1,5 +1,7 @@
 """Methods alongside DiffGuard, against plain loops for one image."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from scipy.stats import multivariate_normal
@@ -15,6 +17,7 @@ from diffguard.methods.registry import build_methods
 from diffguard.scores.mixture import fit_mixture, negative_log_density
 from diffguard.settings.guidance import ClassifierFreeSettings, ClassifierGuidanceSettings
 from diffguard.settings.mixture_methods import DiffPathSettings
+from diffguard.settings.plain import to_dict
 from diffguard.settings.reconstruction_methods import DdpmOodSettings
 from diffguard.settings.sections import EarlyStopSettings, InversionSettings
 from tests.helpers.tiny_detector import CLASSES, build_detector, small_settings
@@ -48,7 +51,7 @@ def exact():
     methods = build_methods(models, {})
     program = Program.joined(method.program() for method in methods)
     batch = {"image": IMAGES.double(), "label": LABELS, "error": [""] * 40}
-    outcomes = outcomes_of(models, methods[0].recipe.sampler, program, [batch], 8)
+    outcomes = list(outcomes_of(models, methods[0].recipe.sampler, program, [batch], 8))
     assert len({outcome.last_step[methods[0].recipe.invert] for outcome in outcomes}) > 1
     return models, methods, outcomes
 
@@ -139,7 +142,9 @@ def test_scores_do_not_depend_on_order_and_batch(calibrated):
         assert row == pytest.approx(other, rel=1e-3, abs=1e-5)
 
 
-def test_a_saved_detector_scores_the_same(calibrated, run_folder, tmp_path):
+@pytest.fixture(scope="module")
+def saved(run_folder, tmp_path_factory):
+    """A detector with fitted methods, and its file."""
     template = Detector.load(run_folder / "detector.ckpt")
     settings = settings_of(
         methods=["diffguard", "diffpath", "ddpm_ood"],
@@ -147,22 +152,44 @@ def test_a_saved_detector_scores_the_same(calibrated, run_folder, tmp_path):
     )
     detector = Detector(**{**vars(template.parts), "settings": settings, "calibration": None})
     detector.calibrate([(IMAGES, LABELS)], reference=[(IMAGES, LABELS)], batch_size=8)
-    detector.save(tmp_path / "detector.ckpt")
-    again = Detector.load(tmp_path / "detector.ckpt")
+    file = tmp_path_factory.mktemp("saved") / "detector.ckpt"
+    detector.save(file)
+    return detector, file
+
+
+def test_a_saved_detector_scores_the_same(saved):
+    detector, file = saved
+    again = Detector.load(file)
     for name in ("diffpath", "ddpm_ood"):
         assert torch.equal(detector.score(IMAGES, name=name), again.score(IMAGES, name=name))
-    for name, tensor in (("diffpath", "means"), ("ddpm_ood", "deviation")):
-        content = torch.load(tmp_path / "detector.ckpt", weights_only=True)
-        del content["fits"][name][tensor]
-        torch.save(content, tmp_path / "damaged.ckpt")
-        with pytest.raises(UserError, match=f"damaged: the fit of method {name} is not one that"):
+
+
+def test_a_fit_that_is_damaged_or_of_another_size_is_refused(saved, tmp_path):
+    content = torch.load(saved[1], weights_only=True)
+    fits = content["fits"]
+    without = {name: value for name, value in fits["diffpath"].items() if name != "means"}
+    smaller = {**fits["diffpath"], "means": fits["diffpath"]["means"][:, :5]}
+    longer = {name: torch.cat([value, value]) for name, value in fits["ddpm_ood"].items()}
+    damages = [{"diffpath": without}, {"diffpath": smaller}, {"ddpm_ood": longer}, {"lmd": longer}]
+    for damage in damages:
+        torch.save({**content, "fits": {**fits, **damage}}, tmp_path / "damaged.ckpt")
+        with pytest.raises(UserError, match=f"the fit of method {next(iter(damage))} is not one"):
             Detector.load(tmp_path / "damaged.ckpt")
+
+
+def test_the_fit_of_other_settings_is_not_used(saved):
+    detector, file = saved
+    ddpm_ood = replace(detector.settings.ddpm_ood, distances=["l2"])
+    settings = to_dict(replace(detector.settings, ddpm_ood=ddpm_ood))
+    other = Detector.load(file, settings=settings)
+    with pytest.raises(UserError, match="the methods ddpm_ood are not fitted: call"):
+        other.score(IMAGES, name="diffpath")
 
 
 def test_unfitted_and_unknown_methods_are_refused():
     with pytest.raises(UserError, match="names 'nope', expected some of diffguard, diffpath"):
         settings_of(methods=["diffguard", "nope"])
-    with pytest.raises(UserError, match="must name diffguard"):
+    with pytest.raises(UserError, match=r"must name diffguard.* write \[diffguard, diffpath\]"):
         settings_of(methods=["diffpath"])
     with pytest.raises(UserError, match="diffpath has no effect here"):
         settings_of(methods=["diffguard"], fused=["knn"])

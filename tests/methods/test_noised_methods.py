@@ -53,7 +53,8 @@ def exact():
     methods = {method.name: method for method in build_methods(models, {})}
     sampler = methods["diffguard"].recipe.sampler
     outcomes = {
-        name: outcomes_of(models, sampler, methods[name].program(), [batch], 8) for name in PASSES
+        name: list(outcomes_of(models, sampler, methods[name].program(), [batch], 8))
+        for name in PASSES
     }
     return models, methods, outcomes
 
@@ -184,7 +185,7 @@ def test_diffnb_at_scale_1_makes_one_pass_a_step_and_takes_any_distance():
     models = build_detector(settings_of(diffnb=diffnb), calibrated=False).models
     method = build_methods(models, {})[1]
     batch = {"image": IMAGES[:8], "label": LABELS[:8], "error": [""] * 8}
-    outcomes = outcomes_of(models, method.recipe.sampler, method.program(), [batch], 8)
+    outcomes = list(outcomes_of(models, method.recipe.sampler, method.program(), [batch], 8))
     assert {outcome.passes for outcome in outcomes} == {PASSES["diffnb"] // 2}
     output = models.classify(torch.stack([o.job.image for o in outcomes]), 8, method.layers)
     pictures = [o.pictures[phase] for o in outcomes for phase in method.program().pictures]

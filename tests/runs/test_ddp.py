@@ -4,12 +4,22 @@ import json
 import shutil
 
 from diffguard.score_table.table import ScoreTable
+from diffguard.settings.methods import METHODS as NAMES
 from tests.helpers.commands import command, start
+
+# All methods, which are fitted again.
+METHODS = [
+    *("--detector.methods", "[" + ", ".join(NAMES) + "]"),
+    *("--detector.diffpath.components", 2, "--detector.msma.components", 2),
+    *("--detector.msma.levels", 2, "--detector.ddpm_ood.levels", 2, "--detector.ddpm_ood.images", 8),
+    *("--detector.diffnb.repeats", 1, "--detector.minority.repeats", 1),
+    *("--detector.lmd.repeats", 1, "--detector.lmd.distance", "l2"),
+]
 
 
 def test_two_processes_give_the_table_of_one(run_folder, tmp_path):
     ckpt = shutil.copy(run_folder / "detector.ckpt", tmp_path / "detector.ckpt")
-    common = ["--trainer.threads", 1, "--panels", 0]
+    common = ["--trainer.threads", 1, "--panels", 0, *METHODS]
     assert start(ckpt, *common, "--output", tmp_path / "one") == 0
     both = ["--trainer.devices", 2, "--trainer.strategy", "ddp", "--trainer.progress", "true"]
     two = command("evaluate.py", "--ckpt", ckpt, *common, *both, "--output", tmp_path / "two")
@@ -20,7 +30,9 @@ def test_two_processes_give_the_table_of_one(run_folder, tmp_path):
     ]
     single = (tmp_path / "one" / "scores.csv").read_bytes()
     assert (tmp_path / "two" / "scores.csv").read_bytes() == single
-    assert len(ScoreTable.read(tmp_path / "two" / "scores.csv")) == 34
+    table = ScoreTable.read(tmp_path / "two" / "scores.csv")
+    assert len(table) == 34
+    assert set(NAMES) <= set(table.scores)
     assert two.stdout.count("ID accuracy") == 1
     results = [json.loads((tmp_path / n / "results.json").read_text()) for n in ("one", "two")]
     assert results[0]["rows"] == results[1]["rows"]

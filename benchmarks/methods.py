@@ -1,0 +1,170 @@
+"""All detection methods on the same test images, from the score tables of evaluations.
+
+    python benchmarks/methods.py runs/methods runs/methods/seed_* --output docs/figures
+
+reads evaluation folders, one for each training of a detector, and prints two tables: the AUROC and
+FPR@95 of each method, averaged over the trainings, and what its fusion with `diffguard` gains. The
+intervals are those of a bootstrap of the test images, with the same draws for all trainings and
+methods. `runs/methods` holds the results of `method_settings.py`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib import pyplot as plt
+from numpy.typing import NDArray
+
+from diffguard.report.bootstrap import interval
+from diffguard.report.fusions import add_fusions
+from diffguard.report.ood_results import FiguresTable, ood_results
+from diffguard.report.run_files import read_run
+from diffguard.settings.methods import METHODS
+
+GROUPS = ("near", "far")
+# The baseline that the demo fuses with `diffguard`.
+BASELINE = "vim"
+_DRAWS = 1000
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A metric, or a difference of two, averaged over trainings; in [0, 1] or [-1, 1].
+
+    Attributes:
+        mean: The mean over the trainings.
+        interval: 95% interval of this mean over test images.
+        trainings: The value of each training.
+    """
+
+    mean: float
+    interval: tuple[float, float]
+    trainings: list[float]
+
+    def text(self, *, spread: bool = False) -> str:
+        """In percent, with the interval, and on request the range over trainings."""
+        low, high = self.interval
+        text = f"{self.mean:.1%} [{low:.1%}, {high:.1%}]".replace("%", "")
+        if spread:
+            text += f" ({min(self.trainings):.1%}–{max(self.trainings):.1%})".replace("%", "")
+        return text
+
+
+class Comparison:
+    """The metrics of several trainings on the same test images.
+
+    Args:
+        folders: Evaluation folders.
+    """
+
+    def __init__(self, folders: Sequence[Path]) -> None:
+        self.tables: list[FiguresTable] = []
+        for folder in folders:
+            run = read_run(folder)
+            triples = {f"3/{name}": ["diffguard", BASELINE, name] for name in METHODS[1:]}
+            # One seed for all, so that the draws are the same.
+            run = replace(add_fusions(run, triples), seed=0)
+            sets = {g: [name for name, group in run.groups.items() if group == g] for g in GROUPS}
+            id_set = next(name for name, group in run.groups.items() if group == "id")
+            self.tables.append(ood_results(run, id_set, sets, _DRAWS, None))
+
+    def estimate(self, metric: str, score: str, group: str, against: str | None = None) -> Estimate:
+        """A metric of a score on a group of sets, or its difference to that of another score."""
+        values, draws = self._values(metric, score, group)
+        if against is not None:
+            values_against, draws_against = self._values(metric, against, group)
+            values, draws = values - values_against, draws - draws_against
+        return Estimate(float(values.mean()), interval(draws.mean(0)), values.tolist())
+
+    def _values(
+        self, metric: str, score: str, group: str
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        figures = [table[score, group] for table in self.tables]
+        values = np.array([figure.values[metric] for figure in figures], dtype=np.float64)
+        return values, np.stack([figure.draws[metric] for figure in figures])
+
+
+def results(comparison: Comparison, folder: Path) -> dict[str, dict[str, Any]]:
+    """Method -> its estimates, passes and images per second."""
+    search = json.loads((folder / "search.json").read_text(encoding="utf-8"))
+    rates = json.loads((folder / "speed.json").read_text(encoding="utf-8"))
+    rows: dict[str, dict[str, Any]] = {}
+    for name in METHODS:
+        best = max(search[name], key=lambda trial: trial["auroc"])
+        row = {key: best[key] for key in ("settings", "distance", "passes")}
+        row |= {"images_per_second": rates[name], "validation_auroc": best["auroc"]}
+        for group in GROUPS:
+            row[f"{group}/auroc"] = comparison.estimate("auroc", name, group)
+            row[f"{group}/fpr95"] = comparison.estimate("fpr95_id_positive", name, group)
+            if name != METHODS[0]:
+                pair, triple = f"fusion/{name}", f"fusion/3/{name}"
+                row[f"{group}/pair"] = comparison.estimate("auroc", pair, group)
+                row[f"{group}/gain"] = comparison.estimate("auroc", pair, group, METHODS[0])
+                base = f"fusion/{BASELINE}"
+                row[f"{group}/gain3"] = comparison.estimate("auroc", triple, group, base)
+        rows[name] = row
+    return rows
+
+
+def print_tables(rows: dict[str, dict[str, Any]]) -> None:
+    """Both tables, in percent."""
+    print("| method | near AUROC | near FPR@95 | far AUROC | far FPR@95 | passes | images/s |")
+    print("|" + " --- |" * 7)
+    for name, row in rows.items():
+        cells = [f"`{name}`"]
+        for group in GROUPS:
+            cells += [row[f"{group}/auroc"].text(spread=True), row[f"{group}/fpr95"].text()]
+        cells += [f"{row['passes']:.0f}", f"{row['images_per_second']:.0f}"]
+        print(f"| {' | '.join(cells)} |")
+    head = [f"{group}: {what}" for group in GROUPS for what in ("fused", "gain", "gain with ViM")]
+    print(f"\n| `diffguard` with | {' | '.join(head)} |\n|" + " --- |" * 7)
+    for name, row in list(rows.items())[1:]:
+        keys = [f"{group}/{what}" for group in GROUPS for what in ("pair", "gain", "gain3")]
+        print(f"| `{name}` | {' | '.join(row[key].text() for key in keys)} |")
+
+
+def draw(rows: dict[str, dict[str, Any]], path: Path) -> None:
+    """AUROC with intervals against network passes, near and far."""
+    figure, axes = plt.subplots(1, 2, figsize=(11, 4.5), layout="constrained", sharey=True)
+    for group, axis in zip(GROUPS, axes, strict=True):
+        for name, row in rows.items():
+            estimate: Estimate = row[f"{group}/auroc"]
+            bars = np.abs(np.array(estimate.interval)[:, None] - estimate.mean)
+            axis.errorbar(row["passes"], estimate.mean, bars, marker="o", capsize=3, label=name)
+            axis.annotate(name, (row["passes"], estimate.mean), (6, 4), textcoords="offset points")
+        axis.set(xlabel="network passes per image", xscale="log", title=f"{group} OOD")
+        axis.set_xticks([5, 10, 20, 50], labels=["5", "10", "20", "50"])
+        axis.grid(alpha=0.3)
+    axes[0].set(ylabel="AUROC, mean of the trainings")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+def main(argv: Sequence[str]) -> int:
+    """Print the tables, and write the figure and the numbers."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("search", type=Path, help="folder of method_settings.py")
+    parser.add_argument("folders", type=Path, nargs="+", help="evaluation folders")
+    parser.add_argument("--output", type=Path, default=Path("runs/methods"), help="of methods.png")
+    options = parser.parse_args(argv)
+    rows = results(Comparison(options.folders), options.search)
+    print_tables(rows)
+    draw(rows, options.output / "methods.png")
+    plain = {
+        name: {k: asdict(v) if isinstance(v, Estimate) else v for k, v in row.items()}
+        for name, row in rows.items()
+    }
+    (options.search / "methods.json").write_text(json.dumps(plain, indent=2) + "\n", "utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
