@@ -30,6 +30,6 @@ class EarlyStop(Observer):
 
     def on_step(self, sight: Sight) -> Tensor:
         """Compare the states with their images; see `Observer`."""
-        states, images = sight.denoiser.preview(sight.x), sight.image_previews()
+        states, images = sight.preview(sight.x), sight.image_previews()
         values = torch.stack([quality(states, images) for quality, _ in self.qualities])
         return should_stop(values, [threshold for _, threshold in self.qualities])

@@ -10,16 +10,15 @@ from torch import Tensor
 from diffguard.batching import in_fixed_batches
 from diffguard.diffusion.denoiser import Denoiser
 from diffguard.diffusion.plan import SamplingPlan
-from diffguard.engine.jobs import Job, Source
+from diffguard.engine.jobs import Job, Reach, Source
 from diffguard.engine.program import NoisedImage
-from diffguard.engine.routes import Reach
 from diffguard.randomness import image_generator
 
 
 @torch.no_grad()
 def encode(
     denoiser: Denoiser, jobs: Sequence[Job], batch_size: int, *, previews: bool
-) -> list[tuple[Source, Reach]]:
+) -> list[Source]:
     """Encode images in calls of one shape.
 
     Args:
@@ -29,7 +28,7 @@ def encode(
         previews: Whether an observer compares states with images.
 
     Returns:
-        Each image with its clean state, and where guidance changes it.
+        Each image with its clean state.
     """
     images = torch.stack([job.image for job in jobs])
     states = in_fixed_batches(denoiser.encode, images, batch_size)
@@ -42,9 +41,10 @@ def encode(
     sizes = iter(_sizes([mask for mask in latent_masks if mask is not None]))
     encoded = []
     for job, state, mask, view in zip(jobs, states, latent_masks, views, strict=True):
+        reach = Reach.of(job.label, None if mask is None else next(sizes))
         # Copies release the batch.
-        source = Source(job, state.clone(), mask, None if view is None else view.clone())
-        encoded.append((source, Reach.of(job.label, None if mask is None else next(sizes))))
+        view = None if view is None else view.clone()
+        encoded.append(Source(job, state.clone(), reach, mask, view))
     return encoded
 
 

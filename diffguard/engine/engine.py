@@ -18,9 +18,10 @@ from diffguard.batching import in_fixed_batches
 from diffguard.diffusion.denoiser import Denoiser
 from diffguard.engine.encoding import encode, noised
 from diffguard.engine.jobs import Job, Source
+from diffguard.engine.observation import Observation
 from diffguard.engine.outcome import Outcome
 from diffguard.engine.program import NoisedImage, Program, Synthesis
-from diffguard.engine.routes import Node, Reach, Routes
+from diffguard.engine.routes import Node, Route, Routes
 from diffguard.engine.sampler import Sampler
 from diffguard.engine.steps import Steps
 from diffguard.engine.trajectories import ImageInFlight, Trajectories
@@ -61,8 +62,17 @@ class Engine:
         memory = sampler.solver.memory
         self._table = Trajectories((queues + 1) * batch_size, routes.most_rows, memory)
         self._steps = Steps(denoiser, sampler, routes, batch_size, self._table)
+        self._observation = Observation(
+            routes.observers,
+            routes.observes,
+            routes.null & routes.label,
+            self._table,
+            denoiser.preview,
+            batch_size,
+            self._steps.step_of,
+        )
         self._waiting: deque[Job] = deque()
-        self._encoded: deque[tuple[Source, Reach]] = deque()
+        self._sources: deque[Source] = deque()
         # Rows that wait for their observers, and rows that wait for a classifier's gradient.
         self._ready: deque[int] = deque()
         self._guided: deque[int] = deque()
@@ -103,21 +113,20 @@ class Engine:
 
     def _admit(self, *, final: bool) -> None:
         while self._table.has_room:
-            if not self._encoded:
+            if not self._sources:
                 if not self._waiting or (len(self._waiting) < self.batch_size and not final):
                     return
                 self._encode()
-            source, reach = self._encoded.popleft()
-            self._start(ImageInFlight(source, self._routes.route(reach)))
+            self._start(ImageInFlight(self._sources.popleft()))
 
     def _encode(self) -> None:
         jobs = [self._waiting.popleft() for _ in range(min(self.batch_size, len(self._waiting)))]
         previews = any(observer.sees_previews for observer in self._routes.observers)
-        self._encoded += encode(self.denoiser, jobs, self.batch_size, previews=previews)
+        self._sources += encode(self.denoiser, jobs, self.batch_size, previews=previews)
 
     def _start(self, image: ImageInFlight) -> None:
         self._table.enter()
-        for node in image.route.roots:
+        for node in self._routes.route(image.source.reach).roots:
             state, phase = image.source.clean, node.phase
             if isinstance(phase, Synthesis) and isinstance(phase.start, NoisedImage):
                 state = noised(image.source, phase.start, self.sampler.plan)
@@ -128,7 +137,7 @@ class Engine:
         keeps_memory = follows and self.sampler.solver.keeps_memory
         step = self._routes.first_step(node, stop)
         self._table.begin(row, node.number, step, keeps_memory=keeps_memory)
-        self._steps.observation.begin(row, node)
+        self._observation.begin(row)
         self._steps.request_passes(np.array([row]))
 
     def _denoise(self, *, final: bool) -> None:
@@ -152,7 +161,10 @@ class Engine:
     def _advance(self, rows: np.ndarray, *, by_classifier: bool = False) -> None:
         if not len(rows):
             return
-        complete = self._steps.advance(rows, by_classifier=by_classifier)
+        noise = self._steps.noise(rows)
+        if self._routes.sees_passes:
+            self._observation.show_passes(rows, self._steps.shown(rows).x, noise)
+        complete = self._steps.advance(rows, noise, by_classifier=by_classifier)
         self._steps.request_passes(rows[~complete])
         ready = rows[complete]
         waits = self._routes.waits[self._table.node[ready]]
@@ -162,7 +174,7 @@ class Engine:
     @torch.no_grad()
     def _observe(self) -> None:
         rows = _take(self._ready, self.batch_size)
-        self._proceed(rows, self._steps.observation.show_steps(rows))
+        self._proceed(rows, self._observation.show_steps(rows))
 
     def _proceed(self, rows: np.ndarray, stops: np.ndarray) -> None:
         """Begin the next step of trajectories, or end the phases of those that stop."""
@@ -178,10 +190,10 @@ class Engine:
     def _end_phase(self, row: int) -> None:
         table, image = self._table, self._table.image[row]
         node, stop = self._routes.nodes[table.node[row]], int(table.step[row])
-        image.last_step[node] = stop
+        image.last_step[node.number] = stop
         if node.is_kept:
-            image.states[node] = table.x[row].clone()
-        self._steps.observation.end(row, node, image)
+            image.states[node.number] = table.x[row].clone()
+        self._observation.end(row, image)
         if not node.children:
             if table.end(row) is not None:
                 self._finished.append(image)
@@ -204,12 +216,13 @@ class Engine:
         return outcomes
 
     def _outcomes(self, images: list[ImageInFlight]) -> list[Outcome]:
-        program = self.program
-        outcomes = [_outcome(image, program) for image in images]
-        for phase in program.pictures:
-            states = torch.stack([image.states[image.route.nodes[phase]] for image in images])
-            decoded = in_fixed_batches(self.denoiser.decode, states, self.batch_size)
-            for outcome, picture in zip(outcomes, decoded, strict=True):
+        routes = [self._routes.route(image.source.reach) for image in images]
+        outcomes = [_outcome(i, r, self.program) for i, r in zip(images, routes, strict=True)]
+        for phase in self.program.pictures:
+            numbers = [route.nodes[phase].number for route in routes]
+            states = [image.states[n] for image, n in zip(images, numbers, strict=True)]
+            pictures = in_fixed_batches(self.denoiser.decode, torch.stack(states), self.batch_size)
+            for outcome, picture in zip(outcomes, pictures, strict=True):
                 outcome.pictures[phase] = picture
         return outcomes
 
@@ -218,17 +231,17 @@ def _take(queue: deque[int], most: int) -> np.ndarray:
     return np.array([queue.popleft() for _ in range(min(most, len(queue)))], dtype=np.int64)
 
 
-def _outcome(image: ImageInFlight, program: Program) -> Outcome:
+def _outcome(image: ImageInFlight, route: Route, program: Program) -> Outcome:
     """What the program asked for, without pictures, when all trajectories have ended."""
-    nodes = image.route.nodes
+    nodes = route.nodes
     return Outcome(
         job=image.source.job,
         passes=image.passes,
-        last_step={phase: image.last_step[node] for phase, node in nodes.items()},
-        states={phase: image.states[nodes[phase]] for phase in program.states},
+        last_step={phase: image.last_step[node.number] for phase, node in nodes.items()},
+        states={phase: image.states[nodes[phase].number] for phase in program.states},
         pictures={},
         values={
-            (phase, observer): image.values[node, observer]
+            (phase, observer): image.values[node.number, observer]
             for phase, node in nodes.items()
             for observer in node.observers
             if observer.values

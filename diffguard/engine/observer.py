@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from diffguard.diffusion.denoiser import Denoiser
 from diffguard.diffusion.solver import Step
 from diffguard.engine.jobs import Source
 
@@ -25,7 +24,7 @@ class Sight:
         index: `(B,)` int64 index of that step.
         steps: The same indices on the host.
         sources: The images of the rows.
-        denoiser: The diffusion model.
+        preview: Shows states as images, see `Denoiser.preview`.
         values: `(B, values)` float64, the numbers that the observer keeps for each image.
         memory: `(memory, B, …)`, the states that it keeps.
     """
@@ -35,7 +34,7 @@ class Sight:
     index: Tensor
     steps: Sequence[int]
     sources: Sequence[Source]
-    denoiser: Denoiser
+    preview: Callable[[Tensor], Tensor]
     values: Tensor
     memory: Tensor
 
@@ -45,7 +44,7 @@ class Sight:
         return self.find_step()
 
     def image_previews(self) -> Tensor:
-        """`(B, C, h, w)` the images, as `denoiser.preview` shows clean states."""
+        """`(B, C, h, w)` the images, as `preview` shows clean states."""
         return torch.stack([s.preview for s in self.sources if s.preview is not None])
 
 

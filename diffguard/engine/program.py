@@ -6,11 +6,13 @@ Phases are equal by value, so that methods that ask for the same phase share it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
-from diffguard.engine.classifier_guidance import ClassifierGuidance
+from torch import Tensor
+
+from diffguard.diffusion.denoiser import Denoiser
 from diffguard.engine.observer import Observer
 
 
@@ -27,8 +29,39 @@ class ClassifierFree:
     masked: bool = True
 
 
+class GradientGuidance(Protocol):
+    """Guidance by a gradient, such as `ClassifierGuidance`.
+
+    Attributes:
+        scale: Guidance scale; 0 is unguided.
+    """
+
+    scale: float
+
+    @property
+    def draws_crops(self) -> bool:
+        """Whether it draws random crops that depend on the image."""
+        ...
+
+    def gradient(
+        self,
+        denoiser: Denoiser,
+        x: Tensor,
+        noise: Tensor,
+        t: Tensor,
+        alpha: Tensor,
+        *,
+        labels: Tensor,
+        keys: Sequence[tuple[str, ...]],
+        steps: Sequence[int],
+        batch_size: int,
+    ) -> Tensor:
+        """The guidance gradient `(N, …)` of states; see `ClassifierGuidance.gradient`."""
+        ...
+
+
 T = TypeVar("T")
-Guidance = ClassifierFree | ClassifierGuidance | None
+Guidance = ClassifierFree | GradientGuidance | None
 
 
 @dataclass(frozen=True)

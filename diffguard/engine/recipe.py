@@ -11,7 +11,6 @@ from torch import Tensor
 from diffguard.diffusion.ddim import Ddim
 from diffguard.diffusion.plan import SamplingPlan
 from diffguard.diffusion.solver import Solver
-from diffguard.engine.classifier_guidance import ClassifierGuidance
 from diffguard.engine.early_stop import EarlyStop, Quality
 from diffguard.engine.jobs import Job
 from diffguard.engine.outcome import Outcome
@@ -93,8 +92,10 @@ class Recipe:
 
     @property
     def draws_crops(self) -> bool:
-        """Whether classifier guidance draws crops for each image."""
-        return isinstance(self.guidance, ClassifierGuidance) and self.guidance.draws_crops
+        """Whether guidance draws crops for each image."""
+        if self.guidance is None or isinstance(self.guidance, ClassifierFree):
+            return False
+        return self.guidance.draws_crops
 
     def program(self) -> Program:
         """What is asked of the engine for each image."""

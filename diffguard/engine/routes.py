@@ -7,16 +7,16 @@ once.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from enum import Enum
 
 import numpy as np
 import torch
 
 from diffguard.diffusion.plan import SamplingPlan
-from diffguard.engine.classifier_guidance import ClassifierGuidance
+from diffguard.engine.jobs import Reach
 from diffguard.engine.observer import Observer
 from diffguard.engine.program import (
     ClassifierFree,
+    GradientGuidance,
     Guidance,
     Inversion,
     NoisedImage,
@@ -27,29 +27,11 @@ from diffguard.engine.program import (
 )
 
 
-class Reach(Enum):
-    """Where guidance changes an image."""
-
-    NO_LABEL = "the image has no label"
-    NOWHERE = "its mask is empty"
-    INSIDE = "inside its mask"
-    EVERYWHERE = "it has no mask"
-
-    @classmethod
-    def of(cls, label: int, mask_size: int | None) -> Reach:
-        """The reach of guidance in an image, by its label and the size of its mask."""
-        if label < 0:
-            return cls.NO_LABEL
-        if mask_size is None:
-            return cls.EVERYWHERE
-        return cls.INSIDE if mask_size else cls.NOWHERE
-
-
 def effective(guidance: Guidance, reach: Reach) -> Guidance:
     """What remains of guidance in an image."""
     if guidance is None or guidance.scale == 0 or reach is Reach.NO_LABEL:
         return None
-    if isinstance(guidance, ClassifierGuidance):
+    if not isinstance(guidance, ClassifierFree):
         return None if reach is Reach.NOWHERE else guidance
     if not guidance.masked or reach is Reach.INSIDE:
         return guidance
@@ -136,7 +118,9 @@ class Routes:
         self.null = np.array([g is None or g.masked or g.scale != 1 for g in free])
         self.label = np.array([guidance is not None for guidance in free])
         self.mix = np.array([-1 if g is None else self.mixes.index(g) for g in free])
-        by = [p.guidance if isinstance(p.guidance, ClassifierGuidance) else None for p in phases]
+        by: list[GradientGuidance | None] = [
+            None if isinstance(p.guidance, ClassifierFree) else p.guidance for p in phases
+        ]
         self.classifiers = list(dict.fromkeys(guidance for guidance in by if guidance is not None))
         self.classifier = np.array([-1 if g is None else self.classifiers.index(g) for g in by])
         self.observes = np.array(

@@ -18,7 +18,6 @@ from diffguard.diffusion.guidance import classifier_free
 from diffguard.diffusion.levels import Levels
 from diffguard.diffusion.solver import Shown, Step
 from diffguard.engine.labels import network_labels
-from diffguard.engine.observation import Observation
 from diffguard.engine.routes import Routes
 from diffguard.engine.sampler import Sampler
 from diffguard.engine.trajectories import Passes, Trajectories
@@ -33,9 +32,6 @@ class Steps:
         routes: The phases of the trajectories.
         batch_size: Rows of every network call.
         trajectories: The table.
-
-    Attributes:
-        observation: The calls of the observers.
     """
 
     def __init__(
@@ -48,7 +44,6 @@ class Steps:
     ) -> None:
         self.denoiser, self.sampler, self.routes = denoiser, sampler, routes
         self.batch_size, self.trajectories = batch_size, trajectories
-        self.observation = Observation(routes, trajectories, denoiser, batch_size, self.step_of)
 
     @cached_property
     def _levels(self) -> Levels:
@@ -88,24 +83,25 @@ class Steps:
         """
         table, rows = self.trajectories, passes.rows
         padding = np.repeat(rows[:1], self.batch_size - len(rows))
-        shown = self._shown(np.concatenate([rows, padding]))
+        shown = self.shown(np.concatenate([rows, padding]))
         noise = self.denoiser.predict_noise(shown.x, shown.t, self._labels(passes))
         return table.store(passes, noise[: len(rows)].to(shown.x))
 
     @torch.no_grad()
-    def advance(self, rows: np.ndarray, *, by_classifier: bool = False) -> np.ndarray:
+    def advance(
+        self, rows: np.ndarray, noise: Tensor, *, by_classifier: bool = False
+    ) -> np.ndarray:
         """Let the solver use the passes of trajectories.
 
         Args:
             rows: Their rows.
+            noise: `(N, …)`, see `noise`.
             by_classifier: Whether classifiers guide them; then at most `batch_size` rows.
 
         Returns:
             `(N,)` bool, which rows have made a step; the others need further passes.
         """
-        table, solver, noise = self.trajectories, self.sampler.solver, self._noise(rows)
-        if self.routes.sees_passes:
-            self.observation.show_passes(rows, self._shown(rows).x, noise)
+        table, solver = self.trajectories, self.sampler.solver
         gradient = self._gradient(rows, noise) if by_classifier else None
         x, memory = table.states(rows)
         table.move(rows, *solver.advance(x, memory, self.step_of(rows), noise, gradient))
@@ -119,7 +115,8 @@ class Steps:
         table.made[complete_rows] += 1
         return complete
 
-    def _shown(self, rows: np.ndarray) -> Shown:
+    def shown(self, rows: np.ndarray) -> Shown:
+        """What the network is shown in the next passes of rows."""
         x, memory = self.trajectories.states(rows)
         return self.sampler.solver.shown(x, memory, self.step_of(rows))
 
@@ -130,8 +127,9 @@ class Steps:
             return None
         return padded(classes, self.batch_size).to(self.trajectories.x.device, non_blocking=True)
 
-    def _noise(self, rows: np.ndarray) -> Tensor:
-        """Noise of rows, with classifier-free guidance in rows that saw the label."""
+    @torch.no_grad()
+    def noise(self, rows: np.ndarray) -> Tensor:
+        """Noise `(N, …)` of rows, with classifier-free guidance in rows that saw the label."""
         table, noise = self.trajectories, self.trajectories.null_noise(rows)
         mixes = self.routes.mix[table.node[rows]]
         for number, mix in enumerate(self.routes.mixes):
@@ -147,7 +145,7 @@ class Steps:
 
     def _gradient(self, rows: np.ndarray, noise: Tensor) -> Tensor:
         """The gradient `(N, …)` of the classifiers that guide rows."""
-        table, shown = self.trajectories, self._shown(rows)
+        table, shown = self.trajectories, self.shown(rows)
         gradient = torch.zeros_like(noise)
         numbers = self.routes.classifier[table.node[rows]]
         for number, guidance in enumerate(self.routes.classifiers):

@@ -15,7 +15,6 @@ from torch import Tensor
 
 from diffguard.engine.jobs import Source
 from diffguard.engine.observer import Observer
-from diffguard.engine.routes import Node, Route
 
 
 @dataclass
@@ -24,21 +23,19 @@ class ImageInFlight:
 
     Attributes:
         source: The image.
-        route: Its phases.
         passes: Network passes so far.
         running: Number of its trajectories that have not ended.
-        last_step: Index of the last step of each phase that has ended.
-        states: Last state of each phase that has ended.
-        values: What the observers of a phase counted.
+        last_step: Number of a phase that has ended -> index of its last step.
+        states: Number of a phase that has ended -> its last state.
+        values: Number of a phase and an observer of it -> what the observer counted.
     """
 
     source: Source
-    route: Route
     passes: int = 0
     running: int = 0
-    last_step: dict[Node, int] = field(default_factory=dict)
-    states: dict[Node, Tensor] = field(default_factory=dict)
-    values: dict[tuple[Node, Observer], Tensor] = field(default_factory=dict)
+    last_step: dict[int, int] = field(default_factory=dict)
+    states: dict[int, Tensor] = field(default_factory=dict)
+    values: dict[tuple[int, Observer], Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

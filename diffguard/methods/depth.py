@@ -35,7 +35,7 @@ class QualityTrace(Observer):
 
     def on_step(self, sight: Sight) -> None:
         """Measure the qualities; see `Observer`."""
-        states, images = sight.denoiser.preview(sight.x), sight.image_previews()
+        states, images = sight.preview(sight.x), sight.image_previews()
         measured = torch.stack([quality(states, images) for quality in self.qualities], 1)
         places = torch.arange(len(self.qualities), device=sight.index.device)
         index = sight.index.unsqueeze(1) * len(self.qualities) + places

@@ -4,14 +4,13 @@ import numpy as np
 import pytest
 import torch
 
-from diffguard.engine.jobs import Job, Source
-from diffguard.engine.routes import Route
+from diffguard.engine.jobs import Job, Reach, Source
 from diffguard.engine.trajectories import ImageInFlight, Trajectories
 
 
 def add(table, label, state, step=0):
     """Take in an image with one trajectory, in phase 0; returns its row."""
-    image = ImageInFlight(Source(Job(torch.zeros(1), label), state), Route())
+    image = ImageInFlight(Source(Job(torch.zeros(1), label), state, Reach.EVERYWHERE))
     table.enter()
     row = table.add(image, state)
     table.begin(row, 0, step)
