@@ -180,7 +180,7 @@ class ScoringRun:
         detector = self.detector.to(trainer.strategy.root_device)
         methods = build_methods(detector.models, detector.fits)
         with torch.inference_mode(), trainer.precision_plugin.test_step_context():
-            size = find_batch_size(methods, detector.baselines, len(self.stream))
+            size = find_batch_size(detector.models, methods, detector.baselines, len(self.stream))
         say(f"batch size: {size}", file=sys.stderr)
         return size
 

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from diffguard.batching import padded
 from diffguard.diffusion.crops import Reduction, draw_boxes, place_boxes
-from diffguard.diffusion.denoiser import Denoiser
 from diffguard.diffusion.guidance import blend_clean, classifier_gradient
+from diffguard.engine.program import Viewer
 from diffguard.randomness import image_generator
 
 # Most pixels in a classifier call of several crops, 50 images of 224: small classifiers are faster
@@ -62,7 +62,7 @@ class ClassifierGuidance:
 
     def gradient(
         self,
-        denoiser: Denoiser,
+        denoiser: Viewer,
         x: Tensor,
         noise: Tensor,
         t: Tensor,
@@ -76,7 +76,7 @@ class ClassifierGuidance:
         """The guidance gradient of each sample at its own step.
 
         Args:
-            denoiser: Maps states to the images that the classifier sees (`preview`).
+            denoiser: Shows states as the images that the classifier sees.
             x: `(N, …)` states.
             noise: `(N, …)` predicted noise, not clipped.
             t: `(N,)` original timesteps, on the CPU like the arguments below.
@@ -121,7 +121,7 @@ class ClassifierGuidance:
             to_image=denoiser.preview,
         )[: len(u)]
 
-    def _shown_size(self, denoiser: Denoiser, u: Tensor) -> torch.Size:
+    def _shown_size(self, denoiser: Viewer, u: Tensor) -> torch.Size:
         """Height and width of the images of states; computed once, because it may run a decoder."""
         if u.shape[1:] not in self._sizes:
             self._sizes[u.shape[1:]] = denoiser.preview(u[:1]).shape[-2:]

@@ -12,7 +12,6 @@ from typing import Protocol, TypeVar
 
 from torch import Tensor
 
-from diffguard.diffusion.denoiser import Denoiser
 from diffguard.engine.observer import Observer
 
 
@@ -27,6 +26,14 @@ class ClassifierFree:
 
     scale: float
     masked: bool = True
+
+
+class Viewer(Protocol):
+    """A diffusion model that shows its states as images."""
+
+    def preview(self, z: Tensor, /) -> Tensor:
+        """See `Denoiser.preview`."""
+        ...
 
 
 class GradientGuidance(Protocol):
@@ -45,7 +52,7 @@ class GradientGuidance(Protocol):
 
     def gradient(
         self,
-        denoiser: Denoiser,
+        denoiser: Viewer,
         x: Tensor,
         noise: Tensor,
         t: Tensor,

@@ -14,6 +14,7 @@ from diffguard.errors import UserError
 from diffguard.failures import is_out_of_memory
 from diffguard.methods.items import Item
 from diffguard.methods.method import Method
+from diffguard.methods.models import Models
 from diffguard.methods.stream import ScoreStream
 from diffguard.scores.baselines import Baselines
 
@@ -78,29 +79,33 @@ def fastest(rate: Callable[[int], float], limit: int) -> int:
     return best
 
 
-def find_batch_size(methods: Sequence[Method], baselines: Baselines, images: int) -> int:
+def find_batch_size(
+    models: Models, methods: Sequence[Method], baselines: Baselines, images: int
+) -> int:
     """The fastest batch size that fits, measured on random images.
 
     Args:
-        methods: The methods, with models on their device and in the precision of their use.
+        models: The networks and settings, on their device and in the precision of their use.
+        methods: Their detection methods.
         baselines: Post-hoc detectors that are scored too.
         images: Number of images to score; a batch is not larger than needed for them.
     """
     limit = min(LARGEST, fixed_batch_size(max(1, images)))
-    return fastest(lambda size: _passes_per_second(methods, baselines, size), limit)
+    return fastest(lambda size: _passes_per_second(models, methods, baselines, size), limit)
 
 
-def _passes_per_second(methods: Sequence[Method], baselines: Baselines, size: int) -> float:
+def _passes_per_second(
+    models: Models, methods: Sequence[Method], baselines: Baselines, size: int
+) -> float:
     """Measure scoring in its real shapes, but with few steps."""
     generator = torch.Generator().manual_seed(0)
-    models = methods[0].models
     shape = (size, models.image_channels, models.image_size, models.image_size)
     images = torch.rand(shape, generator=generator)
     items = [Item(image, index=i) for i, image in enumerate(images)]
     began = rows = 0.0
     # The first round also allocates memory and chooses kernels.
     for _ in range(2):
-        stream = ScoreStream(methods, baselines, None, size, most_steps=_STEPS)
+        stream = ScoreStream(models, methods, baselines, None, size, most_steps=_STEPS)
         began = time.perf_counter()
         stream.push(items)
         stream.flush()

@@ -5,7 +5,7 @@ The classifier can be restricted to the object, see `ComparisonSettings`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -13,33 +13,39 @@ from torch import Tensor
 
 from diffguard.batching import padded
 from diffguard.classifiers.cam import cam_mask, grad_cam, scale_cam
-from diffguard.classifiers.classifier import ClassifierOutput
+from diffguard.classifiers.classifier import Classifier, ClassifierOutput
 from diffguard.classifiers.layer_masking import layer_masked
 from diffguard.engine.recipe import Reconstruction
-from diffguard.methods.models import Models, views_of
+from diffguard.methods.views import views_of
 from diffguard.scores.distances import Distance, Views
 from diffguard.scores.fusion_rule import DIFFGUARD
+from diffguard.settings.sections import ComparisonSettings
 
 
 class Comparison:
-    """The distances of the settings, with the classifier's output if a distance reads it.
+    """Distances, with the classifier's output if one of them reads it.
 
     Args:
-        models: The networks and settings of a detector.
-
-    Attributes:
+        classifier: The protected classifier.
+        settings: How its outputs are compared.
         distances: Distance by name, between each image and its guided reconstruction.
         unguided_distances: Distance by name, between the unguided and the guided reconstruction.
+
+    Attributes:
         layers: Names of the classifier's layers that the distances read.
     """
 
-    def __init__(self, models: Models) -> None:
-        settings = models.settings
-        self.classifier, self.settings = models.classifier, settings.comparison
-        self.distances = {name: models.distance(name) for name in settings.distances}
-        self.unguided_distances = {name: models.distance(name) for name in settings.unguided}
-        distances = [*self.distances.values(), *self.unguided_distances.values()]
-        self.layers = sorted({d.layer for d in distances if d.layer is not None})
+    def __init__(
+        self,
+        classifier: Classifier,
+        settings: ComparisonSettings,
+        distances: Mapping[str, Distance],
+        unguided_distances: Mapping[str, Distance],
+    ) -> None:
+        self.classifier, self.settings = classifier, settings
+        self.distances, self.unguided_distances = distances, unguided_distances
+        both = [*distances.values(), *unguided_distances.values()]
+        self.layers = sorted({d.layer for d in both if d.layer is not None})
 
     def __call__(
         self, reconstructions: Sequence[Reconstruction], output: ClassifierOutput, batch_size: int

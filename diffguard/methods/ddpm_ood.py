@@ -22,8 +22,7 @@ from diffguard.classifiers.classifier import ClassifierOutput
 from diffguard.engine.outcome import Outcome
 from diffguard.engine.program import NoisedImage, Program, Synthesis
 from diffguard.engine.recipe import Recipe
-from diffguard.methods.method import Method
-from diffguard.methods.models import Models
+from diffguard.methods.method import Method, Networks
 from diffguard.methods.picture_distances import picture_distances
 from diffguard.scores.z_scores import fit_z_scores, z_scores
 from diffguard.settings.values import steps_at
@@ -35,7 +34,7 @@ class DdpmOod(Method):
     name = "ddpm_ood"
 
     def __init__(
-        self, models: Models, recipe: Recipe, state: Mapping[str, Tensor] | None = None
+        self, models: Networks, recipe: Recipe, state: Mapping[str, Tensor] | None = None
     ) -> None:
         super().__init__(models, recipe, state)
         self.images = models.settings.ddpm_ood.images
@@ -71,6 +70,6 @@ class DdpmOod(Method):
 
     def _distances(self, outcomes: Sequence[Outcome], batch_size: int) -> Tensor:
         """`(N, levels, distances)`."""
-        names = self.models.settings.ddpm_ood.distances
-        phases = self.program().pictures
-        return picture_distances(self.models, names, phases, outcomes, batch_size)
+        models, phases = self.models, self.program().pictures
+        distances = [models.distance(name) for name in models.settings.ddpm_ood.distances]
+        return picture_distances(models.classifier, distances, phases, outcomes, batch_size)

@@ -16,8 +16,7 @@ from diffguard.engine.outcome import Outcome
 from diffguard.engine.program import Program
 from diffguard.engine.recipe import Recipe
 from diffguard.methods.comparison import Comparison
-from diffguard.methods.method import Method
-from diffguard.methods.models import Models
+from diffguard.methods.method import Method, Networks
 
 
 class DiffGuard(Method):
@@ -26,10 +25,16 @@ class DiffGuard(Method):
     name = "diffguard"
 
     def __init__(
-        self, models: Models, recipe: Recipe, state: Mapping[str, Tensor] | None = None
+        self, models: Networks, recipe: Recipe, state: Mapping[str, Tensor] | None = None
     ) -> None:
         super().__init__(models, recipe, state)
-        self.comparison = Comparison(models)
+        settings = models.settings
+        self.comparison = Comparison(
+            models.classifier,
+            settings.comparison,
+            {name: models.distance(name) for name in settings.distances},
+            {name: models.distance(name) for name in settings.unguided},
+        )
         self.layers = self.comparison.layers
 
     def program(self) -> Program:

@@ -20,8 +20,7 @@ from diffguard.classifiers.classifier import ClassifierOutput
 from diffguard.engine.outcome import Outcome
 from diffguard.engine.program import ClassifierFree, NoisedImage, Program, Synthesis
 from diffguard.engine.recipe import Recipe
-from diffguard.methods.method import Method
-from diffguard.methods.models import Models
+from diffguard.methods.method import Method, Networks
 from diffguard.methods.picture_distances import picture_distances
 from diffguard.settings.values import steps_at
 
@@ -32,7 +31,7 @@ class DiffNb(Method):
     name = "diffnb"
 
     def __init__(
-        self, models: Models, recipe: Recipe, state: Mapping[str, Tensor] | None = None
+        self, models: Networks, recipe: Recipe, state: Mapping[str, Tensor] | None = None
     ) -> None:
         super().__init__(models, recipe, state)
         layer = models.distance(models.settings.diffnb.distance).layer
@@ -54,6 +53,9 @@ class DiffNb(Method):
         self, outcomes: Sequence[Outcome], output: ClassifierOutput, batch_size: int
     ) -> dict[str, np.ndarray]:
         """`diffnb`; see `Method`."""
-        names, phases = [self.models.settings.diffnb.distance], self.program().pictures
-        distances = picture_distances(self.models, names, phases, outcomes, batch_size, output)
+        models, phases = self.models, self.program().pictures
+        distance = models.distance(models.settings.diffnb.distance)
+        distances = picture_distances(
+            models.classifier, [distance], phases, outcomes, batch_size, output
+        )
         return {self.name: distances.mean((1, 2)).numpy()}

@@ -99,6 +99,7 @@ class Lmd(Method):
         batch_size: int,
     ) -> dict[str, np.ndarray]:
         """`lmd`; see `Method`."""
-        names, phases = [self.models.settings.lmd.distance], self.program().pictures
-        distances = picture_distances(self.models, names, phases, outcomes, batch_size)
+        models, phases = self.models, self.program().pictures
+        distance = models.distance(models.settings.lmd.distance)
+        distances = picture_distances(models.classifier, [distance], phases, outcomes, batch_size)
         return {self.name: np.median(distances[..., 0].numpy(), axis=1)}

@@ -4,16 +4,35 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from typing import ClassVar
+from typing import ClassVar, Protocol
 
 import numpy as np
 from torch import Tensor
 
-from diffguard.classifiers.classifier import ClassifierOutput
+from diffguard.classifiers.classifier import Classifier, ClassifierOutput
 from diffguard.engine.outcome import Outcome
 from diffguard.engine.program import Program
 from diffguard.engine.recipe import Recipe
-from diffguard.methods.models import Models
+from diffguard.scores.distances import Distance
+from diffguard.settings.detector import DetectorSettings
+
+
+class Networks(Protocol):
+    """What a method uses of a detector's `Models`.
+
+    Attributes:
+        classifier: The protected classifier.
+        settings: The settings that define the scores.
+        seed: Seed of the randomness that belongs to each image.
+    """
+
+    classifier: Classifier
+    settings: DetectorSettings
+    seed: int
+
+    def distance(self, name: str) -> Distance:
+        """A distance that the settings name."""
+        ...
 
 
 class Method(ABC):
@@ -36,7 +55,7 @@ class Method(ABC):
     images: int = 0
 
     def __init__(
-        self, models: Models, recipe: Recipe, state: Mapping[str, Tensor] | None = None
+        self, models: Networks, recipe: Recipe, state: Mapping[str, Tensor] | None = None
     ) -> None:
         self.models, self.recipe, self.state = models, recipe, dict(state or {})
 

@@ -44,6 +44,7 @@ class Minority(Method):
         batch_size: int,
     ) -> dict[str, np.ndarray]:
         """`minority`; see `Method`."""
-        names, phases = [self.models.settings.minority.distance], self.program().pictures
-        distances = picture_distances(self.models, names, phases, outcomes, batch_size)
+        models, phases = self.models, self.program().pictures
+        distance = models.distance(models.settings.minority.distance)
+        distances = picture_distances(models.classifier, [distance], phases, outcomes, batch_size)
         return {self.name: distances.mean((1, 2)).numpy()}

@@ -14,6 +14,7 @@ from diffguard.classifiers.classifier import Classifier, ClassifierOutput
 from diffguard.diffusion.denoiser import Denoiser
 from diffguard.diffusion.plan import SamplingPlan
 from diffguard.methods.checks import check_checkerboard, check_models
+from diffguard.methods.views import views_of
 from diffguard.scores.build import build_distance
 from diffguard.scores.distances import Distance, Views
 from diffguard.settings.checks import check_image_size
@@ -148,8 +149,3 @@ class Models(nn.Module):
 def _module_name(distance: str) -> str:
     # Names of layers contain dots, and names of modules must not.
     return distance.replace(".", "/")
-
-
-def views_of(images: Tensor, output: ClassifierOutput) -> Views:
-    """Images `(N, C, H, W)` with the classifier's output, as the distances take them."""
-    return Views(images, output.logits, output.features, output.layers)

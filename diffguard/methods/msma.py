@@ -20,8 +20,7 @@ from diffguard.engine.observer import Observer, PassSight
 from diffguard.engine.outcome import Outcome
 from diffguard.engine.program import NoisedImage, Program, Synthesis
 from diffguard.engine.recipe import Recipe
-from diffguard.methods.method import Method
-from diffguard.methods.models import Models
+from diffguard.methods.method import Method, Networks
 from diffguard.scores.mixture import fit_mixture, negative_log_density
 
 
@@ -45,7 +44,7 @@ class Msma(Method):
     name = "msma"
 
     def __init__(
-        self, models: Models, recipe: Recipe, state: Mapping[str, Tensor] | None = None
+        self, models: Networks, recipe: Recipe, state: Mapping[str, Tensor] | None = None
     ) -> None:
         super().__init__(models, recipe, state)
         self.images = models.settings.msma.images

@@ -8,17 +8,17 @@ import torch
 from torch import Tensor
 
 from diffguard.batching import padded
-from diffguard.classifiers.classifier import ClassifierOutput
+from diffguard.classifiers.classifier import Classifier, ClassifierOutput
 from diffguard.engine.outcome import Outcome
 from diffguard.engine.program import Phase
-from diffguard.methods.models import Models, views_of
-from diffguard.scores.distances import Views
+from diffguard.methods.views import views_of
+from diffguard.scores.distances import Distance, Views
 
 
 @torch.no_grad()
 def picture_distances(
-    models: Models,
-    names: Sequence[str],
+    classifier: Classifier,
+    distances: Sequence[Distance],
     phases: Sequence[Phase],
     outcomes: Sequence[Outcome],
     batch_size: int,
@@ -27,8 +27,8 @@ def picture_distances(
     """Compare images with their pictures.
 
     Args:
-        models: The networks and settings.
-        names: D distances that the settings name.
+        classifier: The protected classifier, which some distances read.
+        distances: D distances.
         phases: P phases whose pictures are compared.
         outcomes: At most `batch_size` of them.
         batch_size: Rows of every network call.
@@ -37,7 +37,6 @@ def picture_distances(
     Returns:
         `(N, P, D)` float64 on the CPU, higher = more different.
     """
-    distances = [models.distance(name) for name in names]
     layers = sorted({d.layer for d in distances if d.layer is not None})
     classifies = any(distance.needs != "images" for distance in distances)
 
@@ -45,7 +44,7 @@ def picture_distances(
         pictures = padded(torch.stack([o.pictures[phase] for o in outcomes]), batch_size)
         if not classifies:
             return Views(pictures)
-        return views_of(pictures, models.classifier.forward_features(pictures, layers))
+        return views_of(pictures, classifier.forward_features(pictures, layers))
 
     images = padded(torch.stack([outcome.job.image for outcome in outcomes]), batch_size)
     source = Views(images) if output is None else views_of(images, output.padded(batch_size))

@@ -155,7 +155,14 @@ class Scorer(nn.Module):
             check_compiler(self.device)
         calibration = self.calibration if derive else None
         methods = build_methods(self.models, self.fits, unguided=unguided)
-        return ScoreStream(methods, self.baselines, calibration, batch_size, skip_clear=skip_clear)
+        return ScoreStream(
+            self.models,
+            methods,
+            self.baselines,
+            calibration,
+            batch_size,
+            skip_clear=skip_clear,
+        )
 
     def require_calibration(self) -> Calibration:
         """The calibration.

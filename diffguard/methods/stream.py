@@ -27,6 +27,7 @@ from diffguard.errors import UserError
 from diffguard.methods.items import Item, Scored
 from diffguard.methods.jobs import jobs_of
 from diffguard.methods.method import Method
+from diffguard.methods.models import Models
 from diffguard.score_table.rows import BASELINES_STAGE, DIFFUSION_STAGE, ScoreRow
 from diffguard.scores.baselines import Baselines
 from diffguard.scores.calibration import Calibration
@@ -47,7 +48,8 @@ class ScoreStream:
     """Scores images that are pushed in.
 
     Args:
-        methods: The detection methods, of one detector; at least one.
+        models: The networks and settings.
+        methods: Their detection methods; at least one.
         baselines: Post-hoc detectors that are scored too.
         calibration: Adds the scores that need calibration; None leaves them out.
         batch_size: Images of every network call, rounded up to a multiple of 8.
@@ -61,6 +63,7 @@ class ScoreStream:
 
     def __init__(
         self,
+        models: Models,
         methods: Sequence[Method],
         baselines: Baselines,
         calibration: Calibration | None,
@@ -69,8 +72,7 @@ class ScoreStream:
         most_steps: int | None = None,
         skip_clear: bool = True,
     ) -> None:
-        self.methods = methods
-        self.models, self.recipe = methods[0].models, methods[0].recipe
+        self.models, self.methods, self.recipe = models, methods, methods[0].recipe
         self.baselines = baselines
         self.calibration = calibration
         self.batch_size = fixed_batch_size(batch_size)

@@ -141,7 +141,8 @@ def test_auto_is_determined_once_and_recorded(data_root, tmp_path, monkeypatch, 
 
 def test_the_search_ends_at_the_number_of_images():
     detector = hungry()
-    assert find_batch_size(build_methods(detector.models, {}), detector.baselines, 20) in (8, 16)
+    methods = build_methods(detector.models, {})
+    assert find_batch_size(detector.models, methods, detector.baselines, 20) in (8, 16)
     assert set(detector.denoiser.network.seen) == {8, 16}
 
 
