@@ -93,7 +93,7 @@ def _evaluate(argv: Sequence[str], ckpt: str) -> int:
 def _check(arguments: EvaluationArguments) -> None:
     """Check the command line before a model is built."""
     from diffguard.scores.conformal import check_share
-    from diffguard.settings.checks import check_image_size
+    from diffguard.settings.image_size import check_image_size
 
     if arguments.fuse:
         raise UserError("--fuse needs --scores: evaluate first, then fuse the scores of the folder")
@@ -110,7 +110,7 @@ def _check(arguments: EvaluationArguments) -> None:
                 f"--trusted {name!r} is not the name of a class or an architecture: expected "
                 "my_module.Net or timm/resnet18, several as --trusted a.Net --trusted b.Net"
             )
-    check_image_size(arguments.detector, arguments.data.image_size)
+    check_image_size(arguments.detector.reconstruction_distances, arguments.data.image_size)
 
 
 def _check_images(content: Mapping[str, Any], data: OODDataModule) -> None:

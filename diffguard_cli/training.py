@@ -180,7 +180,7 @@ def _check_named_again(source: _ConfigSource, config: Mapping[str, Any]) -> None
 def _check(arguments: TrainingArguments) -> None:
     """Check the command line before any data is read."""
     from diffguard.scores.build import check_weights
-    from diffguard.settings.checks import check_image_size
+    from diffguard.settings.image_size import check_image_size
     from diffguard_cli.config_check import check_config
     from lightning_modules.trainer import check_classes
 
@@ -192,7 +192,7 @@ def _check(arguments: TrainingArguments) -> None:
     if weights and not Path(weights).is_file():
         raise UserError(f"classifier.ckpt {weights} does not exist: expected a file of weights")
     if "calibrate" in arguments.stages:
-        check_image_size(arguments.detector, arguments.data.image_size)
+        check_image_size(arguments.detector.reconstruction_distances, arguments.data.image_size)
         detector = arguments.detector
         check_weights(detector.all_distances, detector.perceptual_weights)
 

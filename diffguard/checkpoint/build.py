@@ -26,8 +26,8 @@ from diffguard.errors import UserError
 from diffguard.scores.baselines import Reference
 from diffguard.scores.calibration import Calibration
 from diffguard.scores.fusion_rule import DIFFGUARD
-from diffguard.settings.checks import check_image_size
 from diffguard.settings.detector import DetectorSettings, score_names
+from diffguard.settings.image_size import check_image_size
 from diffguard.settings.plain import from_dict
 from diffguard.storage.paths import expand_home, user_path
 from diffguard.storage.sizes import check_fit, trial
@@ -104,7 +104,7 @@ def build_parts(
     if reference is not None:
         _check_width(reference["features"], classifier)
     detector_settings = from_dict(content["settings"] if settings is None else settings)
-    check_image_size(detector_settings, content["image"]["size"])
+    check_image_size(detector_settings.reconstruction_distances, content["image"]["size"])
     calibration = content["calibration"]
     features = calibration.get("features")
     if features is not None:

@@ -12,8 +12,8 @@ from diffguard.checkpoint.parts import DetectorParts
 from diffguard.errors import UserError
 from diffguard.scores.conformal import as_percent, needed_images
 from diffguard.settings.plain import to_dict
+from diffguard.storage.json_files import read_json
 from diffguard.storage.paths import require_file
-from diffguard.storage.reading import read_json
 
 # A longer list of classes is cut.
 _SHOWN_CLASSES = 20

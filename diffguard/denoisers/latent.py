@@ -45,6 +45,9 @@ class LatentDenoiser(DiffusersDenoiser):
             cross-attention and no `context` is given, or one of another width.
     """
 
+    # States are latents, whose values have no fixed range.
+    has_latents = True
+
     def __init__(
         self,
         network: nn.Module,

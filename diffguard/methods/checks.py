@@ -9,7 +9,6 @@ from torch import nn
 
 from diffguard.batching import most_rows
 from diffguard.classifiers.classifier import Classifier
-from diffguard.denoisers.latent import LatentDenoiser
 from diffguard.diffusion.denoiser import Denoiser
 from diffguard.diffusion.plan import respace
 from diffguard.errors import UserError
@@ -113,7 +112,7 @@ def check_models(
             "class-conditional diffusion model has no null class: leave it out, or take another "
             "model"
         )
-    if settings.sampler.clip and isinstance(denoiser, LatentDenoiser):
+    if settings.sampler.clip and getattr(denoiser, "has_latents", False):
         raise UserError(
             "detector.sampler.clip clamps pixels to their range, which the latents of this model "
             "do not have: set it to false"

@@ -17,8 +17,8 @@ from diffguard.methods.checks import check_checkerboard, check_models
 from diffguard.methods.views import views_of
 from diffguard.scores.build import build_distance
 from diffguard.scores.distances import Distance, Views
-from diffguard.settings.checks import check_image_size
 from diffguard.settings.detector import DetectorSettings
+from diffguard.settings.image_size import check_image_size
 
 
 class Models(nn.Module):
@@ -66,7 +66,7 @@ class Models(nn.Module):
         self.image_size = image_size
         self.image_channels = image_channels
         self.seed = seed
-        check_image_size(settings, image_size)
+        check_image_size(settings.reconstruction_distances, image_size)
         check_models(settings, classifier, denoiser, noisy_classifier)
         check_checkerboard(settings, denoiser, image_size)
         thresholds = settings.early_stop.thresholds

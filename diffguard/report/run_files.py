@@ -39,7 +39,8 @@ from diffguard.score_table.table import ScoreTable
 from diffguard.score_table.timing import read_timing
 from diffguard.scores.fusion_rule import DIFFGUARD, FUSION, FUSION_BASELINES
 from diffguard.storage.files import replace_file
-from diffguard.storage.reading import open_regular, read_json, read_text
+from diffguard.storage.json_files import read_json
+from diffguard.storage.reading import open_regular, read_text
 
 _DIGESTED = ("scores.csv", "calibration.csv", "contents.npy")
 

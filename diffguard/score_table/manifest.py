@@ -13,7 +13,7 @@ from typing_extensions import TypedDict
 
 from diffguard.errors import UserError
 from diffguard.storage.files import create_file, replace_file
-from diffguard.storage.reading import read_json
+from diffguard.storage.json_files import read_json
 
 MACHINE = "machine"
 # Format of the files in a folder of scores; a run of another format is not continued.

@@ -11,7 +11,8 @@ from typing_extensions import TypedDict
 
 from diffguard.errors import UserError
 from diffguard.storage.files import append_line
-from diffguard.storage.reading import parse_json, read_text
+from diffguard.storage.reading import read_text
+from diffguard.storage.schema import parse_json
 
 _NAME = "timing.jsonl"
 

@@ -7,9 +7,10 @@ from functools import partial
 
 from torch import nn
 
+from diffguard.scores.backbones import TAPS, Net
 from diffguard.scores.distance_names import find_distance
 from diffguard.scores.distances import FORMULAS, Distance
-from diffguard.scores.perceptual import DISTS, LPIPS, TAPS, Net
+from diffguard.scores.perceptual import DISTS, LPIPS
 from diffguard.scores.perceptual_weights import Weights, load_features, shipped
 
 

@@ -11,7 +11,6 @@ builds them by name with their weights.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -19,15 +18,8 @@ from torch.nn import functional as F
 
 from diffguard.errors import UserError
 from diffguard.images import convert_channels
+from diffguard.scores.backbones import SMALLEST, TAPS, Net
 from diffguard.scores.formulas import structure_map, texture_structure
-
-Net = Literal["vgg16", "alexnet"]
-
-TAPS: dict[Net, tuple[int, ...]] = {"vgg16": (3, 8, 15, 22, 29), "alexnet": (1, 4, 7, 9, 11)}
-"""Indices in torchvision's `features` of the ReLUs that end the five stages."""
-
-# The smallest image that still has a pixel after all poolings.
-_SMALLEST = {"vgg16": 16, "alexnet": 31}
 
 
 class LPIPS(nn.Module):
@@ -67,7 +59,7 @@ class LPIPS(nn.Module):
         Raises:
             UserError: If the images are too small for the network.
         """
-        smallest = _SMALLEST[self.net]
+        smallest = SMALLEST[self.net]
         if min(images.shape[-2:]) < smallest:
             raise UserError(
                 f"LPIPS with {self.net} needs images of at least {smallest} px, got "

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from diffguard.errors import UserError
-from diffguard.scores.perceptual import TAPS, Net
+from diffguard.scores.backbones import TAPS, Net
 from diffguard.storage.paths import user_path
 from diffguard.storage.weights import load_tensors, state_dict_of
 

@@ -139,7 +139,7 @@ class DetectorSettings:
         check_start(self.sampler, self.synthesis)
         for key in ("methods", "distances", "unguided", "distance", "baselines"):
             check_distinct(getattr(self, key), f"detector.{key}")
-        check_methods(self.methods, self.guidance, self.sampler)
+        check_methods(self.methods, self.sampler.solver, sees_both=self.guidance.sees_both)
         sections = {name: getattr(self, name) for name in SECTIONS}
         check_sections(sections, self.methods)
         check_distances(self.distances, self.unguided, self.distance)

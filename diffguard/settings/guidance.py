@@ -79,6 +79,11 @@ class ClassifierFreeSettings:
     scale: float = 3.0
     cam_cut: float | None = None
 
+    @property
+    def sees_both(self) -> bool:
+        """Whether a guided step takes passes both without and with the label."""
+        return self.scale not in (0, 1)
+
     def __post_init__(self) -> None:
         check_values(self, "detector.classifier_free")
         check_scale(self.scale, "detector.classifier_free.scale")
@@ -109,6 +114,11 @@ class ClassifierGuidanceSettings:
     model: GuidingClassifier = "protected"
     blend: bool = True
     crops: CropSettings = field(default_factory=CropSettings)
+
+    @property
+    def sees_both(self) -> bool:
+        """Whether a guided step takes passes both without and with the label: never."""
+        return False
 
     def __post_init__(self) -> None:
         check_values(self, "detector.classifier")

@@ -4,27 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from diffguard.diffusion.solver import EXACT, SolverName
 from diffguard.errors import UserError
-from diffguard.settings.guidance import ClassifierFreeSettings, GuidanceSettings
 from diffguard.settings.method_section import MethodSettings
-from diffguard.settings.mixture_methods import DiffPathSettings, MsmaSettings
-from diffguard.settings.reconstruction_methods import (
-    DdpmOodSettings,
-    DiffNbSettings,
-    LmdSettings,
-    MinoritySettings,
-)
-from diffguard.settings.sections import SamplerSettings
 
-# Method -> the class of its section.
-SECTIONS: dict[str, type[MethodSettings]] = {
-    "diffpath": DiffPathSettings,
-    "diffnb": DiffNbSettings,
-    "ddpm_ood": DdpmOodSettings,
-    "lmd": LmdSettings,
-    "minority": MinoritySettings,
-    "msma": MsmaSettings,
-}
+# Those with a section of their own.
+SECTIONS = ("diffpath", "diffnb", "ddpm_ood", "lmd", "minority", "msma")
 METHODS = ("diffguard", *SECTIONS, "guidance_norm")
 # Those that are fitted on ID training images.
 FITTED = ("diffpath", "ddpm_ood", "msma")
@@ -32,10 +17,13 @@ FITTED = ("diffpath", "ddpm_ood", "msma")
 UNLABELED = ("ddpm_ood", "lmd", "minority", "msma")
 
 
-def check_methods(
-    methods: Sequence[str], guidance: GuidanceSettings, sampler: SamplerSettings
-) -> None:
+def check_methods(methods: Sequence[str], solver: SolverName, *, sees_both: bool) -> None:
     """Refuse methods that are unknown or do not fit the guidance or the solver.
+
+    Args:
+        methods: The selected methods.
+        solver: Name of the solver.
+        sees_both: Whether guided steps take passes both without and with the label.
 
     Raises:
         UserError: Naming the method.
@@ -51,26 +39,24 @@ def check_methods(
             "detector.methods must name diffguard, which the others are added to, got "
             f"[{', '.join(methods)}]: write [{names}]"
         )
-    if "lmd" in methods and sampler.is_exact:
+    if "lmd" in methods and solver in EXACT:
         raise UserError(
             f"detector.methods lmd replaces pixels between steps, which the solver "
-            f"{sampler.solver} does not allow: set detector.sampler.solver to another one, such as "
+            f"{solver} does not allow: set detector.sampler.solver to another one, such as "
             "ddim"
         )
-    if "minority" in methods and sampler.solver in ("pndm", "edict"):
+    if "minority" in methods and solver in ("pndm", "edict"):
         raise UserError(
             f"detector.methods minority denoises in one network pass, and the solver "
-            f"{sampler.solver} begins with two: set detector.sampler.solver to another one, such "
+            f"{solver} begins with two: set detector.sampler.solver to another one, such "
             "as ddim"
         )
-    if "guidance_norm" in methods:
-        free = isinstance(guidance, ClassifierFreeSettings)
-        if not free or guidance.scale in (0, 1):
-            raise UserError(
-                "detector.methods guidance_norm needs passes both without and with the label: set "
-                "detector.guidance to classifier_free and its scale to another value than 0 and 1, "
-                "or leave it out"
-            )
+    if "guidance_norm" in methods and not sees_both:
+        raise UserError(
+            "detector.methods guidance_norm needs passes both without and with the label: set "
+            "detector.guidance to classifier_free and its scale to another value than 0 and 1, "
+            "or leave it out"
+        )
 
 
 def check_sections(sections: Mapping[str, MethodSettings], methods: Sequence[str]) -> None:
@@ -84,7 +70,7 @@ def check_sections(sections: Mapping[str, MethodSettings], methods: Sequence[str
         UserError: Naming the section.
     """
     for name, section in sections.items():
-        if name not in methods and section != SECTIONS[name]():
+        if name not in methods and section != type(section)():
             raise UserError(
                 f"detector.{name} has no effect here: leave it out, or add {name} to "
                 "detector.methods"

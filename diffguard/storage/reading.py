@@ -6,18 +6,14 @@ Reading never blocks on a named pipe, and uses no more memory than the size of t
 from __future__ import annotations
 
 import io
-import json
 import os
 import stat
 from pathlib import Path
-from typing import Any, NoReturn
 
-from diffguard.errors import UserError, reason_of
-from diffguard.storage.schema import validated
+from diffguard.errors import UserError
 
 # Far above the size of a file of settings or times.
 LARGEST_TEXT = 64 << 20
-_DEEPEST = 100  # nesting of JSON
 
 
 def open_regular(path: Path) -> io.BufferedReader:
@@ -69,52 +65,3 @@ def read_text(path: Path) -> str:
             return file.read().decode("utf-8")
         except UnicodeDecodeError as error:
             raise UserError(f"{path} is damaged: it is not text in UTF-8 ({error})") from error
-
-
-def read_json(path: Path, kind: Any) -> Any:
-    """Read a JSON file and check it against a type; see `schema.validated`.
-
-    Raises:
-        FileNotFoundError: If there is nothing at `path`.
-        UserError: If the file is damaged.
-    """
-    return parse_json(read_text(path), kind, str(path))
-
-
-def parse_json(text: str, kind: Any, source: str) -> Any:
-    """Parse JSON text, without NaN and infinities, and check it against a type.
-
-    Args:
-        text: The text.
-        kind: See `schema.validated`.
-        source: Its origin; the error begins with it.
-
-    Returns:
-        The data, with keys in the order of the text.
-
-    Raises:
-        UserError: If it is not JSON, nested too deeply, or does not fit.
-    """
-    try:
-        value = json.loads(text, parse_constant=_refuse)
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{source} is damaged: it is not JSON ({reason_of(error)})") from error
-    _check_depth(value, source)
-    validated(kind, value, source)
-    return value
-
-
-def _refuse(constant: str) -> NoReturn:
-    raise ValueError(f"{constant} is not a number of JSON")
-
-
-def _check_depth(value: object, source: str) -> None:
-    level, depth = [value], 0
-    while level:
-        if depth > _DEEPEST:
-            raise UserError(f"{source} is damaged: it is nested deeper than {_DEEPEST} levels")
-        parts = [
-            x.values() if isinstance(x, dict) else x for x in level if isinstance(x, dict | list)
-        ]
-        level = [x for part in parts for x in part]
-        depth += 1

@@ -1,13 +1,15 @@
-"""Checks data from a file: types, ranges and sizes."""
+"""Checks data from a file: JSON, types, ranges and sizes."""
 
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Any, NoReturn
 
 from pydantic import TypeAdapter, ValidationError
 
 from diffguard.errors import UserError, reason_of
+
+_DEEPEST = 100  # nesting of JSON
 
 
 def validated(kind: Any, value: object, source: str) -> Any:
@@ -47,6 +49,45 @@ def validated_plain(kind: Any, value: object, source: str) -> Any:
         return TypeAdapter(kind).validate_json(text, strict=True)
     except ValidationError as error:
         raise _damaged(error, source) from None
+
+
+def parse_json(text: str, kind: Any, source: str) -> Any:
+    """Parse JSON text, without NaN and infinities, and check it against a type.
+
+    Args:
+        text: The text.
+        kind: See `validated`.
+        source: Its origin; the error begins with it.
+
+    Returns:
+        The data, with keys in the order of the text.
+
+    Raises:
+        UserError: If it is not JSON, nested too deeply, or does not fit.
+    """
+    try:
+        value = json.loads(text, parse_constant=_refuse)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{source} is damaged: it is not JSON ({reason_of(error)})") from error
+    _check_depth(value, source)
+    validated(kind, value, source)
+    return value
+
+
+def _refuse(constant: str) -> NoReturn:
+    raise ValueError(f"{constant} is not a number of JSON")
+
+
+def _check_depth(value: object, source: str) -> None:
+    level, depth = [value], 0
+    while level:
+        if depth > _DEEPEST:
+            raise UserError(f"{source} is damaged: it is nested deeper than {_DEEPEST} levels")
+        parts = [
+            x.values() if isinstance(x, dict) else x for x in level if isinstance(x, dict | list)
+        ]
+        level = [x for part in parts for x in part]
+        depth += 1
 
 
 def _damaged(error: ValidationError, source: str) -> UserError:

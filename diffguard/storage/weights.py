@@ -17,7 +17,8 @@ from typing_extensions import TypedDict
 from diffguard.errors import UserError, reason_of
 from diffguard.storage.archives import check_archive, check_tensors
 from diffguard.storage.paths import kind_of
-from diffguard.storage.reading import read_json
+from diffguard.storage.reading import read_text
+from diffguard.storage.schema import parse_json
 
 # Keys under which training programs store the state dict.
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "network")
@@ -100,7 +101,7 @@ def refused(path: Path, name: str | None) -> UserError:
 
 def _load_shards(index: Path) -> dict[str, Tensor]:
     """The tensors of the safetensors files listed in an index next to them."""
-    weight_map = read_json(index, _Index)["weight_map"]
+    weight_map = parse_json(read_text(index), _Index, str(index))["weight_map"]
     tensors: dict[str, Tensor] = {}
     for name in sorted(set(weight_map.values())):
         if Path(name).name != name or not name.endswith(".safetensors"):

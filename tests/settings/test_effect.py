@@ -10,9 +10,9 @@ from diffguard.checkpoint.file import read_checkpoint
 from diffguard.classifiers.small_cnn import TimedCNN
 from diffguard.detector import Detector
 from diffguard.errors import UserError
-from diffguard.settings.checks import check_image_size
 from diffguard.settings.detector import DetectorSettings
 from diffguard.settings.guidance import FORMS, ClassifierGuidanceSettings
+from diffguard.settings.image_size import check_image_size
 from diffguard.settings.plain import from_dict, to_dict, with_guidance
 from tests.helpers.format1 import FOLDER
 from tests.helpers.tiny_detector import build_detector
@@ -297,7 +297,7 @@ def test_guidance_is_one_of_the_settings_classes():
 @pytest.mark.parametrize("size", [0, -1, 2.5])
 def test_an_image_has_at_least_one_pixel(size):
     with pytest.raises(UserError, match="image_size must be a whole number of at least 1"):
-        check_image_size(DetectorSettings(), size)
+        check_image_size(DetectorSettings().reconstruction_distances, size)
 
 
 def test_an_old_checkpoint_with_settings_without_effect_still_loads(tmp_path):

@@ -8,7 +8,8 @@ import pytest
 
 from diffguard.errors import UserError
 from diffguard.storage.files import append_line, create_file, file_hash, refuse_links, replace_file
-from diffguard.storage.reading import LARGEST_TEXT, read_json
+from diffguard.storage.json_files import read_json
+from diffguard.storage.reading import LARGEST_TEXT
 
 
 def test_a_file_is_replaced_in_whole(tmp_path):

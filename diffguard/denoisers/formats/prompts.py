@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from diffguard.errors import UserError, missing_package, reason_of
+from diffguard.storage.json_files import read_json
 from diffguard.storage.network_files import check_files
-from diffguard.storage.reading import read_json
 
 TEXT_ENCODER = "text_encoder"
 TOKENIZER = "tokenizer"

@@ -1,17 +1,18 @@
-"""Settings that need images of a certain size."""
+"""Distances that need images of a certain size."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from diffguard.errors import UserError
 from diffguard.scores.distance_names import check_size
-from diffguard.settings.detector import DetectorSettings
 
 
-def check_image_size(settings: DetectorSettings, image_size: int) -> None:
+def check_image_size(distances: Iterable[str], image_size: int) -> None:
     """Refuse distances that cannot be computed on images of a size.
 
     Args:
-        settings: The settings.
+        distances: Names of distances, such as `DetectorSettings.reconstruction_distances`.
         image_size: Side of the working images in pixels.
 
     Raises:
@@ -19,5 +20,5 @@ def check_image_size(settings: DetectorSettings, image_size: int) -> None:
     """
     if isinstance(image_size, bool) or not isinstance(image_size, int) or image_size < 1:
         raise UserError(f"image_size must be a whole number of at least 1, got {image_size!r}")
-    for name in settings.reconstruction_distances:
+    for name in distances:
         check_size(name, image_size)
