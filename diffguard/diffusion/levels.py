@@ -24,7 +24,9 @@ class Levels:
         self._steps = len(plan)
         # Columns are the synthesis steps, then the inversion steps. Apple's GPUs have no float64.
         columns = torch.cat([_columns(plan, up=False), _columns(plan, up=True)], dim=1)
-        self._table = columns.to(device, torch.float32 if device.type == "mps" else torch.float64)
+        dtype = torch.float32 if device.type == "mps" else torch.float64
+        self._timesteps = columns[:2].long().to(device)
+        self._alphas = columns[2:].to(device, dtype)
 
     def step(
         self, up: Tensor, index: Tensor, count: Tensor, part: Tensor, clip: Tensor | None = None
@@ -38,10 +40,10 @@ class Levels:
             part: `(N,)` int64.
             clip: `(N,)` bool or None.
         """
-        entries = self._table.index_select(1, index + self._steps * up)
-        t, t_next = entries[:2].long()
-        alpha, alpha_next, alpha_before, alpha_above = entries[2:]
-        return Step(t, t_next, alpha, alpha_next, alpha_before, alpha_above, up, count, part, clip)
+        places = index + self._steps * up
+        timesteps = self._timesteps.index_select(1, places).unbind()
+        alphas = self._alphas.index_select(1, places).unbind()
+        return Step(*timesteps, *alphas, up, count, part, clip)
 
 
 def _columns(plan: SamplingPlan, *, up: bool) -> Tensor:

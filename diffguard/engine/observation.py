@@ -124,8 +124,11 @@ class Observation:
             yield np.concatenate([part, padding]), len(part)
 
     def _sight(self, number: int, rows: np.ndarray, x: Tensor) -> Sight:
-        table = self.trajectories
-        places = table.on_device(rows)
+        table, observer = self.trajectories, self.observers[number]
+        values, memory = self._values[number], self._memory[number]
+        if observer.values or observer.memory:
+            places = table.on_device(rows)
+            values, memory = values.index_select(0, places), memory.index_select(1, places)
         return Sight(
             x=x,
             find_step=partial(self.step_of, rows),
@@ -133,12 +136,15 @@ class Observation:
             steps=table.step[rows].tolist(),
             sources=[image.source for image in table.images(rows)],
             preview=self.preview,
-            values=self._values[number].index_select(0, places),
-            memory=self._memory[number].index_select(1, places),
+            values=values,
+            memory=memory,
         )
 
     def _keep(self, number: int, rows: np.ndarray, sight: Sight) -> None:
-        observer, places = self.observers[number], self.trajectories.on_device(rows)
+        observer = self.observers[number]
+        if not (observer.values or observer.memory):
+            return
+        places = self.trajectories.on_device(rows)
         if observer.values:
             self._values[number].index_copy_(0, places, sight.values[: len(rows)])
         if observer.memory:

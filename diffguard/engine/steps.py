@@ -44,6 +44,7 @@ class Steps:
     ) -> None:
         self.denoiser, self.sampler, self.routes = denoiser, sampler, routes
         self.batch_size, self.trajectories = batch_size, trajectories
+        self._ends_clean = bool(routes.ends_clean.any())
 
     @cached_property
     def _levels(self) -> Levels:
@@ -65,9 +66,9 @@ class Steps:
         # An inversion starts from the image itself, which is not clipped.
         clip = table.on_device(~up | (step > 0)) if self.sampler.clip else None
         result = self._levels.step(table.on_device(up), index, count, part, clip)
-        cleans = routes.ends_clean[node] & (step <= routes.last[node])
-        if not cleans.any():
+        if not self._ends_clean:
             return result
+        cleans = routes.ends_clean[node] & (step <= routes.last[node])
         is_clean = table.on_device(cleans)
         return replace(result, alpha_next=torch.where(is_clean, 1.0, result.alpha_next))
 
@@ -105,10 +106,7 @@ class Steps:
         gradient = self._gradient(rows, noise) if by_classifier else None
         x, memory = table.states(rows)
         table.move(rows, *solver.advance(x, memory, self.step_of(rows), noise, gradient))
-        table.part[rows] += 1
-        toward_image, toward_noise = solver.warm_up
-        warm_up = np.where(self.routes.up[table.node[rows]], toward_noise, toward_image)
-        complete = table.part[rows] >= solver.passes + warm_up * (table.count[rows] == 0)
+        complete = self._complete(rows)
         complete_rows = rows[complete]
         table.part[complete_rows] = 0
         table.count[complete_rows] += 1
@@ -119,6 +117,16 @@ class Steps:
         """What the network is shown in the next passes of rows."""
         x, memory = self.trajectories.states(rows)
         return self.sampler.solver.shown(x, memory, self.step_of(rows))
+
+    def _complete(self, rows: np.ndarray) -> np.ndarray:
+        """Count a pass of rows; `(N,)` bool, which of them have all passes of their step."""
+        table, solver = self.trajectories, self.sampler.solver
+        toward_image, toward_noise = solver.warm_up
+        if solver.passes == 1 and not (toward_image or toward_noise):
+            return np.ones(len(rows), dtype=bool)
+        table.part[rows] += 1
+        warm_up = np.where(self.routes.up[table.node[rows]], toward_noise, toward_image)
+        return table.part[rows] >= solver.passes + warm_up * (table.count[rows] == 0)
 
     def _labels(self, passes: Passes) -> Tensor | None:
         labels = torch.from_numpy(self.trajectories.label[passes.rows])
