@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from diffguard.batching import most_rows
+from diffguard.batching import BATCH_SIZE, most_rows
 from diffguard.errors import UserError
 from diffguard.storage.arguments import LARGEST_SIDE
 
@@ -103,7 +103,7 @@ class DataConfig:
     image_size: int = 28
     channels: int = 1
     class_names: tuple[str, ...] | None = None
-    batch_size: int | Literal["auto"] = 64
+    batch_size: int | Literal["auto"] = BATCH_SIZE
     train_batch_size: int = 64
     num_workers: int = 0
     augment: Augmentation = "none"

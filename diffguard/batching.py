@@ -17,6 +17,8 @@ from diffguard.errors import UserError
 # For other batch sizes, matrix products use a different kernel for the last few rows, so that a
 # row's result would depend on its place in the batch.
 ROW_MULTIPLE = 8
+# Images of every network call, unless another number is chosen.
+BATCH_SIZE = 64
 # Bytes of the images of one network call; its layers need many times as much.
 _LARGEST_CALL = 2**29
 

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from torch.utils.data import Dataset
 
+from diffguard.batching import BATCH_SIZE
 from diffguard.checkpoint.build import build_parts, read_parts
 from diffguard.checkpoint.file import write_checkpoint
 from diffguard.checkpoint.parts import DetectorParts, Origin, data_config
@@ -227,7 +228,7 @@ class Detector(Scorer, HubMixin):
         *,
         reference: Iterable[Any] | Dataset[Any] | None = None,
         accept: float | None = None,
-        batch_size: int = 64,
+        batch_size: int = BATCH_SIZE,
         progress: bool = True,
     ) -> Detector:
         """Calibrate on ID images: check the classifier, fit baselines, early stop and threshold.

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from datamodules.config import Augmentation
-from diffguard.denoisers.spec import DiffusionSpec
+from diffguard.denoisers.spec import DiffusionSpec, Fit
 from diffguard.errors import UserError
 from diffguard.storage.arguments import LARGEST_SIDE
 from diffguard.training.settings import (
@@ -168,8 +168,8 @@ class DiffusionSource:
     null_class: int | None = None
     prompt: str = "a photo of a {name}"
     patch: int = DiffusionSpec.patch
-    fit: Literal["resize", "pad"] = "resize"
-    antialias: bool = True
+    fit: Fit = DiffusionSpec.fit
+    antialias: bool = DiffusionSpec.antialias
     slice_size: int = DiffusionSpec.slice_size
     sample_every: int = 10
     lora_rank: int = 0

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torchmetrics import MeanMetric
 
+from diffguard.batching import BATCH_SIZE
 from diffguard.detector import Detector
 from diffguard.errors import UserError
 from diffguard.inputs.batch_parts import batch_parts, class_labels, listed_images_and_labels
@@ -16,8 +17,8 @@ from diffguard.methods.adaptive_stream import AdaptiveStream
 from diffguard.methods.items import Item, Scored
 from diffguard.methods.verdicts import Verdicts
 from diffguard.report.set_metrics import ID, SetMetrics
+from diffguard.report.test_loaders import groups_of, loader_list, share_of_process
 from diffguard.settings.detector import complete_score_names
-from lightning_modules.loaders import groups_of, loader_list, share_of_process
 from lightning_modules.stream import StreamModule
 
 
@@ -53,7 +54,7 @@ class DetectorModule(StreamModule):
     def __init__(
         self,
         detector: Detector,
-        batch_size: int = 64,
+        batch_size: int = BATCH_SIZE,
         *,
         groups: Mapping[str, str] | None = None,
     ) -> None:

@@ -59,7 +59,7 @@ class LatentDenoiser(DiffusersDenoiser):
         null_class: int | None = None,
         context: ClassContext | None = None,
         scale_factor: float | None = None,
-        antialias: bool = True,
+        antialias: bool = DiffusionSpec.antialias,
         slice_size: int = DiffusionSpec.slice_size,
         spec: DiffusionSpec | None = None,
     ) -> None:

@@ -75,8 +75,8 @@ class DiffusionParts:
         *,
         image_size: int | None = None,
         image_channels: int = 3,
-        fit: Fit = "resize",
-        antialias: bool = True,
+        fit: Fit = DiffusionSpec.fit,
+        antialias: bool = DiffusionSpec.antialias,
         slice_size: int = DiffusionSpec.slice_size,
     ) -> DiffusionSpec:
         """The spec of the model for an image size, which defaults to the model's own."""

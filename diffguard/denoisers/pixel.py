@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from diffguard.denoisers.base import DiffusersDenoiser
-from diffguard.denoisers.spec import DiffusionSpec
+from diffguard.denoisers.spec import DiffusionSpec, Fit
 from diffguard.diffusion.schedule import NoiseSchedule
 from diffguard.errors import UserError
 from diffguard.images import (
@@ -54,8 +52,8 @@ class PixelDenoiser(DiffusersDenoiser):
         image_channels: int = 3,
         num_classes: int | None = None,
         null_class: int | None = None,
-        fit: Literal["resize", "pad"] = "resize",
-        antialias: bool = True,
+        fit: Fit = DiffusionSpec.fit,
+        antialias: bool = DiffusionSpec.antialias,
         patch: int = DiffusionSpec.patch,
         spec: DiffusionSpec | None = None,
     ) -> None:

@@ -90,12 +90,12 @@ class ClassifierGuidance:
         Returns:
             `(N, …)`.
         """
-        guided = labels >= 0
-        if not bool(guided.any()):
+        has_label = labels >= 0
+        if not bool(has_label.any()):
             return torch.zeros_like(x)
-        if not bool(guided.all()):
+        if not bool(has_label.all()):
             gradient = torch.zeros_like(x)
-            rows = torch.nonzero(guided).flatten().tolist()
+            rows = torch.nonzero(has_label).flatten().tolist()
             gradient[rows] = self.gradient(
                 denoiser, x[rows], noise[rows], t[rows], alpha[rows],
                 labels=labels[rows], keys=[keys[row] for row in rows],

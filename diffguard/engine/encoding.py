@@ -39,13 +39,13 @@ def encode(
     masks = [job.mask for job in jobs]
     latent_masks = [None if m is None else denoiser.place_mask(m.unsqueeze(0))[0] for m in masks]
     sizes = iter(_sizes([mask for mask in latent_masks if mask is not None]))
-    encoded = []
+    sources = []
     for job, state, mask, view in zip(jobs, states, latent_masks, views, strict=True):
         reach = Reach.of(job.label, None if mask is None else next(sizes))
         # Copies release the batch.
         view = None if view is None else view.clone()
-        encoded.append(Source(job, state.clone(), reach, mask, view))
-    return encoded
+        sources.append(Source(job, state.clone(), reach, mask, view))
+    return sources
 
 
 def _sizes(masks: list[Tensor]) -> list[int]:

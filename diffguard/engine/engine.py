@@ -71,16 +71,16 @@ class Engine:
             batch_size,
             self._steps.step_of,
         )
-        self._waiting: deque[Job] = deque()
+        self._jobs: deque[Job] = deque()
         self._sources: deque[Source] = deque()
         # Rows that wait for their observers, and rows that wait for a classifier's gradient.
-        self._ready: deque[int] = deque()
-        self._guided: deque[int] = deque()
-        self._finished: list[ImageInFlight] = []
+        self._observer_rows: deque[int] = deque()
+        self._classifier_rows: deque[int] = deque()
+        self._final_images: list[ImageInFlight] = []
 
     def push(self, jobs: Iterable[Job]) -> list[Outcome]:
         """Add images and return the finished ones; others stay in flight."""
-        self._waiting.extend(jobs)
+        self._jobs.extend(jobs)
         self._run(final=False)
         return self._drain(final=False)
 
@@ -93,20 +93,20 @@ class Engine:
         full, table = self.batch_size, self._table
         while True:
             self._admit(final=final)
-            if len(self._ready) >= full:
+            if len(self._observer_rows) >= full:
                 self._observe()
-            elif len(self._guided) >= full:
+            elif len(self._classifier_rows) >= full:
                 self._guide()
             elif table.pending_count >= full:
                 self._denoise(final=final)
             elif not final and table.has_room:
                 return
-            elif self._ready:
+            elif self._observer_rows:
                 self._observe()
-            elif not self._guided and not table.pending_count:
+            elif not self._classifier_rows and not table.pending_count:
                 return
             # The fuller call wastes less.
-            elif len(self._guided) >= table.pending_count:
+            elif len(self._classifier_rows) >= table.pending_count:
                 self._guide()
             else:
                 self._denoise(final=final)
@@ -114,13 +114,13 @@ class Engine:
     def _admit(self, *, final: bool) -> None:
         while self._table.has_room:
             if not self._sources:
-                if not self._waiting or (len(self._waiting) < self.batch_size and not final):
+                if not self._jobs or (len(self._jobs) < self.batch_size and not final):
                     return
                 self._encode()
             self._start(ImageInFlight(self._sources.popleft()))
 
     def _encode(self) -> None:
-        jobs = [self._waiting.popleft() for _ in range(min(self.batch_size, len(self._waiting)))]
+        jobs = [self._jobs.popleft() for _ in range(min(self.batch_size, len(self._jobs)))]
         previews = any(observer.sees_previews for observer in self._routes.observers)
         self._sources += encode(self.denoiser, jobs, self.batch_size, previews=previews)
 
@@ -152,11 +152,11 @@ class Engine:
         self.calls += 1
         self.rows += len(passes.rows)
         by_classifier = routes.classifier[table.node[rows]] >= 0
-        self._guided.extend(rows[by_classifier].tolist())
+        self._classifier_rows.extend(rows[by_classifier].tolist())
         self._advance(rows[~by_classifier])
 
     def _guide(self) -> None:
-        self._advance(_take(self._guided, self.batch_size), by_classifier=True)
+        self._advance(_take(self._classifier_rows, self.batch_size), by_classifier=True)
 
     def _advance(self, rows: np.ndarray, *, by_classifier: bool = False) -> None:
         if not len(rows):
@@ -168,12 +168,12 @@ class Engine:
         self._steps.request_passes(rows[~complete])
         ready = rows[complete]
         waits = self._routes.waits[self._table.node[ready]]
-        self._ready.extend(ready[waits].tolist())
+        self._observer_rows.extend(ready[waits].tolist())
         self._proceed(ready[~waits], np.zeros(len(ready) - np.count_nonzero(waits), dtype=bool))
 
     @torch.no_grad()
     def _observe(self) -> None:
-        rows = _take(self._ready, self.batch_size)
+        rows = _take(self._observer_rows, self.batch_size)
         self._proceed(rows, self._observation.show_steps(rows))
 
     def _proceed(self, rows: np.ndarray, stops: np.ndarray) -> None:
@@ -196,7 +196,7 @@ class Engine:
         self._observation.end(row, image)
         if not node.children:
             if table.end(row) is not None:
-                self._finished.append(image)
+                self._final_images.append(image)
             return
         siblings = [row, *(table.fork(row) for _ in node.children[1:])]
         for place, (sibling, child) in enumerate(zip(siblings, node.children, strict=True)):
@@ -210,8 +210,8 @@ class Engine:
     def _drain(self, *, final: bool) -> list[Outcome]:
         """Decode finished states, a full batch at a time until the end."""
         size, outcomes = self.batch_size, []
-        while len(self._finished) >= (1 if final else size):
-            batch, self._finished = self._finished[:size], self._finished[size:]
+        while len(self._final_images) >= (1 if final else size):
+            batch, self._final_images = self._final_images[:size], self._final_images[size:]
             outcomes += self._outcomes(batch)
         return outcomes
 

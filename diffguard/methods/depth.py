@@ -36,10 +36,10 @@ class QualityTrace(Observer):
     def on_step(self, sight: Sight) -> None:
         """Measure the qualities; see `Observer`."""
         states, images = sight.preview(sight.x), sight.image_previews()
-        measured = torch.stack([quality(states, images) for quality in self.qualities], 1)
+        values = torch.stack([quality(states, images) for quality in self.qualities], 1)
         places = torch.arange(len(self.qualities), device=sight.index.device)
         index = sight.index.unsqueeze(1) * len(self.qualities) + places
-        sight.values.scatter_(1, index, measured.to(sight.values))
+        sight.values.scatter_(1, index, values.to(sight.values))
 
 
 @reproducible()

@@ -8,7 +8,7 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
-from diffguard.batching import check_batch_size, fixed_batch_size
+from diffguard.batching import BATCH_SIZE, check_batch_size, fixed_batch_size
 from diffguard.classifiers.classifier import Classifier
 from diffguard.diffusion.denoiser import Denoiser
 from diffguard.engine.acceleration import accelerate, check_compiler
@@ -177,7 +177,7 @@ class Scorer(nn.Module):
             )
         return self.calibration
 
-    def score_images(self, images: Images, *, batch_size: int = 64) -> list[Scored]:
+    def score_images(self, images: Images, *, batch_size: int = BATCH_SIZE) -> list[Scored]:
         """Score images; returns all scores and reconstructions, in the order of the images.
 
         In a cascade, no image skips the diffusion model.
@@ -189,10 +189,10 @@ class Scorer(nn.Module):
         Raises:
             UserError: For images that `working_images` refuses, or a batch size below 1.
         """
-        results = self._scored(images, batch_size, skip_clear=False)
+        results = self._results(images, batch_size, skip_clear=False)
         return sorted(results, key=lambda result: result.item.index)
 
-    def _scored(self, images: Images, batch_size: int, *, skip_clear: bool) -> Iterator[Scored]:
+    def _results(self, images: Images, batch_size: int, *, skip_clear: bool) -> Iterator[Scored]:
         """Scored images as they are finished, so that a reconstruction need not be kept."""
         check_batch_size(batch_size)
         images = working_images(images, self.image_size, self.image_channels)
@@ -206,10 +206,12 @@ class Scorer(nn.Module):
     def _rows(self, images: Images, batch_size: int, name: str) -> list[ScoreRow]:
         """Rows of the score table with one score at least, in the order of the images."""
         skip_clear = name in complete_score_names(self.settings)
-        results = self._scored(images, batch_size, skip_clear=skip_clear)
+        results = self._results(images, batch_size, skip_clear=skip_clear)
         return sorted((result.row for result in results), key=lambda row: row.index)
 
-    def score(self, images: Images, *, name: str | None = None, batch_size: int = 64) -> Tensor:
+    def score(
+        self, images: Images, *, name: str | None = None, batch_size: int = BATCH_SIZE
+    ) -> Tensor:
         """Score images.
 
         Args:
@@ -239,7 +241,7 @@ class Scorer(nn.Module):
         *,
         accept: float | None = None,
         fdr: float | None = None,
-        batch_size: int = 64,
+        batch_size: int = BATCH_SIZE,
     ) -> Verdicts:
         """Classify images and decide which of them are OOD.
 

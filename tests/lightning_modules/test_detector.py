@@ -13,10 +13,10 @@ from torch.utils.data.distributed import DistributedSampler
 
 from diffguard.errors import UserError
 from diffguard.report.metrics import compute_metrics
+from diffguard.report.test_loaders import share_of_process
 from diffguard.report.torch_metric import synchronized_metrics
 from diffguard.score_table.table import ScoreTable
 from lightning_modules import ClassifierModule, DetectorModule
-from lightning_modules.loaders import share_of_process
 from tests.helpers.scoring_processes import PROCESSES, data_module, free_port, score
 from tests.helpers.tiny_detector import CLASSES, build_detector
 from tests.helpers.tiny_models import tiny_classifier
