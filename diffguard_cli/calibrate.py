@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,10 +21,12 @@ from diffguard.methods.fit import fit_calibration, fit_models
 from diffguard.methods.models import Models
 from diffguard.score_table.table import ScoreTable
 from diffguard.scores.baselines import Reference
+from diffguard.scores.build import check_weights
 from diffguard.settings.detector import DetectorSettings
 from diffguard.storage.state_dict import weights_hash
 from diffguard.storage.weights import load_tensors
 from diffguard.training.precision import weight_dtype
+from diffguard_cli.arguments import EvaluationArguments
 from diffguard_cli.diffusion_model import LoadedDiffusion
 from diffguard_cli.run import Run
 from diffguard_cli.scoring import ScoringRun, free_run
@@ -142,6 +144,41 @@ def _score_validation(
 
     scoring = free_run(run.folder / "calibration", trainer, run_in)
     return ScoreTable.read(scoring.run(trainer).table)
+
+
+def recalibrated(
+    scoring: ScoringRun,
+    make: Callable[[Path, Detector], ScoringRun],
+    content: Mapping[str, Any],
+    arguments: EvaluationArguments,
+    difference: str,
+    trainer: pl.Trainer,
+) -> ScoringRun:
+    """The same scoring run with a detector that is calibrated for changed settings.
+
+    Args:
+        scoring: The scoring run with the checkpoint's detector.
+        make: Makes a scoring run from its folder and its detector.
+        content: The checkpoint's content.
+        arguments: The command line.
+        difference: A changed setting, for the message.
+        trainer: The trainer of the scoring run.
+
+    Raises:
+        UserError: If the folder belongs to another run, or the calibration fails.
+    """
+    # Refuse the folder of another run before the calibration, which takes long.
+    scoring.check(trainer)
+    old, folder, settings = scoring.detector, scoring.folder, arguments.detector
+    run = Run(folder, arguments.data, arguments.trainer, old.seed, content["config"])
+    same_images = settings.reference_images == old.settings.reference_images
+    models = old.models.with_settings(settings)
+    check_weights(settings.all_distances, settings.perceptual_weights)
+    run.say(f"detector.{difference} differs from the checkpoint: calibrating again")
+    identity = {"checkpoint": scoring.identity["checkpoint"]}
+    reference = old.reference if same_images else None
+    detector = calibrated(run, models, identity, "calibrate", reference)
+    return make(folder, detector)
 
 
 def image_identity(images: ImageSet) -> str:

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
-
-import lightning.pytorch as pl
 
 from diffguard.denoisers.custom import cast_weights
 from diffguard.detector import Detector
 from diffguard.pretrained import checkpoint_file, is_shipped
-from diffguard.scores.build import check_weights
 from diffguard.scores.calibration import Calibration
 from diffguard.settings.detector import DetectorSettings, score_names
 from diffguard.settings.plain import completed, to_dict
@@ -19,9 +16,6 @@ from diffguard.settings.roles import COMBINING, DECIDING
 from diffguard.storage.files import file_hash
 from diffguard.training.precision import weight_dtype
 from diffguard_cli.arguments import EvaluationArguments
-from diffguard_cli.calibrate import calibrated
-from diffguard_cli.run import Run
-from diffguard_cli.scoring import ScoringRun
 
 # Settings that accelerate the networks and change a score only by rounding errors.
 _ACCELERATION = ("compile", "channels_last")
@@ -89,38 +83,3 @@ def identity_of(arguments: EvaluationArguments) -> dict[str, Any]:
         "checkpoint": file_hash(checkpoint_file(arguments.ckpt)),
         "precision": arguments.trainer.precision,
     }
-
-
-def recalibrated(
-    scoring: ScoringRun,
-    make: Callable[[Path, Detector], ScoringRun],
-    content: Mapping[str, Any],
-    arguments: EvaluationArguments,
-    difference: str,
-    trainer: pl.Trainer,
-) -> ScoringRun:
-    """The same scoring run with a detector that is calibrated for changed settings.
-
-    Args:
-        scoring: The scoring run with the checkpoint's detector.
-        make: Makes a scoring run from its folder and its detector.
-        content: The checkpoint's content.
-        arguments: The command line.
-        difference: A changed setting, for the message.
-        trainer: The trainer of the scoring run.
-
-    Raises:
-        UserError: If the folder belongs to another run, or the calibration fails.
-    """
-    # Refuse the folder of another run before the calibration, which takes long.
-    scoring.check(trainer)
-    old, folder, settings = scoring.detector, scoring.folder, arguments.detector
-    run = Run(folder, arguments.data, arguments.trainer, old.seed, content["config"])
-    same_images = settings.reference_images == old.settings.reference_images
-    models = old.models.with_settings(settings)
-    check_weights(settings.all_distances, settings.perceptual_weights)
-    run.say(f"detector.{difference} differs from the checkpoint: calibrating again")
-    identity = {"checkpoint": scoring.identity["checkpoint"]}
-    reference = old.reference if same_images else None
-    detector = calibrated(run, models, identity, "calibrate", reference)
-    return make(folder, detector)

@@ -19,10 +19,10 @@ from diffguard.report.verdicts import Decision, report_images
 from diffguard.score_table.table import ScoreTable
 from diffguard.scores.drift import SAMPLE_SIZE
 from diffguard_cli.arguments import EvaluationArguments
+from diffguard_cli.calibrate import recalibrated
 from diffguard_cli.evaluation_detector import (
     identity_of,
     load_detector,
-    recalibrated,
     results_folder,
 )
 from diffguard_cli.exit_codes import SKIPPED_FILES

@@ -18,10 +18,10 @@ from diffguard.scores.calibration import Calibration
 from diffguard.scores.conformal import needed_images
 from diffguard.settings.plain import to_dict
 from diffguard_cli.arguments import EvaluationArguments
+from diffguard_cli.calibrate import recalibrated
 from diffguard_cli.evaluation_detector import (
     identity_of,
     load_detector,
-    recalibrated,
     results_folder,
 )
 from diffguard_cli.panels import panels

@@ -120,6 +120,21 @@ def test_imports_form_no_circle():
         pytest.fail(" -> ".join(error.args[1]))
 
 
+# Most files of a chain of imports: of the commands, and of the library alone.
+LONGEST_CHAIN, LONGEST_CHAIN_OF_LIBRARY = 17, 12
+
+
+def test_chains_of_imports_are_short():
+    chains = {}
+    for module in TopologicalSorter(IMPORTS).static_order():
+        longest = max((chains[target] for target in IMPORTS[module]), key=len, default=[])
+        chains[module] = [module, *longest]
+    for chain in chains.values():
+        is_library = room_of(chain[0]).startswith("diffguard.") or chain[0] == "diffguard"
+        most = LONGEST_CHAIN_OF_LIBRARY if is_library else LONGEST_CHAIN
+        assert len(chain) <= most, " > ".join(chain)
+
+
 @pytest.mark.parametrize("library", ONLY)
 def test_heavy_library_stays_in_its_rooms(library):
     wrong = [
