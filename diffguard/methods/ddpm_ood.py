@@ -11,7 +11,7 @@ levels that are `gap` steps apart, with DDIM.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import torch
@@ -21,8 +21,7 @@ from diffguard.batching import ROW_MULTIPLE
 from diffguard.classifiers.classifier import ClassifierOutput
 from diffguard.engine.outcome import Outcome
 from diffguard.engine.program import NoisedImage, Program, Synthesis
-from diffguard.engine.recipe import Recipe
-from diffguard.methods.method import Method, Networks
+from diffguard.methods.method import Method
 from diffguard.methods.picture_distances import picture_distances
 from diffguard.scores.z_scores import fit_z_scores, z_scores
 from diffguard.settings.values import steps_at
@@ -33,11 +32,10 @@ class DdpmOod(Method):
 
     name = "ddpm_ood"
 
-    def __init__(
-        self, models: Networks, recipe: Recipe, state: Mapping[str, Tensor] | None = None
-    ) -> None:
-        super().__init__(models, recipe, state)
-        self.images = models.settings.ddpm_ood.images
+    @property
+    def images(self) -> int:
+        """Most ID training images that the method is fitted on."""
+        return self.models.settings.ddpm_ood.images
 
     @property
     def steps(self) -> list[int]:

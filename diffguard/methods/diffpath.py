@@ -9,7 +9,7 @@ watches the same inversion.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,8 +20,7 @@ from diffguard.classifiers.classifier import ClassifierOutput
 from diffguard.engine.observer import Observer, PassSight
 from diffguard.engine.outcome import Outcome
 from diffguard.engine.program import Program
-from diffguard.engine.recipe import Recipe
-from diffguard.methods.method import Method, Networks
+from diffguard.methods.method import Method
 from diffguard.scores.mixture import fit_mixture, negative_log_density
 
 
@@ -71,11 +70,10 @@ class DiffPath(Method):
 
     name = "diffpath"
 
-    def __init__(
-        self, models: Networks, recipe: Recipe, state: Mapping[str, Tensor] | None = None
-    ) -> None:
-        super().__init__(models, recipe, state)
-        self.images = models.settings.diffpath.images
+    @property
+    def images(self) -> int:
+        """Most ID training images that the method is fitted on."""
+        return self.models.settings.diffpath.images
 
     def program(self) -> Program:
         """The inversion, watched."""

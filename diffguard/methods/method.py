@@ -47,17 +47,20 @@ class Method(ABC):
 
     Attributes:
         layers: Names of the classifier's layers that the scores read.
-        images: Most ID training images that it is fitted on.
     """
 
     name: ClassVar[str]
     layers: Sequence[str] = ()
-    images: int = 0
 
     def __init__(
         self, models: Networks, recipe: Recipe, state: Mapping[str, Tensor] | None = None
     ) -> None:
         self.models, self.recipe, self.state = models, recipe, dict(state or {})
+
+    @property
+    def images(self) -> int:
+        """Most ID training images that the method is fitted on."""
+        return 0
 
     @abstractmethod
     def program(self) -> Program:

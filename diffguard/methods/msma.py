@@ -8,7 +8,7 @@ label; a solver with several passes in its first step takes that many for each l
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,8 +19,7 @@ from diffguard.classifiers.classifier import ClassifierOutput
 from diffguard.engine.observer import Observer, PassSight
 from diffguard.engine.outcome import Outcome
 from diffguard.engine.program import NoisedImage, Program, Synthesis
-from diffguard.engine.recipe import Recipe
-from diffguard.methods.method import Method, Networks
+from diffguard.methods.method import Method
 from diffguard.scores.mixture import fit_mixture, negative_log_density
 
 
@@ -43,11 +42,10 @@ class Msma(Method):
 
     name = "msma"
 
-    def __init__(
-        self, models: Networks, recipe: Recipe, state: Mapping[str, Tensor] | None = None
-    ) -> None:
-        super().__init__(models, recipe, state)
-        self.images = models.settings.msma.images
+    @property
+    def images(self) -> int:
+        """Most ID training images that the method is fitted on."""
+        return self.models.settings.msma.images
 
     def program(self) -> Program:
         """One pass at each level, watched."""
