@@ -71,11 +71,7 @@ class Scorer(nn.Module):
             accelerate(network, compile=settings.compile, channels_last=settings.channels_last)
 
     def train(self, mode: bool = True) -> Self:  # noqa: ARG002
-        """Stay in evaluation mode, even inside a module that is being trained.
-
-        In training mode the classifier's normalization layers would adapt to the images that are
-        scored, and dropout would change the scores.
-        """
+        """Stay in evaluation mode, even inside a module in training; see `Models.train`."""
         return super().train(mode=False)
 
     @property
@@ -156,12 +152,7 @@ class Scorer(nn.Module):
         calibration = self.calibration if derive else None
         methods = build_methods(self.models, self.fits, unguided=unguided)
         return ScoreStream(
-            self.models,
-            methods,
-            self.baselines,
-            calibration,
-            batch_size,
-            skip_clear=skip_clear,
+            self.models, methods, self.baselines, calibration, batch_size, skip_clear=skip_clear
         )
 
     def require_calibration(self) -> Calibration:
