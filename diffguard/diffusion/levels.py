@@ -41,9 +41,9 @@ class Levels:
             clip: `(N,)` bool or None.
         """
         places = index + self._steps * up
-        timesteps = self._timesteps.index_select(1, places).unbind()
-        alphas = self._alphas.index_select(1, places).unbind()
-        return Step(*timesteps, *alphas, up, count, part, clip)
+        t, t_next = self._timesteps.index_select(1, places).unbind()
+        alpha, alpha_next, alpha_before, alpha_above = self._alphas.index_select(1, places).unbind()
+        return Step(t, t_next, alpha, alpha_next, alpha_before, alpha_above, up, count, part, clip)
 
 
 def _columns(plan: SamplingPlan, *, up: bool) -> Tensor:
