@@ -37,7 +37,7 @@ from diffguard.engine.program import Program
 from diffguard.methods.method import Method
 from diffguard.methods.outcomes import outcomes_of
 from diffguard.methods.registry import build_methods
-from diffguard.settings.plain import from_dict
+from diffguard.settings.plain import completed, from_dict
 from diffguard_cli.rankings import mean_auroc, rank_distances
 from diffguard_cli.validation import validation_data
 
@@ -104,7 +104,7 @@ class Search:
         self.data = validation_data({**config, "ood_validation": sets}, limit)
         self.models = Detector.from_checkpoint(content).models
         plain = {"baselines": [], "fused": [], "decision": "diffguard"}
-        self.settings: dict[str, Any] = {**content["settings"], **plain}
+        self.settings: dict[str, Any] = {**completed(content["settings"]), **plain}
         self.batch_size = fixed_batch_size(self.data.read_size)
         self._outcomes: dict[tuple[Program, str], tuple[list[Outcome], float]] = {}
         print("| method | settings | AUROC | passes | images per second |\n" + "| --- " * 5 + "|")

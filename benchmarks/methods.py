@@ -26,6 +26,7 @@ from diffguard.report.bootstrap import interval
 from diffguard.report.fusions import add_fusions
 from diffguard.report.ood_results import FiguresTable, ood_results
 from diffguard.report.run_files import read_run
+from diffguard.report.scored_run import ScoredRun
 from diffguard.settings.methods import METHODS
 
 GROUPS = ("near", "far")
@@ -61,19 +62,16 @@ class Comparison:
     """The metrics of several trainings on the same test images.
 
     Args:
-        folders: Evaluation folders.
+        runs: An evaluation of each training.
     """
 
-    def __init__(self, folders: Sequence[Path]) -> None:
+    def __init__(self, runs: Sequence[ScoredRun]) -> None:
         self.tables: list[FiguresTable] = []
-        for folder in folders:
-            run = read_run(folder)
-            triples = {f"3/{name}": ["diffguard", BASELINE, name] for name in METHODS[1:]}
-            # One seed for all, so that the draws are the same.
-            run = replace(add_fusions(run, triples), seed=0)
+        for run in runs:
             sets = {g: [name for name, group in run.groups.items() if group == g] for g in GROUPS}
             id_set = next(name for name, group in run.groups.items() if group == "id")
-            self.tables.append(ood_results(run, id_set, sets, _DRAWS, None))
+            # One seed for all, so that the draws are the same.
+            self.tables.append(ood_results(replace(run, seed=0), id_set, sets, _DRAWS, None))
 
     def estimate(self, metric: str, score: str, group: str, against: str | None = None) -> Estimate:
         """A metric of a score on a group of sets, or its difference to that of another score."""
@@ -89,6 +87,12 @@ class Comparison:
         figures = [table[score, group] for table in self.tables]
         values = np.array([figure.values[metric] for figure in figures], dtype=np.float64)
         return values, np.stack([figure.draws[metric] for figure in figures])
+
+
+def evaluation(folder: Path) -> ScoredRun:
+    """A scored run, with the fusions of each method with `diffguard` and the baseline."""
+    triples = {f"3/{name}": [METHODS[0], BASELINE, name] for name in METHODS[1:]}
+    return add_fusions(read_run(folder), triples)
 
 
 def results(comparison: Comparison, folder: Path) -> dict[str, dict[str, Any]]:
@@ -155,7 +159,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("folders", type=Path, nargs="+", help="evaluation folders")
     parser.add_argument("--output", type=Path, default=Path("runs/methods"), help="of methods.png")
     options = parser.parse_args(argv)
-    rows = results(Comparison(options.folders), options.search)
+    rows = results(Comparison([*map(evaluation, options.folders)]), options.search)
     print_tables(rows)
     draw(rows, options.output / "methods.png")
     plain = {
