@@ -156,7 +156,7 @@ class Search:
         if key not in self._outcomes:
             began, batches = time.process_time(), self.data.stream_loader(stream)
             sampler = method.recipe.sampler
-            results = outcomes_of(method.models, sampler, key[0], batches, self.batch_size)
+            results = outcomes_of(self.models, sampler, key[0], batches, self.batch_size)
             outcomes = list(results)
             self._outcomes[key] = outcomes, time.process_time() - began
         return self._outcomes[key]
@@ -166,7 +166,7 @@ class Search:
         for begin in range(0, len(outcomes), self.batch_size):
             batch = outcomes[begin : begin + self.batch_size]
             images = torch.stack([outcome.job.image for outcome in batch])
-            output = method.models.classify(images, self.batch_size, method.layers)
+            output = self.models.classify(images, self.batch_size, method.layers)
             parts.append(method.scores(batch, output, self.batch_size))
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
