@@ -18,7 +18,7 @@ import io
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any, NotRequired
 
@@ -91,6 +91,7 @@ def read_run(folder: Path, table: ScoreTable | None = None) -> ScoredRun:
             f"{folder / 'contents.npy'} has {len(contents)} images, the table {len(table)}: "
             "restore the file, or delete it"
         )
+    table, remarks = _comparable(table)
     pair, thresholds = (FUSION, FUSION_BASELINES), content.get("thresholds")
     return ScoredRun(
         folder=folder,
@@ -104,9 +105,20 @@ def read_run(folder: Path, table: ScoreTable | None = None) -> ScoredRun:
         cost=_cost(folder),
         headline=[name for name in (DIFFGUARD, FUSION) if name in table.scores],
         comparisons=[pair] if set(pair) <= set(table.scores) else [],
+        remarks=remarks,
         contents=contents,
         thresholds=None if thresholds is None else Thresholds(**thresholds),
     )
+
+
+def _comparable(table: ScoreTable) -> tuple[ScoreTable, list[str]]:
+    """The table with the scores that all images have, and a remark on those of a cascade."""
+    complete = table.complete_scores
+    absent = [name for name in table.scores if name not in complete]
+    if not absent:
+        return table, []
+    remark = f"only images in doubt have {', '.join(absent)}, which are left out of the results"
+    return replace(table, scores={name: table.scores[name] for name in complete}), [remark]
 
 
 def write_run(

@@ -16,6 +16,7 @@ from diffguard.report.metrics import METRICS
 from diffguard.report.ood_results import Figures, FiguresTable, ood_results
 from diffguard.report.scored_run import ScoredRun, passes_per_image
 from diffguard.report.selective import id_results
+from diffguard.report.stages import id_cost, stage_results
 
 OOD_GROUPS = ("near", "far")
 
@@ -38,9 +39,10 @@ def summarize(
         The content of `results.json`: `rows` (per score, a row for each OOD set, then one for each
         group with unweighted means over its sets and the group's name as `dataset`; see
         `ood_results.Figures` for the metrics), `id` (see `selective.id_results`), `comparisons`,
-        `cost`, `absent` (missing sets, with the reason), `errors` (set -> number of unreadable
-        images), `left_out` (those images, with the reason) and `settings`. Metrics are fractions
-        in [0, 1]; a comparison is a difference of AUROC on the same bootstrap draws.
+        `stages` (see `stages.stage_results`), `cost`, `absent` (missing sets, with the reason),
+        `errors` (set -> number of unreadable images), `left_out` (those images, with the reason)
+        and `settings`. Metrics are fractions in [0, 1]; a comparison is a difference of AUROC on
+        the same bootstrap draws.
 
     Raises:
         UserError: If there is not exactly one ID set and at least one OOD set, a set has no scored
@@ -63,7 +65,8 @@ def summarize(
             for score, against in run.comparisons
             for group in members
         ],
-        "cost": passes_per_image(table) | run.cost,
+        "stages": stage_results(run),
+        "cost": passes_per_image(table) | id_cost(run, id_set) | run.cost,
         "absent": dict(run.absent),
         "errors": {name: sum(row["dataset"] == name for row in left_out) for name in run.groups},
         "left_out": left_out,

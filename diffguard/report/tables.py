@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from diffguard.printing import printable
+from diffguard.report.stages import stage_notes
 from diffguard.scores.conformal import as_percent
 
 Row = Mapping[str, Any]
@@ -142,6 +143,7 @@ def make_notes(results: Mapping[str, Any]) -> list[tuple[str, str]]:
     costs = [f"{cost[name]:.4g} {unit}" for name, unit in units.items() if name in cost]
     if costs:
         notes.append(("Cost", ", ".join(costs)))
+    notes += stage_notes(results)
     for row in results["comparisons"]:
         low, high = (_signed(value) for value in row["ci95"])
         label = f"{row['score']} − {row['against']}"
