@@ -116,7 +116,7 @@ def calibrated(
     scores = readable_scores(table)
     passes = torch.from_numpy(table.network_passes[table.valid])
     detector.calibration = fit_calibration(
-        scores, detector.settings, run.say, fitted.features, passes
+        scores, detector.settings, run.say, fitted.features, passes, fitted.quality
     )
     return detector
 

@@ -50,8 +50,9 @@ def load_detector(
     if refits:
         calibration, rule = content["calibration"], detector.settings.fusion_rule()
         plain = {n: calibration["scores"][n] for n in detector.score_names(derived=False)}
+        facts = detector.require_calibration()
         detector.calibration = Calibration.fit(
-            plain, rule, calibration.get("features"), calibration.get("passes")
+            plain, rule, facts.features, facts.passes, facts.quality
         )
         differences = []
     return detector, differences

@@ -52,9 +52,8 @@ def score_images(content: Mapping[str, Any], arguments: EvaluationArguments) -> 
     results = _results_folder(arguments, images)
     stream = data.folder_stream(images, without=[results])
     detector, differences = load_detector(content, arguments)
-    decision = _decision(arguments)
     if not differences:
-        decision.check(detector.require_calibration())
+        _decision(detector, arguments).check(detector.require_calibration())
         if arguments.drift:
             check_drift(detector)
     trainer = scoring_trainer(arguments.trainer, "score images")
@@ -88,7 +87,7 @@ def score_images(content: Mapping[str, Any], arguments: EvaluationArguments) -> 
         scoring.folder,
         detector.require_calibration(),
         detector.classifier.class_names,
-        decision,
+        _decision(detector, arguments),
     )
     if arguments.drift:
         _report_drift(scoring, table)
@@ -101,16 +100,16 @@ def _report_drift(scoring: ScoringRun, table: ScoreTable) -> None:
     rng = np.random.default_rng(detector.seed)
     sample = np.sort(rng.permutation(rows)[:SAMPLE_SIZE])
     batches = data.stream_loader(scoring.stream.only(scoring.stream.select[sample]))
-    scores = table.scores[detector.settings.decision][rows]
+    scores = table.scores[detector.decision][rows]
     drift = drift_of(detector, scores, batches, data.read_size)
     count = detector.require_calibration().count
     say(f"{drift}; {len(rows):,} images against {count:,} ID validation images")
 
 
-def _decision(arguments: EvaluationArguments) -> Decision:
+def _decision(detector: Detector, arguments: EvaluationArguments) -> Decision:
     settings = arguments.detector
     accept = settings.accept if arguments.accept is None else arguments.accept
-    return Decision(settings.decision, accept, arguments.fdr)
+    return Decision(detector.decision, accept, arguments.fdr)
 
 
 def _results_folder(arguments: EvaluationArguments, images: Path) -> Path:

@@ -52,7 +52,7 @@ def reconstruct(
     targets = {(table.dataset_names[table.dataset[r]], int(table.index[r])) for r in rows}
     stream = scoring.stream
     rest = stream.without(set(stream.pairs()) - targets)
-    scores = scoring.detector.stream(run.batch_size, unguided=True, skip_clear=False)
+    scores = scoring.detector.stream(run.batch_size, unguided=True, skip="none")
     images: list[Scored] = []
     with run.precision():
         for batch in scoring.data.stream_loader(rest):

@@ -18,7 +18,7 @@ from diffguard.methods.items import Item, Scored
 from diffguard.methods.verdicts import Verdicts
 from diffguard.report.set_metrics import ID, SetMetrics
 from diffguard.report.test_loaders import groups_of, loader_list, share_of_process
-from diffguard.settings.detector import complete_score_names
+from diffguard.settings.score_names import complete_score_names
 from lightning_modules.stream import StreamModule
 
 

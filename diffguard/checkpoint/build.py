@@ -26,7 +26,8 @@ from diffguard.errors import UserError
 from diffguard.scores.baselines import Reference
 from diffguard.scores.calibration import Calibration
 from diffguard.scores.fusion_rule import DIFFGUARD
-from diffguard.settings.detector import DetectorSettings, score_names
+from diffguard.scores.reconstruction import ReconstructionQuality
+from diffguard.settings.detector import AUTO, DetectorSettings, score_names
 from diffguard.settings.image_size import check_image_size
 from diffguard.settings.plain import from_dict
 from diffguard.storage.paths import expand_home, user_path
@@ -106,7 +107,7 @@ def build_parts(
     detector_settings = from_dict(content["settings"] if settings is None else settings)
     check_image_size(detector_settings.reconstruction_distances, content["image"]["size"])
     calibration = content["calibration"]
-    features = calibration.get("features")
+    features, quality = calibration.get("features"), calibration.get("quality")
     if features is not None:
         _check_width(features, classifier)
     _check_scores(calibration["scores"], detector_settings)
@@ -122,6 +123,7 @@ def build_parts(
             detector_settings.fusion_rule(),
             features,
             calibration.get("passes"),
+            None if quality is None else ReconstructionQuality(**quality),
         ),
         noisy_classifier=None if noisy is None else timed_cnn(noisy),
         seed=content["seed"],
@@ -153,7 +155,9 @@ def _check_width(features: Tensor, classifier: Classifier) -> None:
 
 def _check_scores(scores: Mapping[str, Tensor], settings: DetectorSettings) -> None:
     """Make sure that all scores which the settings use were calibrated."""
-    names = {*score_names(settings, derived=False), settings.decision, DIFFGUARD}
+    names = {*score_names(settings, derived=False), DIFFGUARD}
+    if settings.decision != AUTO:
+        names.add(settings.decision)
     absent = sorted(names - set(scores))
     if absent:
         raise UserError(

@@ -11,6 +11,7 @@ from typing_extensions import TypedDict
 from diffguard.checkpoint.parts import DetectorParts
 from diffguard.errors import UserError
 from diffguard.scores.conformal import as_percent, needed_images
+from diffguard.settings.decision import decision_of
 from diffguard.settings.plain import to_dict
 from diffguard.storage.json_files import read_json
 from diffguard.storage.paths import require_file
@@ -94,10 +95,11 @@ def _decision(parts: DetectorParts) -> str:
             f"verdicts: to accept {as_percent(settings.accept)} of ID images takes at least "
             f"{needed_images(settings.accept)}."
         )
-    threshold = calibration.threshold(settings.decision, settings.accept)
+    decision = decision_of(settings, calibration)
+    threshold = calibration.threshold(decision, settings.accept)
     low, high = calibration.accept_interval(settings.accept)
     return (
-        f"An image is OOD if its score `{settings.decision}` is above {threshold:.6g}. On average "
+        f"An image is OOD if its score `{decision}` is above {threshold:.6g}. On average "
         f"over validation sets, such a threshold accepts at least {as_percent(settings.accept)} of "
         f"new ID images. With {_count(parts)} ID validation images, it accepts {low:.1%} to "
         f"{high:.1%} of them (95% interval)."
@@ -108,10 +110,11 @@ def _figures(parts: DetectorParts, results: str | Path | None) -> str:
     if results is None:
         return "No evaluation on OOD data is recorded here."
     content = read_json(require_file(results, "results"), _Results)
-    rows = [row for row in content["rows"] if row["score"] == parts.settings.decision]
+    decision = decision_of(parts.settings, parts.calibration)
+    rows = [row for row in content["rows"] if row["score"] == decision]
     if not rows:
         raise UserError(
-            f"{results} has no figures of {parts.settings.decision}, by which the detector "
+            f"{results} has no figures of {decision}, by which the detector "
             "decides: expected the results.json of its evaluation"
         )
     lines = ["| OOD set | group | AUROC (%) | FPR@95 (%) |", "| --- | --- | --- | --- |"]

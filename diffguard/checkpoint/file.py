@@ -95,6 +95,7 @@ def write_checkpoint(
             "scores": calibration.scores,
             "features": calibration.features,
             "passes": calibration.passes,
+            "quality": None if calibration.quality is None else asdict(calibration.quality),
         },
         "reference": None
         if reference is None

@@ -98,10 +98,17 @@ class _Image(TypedDict):
 _FeatureRows = Annotated[InstanceOf[Tensor], AfterValidator(_features)]
 
 
+class _Quality(TypedDict):
+    images: Annotated[int, Field(ge=1)]
+    label_kept: Annotated[float, Field(ge=0, le=1)]
+    resemblance: Annotated[float, Field(ge=0, le=1)]
+
+
 class _Calibration(TypedDict):
     scores: _Scores
     features: NotRequired[_FeatureRows | None]
     passes: NotRequired[Annotated[InstanceOf[Tensor], AfterValidator(_passes)] | None]
+    quality: NotRequired[_Quality | None]
 
 
 class _Features(TypedDict):

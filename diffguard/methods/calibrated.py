@@ -64,7 +64,9 @@ def calibrated(
     console = Console(stderr=True, quiet=not progress)
     with StageProgress("calibrate", images.count(), console=console) as bar:
         scores, passes = plain_scores(result, images, batch_size, bar.update)
-    result.calibration = fit_calibration(scores, models.settings, _warn, fitted.features, passes)
+    result.calibration = fit_calibration(
+        scores, models.settings, _warn, fitted.features, passes, fitted.quality
+    )
     return result
 
 

@@ -47,5 +47,5 @@ def drift_of(
     assert calibration.features is not None
     for output, _ in classified(scorer.models, batches, batch_size):
         sample.add(output.features)
-    reference = calibration.reference(scorer.settings.decision)
+    reference = calibration.reference(scorer.decision)
     return compare(reference, scores, calibration.features, sample.features())

@@ -20,6 +20,7 @@ from diffguard.methods.depth import fit_early_stop
 from diffguard.methods.items import readable
 from diffguard.methods.models import Models
 from diffguard.methods.outcomes import outcomes_of
+from diffguard.methods.quality import reconstruction_quality
 from diffguard.methods.registry import Fits, build_methods
 from diffguard.scores.baseline_checks import (
     FEATURE_BASELINES,
@@ -30,7 +31,9 @@ from diffguard.scores.baselines import Reference
 from diffguard.scores.calibration import ENOUGH_IMAGES, Calibration
 from diffguard.scores.conformal import as_percent, needed_images
 from diffguard.scores.drift import FeatureSample
-from diffguard.settings.detector import DetectorSettings
+from diffguard.scores.fusion_rule import FUSION_BASELINES
+from diffguard.scores.reconstruction import ReconstructionQuality
+from diffguard.settings.detector import AUTO, DetectorSettings
 
 Batches = Iterable[Mapping[str, Any]]
 Warn = Callable[[str], None]
@@ -46,12 +49,14 @@ class Fitted:
         reference: Features of ID training images; None if no baseline needs them.
         fits: Method -> what was fitted on ID training images.
         features: `(n, D)` of some ID validation images.
+        quality: How well some of these images are reconstructed.
     """
 
     models: Models
     reference: Reference | None
     fits: Fits
     features: torch.Tensor
+    quality: ReconstructionQuality
 
 
 def fit_models(
@@ -93,7 +98,17 @@ def fit_models(
         stop = replace(stop, thresholds={**stop.thresholds, **thresholds})
         fitted = models.with_settings(replace(settings, early_stop=stop))
         fits = {} if training is None else fit_methods(fitted, training, batch_size)
-    return Fitted(fitted, reference, fits, features)
+        quality = reconstruction_quality(fitted, validation, batch_size)
+    if not quality.is_sound:
+        advice = _advice(settings.decision)
+        warn(f"warning: the diffusion model reconstructs ID images poorly: {quality}; {advice}")
+    return Fitted(fitted, reference, fits, features, quality)
+
+
+def _advice(decision: str) -> str:
+    if decision == AUTO:
+        return f"detector.decision {AUTO} therefore decides by {FUSION_BASELINES}"
+    return f"train it longer, or set detector.decision to {AUTO} or {FUSION_BASELINES}"
 
 
 def _refuse_without_training(settings: DetectorSettings, *, baselines: bool) -> None:
@@ -130,6 +145,7 @@ def fit_calibration(
     warn: Warn,
     features: torch.Tensor | None = None,
     passes: torch.Tensor | None = None,
+    quality: ReconstructionQuality | None = None,
 ) -> Calibration:
     """Calibrate, and warn if there are few images.
 
@@ -139,13 +155,14 @@ def fit_calibration(
         warn: Is called with the warning.
         features: `(m, D)` of some ID validation images.
         passes: `(n,)` network passes of the ID validation images.
+        quality: How well some of them are reconstructed.
 
     Raises:
         UserError: If there are fewer than two images, a score does not vary, or the budget of a
             cascade is too small.
     """
     passes = None if passes is None else passes.double()
-    calibration = Calibration.fit(scores, settings.fusion_rule(), features, passes)
+    calibration = Calibration.fit(scores, settings.fusion_rule(), features, passes, quality)
     count = calibration.count
     if count < needed_images(settings.accept):
         warn(

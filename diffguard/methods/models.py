@@ -146,6 +146,52 @@ class Models(nn.Module):
         return distance.quality(first, second)
 
 
+class ModelProperties:
+    """The attributes of `models` as properties of the object that holds them."""
+
+    models: Models
+
+    @property
+    def settings(self) -> DetectorSettings:
+        """The settings that define the score."""
+        return self.models.settings
+
+    @property
+    def classifier(self) -> Classifier:
+        """The protected classifier."""
+        return self.models.classifier
+
+    @property
+    def denoiser(self) -> Denoiser:
+        """The diffusion model."""
+        return self.models.denoiser
+
+    @property
+    def noisy_classifier(self) -> nn.Module | None:
+        """The classifier of noisy images; None without one."""
+        return self.models.noisy_classifier
+
+    @property
+    def image_size(self) -> int:
+        """Side in pixels to which images are resized."""
+        return self.models.image_size
+
+    @property
+    def image_channels(self) -> int:
+        """Channels to which images are converted, 1 or 3."""
+        return self.models.image_channels
+
+    @property
+    def seed(self) -> int:
+        """Seed of the randomness that belongs to each image."""
+        return self.models.seed
+
+    @property
+    def device(self) -> torch.device:
+        """The device of the classifier's weights."""
+        return self.models.device
+
+
 def _module_name(distance: str) -> str:
     # Names of layers contain dots, and names of modules must not.
     return distance.replace(".", "/")

@@ -9,24 +9,24 @@ import torch
 from torch import Tensor, nn
 
 from diffguard.batching import BATCH_SIZE, check_batch_size, fixed_batch_size
-from diffguard.classifiers.classifier import Classifier
-from diffguard.diffusion.denoiser import Denoiser
 from diffguard.engine.acceleration import accelerate, check_compiler
 from diffguard.errors import UserError
 from diffguard.inputs.working import Images, working_images
 from diffguard.methods.checks import check_fitted, check_rows, check_unlabeled
 from diffguard.methods.items import Item, Scored
-from diffguard.methods.models import Models
+from diffguard.methods.models import ModelProperties, Models
 from diffguard.methods.registry import Fits, build_methods
-from diffguard.methods.stream import ScoreStream
+from diffguard.methods.stream import ScoreStream, Skip
 from diffguard.methods.verdicts import Verdicts
 from diffguard.score_table.rows import ScoreRow
 from diffguard.scores.baselines import Baselines, Reference
 from diffguard.scores.calibration import Calibration
-from diffguard.settings.detector import DetectorSettings, complete_score_names, score_names
+from diffguard.settings.decision import decision_of
+from diffguard.settings.detector import score_names
+from diffguard.settings.score_names import baseline_score_names, complete_score_names
 
 
-class Scorer(nn.Module):
+class Scorer(ModelProperties, nn.Module):
     """DiffGuard around a classifier, with baselines and a calibration: scores and verdicts.
 
     The scorer takes its networks over: they are put in evaluation mode, without gradients, and
@@ -75,44 +75,9 @@ class Scorer(nn.Module):
         return super().train(mode=False)
 
     @property
-    def settings(self) -> DetectorSettings:
-        """The settings that define the score."""
-        return self.models.settings
-
-    @property
-    def classifier(self) -> Classifier:
-        """The protected classifier."""
-        return self.models.classifier
-
-    @property
-    def denoiser(self) -> Denoiser:
-        """The diffusion model."""
-        return self.models.denoiser
-
-    @property
-    def noisy_classifier(self) -> nn.Module | None:
-        """The classifier of noisy images; None without one."""
-        return self.models.noisy_classifier
-
-    @property
-    def image_size(self) -> int:
-        """Side in pixels to which images are resized."""
-        return self.models.image_size
-
-    @property
-    def image_channels(self) -> int:
-        """Channels to which images are converted, 1 or 3."""
-        return self.models.image_channels
-
-    @property
-    def seed(self) -> int:
-        """Seed of the randomness that belongs to each image."""
-        return self.models.seed
-
-    @property
-    def device(self) -> torch.device:
-        """The device of the classifier's weights."""
-        return self.models.device
+    def decision(self) -> str:
+        """The score that decides on new images; see `decision_of`."""
+        return decision_of(self.settings, self.calibration)
 
     def score_names(self, *, derived: bool = True) -> list[str]:
         """The scores of each image, in the order of the table's columns.
@@ -128,7 +93,7 @@ class Scorer(nn.Module):
         *,
         derive: bool = True,
         unguided: bool = False,
-        skip_clear: bool = True,
+        skip: Skip = "clear",
     ) -> ScoreStream:
         """Open a stream that scores images in calls of one shape.
 
@@ -136,7 +101,7 @@ class Scorer(nn.Module):
             batch_size: Images of every network call, rounded up to a multiple of 8.
             derive: Add the scores that need calibration, if the detector is calibrated.
             unguided: Reconstruct without guidance too, even if no distance needs it.
-            skip_clear: In a cascade, images that the baselines decide skip the diffusion model.
+            skip: Which images skip the diffusion model, see `ScoreStream`.
 
         Raises:
             UserError: If a baseline or a method is not fitted yet, or `settings.compile` is set
@@ -151,9 +116,7 @@ class Scorer(nn.Module):
             check_compiler(self.device)
         calibration = self.calibration if derive else None
         methods = build_methods(self.models, self.fits, unguided=unguided)
-        return ScoreStream(
-            self.models, methods, self.baselines, calibration, batch_size, skip_clear=skip_clear
-        )
+        return ScoreStream(self.models, methods, self.baselines, calibration, batch_size, skip=skip)
 
     def require_calibration(self) -> Calibration:
         """The calibration.
@@ -180,15 +143,15 @@ class Scorer(nn.Module):
         Raises:
             UserError: For images that `working_images` refuses, or a batch size below 1.
         """
-        results = self._results(images, batch_size, skip_clear=False)
+        results = self._results(images, batch_size, skip="none")
         return sorted(results, key=lambda result: result.item.index)
 
-    def _results(self, images: Images, batch_size: int, *, skip_clear: bool) -> Iterator[Scored]:
+    def _results(self, images: Images, batch_size: int, *, skip: Skip) -> Iterator[Scored]:
         """Scored images as they are finished, so that a reconstruction need not be kept."""
         check_batch_size(batch_size)
         images = working_images(images, self.image_size, self.image_channels)
         batch_size = min(batch_size, fixed_batch_size(max(1, len(images))))
-        stream = self.stream(batch_size, skip_clear=skip_clear)
+        stream = self.stream(batch_size, skip=skip)
         items = [Item(image, index=i) for i, image in enumerate(images)]
         for start in range(0, len(items), stream.batch_size):
             yield from stream.push(items[start : start + stream.batch_size])
@@ -196,8 +159,12 @@ class Scorer(nn.Module):
 
     def _rows(self, images: Images, batch_size: int, name: str) -> list[ScoreRow]:
         """Rows of the score table with one score at least, in the order of the images."""
-        skip_clear = name in complete_score_names(self.settings)
-        results = self._results(images, batch_size, skip_clear=skip_clear)
+        skip: Skip = "none"
+        if name in baseline_score_names(self.settings):
+            skip = "all"
+        elif name in complete_score_names(self.settings):
+            skip = "clear"
+        results = self._results(images, batch_size, skip=skip)
         return sorted((result.row for result in results), key=lambda row: row.index)
 
     def score(
@@ -207,7 +174,7 @@ class Scorer(nn.Module):
 
         Args:
             images: N images in any form, see `inputs.working.working_images`.
-            name: The score; defaults to `settings.decision`.
+            name: The score; defaults to `decision`.
             batch_size: Images of every network call, at least 1.
 
         Returns:
@@ -216,7 +183,7 @@ class Scorer(nn.Module):
         Raises:
             UserError: For images that `working_images` refuses, or an unknown score.
         """
-        name = name or self.settings.decision
+        name = name or self.decision
         if name not in self.score_names(derived=self.calibration is not None):
             raise UserError(f"the detector has no score {name!r}: {', '.join(self.score_names())}")
         rows = self._rows(images, batch_size, name)
@@ -251,7 +218,7 @@ class Scorer(nn.Module):
         check_unlabeled(self.settings)
         if accept is not None and fdr is not None:
             raise UserError("give either accept or fdr: they are two rules of decision")
-        calibration, name = self.require_calibration(), self.settings.decision
+        calibration, name = self.require_calibration(), self.decision
         accept = self.settings.accept if accept is None else accept
         # Refuses a wrong share before images are scored.
         calibration.judge(name, [], accept=accept, fdr=fdr)

@@ -10,9 +10,11 @@ import math
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from diffguard.batching import fixed_batch_size
@@ -32,6 +34,8 @@ from diffguard.score_table.rows import BASELINES_STAGE, DIFFUSION_STAGE, ScoreRo
 from diffguard.scores.baselines import Baselines
 from diffguard.scores.calibration import Calibration
 from diffguard.scores.fusion_rule import FUSION, FUSION_BASELINES
+
+Skip = Literal["none", "clear", "all"]
 
 
 @dataclass
@@ -54,8 +58,8 @@ class ScoreStream:
         calibration: Adds the scores that need calibration; None leaves them out.
         batch_size: Images of every network call, rounded up to a multiple of 8.
         most_steps: See `Engine`.
-        skip_clear: In a cascade, images that the baselines decide skip the diffusion model, and
-            have none of its scores.
+        skip: Which images skip the diffusion model, and have none of its scores: in a cascade those
+            that are `clear`, `all` or `none`.
 
     Attributes:
         engine: The engine, with its count of calls.
@@ -70,7 +74,7 @@ class ScoreStream:
         batch_size: int,
         *,
         most_steps: int | None = None,
-        skip_clear: bool = True,
+        skip: Skip = "clear",
     ) -> None:
         self.models, self.methods, self.recipe = models, methods, methods[0].recipe
         self.baselines = baselines
@@ -86,7 +90,7 @@ class ScoreStream:
             most_steps=most_steps,
         )
         self._is_random = self.recipe.draws_crops or program.draws_noise
-        self._skips_clear = skip_clear and calibration is not None
+        self.skip = skip
         self._incoming: deque[Item] = deque()
         # Classified images that need the diffusion model; it gets them in full batches.
         self._doubtful: deque[_InFlight] = deque()
@@ -151,29 +155,31 @@ class ScoreStream:
             )
             for row, item in enumerate(items)
         ]
-        if self.calibration is None or not self._skips_clear:
-            self._doubtful += batch
-            return []
-        in_doubt = self.calibration.in_doubt(baselines)
-        fusions = self._fusions_of_clear(self.calibration, baselines)
+        clear = self._are_clear(baselines)
+        fusions = self._fusions_of_clear(baselines) if clear.any() else {}
         rows = []
         for row, image in enumerate(batch):
-            if in_doubt[row]:
-                self._doubtful.append(image)
-            else:
-                values = {name: float(column[row]) for name, column in fusions.items()}
+            if clear[row]:
+                values = {n: float(v[row]) for n, v in fusions.items() if not np.isnan(v[row])}
                 rows.append(Scored(image.item, _row(image, None, values | image.baselines), None))
+            else:
+                self._doubtful.append(image)
         return rows
 
-    @staticmethod
-    def _fusions_of_clear(
-        calibration: Calibration, baselines: Mapping[str, np.ndarray]
-    ) -> dict[str, np.ndarray]:
-        """The fused scores of images without scores of the diffusion model."""
-        absent = np.full(len(next(iter(baselines.values()))), np.nan)
-        parts = dict.fromkeys(calibration.rule.parts, absent)
-        derived = calibration.derive({**parts, **baselines})
-        return {name: derived[name] for name in (FUSION, FUSION_BASELINES)}
+    def _are_clear(self, baselines: Mapping[str, np.ndarray]) -> NDArray[np.bool_]:
+        """Whether images skip the diffusion model, `(N,)`."""
+        calibration = self.calibration
+        if self.skip == "clear" and calibration and calibration.rule.cascade:
+            return ~calibration.in_doubt(baselines)
+        return np.full(self.batch_size, self.skip == "all")
+
+    def _fusions_of_clear(self, baselines: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """The fused scores of images without the diffusion model, NaN if they need it."""
+        if self.calibration is None:
+            return {}
+        parts = dict.fromkeys(self.calibration.rule.parts, np.full(self.batch_size, np.nan))
+        derived = self.calibration.derive({**parts, **baselines})
+        return {name: derived[name] for name in (FUSION, FUSION_BASELINES) if name in derived}
 
     def _jobs(self) -> list[Job]:
         """Jobs of the engine for a batch of images."""

@@ -18,6 +18,7 @@ from diffguard.errors import UserError
 from diffguard.scores.conformal import Judgment, accepted_interval, judge, threshold
 from diffguard.scores.fusion import Fusion
 from diffguard.scores.fusion_rule import FusionRule
+from diffguard.scores.reconstruction import ReconstructionQuality
 
 # With fewer images, the share that a threshold accepts is too uncertain.
 ENOUGH_IMAGES = 200
@@ -36,6 +37,7 @@ class Calibration:
         features: `(m, D)` float32, the classifier's features of some of the images, to measure a
             drift; None if they are unknown.
         passes: `(n,)` float64 network passes of the images; None if they are unknown.
+        quality: How well some of the images are reconstructed; None if it is unknown.
 
     Example:
         >>> values = torch.arange(100, dtype=torch.float64)
@@ -52,6 +54,7 @@ class Calibration:
     rule: FusionRule = field(default_factory=FusionRule)
     features: Tensor | None = None
     passes: Tensor | None = None
+    quality: ReconstructionQuality | None = None
 
     @classmethod
     def fit(
@@ -60,6 +63,7 @@ class Calibration:
         rule: FusionRule,
         features: Tensor | None = None,
         passes: Tensor | None = None,
+        quality: ReconstructionQuality | None = None,
     ) -> Calibration:
         """Calibrate on the plain scores of ID validation images; derived scores are added.
 
@@ -68,6 +72,7 @@ class Calibration:
             rule: How scores are combined.
             features: `(m, D)` of some of the images.
             passes: `(n,)` float64 network passes of the images.
+            quality: How well some of the images are reconstructed.
 
         Raises:
             UserError: If there are fewer than two images, a score does not vary, or the budget of a
@@ -88,7 +93,7 @@ class Calibration:
                 "of the ID validation images: raise it"
             )
         derived = {name: torch.from_numpy(v) for name, v in fusion.derive(columns).items()}
-        return cls(parts | derived, rule, features, passes)
+        return cls(parts | derived, rule, features, passes, quality)
 
     @cached_property
     def fusion(self) -> Fusion:

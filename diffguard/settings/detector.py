@@ -14,7 +14,7 @@ from diffguard.errors import UserError
 from diffguard.scores.baseline_checks import FEATURE_BASELINES, check_names
 from diffguard.scores.conformal import check_share
 from diffguard.scores.fusion_rule import DIFFGUARD, FUSION, FUSION_BASELINES, FusionRule
-from diffguard.settings.fusion import FusionSettings, check_cascade
+from diffguard.settings.fusion import FusionSettings, check_cascade, check_compared
 from diffguard.settings.guidance import ClassifierFreeSettings, GuidanceSettings
 from diffguard.settings.methods import (
     FITTED,
@@ -40,6 +40,9 @@ from diffguard.settings.sections import (
     check_start,
 )
 from diffguard.settings.values import check_distinct, check_values, refuse_unused
+
+# The score that decides is chosen by how well ID images are reconstructed.
+AUTO = "auto"
 
 Combine = Literal["mean", "tandem"]
 LabelSource = Literal["prediction", "oracle"]
@@ -82,7 +85,8 @@ class DetectorSettings:
         comparator: The baselines that `fusion_baselines` combines, to compare `fusion` with: the
             best ones without `diffguard`. None takes those of `fused`.
         fusion: The rule by which they are combined.
-        decision: The score that decides on new images.
+        decision: The score that decides on new images; `auto` is `fusion` if the diffusion model
+            reconstructs ID validation images well, and otherwise `fusion_baselines`.
         accept: Share of ID images to accept, at least on average, see `scores.conformal`.
         knn_k: Neighbors of the KNN baseline.
         reference_images: Most ID training images that the feature baselines are fitted on.
@@ -200,20 +204,24 @@ class DetectorSettings:
     def _check_decision(self) -> None:
         check_names(self.baselines)
         check_fused(self.fused, self.comparator, self.fusible)
-        if self.decision in (FUSION, FUSION_BASELINES) and not self.fused:
+        if self.decision in (FUSION, FUSION_BASELINES, AUTO) and not self.fused:
             raise UserError(
                 f"detector.decision is {self.decision}, but nothing is fused: name baselines in "
                 "detector.fused, or decide by diffguard"
             )
         names = score_names(self)
-        if self.decision not in names:
+        if self.decision not in (AUTO, *names):
             raise UserError(
-                f"detector.decision: there is no score {self.decision!r}, expected one of "
-                f"{', '.join(names)}"
+                f"detector.decision: there is no score {self.decision!r}, expected {AUTO} or one "
+                f"of {', '.join(names)}"
             )
         rule = self.fusion_rule()
         if rule.cascade is not None:
-            check_cascade(rule.cascade.baselines, rule.compared, self.baselines, self.decision)
+            decision = FUSION if self.decision == AUTO else self.decision
+            check_cascade(rule.cascade.baselines, self.baselines, decision)
+            check_compared(rule.compared, self.baselines, "detector.fusion.rule cascade")
+        if self.decision == AUTO:
+            check_compared(rule.compared, self.baselines, f"detector.decision {AUTO}")
         for name in ("knn_k", "reference_images", "vim_dim"):
             count = getattr(self, name)
             if count is not None and count < 1:
@@ -237,11 +245,3 @@ def score_names(settings: DetectorSettings, *, derived: bool = True) -> list[str
         return plain
     diffguard, *fusions = settings.fusion_rule().derived
     return [diffguard, *plain, *fusions]
-
-
-def complete_score_names(settings: DetectorSettings) -> list[str]:
-    """The scores that every image has: in a cascade, clear images skip the diffusion model."""
-    names = score_names(settings)
-    if not settings.fusion.is_cascade:
-        return names
-    return [name for name in names if name in (*settings.baselines, FUSION, FUSION_BASELINES)]

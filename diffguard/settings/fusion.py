@@ -59,14 +59,11 @@ class FusionSettings:
         return CascadeRule(baselines, (low, high), self.budget)
 
 
-def check_cascade(
-    stage_one: Sequence[str], compared: Sequence[str], baselines: Sequence[str], decision: str
-) -> None:
+def check_cascade(stage_one: Sequence[str], baselines: Sequence[str], decision: str) -> None:
     """Check that images which skip the diffusion model have the scores that a cascade needs.
 
     Args:
         stage_one: The fused baselines.
-        compared: The scores that `fusion_baselines` combines.
         baselines: All baselines.
         decision: The score that decides.
 
@@ -78,14 +75,27 @@ def check_cascade(
             "detector.fusion.rule cascade begins with the fused baselines, and there is none: name "
             "one of detector.baselines in detector.fused"
         )
-    methods = [name for name in compared if name not in baselines]
-    if methods:
-        raise UserError(
-            f"detector.comparator names {methods[0]}, which clear images of a cascade lack: name "
-            "baselines alone"
-        )
     if decision not in (FUSION, FUSION_BASELINES, *baselines):
         raise UserError(
             f"detector.decision is {decision}, which clear images of a cascade lack: decide by "
             f"{FUSION}, or set detector.fusion.rule to mean"
+        )
+
+
+def check_compared(compared: Sequence[str], baselines: Sequence[str], reason: str) -> None:
+    """Check that `fusion_baselines` needs no diffusion model.
+
+    Args:
+        compared: The scores that it combines.
+        baselines: All baselines.
+        reason: The setting for which it must not.
+
+    Raises:
+        UserError: Naming a score that is not a baseline.
+    """
+    methods = [name for name in compared if name not in baselines]
+    if methods:
+        raise UserError(
+            f"{reason} needs fusion_baselines without the diffusion model, and it combines "
+            f"{methods[0]}: name baselines alone in detector.comparator"
         )

@@ -47,7 +47,7 @@ def test_clear_images_have_no_score_of_the_diffusion_model(detector, rows):
 
 
 def test_scores_are_those_of_a_run_without_skipping(detector, rows):
-    everything, _ = rows_of(detector, range(60), skip_clear=False)
+    everything, _ = rows_of(detector, range(60), skip="none")
     mean, _ = rows_of(build_detector(), range(60))
     for index, row in rows.items():
         assert {**everything[index].scores, **row.scores} == everything[index].scores
@@ -83,6 +83,16 @@ def test_python_decides_in_two_stages(detector, rows):
     everything = detector.score(IMAGES, name="diffguard", batch_size=8)
     for i, row in rows.items():
         assert row.scores.get("diffguard", everything[i]) == everything[i]
+
+
+def test_a_score_of_the_baselines_needs_no_diffusion_model(rows, monkeypatch):
+    detector = build_detector(small_settings(decision="fusion_baselines"))
+    monkeypatch.setattr(detector.denoiser, "predict_noise", None)
+    verdicts = detector.predict(IMAGES, batch_size=8, accept=0.9)
+    assert verdicts.score.tolist() == [rows[i].scores["fusion_baselines"] for i in range(60)]
+    assert set(verdicts.stage.tolist()) == {1}
+    knn = detector.score(IMAGES, name="knn", batch_size=8)
+    assert knn.tolist() == [rows[i].scores["knn"] for i in range(60)]
 
 
 def test_a_budget_is_met_on_the_validation_images():

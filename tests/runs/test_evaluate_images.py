@@ -29,6 +29,7 @@ def test_a_folder_of_images_gets_verdicts(ckpt, tmp_path, capsys):
     assert start(ckpt, *mine, "--drift") == 0
     rows = list(csv.DictReader((tmp_path / "out" / "images.csv").open()))
     columns = ["path", "prediction", "probability", "score", "percentile", "p_value", "verdict"]
+    columns.append("stage")
     assert list(rows[0]) == columns
     assert [row["path"] for row in rows][:2] == ["deep/000.png", "deep/001.png"]
     calibration = Detector.load(ckpt).calibration

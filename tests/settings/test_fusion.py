@@ -3,8 +3,9 @@ import math
 import pytest
 
 from diffguard.errors import UserError
-from diffguard.settings.detector import complete_score_names, score_names
+from diffguard.settings.detector import score_names
 from diffguard.settings.plain import from_dict
+from diffguard.settings.score_names import complete_score_names
 
 
 @pytest.mark.parametrize(
@@ -28,7 +29,7 @@ def test_values_out_of_range_are_refused(values, said):
         ({"fused": [], "decision": "msp"}, "begins with the fused baselines, and there is none"),
         (
             {"methods": ["diffguard", "minority"], "comparator": ["minority"]},
-            "comparator names minority, which clear images of a cascade lack",
+            r"rule cascade needs fusion_baselines without .* combines minority",
         ),
     ],
 )
@@ -45,3 +46,10 @@ def test_a_cascade_has_scores_for_every_image_and_for_those_in_doubt():
     others = [f"diffguard/{name}" for name in settings.distances]
     assert score_names(settings) == ["diffguard", *others, "minority", *complete]
     assert complete_score_names(from_dict(values)) == score_names(from_dict(values))
+
+
+def test_auto_falls_back_to_baselines_alone():
+    values = {"methods": ["diffguard", "minority"], "fused": ["minority"], "decision": "auto"}
+    with pytest.raises(UserError, match=r"decision auto needs fusion_baselines .* minority"):
+        from_dict(values)
+    from_dict({**values, "comparator": ["knn"]})

@@ -1,0 +1,31 @@
+"""The score that decides on new images."""
+
+from __future__ import annotations
+
+from diffguard.errors import UserError
+from diffguard.scores.calibration import Calibration
+from diffguard.scores.fusion_rule import FUSION, FUSION_BASELINES
+from diffguard.settings.detector import AUTO, DetectorSettings
+
+
+def decision_of(settings: DetectorSettings, calibration: Calibration | None) -> str:
+    """The name of the score that decides.
+
+    `auto` is `fusion` if the diffusion model reconstructs ID validation images well, and otherwise
+    `fusion_baselines`.
+
+    Args:
+        settings: The detector's settings.
+        calibration: Its calibration.
+
+    Raises:
+        UserError: For `auto`, if the calibration lacks the quality of the reconstructions.
+    """
+    if settings.decision != AUTO:
+        return settings.decision
+    if calibration is None or calibration.quality is None:
+        raise UserError(
+            "detector.decision auto needs to know how well ID validation images are reconstructed, "
+            "which this detector does not hold: calibrate it again, or name a score"
+        )
+    return FUSION if calibration.quality.is_sound else FUSION_BASELINES
