@@ -7,7 +7,7 @@ import torch
 from diffguard.errors import UserError
 from diffguard.scores.calibration import Calibration
 from diffguard.scores.conformal import threshold, threshold_rank
-from diffguard.scores.fusion_rule import FusionRule
+from diffguard.scores.fusion_rule import CascadeRule, FusionRule
 
 
 def fit(scores, distance, fused, band=None):
@@ -61,6 +61,18 @@ def test_fusion_accepts_the_requested_share_of_new_id_images(count, trials):
     share = threshold_rank(count, 0.95) / (count + 1) + np.mean(differences)
     assert share >= 0.95 - 2 * np.std(differences) / np.sqrt(trials)
     assert share < 0.99
+
+
+def test_a_cascade_accepts_the_requested_share_of_new_id_images():
+    rng = np.random.default_rng(1)
+    rule = FusionRule(["a"], ["vim"], ["vim"], cascade=CascadeRule(["vim"], (0.8, 0.99)))
+    shares = []
+    for _ in range(40):
+        validation, new = exponential_scores(rng, 60), exponential_scores(rng, 2000)
+        del validation["diffguard/b"]
+        fitted = Calibration.fit({n: torch.from_numpy(v) for n, v in validation.items()}, rule)
+        shares.append((fitted.derive(new)["fusion"] <= fitted.threshold("fusion", 0.9)).mean())
+    assert 0.9 - 2 * np.std(shares) / np.sqrt(len(shares)) < np.mean(shares) < 0.94
 
 
 def test_a_validation_image_is_normalized_by_the_others(calibration):
