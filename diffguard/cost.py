@@ -61,11 +61,13 @@ class Cost:
             step and is not guided.
         most_passes: Network passes for an image that is inverted to the full depth and guided
             everywhere.
+        is_cascade: Whether only images in doubt take these passes, and others none.
     """
 
     parts: list[Part]
     fewest_passes: int
     most_passes: int
+    is_cascade: bool
 
 
 def dry_run(
@@ -101,7 +103,7 @@ def dry_run(
     schedule = denoiser.schedule if custom else schedule_from_config(diffusion.scheduler)
     stand_in = _StandIn(schedule, diffusion.num_classes, diffusion.null_class)
     fewest, most = _count_passes(protected, stand_in, settings)
-    return Cost(parts, fewest, most)
+    return Cost(parts, fewest, most, settings.fusion.is_cascade)
 
 
 def format_cost(cost: Cost) -> str:
@@ -116,7 +118,8 @@ def format_cost(cost: Cost) -> str:
     ]
     few, most = cost.fewest_passes, cost.most_passes
     passes = f"{most}" if few == most else f"{few} to {most}"
-    return "\n".join([*lines, f"network passes per image: {passes}"])
+    images = "image in doubt (others: 0)" if cost.is_cascade else "image"
+    return "\n".join([*lines, f"network passes per {images}: {passes}"])
 
 
 def _part(name: str, kind: str, module: nn.Module) -> Part:

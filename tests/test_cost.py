@@ -13,6 +13,7 @@ from diffguard.denoisers.parts import DiffusionParts
 from diffguard.denoisers.spec import DiffusionSpec
 from diffguard.detector import Detector
 from diffguard.errors import UserError
+from diffguard.settings.fusion import FusionSettings
 from diffguard.settings.guidance import ClassifierFreeSettings, ClassifierGuidanceSettings
 from diffguard.settings.reconstruction_methods import LmdSettings
 from diffguard.settings.sections import EarlyStopSettings, SynthesisSettings
@@ -70,6 +71,8 @@ def test_a_mask_and_an_early_stop_lower_the_minimum_of_passes():
     stopped = dry_run(CLASSIFIER, diffusion, stop)
     assert (stopped.fewest_passes, stopped.most_passes) == (3, 12)
     assert "network passes per image: 3 to 12" in format_cost(stopped)
+    cascade = dry_run(CLASSIFIER, spec(), small_settings(fusion=FusionSettings("cascade")))
+    assert "network passes per image in doubt (others: 0): 12" in format_cost(cascade)
 
 
 def test_weights_are_counted_in_the_trainers_precision():

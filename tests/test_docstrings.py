@@ -24,9 +24,11 @@ EXAMPLES = {
     "diffguard.report.torch_metric": ["OODMetrics"],
     "diffguard.scores.build": ["build_distance"],
     "diffguard.scores.calibration": ["Calibration"],
+    "diffguard.scores.cascade": ["cascade"],
     "diffguard.scores.conformal": ["threshold"],
     "diffguard.scores.distance_names": ["find_distance"],
     "diffguard.scores.formulas": ["psnr", "ssim"],
+    "diffguard.scores.reconstruction": ["ReconstructionQuality"],
 }
 
 
