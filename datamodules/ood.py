@@ -19,6 +19,7 @@ from datamodules.image_set import ImageSet
 from datamodules.loader import ImageLoader, ShareSampler, check_sockets, collate
 from datamodules.training_memory import MemoryLoader, decode
 from datamodules.training_stream import EpochSampler, TrainingLoader, TrainingStream
+from diffguard.augment.mixtures import Mixtures
 from diffguard.errors import UserError
 
 # Images that a loader reads at once while the batch size of the networks is not yet chosen.
@@ -36,6 +37,9 @@ class OODDataModule(LightningDataModule):
         transform: Replaces the augmentation of training by a random transformation of an image
             `(C, H, W)` in [0, 1].
 
+    Attributes:
+        mixtures: Mixes a share of the training images with their edits; None mixes none.
+
     Raises:
         UserError: For a number out of range, or wrong names or sources.
     """
@@ -49,6 +53,7 @@ class OODDataModule(LightningDataModule):
         if config.in_memory and transform is not None:
             raise UserError("a transform needs data.in_memory false, or use data.augment")
         self.config, self.transform = config, transform
+        self.mixtures: Mixtures | None = None
         self.sets = BenchmarkSets(config)
         self.prepare = Prepare(config.image_size, config.channels)
         self._decoded: list[tuple[Tensor, Tensor]] = []
@@ -143,19 +148,24 @@ class OODDataModule(LightningDataModule):
             self.sets.download()
 
     def for_stage(
-        self, augment: Augmentation | None, train_batch_size: int | None
+        self,
+        augment: Augmentation | None,
+        train_batch_size: int | None,
+        mixtures: Mixtures | None = None,
     ) -> OODDataModule:
         """The same data with the augmentation and batch size of one training stage.
 
         Args:
             augment: Augmentation; defaults to `data.augment`.
             train_batch_size: Images per batch in training; defaults to `data.train_batch_size`.
+            mixtures: Mixes a share of the training images; None mixes none.
 
         Raises:
             UserError: If the batch size is out of range.
         """
         size = self.config.train_batch_size if train_batch_size is None else train_batch_size
         data = copy.copy(self)
+        data.mixtures = mixtures
         data.config = replace(
             self.config, augment=augment or self.config.augment, train_batch_size=size
         )
@@ -172,7 +182,7 @@ class OODDataModule(LightningDataModule):
         if transform is None and self.config.augment != "none":
             transform = augmentation(self.config.augment, self.image_size)
         return TrainingLoader(
-            TrainingStream(images, self.prepare, transform, self.config.seed),
+            TrainingStream(images, self.prepare, transform, self.config.seed, self.mixtures),
             batch_size=self.config.train_batch_size,
             sampler=sampler,
             num_workers=self.config.num_workers,
@@ -194,6 +204,7 @@ class OODDataModule(LightningDataModule):
             augment,
             self.config.seed,
             device,
+            self.mixtures,
         )
 
     def val_dataloader(self) -> ImageLoader:

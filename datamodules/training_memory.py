@@ -13,6 +13,7 @@ from torch import Tensor
 
 from datamodules.augmentation import BatchAugmentation
 from datamodules.training_stream import EpochSampler, mixed_seed
+from diffguard.augment.mixtures import Mixtures
 
 
 def decode(batches: Iterable[dict[str, Any]]) -> tuple[Tensor, Tensor]:
@@ -47,6 +48,7 @@ class MemoryLoader:
         augment: Random transformation of a batch, or None.
         seed: Seed of the augmentation.
         device: The device that holds the images.
+        mixtures: Mixes a share of the images before they are augmented; None mixes none.
     """
 
     def __init__(
@@ -58,10 +60,11 @@ class MemoryLoader:
         augment: BatchAugmentation | None,
         seed: int,
         device: torch.device | str = "cpu",
+        mixtures: Mixtures | None = None,
     ) -> None:
         self.images, self.labels = images.to(device), labels.to(device)
         self.sampler, self.batch_size = sampler, min(batch_size, len(sampler))
-        self.augment, self.seed = augment, seed
+        self.augment, self.seed, self.mixtures = augment, seed, mixtures
         self._count = self._skip = 0
 
     def __len__(self) -> int:
@@ -75,6 +78,8 @@ class MemoryLoader:
             self._count = number + 1
             index = shares[number].to(self.images.device)
             image = self.images[index].float() / 255.0
+            if self.mixtures is not None:
+                image = self.mixtures(image, index, self.sampler.epoch)
             if self.augment is not None:
                 place = number * self.sampler.num_replicas + self.sampler.rank
                 generator = torch.Generator()

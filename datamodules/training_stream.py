@@ -18,6 +18,7 @@ from datamodules.augmentation import Prepare
 from datamodules.config import OnError
 from datamodules.image_set import ImageSet
 from datamodules.loader import ImageLoader, read_item
+from diffguard.augment.mixtures import Mixtures
 
 
 def mixed_seed(seed: int, epoch: int, place: int) -> int:
@@ -37,6 +38,7 @@ class TrainingStream(Dataset[dict[str, Any]]):
         augment: Random transformation of `(C, H, W)` that draws from torch's CPU generator; or
             None.
         seed: Seed of the augmentation.
+        mixtures: Mixes a share of the images before they are augmented; None mixes none.
     """
 
     on_error: OnError = "stop"
@@ -47,8 +49,10 @@ class TrainingStream(Dataset[dict[str, Any]]):
         prepare: Prepare,
         augment: Callable[[Tensor], Tensor] | None,
         seed: int,
+        mixtures: Mixtures | None = None,
     ) -> None:
         self.images, self.prepare, self.augment, self.seed = images, prepare, augment, seed
+        self.mixtures = mixtures
 
     def __len__(self) -> int:
         return len(self.images)
@@ -56,6 +60,9 @@ class TrainingStream(Dataset[dict[str, Any]]):
     def __getitem__(self, pick: tuple[int, int]) -> dict[str, Any]:
         position, epoch = pick
         item = read_item(self.images, position, self.prepare)
+        if self.mixtures is not None:
+            place = torch.tensor([position])
+            item["image"] = self.mixtures(item["image"][None], place, epoch)[0]
         if self.augment is not None:
             with torch.random.fork_rng(devices=[]):
                 # `torch.manual_seed` would also seed the generators of the accelerators.

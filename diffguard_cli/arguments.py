@@ -14,10 +14,16 @@ from diffguard_cli.config import (
 
 if TYPE_CHECKING:
     from datamodules.ood import OODDataModule
+    from diffguard.augment.settings import AugmentSettings
     from diffguard.settings.detector import DetectorSettings
     from diffguard.training.trainer_config import TrainerConfig
 
-Stage = Literal["classifier", "diffusion", "noisy_classifier", "calibrate"]
+Stage = Literal["classifier", "diffusion", "noisy_classifier", "augment", "calibrate"]
+# Stages that run by default, by augment.method.
+DEFAULT_STAGES: dict[str, list[Stage]] = {
+    "none": ["classifier", "diffusion", "calibrate"],
+    "diffusemix": ["diffusion", "augment", "classifier", "calibrate"],
+}
 Arguments = TypeVar("Arguments")
 
 
@@ -34,6 +40,7 @@ class TrainingArguments:
         classifier: The `classifier` section.
         diffusion: The `diffusion` section.
         noisy_classifier: The `noisy_classifier` section.
+        augment: The `augment` section.
         detector: The `detector` section.
         trainer: The `trainer` section.
     """
@@ -46,6 +53,7 @@ class TrainingArguments:
     classifier: ClassifierConfig
     diffusion: DiffusionConfig
     noisy_classifier: NoisyClassifierConfig
+    augment: AugmentSettings
     detector: DetectorSettings
     trainer: TrainerConfig
 

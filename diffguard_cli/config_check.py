@@ -28,6 +28,7 @@ def check_config(config: TrainingArguments) -> None:
     if not config.stages:
         raise UserError("--stages is empty: name at least one of the stages that --help lists")
     _check_diffusion(config)
+    _check_augment(config)
 
 
 def _check_diffusion(arguments: TrainingArguments) -> None:
@@ -64,6 +65,21 @@ def _check_diffusion(arguments: TrainingArguments) -> None:
     if argument_names(scheduler) is None:
         scheduler = "DDPMScheduler"  # the loader treats an unknown scheduler as DDPM's
     _check_keys("diffusion.scheduler", config.scheduler, scheduler)
+
+
+def _check_augment(arguments: TrainingArguments) -> None:
+    stages, is_used = arguments.stages, arguments.augment.method != "none"
+    if "augment" not in stages:
+        return
+    if not is_used:
+        raise UserError(
+            "stage augment makes no edits with augment.method none: set it to diffusemix, or leave "
+            "augment out of --stages"
+        )
+    if "classifier" in stages and stages.index("classifier") < stages.index("augment"):
+        raise UserError(
+            "stage classifier trains with the edits of stage augment: name augment before it"
+        )
 
 
 def _check_keys(section: str, values: Mapping[str, Any], cls: str) -> None:

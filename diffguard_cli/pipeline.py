@@ -10,6 +10,7 @@ from diffguard.methods.checks import sees_labels
 from diffguard.printing import say
 from diffguard_cli import stages
 from diffguard_cli.arguments import Stage, TrainingArguments
+from diffguard_cli.augmentation import augment, check_edits, load_mixtures
 from diffguard_cli.calibrate import calibrate
 from diffguard_cli.checks import (
     check_data,
@@ -47,6 +48,8 @@ def _check_stages(run: Run, arguments: TrainingArguments) -> None:
     sections = arguments.sections
     pending = [stage for stage in arguments.stages if not _has_model(run, arguments, stage)]
     stages.check_stages(run, {stage: sections[stage] for stage in pending if stage in sections})
+    if "classifier" in pending and "augment" not in arguments.stages:
+        check_edits(run, arguments.augment)
     settings = arguments.detector if "calibrate" in arguments.stages else None
     check_data(run, settings)
     if {"classifier", "calibrate"} & set(arguments.stages):
@@ -59,12 +62,15 @@ def _check_stages(run: Run, arguments: TrainingArguments) -> None:
 
 def _run_stage(run: Run, arguments: TrainingArguments, stage: Stage, title: str) -> None:
     if stage == "classifier":
-        stages.train_classifier(run, arguments.classifier, title)
+        mixtures = load_mixtures(run, arguments.augment)
+        stages.train_classifier(run, arguments.classifier, title, mixtures)
     elif stage == "diffusion":
         stages.train_diffusion(run, arguments.diffusion, title)
     elif stage == "noisy_classifier":
         denoiser = load_trained(run, arguments.diffusion).denoiser
         stages.train_noisy_classifier(run, arguments.noisy_classifier, denoiser, title)
+    elif stage == "augment":
+        augment(run, arguments, title)
     else:
         classifier = load_classifier(run, arguments.classifier)
         same_classes = sees_labels(arguments.detector)

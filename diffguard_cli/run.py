@@ -56,6 +56,11 @@ class Run:
         return self.folder / "diffusion_lora"
 
     @property
+    def edits_record(self) -> Path:
+        """Names the edits of the training images that the classifier is trained with."""
+        return self.folder / "augment.json"
+
+    @property
     def detector_file(self) -> Path:
         """The calibrated detector."""
         return self.folder / "detector.ckpt"

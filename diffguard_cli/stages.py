@@ -14,6 +14,7 @@ import torch
 from lightning.pytorch.callbacks import LearningRateMonitor
 from safetensors.torch import save_file
 
+from diffguard.augment.mixtures import Mixtures
 from diffguard.classifiers.build import build_classifier
 from diffguard.classifiers.small_cnn import TimedCNN
 from diffguard.diffusion.denoiser import Denoiser
@@ -78,8 +79,10 @@ def check_stages(run: Run, sections: Mapping[str, StageConfig]) -> None:
         check_accumulation(stage, batches, run.trainer.accumulate_grad_batches)
 
 
-def train_classifier(run: Run, config: ClassifierConfig, title: str) -> None:
-    """Fit the classifier and save its weights."""
+def train_classifier(
+    run: Run, config: ClassifierConfig, title: str, mixtures: Mixtures | None = None
+) -> None:
+    """Fit the classifier to the training images or their mixtures, and save its weights."""
     pl.seed_everything(run.seed, verbose=False)
     spec = classifier_spec(config, run.data)
     classifier = build_classifier(
@@ -87,7 +90,7 @@ def train_classifier(run: Run, config: ClassifierConfig, title: str) -> None:
     )
     module = ClassifierModule(classifier, config, run.seed)
     trainer = _stage_trainer(run, module.stage, config, title)
-    _fit(run, trainer, module, config)
+    _fit(run, trainer, module, config, mixtures)
     if trainer.is_global_zero:
         with replace_file(run.classifier_file) as temporary:
             save_file(_contiguous(classifier.network.state_dict()), temporary)
@@ -161,12 +164,18 @@ def _trainer_config(run: Run, config: StageConfig) -> TrainerConfig:
     return replace(run.trainer, precision=config.precision or run.trainer.precision)
 
 
-def _fit(run: Run, trainer: pl.Trainer, module: TrainingModule, config: StageConfig) -> None:
+def _fit(
+    run: Run,
+    trainer: pl.Trainer,
+    module: TrainingModule,
+    config: StageConfig,
+    mixtures: Mixtures | None = None,
+) -> None:
     """Train a stage, from its last checkpoint if there is one."""
     with interruptible():
         trainer.fit(
             module,
-            datamodule=_data_of(run, config),
+            datamodule=_data_of(run, config, mixtures),
             ckpt_path=last_checkpoint(_checkpoint_folder(run, module.stage)),
             weights_only=True,
         )
@@ -177,8 +186,8 @@ def _checkpoint_folder(run: Run, stage: str) -> Path:
     return run.folder / "checkpoints" / stage
 
 
-def _data_of(run: Run, config: StageConfig) -> Any:
-    return run.data.for_stage(config.augment, config.batch_size)
+def _data_of(run: Run, config: StageConfig, mixtures: Mixtures | None = None) -> Any:
+    return run.data.for_stage(config.augment, config.batch_size, mixtures)
 
 
 def _contiguous(state: Mapping[str, Any]) -> dict[str, Any]:

@@ -15,7 +15,7 @@ import yaml
 from diffguard.errors import UserError
 from diffguard.printing import printable
 from diffguard.storage.paths import expand_home
-from diffguard_cli.arguments import Stage, TrainingArguments, typed
+from diffguard_cli.arguments import DEFAULT_STAGES, Stage, TrainingArguments, typed
 from diffguard_cli.exit_codes import TIME_IS_UP
 from diffguard_cli.interrupts import INTERRUPTED
 from diffguard_cli.parser import Parser, parse
@@ -32,6 +32,7 @@ DEFAULT_CONFIG = shipped_configs()["digits"]
 def build_parser() -> Parser:
     """The command line of training."""
     from datamodules.config import DataConfig
+    from diffguard.augment.settings import AugmentSettings
     from diffguard.training.trainer_config import TrainerConfig
     from diffguard_cli.config import ClassifierConfig, DiffusionConfig, NoisyClassifierConfig
     from diffguard_cli.detector_options import add_detector_options
@@ -49,8 +50,10 @@ def build_parser() -> Parser:
     parser.add_argument(
         "--stages",
         type=list[Stage],
-        default=["classifier", "diffusion", "calibrate"],
-        help="stages to run, in order; noisy_classifier is for an ablation",
+        default=None,
+        help="stages to run, in order (default: classifier, diffusion, calibrate; with "
+        "augment.method diffusemix: diffusion, augment, classifier, calibrate); noisy_classifier "
+        "is for an ablation",
     )
     parser.add_class_arguments(DataConfig, "data")
     parser.add_argument("--classifier", type=ClassifierConfig, default=ClassifierConfig())
@@ -58,6 +61,7 @@ def build_parser() -> Parser:
     parser.add_argument(
         "--noisy_classifier", type=NoisyClassifierConfig, default=NoisyClassifierConfig()
     )
+    parser.add_argument("--augment", type=AugmentSettings, default=AugmentSettings())
     add_detector_options(parser)
     parser.add_argument("--trainer", type=TrainerConfig, default=TrainerConfig())
     return parser
@@ -82,6 +86,8 @@ def main(argv: Sequence[str]) -> int:
     parser = build_parser()
     source = _find_config(argv, parser)
     namespace = parse(parser, source.argv, source.earlier_config, source.path)
+    if namespace.stages is None:
+        namespace.stages = DEFAULT_STAGES[namespace.augment.method]
     config = _plain(parser, namespace)
     arguments = typed(TrainingArguments, instantiate(parser, namespace))
     if arguments.stages == ["calibrate"]:
@@ -191,6 +197,9 @@ def _check(arguments: TrainingArguments) -> None:
     weights = arguments.classifier.ckpt
     if weights and not Path(weights).is_file():
         raise UserError(f"classifier.ckpt {weights} does not exist: expected a file of weights")
+    judge = arguments.augment.classifier
+    if judge and not Path(judge).is_file():
+        raise UserError(f"augment.classifier {judge} does not exist: expected a file of weights")
     if "calibrate" in arguments.stages:
         check_image_size(arguments.detector.reconstruction_distances, arguments.data.image_size)
         detector = arguments.detector

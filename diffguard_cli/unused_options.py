@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import fields
 
+from diffguard.augment.settings import AugmentSettings
 from diffguard.denoisers.custom import is_import_path
 from diffguard.errors import UserError
 from diffguard.training.settings import ClassifierTraining, DiffusionTraining
@@ -65,6 +66,9 @@ def check_training_options(argv: Sequence[str], arguments: TrainingArguments) ->
     """
     if arguments.stages == ["calibrate"]:
         _refuse(argv, (*_FOR_STAGES, "trainer.loggers"), "calibration trains no model")
+    if arguments.augment.method == "none":
+        names = [field.name for field in fields(AugmentSettings) if field.name != "method"]
+        _refuse(argv, [f"augment.{name}" for name in names], "augment.method is none")
     stage = [field.name for field in fields(StageOptions)]
     classifier, diffusion = arguments.classifier, arguments.diffusion
     if classifier.ckpt is not None:

@@ -14,7 +14,8 @@ PARSER = train.build_parser()
 
 def check(tmp_path, words):
     (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(tiny_config(tmp_path)))
-    arguments = ["--config", str(tmp_path / "tiny.yaml"), *words]
+    stages = ["--stages", "[classifier, diffusion, calibrate]"]
+    arguments = ["--config", str(tmp_path / "tiny.yaml"), *stages, *words]
     check_config(PARSER.instantiate(parse(PARSER, arguments)))
 
 

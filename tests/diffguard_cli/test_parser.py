@@ -124,7 +124,7 @@ def test_the_scripts_refuse_unknown_and_shortened_keys(argv):
         (["--stages", "classifier"], "--stages: expected a list such as '[a, b]', got classifier"),
         (
             ["--stages", "[calibration]"],
-            "--stages: expected classifier, diffusion, noisy_classifier, or calibrate, "
+            "--stages: expected classifier, diffusion, noisy_classifier, augment, or calibrate, "
             "got calibration",
         ),
         (["--data", "x"], "--data: expected its keys and values, or a YAML file with them"),

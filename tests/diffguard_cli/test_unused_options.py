@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from diffguard.augment.settings import AugmentSettings
 from diffguard.errors import UserError
 from diffguard_cli.config import ClassifierConfig, DiffusionConfig
 from diffguard_cli.unused_options import check_training_options
@@ -12,6 +13,7 @@ from diffguard_cli.unused_options import check_training_options
 def arguments(**sources):
     return SimpleNamespace(
         stages=sources.get("stages", ["classifier", "calibrate"]),
+        augment=AugmentSettings(method="diffusemix"),
         classifier=ClassifierConfig(ckpt=sources.get("classifier")),
         diffusion=DiffusionConfig(
             ckpt=sources.get("diffusion"),

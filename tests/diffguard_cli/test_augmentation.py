@@ -1,0 +1,149 @@
+"""The stage `augment` on tiny data."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+import train
+from diffguard.augment import cache
+from diffguard.errors import UserError
+from diffguard_cli import augmentation
+from tests.helpers.tiny_project import write_config
+
+
+@pytest.fixture
+def config(tmp_path, data_root):
+    return write_config(tmp_path / "tiny.yaml", data_root)
+
+
+@pytest.fixture(autouse=True)
+def _small_blocks(monkeypatch):
+    """Blocks of 8 of the 36 training images."""
+    monkeypatch.setattr(cache, "BLOCK", 8)
+
+
+@pytest.fixture
+def start(config, run_folder):
+    """Run stages with the diffusion model of another run."""
+
+    def start(folder, stages, *arguments):
+        words = ["--config", config, "--run_dir", folder, "--stages", f"[{stages}]"]
+        words += ["--diffusion.ckpt", run_folder / "diffusion"]
+        words += ["--augment.method", "diffusemix", "--augment.steps", 4, *arguments]
+        return train.main([str(word) for word in words])
+
+    return start
+
+
+@pytest.fixture
+def judge(run_folder):
+    return ["--augment.classifier", run_folder / "classifier" / "classifier.safetensors"]
+
+
+def edits_of(folder):
+    (path,) = folder.glob("augment/*/edits.npy")
+    return np.load(path)
+
+
+def test_edits_are_made_once_and_the_classifier_trains_with_them(start, judge, tmp_path, capsys):
+    shared = ["--augment.cache", tmp_path / "cache"]
+    one = ["--classifier.max_epochs", 1]
+    assert start(tmp_path / "a", "augment, classifier", *judge, *shared, *one) == 0
+    printed = capsys.readouterr().err
+    assert "1/2 augment: up to 36 edits of 6 network passes, 216 in all" in printed
+    assert "of 36 images edited; rejected edits: " in printed
+    (folder,) = (tmp_path / "cache").iterdir()
+    names = sorted(path.name for path in folder.iterdir())
+    assert names == ["edits.json", "edits.npy", "samples.png"]
+    assert np.load(folder / "edits.npy").shape == (36, 1, 8, 8)
+    record = json.loads((tmp_path / "a" / "augment.json").read_text())
+    assert record == {"edits": str(folder.resolve())}
+    # Another run uses them; the mixtures change the classifier.
+    changed = (folder / "edits.npy").stat().st_mtime_ns
+    no_mixtures = ["--augment.share", 0]
+    assert start(tmp_path / "b", "augment, classifier", *judge, *shared, *one, *no_mixtures) == 0
+    assert (folder / "edits.npy").stat().st_mtime_ns == changed
+    assert "network passes" not in capsys.readouterr().err
+    weights = [(tmp_path / n / "classifier" / "classifier.safetensors").read_bytes() for n in "ab"]
+    assert weights[0] != weights[1]
+
+
+def test_an_interrupted_stage_resumes_to_the_same_edits(start, judge, tmp_path, monkeypatch):
+    assert start(tmp_path / "whole", "augment", *judge) == 0
+    make, calls = augmentation.make_edits, []
+
+    def crash(*arguments):
+        if len(calls) == 2:
+            raise UserError("the disk is full")
+        calls.append(arguments)
+        return make(*arguments)
+
+    monkeypatch.setattr(augmentation, "make_edits", crash)
+    folder = tmp_path / "parts"
+    with pytest.raises(UserError, match="the disk is full"):
+        start(folder, "augment", *judge)
+    assert len(list(folder.glob("augment/*/block-*"))) == 2
+    calls.clear()
+    monkeypatch.setattr(augmentation, "make_edits", lambda *a: calls.append(a) or make(*a))
+    assert train.main(["--resume", str(folder)]) == 0
+    assert len(calls) == 3
+    assert np.array_equal(edits_of(folder), edits_of(tmp_path / "whole"))
+
+
+def test_blocks_of_two_processes_give_the_edits_of_one(start, tmp_path, monkeypatch):
+    assert start(tmp_path / "one", "augment") == 0
+
+    def make_share(run, pending, rank):
+        for number in pending[rank::2]:
+            run._make_block(number)
+
+    def by_two(run, pending):
+        # The second process has made all of its blocks before the first one starts.
+        make_share(run, pending, 1)
+        make_share(run, pending, 0)
+
+    monkeypatch.setattr(augmentation._EditRun, "_make_blocks", by_two)
+    assert start(tmp_path / "two", "augment") == 0
+    assert np.array_equal(edits_of(tmp_path / "one"), edits_of(tmp_path / "two"))
+
+
+def test_a_time_limit_keeps_the_blocks(start, tmp_path, capsys):
+    assert start(tmp_path / "run", "augment", "--trainer.max_minutes", 1e-6) == 4
+    assert "time is up with 5 of 5 blocks left" in capsys.readouterr().err
+    assert not (tmp_path / "run" / "augment.json").exists()
+
+
+def test_images_of_validation_and_test_are_not_edited(start, tmp_path, monkeypatch):
+    labels = []
+    make = augmentation.make_edits
+
+    def remember(editor, images, classes, *rest):
+        labels.append(classes)
+        return make(editor, images, classes, *rest)
+
+    monkeypatch.setattr(augmentation, "make_edits", remember)
+    assert start(tmp_path / "run", "augment") == 0
+    assert torch.cat(labels).bincount().tolist() == [12, 12, 12]
+
+
+@pytest.mark.parametrize(
+    ("stages", "arguments", "message"),
+    [
+        ("classifier, augment", [], "name augment before it"),
+        ("classifier", [], "add augment to --stages"),
+        ("augment", ["--augment.method", "none"], "no edits with augment.method none"),
+        ("augment", ["--augment.depth", "0"], r"augment.depth must be in \(0, 1\], got 0"),
+        ("augment", ["--augment.classifier", "absent"], "augment.classifier absent does not exist"),
+    ],
+)
+def test_mistakes_are_one_line(start, tmp_path, stages, arguments, message):
+    with pytest.raises(UserError, match=message):
+        start(tmp_path / "run", stages, *arguments)
+
+
+def test_options_without_a_method_are_refused(config):
+    argv = ["--config", str(config), "--augment.share", "0.3"]
+    with pytest.raises(UserError, match=r"--augment\.share has no effect.*augment.method is none"):
+        train.main(argv)
