@@ -56,7 +56,8 @@ class BenchmarkSets:
     def groups(self) -> dict[str, Group]:
         """Name -> group of the test sets, in their order; skipped sets are not listed."""
         groups: dict[str, Group] = {self.name: "id"}
-        groups |= dict.fromkeys(self.ood.near, "near") | dict.fromkeys(self.ood.far, "far")
+        groups.update((name, "near") for name in self.ood.near)
+        groups.update((name, "far") for name in self.ood.far)
         return {images.name: groups[images.name] for images in self.of_part("test")}
 
     def of_part(self, part: Part) -> list[ImageSet]:
@@ -122,7 +123,7 @@ class BenchmarkSets:
         Raises:
             MissingDataError: If a download fails.
         """
-        parts = {part: self.id.source(part) for part in PARTS}
+        parts: dict[str, str | None] = {part: self.id.source(part) for part in PARTS}
         sources = {**parts, **self.ood.near, **self.ood.far, **self.ood_validation}
         for name, source in sources.items():
             if source and source.startswith("torchvision:"):
@@ -184,8 +185,8 @@ def prediction_set(folder: str | Path, without: Collection[Path] = ()) -> ImageS
     return images
 
 
+@rank_zero_only
 def print_remarks(images: ImageSet) -> None:
     """Print the remarks about a set on stderr, in the first process only."""
-    if rank_zero_only.rank == 0:
-        for remark in images.remarks:
-            say(f"note: {remark}", file=sys.stderr)
+    for remark in images.remarks:
+        say(f"note: {remark}", file=sys.stderr)

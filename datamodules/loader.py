@@ -42,7 +42,9 @@ def check_sockets() -> None:
 class ImageLoader(DataLoader):
     """A `DataLoader` of a stream; raises the error of an unreadable image unless it is skipped."""
 
-    def __iter__(self) -> Iterator[dict[str, Any]]:
+    dataset: Any
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:  # type: ignore[override]
         for batch in super().__iter__():
             errors = [error for error in batch["error"] if error]
             if errors and self.dataset.on_error == "stop":
@@ -55,6 +57,8 @@ class ShareSampler(DistributedSampler):
 
     Lightning does not divide a loader again that has a distributed sampler.
     """
+
+    dataset: Any
 
     def __iter__(self) -> Iterator[int]:
         return iter(range(self.rank, len(self.dataset), self.num_replicas))

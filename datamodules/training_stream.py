@@ -91,9 +91,11 @@ class EpochSampler(DistributedSampler):
 class TrainingLoader(ImageLoader):
     """Loads batches of a `TrainingStream`; it can resume in the middle of an epoch."""
 
+    sampler: EpochSampler
+    batch_size: int
     _count = _skip = 0
 
-    def __iter__(self) -> Iterator[dict[str, Any]]:
+    def __iter__(self) -> Iterator[dict[str, Any]]:  # type: ignore[override]
         first, self._skip = self._skip, 0
         self.sampler.skip = first * self.batch_size
         for number, batch in enumerate(super().__iter__(), first + 1):

@@ -63,8 +63,8 @@ def calibrate(
     networks = [classifier[0].network, *weight_parts(diffusion.denoiser).values(), noisy]
     identity = {"models": weights_hash([network for network in networks if network is not None])}
     detector = calibrated(run, models, identity, title)
-    if rank_zero_only.rank == 0:
-        detector.save(run.detector_file, classifier[1], diffusion.spec, run.config, weights=weights)
+    save = rank_zero_only(detector.save)
+    save(run.detector_file, classifier[1], diffusion.spec, run.config, weights=weights)
 
 
 def calibrated(

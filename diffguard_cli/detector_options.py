@@ -24,7 +24,8 @@ def add_detector_options(parser: ArgumentParser) -> None:
     """Add the settings of a detector to a command line."""
     parser.add_class_arguments(DetectorSettings, _KEY, skip={"guidance"}, instantiate=False)
     default = DetectorSettings().guidance.form
-    parser.groups[_KEY].add_argument(
+    groups: Any = parser.groups
+    groups[_KEY].add_argument(
         f"--{_KEY}.guidance", type=Form, default=default, help="form of guidance; it has a section"
     )
     for form, settings in FORMS.items():

@@ -242,7 +242,7 @@ def _print_cost(content: Mapping[str, Any], arguments: EvaluationArguments) -> i
         *specs_of(content),
         arguments.detector,
         dtype=weight_dtype(arguments.trainer.precision),
-        trusted=arguments.trusted,
+        trusted=tuple(arguments.trusted),
     )
     say(*format_cost(cost).splitlines())
     return 0

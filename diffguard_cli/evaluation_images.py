@@ -13,6 +13,7 @@ from diffguard.detector import Detector
 from diffguard.errors import UserError
 from diffguard.methods.checks import check_unlabeled
 from diffguard.methods.drift import check_drift, drift_of
+from diffguard.methods.scorer import Scorer
 from diffguard.pretrained import image_folder
 from diffguard.printing import say
 from diffguard.report.verdicts import Decision, report_images
@@ -81,13 +82,13 @@ def score_images(content: Mapping[str, Any], arguments: EvaluationArguments) -> 
     run = scoring.run(trainer)
     if not trainer.is_global_zero:
         return 0
-    detector, table = scoring.detector, ScoreTable.read(run.table)
+    scorer, table = scoring.detector, ScoreTable.read(run.table)
     skipped = report_images(
         table,
         scoring.folder,
-        detector.require_calibration(),
-        detector.classifier.class_names,
-        _decision(detector, arguments),
+        scorer.require_calibration(),
+        scorer.classifier.class_names,
+        _decision(scorer, arguments),
     )
     if arguments.drift:
         _report_drift(scoring, table)
@@ -106,7 +107,7 @@ def _report_drift(scoring: ScoringRun, table: ScoreTable) -> None:
     say(f"{drift}; {len(rows):,} images against {count:,} ID validation images")
 
 
-def _decision(detector: Detector, arguments: EvaluationArguments) -> Decision:
+def _decision(detector: Scorer, arguments: EvaluationArguments) -> Decision:
     settings = arguments.detector
     accept = settings.accept if arguments.accept is None else arguments.accept
     return Decision(detector.decision, accept, arguments.fdr)

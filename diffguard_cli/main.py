@@ -73,10 +73,11 @@ def _build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _print_completion(shell: Sequence[str]) -> int:
+def _print_completion(arguments: Sequence[str]) -> int:
     from diffguard_cli.completion import completion_script
 
-    sys.stdout.write(completion_script(*shell, command_parsers()) + "\n")
+    (shell,) = arguments
+    sys.stdout.write(completion_script(shell, command_parsers()) + "\n")
     return 0
 
 
@@ -88,13 +89,21 @@ def command_parsers() -> dict[str, ArgumentParser]:
 def _module(command: str) -> ModuleType:
     """Import a single command, because the libraries of the others take seconds."""
     if command == "train":
-        from diffguard_cli import training as module
-    elif command == "evaluate":
-        from diffguard_cli import evaluation as module
-    elif command == "tune":
-        from diffguard_cli import tune as module
-    elif command == "convert":
-        from diffguard_cli import convert as module
-    else:
-        from diffguard_cli import compact as module
-    return module
+        from diffguard_cli import training
+
+        return training
+    if command == "evaluate":
+        from diffguard_cli import evaluation
+
+        return evaluation
+    if command == "tune":
+        from diffguard_cli import tune
+
+        return tune
+    if command == "convert":
+        from diffguard_cli import convert
+
+        return convert
+    from diffguard_cli import compact
+
+    return compact

@@ -39,7 +39,7 @@ class _Config(ActionConfigFile):
     """The option `--config`, which also takes the name of a shipped config."""
 
     def __call__(
-        self, parser: Any, cfg: Any, values: str, option_string: str | None = None
+        self, parser: Any, cfg: Any, values: Any, option_string: str | None = None
     ) -> None:
         super().__call__(parser, cfg, str(config_file(values)), option_string)
 

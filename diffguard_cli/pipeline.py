@@ -39,8 +39,7 @@ def run_stages(run: Run, arguments: TrainingArguments) -> None:
             run.say(f"{title}: skipped, its model exists")
         else:
             _run_stage(run, arguments, stage, title)
-    if rank_zero_only.rank == 0:
-        say(*_next_steps(run, arguments))
+    rank_zero_only(say)(*_next_steps(run, arguments))
 
 
 def _check_stages(run: Run, arguments: TrainingArguments) -> None:

@@ -65,7 +65,7 @@ class Run:
         """The calibrated detector."""
         return self.folder / "detector.ckpt"
 
+    @rank_zero_only
     def say(self, text: str) -> None:
         """Print a line on standard error, in the first process only."""
-        if rank_zero_only.rank == 0:
-            say(text, file=sys.stderr)
+        say(text, file=sys.stderr)

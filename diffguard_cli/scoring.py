@@ -179,6 +179,7 @@ class ScoringRun:
     def _find_batch_size(self, trainer: pl.Trainer) -> int:
         detector = self.detector.to(trainer.strategy.root_device)
         methods = build_methods(detector.models, detector.fits)
+        assert detector.baselines is not None
         with torch.inference_mode(), trainer.precision_plugin.test_step_context():
             size = find_batch_size(detector.models, methods, detector.baselines, len(self.stream))
         say(f"batch size: {size}", file=sys.stderr)

@@ -13,6 +13,7 @@ import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import LearningRateMonitor
 from safetensors.torch import save_file
+from torch import nn
 
 from diffguard.augment.mixtures import Mixtures
 from diffguard.classifiers.build import build_classifier
@@ -117,7 +118,8 @@ def train_noisy_classifier(
     pl.seed_everything(run.seed, verbose=False)
     trainer = _stage_trainer(run, "noisy_classifier", config, title)
     device = trainer.strategy.root_device
-    denoiser.to(device)
+    if isinstance(denoiser, nn.Module):
+        denoiser.to(device)
     noised = partial(noised_images, denoiser)
     side = run.data.image_size
     sample = torch.zeros(1, run.data.channels, side, side, device=device)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +10,7 @@ from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 import yaml
+from jsonargparse import Namespace
 
 from diffguard.errors import UserError
 from diffguard.printing import printable

@@ -45,7 +45,7 @@ def check_yaml(text: str) -> None:
         elif isinstance(event, yaml.AliasEvent):
             if any(event.anchor == anchor for anchor, _ in stack):
                 raise UserError(f"its anchor &{event.anchor} contains itself: write out the values")
-            size = sizes.get(event.anchor, 0)
+            size = sizes.get(event.anchor or "", 0)
         anchor, count = stack[-1]
         stack[-1] = anchor, count + size
         if len(stack) > _MAX_DEPTH or count + size > _MAX_VALUES:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import lightning.pytorch as pl
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torch.optim import Optimizer
 
@@ -52,7 +53,7 @@ class TrainingModule(pl.LightningModule):
             DivergenceCheck(self.settings),
         ]
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> OptimizerLRScheduler:
         """Build the optimizer, and a schedule that is stepped with it.
 
         Raises:

@@ -9,7 +9,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import lightning.pytorch as pl
 import torch
@@ -37,7 +37,7 @@ def connect(trainer: pl.Trainer) -> None:
     Raises:
         UserError: If a process is missing for too long.
     """
-    strategy = trainer.strategy
+    strategy: Any = trainer.strategy  # of parallel processes, if there are several
     if trainer.world_size == 1 or torch.distributed.is_initialized():
         return
     if strategy.launcher is not None:
@@ -73,7 +73,8 @@ def first_process_does(trainer: pl.Trainer, step: Callable[[], Result]) -> Resul
     Raises:
         UserError: On the first process, if it failed there. The others leave the program.
     """
-    result, failure = None, None
+    result: Any = None
+    failure: UserError | None = None
     if trainer.is_global_zero:
         try:
             result = step()

@@ -51,6 +51,8 @@ class DetectorModule(StreamModule):
         >>> trainer.test(module, {"cifar10": id_loader, "svhn": ood_loader})  # doctest: +SKIP
     """
 
+    detector: Detector
+
     def __init__(
         self,
         detector: Detector,
@@ -111,7 +113,8 @@ class DetectorModule(StreamModule):
 
     def _begin_metrics(self) -> None:
         loaders = self.trainer.test_dataloaders
-        groups = groups_of(loaders, self.groups or getattr(self.trainer.datamodule, "groups", None))
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        groups = groups_of(loaders, self.groups or getattr(data, "groups", None))
         detector = self.detector
         names = detector.score_names(derived=False)
         if detector.calibration is not None:

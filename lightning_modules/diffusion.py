@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from diffusers.models.embeddings import LabelEmbedding
+from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor
 from torch.optim import Optimizer
 
@@ -144,7 +145,7 @@ class DiffusionModule(TrainingModule):
         self,
         epoch: int,
         batch_idx: int,
-        optimizer: Optimizer,
+        optimizer: Optimizer | LightningOptimizer,
         optimizer_closure: Callable[[], Any] | None = None,
     ) -> None:
         """Step the optimizer, then update the average."""

@@ -42,7 +42,7 @@ def end_runs(loggers: Iterable[Logger]) -> None:
 
 def _build(name: LoggerName | ClassEntry, folder: Path, stage: str) -> Logger:
     if isinstance(name, Mapping):
-        return build(name, Logger, "trainer.loggers")
+        return build(name, Logger, "trainer.loggers")  # type: ignore[type-abstract]
     if name == "csv":
         return CSVLogger(folder / "csv", name=stage)
     if name == "tensorboard":

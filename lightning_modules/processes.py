@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TypeVar
+from typing import Any
 from uuid import uuid4
 
 import lightning.pytorch as pl
@@ -13,8 +13,6 @@ from torch.distributed import HashStore, Store, TCPStore
 from diffguard.errors import UserError
 from diffguard.processes.agreement import wait_until
 from diffguard.storage.files import write_error
-
-Result = TypeVar("Result")
 
 # More than the number of images of any stream.
 _ALL = 1 << 40
@@ -49,7 +47,7 @@ class SharedWork:
             self._store.set("failure", str(error).encode("utf-8", "backslashreplace").decode())
         self._store.add("taken", _ALL)
 
-    def together(self, name: str, step: Callable[[], Result] = lambda: None) -> Result:
+    def together(self, name: str, step: Callable[[], Any] = lambda: None) -> Any:
         """Run a step on every process, and wait for all of them.
 
         Args:
@@ -112,11 +110,12 @@ def check_shared(folder: Path, trainer: pl.Trainer, work: SharedWork) -> None:
 def _open_store(trainer: pl.Trainer) -> Store:
     if trainer.world_size == 1:
         return HashStore()
-    host = trainer.strategy.cluster_environment.main_address
+    strategy: Any = trainer.strategy  # of parallel processes
+    host = strategy.cluster_environment.main_address
     server = (
         TCPStore(host, 0, is_master=True, wait_for_workers=False)
         if trainer.is_global_zero
         else None
     )
-    port = trainer.strategy.broadcast(server.port if server else None)
+    port = strategy.broadcast(server.port if server else 0)
     return server or TCPStore(host, port, is_master=False)

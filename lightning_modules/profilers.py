@@ -29,7 +29,7 @@ def build_profiler(profiler: ProfilerName | ClassEntry | None, folder: Path) -> 
         UserError: If a class cannot be built.
     """
     if isinstance(profiler, Mapping):
-        return build(profiler, Profiler, "trainer.profiler")
+        return build(profiler, Profiler, "trainer.profiler")  # type: ignore[type-abstract]
     if profiler is None:
         return None
     return _CLASSES[profiler](dirpath=folder, filename="report")

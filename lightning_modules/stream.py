@@ -6,10 +6,10 @@ import time
 from typing import Any
 
 import lightning.pytorch as pl
-from torch import nn
 
 from diffguard.methods.adaptive_stream import AdaptiveStream
 from diffguard.methods.items import Item, Scored
+from diffguard.methods.scorer import Scorer
 
 
 class StreamModule(pl.LightningModule):
@@ -25,7 +25,9 @@ class StreamModule(pl.LightningModule):
         seconds: Wall time from the first batch to the last row of the last test.
     """
 
-    def __init__(self, detector: nn.Module) -> None:
+    detector: Scorer
+
+    def __init__(self, detector: Scorer) -> None:
         super().__init__()
         self.detector = detector
         self.seconds = 0.0

@@ -135,8 +135,8 @@ def check_classes(config: TrainerConfig) -> None:
             arguments.
     """
     for entry in config.logger_classes:
-        class_of(entry, Logger, "trainer.loggers")
+        class_of(entry, Logger, "trainer.loggers")  # type: ignore[type-abstract]
     for entry in config.callbacks:
         class_of(entry, pl.Callback, "trainer.callbacks")
     if isinstance(config.profiler, Mapping):
-        class_of(config.profiler, Profiler, "trainer.profiler")
+        class_of(config.profiler, Profiler, "trainer.profiler")  # type: ignore[type-abstract]

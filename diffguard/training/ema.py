@@ -3,13 +3,16 @@ r"""Exponential moving average of weights, $\bar w \leftarrow d\,\bar w + (1-d)\
 from __future__ import annotations
 
 import copy
+from typing import Generic, TypeVar
 
 import torch
 from torch import nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
+Averaged = TypeVar("Averaged", bound=nn.Module)
 
-class EMA(nn.Module):
+
+class EMA(nn.Module, Generic[Averaged]):
     r"""A module whose weights are the moving average of another's.
 
     The decay of step $n$ is $\min(d, (1+n)/(10+n))$. Until it reaches $d$, the average covers about
@@ -28,7 +31,9 @@ class EMA(nn.Module):
         module: The average.
     """
 
-    def __init__(self, module: nn.Module, decay: float) -> None:
+    module: Averaged
+
+    def __init__(self, module: Averaged, decay: float) -> None:
         super().__init__()
         shared = {id(p): p for p in module.parameters() if not p.requires_grad}
         self.module = copy.deepcopy(module, shared).requires_grad_(False)

@@ -37,7 +37,7 @@ class ResumableTraining(pl.Callback):
         """Add the states; every process calls this."""
         checkpoint["planned_steps"] = planned_steps(trainer)
         checkpoint["generators"] = generator_states(pl_module.device, trainer.world_size)
-        loader = trainer.train_dataloader
+        loader: Any = trainer.train_dataloader
         if hasattr(loader, "load_state_dict"):
             checkpoint["loader"] = loader.state_dict()
 
@@ -65,7 +65,7 @@ class ResumableTraining(pl.Callback):
         A schedule that needs the number of steps has made the loader before Lightning reads the
         loader's state, so Lightning does not restore it.
         """
-        loader = trainer.train_dataloader
+        loader: Any = trainer.train_dataloader
         if "loader" in self._checkpoint and hasattr(loader, "load_state_dict"):
             loader.load_state_dict(self._checkpoint["loader"])
 

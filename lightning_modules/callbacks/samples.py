@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
-from lightning import LightningModule, Trainer
+from lightning import Trainer
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import TensorBoardLogger
 from torchvision.utils import make_grid
@@ -41,7 +43,7 @@ class SampleGrid(Callback):
         self.every_n_epochs, self.columns, self.max_classes = every_n_epochs, columns, max_classes
         self.steps, self.scale = steps, scale
 
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
         """Draw and log the grid, on the first process only."""
         epoch = trainer.current_epoch + 1
         loggers = [log for log in trainer.loggers if isinstance(log, TensorBoardLogger)]

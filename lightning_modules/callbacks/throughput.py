@@ -67,19 +67,17 @@ class TrainingRate(Callback):
         """Stop the clock."""
         self._stop(pl_module)
 
-    def on_train_epoch_end(self, _trainer: pl.Trainer, pl_module: TrainingModule) -> None:
+    def on_train_epoch_end(self, _trainer: pl.Trainer, pl_module: Any) -> None:
         """Stop the clock and log the mean rate so far."""
         self._stop(pl_module)
         if self.seconds:
             pl_module.log_mean("images_per_second", torch.tensor(self.images / self.seconds), 1)
 
-    def on_train_end(self, trainer: pl.Trainer, pl_module: TrainingModule) -> None:
+    def on_train_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
         """Report the rate."""
         self._report(trainer, pl_module)
 
-    def on_exception(
-        self, trainer: pl.Trainer, pl_module: TrainingModule, exception: BaseException
-    ) -> None:
+    def on_exception(self, trainer: pl.Trainer, pl_module: Any, exception: BaseException) -> None:
         """Report the rate of training that stopped at its time limit."""
         if isinstance(exception, TimeIsUpError):
             self._report(trainer, pl_module)

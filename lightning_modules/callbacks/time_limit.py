@@ -9,7 +9,6 @@ from typing import Any
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Callback
 
-from lightning_modules.base import TrainingModule
 from lightning_modules.callbacks.divergence import check_weights
 
 
@@ -33,7 +32,7 @@ class TimeLimit(Callback):
         """Remember the number of earlier steps."""
         self._step = trainer.global_step
 
-    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: TrainingModule, *_: Any) -> None:
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, *_: Any) -> None:
         """Stop after the first step that ends too late.
 
         Raises:
