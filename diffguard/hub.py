@@ -65,6 +65,30 @@ class HubMixin(ModelHubMixin):
             **model_kwargs,
         )
 
+    def push_to_hub(self, repo_id: str, **options: Any) -> str:
+        """Upload the folder of `save_pretrained`.
+
+        Args:
+            repo_id: Hub id `owner/name`, which is created if it is missing.
+            **options: Arguments of `ModelHubMixin.push_to_hub`, such as `private` and `token`.
+
+        Returns:
+            The address of the commit.
+
+        Raises:
+            UserError: If the detector cannot be saved, or the upload fails.
+        """
+        try:
+            return super().push_to_hub(repo_id, **options)
+        except UserError:
+            raise
+        except Exception as error:
+            # As for a download.
+            raise UserError(
+                f"the hub did not accept {repo_id} ({reason_of(error)}): check the name, the token "
+                "(hf auth login) and the connection, or use save_pretrained"
+            ) from error
+
     def generate_model_card(self, results: str | Path | None = None) -> ModelCard:
         """The model card; see `checkpoint.card.model_card`."""
         data = ModelCardData(

@@ -70,6 +70,13 @@ def test_the_folder_is_uploaded(monkeypatch):
     assert Detector.load("demo").push_to_hub("owner/name") == "url"
     assert uploads == [("owner/name", {"README.md", "config.json", "detector.ckpt"})]
 
+    def fail(*_args, **_options):
+        raise ConnectionError("no route")
+
+    monkeypatch.setattr(Api, "create_repo", fail)
+    with pytest.raises(UserError, match=r"did not accept owner/name \(.*no route\)"):
+        Detector.load("demo").push_to_hub("owner/name")
+
 
 def test_a_foreign_class_must_be_trusted(models, tmp_path):
     torch.manual_seed(0)
