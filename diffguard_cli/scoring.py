@@ -85,9 +85,8 @@ class ScoringRun:
     ) -> None:
         self.detector, self.data, self.stream = detector, data, stream
         self.folder, self.derive = folder, derive
-        settings = settings or detector.settings
         self._place = ScoringFolder(
-            folder, data, stream, settings, detector.seed, identity, threads
+            folder, data, stream, settings or detector.settings, detector.seed, identity, threads
         )
 
     @property
