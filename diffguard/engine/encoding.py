@@ -54,11 +54,13 @@ def _sizes(masks: list[Tensor]) -> list[int]:
 
 
 def noised(source: Source, start: NoisedImage, plan: SamplingPlan) -> Tensor:
-    """The clean state `(…)` of an image with noise of its own, or the noise alone."""
+    """The clean state `(…)` of an image at a noise level; see `NoisedImage`."""
+    clean, alpha = source.clean, plan.alphas[start.step]
+    if start.noise == "none":
+        return float(alpha.sqrt()) * clean
     parts = (*source.job.key, "noise", start.repeat, start.step)
     generator = image_generator(start.seed, *parts)
-    clean, alpha = source.clean, plan.alphas[start.step]
     noise = torch.randn(clean.shape, generator=generator).to(clean)
-    if start.is_blank:
+    if start.noise == "alone":
         return noise
     return float(alpha.sqrt()) * clean + float((1 - alpha).sqrt()) * noise

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol, TypeVar
+from typing import Literal, Protocol, TypeVar
 
 from torch import Tensor
 
@@ -94,13 +94,14 @@ class NoisedImage:
         step: Index of the synthesis step that starts at its noise level.
         repeat: Number of the draw.
         seed: The noise depends on the seed, the job's key, the repeat and the step.
-        is_blank: Start from the noise alone, which shows nothing of the image.
+        noise: Whether noise is `added` to the scaled image, stands `alone`, which shows nothing of
+            the image, or is absent (`none`).
     """
 
     step: int
     repeat: int = 0
     seed: int = 0
-    is_blank: bool = False
+    noise: Literal["added", "alone", "none"] = "added"
 
 
 @dataclass(frozen=True)
@@ -156,10 +157,8 @@ class Program:
     @property
     def draws_noise(self) -> bool:
         """Whether noise is drawn for each image, by the key of its job."""
-        return any(
-            isinstance(phase, Synthesis) and isinstance(phase.start, NoisedImage)
-            for phase in self.phases
-        )
+        starts = [phase.start for phase in self.phases if isinstance(phase, Synthesis)]
+        return any(isinstance(start, NoisedImage) and start.noise != "none" for start in starts)
 
     @property
     def phases(self) -> tuple[Phase, ...]:

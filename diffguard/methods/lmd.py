@@ -85,7 +85,7 @@ class Lmd(Method):
         top = len(self.recipe.plan) - 1
         phases = [
             Synthesis(
-                NoisedImage(top, repeat, seed, is_blank=True),
+                NoisedImage(top, repeat, seed, noise="alone"),
                 observers=(Inpainting(settings.squares, repeat, seed),),
             )
             for repeat in range(settings.repeats)

@@ -1,9 +1,11 @@
 r"""MSMA (Mahmood et al., ICLR 2021): the norm of the predicted noise at several noise levels.
 
-The image is noised to K levels, and the network predicts the noise in each. The norms
-$\|\epsilon_\theta(x_t, t)\|_2$ are K numbers. The score is their negative log density under a
-Gaussian mixture that is fitted on ID training images. It takes K independent passes without a
-label; a solver with several passes in its first step takes that many for each level.
+The image is scaled to K noise levels, without noise, and the network predicts the noise in each.
+The norms $\|\epsilon_\theta(\sqrt{\bar\alpha_t} x_0, t)\|_2$ are K numbers. The score is their
+negative log density under a Gaussian mixture that is fitted on ID training images. As in the
+authors' code, no noise is added: its norm would vary more between draws than between images. It
+takes K independent passes without a label; a solver with several passes in its first step takes
+that many for each level.
 """
 
 from __future__ import annotations
@@ -49,7 +51,7 @@ class Msma(Method):
 
     def program(self) -> Program:
         """One pass at each level, watched."""
-        starts = [NoisedImage(step, seed=self.models.seed) for step in self._steps()]
+        starts = [NoisedImage(step, noise="none") for step in self._steps()]
         phases = [Synthesis(start, last=start.step, ends_clean=True) for start in starts]
         return Program(watched=tuple((phase, FirstNorm()) for phase in phases))
 
