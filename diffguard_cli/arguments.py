@@ -82,11 +82,13 @@ class EvaluationArguments:
         diffusion_model: Path of the diffusion model that the checkpoint refers to; defaults to the
             path in the checkpoint.
         dry_run: Whether to print the cost only.
-        panels: Images per panel in TensorBoard.
+        panels: Images per panel of reconstructions.
+        full_table: Whether to print every score on every set.
         fuse: Additional fusions, which need `--scores`.
         data: The DataModule.
         detector: The `detector` section.
         trainer: The `trainer` section.
+        command: The command line.
     """
 
     ckpt: str
@@ -99,10 +101,12 @@ class EvaluationArguments:
     diffusion_model: str | None
     dry_run: bool
     panels: int
+    full_table: bool
     fuse: dict[str, list[str]]
     data: OODDataModule
     detector: DetectorSettings
     trainer: TrainerConfig
+    command: str
 
 
 def typed(kind: type[Arguments], namespace: Any) -> Arguments:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from argparse import ArgumentParser, Namespace
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,6 +13,12 @@ from diffguard.errors import UserError
 from diffguard.printing import say
 from diffguard.storage.paths import user_path
 from diffguard_cli.arguments import EvaluationArguments, typed
+from diffguard_cli.evaluation_options import (
+    add_full_table,
+    add_model_arguments,
+    add_result_arguments,
+    add_scores_arguments,
+)
 from diffguard_cli.parser import Parser, parse
 from diffguard_cli.program import command_line
 
@@ -34,9 +41,9 @@ def build_parser() -> Parser:
         usage="(--ckpt CKPT [--images DIR] | --scores DIR …) [--KEY VALUE …]",
     )
     parser.add_argument("--ckpt", type=str, required=True, help="detector.ckpt of a training run")
-    _add_scores_arguments(parser)
-    _add_result_arguments(parser)
-    _add_model_arguments(parser)
+    add_scores_arguments(parser)
+    add_result_arguments(parser)
+    add_model_arguments(parser)
     parser.add_class_arguments(DataConfig, "data")
     add_detector_options(parser)
     parser.add_argument("--trainer", type=TrainerConfig, default=TrainerConfig())
@@ -75,7 +82,9 @@ def _evaluate(argv: Sequence[str], ckpt: str) -> int:
     content = read_checkpoint(user_path(ckpt, "--ckpt"))
     defaults = {**stored_config(content, ckpt), "ckpt": ckpt}
     namespace = parse(parser, argv, defaults, ckpt)
-    arguments = typed(EvaluationArguments, instantiate(parser, namespace))
+    options = instantiate(parser, namespace)
+    options["command"] = shlex.join([*command_line("evaluate").split(), *argv])
+    arguments = typed(EvaluationArguments, options)
     _check(arguments)
     check_evaluation_options(argv, arguments)
     _check_images(content, arguments.data)
@@ -138,90 +147,14 @@ def _preliminary_options(argv: Sequence[str]) -> Namespace:
     return parser.parse_known_args(list(argv))[0]
 
 
-def _add_scores_arguments(parser: Parser) -> None:
-    parser.add_argument(
-        "--scores",
-        type=str,
-        nargs="+",
-        default=[],
-        help="report again from the score tables of these evaluation folders, without a model; "
-        "several folders must be runs on the same data, and are joined",
-    )
-    parser.add_argument(
-        "--fuse",
-        type=dict[str, list[str]],
-        default={},
-        help="with --scores: additional fusions, such as --fuse.mine '[diffguard, msp]'",
-    )
-
-
-def _add_result_arguments(parser: Parser) -> None:
-    parser.add_argument(
-        "--output",
-        type=str | None,
-        default=None,
-        help="folder of the results; default: `evaluation` or `images` beside the checkpoint, or "
-        "the folder of --scores",
-    )
-    parser.add_argument(
-        "--images",
-        type=str | None,
-        default=None,
-        help="score the images of this folder",
-    )
-    parser.add_argument(
-        "--accept",
-        type=float | None,
-        default=None,
-        help="with --images: share of ID images to accept (default: detector.accept)",
-    )
-    parser.add_argument(
-        "--fdr",
-        type=float | None,
-        default=None,
-        help="with --images, instead of --accept: flag images so that on average at most this "
-        "share of the flagged ones is ID",
-    )
-    parser.add_argument(
-        "--drift",
-        action="store_true",
-        help="with --images: test whether the images as a whole differ from the ID validation "
-        "images",
-    )
-    parser.add_argument(
-        "--dry_run",
-        action="store_true",
-        help="check the command, and only print parameters, weight memory and network passes per "
-        "image",
-    )
-    parser.add_argument("--panels", type=int, default=6, help="images per panel in TensorBoard")
-
-
-def _add_model_arguments(parser: Parser) -> None:
-    parser.add_argument(
-        "--trusted",
-        type=str,
-        nargs="+",
-        action="extend",
-        default=[],
-        help="import path of a class outside the known libraries that the checkpoint may name, or "
-        "an architecture whose arguments you trust; may be given repeatedly",
-    )
-    parser.add_argument(
-        "--diffusion_model",
-        type=str | None,
-        default=None,
-        help="new path of the diffusion model that the checkpoint refers to, if it was moved",
-    )
-
-
 def _report_tables(argv: Sequence[str], ckpt: str | None) -> int:
     """Report from score tables alone, without a model."""
     if ckpt is not None:
         raise UserError("--scores reports from score tables alone: leave out --ckpt")
     parser = Parser("Report again from evaluation folders.", prog=command_line("evaluate"))
-    _add_scores_arguments(parser)
+    add_scores_arguments(parser)
     parser.add_argument("--output", type=str | None, default=None)
+    add_full_table(parser)
     options = parse(parser, argv)
     if len(options.scores) > 1 and options.output is None:
         raise UserError("--output is missing: name a folder for the joint results of several runs")
@@ -229,7 +162,8 @@ def _report_tables(argv: Sequence[str], ckpt: str | None) -> int:
     from diffguard.report.publish import report_again
 
     folders = [user_path(folder, "--scores") for folder in options.scores]
-    report_again(folders, options.fuse, Path(options.output) if options.output else folders[0])
+    output = Path(options.output) if options.output else folders[0]
+    report_again(folders, options.fuse, output, full_table=options.full_table)
     return 0
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +10,9 @@ from diffguard.checkpoint.file import library_versions
 from diffguard.detector import Detector
 from diffguard.errors import UserError
 from diffguard.report.publish import report
+from diffguard.report.results_log import ResultsLog
 from diffguard.report.run_files import read_run, write_run
 from diffguard.report.scored_run import Thresholds
-from diffguard.report.summary import logged_values
 from diffguard.score_table.table import ScoreTable
 from diffguard.scores.calibration import Calibration
 from diffguard.scores.conformal import needed_images
@@ -28,6 +28,7 @@ from diffguard_cli.panels import panels
 from diffguard_cli.scoring import FinishedRun, ScoringRun
 from diffguard_cli.shared_table import Metrics, read_together
 from lightning_modules.loggers import build_loggers
+from lightning_modules.results_log import results_log
 from lightning_modules.trainer import check_classes, scoring_trainer
 
 
@@ -105,20 +106,24 @@ def _publish(
         "batch_size": run.batch_size,
         "libraries": library_versions(),
         "device": str(detector.device),
+        "command": arguments.command,
         **scoring.identity,
     }
     calibration, left_out = detector.require_calibration(), arguments.data.sets.left_out
     thresholds = _thresholds(calibration, detector.settings.accept)
     write_run(output, calibration.scores, settings, left_out, thresholds)
     log_folder = output if arguments.output else results_folder(arguments.ckpt)
-    results = report(
+    decision = detector.settings.decision
+    threshold = None if thresholds is None else thresholds.scores[decision]
+    report(
         read_run(output, table),
         output,
-        log_folder / "tensorboard",
+        log_folder / "tensorboard" if "tensorboard" in arguments.trainer.loggers else None,
+        logs=_logs(arguments, log_folder),
         metrics=metrics,
-        panels=panels(scoring, run, table, arguments.panels),
+        panels=panels(scoring, run, table, threshold, arguments.panels),
+        full_table=arguments.full_table,
     )
-    _log(results, log_folder, arguments.trainer.loggers)
 
 
 def _thresholds(calibration: Calibration, accept: float) -> Thresholds | None:
@@ -129,10 +134,7 @@ def _thresholds(calibration: Calibration, accept: float) -> Thresholds | None:
     return Thresholds(accept, scores)
 
 
-def _log(results: Mapping[str, Any], folder: Path, loggers: Sequence[Any]) -> None:
-    """Log the metrics; TensorBoard has them from the report, with the figures."""
-    others = [logger for logger in loggers if logger != "tensorboard"]
-    for logger in build_loggers(others, folder, "evaluation"):
-        logger.log_hyperparams(results["settings"]["config"])
-        logger.log_metrics(logged_values(results))
-        logger.finalize("success")
+def _logs(arguments: EvaluationArguments, folder: Path) -> list[ResultsLog]:
+    """The loggers of `trainer.loggers`; the report itself writes TensorBoard's files."""
+    names = [logger for logger in arguments.trainer.loggers if logger != "tensorboard"]
+    return [results_log(logger) for logger in build_loggers(names, folder, "evaluation")]

@@ -2,47 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 
 from diffguard.methods.items import Scored, items_of
 from diffguard.methods.pictures import panel_rows
-from diffguard.report import figures
-from diffguard.report.panel import panel
+from diffguard.report.cases import Cases, choose_cases
+from diffguard.report.panel import PanelRow
 from diffguard.score_table.table import ScoreTable
-from diffguard.scores.fusion_rule import DIFFGUARD
 from diffguard_cli.scoring import FinishedRun, ScoringRun
 
 
 def panels(
-    scoring: ScoringRun, run: FinishedRun, table: ScoreTable, count: int
-) -> Iterator[tuple[str, figures.Figure]]:
-    """A panel per set.
+    scoring: ScoringRun, run: FinishedRun, table: ScoreTable, threshold: float | None, count: int
+) -> list[tuple[Cases, list[PanelRow]]]:
+    """Typical images of each set and the hardest mistakes, with their reconstructions.
 
     Args:
         scoring: The scoring run.
         run: Its result.
         table: Its merged table.
+        threshold: The score above which an image is OOD, if there is one.
         count: Images per panel; 0 draws none.
 
-    Yields:
-        Name and figure.
+    Returns:
+        Each choice of images with its panel rows. All images are reconstructed together.
     """
-    for dataset in scoring.data.groups if count else ():
-        rows = _spread(table, dataset, count)
-        if len(rows):
-            images = reconstruct(scoring, run, table, rows)
-            rows_of_panel = panel_rows(scoring.detector.models, images)
-            yield f"panels/{dataset}", panel(rows_of_panel, dataset)
-
-
-def _spread(table: ScoreTable, dataset: str, count: int) -> np.ndarray:
-    """Rows of a set at evenly spaced ranks of the `diffguard` score, in ascending order."""
-    rows = table.rows(dataset)
-    ordered = rows[np.argsort(table.scores[DIFFGUARD][rows], kind="stable")]
-    places = np.linspace(0, len(ordered) - 1, min(count, len(ordered)))
-    return ordered[places.round().astype(int)]
+    decision = scoring.detector.settings.decision
+    choices = choose_cases(table, scoring.data.groups, decision, threshold, count)
+    if not choices:
+        return []
+    rows = np.unique(np.concatenate([cases.rows for cases in choices]))
+    pictures = panel_rows(scoring.detector.models, reconstruct(scoring, run, table, rows))
+    picture_of = dict(zip(rows.tolist(), pictures, strict=True))
+    return [(cases, [picture_of[row] for row in cases.rows.tolist()]) for cases in choices]
 
 
 def reconstruct(

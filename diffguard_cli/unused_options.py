@@ -29,7 +29,15 @@ _FOR_TRAINING = (
     "data.ood_validation",
 )
 _FOR_SETS = (
-    *("panels", "trainer.loggers", "data.ood", "data.id.test", "data.limit", "data.missing"),
+    *(
+        "panels",
+        "full_table",
+        "trainer.loggers",
+        "data.ood",
+        "data.id.test",
+        "data.limit",
+        "data.missing",
+    ),
     "data.get_from",
 )
 _FROM_SCRATCH = ("network", "kwargs", "scheduler")

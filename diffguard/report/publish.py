@@ -8,22 +8,29 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
-from torch.utils.tensorboard import SummaryWriter
 
-from diffguard.printing import printable, say
+from diffguard.printing import say
 from diffguard.report import figures
+from diffguard.report.cases import Cases
 from diffguard.report.fusions import add_fusions
+from diffguard.report.glance import at_a_glance
 from diffguard.report.join import join_runs
+from diffguard.report.logged import OVERVIEW, log_results
+from diffguard.report.panel import PanelRow, panel
 from diffguard.report.results_files import write_results
+from diffguard.report.results_log import ResultsLog
 from diffguard.report.run_files import read_run
 from diffguard.report.scored_run import ScoredRun
-from diffguard.report.summary import logged_values, summarize
-from diffguard.report.terminal import print_table
+from diffguard.report.summary import summarize
+from diffguard.report.tensorboard import TensorBoardLog
+from diffguard.report.terminal import print_overview, print_table
 from diffguard.storage.files import refuse_links, replace_file
 
 if TYPE_CHECKING:
@@ -33,46 +40,56 @@ if TYPE_CHECKING:
 def report(
     run: ScoredRun,
     output: Path,
-    tensorboard: Path,
+    tensorboard: Path | None,
     *,
+    logs: Sequence[ResultsLog] = (),
     metrics: Mapping[tuple[str, str], Mapping[str, float]] | None = None,
-    panels: Iterable[tuple[str, Figure]] = (),
+    panels: Sequence[tuple[Cases, list[PanelRow]]] = (),
+    full_table: bool = False,
 ) -> dict[str, Any]:
-    """Write and print the results of a scored run, and draw its figures.
+    """Write, log and print the results of a scored run, and draw its figures.
 
     Args:
         run: The scored run.
         output: Folder for `results.json`, `results.csv`, `results.md` and `figures/`.
-        tensorboard: TensorBoard folder; the evaluation writes to `evaluation` in it.
+        tensorboard: TensorBoard folder, whose `evaluation` is written anew; None writes none.
+        logs: Further loggers of the results; they are closed.
         metrics: See `diffguard.report.summary.summarize`.
-        panels: Further figures with their names.
+        panels: Images of the run with their reconstructions, by what they have in common.
+        full_table: Whether to print every score on every set.
 
     Returns:
         The results.
     """
     results = summarize(run, metrics=metrics)
-    refuse_links(output / "figures", tensorboard, tensorboard / "evaluation")
+    refuse_links(output / "figures")
     write_results(output, results)
-    with SummaryWriter(str(tensorboard / "evaluation")) as writer:
-        for name, value in logged_values(results).items():
-            writer.add_scalar(_tag(name), value)
-        for figures_by_name in (_figures(run), panels):
-            for name, figure in figures_by_name:
-                with replace_file(output / "figures" / f"{name.replace('/', '_')}.png") as path:
-                    figure.savefig(path, format="png", dpi=150)
-                    pixels = np.asarray(Image.open(path).convert("RGB"))
-                # Drawing the figure a second time would take most of the time of a report.
-                writer.add_image(_tag(name), pixels, dataformats="HWC")
-    print_table(results)
-    for remark in run.remarks:
-        say(f"note: {remark}", file=sys.stderr)
-    logs = shlex.quote(str(tensorboard))
-    say("", f"Results: {output}", f"TensorBoard: tensorboard --logdir {logs}")
+    with ExitStack() as stack:
+        logs = [*logs, *([] if tensorboard is None else [_open_tensorboard(tensorboard)])]
+        for log in logs:
+            stack.callback(log.close)
+        for log in logs:
+            log_results(log, run, results)
+        for name, figure in chain(_figures(run, results), _panels(panels)):
+            with replace_file(output / "figures" / f"{name.replace('/', '_')}.png") as path:
+                figure.savefig(path, format="png", dpi=150)
+                pixels = np.asarray(Image.open(path).convert("RGB"))
+            # Drawing the figure a second time would take most of the time of a report.
+            for log in logs:
+                log.picture(f"{OVERVIEW}/{name}", pixels)
+    _print_results(run, results, full_table=full_table)
+    say("", f"Results: {output}")
+    if tensorboard is not None:
+        say(f"TensorBoard: tensorboard --logdir {shlex.quote(str(tensorboard))}")
     return results
 
 
 def report_again(
-    folders: Sequence[Path], fusions: Mapping[str, Sequence[str]], output: Path
+    folders: Sequence[Path],
+    fusions: Mapping[str, Sequence[str]],
+    output: Path,
+    *,
+    full_table: bool = False,
 ) -> dict[str, Any]:
     """Compute results again from evaluation folders alone, without a model.
 
@@ -80,30 +97,47 @@ def report_again(
         folders: Evaluation folders; several are joined, see `diffguard.report.join`.
         fusions: Further fusions, name -> scores.
         output: Folder for the results, see `report`; TensorBoard's files go to `tensorboard` in it.
+        full_table: Whether to print every score on every set.
 
     Raises:
         UserError: If a folder cannot be read, the runs scored different data, or a fusion is
             impossible.
     """
     run = add_fusions(join_runs([read_run(folder) for folder in folders]), fusions)
-    return report(run, output, output / "tensorboard")
+    return report(run, output, output / "tensorboard", full_table=full_table)
 
 
-def _tag(name: str) -> str:
-    """A name that TensorBoard accepts."""
-    return printable(name).replace(" ", "_")
+def _open_tensorboard(folder: Path) -> TensorBoardLog:
+    refuse_links(folder, folder / "evaluation")
+    return TensorBoardLog.in_folder(folder / "evaluation")
 
 
-def _figures(run: ScoredRun) -> Iterator[tuple[str, Figure]]:
+def _print_results(run: ScoredRun, results: Mapping[str, Any], *, full_table: bool) -> None:
+    if full_table:
+        print_table(results)
+    else:
+        print_overview(results)
+    for remark in run.remarks:
+        say(f"note: {remark}", file=sys.stderr)
+
+
+def _panels(panels: Iterable[tuple[Cases, list[PanelRow]]]) -> Iterator[tuple[str, Figure]]:
+    for cases, rows in panels:
+        if rows:
+            yield cases.name, panel(rows, cases.title)
+
+
+def _figures(run: ScoredRun, results: Mapping[str, Any]) -> Iterator[tuple[str, Figure]]:
+    yield "at_a_glance", at_a_glance(results)
     table = run.table
     identifier = next(name for name, group in run.groups.items() if group == "id")
     others = [name for name in run.groups if name != identifier]
     for name in run.headline:
         ident = table.scores[name][table.rows(identifier)]
         ood = {other: table.scores[name][table.rows(other)] for other in others}
-        yield f"scores/{name}", figures.score_histogram(ident, ood, name)
+        yield f"scores_{name}", figures.score_histogram(ident, ood, name)
         curves = {other: (ident, values) for other, values in ood.items()}
-        yield f"roc/{name}", figures.roc_curves(curves, name)
+        yield f"roc_{name}", figures.roc_curves(curves, name)
     stops = table.stop_step[table.stop_step >= 0]
     if len(stops) and stops.min() < stops.max():
         depths = {name: table.stop_step[table.rows(name)] - 1 for name in run.groups}

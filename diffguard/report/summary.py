@@ -12,7 +12,6 @@ import numpy as np
 
 from diffguard.errors import UserError
 from diffguard.report.bootstrap import interval
-from diffguard.report.metrics import METRICS
 from diffguard.report.ood_results import Figures, FiguresTable, ood_results
 from diffguard.report.scored_run import ScoredRun, passes_per_image
 from diffguard.report.selective import id_results
@@ -72,23 +71,6 @@ def summarize(
         "left_out": left_out,
         "settings": dict(run.settings),
     }
-
-
-def logged_values(results: Mapping[str, Any]) -> dict[str, float]:
-    """The values that loggers get, with the names that `DetectorModule` uses.
-
-    Args:
-        results: Output of `summarize`.
-
-    Returns:
-        `<set or group>/<metric>/<score>`, such as `near/auroc/fusion`, and `<ID set>/accuracy`.
-    """
-    values = {
-        f"{row['dataset']}/{metric}/{row['score']}": row[metric]
-        for row in results["rows"]
-        for metric in METRICS
-    }
-    return {**values, f"{results['id']['dataset']}/accuracy": results["id"]["accuracy"]}
 
 
 def _check(run: ScoredRun) -> None:

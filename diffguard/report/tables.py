@@ -168,19 +168,19 @@ def to_markdown(results: Mapping[str, Any]) -> str:
     """
     names, (ident, *groups) = score_names(results), make_groups(results)
     lines = [f"## {ident.title}, %", ""]
-    lines.append(_markdown_row(["score", *(f"{k.title} {k.head}".strip() for k in ident.kinds)]))
-    lines.append(_markdown_row(["---", *["---:"] * len(ident.kinds)]))
+    lines.append(markdown_row(["score", *(f"{k.title} {k.head}".strip() for k in ident.kinds)]))
+    lines.append(markdown_row(["---", *["---:"] * len(ident.kinds)]))
     for name, row in zip(names, ident.rows, strict=True):
-        lines.append(_markdown_row([name, *(_cell(kind, row, ident) for kind in ident.kinds)]))
+        lines.append(markdown_row([name, *(_cell(kind, row, ident) for kind in ident.kinds)]))
     for kind in groups[0].kinds:
         if kind is INTERVAL:
             continue
         lines += ["", f"## {kind.title} {kind.head}, %".replace("  ", " "), ""]
-        lines.append(_markdown_row(["score", *(group.title for group in groups)]))
-        lines.append(_markdown_row(["---", *["---:"] * len(groups)]))
+        lines.append(markdown_row(["score", *(group.title for group in groups)]))
+        lines.append(markdown_row(["---", *["---:"] * len(groups)]))
         for number, name in enumerate(names):
             cells = [_cell(kind, group.rows[number], group) for group in groups]
-            lines.append(_markdown_row([name, *cells]))
+            lines.append(markdown_row([name, *cells]))
     lines.append("")
     lines += [printable(f"- {label}: {text}") for label, text in make_notes(results)]
     return "\n".join([*lines, "", LEGEND, ""])
@@ -205,5 +205,6 @@ def _signed(value: float) -> str:
     return f"{100 * value:+.2f}".replace("-", "−")
 
 
-def _markdown_row(cells: Sequence[str]) -> str:
+def markdown_row(cells: Sequence[str]) -> str:
+    """A row of a Markdown table."""
     return "| " + " | ".join(printable(cell).replace("|", "\\|") for cell in cells) + " |"

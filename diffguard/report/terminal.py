@@ -1,7 +1,8 @@
 """Results on the terminal.
 
-A row per score and a column group per OOD set, with the means over the near and the far sets at the
-end. If the groups do not fit side by side, the table continues below.
+`print_overview` prints the main scores on near and far OOD. `print_table` prints a row per score
+and a column group per OOD set, with the means over the near and the far sets at the end. If the
+groups do not fit side by side, the table continues below.
 """
 
 from __future__ import annotations
@@ -15,12 +16,44 @@ from rich.table import Table
 from rich.text import Text
 
 from diffguard.printing import printable
-from diffguard.report.tables import LEGEND, Group, make_groups, make_notes, score_names
+from diffguard.report.overview import METRICS, SHORT_LEGEND, headline, short_rows
+from diffguard.report.tables import LEGEND, Group, make_groups, make_notes, percent, score_names
 
 _PIPE_WIDTH = 120
 _GAP = "   "
 _HEAD_LINES = 4
 _ASCII = str.maketrans({"─": "-", "–": "-", "−": "-", "·": ","})
+
+
+def print_overview(results: Mapping[str, Any], console: Console | None = None) -> None:
+    """Print the main scores on near and far OOD, what they mean, and where to find the rest.
+
+    Args:
+        results: The results, as `summary.summarize` returns them.
+        console: The console; defaults to the standard output, see `print_table`.
+    """
+    console = console or _default_console()
+    rows = short_rows(results)
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold cyan")
+    table.add_column(_encodable(Text("score"), console), overflow="fold")
+    columns = [(group, metric) for group in rows[0].groups for metric in METRICS]
+    for group, metric in columns:
+        table.add_column(f"{group} {METRICS[metric]}", justify="right")
+    for row in rows:
+        cells = [Text(printable(row.title))]
+        for group, metric in columns:
+            value, values = row.groups[group][metric], [r.groups[group][metric] for r in rows]
+            best = max(values) if metric == "auroc" else min(values)
+            digits = 2 if metric == "auroc" else 1
+            cells.append(Text(percent(value, digits), "bold green" if value == best else ""))
+        table.add_row(*(_encodable(cell, console) for cell in cells))
+    console.print()
+    console.print(table)
+    console.print(_encodable(Text(SHORT_LEGEND, "dim"), console))
+    console.print()
+    console.print(_encodable(Text(printable(headline(results)), "bold"), console))
+    _print_notes(results, console)
+    console.print(Text("All scores and sets: results.md, or --full_table.", "dim"))
 
 
 def print_table(results: Mapping[str, Any], console: Console | None = None) -> None:
@@ -31,7 +64,7 @@ def print_table(results: Mapping[str, Any], console: Console | None = None) -> N
         console: The console; defaults to the standard output, folded to the width of the terminal,
             or to 120 columns if the output is a file or a pipe.
     """
-    console = console or Console(width=None if sys.stdout.isatty() else _PIPE_WIDTH)
+    console = console or _default_console()
     names = [printable(name) for name in score_names(results)]
     indent = max(len("score"), *map(len, names))
     for block in _fold(make_groups(results), console.width - indent):
@@ -40,12 +73,20 @@ def print_table(results: Mapping[str, Any], console: Console | None = None) -> N
             line.rstrip()
             console.print(_encodable(line, console), no_wrap=True, crop=False, soft_wrap=True)
     console.print()
+    _print_notes(results, console)
+    console.print(_encodable(Text(LEGEND, "dim"), console))
+
+
+def _default_console() -> Console:
+    return Console(width=None if sys.stdout.isatty() else _PIPE_WIDTH)
+
+
+def _print_notes(results: Mapping[str, Any], console: Console) -> None:
     notes = Table.grid(padding=(0, 2))
     for label, text in make_notes(results):
         parts = Text(printable(label), "bold"), Text(printable(text))
         notes.add_row(*(_encodable(part, console) for part in parts))
     console.print(notes)
-    console.print(_encodable(Text(LEGEND, "dim"), console))
 
 
 def _fold(groups: Sequence[Group], width: int) -> list[list[Group]]:

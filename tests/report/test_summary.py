@@ -8,9 +8,10 @@ from sklearn.metrics import roc_auc_score
 
 from diffguard.errors import UserError
 from diffguard.report.bootstrap import Bootstrap, interval
+from diffguard.report.logged import logged_metrics
 from diffguard.report.metrics import METRICS
 from diffguard.report.results_files import write_results
-from diffguard.report.summary import logged_values, summarize
+from diffguard.report.summary import summarize
 from tests.helpers.small_table import GROUPS, NAMES, make_run, make_table
 
 
@@ -165,7 +166,7 @@ def test_values_that_do_not_exist_are_empty(tmp_path):
     with (tmp_path / "results.csv").open(newline="") as file:
         assert next(csv.DictReader(file))["ood_flagged"] == ""
     assert "Flagged" not in (tmp_path / "results.md").read_text().split("All in %")[0]
-    assert not any(value is None for value in logged_values(results).values())
+    assert not any(value is None for value in logged_metrics(results).values())
 
 
 def run_of(*names, **changes):

@@ -5,7 +5,7 @@ import pytest
 from rich.console import Console
 
 from diffguard.report.summary import summarize
-from diffguard.report.terminal import print_table
+from diffguard.report.terminal import print_overview, print_table
 from tests.helpers.small_table import make_run
 
 
@@ -86,3 +86,46 @@ def test_names_that_look_like_markup_are_shown_as_they_are(results):
     ]
     odd = results | {"rows": rows}
     assert "[red]a|b · far" in show(odd, 120)
+
+
+def show_overview(results, width=100):
+    file = io.StringIO()
+    print_overview(results, Console(file=file, width=width))
+    return file.getvalue()
+
+
+def test_the_overview_fits_a_screen_and_has_the_main_scores(results):
+    text = show_overview(results)
+    lines = text.splitlines()
+    assert len(lines) <= 24
+    assert max(map(len, lines)) <= 100
+    heads = "near AUROC near FPR@95 far AUROC far FPR@95"
+    assert heads in " ".join(text.split())
+    for score in ("msp", "diffguard", "fusion", "fusion_baselines"):
+        line = next(line for line in lines if line.split(" ")[0] == score)
+        rows = {r["dataset"]: r for r in results["rows"] if r["score"] == score}
+        cells = [
+            figure
+            for group in ("near", "far")
+            for figure in (
+                f"{100 * rows[group]['auroc']:.2f}",
+                f"{100 * rows[group]['fpr95_id_positive']:.1f}",
+            )
+        ]
+        assert line.split()[1:] == cells
+    detected = 100 * (1 - rows["near"]["fpr95_id_positive"])
+    assert "diffguard/l2" not in text
+    assert f"{detected:.1f}% of near-OOD" not in text  # fusion decides, not the baselines
+    row = next(r for r in results["rows"] if (r["score"], r["dataset"]) == ("fusion", "near"))
+    assert f"fusion detects {100 * (1 - row['fpr95_id_positive']):.1f}% of near-OOD" in text
+
+
+def test_equal_rows_of_the_overview_are_merged(results):
+    rows = [
+        {**row, "score": "fusion_baselines"} if row["score"] == "msp" else row
+        for row in results["rows"]
+        if row["score"] != "fusion_baselines"
+    ]
+    rows += [row for row in results["rows"] if row["score"] == "msp"]
+    text = show_overview({**results, "rows": rows})
+    assert "msp = fusion_baselines" in text

@@ -63,7 +63,7 @@ def test_tensorboard_shows_the_evaluation(evaluated):
 
     log = EventAccumulator(str(evaluated / "tensorboard" / "evaluation")).Reload()
     tags = log.Tags()
-    assert {"panels/shapes", "panels/blank", "scores/fusion", "roc/diffguard"} <= set(
+    assert {"detector/typical_shapes", "detector/mistakes_ood_accepted", "detector/roc_diffguard"} <= set(
         tags["images"]
     )
     assert {"near/auroc/fusion", "shapes/accuracy"} <= set(tags["scalars"])

@@ -1,0 +1,90 @@
+"""What the loggers of an evaluation receive."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import rankdata
+
+from diffguard.report.overview import GROUPS, METRICS, main_scores, summary_markdown
+from diffguard.report.results_log import ResultsLog
+from diffguard.report.scored_run import ScoredRun
+from diffguard.scores.calibration import DIFFGUARD, FUSION
+
+# Tabs of TensorBoard unfold their first group, which is the first in the alphabet.
+OVERVIEW = "detector"
+
+
+def logged_metrics(results: Mapping[str, Any]) -> dict[str, float]:
+    """The metrics that loggers receive: those that can be compared between runs or scores.
+
+    Args:
+        results: The results, as `summary.summarize` returns them.
+
+    Returns:
+        `<near or far>/<metric>/<score>` of the main scores, such as `near/auroc/fusion`, and
+        `<ID set>/accuracy`, all in [0, 1]. `DetectorModule` uses the same names.
+    """
+    main = main_scores(results)
+    values = {
+        f"{row['dataset']}/{metric}/{row['score']}": row[metric]
+        for row in results["rows"]
+        if row["dataset"] in GROUPS and row["score"] in main
+        for metric in METRICS
+    }
+    return {**values, f"{results['id']['dataset']}/accuracy": results["id"]["accuracy"]}
+
+
+def log_results(log: ResultsLog, run: ScoredRun, results: Mapping[str, Any]) -> None:
+    """Give a logger everything but the figures.
+
+    Args:
+        log: The logger.
+        run: The scored run.
+        results: Its results.
+    """
+    metrics = logged_metrics(results)
+    main = {
+        f"{group}/{metric}/{score}"
+        for group in GROUPS
+        for metric in METRICS
+        for score in (DIFFGUARD, FUSION)
+    }
+    config = results["settings"].get("config", {})
+    compared = {name: value for name, value in metrics.items() if name in main}
+    log.hyperparameters({**config, "seed": run.seed}, compared)
+    log.metrics(metrics)
+    log.text(f"{OVERVIEW}/summary", summary_markdown(results))
+    charts = {
+        f"{METRICS[metric]} ({group})": [f"{group}/{metric}/.*"]
+        for group, metric in dict.fromkeys(tuple(name.split("/")[:2]) for name in metrics)
+        if metric in METRICS
+    }
+    log.layout({"Detector": charts})
+    for name, scores in run.table.scores.items():
+        for dataset in run.groups:
+            values = scores[run.table.rows(dataset)]
+            log.histogram(f"scores_{name}/{dataset}", values)
+    for curve, is_ood, ranks in _pr_curves(run):
+        log.pr_curve(curve, is_ood, ranks)
+
+
+def _pr_curves(run: ScoredRun) -> Iterator[tuple[str, NDArray[np.bool_], NDArray[np.float64]]]:
+    """Name, labels and ranks of the curve of each headline score on each OOD set.
+
+    The ranks in (0, 1] replace the scores, which have no common range: the curve is the same, and
+    its thresholds lie at even shares of the images.
+    """
+    table = run.table
+    sets = {name: table.rows(name) for name in run.groups}
+    ident = next(sets[name] for name, group in run.groups.items() if group == "id")
+    for score in run.headline:
+        for dataset, group in run.groups.items():
+            if group == "id":
+                continue
+            values = table.scores[score][np.concatenate([ident, sets[dataset]])]
+            is_ood = np.arange(len(values)) >= len(ident)
+            yield f"pr_{score}/{dataset}", is_ood, rankdata(values, method="max") / len(values)
