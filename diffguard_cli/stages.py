@@ -36,6 +36,8 @@ from diffguard_cli.diffusion_spec import check_network
 from diffguard_cli.interrupts import interruptible
 from diffguard_cli.run import Run
 from lightning_modules.base import TrainingModule, check_accumulation
+from lightning_modules.callbacks.chart_layout import ChartLayout
+from lightning_modules.callbacks.classifier_figures import ClassifierFigures
 from lightning_modules.callbacks.config_log import ConfigLog
 from lightning_modules.callbacks.samples import SampleGrid
 from lightning_modules.callbacks.throughput import TrainingRate
@@ -90,7 +92,8 @@ def train_classifier(
         spec, pretrained=config.pretrained, new_head=True, trusted=[config.arch]
     )
     module = ClassifierModule(classifier, config, run.seed)
-    trainer = _stage_trainer(run, module.stage, config, title)
+    figures = ClassifierFigures(run.data.class_names)
+    trainer = _stage_trainer(run, module.stage, config, title, figures)
     _fit(run, trainer, module, config, mixtures)
     if trainer.is_global_zero:
         with replace_file(run.classifier_file) as temporary:
@@ -142,6 +145,7 @@ def _stage_trainer(
     settings = _trainer_config(run, config)
     loggers = build_loggers(settings.loggers, run.folder, stage)
     more: list[pl.Callback] = [EpochCheckpoint(folder), ConfigLog(run.config), *callbacks]
+    more.append(ChartLayout(stage))
     more.append(TrainingRate(run.say if settings.measure_rate else None))
     more += [build(entry, pl.Callback, "trainer.callbacks") for entry in settings.callbacks]
     if loggers and not any(isinstance(callback, LearningRateMonitor) for callback in more):

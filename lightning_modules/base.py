@@ -69,7 +69,10 @@ class TrainingModule(pl.LightningModule):
                 f"lasts: set {self.stage}.max_epochs, or use schedule constant with warmup 0"
             )
         schedule = build_schedule(optimizer, self.settings, int(steps))
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        # `LearningRateMonitor` logs the learning rate by this name.
+        name = f"{self.stage}/learning_rate"
+        scheduler = {"scheduler": schedule, "interval": "step", "name": name}
+        return {"optimizer": optimizer, "lr_scheduler": scheduler}
 
     def configure_gradient_clipping(
         self,

@@ -76,9 +76,13 @@ class ClassifierModule(TrainingModule):
         self.log_mean("train_accuracy", (logits.argmax(1) == labels).float().mean(), len(labels))
         return loss
 
-    def validation_step(self, batch: Any, batch_idx: int) -> None:
-        """Cross-entropy without smoothing, and accuracy."""
-        self._evaluate(batch, batch_idx, "val", self.val_accuracy)
+    def validation_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
+        """Cross-entropy without smoothing, and accuracy.
+
+        Returns:
+            `logits` `(N, K)` and `labels` `(N,)`, for callbacks.
+        """
+        return self._evaluate(batch, batch_idx, "val", self.val_accuracy)
 
     def test_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
         """The metrics of validation; loaders after the first hold OOD images."""
@@ -94,9 +98,10 @@ class ClassifierModule(TrainingModule):
 
     def _evaluate(
         self, batch: Any, batch_idx: int, part: str, accuracy: MulticlassAccuracy
-    ) -> None:
+    ) -> dict[str, Tensor]:
         images, labels = self._labeled(batch, batch_idx)
         logits = self(images)
         accuracy.update(logits, labels)
         self.log_mean(f"{part}_loss", F.cross_entropy(logits, labels), len(labels))
         self.log_mean(f"{part}_accuracy", accuracy, len(labels))
+        return {"logits": logits, "labels": labels}

@@ -9,28 +9,34 @@ import torch
 from diffusers.models.embeddings import LabelEmbedding
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor
+from torch.nn import ModuleList
 from torch.optim import Optimizer
+from torchmetrics import MeanMetric
 
 from diffguard.denoisers.base import DiffusersDenoiser
 from diffguard.denoisers.latent import LatentDenoiser
 from diffguard.engine.acceleration import accelerate
 from diffguard.errors import UserError
 from diffguard.inputs.batch_parts import batch_images, images_and_labels
-from diffguard.training.denoising import denoising_loss, loss_weights, spread_timesteps
+from diffguard.training.denoising import denoising_losses, loss_weights, spread_timesteps
 from diffguard.training.ema import EMA
 from diffguard.training.settings import DiffusionTraining
 from lightning_modules.base import TrainingModule
 
 _DEFAULTS = DiffusionTraining()
+_NOISE_LEVELS = 5
 
 
 class DiffusionModule(TrainingModule):
     """Fit a diffusion model and the moving average of its weights.
 
     It logs `diffusion/train_loss` and `diffusion/val_loss` once an epoch. The validation loss is
-    that of the averaged weights, on fixed noise and timesteps. A test logs the same loss of the
-    first test loader as `diffusion/test_loss`. A batch is a pair of images and labels, or a mapping
-    with `image` and `label`; images are in [0, 1]. A model without classes needs no labels.
+    that of the averaged weights, on fixed noise and timesteps. `diffusion/loss_at_noise/1_of_5` to
+    `5_of_5` are its means in five equal parts of the schedule, from the least noise to the most.
+
+    A test logs the same loss of the first test loader as `diffusion/test_loss`. A batch is a pair
+    of images and labels, or a mapping with `image` and `label`; images are in [0, 1]. A model
+    without classes needs no labels.
 
     Args:
         denoiser: The model, with or without classes.
@@ -70,6 +76,8 @@ class DiffusionModule(TrainingModule):
         self.weights = loss_weights(
             denoiser.schedule, settings.loss_weighting, settings.min_snr_gamma
         )
+
+        self.losses_by_noise = ModuleList(MeanMetric() for _ in range(_NOISE_LEVELS))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Leave out weights that are not trained: they come from the model being fine-tuned."""
@@ -111,7 +119,8 @@ class DiffusionModule(TrainingModule):
         t = spread_timesteps(len(z), len(self.denoiser.schedule))
         if labels is not None:
             labels = self.drop_labels(labels)
-        loss = denoising_loss(self.denoiser, z, torch.randn_like(z), t, labels, self.weights)
+        noise = torch.randn_like(z)
+        loss = denoising_losses(self.denoiser, z, noise, t, labels, self.weights).mean()
         self.log_mean("train_loss", loss.detach(), len(z))
         return loss
 
@@ -131,8 +140,18 @@ class DiffusionModule(TrainingModule):
         # Spread evenly over the schedule, so the loss does not depend on chance.
         levels = (torch.arange(len(z)) + 0.5) * len(self.denoiser.schedule) / len(z)
         t = levels.long()[torch.randperm(len(z), generator=generator)]
-        loss = denoising_loss(self.ema.module, z, noise, t, labels, self.weights)
-        self.log_mean(f"{part}_loss", loss, len(z))
+        losses = denoising_losses(self.ema.module, z, noise, t, labels, self.weights)
+        self.log_mean(f"{part}_loss", losses.mean(), len(z))
+        if part == "val":
+            self._log_by_noise(losses, t)
+
+    def _log_by_noise(self, losses: Tensor, t: Tensor) -> None:
+        """Log the mean loss in each part of the schedule."""
+        part = t * _NOISE_LEVELS // len(self.denoiser.schedule)
+        for number, metric in enumerate(self.losses_by_noise):
+            # A batch without such timesteps counts too, so that all processes log the same names.
+            metric.update(losses, (part == number).to(losses))
+            self.log_mean(f"loss_at_noise/{number + 1}_of_{_NOISE_LEVELS}", metric, len(t))
 
     def drop_labels(self, labels: Tensor) -> Tensor:
         """Replace each label `(N,)` by the null class with probability `label_dropout`."""

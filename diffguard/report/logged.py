@@ -12,7 +12,7 @@ from scipy.stats import rankdata
 from diffguard.report.overview import GROUPS, METRICS, main_scores, summary_markdown
 from diffguard.report.results_log import ResultsLog
 from diffguard.report.scored_run import ScoredRun
-from diffguard.scores.calibration import DIFFGUARD, FUSION
+from diffguard.scores.fusion_rule import DIFFGUARD, FUSION
 
 # Tabs of TensorBoard unfold their first group, which is the first in the alphabet.
 OVERVIEW = "detector"

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from diffguard.report.tables import Row, markdown_row, percent, score_names
-from diffguard.scores.calibration import DIFFGUARD, FUSION, FUSION_BASELINES
+from diffguard.scores.fusion_rule import DIFFGUARD, FUSION, FUSION_BASELINES
 from diffguard.scores.conformal import as_percent
 
 GROUPS = ("near", "far")

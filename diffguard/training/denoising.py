@@ -49,7 +49,7 @@ def spread_timesteps(count: int, steps: int) -> Tensor:
     return (places * steps).long().clamp(max=steps - 1)[torch.randperm(count)]
 
 
-def denoising_loss(
+def denoising_losses(
     denoiser: DiffusersDenoiser,
     z: Tensor,
     noise: Tensor,
@@ -57,7 +57,7 @@ def denoising_loss(
     labels: Tensor | None,
     weights: Tensor,
 ) -> Tensor:
-    """Mean weighted squared error of a batch.
+    """Weighted squared error of each image, averaged over its values.
 
     Args:
         denoiser: The model.
@@ -68,10 +68,10 @@ def denoising_loss(
         weights: Weight of each timestep, `(T,)`.
 
     Returns:
-        A scalar.
+        `(N,)`; the loss of the batch is its mean.
     """
     noised = denoiser.schedule.add_noise(z, noise, t)
     prediction = denoiser.predict(noised, t.to(z.device), labels).float()
     target = denoiser.schedule.training_target(z, noise, t)
     error = F.mse_loss(prediction, target, reduction="none").flatten(1).mean(1)
-    return (weights[t].to(error) * error).mean()
+    return weights[t].to(error) * error

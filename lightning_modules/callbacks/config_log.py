@@ -8,6 +8,8 @@ from typing import Any
 import lightning.pytorch as pl
 from lightning.pytorch.loggers import TensorBoardLogger
 
+from diffguard.report.tensorboard import add_hyperparameters
+
 
 class ConfigLog(pl.Callback):
     """Logs the whole config, with nested keys, as hyper-parameters.
@@ -27,12 +29,12 @@ class ConfigLog(pl.Callback):
             logger.log_hyperparams(self.config)
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
-        """Log the last metrics beside the config; TensorBoard takes both together."""
+        """Name the validation metrics by which TensorBoard compares runs."""
         metrics = {
-            f"final/{name}": float(value)
+            name: float(value)
             for name, value in trainer.callback_metrics.items()
             if "/val_" in name
         }
         for logger in trainer.loggers:
             if metrics and isinstance(logger, TensorBoardLogger):
-                logger.log_hyperparams(self.config, metrics)
+                add_hyperparameters(logger.experiment, self.config, metrics)

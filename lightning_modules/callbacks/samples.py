@@ -7,17 +7,18 @@ from typing import Any
 import torch
 from lightning import Trainer
 from lightning.pytorch.callbacks import Callback
-from lightning.pytorch.loggers import TensorBoardLogger
 from torchvision.utils import make_grid
 
 from diffguard.denoisers.sampling import draw_samples
 from diffguard.errors import UserError
+from lightning_modules.results_log import log_picture
 
 
 class SampleGrid(Callback):
-    """Shows samples of the averaged weights in TensorBoard as `diffusion/samples`, a row per class.
+    """Logs samples of the averaged weights as `diffusion/samples`, a row per class.
 
-    The noise is the same every time, so that the same pictures can be compared over time.
+    TensorBoard and W&B show them. The noise is the same every time, so that the pictures can be
+    compared over time.
 
     Args:
         every_n_epochs: Epochs between grids; the last epoch always has one.
@@ -46,14 +47,13 @@ class SampleGrid(Callback):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
         """Draw and log the grid, on the first process only."""
         epoch = trainer.current_epoch + 1
-        loggers = [log for log in trainer.loggers if isinstance(log, TensorBoardLogger)]
         due = epoch % self.every_n_epochs == 0 or epoch == trainer.max_epochs
-        if not (due and loggers and trainer.is_global_zero):
+        if not (due and trainer.loggers and trainer.is_global_zero):
             return
         denoiser = pl_module.ema_denoiser()
         rows = min(denoiser.num_classes or 1, self.max_classes)
         labels = torch.arange(rows, device=pl_module.device).repeat_interleave(self.columns)
         images = draw_samples(denoiser, labels, steps=self.steps, scale=self.scale)
         grid = make_grid(images.cpu(), nrow=self.columns, padding=1)
-        for logger in loggers:
-            logger.experiment.add_image("diffusion/samples", grid, trainer.global_step)
+        pixels = grid.mul(255).round().byte().permute(1, 2, 0).numpy()
+        log_picture(trainer.loggers, "diffusion/samples", pixels, trainer.global_step)

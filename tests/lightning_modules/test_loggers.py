@@ -25,8 +25,11 @@ def test_training_logs_metrics_rate_and_nested_config(tmp_path):
     trainer.fit(ClassifierModule(tiny.classifier()), tiny.train_loader(), tiny.val_loader())
     folder = tmp_path / "tensorboard" / "classifier"
     events = EventAccumulator(str(folder)).Reload()
-    assert {"classifier/val_loss", "lr-AdamW"} <= set(events.Tags()["scalars"])
-    assert "final/classifier/val_accuracy" in events.Tags()["scalars"]
+    assert {"classifier/val_loss", "classifier/learning_rate"} <= set(events.Tags()["scalars"])
+    content = events.SummaryMetadata("_hparams_/experiment").plugin_data.content
+    experiment = plugin_data_pb2.HParamsPluginData.FromString(content).experiment
+    metrics = {info.name.tag for info in experiment.metric_infos}
+    assert metrics == {"classifier/val_loss", "classifier/val_accuracy"}
     content = events.SummaryMetadata("_hparams_/session_start_info").plugin_data.content
     session = plugin_data_pb2.HParamsPluginData.FromString(content).session_start_info
     assert session.hparams["classifier/lr"].number_value == 0.1

@@ -202,7 +202,7 @@ def test_options_of_the_trainer_and_other_loggers_reach_a_stage(tmp_path, config
     )["global_step"] == 1
     (metrics,) = (tmp_path / "o" / "csv" / "classifier").rglob("metrics.csv")
     columns = metrics.read_text().splitlines()[0].split(",")
-    assert any(column.startswith("lr-") for column in columns)
+    assert any(column.endswith("/learning_rate") for column in columns)
     assert "classifier/images_per_second" in columns
     (hparams,) = (tmp_path / "o" / "csv" / "classifier").rglob("hparams.yaml")
     assert yaml.safe_load(hparams.read_text())["classifier"]["lr"] > 0

@@ -5,7 +5,7 @@ import torch
 from torch.nn import functional as F
 
 from diffguard.diffusion.schedule import NoiseSchedule
-from diffguard.training.denoising import denoising_loss, loss_weights
+from diffguard.training.denoising import denoising_losses, loss_weights
 from diffguard.training.settings import DiffusionTraining
 from lightning_modules.diffusion import DiffusionModule
 from tests.helpers import tiny_training as tiny
@@ -18,7 +18,7 @@ def test_training_loss_is_the_weighted_error_of_the_mean_half():
     ).eval()
     z, noise = torch.randn(2, 1, 8, 8), torch.randn(2, 1, 8, 8)
     t, labels = torch.tensor([3, 800]), torch.tensor([0, 3])
-    loss = denoising_loss(module.denoiser, z, noise, t, labels, module.weights)
+    loss = denoising_losses(module.denoiser, z, noise, t, labels, module.weights).mean()
     expected = []
     for i in range(2):
         alpha = float(module.denoiser.schedule.alphas_cumprod[t[i]])

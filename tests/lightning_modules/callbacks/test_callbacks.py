@@ -1,5 +1,6 @@
 import io
 
+import numpy as np
 import pytest
 import torch
 from lightning.pytorch.loggers import TensorBoardLogger
@@ -103,7 +104,13 @@ def test_sample_grids_reach_tensorboard(tmp_path):
     # Three classes down, four samples across, one pixel around each.
     assert (images[0].height, images[0].width) == (3 * 9 + 1, 4 * 9 + 1)
     assert len(events.Scalars("diffusion/train_loss")) == 3
-    assert len(events.Scalars("diffusion/val_loss")) == 3
+    losses = [event.value for event in events.Scalars("diffusion/val_loss")]
+    assert len(losses) == 3
+    levels = [f"diffusion/loss_at_noise/{number}_of_5" for number in range(1, 6)]
+    by_noise = [[event.value for event in events.Scalars(tag)] for tag in levels]
+    # Of the 20 validation images, each fifth of the schedule has four.
+    assert np.mean(by_noise, axis=0).tolist() == pytest.approx(losses, rel=0.1)
+    assert len(set(by_noise[0])) == 3
 
 
 def test_a_sample_grid_changes_no_training(tmp_path):
