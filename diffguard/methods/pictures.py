@@ -18,7 +18,6 @@ from diffguard.errors import UserError
 from diffguard.methods.items import Scored
 from diffguard.methods.models import Models
 from diffguard.report.panel import HeatMap, PanelRow
-from diffguard.scores.fusion_rule import DIFFGUARD
 from diffguard.scores.perceptual import DISTS
 
 # Images of a call; the gradients of a large classifier need much memory.
@@ -72,7 +71,7 @@ def _rows(models: Models, images: Sequence[Scored], *, has_maps: bool) -> Iterat
             mask=None if mask is None else mask.cpu(),
             dataset=row.dataset,
             prediction=names[int(row.prediction or 0)],
-            score=row.scores.get(DIFFGUARD, float("nan")),
+            score=row.scores.get(models.settings.decision, float("nan")),
             cam=cam,
             location=location,
         )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from diffguard.report.figures import _COLORS, _as_written
+from diffguard.report.figures import COLORS, as_written
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -44,7 +44,7 @@ def confusion_figure(counts: NDArray[np.int64], class_names: Sequence[str]) -> F
     accuracy = np.trace(counts) / max(counts.sum(), 1)
     axes.set(xlabel="predicted class", ylabel="true class")
     axes.set_title(f"{counts.sum():,} validation images, accuracy {100 * accuracy:.2f} %")
-    return _as_written(figure)
+    return as_written(figure)
 
 
 def reliability_figure(
@@ -65,8 +65,8 @@ def reliability_figure(
     full = counts > 0
     accuracy, confidence = right[full] / counts[full], confidences[full] / counts[full]
     width = edges[1]
-    upper.bar(edges[:-1][full], accuracy, width, align="edge", color=_COLORS[0], alpha=0.6)
-    upper.plot(confidence, accuracy, "o", color=_COLORS[1], markersize=4)
+    upper.bar(edges[:-1][full], accuracy, width, align="edge", color=COLORS[0], alpha=0.6)
+    upper.plot(confidence, accuracy, "o", color=COLORS[1], markersize=4)
     upper.plot([0, 1], [0, 1], color="0.6", linewidth=1)
     error = calibration_error(counts, confidences, right)
     upper.set_title(f"expected calibration error {100 * error:.2f} %")
@@ -75,7 +75,7 @@ def reliability_figure(
     lower.set(xlabel="confidence of the prediction", ylabel="share of images")
     for axes in (upper, lower):
         axes.spines[["top", "right"]].set_visible(False)
-    return _as_written(figure)
+    return as_written(figure)
 
 
 def calibration_error(
