@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def at_a_glance(results: Mapping[str, Any]) -> Figure:
-    """Bars with 95% intervals: a panel per metric, a row per score, a color per group.
+    """Values with 95% intervals: a panel per metric, a row per score, a color per group.
 
     Args:
         results: The results, as `summary.summarize` returns them.
@@ -24,9 +24,8 @@ def at_a_glance(results: Mapping[str, Any]) -> Figure:
 
     rows = short_rows(results)
     groups = list(rows[0].groups)
-    height = 0.8 / len(groups)
-    figure = Figure(figsize=(9.0, 1.6 + 0.55 * len(rows)), layout="constrained")
-    figure.suptitle(headline(results), fontsize=11)
+    figure = Figure(figsize=(7.0, 2.0 + 0.5 * len(rows)), layout="constrained")
+    figure.suptitle(headline(results), fontsize=12, wrap=True)
     panels = figure.subplots(1, len(METRICS), sharey=True, squeeze=False)[0]
     for axes, (metric, title) in zip(panels, METRICS.items(), strict=True):
         for number, group in enumerate(groups):
@@ -35,17 +34,19 @@ def at_a_glance(results: Mapping[str, Any]) -> Figure:
             ends = 100 * np.array([line[f"{metric}_ci95"] for line in lines]).T
             # The interval of a bootstrap may lie on one side of the value.
             errors = np.maximum([values - ends[0], ends[1] - values], 0)
-            places = np.arange(len(rows)) + (number - (len(groups) - 1) / 2) * height
-            bars = axes.barh(
-                places, values, height, xerr=errors, color=COLORS[number], label=group,
-                error_kw={"elinewidth": 1, "ecolor": "0.3"},
-            )  # fmt: skip
-            axes.bar_label(bars, [f"{value:.1f}" for value in values], label_type="center",
-                           color="white", fontsize=9)  # fmt: skip
+            places = np.arange(len(rows)) + 0.4 * (number - (len(groups) - 1) / 2)
+            axes.errorbar(values, places, xerr=errors, fmt="os"[number], color=COLORS[number],
+                          capsize=3, label=f"{group} OOD")  # fmt: skip
+            for value, place in zip(values, places, strict=True):
+                axes.annotate(f"{value:.1f}", (value, place), (0, 4), textcoords="offset points",
+                              ha="center", fontsize=8)  # fmt: skip
         better = "higher" if metric == "auroc" else "lower"
-        axes.set(xlabel=f"{title}, % ({better} is better)", xlim=(0, 100))
+        axes.set_xlabel(f"{title}, % ({better} is better)")
+        axes.margins(x=0.12, y=0.12)
+        axes.grid(axis="x", color="0.9")
         axes.spines[["top", "right"]].set_visible(False)
-    panels[0].set_yticks(range(len(rows)), [row.title for row in rows])
+    panels[0].set_yticks(range(len(rows)), [row.title.replace(" = ", " =\n") for row in rows])
     panels[0].invert_yaxis()
-    panels[-1].legend(title="OOD", frameon=False, loc="lower right")
+    figure.legend(*panels[0].get_legend_handles_labels(), ncols=len(groups), frameon=False,
+                  loc="outside lower center")  # fmt: skip
     return as_written(figure)

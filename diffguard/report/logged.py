@@ -9,7 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import rankdata
 
-from diffguard.report.overview import GROUPS, METRICS, main_scores, summary_markdown
+from diffguard.report.overview import (
+    GROUPS,
+    METRICS,
+    deciding_score,
+    main_scores,
+    summary_markdown,
+)
 from diffguard.report.results_log import ResultsLog
 from diffguard.report.scored_run import ScoredRun
 from diffguard.scores.fusion_rule import DIFFGUARD, FUSION
@@ -46,28 +52,25 @@ def log_results(log: ResultsLog, run: ScoredRun, results: Mapping[str, Any]) -> 
         run: The scored run.
         results: Its results.
     """
-    metrics = logged_metrics(results)
-    main = {
-        f"{group}/{metric}/{score}"
-        for group in GROUPS
-        for metric in METRICS
-        for score in (DIFFGUARD, FUSION)
-    }
+    metrics, decision = logged_metrics(results), deciding_score(results)
+    names = {
+        score: {f"{title} ({group})": f"{group}/{metric}/{score}"
+                for group in GROUPS for metric, title in METRICS.items()
+                if f"{group}/{metric}/{score}" in metrics}
+        for score in (decision, DIFFGUARD, FUSION)
+    }  # fmt: skip
+    compared = {name: metrics[name] for titles in names.values() for name in titles.values()}
     config = results["settings"].get("config", {})
-    compared = {name: value for name, value in metrics.items() if name in main}
     log.hyperparameters({**config, "seed": run.seed}, compared)
     log.metrics(metrics)
     log.text(f"{OVERVIEW}/summary", summary_markdown(results))
-    charts = {
-        f"{METRICS[metric]} ({group})": [f"{group}/{metric}/.*"]
-        for group, metric in dict.fromkeys(tuple(name.split("/")[:2]) for name in metrics)
-        if metric in METRICS
-    }
-    log.layout({"Detector": charts})
+    charts = {title: [name] for title, name in names[decision].items()}
+    log.layout({f"Detector: {decision}": charts})
     for name, scores in run.table.scores.items():
         for dataset in run.groups:
-            values = scores[run.table.rows(dataset)]
-            log.histogram(f"scores_{name}/{dataset}", values)
+            # The part of a name before `/` is a group of charts.
+            title = f"scores_{name.replace('/', '.')}/{dataset}"
+            log.histogram(title, scores[run.table.rows(dataset)])
     for curve, is_ood, ranks in _pr_curves(run):
         log.pr_curve(curve, is_ood, ranks)
 

@@ -45,14 +45,14 @@ def main_scores(results: Mapping[str, Any]) -> list[str]:
 
     Returns:
         The best baseline of each group by AUROC on the test sets, then `diffguard`,
-        `fusion_baselines`, `fusion` and the fusions of `--fuse`; those that exist. After a join,
-        those of each run.
+        `fusion_baselines`, `fusion`, the fusions of `--fuse` and the score that judges images;
+        those that exist. After a join, those of each run.
     """
     names = score_names(results)
     pairs = {row["score"] for row in results["comparisons"]}
     main = [name for base in _MAIN for name in names if name.partition(" (")[0] == base]
     main += [name for name in names if name in pairs and name not in main]
-    return [*dict.fromkeys(_best_baselines(results)), *main]
+    return list(dict.fromkeys([*_best_baselines(results), *main, deciding_score(results)]))
 
 
 def short_rows(results: Mapping[str, Any]) -> list[ShortRow]:

@@ -14,7 +14,7 @@ from diffguard.scores.perceptual import DISTS
 def test_rows_have_cam_reconstructions_and_the_location_of_the_difference(detector, images):
     scored = detector.score_images(images[:9])
     rows = panel_rows(detector.models, scored)
-    assert [row.score for row in rows] == [image.row.scores["diffguard"] for image in scored]
+    assert [row.score for row in rows] == [image.row.scores["fusion"] for image in scored]
     labels = torch.tensor([image.row.prediction for image in scored])
     cams = scale_cam(grad_cam(detector.classifier, images[:9], labels))
     for row, image, cam in zip(rows, scored, cams, strict=True):

@@ -59,10 +59,10 @@ def test_scalars_are_the_main_scores_on_near_and_far(log, results):
 
 def test_every_score_has_a_histogram_per_set(log):
     table = make_run().table
-    names = {f"scores_{name}/{dataset}" for name in NAMES for dataset in GROUPS}
+    names = {f"scores_{name.replace('/', '.')}/{dataset}" for name in NAMES for dataset in GROUPS}
     assert set(log.Tags()["histograms"]) == names
     for name in ("msp", "diffguard/l2"):
-        (event,) = log.Histograms(f"scores_{name}/far_b")
+        (event,) = log.Histograms(f"scores_{name.replace('/', '.')}/far_b")
         values = table.scores[name][table.rows("far_b")]
         histogram = event.histogram_value
         assert (histogram.num, sum(histogram.bucket)) == (19, 19)
@@ -120,10 +120,11 @@ def test_charts_of_the_main_metrics_are_arranged(log):
     (event,) = log.Tensors("custom_scalars__config__")
     layout = layout_pb2.Layout.FromString(event.tensor_proto.string_val[0])
     (category,) = layout.category
+    assert category.title == "Detector: fusion"
     assert [chart.title for chart in category.chart] == [
         "AUROC (near)", "FPR@95 (near)", "AUROC (far)", "FPR@95 (far)"
     ]  # fmt: skip
-    assert list(category.chart[0].multiline.tag) == ["near/auroc/.*"]
+    assert list(category.chart[0].multiline.tag) == ["near/auroc/fusion"]
 
 
 def test_pictures_are_those_of_the_folder(log, folder):
