@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from diffguard.report.tables import Row, markdown_row, percent, score_names
-from diffguard.scores.fusion_rule import DIFFGUARD, FUSION, FUSION_BASELINES
 from diffguard.scores.conformal import as_percent
+from diffguard.scores.fusion_rule import DIFFGUARD, FUSION, FUSION_BASELINES
 
 GROUPS = ("near", "far")
 METRICS = {"auroc": "AUROC", "fpr95_id_positive": "FPR@95"}
