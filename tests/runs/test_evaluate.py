@@ -247,6 +247,7 @@ def test_decision_settings_may_change_and_tensorboard_follows_the_output(
     assert (tmp_path / "out" / "scores.csv").read_bytes() == table
     (log,) = (tmp_path / "out" / "csv" / "evaluation").rglob("metrics.csv")
     assert "near/auroc/fusion" in log.read_text()
-    assert {"near/auroc/fusion", "shapes/accuracy"} <= set(wandb_runs[0].values)
+    names = {"near/auroc/fusion", "shapes/accuracy", "detector/at_a_glance", "detector/summary"}
+    assert names | {"scores_fusion/blank", "pr_fusion/blank"} <= set(wandb_runs[0].values)
     assert list((tmp_path / "out" / "tensorboard" / "evaluation").glob("events*"))
     assert not (tmp_path / "tensorboard").exists()
