@@ -53,16 +53,18 @@ def choose_cases(
     rows = {name: table.rows(name) for name in groups}
     ident = np.concatenate([rows[name] for name in groups if groups[name] == "id"])
     ood = np.concatenate([rows[name] for name in groups if groups[name] != "id"])
+    above = below = ""
     if threshold is not None:
+        above, below = f": flagged above {threshold:.3g}", f": accepted up to {threshold:.3g}"
         ident, ood = ident[values[ident] > threshold], ood[values[ood] <= threshold]
     # A stable sort keeps images of equal score in the order of the table.
     flagged = ident[np.argsort(-values[ident], kind="stable")][:count]
     accepted = ood[np.argsort(values[ood], kind="stable")][:count]
     cases = [
-        Cases("mistakes_id_flagged", f"ID images with the highest {score}", flagged),
-        Cases("mistakes_ood_accepted", f"OOD images with the lowest {score}", accepted),
+        Cases("mistakes_id_flagged", f"ID images of the highest {score}{above}", flagged),
+        Cases("mistakes_ood_accepted", f"OOD images of the lowest {score}{below}", accepted),
         *(
-            Cases(f"typical_{name}", f"{name}: from the lowest to the highest {score}", spread)
+            Cases(f"typical_{name}", f"{name}, from the lowest to the highest {score}", spread)
             for name, part in rows.items()
             for spread in [_spread(part[np.argsort(values[part], kind="stable")], count)]
         ),
