@@ -33,7 +33,7 @@ class Engine:
     Args:
         denoiser: The diffusion model.
         sampler: How states move between noise levels.
-        program: What is asked for each image.
+        program: What is computed for each image.
         batch_size: Images of every network call.
         most_steps: If given, shorten each part of the program to this many steps, to measure the
             speed.
@@ -232,7 +232,7 @@ def _take(queue: deque[int], most: int) -> np.ndarray:
 
 
 def _outcome(image: ImageInFlight, route: Route, program: Program) -> Outcome:
-    """What the program asked for, without pictures, when all trajectories have ended."""
+    """The results of a program, without pictures, when all trajectories have ended."""
     nodes = route.nodes
     return Outcome(
         job=image.source.job,

@@ -1,6 +1,6 @@
 """What the engine computes for an image: phases of steps from the image, noise or other phases.
 
-A method asks for a `Program`. DiffGuard's is an inversion, and two syntheses that start at its end.
+A method defines a `Program`. DiffGuard's is an inversion, and two syntheses that start at its end.
 Phases are equal by value, so that methods that ask for the same phase share it.
 """
 
@@ -132,7 +132,7 @@ Phase = Inversion | Synthesis
 
 @dataclass(frozen=True)
 class Program:
-    """What a method asks of the engine for each image.
+    """What the engine computes for each image.
 
     Attributes:
         states: Phases whose last state is returned.

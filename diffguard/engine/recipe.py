@@ -98,7 +98,7 @@ class Recipe:
         return self.guidance.draws_crops
 
     def program(self) -> Program:
-        """What is asked of the engine for each image."""
+        """What the engine computes for each image."""
         guidances = (self.guidance, None) if self.unguided else (self.guidance,)
         pictures = tuple(self.synthesize(guidance) for guidance in guidances)
         return Program(states=(self.invert, *pictures), pictures=pictures)

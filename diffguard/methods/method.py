@@ -64,7 +64,7 @@ class Method(ABC):
 
     @abstractmethod
     def program(self) -> Program:
-        """What is asked of the engine for each image."""
+        """What the engine computes for each image."""
 
     @abstractmethod
     def scores(

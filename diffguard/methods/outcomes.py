@@ -29,7 +29,7 @@ def outcomes_of(
     Args:
         models: The networks, on their device.
         sampler: How states move.
-        program: What is asked for each image.
+        program: What is computed for each image.
         batches: Batches of images.
         batch_size: Rows of every network call.
     """
