@@ -46,8 +46,10 @@ def ddim_step(
         >>> ddim_step(x, noise, alpha_from=torch.tensor([0.64]), alpha_to=torch.tensor([1.0]))
         tensor([[0.7500]])
     """
-    clean, noise = estimate(x, noise, alpha_from, clip=clip, gradient=gradient)
-    return renoise(clean, noise, alpha_to)
+    signal, signal_to, spread, spread_to = _roots(x, alpha_from, alpha_to)
+    rows = None if clip is None else clip & (alpha_from < 1)
+    clean, noise = _estimate(x, noise, signal, spread, rows, gradient)
+    return signal_to * clean + spread_to * noise
 
 
 def estimate(
@@ -71,11 +73,23 @@ def estimate(
     Returns:
         Clean estimate and noise, each `(N, …)`.
     """
-    signal, spread = _roots(alpha, x)
+    signal, spread = _roots(x, alpha)
+    rows = None if clip is None else clip & (alpha < 1)
+    return _estimate(x, noise, signal, spread, rows, gradient)
+
+
+def _estimate(
+    x: Tensor,
+    noise: Tensor,
+    signal: Tensor,
+    spread: Tensor,
+    rows: Tensor | None,
+    gradient: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    """See `estimate`; with the roots of the levels, and the rows `(N,)` that are clamped."""
     clean = (x - spread * noise) / signal
-    if clip is not None:
+    if rows is not None:
         clamped = clean.clamp(-1.0, 1.0)
-        rows = clip & (alpha < 1)
         noise = where_rows(rows, (x - signal * clamped) / spread, noise)
         clean = where_rows(rows, clamped, clean)
     if gradient is not None:
@@ -87,16 +101,16 @@ def estimate(
 
 def renoise(clean: Tensor, noise: Tensor, alpha: Tensor) -> Tensor:
     """States `(N, …)` at levels `(N,)`, of clean estimates and noise `(N, …)`."""
-    signal, spread = _roots(alpha, clean)
+    signal, spread = _roots(clean, alpha)
     return signal * clean + spread * noise
 
 
-def _roots(alpha: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
-    """√ᾱ and √(1-ᾱ) of levels `(N,)`, shaped for arithmetic with `(N, …)`."""
-    roots = torch.stack([alpha, 1 - alpha]).sqrt()
+def _roots(like: Tensor, *alphas: Tensor) -> tuple[Tensor, ...]:
+    """√ᾱ of levels `(N,)`, then √(1-ᾱ) of all of them, shaped for arithmetic with `(N, …)`."""
+    levels = torch.stack(alphas)
+    roots = torch.cat([levels, 1 - levels]).sqrt()
     roots = roots.to(like.device, like.dtype, non_blocking=True)
-    signal, spread = roots.view(2, -1, *[1] * (like.ndim - 1)).unbind()
-    return signal, spread
+    return roots.view(len(roots), -1, *[1] * (like.ndim - 1)).unbind()
 
 
 class Ddim:

@@ -40,7 +40,15 @@ class Levels:
             part: `(N,)` int64.
             clip: `(N,)` bool or None.
         """
-        places = index + self._steps * up
+        return self.at(index + self._steps * up, up, count, part, clip)
+
+    def at(
+        self, places: Tensor, up: Tensor, count: Tensor, part: Tensor, clip: Tensor | None
+    ) -> Step:
+        """The steps of rows, by their places `(N,)` in the table; see `step`.
+
+        Synthesis step i is at place i, inversion step i at place S + i, with S steps in the plan.
+        """
         t, t_next = self._timesteps.index_select(1, places).unbind()
         alpha, alpha_next, alpha_before, alpha_above = self._alphas.index_select(1, places).unbind()
         return Step(t, t_next, alpha, alpha_next, alpha_before, alpha_above, up, count, part, clip)

@@ -135,10 +135,10 @@ class Engine:
     def _begin(self, row: int, node: Node, stop: int, *, follows: bool = False) -> None:
         """Begin a phase; `stop` is the last step of the phase that it follows."""
         keeps_memory = follows and self.sampler.solver.keeps_memory
-        step = self._routes.first_step(node, stop)
-        self._table.begin(row, node.number, step, keeps_memory=keeps_memory)
+        table, routes, number = self._table, self._routes, node.number
+        table.begin(row, number, routes.first_step(node, stop), keeps_memory=keeps_memory)
         self._observation.begin(row)
-        self._steps.request_passes(np.array([row]))
+        table.request(row, null=routes.null[number], label=routes.label[number])
 
     def _denoise(self, *, final: bool) -> None:
         """One call of the diffusion model, and the steps that it completes."""

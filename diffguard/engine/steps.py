@@ -61,11 +61,12 @@ class Steps:
         table, routes = self.trajectories, self.routes
         node = table.node[rows]
         up, step = routes.up[node], table.step[rows]
-        columns = np.stack([step, table.count[rows], table.part[rows]])
-        index, count, part = table.on_device(columns).unbind()
+        places = step + len(self.sampler.plan) * up
+        columns = np.stack([places, table.count[rows], table.part[rows]])
+        places_on_device, count, part = table.on_device(columns).unbind()
         # An inversion starts from the image itself, which is not clipped.
         clip = table.on_device(~up | (step > 0)) if self.sampler.clip else None
-        result = self._levels.step(table.on_device(up), index, count, part, clip)
+        result = self._levels.at(places_on_device, table.on_device(up), count, part, clip)
         if not self._ends_clean:
             return result
         cleans = routes.ends_clean[node] & (step <= routes.last[node])

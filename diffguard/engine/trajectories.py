@@ -144,14 +144,18 @@ class Trajectories:
         self.image[twin] = self.image[row]
         self.image[row].running += 1
         self._columns[:, twin] = self._columns[:, row]
-        self.x[twin], self.memory[:, twin] = self.x[row], self.memory[:, row]
+        self.x[twin] = self.x[row]
+        if self._memory_size:
+            self.memory[:, twin] = self.memory[:, row]
         return twin
 
-    def request(self, rows: np.ndarray, *, null: np.ndarray, label: np.ndarray) -> None:
+    def request(
+        self, rows: np.ndarray | int, *, null: np.ndarray | bool, label: np.ndarray | bool
+    ) -> None:
         """Ask for the next passes of trajectories.
 
         Args:
-            rows: Their rows.
+            rows: Their rows, or one row.
             null: Which of them need the pass without the label.
             label: Which of them need the pass with the label.
         """
