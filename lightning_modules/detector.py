@@ -16,8 +16,8 @@ from diffguard.inputs.working import working_images
 from diffguard.methods.adaptive_stream import AdaptiveStream
 from diffguard.methods.items import Item, Scored
 from diffguard.methods.verdicts import Verdicts
+from diffguard.report.loaders import groups_of, loader_list, share_of_process
 from diffguard.report.set_metrics import ID, SetMetrics
-from diffguard.report.test_loaders import groups_of, loader_list, share_of_process
 from diffguard.settings.score_names import complete_score_names
 from lightning_modules.stream import StreamModule
 

@@ -9,11 +9,9 @@ import pytest
 import torch
 from lightning import LightningDataModule, Trainer
 from torch.utils.data import DataLoader, TensorDataset
-from torch.utils.data.distributed import DistributedSampler
 
 from diffguard.errors import UserError
 from diffguard.report.metrics import compute_metrics
-from diffguard.report.test_loaders import share_of_process
 from diffguard.report.torch_metric import synchronized_metrics
 from diffguard.score_table.table import ScoreTable
 from lightning_modules import ClassifierModule, DetectorModule
@@ -223,18 +221,6 @@ def test_labels_of_ood_images_are_ignored():
     ood = DataLoader(TensorDataset(images(3, 1), torch.tensor([90, 91, 92])), batch_size=3)
     loaders = {"shapes": loader(3, 0), "blank": ood}
     Trainer(**QUIET).test(DetectorModule(build_detector(), batch_size=8), loaders, verbose=False)
-
-
-@pytest.mark.parametrize("count", [1, 4, 5])
-def test_repeated_images_are_not_counted(count):
-    def share(rank):
-        data = TensorDataset(torch.arange(count))
-        sampler = DistributedSampler(data, num_replicas=2, rank=rank, shuffle=False)
-        batches = DataLoader(data, batch_size=2, sampler=sampler)
-        positions = torch.cat([batch[0] for batch in batches])
-        return positions[: share_of_process(batches)].tolist()
-
-    assert sorted(share(0) + share(1)) == list(range(count))
 
 
 def test_one_process_needs_no_float64_on_its_device(monkeypatch):
