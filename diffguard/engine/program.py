@@ -1,7 +1,7 @@
 """What the engine computes for an image: phases of steps from the image, noise or other phases.
 
 A method defines a `Program`. DiffGuard's is an inversion, and two syntheses that start at its end.
-Phases are equal by value, so that methods that ask for the same phase share it.
+Phases are equal by value, so that methods with the same phase share it.
 """
 
 from __future__ import annotations
