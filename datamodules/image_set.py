@@ -120,6 +120,11 @@ class ImageSet(Dataset[dict[str, Any]]):
         hashes = (self.content(index) for index in self.indices)
         return np.fromiter(hashes, dtype=np.int64, count=len(self))
 
+    def identity(self) -> str:
+        """Hashes of the list of images and of their contents."""
+        contents = hashlib.sha256(self.contents().tobytes()).hexdigest()
+        return f"{self.fingerprint()} {contents}"
+
 
 class TensorSet(ImageSet):
     """A set in memory.

@@ -28,7 +28,6 @@ from diffguard.report.progress import StageProgress
 from diffguard.storage.files import replace_file
 from diffguard.storage.state_dict import weights_hash
 from diffguard_cli.arguments import TrainingArguments
-from diffguard_cli.calibrate import image_identity
 from diffguard_cli.classifier_model import load_classifier
 from diffguard_cli.diffusion_model import load_trained
 from diffguard_cli.interrupts import interruptible
@@ -133,7 +132,7 @@ class _EditRun:
                 lambda rows: judge(rows).argmax(1), images, self.batch_size
             )
         identity = {
-            "images": image_identity(self.stream.sets[0]),
+            "images": self.stream.sets[0].identity(),
             "models": weights_hash(networks),
             "size": [run.data.channels, run.data.image_size],
             "batch_size": self.batch_size,

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import lightning.pytorch as pl
 import torch
@@ -31,9 +30,6 @@ from diffguard_cli.diffusion_model import LoadedDiffusion
 from diffguard_cli.run import Run
 from diffguard_cli.scoring import ScoringRun, free_run
 from lightning_modules.trainer import scoring_trainer
-
-if TYPE_CHECKING:
-    from datamodules.image_set import ImageSet
 
 
 def calibrate(
@@ -97,7 +93,7 @@ def calibrated(
     if (reference is None and settings.needs_reference) or settings.fitted_methods:
         # Lists are often sorted by class, so the first images would show only a few classes.
         images = data.id_stream("train", settings.reference_images).sets[0]
-        identity["reference"] = image_identity(images)
+        identity["reference"] = images.identity()
 
         def training(count: int) -> Any:
             return data.stream_loader(data.id_stream("train", count))
@@ -179,12 +175,6 @@ def recalibrated(
     reference = old.reference if same_images else None
     detector = calibrated(run, models, identity, "calibrate", reference)
     return make(folder, detector)
-
-
-def image_identity(images: ImageSet) -> str:
-    """Hashes of the list of images and of their contents."""
-    contents = hashlib.sha256(images.contents().tobytes()).hexdigest()
-    return f"{images.fingerprint()} {contents}"
 
 
 def readable_scores(table: ScoreTable) -> dict[str, torch.Tensor]:

@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 import torch
 
+from datamodules.file_set import folder_set
 from datamodules.image_set import TensorSet, no_labels
 from diffguard.randomness import shuffled
+from tests.helpers.tiny_project import write_images
 
 
 def _images(count=20):
@@ -67,3 +69,12 @@ def test_contents_identify_changed_images():
     assert before.fingerprint() == after.fingerprint()
     subset = before.subset(5)
     assert subset.contents().tolist() == before.contents()[subset.indices].tolist()
+
+
+def test_an_overwritten_image_changes_the_identity(tmp_path):
+    write_images(tmp_path / "images", 3, "dots", 0)
+    before = folder_set("mine", tmp_path / "images").identity()
+    assert folder_set("mine", tmp_path / "images").identity() == before
+    first, second = (tmp_path / "images" / name for name in ("000.png", "001.png"))
+    first.write_bytes(second.read_bytes())
+    assert folder_set("mine", tmp_path / "images").identity() != before
