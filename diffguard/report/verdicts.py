@@ -12,6 +12,7 @@ import numpy as np
 from diffguard.errors import UserError
 from diffguard.printing import say
 from diffguard.score_table.cells import to_cell
+from diffguard.score_table.rows import BASELINES_STAGE
 from diffguard.score_table.table import ScoreTable
 from diffguard.scores.calibration import Calibration
 from diffguard.scores.conformal import as_percent
@@ -115,9 +116,11 @@ def report_images(
                     int(table.stage[row]),
                 ]
             )
+    clear = np.count_nonzero(table.stage[rows] == BASELINES_STAGE)
     say(
         f"{len(rows)} images: {judgment.is_ood.sum()} flagged as OOD by {decision.score} "
         f"{decision.rule()}; {len(skipped)} files skipped; {output / 'images.csv'}",
+        *([f"{clear} images were decided by the baselines alone"] if clear else []),
         decision.guarantee(calibration),
     )
     return len(skipped)
