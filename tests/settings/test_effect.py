@@ -242,7 +242,7 @@ BAD = [
     ("comparator", [], "name at least one there and one in detector.fused"),
     ("fused", ["nope"], "which detector.baselines and detector.methods lack"),
     ("fused", [], "decision is fusion, but nothing is fused"),
-    ("decision", "nope", "there is no score 'nope', expected one of diffguard, diffguard/"),
+    ("decision", "nope", "there is no score 'nope', expected auto or one of diffguard, diffguard/"),
     ("accept", 1.0, "accept must lie between 0 and 1"),
     ("knn_k", 0, "detector.knn_k must be at least 1, got 0"),
     ("vim_dim", -3, "detector.vim_dim must be at least 1, got -3"),
