@@ -1,4 +1,4 @@
-"""A figure of the results in short: AUROC and FPR@95 of the main scores on near and far OOD."""
+"""Figures of the results in short: AUROC and FPR@95 of the main scores, and a cascade's stages."""
 
 from __future__ import annotations
 
@@ -49,4 +49,31 @@ def at_a_glance(results: Mapping[str, Any]) -> Figure:
     panels[0].invert_yaxis()
     figure.legend(*panels[0].get_legend_handles_labels(), ncols=len(groups), frameon=False,
                   loc="outside lower center")  # fmt: skip
+    return as_written(figure)
+
+
+def stage_shares(results: Mapping[str, Any]) -> Figure:
+    """Bars of the share of each set that each stage of a cascade accepts and flags.
+
+    Args:
+        results: The results of a cascade with thresholds.
+    """
+    from matplotlib.figure import Figure
+
+    rows = {(row["dataset"], row["stage"]): row for row in results["stages"]}
+    sets, stages = (list(dict.fromkeys(keys)) for keys in zip(*rows, strict=True))
+    figure = Figure(figsize=(7.0, 1.6 + 0.5 * len(sets)), layout="constrained")
+    axes = figure.subplots()
+    left = np.zeros(len(sets))
+    for number, stage in enumerate(stages):
+        for verdict, alpha in (("accepted", 0.45), ("flagged", 1.0)):
+            shares = 100 * np.array([rows[name, stage][verdict] for name in sets])
+            label = f"{verdict} by stage {stage}"
+            axes.barh(sets, shares, 0.6, left, color=COLORS[number], alpha=alpha, label=label)
+            left += shares
+    axes.invert_yaxis()
+    axes.set(xlabel="share of the set, %", xlim=(0, 100))
+    axes.set_title("stage 1: baselines, stage 2: with the diffusion model", fontsize=12)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.legend(ncols=2, frameon=False, loc="outside lower center")
     return as_written(figure)

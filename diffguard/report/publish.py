@@ -20,7 +20,7 @@ from diffguard.printing import say
 from diffguard.report import figures
 from diffguard.report.cases import Cases
 from diffguard.report.fusions import add_fusions
-from diffguard.report.glance import at_a_glance
+from diffguard.report.glance import at_a_glance, stage_shares
 from diffguard.report.join import join_runs
 from diffguard.report.logged import OVERVIEW, log_results
 from diffguard.report.panel import PanelRow, panel
@@ -129,6 +129,8 @@ def _panels(panels: Iterable[tuple[Cases, list[PanelRow]]]) -> Iterator[tuple[st
 
 def _figures(run: ScoredRun, results: Mapping[str, Any]) -> Iterator[tuple[str, Figure]]:
     yield "at_a_glance", at_a_glance(results)
+    if results["stages"] and run.thresholds is not None:
+        yield "stages", stage_shares(results)
     table = run.table
     identifier = next(name for name, group in run.groups.items() if group == "id")
     others = [name for name in run.groups if name != identifier]

@@ -3,6 +3,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from diffguard.report.glance import stage_shares
 from diffguard.report.summary import summarize
 from diffguard.report.tables import make_notes
 from tests.helpers.small_table import make_run
@@ -46,3 +47,15 @@ def test_without_a_cascade_there_are_no_stages():
     results = summarize(make_run(), draws=10)
     assert results["stages"] == []
     assert "network_passes_per_id_image" not in results["cost"]
+
+
+def test_the_figure_of_the_stages_adds_up_to_each_set():
+    results = summarize(cascade_run(), draws=10)
+    (axes,) = stage_shares(results).axes
+    rows = {(row["dataset"], row["stage"]): row for row in results["stages"]}
+    sets = [label.get_text() for label in axes.get_yticklabels()]
+    widths = np.array([bar.get_width() for bar in axes.patches]).reshape(4, len(sets))
+    np.testing.assert_allclose(widths.sum(0), 100)
+    for name, column in zip(sets, widths.T, strict=True):
+        expected = [rows[name, s][v] for s in (1, 2) for v in ("accepted", "flagged")]
+        np.testing.assert_allclose(column, 100 * np.array(expected))
