@@ -78,9 +78,9 @@ class ClassifierFigures(pl.Callback):
     def on_validation_epoch_end(self, trainer: pl.Trainer, _module: pl.LightningModule) -> None:
         """Draw the figures, if they are due."""
         epoch = trainer.current_epoch + 1
-        last = trainer.max_epochs or 0
+        last, interval = trainer.max_epochs or 0, trainer.check_val_every_n_epoch or 1
         # The last validation may be earlier than the last epoch.
-        is_last = epoch + trainer.check_val_every_n_epoch > last if last > 0 else False
+        is_last = last > 0 and epoch + interval > last
         if trainer.sanity_checking or not (is_last or epoch % self.every_n_epochs == 0):
             return
         # Each process takes part in the sums.
