@@ -111,7 +111,7 @@ class Steps:
         complete_rows = rows[complete]
         table.part[complete_rows] = 0
         table.count[complete_rows] += 1
-        table.made[complete_rows] += 1
+        table.phase_step[complete_rows] += 1
         return complete
 
     def shown(self, rows: np.ndarray) -> Shown:
@@ -167,7 +167,7 @@ class Steps:
                 *(v.index_select(0, index) for v in (shown.x, noise, shown.t, shown.alpha)),
                 labels=torch.from_numpy(table.label[subset]),
                 keys=[image.source.job.key for image in table.images(subset)],
-                steps=table.made[subset].tolist(),
+                steps=table.phase_step[subset].tolist(),
                 batch_size=self.batch_size,
             )
             gradient.index_copy_(0, index, part)

@@ -66,7 +66,7 @@ class Trajectories:
         node: `(R,)` number of the present phase.
         step: `(R,)` index of the step that is made next.
         count: `(R,)` steps made since the solver's memory was empty.
-        made: `(R,)` steps made in the phase.
+        phase_step: `(R,)` number of the next step in its phase, counted from 0.
         part: `(R,)` network passes made in the step, of those that the solver needs.
         label: `(R,)` class of the image; -1 if it has none.
         wants: `(2, R)` bool, whether the pass without, and with the label is still to be made.
@@ -80,7 +80,9 @@ class Trajectories:
         rows = images * per_image
         self.image: dict[int, ImageInFlight] = {}
         columns = np.zeros((7, rows), dtype=np.int64)
-        self.node, self.step, self.count, self.made, self.part, self.label, self._age = columns
+        self.node, self.step, self.count, self.phase_step, self.part, self.label, self._age = (
+            columns
+        )
         self._columns = columns
         self.wants = np.zeros((2, rows), dtype=bool)
         # The row whose next pass of the same kind serves this row too; -1 for none.
@@ -132,7 +134,7 @@ class Trajectories:
             keeps_memory: Keep the solver's memory of the phase before.
         """
         self.node[row], self.step[row] = node, step
-        self.made[row] = self.part[row] = 0
+        self.phase_step[row] = self.part[row] = 0
         if not keeps_memory:
             self.count[row] = 0
             if self._memory_size:
@@ -196,9 +198,9 @@ class Trajectories:
         ready[passes.rows] = True
         follows = self._leader >= 0
         if follows.any():
-            made = np.zeros(self.wants.shape, dtype=bool)
-            made[kinds, passes.rows] = True
-            kinds, followers = np.nonzero(follows & made[[[0], [1]], self._leader])
+            results = np.zeros(self.wants.shape, dtype=bool)
+            results[kinds, passes.rows] = True
+            kinds, followers = np.nonzero(follows & results[[[0], [1]], self._leader])
             self._store(kinds, followers, self._noise(kinds, self._leader[kinds, followers]))
             self._leader[kinds, followers] = -1
             ready[followers] = True

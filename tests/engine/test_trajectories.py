@@ -129,11 +129,16 @@ def test_reused_rows_start_afresh():
     store(table, table.take(8))
     place = np.array([rows[0]])
     table.move(place, torch.ones(1, 2), torch.ones(1, 1, 2))
-    table.step[rows[0]], table.count[rows[0]], table.made[rows[0]], table.part[rows[0]] = 3, 3, 3, 1
+    table.step[rows[0]], table.count[rows[0]], table.phase_step[rows[0]], table.part[rows[0]] = (
+        3,
+        3,
+        3,
+        1,
+    )
     table.end(rows[0])
     row = add(table, 5, torch.full((2,), 8.0), step=2)
     assert row == rows[0]
-    assert [c[row] for c in (table.step, table.count, table.made, table.part)] == [2, 0, 0, 0]
+    assert [c[row] for c in (table.step, table.count, table.phase_step, table.part)] == [2, 0, 0, 0]
     x, memory = table.states(place)
     assert (x.tolist(), memory.tolist()) == ([[8.0, 8.0]], [[[0.0, 0.0]]])
     assert table.image[row].passes == 0
@@ -143,10 +148,10 @@ def test_reused_rows_start_afresh():
 def test_memory_and_count_are_kept_in_the_next_phase_if_the_solver_says_so(keeps):
     table, (row,) = table_of(1, memory=1)
     table.move(np.array([row]), torch.ones(1, 2), torch.ones(1, 1, 2))
-    table.count[row] = table.made[row] = 3
+    table.count[row] = table.phase_step[row] = 3
     twin = table.fork(row)
     for place in (row, twin):
         table.begin(place, 1, 2, keeps_memory=keeps)
     assert table.count[[row, twin]].tolist() == [3 * keeps] * 2
-    assert table.made[[row, twin]].tolist() == [0, 0]
+    assert table.phase_step[[row, twin]].tolist() == [0, 0]
     assert table.states(np.array([row, twin]))[1].unique().tolist() == [float(keeps)]
