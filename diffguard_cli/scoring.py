@@ -27,11 +27,12 @@ from diffguard.printing import say
 from diffguard.processes.agreement import check_alike, wait_until
 from diffguard.score_table.manifest import run_key
 from diffguard.score_table.merge import merge
-from diffguard.score_table.timing import Timing, append_timing
 from diffguard.score_table.writer import ScoreWriter
 from diffguard.settings.detector import DetectorSettings
+from diffguard_cli.derived_scores import add_derived
 from diffguard_cli.interrupts import interruptible
 from diffguard_cli.scoring_folder import OpenFolder, ScoringFolder
+from diffguard_cli.scoring_time import record_time
 from lightning_modules.callbacks.scoring_bar import watched
 from lightning_modules.connection import connect
 from lightning_modules.processes import SharedWork, check_shared
@@ -66,7 +67,7 @@ class ScoringRun:
         stream: The images.
         folder: The folder of the tables.
         identity: What the scores depend on in addition to settings and data, for the manifest.
-        derive: Whether the scores that need calibration are added.
+        derive: Whether the scores that need calibration are added to the merged table.
         settings: The detector's settings before anything was fitted; defaults to the detector's.
         threads: CPU threads of each process; None leaves the libraries' choice.
     """
@@ -85,8 +86,10 @@ class ScoringRun:
     ) -> None:
         self.detector, self.data, self.stream = detector, data, stream
         self.folder, self.derive = folder, derive
+        settings, seed = settings or detector.settings, detector.seed
+        in_doubt = detector.require_calibration().in_doubt if derive else None
         self._place = ScoringFolder(
-            folder, data, stream, settings or detector.settings, detector.seed, identity, threads
+            folder, data, stream, settings, seed, identity, threads, in_doubt
         )
 
     @property
@@ -136,7 +139,7 @@ class ScoringRun:
         """
         device, rank = trainer.strategy.root_device, trainer.global_rank
         check_shared(self.folder, trainer, work)
-        names = self.detector.score_names(derived=self.derive)
+        names = self.detector.score_names(derived=False)
         find = partial(self._find_batch_size, trainer)
         place = work.together(
             "opened", lambda: self._place.open(device, names, find) if rank == 0 else None
@@ -157,10 +160,9 @@ class ScoringRun:
         return _until_failure(self.data.stream_loader(stream, positions), work)
 
     def _score(self, trainer: pl.Trainer, work: SharedWork) -> FinishedRun:
-        names = self.detector.score_names(derived=self.derive)
-        has_stages = self.derive and self.detector.settings.fusion.is_cascade
-        rank = trainer.global_rank
-        with ScoreWriter(self.folder, rank, names, has_stages=has_stages) as writer:
+        # Derived scores are added to the merged table, which a later run may derive anew.
+        names, rank = self.detector.score_names(derived=False), trainer.global_rank
+        with ScoreWriter(self.folder, rank, names, has_stages=self.derive) as writer:
             module = ScoringModule(self, work, writer)
             try:
                 with interruptible():
@@ -170,10 +172,15 @@ class ScoringRun:
         ended = time.perf_counter()
         work.together("scored")
         waited = time.perf_counter() - ended
-        work.together("timed", lambda: _append_timing(self.folder, trainer, module, waited))
-        work.together("merged", lambda: trainer.is_global_zero and merge(self.folder))
+        work.together("timed", lambda: record_time(self.folder, trainer, module, waited))
+        work.together("merged", lambda: trainer.is_global_zero and self._merge())
         precision = trainer.precision_plugin.test_step_context
         return FinishedRun(self.folder / "scores.csv", module.place.batch_size, precision)
+
+    def _merge(self) -> None:
+        path = merge(self.folder)
+        if self.derive:
+            add_derived(path, self.detector)
 
     def _find_batch_size(self, trainer: pl.Trainer) -> int:
         detector = self.detector.to(trainer.strategy.root_device)
@@ -242,19 +249,3 @@ def _until_failure(batches: Iterable[Any], work: SharedWork) -> Iterator[Any]:
         yield from batches
     except UserError as error:
         work.fail(error)
-
-
-def _append_timing(folder: Path, trainer: pl.Trainer, module: ScoringModule, waited: float) -> None:
-    session = trainer.strategy.broadcast(time.strftime("%Y-%m-%dT%H:%M:%S"))
-    if module.stream.row_count:
-        timing = Timing(
-            session=session,
-            rank=trainer.global_rank,
-            images=module.stream.row_count,
-            seconds=module.seconds,
-            waited=waited,
-            fill=module.stream.fill,
-            device=str(trainer.strategy.root_device),
-            threads=torch.get_num_threads(),
-        )
-        append_timing(folder, timing)

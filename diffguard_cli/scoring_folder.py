@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from diffguard.batching import fixed_batch_size
 from diffguard.engine.memory import too_large
 from diffguard.errors import UserError
-from diffguard.methods.batch_size import AUTO, frozen_batch_size
+from diffguard.methods.batch_size import AUTO
 from diffguard.score_table.contents import changed_images, write_contents
 from diffguard.score_table.manifest import (
     FORMAT,
@@ -26,43 +26,24 @@ from diffguard.score_table.manifest import (
     read_manifest,
     write_manifest,
 )
+from diffguard.score_table.skipped import read_skipped
 from diffguard.score_table.writer import read_done
 from diffguard.settings.detector import DetectorSettings
 from diffguard.settings.old_keys import translated
 from diffguard.settings.plain import completed, to_dict
-from diffguard.settings.roles import DECIDING
+from diffguard.settings.roles import DECIDING, DERIVING
 from diffguard.storage.environment import describe_machine
 from diffguard.storage.files import refuse_links
+from diffguard_cli.scoring_terms import Terms
 
 if TYPE_CHECKING:
     from datamodules.evaluation_stream import EvaluationStream
     from datamodules.ood import OODDataModule
 
+# Scores `(N,)` by their names -> `(N,)`, whether images need the diffusion model.
+InDoubt = Callable[[Mapping[str, NDArray[np.float64]]], NDArray[np.bool_]]
 # Key of a manifest of an earlier version -> its present name.
 _RENAMED = {"batch_size_asked": "batch_size_setting"}
-
-
-@dataclass(frozen=True)
-class _Terms:
-    """What decides on the last bits of a score and may be left open by the user.
-
-    Attributes:
-        batch_size: Rows of a network call; None if it is still to be measured.
-        requested: The batch size of the command line, or `auto`.
-        threads: CPU threads of a process; None leaves the libraries' choice.
-    """
-
-    batch_size: int | None
-    requested: int | str
-    threads: int | None
-
-    def resumed(self, manifest: Mapping[str, Any]) -> _Terms:
-        """These terms, with the open ones as the run in a folder began with them."""
-        threads = self.threads or manifest.get(MACHINE, {}).get("threads")
-        frozen = frozen_batch_size(manifest, self.requested)
-        if frozen is None:
-            return _Terms(self.batch_size, self.requested, threads)
-        return _Terms(frozen, manifest["batch_size_setting"], threads)
 
 
 @dataclass(frozen=True)
@@ -131,11 +112,13 @@ class ScoringFolder:
         seed: int,
         identity: Mapping[str, Any],
         threads: int | None,
+        in_doubt: InDoubt | None = None,
     ) -> None:
         self.path, self.identity = path, dict(identity)
+        self._in_doubt = in_doubt
         self._data, self._stream, self._settings, self._seed = data, stream, settings, seed
         size = None if data.batch_size == AUTO else fixed_batch_size(int(data.batch_size))
-        self._request = _Terms(size, data.batch_size, threads)
+        self._request = Terms(size, data.batch_size, threads)
 
     def check(self, device: torch.device) -> None:
         """Compare the folder with this run; nothing is written.
@@ -177,7 +160,7 @@ class ScoringFolder:
         score_mask = self._score_mask(device)
         terms = self._terms()
         size = terms.batch_size or find_batch_size()
-        terms = _Terms(size, terms.requested, terms.threads or torch.get_num_threads())
+        terms = Terms(size, terms.requested, terms.threads or torch.get_num_threads())
         # If another launch of the same command was faster, its batch size counts.
         manifest = self._manifest(device, terms.resumed(read_manifest(self.path) or {}), names)
         write_contents(self.path, self._stream.contents)
@@ -194,7 +177,7 @@ class ScoringFolder:
         refuse_links(self.path / "scores", self.path / "calibration")
         manifest = self._manifest(device, self._terms())
         check_manifest(self.path, manifest, complete=True, upgrade=_upgraded)
-        score_mask: NDArray[np.bool_] = self._stream.among(read_done(self.path))
+        score_mask: NDArray[np.bool_] = self._stream.among(read_done(self.path) - self._lacking())
         complete = bool(score_mask.all())
         check_manifest(self.path, manifest, complete=complete, upgrade=_upgraded)
         positions = changed_images(self.path, self._stream.contents, score_mask)
@@ -210,17 +193,25 @@ class ScoringFolder:
             )
         return score_mask
 
-    def _terms(self) -> _Terms:
+    def _lacking(self) -> set[tuple[str, int]]:
+        """Images that are in doubt, but skipped the diffusion model under other settings."""
+        if self._in_doubt is None:
+            return set()
+        images, scores = read_skipped(self.path)
+        flags = self._in_doubt(scores) if images else []
+        return {image for image, flag in zip(images, flags, strict=True) if flag}
+
+    def _terms(self) -> Terms:
         return self._request.resumed(_upgraded(read_manifest(self.path) or {}))
 
     def _manifest(
-        self, device: torch.device, terms: _Terms, names: Sequence[str] = ()
+        self, device: torch.device, terms: Terms, names: Sequence[str] = ()
     ) -> dict[str, Any]:
         settings = to_dict(self._settings)
         return {
             "format": FORMAT,
             **self.identity,
-            "settings": {key: settings[key] for key in settings if key not in DECIDING},
+            "settings": _scoring(settings),
             "seed": self._seed,
             "batch_size": terms.batch_size,
             "batch_size_setting": terms.requested,
@@ -246,4 +237,10 @@ def _upgraded(manifest: dict[str, Any]) -> dict[str, Any]:
     if not isinstance(settings, Mapping):
         return manifest
     full = completed(translated(settings))
-    return {**manifest, "settings": {k: full[k] for k in full if k not in DECIDING}}
+    return {**manifest, "settings": _scoring(full)}
+
+
+def _scoring(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings on which the scores in the tables of processes depend."""
+    ignored = (*DECIDING, *DERIVING)
+    return {key: value for key, value in settings.items() if key not in ignored}

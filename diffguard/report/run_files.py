@@ -60,7 +60,7 @@ class _RunFile(TypedDict):
 
 
 def read_run(folder: Path, table: ScoreTable | None = None) -> ScoredRun:
-    """Read an evaluation folder; complete tables that are not merged yet are merged.
+    """Read an evaluation folder; complete tables of an earlier version are merged.
 
     Args:
         folder: The output folder of an evaluation.
@@ -79,13 +79,14 @@ def read_run(folder: Path, table: ScoreTable | None = None) -> ScoredRun:
         )
     if table is None:
         if not os.path.lexists(folder / "scores.csv"):
+            _check_derived(folder, manifest)
             merge(folder)
         table = ScoreTable.read(folder / "scores.csv")
     content = _read_run_file(folder) or {"settings": manifest, "absent": {}}
     _check_digests(folder, content.get("digests", {}))
     _check_rows(folder, table, manifest["sets"])
-    # An earlier format identified images by their size.
-    contents = read_contents(folder) if manifest.get("format") == FORMAT else None
+    # The first format identified images by their size.
+    contents = read_contents(folder) if manifest.get("format", 1) > 1 else None
     if contents is not None and len(contents) != len(table):
         raise UserError(
             f"{folder / 'contents.npy'} has {len(contents)} images, the table {len(table)}: "
@@ -119,6 +120,15 @@ def _comparable(table: ScoreTable) -> tuple[ScoreTable, list[str]]:
         return table, []
     remark = f"only images in doubt have {', '.join(absent)}, which are left out of the results"
     return replace(table, scores={name: table.scores[name] for name in complete}), [remark]
+
+
+def _check_derived(folder: Path, manifest: Mapping[str, Any]) -> None:
+    """Refuse tables that are to be merged but hold no derived scores."""
+    if manifest.get("format") == FORMAT:
+        raise UserError(
+            f"{folder} has no scores.csv: start the same evaluation again, which writes it and "
+            "scores only images that are left"
+        )
 
 
 def write_run(

@@ -16,8 +16,10 @@ from diffguard.storage.files import create_file, replace_file
 from diffguard.storage.json_files import read_json
 
 MACHINE = "machine"
-# Format of the files in a folder of scores; a run of another format is not continued.
-FORMAT = 2
+# Format of the files in a folder of scores; a run of another format is not continued. From 2 on,
+# `contents.npy` identifies images by their pixels; from 3 on, tables of processes hold no derived
+# scores.
+FORMAT = 3
 _SHOWN = 40
 _MOST_DIFFERENCES = 8
 Upgrade = Callable[[dict[str, Any]], dict[str, Any]]

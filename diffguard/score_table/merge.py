@@ -22,13 +22,17 @@ from diffguard.score_table.encoding import (
 from diffguard.score_table.manifest import read_manifest, run_key
 from diffguard.storage.files import replace_file
 
+# Rank of a row with an error, after those with some scores (1) and with all scores (0).
+_FAILED = 2
+
 
 def merge(folder: Path, order: Sequence[str] | None = None) -> Path:
     """Merge the tables of all processes into `scores.csv`, sorted by set and index.
 
     Rows are copied as bytes, so the result does not depend on the number of processes. If an image
-    has rows with scores, its rows with an error are dropped. The file appears in one step, and the
-    merge needs about 100 bytes of memory per image.
+    has rows with scores, its rows with an error are dropped; if it has a row of stage 2 of a
+    cascade, so are those of stage 1. The file appears in one step, and the merge needs about 100
+    bytes of memory per image.
 
     Args:
         folder: The evaluation folder.
@@ -59,9 +63,10 @@ def merge(folder: Path, order: Sequence[str] | None = None) -> Path:
                     f"{path} has rows of {name!r}, expected one of {', '.join(codes) or 'no set'}: "
                     "name it in the order of the sets"
                 )
-            places.extend((codes[name], index, place.failed, number, place.offset, place.size))
+            rank = _FAILED if place.failed else place.skipped
+            places.extend((codes[name], index, rank, number, place.offset, place.size))
     rows = np.frombuffer(places, dtype=np.int64).reshape(-1, 6)
-    # Among the rows of an image, those with scores come first.
+    # Among the rows of an image, those with all scores come first.
     rows = rows[np.lexsort((rows[:, 2], rows[:, 1], rows[:, 0]))]
     first = np.ones(len(rows), dtype=bool)
     first[1:] = (rows[1:, :2] != rows[:-1, :2]).any(axis=1)
@@ -81,12 +86,12 @@ def merge(folder: Path, order: Sequence[str] | None = None) -> Path:
         output.write(encode_rows([columns[0][:-1]]))
         last = b""
         for row, is_first in zip(rows, first, strict=True):
-            code, index, failed, number, offset, size = row.tolist()
+            code, index, rank, number, offset, size = row.tolist()
             record = unsealed(reader.read(number, offset, size))
             if is_first:
                 output.write(record)
                 last = record
-            elif record != last and not failed:
+            elif record != last and not rank:
                 raise UserError(
                     f"image {index} of {list(codes)[code]} has two different rows, one of them in "
                     f"{tables[number]}: they come from two runs that differ; delete "

@@ -4,16 +4,7 @@ from __future__ import annotations
 
 # Settings that decide on new images and change no score.
 DECIDING = ("decision", "accept")
+# Settings that combine the scores of an image, which can be done again at any time.
+DERIVING = ("distance", "combine", "tandem_band", "fused", "comparator", "fusion")
 # Settings that choose among the columns of a score table, or combine them.
-COMBINING = (
-    "methods",
-    "distances",
-    "unguided",
-    "distance",
-    "combine",
-    "tandem_band",
-    "baselines",
-    "fused",
-    "comparator",
-    "fusion",
-)
+COMBINING = ("methods", "distances", "unguided", "baselines", *DERIVING)

@@ -79,6 +79,8 @@ def test_truncated_repeated_or_moved_rows_are_detected(folder, change, contents)
     edit(folder / "scores.csv", change, sealed=False)
     refused(read_run, folder, "scores.csv is damaged")
     (folder / "scores.csv").unlink()
+    refused(read_run, folder, "has no scores.csv: start the same evaluation again")
+    merge(folder)
     assert len(read_run(folder).table) == 11
 
 

@@ -5,6 +5,7 @@ import pytest
 
 from diffguard.errors import UserError
 from diffguard.score_table.merge import merge
+from diffguard.score_table.rewrite import write_table
 from diffguard.score_table.table import ScoreTable
 from diffguard.score_table.writer import ScoreWriter
 from tests.helpers.table_rows import NAMES, ROWS, write
@@ -36,6 +37,12 @@ def test_every_column_comes_back_bitwise(path):
         assert table.scores[name][table.valid].tolist() == [row.scores[name] for row in good]
         assert np.isnan(table.scores[name][5])
     assert (table.prediction[5], table.stop_step[5], table.network_passes[5]) == (-1, -1, -1)
+
+
+def test_a_table_is_written_as_it_was_read(path):
+    whole = path.read_bytes()
+    write_table(ScoreTable.read(path), path)
+    assert path.read_bytes() == whole
 
 
 def test_rows_of_a_set_leave_out_unreadable_images(path):
@@ -98,6 +105,9 @@ def test_the_stages_of_a_cascade_come_back_with_missing_scores(tmp_path):
     assert np.isnan(table.scores["diffguard/logits_l1"]).tolist() == [True, False, True]
     assert table.network_passes.tolist() == [0, ROWS[1].network_passes, -1]
     assert table.complete_scores == ["msp"]
+    whole = (tmp_path / "scores.csv").read_bytes()
+    write_table(table, tmp_path / "scores.csv", has_stages=True)
+    assert (tmp_path / "scores.csv").read_bytes() == whole
 
 
 def test_without_a_cascade_the_diffusion_model_took_part_for_all(path):

@@ -1,0 +1,54 @@
+"""The derived scores of a merged table: `diffguard` and its fusions.
+
+They follow from the other scores and the calibration. The tables of processes do not hold them, so
+that changed settings of the fusion apply to existing scores.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from diffguard.methods.scorer import Scorer
+from diffguard.score_table.rewrite import write_table
+from diffguard.score_table.rows import BASELINES_STAGE, DIFFUSION_STAGE
+from diffguard.score_table.table import ScoreTable
+from diffguard.settings.score_names import complete_score_names
+
+
+def add_derived(path: Path, scorer: Scorer) -> None:
+    """Add the derived scores to a merged table.
+
+    The table of a cascade is that of a run which began with it: images that the baselines decide
+    have no scores of the diffusion model.
+
+    Args:
+        path: `scores.csv`.
+        scorer: The calibrated scorer.
+
+    Raises:
+        UserError: If the table is damaged or cannot be written.
+    """
+    calibration, table = scorer.require_calibration(), ScoreTable.read(path)
+    names, complete = scorer.score_names(), complete_score_names(scorer.settings)
+    valid = np.flatnonzero(table.valid)
+    plain = {name: values[valid] for name, values in table.scores.items()}
+    clear = valid[~calibration.in_doubt(plain)]
+    has_stages = calibration.rule.cascade is not None
+    scores = {name: np.full(len(table), np.nan) for name in names}
+    for name, values in {**plain, **calibration.derive(plain)}.items():
+        scores[name][valid] = values
+    # Clear images look alike, whether or not they were scored by the diffusion model.
+    for name in set(names) - set(complete):
+        scores[name][clear] = np.nan
+    stage, stop_step, passes = (
+        table.stage.copy(),
+        table.stop_step.copy(),
+        table.network_passes.copy(),
+    )
+    stage[valid], stage[clear] = DIFFUSION_STAGE, BASELINES_STAGE
+    stop_step[clear], passes[clear] = -1, 0
+    changes = {"stage": stage, "stop_step": stop_step, "network_passes": passes}
+    write_table(replace(table, scores=scores, **changes), path, has_stages=has_stages)
