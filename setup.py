@@ -2,6 +2,7 @@
 
 from setuptools import find_packages, setup
 
+PAGE = [f"report/html/*.{suffix}" for suffix in ("html", "css", "js")]
 TYPED = ("diffguard", "lightning_modules", "datamodules")
 
 setup(
@@ -12,7 +13,11 @@ setup(
     package_dir={"diffguard_cli.configs": "configs"},
     package_data={
         **{name: ["py.typed"] for name in TYPED},
-        "diffguard": ["py.typed", "pretrained/**/*"],
+        "diffguard": [
+            "py.typed",
+            "pretrained/**/*",
+            *(f"report/html/*.{kind}" for kind in ("html", "css", "js")),
+        ],
         "diffguard_cli.configs": ["*.yaml"],
     },
 )

@@ -143,7 +143,7 @@ def measure_reading(subject: Subject, rate: float) -> list[Row]:
                     id=IDSets(), image_size=side, channels=channels, batch_size=64, num_workers=2
                 )
             )
-            stream = data.folder_stream(folder)
+            stream = data.image_stream([folder])
             began = time.perf_counter()
             count = sum(len(batch["label"]) for batch in data.stream_loader(stream))
             reading = count / (time.perf_counter() - began)

@@ -125,7 +125,7 @@ def large(folder: Path, images: int, side: int, width: int) -> Subject:
     classifier = Classifier(resnet50(), classes, size=(side, side), mean=mean, std=std)
     write_photographs(folder, images, side, "jpg")
     data = OODDataModule(DataConfig(id=IDSets(), image_size=side, channels=3))
-    stream = data.folder_stream(folder)
+    stream = data.image_stream([folder])
     settings = {
         "sampler": {"steps": 25, "spacing": "stride", "pairing": "current", "clip": True},
         "distances": ["logits_l1", "l2"],

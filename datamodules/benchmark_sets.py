@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
-from pathlib import Path
-
-from lightning.pytorch.utilities import rank_zero_only
 
 from datamodules.benchmark import PARTS, check_sets, part_name
 from datamodules.config import DataConfig, Group, Part
-from datamodules.file_set import folder_set
 from datamodules.image_set import ImageSet, MissingDataError
+from datamodules.prediction_set import print_remarks
 from datamodules.sources import is_folder, open_set
 from datamodules.split import cut_part
 from diffguard.errors import UserError
-from diffguard.printing import say
-from diffguard.storage.paths import user_path
 
 
 class BenchmarkSets:
@@ -166,27 +160,3 @@ class BenchmarkSets:
                 raise MissingDataError(error.absent, advice) from error
             print_remarks(self._opened[name])
         return self._opened[name]
-
-
-def prediction_set(folder: str | Path, without: Collection[Path] = ()) -> ImageSet:
-    """Every file below a folder as one set, `images`.
-
-    Hidden files, results of this program and the folders in `without` are left out.
-
-    Raises:
-        UserError: If the folder is absent or empty.
-    """
-    path = user_path(folder, "--images")
-    try:
-        images = folder_set("images", path, any_file=True, without=without)
-    except MissingDataError as error:
-        raise UserError(f"{error}: name a folder with image files") from None
-    print_remarks(images)
-    return images
-
-
-@rank_zero_only
-def print_remarks(images: ImageSet) -> None:
-    """Print the remarks about a set on stderr, in the first process only."""
-    for remark in images.remarks:
-        say(f"note: {remark}", file=sys.stderr)

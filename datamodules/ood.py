@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -12,11 +12,12 @@ from lightning import LightningDataModule
 from torch import Tensor
 
 from datamodules.augmentation import Prepare, augmentation, batch_augmentation
-from datamodules.benchmark_sets import BenchmarkSets, prediction_set
+from datamodules.benchmark_sets import BenchmarkSets
 from datamodules.config import Augmentation, DataConfig, Group, Part
 from datamodules.evaluation_stream import EvaluationStream
 from datamodules.image_set import ImageSet
 from datamodules.loader import ImageLoader, ShareSampler, check_sockets, collate
+from datamodules.prediction_set import prediction_set
 from datamodules.training_memory import MemoryLoader, decode
 from datamodules.training_stream import EpochSampler, TrainingLoader, TrainingStream
 from diffguard.augment.mixtures import Mixtures
@@ -107,9 +108,11 @@ class OODDataModule(LightningDataModule):
         limit = None if part == "train" else self.config.limit
         return [images.subset(limit) for images in self.sets.of_part(part)]
 
-    def folder_stream(self, folder: str | Path, without: Collection[Path] = ()) -> EvaluationStream:
+    def image_stream(
+        self, paths: Sequence[str | Path], without: Collection[Path] = ()
+    ) -> EvaluationStream:
         """The files of `prediction_set`. Files that are not images become items with an error."""
-        images = prediction_set(folder, without)
+        images = prediction_set(paths, without)
         return EvaluationStream([images], self.prepare, on_error="skip")
 
     def stream(self, part: Part) -> EvaluationStream:

@@ -25,16 +25,16 @@ from diffguard.diffusion.denoiser import Denoiser
 from diffguard.hub import HubMixin
 from diffguard.methods.calibrated import calibrated
 from diffguard.methods.checks import sees_labels
+from diffguard.methods.explainer import Explainer
 from diffguard.methods.models import Models
 from diffguard.methods.registry import Fits
-from diffguard.methods.scorer import Scorer
 from diffguard.scores.baselines import Reference
 from diffguard.scores.calibration import Calibration
 from diffguard.settings.detector import DetectorSettings
 from diffguard.settings.plain import from_dict
 
 
-class Detector(Scorer, HubMixin):
+class Detector(Explainer, HubMixin):
     """DiffGuard around a classifier.
 
     The detector takes its networks over: they are put in evaluation mode, without gradients, and

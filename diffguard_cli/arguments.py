@@ -74,7 +74,8 @@ class EvaluationArguments:
     Attributes:
         ckpt: The detector checkpoint.
         output: Folder of the results; defaults to a folder beside the checkpoint.
-        images: Folder of images to score; None scores the sets of `data`.
+        images: Files, folders and patterns of images to score; empty scores the sets of `data`.
+        explain: Whether to explain the verdict on each of these images.
         accept: Share of ID images to accept; defaults to `detector.accept`.
         fdr: False discovery rate at which the images are flagged instead; None for `accept`.
         drift: Whether the images as a whole are compared with the ID validation images.
@@ -82,7 +83,8 @@ class EvaluationArguments:
         diffusion_model: Path of the diffusion model that the checkpoint refers to; defaults to the
             path in the checkpoint.
         dry_run: Whether to print the cost only.
-        panels: Images per panel of reconstructions.
+        panels: Images that are reconstructed for pictures, per panel or of `images`; None for the
+            defaults.
         full_table: Whether to print every score on every set.
         fuse: Additional fusions, which need `--scores`.
         data: The DataModule.
@@ -93,14 +95,15 @@ class EvaluationArguments:
 
     ckpt: str
     output: str | None
-    images: str | None
+    images: list[str]
+    explain: bool
     accept: float | None
     fdr: float | None
     drift: bool
     trusted: list[str]
     diffusion_model: str | None
     dry_run: bool
-    panels: int
+    panels: int | None
     full_table: bool
     fuse: dict[str, list[str]]
     data: OODDataModule

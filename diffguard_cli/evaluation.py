@@ -36,9 +36,9 @@ def build_parser() -> Parser:
     from diffguard_cli.detector_options import add_detector_options
 
     parser = Parser(
-        "Score ID and OOD sets or a folder of images with a detector checkpoint.",
+        "Score ID and OOD sets or your own images with a detector checkpoint.",
         prog=command_line("evaluate"),
-        usage="(--ckpt CKPT [--images DIR] | --scores DIR …) [--KEY VALUE …]",
+        usage="(--ckpt CKPT [--images PATH …] | --scores DIR …) [--KEY VALUE …]",
     )
     parser.add_argument("--ckpt", type=str, required=True, help="detector.ckpt of a training run")
     add_scores_arguments(parser)
@@ -90,7 +90,7 @@ def _evaluate(argv: Sequence[str], ckpt: str) -> int:
     _check_images(content, arguments.data)
     if arguments.dry_run:
         return _print_cost(content, arguments)
-    if arguments.images is not None:
+    if arguments.images:
         from diffguard_cli.evaluation_images import score_images
 
         return score_images(content, arguments)
@@ -111,7 +111,7 @@ def _check(arguments: EvaluationArguments) -> None:
     for name, share in (("--accept", arguments.accept), ("--fdr", arguments.fdr)):
         if share is not None:
             check_share(share, name)
-    if arguments.panels < 0:
+    if arguments.panels is not None and arguments.panels < 0:
         raise UserError(f"--panels must be at least 0, got {arguments.panels:,}")
     for name in arguments.trusted:
         if not _TRUSTED.fullmatch(name):

@@ -34,9 +34,16 @@ def add_result_arguments(parser: Parser) -> None:
     )
     parser.add_argument(
         "--images",
-        type=str | None,
-        default=None,
-        help="score the images of this folder",
+        type=str,
+        nargs="+",
+        default=[],
+        metavar="PATH",
+        help="score these images: files, folders, and patterns such as 'photos/*.jpg'",
+    )
+    parser.add_argument(
+        "--explain",
+        action="store_true",
+        help="with --images: write the pictures and a sentence that explain each verdict",
     )
     parser.add_argument(
         "--accept",
@@ -63,7 +70,13 @@ def add_result_arguments(parser: Parser) -> None:
         help="check the command, and only print parameters, weight memory and network passes per "
         "image",
     )
-    parser.add_argument("--panels", type=int, default=6, help="images per panel of reconstructions")
+    parser.add_argument(
+        "--panels",
+        type=int | None,
+        default=None,
+        help="images that are reconstructed again for pictures: per panel of an evaluation "
+        "(default: 6), or of --images (default: 24)",
+    )
     add_full_table(parser)
 
 

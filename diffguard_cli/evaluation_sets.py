@@ -9,6 +9,8 @@ from typing import Any
 from diffguard.checkpoint.file import library_versions
 from diffguard.detector import Detector
 from diffguard.errors import UserError
+from diffguard.report.decision import Decision
+from diffguard.report.gallery import Judge, case_images
 from diffguard.report.publish import report
 from diffguard.report.results_log import ResultsLog
 from diffguard.report.run_files import read_run, write_run
@@ -30,6 +32,9 @@ from diffguard_cli.shared_table import Metrics, read_together
 from lightning_modules.loggers import build_loggers
 from lightning_modules.results_log import results_log
 from lightning_modules.trainer import check_classes, scoring_trainer
+
+# Images of a panel without --panels.
+_PER_PANEL = 6
 
 
 def score_sets(content: Mapping[str, Any], arguments: EvaluationArguments) -> int:
@@ -100,6 +105,7 @@ def _publish(
 ) -> None:
     """Record the run beside its scores, then write and print the results."""
     detector, output = scoring.detector, scoring.folder
+    decision = detector.decision
     settings = {
         "config": {**config, "detector": to_dict(detector.settings)},
         "seed": detector.seed,
@@ -107,21 +113,27 @@ def _publish(
         "libraries": library_versions(),
         "device": str(detector.device),
         "command": arguments.command,
+        "decision": decision,
         **scoring.identity,
     }
     calibration, left_out = detector.require_calibration(), arguments.data.sets.left_out
     thresholds = _thresholds(calibration, detector.settings.accept)
     write_run(output, calibration.scores, settings, left_out, thresholds)
     log_folder = output if arguments.output else results_folder(arguments.ckpt)
-    decision = detector.settings.decision
     threshold = None if thresholds is None else thresholds.scores[decision]
+    count = _PER_PANEL if arguments.panels is None else arguments.panels
+    cases = panels(scoring, run, table, threshold, count)
+    rule = Decision(decision, detector.settings.accept)
+    judge = Judge(calibration, detector.classifier.class_names, rule)
+    images = [] if threshold is None else case_images(table, scoring.data.groups, judge, cases)
     report(
         read_run(output, table),
         output,
         log_folder / "tensorboard" if "tensorboard" in arguments.trainer.loggers else None,
         logs=_logs(arguments, log_folder),
         metrics=metrics,
-        panels=panels(scoring, run, table, threshold, arguments.panels),
+        panels=cases,
+        images=images,
         full_table=arguments.full_table,
     )
 

@@ -27,12 +27,12 @@ def panels(
     Returns:
         Each choice of images with its panel rows. All images are reconstructed together.
     """
-    decision = scoring.detector.settings.decision
+    decision = scoring.detector.decision
     choices = choose_cases(table, scoring.data.groups, decision, threshold, count)
     if not choices:
         return []
     rows = np.unique(np.concatenate([cases.rows for cases in choices]))
-    pictures = panel_rows(scoring.detector.models, reconstruct(scoring, run, table, rows))
+    pictures = panel_rows(scoring.detector.models, reconstruct(scoring, run, table, rows), decision)
     picture_of = dict(zip(rows.tolist(), pictures, strict=True))
     return [(cases, [picture_of[row] for row in cases.rows.tolist()]) for cases in choices]
 

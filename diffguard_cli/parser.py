@@ -30,7 +30,7 @@ from diffguard_cli.yaml_text import check_loaded, check_yaml
 # Of a value in an error line.
 _MOST_CHARACTERS = 60
 _PATHS = (
-    *("ckpt", "output", "images", "diffusion_model", "run_dir", "resume", "data.root"),
+    *("ckpt", "output", "diffusion_model", "run_dir", "resume", "data.root"),
     *("classifier.ckpt", "diffusion.ckpt", "diffusion.finetune", "detector.perceptual_weights"),
 )
 

@@ -29,15 +29,7 @@ _FOR_TRAINING = (
     "data.ood_validation",
 )
 _FOR_SETS = (
-    *(
-        "panels",
-        "full_table",
-        "trainer.loggers",
-        "data.ood",
-        "data.id.test",
-        "data.limit",
-        "data.missing",
-    ),
+    *("full_table", "trainer.loggers", "data.ood", "data.id.test", "data.limit", "data.missing"),
     "data.get_from",
 )
 _FROM_SCRATCH = ("network", "kwargs", "scheduler")
@@ -56,10 +48,10 @@ def check_evaluation_options(argv: Sequence[str], arguments: EvaluationArguments
         UserError: Naming the option.
     """
     _refuse(argv, _FOR_TRAINING, "it belongs to training")
-    if arguments.images is not None:
+    if arguments.images:
         _refuse(argv, _FOR_SETS, "it belongs to an evaluation on ID and OOD sets, without --images")
     else:
-        _refuse(argv, ["accept", "fdr", "drift"], "it judges the images of --images")
+        _refuse(argv, ["accept", "fdr", "drift", "explain"], "it judges the images of --images")
 
 
 def check_training_options(argv: Sequence[str], arguments: TrainingArguments) -> None:

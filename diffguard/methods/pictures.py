@@ -1,7 +1,7 @@
 """The pictures that explain scored images: the classifier's evidence, and where the images differ.
 
 The location of a difference is a map over the image: the structure term of DISTS if DISTS decides,
-otherwise 1 − cosine of the classifier's features at each position of its CAM layer.
+otherwise the distance of the classifier's features at each position of its CAM layer.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from diffguard.classifiers.cam import cam_maps, forward_cam, grad_cam, place_maps, scale_cam
 from diffguard.classifiers.classifier import Classifier
@@ -24,19 +23,20 @@ from diffguard.scores.perceptual import DISTS
 _CALL = 8
 
 
-def panel_rows(models: Models, images: Sequence[Scored]) -> list[PanelRow]:
+def panel_rows(models: Models, images: Sequence[Scored], score: str) -> list[PanelRow]:
     """The panel's row of each image; unreadable images are left out.
 
     Args:
         models: The networks and settings of the detector.
         images: Scored images; those without a reconstruction get no picture of it.
+        score: The score that is shown.
     """
     readable = [image for image in images if image.row.prediction is not None]
     has_maps = _has_maps(models.classifier, readable)
     return [
         row
         for start in range(0, len(readable), _CALL)
-        for row in _rows(models, readable[start : start + _CALL], has_maps=has_maps)
+        for row in _rows(models, readable[start : start + _CALL], score, has_maps=has_maps)
     ]
 
 
@@ -52,7 +52,9 @@ def _has_maps(classifier: Classifier, images: Sequence[Scored]) -> bool:
     return True
 
 
-def _rows(models: Models, images: Sequence[Scored], *, has_maps: bool) -> Iterator[PanelRow]:
+def _rows(
+    models: Models, images: Sequence[Scored], score: str, *, has_maps: bool
+) -> Iterator[PanelRow]:
     names = models.classifier.class_names
     inputs = torch.stack([image.item.image for image in images]).to(models.device)
     labels = torch.tensor([image.row.prediction for image in images], device=models.device)
@@ -71,7 +73,7 @@ def _rows(models: Models, images: Sequence[Scored], *, has_maps: bool) -> Iterat
             mask=None if mask is None else mask.cpu(),
             dataset=row.dataset,
             prediction=names[int(row.prediction or 0)],
-            score=row.scores.get(models.settings.decision, float("nan")),
+            score=row.scores[score],
             cam=cam,
             location=location,
         )
@@ -91,10 +93,10 @@ def _locations(models: Models, images: Sequence[Scored], *, has_maps: bool) -> l
     first, second = (torch.stack(part) for part in zip(*pairs.values(), strict=True))
     if dists is not None:
         name, maps = "DISTS structure", dists.location(first, second)
+        maps = maps / maps.amax((1, 2), keepdim=True).clamp(min=1e-12)
     else:
         name, maps = "features", feature_location(models.classifier, first, second)
-    scaled = maps / maps.amax((1, 2), keepdim=True).clamp(min=1e-12)
-    for place, values in zip(pairs, scaled.cpu(), strict=True):
+    for place, values in zip(pairs, maps.clamp(max=1).cpu(), strict=True):
         locations[place] = HeatMap(name, values)
     return locations
 
@@ -116,16 +118,18 @@ def feature_location(classifier: Classifier, first: Tensor, second: Tensor) -> T
         second: Images of the same shape.
 
     Returns:
-        `(N, H, W)`: 1 − cosine of the features at each position, in [0, 2], bilinear.
+        `(N, H, W)`, bilinear: Euclidean distance of the feature vectors at each position, relative
+        to the longest vector of either image; in [0, 2].
 
     Raises:
         UserError: If the classifier has no CAM layer.
     """
-    units = []
+    maps = []
     with torch.inference_mode(mode=False), torch.no_grad():
         for images in (first, second):
             # A clone made outside inference mode can be marked for gradients.
             _, activation = forward_cam(classifier, images.detach().clone())
-            units.append(F.normalize(cam_maps(classifier, activation).float(), dim=1))
-    distance = 0.5 * (units[0] - units[1]).square().sum(1, keepdim=True)
+            maps.append(cam_maps(classifier, activation).float())
+    longest = torch.stack(maps).norm(dim=2).amax((0, 2, 3)).view(-1, 1, 1, 1)
+    distance = (maps[0] - maps[1]).norm(dim=1, keepdim=True) / longest.clamp(min=1e-12)
     return place_maps(classifier, distance, (first.shape[-2], first.shape[-1])).squeeze(1)

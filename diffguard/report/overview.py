@@ -77,8 +77,9 @@ def short_rows(results: Mapping[str, Any]) -> list[ShortRow]:
 def deciding_score(results: Mapping[str, Any]) -> str:
     """The score that judges images: `detector.decision`; without it, `fusion` or `diffguard`."""
     names = score_names(results)
-    detector = results["settings"].get("config", {}).get("detector", {})
-    choices = (detector.get("decision"), FUSION, DIFFGUARD, names[-1])
+    settings = results["settings"]
+    detector = settings.get("config", {}).get("detector", {})
+    choices = (settings.get("decision"), detector.get("decision"), FUSION, DIFFGUARD, names[-1])
     return next(name for name in choices if name in names)
 
 

@@ -30,7 +30,7 @@ class HeatMap:
 
     Attributes:
         name: What it shows, for the heading.
-        values: `(H, W)` in [0, 1], scaled to the largest value of the image.
+        values: `(H, W)` in [0, 1].
     """
 
     name: str
@@ -98,7 +98,7 @@ def panel(rows: Sequence[PanelRow], title: str) -> Figure:
     heads = _heads(rows)
     heights = [2.3, *[2.1] * (len(rows) - 1)]  # inches; the first row has the headings
     figure = Figure(figsize=(1.9 * len(heads), sum(heights) + 0.3), layout="constrained")
-    figure.suptitle(title, fontsize=12)
+    figure.suptitle(title, fontsize=12, wrap=True)
     parts = figure.subfigures(len(rows), 1, squeeze=False, height_ratios=heights)[:, 0]
     for place, (part, row) in enumerate(zip(parts, rows, strict=True)):
         text = f"{row.dataset} · predicted {row.prediction} · score {row.score:.4g}"

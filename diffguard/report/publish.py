@@ -20,7 +20,9 @@ from diffguard.printing import say
 from diffguard.report import figures
 from diffguard.report.cases import Cases
 from diffguard.report.fusions import add_fusions
+from diffguard.report.gallery import GalleryImage
 from diffguard.report.glance import at_a_glance, stage_shares
+from diffguard.report.html.evaluation import write_evaluation
 from diffguard.report.join import join_runs
 from diffguard.report.logged import OVERVIEW, log_results
 from diffguard.report.panel import PanelRow, panel
@@ -45,17 +47,20 @@ def report(
     logs: Sequence[ResultsLog] = (),
     metrics: Mapping[tuple[str, str], Mapping[str, float]] | None = None,
     panels: Sequence[tuple[Cases, list[PanelRow]]] = (),
+    images: Sequence[GalleryImage] = (),
     full_table: bool = False,
 ) -> dict[str, Any]:
     """Write, log and print the results of a scored run, and draw its figures.
 
     Args:
         run: The scored run.
-        output: Folder for `results.json`, `results.csv`, `results.md` and `figures/`.
+        output: Folder for `results.json`, `results.csv`, `results.md`, `report.html` and
+            `figures/`.
         tensorboard: TensorBoard folder, whose `evaluation` is written anew; None writes none.
         logs: Further loggers of the results; they are closed.
         metrics: See `diffguard.report.summary.summarize`.
         panels: Images of the run with their reconstructions, by what they have in common.
+        images: The gallery of `report.html`.
         full_table: Whether to print every score on every set.
 
     Returns:
@@ -64,6 +69,7 @@ def report(
     results = summarize(run, metrics=metrics)
     refuse_links(output / "figures")
     write_results(output, results)
+    write_evaluation(output / "report.html", run, results, images)
     with ExitStack() as stack:
         logs = [*logs, *([] if tensorboard is None else [_open_tensorboard(tensorboard)])]
         for log in logs:
@@ -78,7 +84,7 @@ def report(
             for log in logs:
                 log.picture(f"{OVERVIEW}/{name}", pixels)
     _print_results(run, results, full_table=full_table)
-    say("", f"Results: {output}")
+    say("", f"Results: {output}", f"Report: {output / 'report.html'}")
     if tensorboard is not None:
         say(f"TensorBoard: tensorboard --logdir {shlex.quote(str(tensorboard))}")
     return results

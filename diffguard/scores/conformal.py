@@ -62,12 +62,25 @@ def judge(
     values = np.asarray(scores, dtype=np.float64)
     count = len(ordered)
     percentile = 100.0 * (np.searchsorted(ordered, values, side="right") / count)
-    p_value = (1 + count - np.searchsorted(ordered, values, side="left")) / (count + 1)
+    p_value = p_values(ordered, values)
     if fdr is None:
         is_ood = values > ordered[threshold_rank(count, accept) - 1]
     else:
         is_ood = discoveries(p_value, fdr, count)
     return Judgment(percentile, p_value, is_ood)
+
+
+def p_values(reference: ArrayLike, scores: ArrayLike) -> Floats:
+    """Conformal p-values `(N,)` of scores, in (0, 1], lower = more OOD.
+
+    Args:
+        reference: `(n,)` scores of the ID validation images.
+        scores: `(N,)` finite scores of the images to judge.
+    """
+    ordered = np.sort(np.asarray(reference, dtype=np.float64))
+    below = np.searchsorted(ordered, np.asarray(scores, dtype=np.float64), side="left")
+    values: Floats = (1 + len(ordered) - below) / (len(ordered) + 1)
+    return values
 
 
 def threshold(reference: ArrayLike, accept: float) -> float:

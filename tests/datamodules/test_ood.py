@@ -12,7 +12,6 @@ from lightning import LightningModule, Trainer
 from PIL import Image
 from torch.utils.data.distributed import DistributedSampler
 
-from datamodules.benchmark_sets import prediction_set
 from datamodules.config import DataConfig, IDSets, OODSets
 from datamodules.image_set import MissingDataError
 from datamodules.ood import OODDataModule
@@ -142,15 +141,6 @@ def test_an_absent_id_set_and_a_wrong_source_are_never_skipped(root):
         _module(root, id=IDSets(test="folder:test")).val_dataloader()
     with pytest.raises(UserError, match="expected letters:test"):
         _module(root, ood=OODSets(far={"x": "letters:all"}), missing="skip").groups  # noqa: B018
-
-
-def test_prediction_set_takes_every_file(root):
-    (root / "sky" / "notes.txt").write_text("not an image")
-    images = prediction_set(root / "sky")
-    assert images.name == "images"
-    assert [images.key(i) for i in range(6)] == [*(f"{i}.png" for i in range(5)), "notes.txt"]
-    with pytest.raises(UserError, match="does not exist: name a folder with image files"):
-        prediction_set(root / "nowhere")
 
 
 @pytest.mark.parametrize(

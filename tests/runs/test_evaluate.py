@@ -19,6 +19,7 @@ from diffguard.settings.plain import to_dict
 from diffguard_cli import scoring_folder
 from tests.helpers import fake_wandb
 from tests.helpers.commands import command, start
+from tests.helpers.html_page import read_page, select
 from tests.helpers.old_settings import version_2
 from tests.helpers.tiny_project import write_images
 
@@ -69,6 +70,29 @@ def test_tensorboard_shows_the_evaluation(evaluated):
     assert {"near/auroc/fusion", "shapes/accuracy"} <= set(tags["scalars"])
 
 
+def test_the_report_shows_the_results_and_the_images(evaluated):
+    folder = evaluated / "evaluation"
+    elements = read_page((folder / "report.html").read_text(encoding="utf-8"))
+    results = json.loads((folder / "results.json").read_text())
+    values = [
+        float(e.attributes["data-value"])
+        for e in select(elements, "td", data_dataset="near", data_metric="auroc")
+    ]
+    assert values == [row["auroc"] for row in results["rows"] if row["dataset"] == "near"]
+    cards = select(elements, "article")
+    assert {card.attributes["data-set"] for card in cards} == {"shapes", "blank", "noise"}
+    table = ScoreTable.read(folder / "scores.csv")
+    threshold = next(r["threshold"] for r in results["id"]["scores"] if r["score"] == "fusion")
+    for card in cards:
+        score, is_id = float(card.attributes["data-score"]), card.attributes["data-set"] == "shapes"
+        assert score in table.scores["fusion"]
+        assert card.attributes["data-verdict"] == ("ood" if score > threshold else "id")
+        wrong = "false alarm" if is_id else "missed OOD"
+        correct = is_id == (score <= threshold)
+        assert card.attributes["data-outcome"] == ("correct" if correct else wrong)
+    assert results["settings"]["command"] in [e.text for e in select(elements, "pre")]
+
+
 def test_results_are_reproduced_from_the_tables_alone(evaluated, tmp_path):
     code = (
         "import sys, evaluate; evaluate.main(sys.argv[1:]);"
@@ -86,6 +110,7 @@ def test_results_are_reproduced_from_the_tables_alone(evaluated, tmp_path):
     names = (f"{kind}_{n}" for kind in ("roc", "scores") for n in ("diffguard", "fusion"))
     assert drawn == {"at_a_glance.png", *(f"{name}.png" for name in names)}
     assert any((tmp_path / "again" / "tensorboard" / "evaluation").iterdir())
+    assert "No images are shown" in (tmp_path / "again" / "report.html").read_text()
 
 
 def test_runs_of_the_same_data_are_joined_and_their_scores_fused(evaluated, tmp_path, capsys):

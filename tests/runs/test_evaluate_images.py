@@ -19,6 +19,7 @@ from diffguard.errors import UserError
 from diffguard.score_table.cells import from_cell
 from diffguard.score_table.table import ScoreTable
 from tests.helpers.commands import start
+from tests.helpers.html_page import read_page, select
 from tests.helpers.tiny_project import write_images
 
 
@@ -56,6 +57,35 @@ def test_a_folder_of_images_gets_verdicts(ckpt, tmp_path, capsys):
     with pytest.raises(UserError, match="takes at least 99 ID validation images"):
         start(ckpt, *few)
     assert not (tmp_path / "few").exists()
+
+
+def test_verdicts_are_explained_by_a_report_and_panels(ckpt, tmp_path):
+    hostile = "<img src=x onerror=alert(1)>.png"
+    write_images(tmp_path / "mine", 3, "noise", 4)
+    (tmp_path / "mine" / "000.png").rename(tmp_path / "mine" / hostile)
+    (tmp_path / "mine" / "002.png").rename(tmp_path / "mine" / "=2.png")
+    (tmp_path / "mine" / "notes.txt").write_text("no image")
+    out = tmp_path / "out"
+    words = ["--images", *sorted((tmp_path / "mine").iterdir()), "--output", out]
+    assert start(ckpt, *words, "--panels", 1) == 3
+    elements = read_page((out / "report.html").read_text(encoding="utf-8"))
+    cards = {card.attributes["data-name"]: card for card in select(elements, "article")}
+    rows = {from_cell(row["path"]): row for row in csv.DictReader((out / "images.csv").open())}
+    names = [str(tmp_path / "mine" / name) for name in (hostile, "001.png", "=2.png")]
+    assert set(rows) == set(cards) == set(names)
+    for name, row in rows.items():
+        assert cards[name].attributes["data-verdict"] == row["verdict"]
+        assert float(cards[name].attributes["data-score"]) == float(row["score"])
+    assert [e.text for e in select(elements, "figcaption")].count("guided") == 1
+    assert len(select(elements, "img", src="x")) == 0
+    assert "notes.txt cannot be read: it is not a BMP" in select(elements, "section")[-2].text
+    assert not (out / "explanations").exists()
+    assert start(ckpt, *words, "--explain") == 3
+    detector = Detector.load(ckpt)
+    for row in csv.DictReader((out / "images.csv").open()):
+        explanation = detector.explain(from_cell(row["path"]))
+        assert from_cell(row["explanation"]) == explanation.text
+        assert Image.open(out / row["panel"]).width > 300
 
 
 def test_files_that_are_not_images_are_skipped_and_listed(ckpt, tmp_path, capsys):

@@ -113,7 +113,7 @@ def test_bad_checkpoints_are_refused_in_one_line(kind, message, ckpt, tmp_path):
         (["--trainer.devices", "[x"], "trainer: `devices`"),
         (["--dry_run", "--trainer.precision", "x"], "precision must be one of 32-true"),
         (["--dry_run", "--trainer.max_minutes=9"], "--trainer.max_minutes has no effect here"),
-        (["--images", ".", "--panels", "3"], "--panels has no effect here, because it belongs to"),
+        (["--explain"], "--explain has no effect here, because it judges the images of --images"),
         (["--images", ".", "--data.ood.far.x", "x"], "--data.ood.far.x has no effect here"),
         (["--accept", "0.9"], "--accept has no effect here, because it judges the images"),
         (["--trainer.max_minutes", "9"], "max_minutes has no effect here, because it belongs to tr"),

@@ -1,0 +1,176 @@
+"""The gallery of a report: scored images with their verdicts, reasons and pictures."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from diffguard.report.cases import Cases
+from diffguard.report.decision import Decision
+from diffguard.report.panel import PanelRow
+from diffguard.report.sentence import Facts, sentence
+from diffguard.score_table.table import ScoreTable
+from diffguard.scores.calibration import Calibration
+from diffguard.scores.conformal import Floats, Judgment, p_values
+
+
+@dataclass(frozen=True)
+class Judge:
+    """What turns scores into verdicts.
+
+    Attributes:
+        calibration: The detector's calibration.
+        class_names: Names of the classifier's classes.
+        decision: The rule of decision.
+    """
+
+    calibration: Calibration
+    class_names: Sequence[str]
+    decision: Decision
+
+    def judge(self, table: ScoreTable, rows: np.ndarray) -> Judgment:
+        """Judge the rows of a table together.
+
+        Raises:
+            UserError: If the rule needs more ID validation images.
+        """
+        decision = self.decision
+        scores = table.scores[decision.score][rows]
+        return self.calibration.judge(
+            decision.score, scores, accept=decision.accept, fdr=decision.fdr
+        )
+
+
+@dataclass(frozen=True)
+class GalleryImage:
+    """One image of the gallery.
+
+    Attributes:
+        name: Path of its file, or set and index.
+        dataset: Name of its set.
+        label: The true label of an ID image; empty if it is OOD or unknown.
+        facts: Prediction, p-values, verdict and stage.
+        score: The deciding score, higher = more OOD.
+        scores: Score -> value, without the scores that were not computed.
+        text: The verdict in one sentence.
+        outcome: `correct`, `false alarm` (an ID image that is flagged) or `missed OOD`; empty if it
+            is unknown whether the image is ID.
+        pictures: Its pictures; None shows none.
+    """
+
+    name: str
+    dataset: str
+    label: str
+    facts: Facts
+    score: float
+    scores: Mapping[str, float]
+    text: str
+    outcome: str
+    pictures: PanelRow | None
+
+
+class Gallery:
+    """Makes the images of a gallery.
+
+    Args:
+        table: All scored images; a false discovery rate judges them together.
+        judge: What turns scores into verdicts.
+
+    Attributes:
+        rows: `(M,)` the rows of the readable images.
+        judgment: Their verdicts.
+
+    Raises:
+        UserError: If the rule of decision needs more ID validation images.
+    """
+
+    def __init__(self, table: ScoreTable, judge: Judge) -> None:
+        self.table, self.judge = table, judge
+        self.rows = np.flatnonzero(table.valid)
+        self.judgment = judge.judge(table, self.rows)
+        self._places = {int(row): place for place, row in enumerate(self.rows)}
+        self._p_values = {
+            name: _p_values(judge.calibration, name, values[self.rows])
+            for name, values in table.scores.items()
+            if name in judge.calibration.scores
+        }
+
+    def image(self, row: int, pictures: PanelRow | None = None, group: str = "") -> GalleryImage:
+        """The image of a readable row.
+
+        Args:
+            row: Row of the table.
+            pictures: Its pictures.
+            group: `id`, `near` or `far`, if it is known.
+        """
+        table, names, place = self.table, self.judge.class_names, self._places[row]
+        dataset, label = table.dataset_names[table.dataset[row]], int(table.label[row])
+        scores = {name: float(column[row]) for name, column in table.scores.items()}
+        p_values_of_row = {name: float(column[place]) for name, column in self._p_values.items()}
+        has_stages = self.judge.calibration.rule.cascade is not None
+        facts = Facts(
+            prediction=names[int(table.prediction[row])],
+            probability=float(table.probability[row]),
+            p_values={name: p for name, p in p_values_of_row.items() if math.isfinite(p)},
+            is_ood=bool(self.judgment.is_ood[place]),
+            stage=int(table.stage[row]) if has_stages else None,
+        )
+        return GalleryImage(
+            name=table.path[row] or f"{dataset}[{table.index[row]}]",
+            dataset=dataset,
+            label=names[label] if 0 <= label < len(names) else "",
+            facts=facts,
+            score=scores[self.judge.decision.score],
+            scores={name: value for name, value in scores.items() if math.isfinite(value)},
+            text=sentence(facts, self.judge.decision),
+            outcome=_outcome(group, is_ood=facts.is_ood),
+            pictures=pictures,
+        )
+
+
+def case_images(
+    table: ScoreTable,
+    groups: Mapping[str, str],
+    judge: Judge,
+    panels: Sequence[tuple[Cases, Sequence[PanelRow]]],
+) -> list[GalleryImage]:
+    """The images of an evaluation's panels, each once.
+
+    Args:
+        table: All scored images.
+        groups: Set name -> `id`, `near` or `far`.
+        judge: What turns scores into verdicts.
+        panels: The images with their pictures.
+
+    Raises:
+        UserError: If the rule of decision needs more ID validation images.
+    """
+    pictures = {
+        row: picture
+        for cases, rows in panels
+        for row, picture in zip(cases.rows.tolist(), rows, strict=True)
+    }
+    made = Gallery(table, judge)
+    group_of = [groups.get(name, "") for name in table.dataset_names]
+    return [
+        made.image(row, picture, group_of[table.dataset[row]]) for row, picture in pictures.items()
+    ]
+
+
+def _outcome(group: str, *, is_ood: bool) -> str:
+    if not group:
+        return ""
+    if (group == "id") != is_ood:
+        return "correct"
+    return "false alarm" if is_ood else "missed OOD"
+
+
+def _p_values(calibration: Calibration, name: str, values: Floats) -> Floats:
+    """The p-values of a score; NaN if it was not computed."""
+    finite = np.isfinite(values)
+    result = np.full(len(values), np.nan)
+    result[finite] = p_values(calibration.reference(name), values[finite])
+    return result

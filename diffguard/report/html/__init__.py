@@ -1,0 +1,1 @@
+"""`report.html`: one file that shows the results of an evaluation in a browser, without network."""

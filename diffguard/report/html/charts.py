@@ -1,0 +1,141 @@
+"""Interactive charts as Plotly figures in JSON; the page gives them its colors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import plotly.graph_objects as go
+import torch
+from numpy.typing import NDArray
+
+from diffguard.printing import printable
+from diffguard.report.figures import COLORS
+from diffguard.report.metrics import auroc, roc_curve
+
+Floats = NDArray[np.float64]
+
+_POINTS = 400  # of a curve; more would not be visible
+_BINS = 40
+_DASHES = ("solid", "dash", "dashdot", "dot")
+# Black is invisible on a dark page.
+_VISIBLE = tuple(color for color in COLORS if color != "#000000")
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A chart of the page.
+
+    Attributes:
+        title: Its heading.
+        summary: What it shows, for readers who do not see it.
+        figure: The Plotly figure as JSON.
+    """
+
+    title: str
+    summary: str
+    figure: str
+
+
+def roc_chart(name: str, ident: Floats, ood: Mapping[str, Floats]) -> Chart:
+    """ROC curves of a score, with OOD as the positive class.
+
+    Args:
+        name: The score.
+        ident: `(N,)` scores of the ID images, higher = more OOD.
+        ood: Set name -> `(M,)` scores of its images.
+    """
+    figure, areas = go.Figure(), []
+    for number, (key, values) in enumerate(ood.items(), start=1):
+        pair = torch.from_numpy(ident), torch.from_numpy(values)
+        flagged, detected = (thin(curve.numpy()) for curve in roc_curve(*pair))
+        area = f"{printable(key)}: AUROC {100 * auroc(*pair):.2f}%"
+        areas.append(area)
+        hover = "%{y:.1%} of OOD detected<br>%{x:.1%} of ID flagged"
+        figure.add_scatter(
+            x=flagged, y=detected, name=_text(area), line=_line(number), hovertemplate=hover
+        )
+    figure.update_layout(
+        xaxis={"title": {"text": "share of ID images flagged"}, "tickformat": ".0%"},
+        yaxis={"title": {"text": "share of OOD images detected"}, "tickformat": ".0%"},
+    )
+    return Chart(f"ROC curves of {name}", "; ".join(areas), figure.to_json())
+
+
+def score_chart(name: str, parts: Mapping[str, Floats], threshold: float | None) -> Chart:
+    """Distribution of a score in each set, with the threshold.
+
+    Args:
+        name: The score.
+        parts: Set name -> `(N,)` scores of its images, the ID set first, higher = more OOD.
+        threshold: The score above which an image is OOD; None draws none.
+
+    Returns:
+        The chart. The outermost 0.5% of all scores share the first and the last bin.
+    """
+    figure, summary = go.Figure(), []
+    edges = _edges(np.concatenate(list(parts.values())))
+    for number, (key, values) in enumerate(parts.items()):
+        share = np.histogram(values.clip(edges[0], edges[-1]), edges)[0] / len(values)
+        label = f"{printable(key)} ({len(values):,})"
+        figure.add_scatter(
+            x=edges, y=np.append(share, share[-1]), name=_text(label), line=_line(number, "hv"),
+            fill="tozeroy" if number == 0 else None,
+            hovertemplate="%{y:.1%} of the images<br>from %{x:.3g}",
+        )  # fmt: skip
+        summary.append(f"{label}: median {np.median(values):.3g}")
+    if threshold is not None:
+        figure.add_vline(
+            threshold, line={"dash": "dash", "width": 2}, annotation={"text": "threshold"}
+        )
+        summary.append(f"threshold: {threshold:.3g}")
+    figure.update_layout(
+        xaxis={"title": {"text": f"{_text(name)} (higher = more OOD)"}},
+        yaxis={"title": {"text": "share of the set's images"}, "tickformat": ".0%"},
+    )
+    return Chart(f"Distribution of {name}", "; ".join(summary), figure.to_json())
+
+
+def stage_chart(shares: Mapping[str, Sequence[float]], stages: Sequence[str]) -> Chart:
+    """Share of each set's images that each stage of a cascade decided.
+
+    Args:
+        shares: Set name -> share of each stage, in [0, 1].
+        stages: The stages, in words.
+    """
+    figure, sets = go.Figure(), [_text(printable(name)) for name in shares]
+    for number, stage in enumerate(stages):
+        values = [share[number] for share in shares.values()]
+        hover = f"%{{x:.1%}} decided by {stage}"
+        color = {"color": _VISIBLE[number]}
+        figure.add_bar(
+            x=values, y=sets, name=stage, orientation="h", marker=color, hovertemplate=hover
+        )
+    figure.update_layout(barmode="stack", xaxis={"tickformat": ".0%", "range": [0, 1]})
+    summary = "; ".join(f"{name}: {share[0]:.1%} by {stages[0]}" for name, share in shares.items())
+    return Chart("Deciding stage", summary, figure.to_json())
+
+
+def thin(curve: Floats) -> Floats:
+    """At most `_POINTS` points of a curve, ends included."""
+    places = np.linspace(0, len(curve) - 1, min(len(curve), _POINTS)).round().astype(int)
+    return curve[places]
+
+
+def _edges(values: Floats) -> Floats:
+    low, high = np.quantile(values, [0.005, 0.995])
+    if low == high:
+        low, high = low - 0.5, high + 0.5
+    return np.linspace(low, high, _BINS + 1)
+
+
+def _line(number: int, shape: str = "linear") -> dict[str, object]:
+    """The style of a curve; dashes distinguish curves without color."""
+    color = _VISIBLE[number % len(_VISIBLE)]
+    return {"color": color, "dash": _DASHES[number % len(_DASHES)], "shape": shape, "width": 2}
+
+
+def _text(name: str) -> str:
+    """A name for Plotly, which takes some HTML tags in texts."""
+    return printable(name).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")

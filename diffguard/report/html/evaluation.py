@@ -1,0 +1,100 @@
+"""The report of an evaluation on ID and OOD sets."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from diffguard.report.gallery import GalleryImage
+from diffguard.report.html.charts import Chart, roc_chart, score_chart, stage_chart
+from diffguard.report.html.page import Page, Skipped, write_page
+from diffguard.report.html.table import views
+from diffguard.report.overview import deciding_score, headline, main_scores
+from diffguard.report.scored_run import ScoredRun
+from diffguard.report.sentence import STAGES
+from diffguard.report.tables import LEGEND, make_notes
+
+_NO_IMAGES = (
+    "No images are shown: they need the detector and its threshold. Evaluate with --ckpt, and "
+    "without --panels 0."
+)
+
+
+def write_evaluation(
+    path: Path,
+    run: ScoredRun,
+    results: Mapping[str, Any],
+    images: Sequence[GalleryImage] = (),
+) -> None:
+    """Write `report.html` of an evaluation.
+
+    Args:
+        path: The file.
+        run: The scored run.
+        results: Its results, as `summary.summarize` returns them.
+        images: The gallery.
+
+    Raises:
+        UserError: If the file cannot be written.
+    """
+    settings = results["settings"]
+    skipped = [Skipped(name, reason) for name, reason in results["absent"].items()]
+    skipped += [
+        Skipped(f"{row['dataset']}: {row['path'] or row['index']}", row["error"])
+        for row in results["left_out"]
+    ]
+    page = Page(
+        title="Evaluation of an OOD detector",
+        headline=headline(results),
+        score=deciding_score(results),
+        groups=run.groups,
+        lines=[*run.remarks, *([] if images else [_NO_IMAGES])],
+        views=views(results),
+        main_scores=main_scores(results),
+        legend=LEGEND,
+        charts=list(_charts(run)),
+        images=images,
+        gallery_note=(
+            "The images are typical ones of each set and the hardest mistakes: false alarms with "
+            "the highest scores, and missed OOD images with the lowest."
+        ),
+        facts=_facts(run, results),
+        settings=settings,
+        skipped=skipped,
+        command=settings.get("command", ""),
+    )
+    write_page(path, page)
+
+
+def _facts(run: ScoredRun, results: Mapping[str, Any]) -> dict[str, str]:
+    facts: dict[str, str] = {}
+    settings = results["settings"]
+    for label, text in make_notes(results):
+        if label != "Left out":
+            facts[label] = f"{facts[label]}; {text}" if label in facts else text
+    for label, key in (("Seed", "seed"), ("Device", "device"), ("Batch size", "batch_size")):
+        if key in settings:
+            facts[label] = str(settings[key])
+    for name, group in run.groups.items():
+        facts[f"Set {name}"] = f"{group}, {len(run.table.rows(name)):,} images"
+    libraries = settings.get("libraries", {})
+    if libraries:
+        facts["Versions"] = ", ".join(f"{name} {version}" for name, version in libraries.items())
+    return facts
+
+
+def _charts(run: ScoredRun) -> Iterator[Chart]:
+    table = run.table
+    ident = next(name for name, group in run.groups.items() if group == "id")
+    others = [name for name in run.groups if name != ident]
+    for name in run.headline:
+        parts = {key: table.scores[name][table.rows(key)] for key in (ident, *others)}
+        yield roc_chart(name, parts[ident], {key: parts[key] for key in others})
+        yield score_chart(name, parts, run.threshold_of(name))
+    if (table.stage == 1).any():
+        stages = {key: table.stage[table.rows(key)] for key in run.groups}
+        shares = {
+            key: [float((s == stage).mean()) for stage in STAGES] for key, s in stages.items()
+        }
+        yield stage_chart(shares, list(STAGES.values()))

@@ -1,0 +1,93 @@
+"""The report of a folder of images, or of single files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from diffguard.report.gallery import Gallery, GalleryImage
+from diffguard.report.html.charts import Chart, score_chart
+from diffguard.report.html.page import Page, Skipped, write_page
+
+# Images of the gallery; more would make the page slow.
+MOST_IMAGES = 2000
+
+
+def write_images(
+    path: Path,
+    gallery: Gallery,
+    images: Sequence[GalleryImage],
+    settings: Mapping[str, Any],
+    lines: Sequence[str] = (),
+) -> None:
+    """Write `report.html` of a folder of images.
+
+    Args:
+        path: The file.
+        gallery: All images with their verdicts.
+        images: Those that are shown, at most `MOST_IMAGES`.
+        settings: Settings and versions; `command`, `seed` and `device` are shown first.
+        lines: Further sentences below the headline.
+
+    Raises:
+        UserError: If the file cannot be written.
+    """
+    table, decision = gallery.table, gallery.judge.decision
+    count, flagged = len(gallery.rows), int(gallery.judgment.is_ood.sum())
+    headline = (
+        f"{flagged:,} of {count:,} image{'s' * (count != 1)} "
+        f"look{'s' * (flagged == 1)} out of distribution"
+    )
+    rule = f"Flagged by {decision.score} {decision.rule()}."
+    skipped = [
+        Skipped(table.path[int(row)], str(table.error[row])) for row in np.flatnonzero(~table.valid)
+    ]
+    pictured = sum(
+        image.pictures is not None and image.pictures.guided is not None for image in images
+    )
+    page = Page(
+        title="Verdicts on images",
+        headline=headline,
+        score=decision.score,
+        lines=[rule, decision.guarantee(gallery.judge.calibration), *lines],
+        charts=[_chart(gallery)],
+        images=images,
+        gallery_note=_note(len(images), count, pictured),
+        facts={
+            "ID validation images": f"{gallery.judge.calibration.count:,}",
+            "Files skipped": f"{len(skipped):,}",
+            **{
+                name.capitalize(): str(settings[name])
+                for name in ("seed", "device", "cost")
+                if name in settings
+            },
+        },
+        settings=settings,
+        skipped=skipped,
+        command=settings.get("command", ""),
+    )
+    write_page(path, page)
+
+
+def _note(shown: int, count: int, pictured: int) -> str:
+    parts = []
+    if shown < count:
+        parts.append(f"The {shown:,} most suspicious of {count:,} images; images.csv has all.")
+    if pictured < shown:
+        parts.append(f"The {pictured:,} most suspicious have pictures of their reconstructions.")
+    return " ".join(parts)
+
+
+def _chart(gallery: Gallery) -> Chart:
+    name, calibration = gallery.judge.decision.score, gallery.judge.calibration
+    values = gallery.table.scores[name][gallery.rows]
+    parts = {
+        "ID validation images": calibration.reference(name).numpy(),
+        "these images": values.astype(np.float64),
+    }
+    decision = gallery.judge.decision
+    threshold = None if decision.fdr is not None else calibration.threshold(name, decision.accept)
+    return score_chart(name, parts, threshold)

@@ -1,0 +1,151 @@
+"""The results as a table of the page: a row per score; near and far sets unfold."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from diffguard.report.tables import percent, score_names
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A metric of the results: its key, its heading, digits, and whether higher is better."""
+
+    key: str
+    head: str
+    digits: int = 1
+    higher: bool = True
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column.
+
+    Attributes:
+        group: `id`, `near` or `far`.
+        dataset: The set, or the name of the group for its mean.
+        metric: The metric.
+        is_mean: Whether it is the mean of a group; the columns of its sets are folded at first.
+    """
+
+    group: str
+    dataset: str
+    metric: Metric
+    is_mean: bool
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A value, its text, and its 95% interval as text."""
+
+    value: float | None
+    text: str
+    interval: str
+    is_best: bool
+
+
+@dataclass(frozen=True)
+class View:
+    """One choice of metrics.
+
+    Attributes:
+        name: What the reader chooses.
+        columns: The columns.
+        rows: Score -> its cells.
+    """
+
+    name: str
+    columns: Sequence[Column]
+    rows: Mapping[str, Sequence[Cell]]
+
+    @property
+    def groups(self) -> list[tuple[str, str, bool, int]]:
+        """(group, set, whether it is a mean, number of columns) of neighboring columns."""
+        counts: dict[tuple[str, str, bool], int] = {}
+        for column in self.columns:
+            key = (column.group, column.dataset, column.is_mean)
+            counts[key] = counts.get(key, 0) + 1
+        return [(*key, count) for key, count in counts.items()]
+
+
+_AUROC = Metric("auroc", "AUROC", 2)
+_FPR_ID = Metric("fpr95_id_positive", "FPR@95", higher=False)
+_VIEWS: dict[str, tuple[Metric, ...]] = {
+    "AUROC and FPR@95": (_AUROC, _FPR_ID),
+    "FPR@95 of both conventions": (
+        Metric("fpr95_id_positive", "ID accepted", higher=False),
+        Metric("fpr95_ood_positive", "OOD detected", higher=False),
+    ),
+    "AUPR": (Metric("aupr_in", "ID positive"), Metric("aupr_out", "OOD positive")),
+    "At the threshold": (Metric("ood_flagged", "flagged"),),
+}
+_ID_METRICS = (
+    Metric("accepted", "accepted"),
+    Metric("accepted_right", "accepted if right"),
+    Metric("accepted_wrong", "accepted if wrong", higher=False),
+    Metric("accuracy_accepted", "accuracy of accepted", 2),
+    Metric("aurc", "AURC", 2, higher=False),
+)
+
+
+def views(results: Mapping[str, Any]) -> list[View]:
+    """The tables of results, one per choice of metrics.
+
+    Args:
+        results: The results, as `summary.summarize` returns them.
+    """
+    names = score_names(results)
+    values = {(row["score"], row["dataset"]): row for row in results["rows"]}
+    ident = {row["score"]: row for row in results["id"]["scores"]}
+    sets = _sets(results)
+    made = []
+    for name, metrics in _VIEWS.items():
+        columns = [
+            Column(group, dataset, metric, is_mean=group == dataset)
+            for group, dataset in sets
+            for metric in metrics
+        ]
+        rows_of = {column: [values[n, column.dataset] for n in names] for column in columns}
+        if name == "At the threshold":
+            extra = [Column("id", results["id"]["dataset"], m, is_mean=True) for m in _ID_METRICS]
+            rows_of = {column: [ident[n] for n in names] for column in extra} | rows_of
+        cells = {column: _cells(rows, column.metric) for column, rows in rows_of.items()}
+        cells = {c: parts for c, parts in cells.items() if any(p.value is not None for p in parts)}
+        if cells:
+            rows = {n: [parts[place] for parts in cells.values()] for place, n in enumerate(names)}
+            made.append(View(name, list(cells), rows))
+    return made
+
+
+def _sets(results: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """(group, set) of the results, each group's mean before its sets."""
+    pairs = dict.fromkeys((row["group"], row["dataset"]) for row in results["rows"])
+    groups = dict.fromkeys(group for group, _ in pairs)
+    return [
+        pair
+        for group in groups
+        for pair in sorted(pairs, key=lambda pair: pair[0] != pair[1])
+        if pair[0] == group
+    ]
+
+
+def _cells(rows: Sequence[Mapping[str, Any]], metric: Metric) -> list[Cell]:
+    numbers = [row[metric.key] for row in rows]
+    finite = [number for number in numbers if number is not None]
+    best = (max if metric.higher else min)(finite) if finite else None
+    return [
+        Cell(
+            value=number,
+            text="–" if number is None else percent(number, metric.digits),
+            interval=_interval(row, metric),
+            is_best=number is not None and number == best,
+        )
+        for row, number in zip(rows, numbers, strict=True)
+    ]
+
+
+def _interval(row: Mapping[str, Any], metric: Metric) -> str:
+    bounds = row.get(f"{metric.key}_ci95")
+    return "" if bounds is None else "–".join(percent(value, metric.digits) for value in bounds)

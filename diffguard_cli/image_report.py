@@ -1,0 +1,122 @@
+"""The report on the images of `--images`: pictures, explanations and `report.html`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from diffguard.checkpoint.file import library_versions
+from diffguard.methods.items import items_of
+from diffguard.methods.pictures import panel_rows
+from diffguard.printing import say
+from diffguard.report.gallery import Gallery
+from diffguard.report.html.images import MOST_IMAGES, write_images
+from diffguard.report.panel import PanelRow, panel
+from diffguard.report.verdicts import panel_name
+from diffguard.score_table.timing import read_timing
+from diffguard.settings.plain import to_dict
+from diffguard.storage.files import refuse_links, replace_file
+from diffguard_cli.arguments import EvaluationArguments
+from diffguard_cli.panels import reconstruct
+from diffguard_cli.scoring import FinishedRun, ScoringRun
+
+# Images whose pictures are in report.html, without --explain and with it.
+_PICTURED, _MOST_PICTURED = 24, 400
+# Images that are reconstructed at once; their states are in memory together.
+_AT_ONCE = 64
+
+
+def report_on_images(
+    scoring: ScoringRun,
+    run: FinishedRun,
+    gallery: Gallery,
+    arguments: EvaluationArguments,
+    lines: Sequence[str],
+) -> None:
+    """Reconstruct the most suspicious images again for their pictures, and write `report.html`.
+
+    With `--explain`, all images are reconstructed, and each gets a panel in `explanations/`.
+
+    Args:
+        scoring: The scoring run.
+        run: Its result.
+        gallery: The images with their verdicts.
+        arguments: The command line.
+        lines: Further sentences for the report.
+    """
+    folder, table = scoring.folder, gallery.table
+    scores = table.scores[gallery.judge.decision.score][gallery.rows]
+    rows = gallery.rows[np.argsort(-scores, kind="stable")]
+    chosen = rows if arguments.explain else rows[: _pictured(arguments)]
+    if arguments.explain:
+        refuse_links(folder / "explanations")
+        say(f"explaining {len(rows):,} images", file=sys.stderr)
+    pictures: dict[int, PanelRow] = {}
+    for row, picture in _pictures(scoring, run, gallery, chosen):
+        if arguments.explain:
+            _write_panel(folder / panel_name(table, row), picture, gallery.image(row).text)
+        if len(pictures) < _MOST_PICTURED:
+            pictures[row] = picture
+    shown = rows[:MOST_IMAGES]
+    pictures |= _inputs(scoring, gallery, [row for row in shown.tolist() if row not in pictures])
+    images = [gallery.image(row, pictures.get(row)) for row in shown.tolist()]
+    write_images(
+        folder / "report.html",
+        gallery,
+        images,
+        {"command": arguments.command, **_settings(scoring, run)},
+        lines,
+    )
+    say(f"Report: {folder / 'report.html'}")
+
+
+def _pictured(arguments: EvaluationArguments) -> int:
+    return _PICTURED if arguments.panels is None else arguments.panels
+
+
+def _pictures(
+    scoring: ScoringRun, run: FinishedRun, gallery: Gallery, rows: np.ndarray
+) -> Iterator[tuple[int, PanelRow]]:
+    models, score = scoring.detector.models, gallery.judge.decision.score
+    for start in range(0, len(rows), _AT_ONCE):
+        part = rows[start : start + _AT_ONCE]
+        images = reconstruct(scoring, run, gallery.table, part)
+        yield from zip(part.tolist(), panel_rows(models, images, score), strict=True)
+
+
+def _inputs(scoring: ScoringRun, gallery: Gallery, rows: Sequence[int]) -> dict[int, PanelRow]:
+    """Pictures of the input alone, which need no network."""
+    stream = scoring.stream.only(scoring.stream.select[np.asarray(rows, dtype=np.int64)])
+    items = (item for batch in scoring.data.stream_loader(stream) for item in items_of(batch))
+    names, table = gallery.judge.class_names, gallery.table
+    scores = table.scores[gallery.judge.decision.score]
+    return {
+        row: PanelRow(
+            item.image, None, names[int(table.prediction[row])], float(scores[row]), item.dataset
+        )
+        for row, item in zip(rows, items, strict=True)
+    }
+
+
+def _write_panel(path: Path, picture: PanelRow, text: str) -> None:
+    with replace_file(path) as temporary:
+        panel([picture], text).savefig(temporary, format="png", dpi=120)
+
+
+def _settings(scoring: ScoringRun, run: FinishedRun) -> dict[str, Any]:
+    """What the report states about the run."""
+    detector, timing = scoring.detector, read_timing(scoring.folder)
+    speed = timing["images"] / timing["seconds"] if timing["seconds"] else None
+    return {
+        "seed": detector.seed,
+        "device": str(detector.device),
+        **({"cost": f"{speed:.4g} images per second"} if speed else {}),
+        "batch_size": run.batch_size,
+        "libraries": library_versions(),
+        **scoring.identity,
+        "detector": to_dict(detector.settings),
+    }

@@ -1,0 +1,103 @@
+"""`report.html` in a browser: skipped where playwright or Chromium is absent."""
+
+import shutil
+
+import pytest
+
+from tests.helpers.small_report import HOSTILE, write_report
+
+playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with playwright.sync_playwright() as program:
+        try:
+            browser = program.chromium.launch(
+                executable_path=shutil.which("chromium"), args=["--no-sandbox"]
+            )
+        except playwright.Error as error:
+            pytest.skip(f"Chromium does not start: {str(error).splitlines()[0]}")
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory):
+    path = tmp_path_factory.mktemp("report") / "report.html"
+    return path, *write_report(path)
+
+
+@pytest.fixture
+def page(browser, report):
+    page = browser.new_page(viewport={"width": 1600, "height": 900})
+    page.problems = []
+    page.on("console", lambda message: page.problems.append(message.text))
+    page.on("pageerror", lambda error: page.problems.append(str(error)))
+    page.on("dialog", lambda dialog: (page.problems.append(dialog.message), dialog.dismiss()))
+    page.on("request", lambda r: page.problems.append(r.url) if r.url[:4] == "http" else None)
+    page.goto(report[0].as_uri())
+    yield page
+    assert page.problems == []
+    page.close()
+
+
+def test_tables_sort_unfold_and_hold_the_results(page, report):
+    results = report[1]
+    expected = {r["score"]: r["auroc"] for r in results["rows"] if r["dataset"] == "near"}
+    column = "#results .view:not([hidden]) td[data-dataset=near][data-metric=auroc]"
+
+    def values():
+        return page.eval_on_selector_all(column, "cells => cells.map(c => +c.dataset.value)")
+
+    assert sorted(values()) == sorted(expected.values())
+    header = page.locator("#results .view:not([hidden]) th.near button").first
+    header.focus()
+    page.keyboard.press("Enter")
+    assert values() == sorted(expected.values(), reverse=True)
+    page.keyboard.press("Enter")
+    assert values() == sorted(expected.values())
+    folded = page.locator(".view:not([hidden]) td[data-dataset=near_a]").first
+    assert not folded.is_visible()
+    page.get_by_role("button", name="Show the near sets").click()
+    assert folded.is_visible()
+    page.get_by_label("Metrics").select_option("AUPR")
+    assert page.locator(".view:not([hidden]) td[data-metric=aupr_in]").first.is_visible()
+    assert page.locator("td[data-metric=auroc]:visible").count() == 0
+
+
+def test_the_gallery_filters_and_orders(page, report):
+    images = report[2]
+    assert page.locator(".card").count() == len(images)
+    scores = page.eval_on_selector_all(".card", "cards => cards.map(c => +c.dataset.score)")
+    assert scores == sorted((image.score for image in images), reverse=True)
+    page.locator("select[name=verdict]").select_option("ood")
+    flagged = [image for image in images if image.facts.is_ood]
+    assert page.locator(".card:visible").count() == len(flagged)
+    assert page.locator("#shown").text_content() == f"{len(flagged)} of {len(images)} images"
+    page.get_by_label("score from").fill("1.5")
+    above = [image for image in flagged if image.score >= 1.5]
+    assert page.locator(".card:visible").count() == len(above)
+    page.get_by_role("button", name="Reset").click()
+    page.wait_for_function("document.querySelectorAll('.card[hidden]').length === 0")
+    page.locator("select[name=set]").select_option("near_a")
+    near = [image for image in images if image.dataset == "near_a"]
+    assert page.locator(".card:visible").count() == len(near) > 0
+
+
+def test_hostile_names_do_nothing(page):
+    assert page.get_by_text(HOSTILE, exact=True).count() == 1
+    assert page.locator("img[src=x]").count() == 0
+
+
+@pytest.mark.parametrize("width", [400, 1600])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_page_fits_its_window_and_draws_its_charts(page, width, scheme):
+    page.set_viewport_size({"width": width, "height": 900})
+    page.emulate_media(color_scheme=scheme)
+    page.wait_for_function("document.querySelectorAll('.plot svg.main-svg').length >= 4")
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    color = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert color == ("rgb(255, 255, 255)" if scheme == "light" else "rgb(13, 17, 23)")
+    text = page.evaluate("getComputedStyle(document.querySelector('.plot text.legendtext')).fill")
+    assert text == ("rgb(31, 35, 40)" if scheme == "light" else "rgb(230, 237, 243)")
