@@ -34,6 +34,7 @@ class BenchmarkSets:
         self.ood_validation = config.ood_validation or {}
         check_sets(self.name, self.id, self.ood, self.ood_validation, config.root)
         self.root, self.missing, self.get_from = config.root, config.missing, config.get_from
+        self._train_limit = config.train_limit
         self.left_out: dict[str, str] = {}
         self._given_names = config.class_names
         self._opened: dict[str, ImageSet] = {}
@@ -71,13 +72,17 @@ class BenchmarkSets:
         return [self.id_set(part), *self._ood_sets(ood)]
 
     def id_set(self, part: Part) -> ImageSet:
-        """One part of the ID data set.
+        """One part of the ID data set; of training images at most `data.train_limit`.
 
         Raises:
             MissingDataError: If the set is absent.
             UserError: If it is not configured, its source is wrong, or its labels exceed the
                 classes.
         """
+        images = self._whole_id_set(part)
+        return images.subset(self._train_limit) if part == "train" else images
+
+    def _whole_id_set(self, part: Part) -> ImageSet:
         source = self.id.source(part)
         if not source:
             alternative = ", or score a folder with --images" if part == "test" else ""

@@ -19,6 +19,7 @@ _RANGES = {
     "image_size": (1, LARGEST_SIDE),
     "batch_size": (1, 65_536),
     "train_batch_size": (1, 65_536),
+    "train_limit": (1, None),
     "limit": (1, None),
     "num_workers": (0, 256),
     "seed": (0, None),
@@ -83,6 +84,8 @@ class DataConfig:
         num_workers: Number of processes that read images, besides the main one.
         augment: Augmentation of training images (see `augmentation.py`).
         in_memory: Decode the training images once and keep them on the training device.
+        train_limit: Largest number of ID training images, for studies of small data sets; the
+            choice is always the same.
         limit: Largest number of images per set in evaluation and tuning; the choice is always the
             same. Calibration uses all ID validation images.
         missing: Whether an absent OOD set is an error, or is skipped and listed.
@@ -108,6 +111,7 @@ class DataConfig:
     num_workers: int = 0
     augment: Augmentation = "none"
     in_memory: bool = False
+    train_limit: int | None = None
     limit: int | None = None
     missing: Literal["error", "skip"] = "error"
     on_error: OnError = "stop"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -13,23 +12,19 @@ from torch import Tensor
 from torchvision.utils import save_image
 
 from diffguard.augment.cache import BLOCK, EditCache, cache_folder
-from diffguard.augment.checking import Classify, make_edits
-from diffguard.augment.editor import InversionEditor
+from diffguard.augment.checking import make_edits
 from diffguard.augment.fractal_folder import read_fractals
 from diffguard.augment.fractals import draw_fractals
 from diffguard.augment.mixing import HALVES, DiffuseMix
 from diffguard.augment.mixtures import Mixtures
 from diffguard.augment.settings import AugmentSettings
-from diffguard.batching import fixed_batch_size, in_fixed_batches
-from diffguard.denoisers.custom import weight_parts
+from diffguard.batching import fixed_batch_size
 from diffguard.errors import UserError
 from diffguard.processes.agreement import wait_until
 from diffguard.report.progress import StageProgress
 from diffguard.storage.files import replace_file
-from diffguard.storage.state_dict import weights_hash
 from diffguard_cli.arguments import TrainingArguments
-from diffguard_cli.classifier_model import load_classifier
-from diffguard_cli.diffusion_model import load_trained
+from diffguard_cli.edit_models import load_models
 from diffguard_cli.interrupts import interruptible
 from diffguard_cli.run import Run
 from lightning_modules.callbacks.time_limit import TimeIsUpError
@@ -117,27 +112,15 @@ class _EditRun:
         if run.trainer.threads is not None:
             torch.set_num_threads(run.trainer.threads)
         device = self.trainer.strategy.root_device
-        self._denoiser = load_trained(run, arguments.diffusion).denoiser.to(device).eval()
+        models = load_models(run, arguments, self.batch_size, device)
+        self._editor, self._classify = models.editor, models.classify
         settings = arguments.augment
-        self._editor = InversionEditor(
-            self._denoiser, settings.steps, settings.depth, settings.scale, self.batch_size
-        )
-        networks = list(weight_parts(self._denoiser).values())
-        self._classify: Classify | None = None
-        if settings.classifier is not None:
-            config = replace(arguments.classifier, ckpt=settings.classifier)
-            judge = load_classifier(run, config)[0].to(device).eval()
-            networks.append(judge.network)
-            self._classify = lambda images: in_fixed_batches(
-                lambda rows: judge(rows).argmax(1), images, self.batch_size
-            )
         identity = {
+            **models.identity,
             "images": self.stream.sets[0].identity(),
-            "models": weights_hash(networks),
             "size": [run.data.channels, run.data.image_size],
             "batch_size": self.batch_size,
             "precision": str(run.trainer.precision),
-            **{name: getattr(settings, name) for name in ("steps", "depth", "scale", "attempts")},
         }
         root = Path(settings.cache) if settings.cache else run.folder / "augment"
         self.cache = EditCache(cache_folder(root, identity), len(self.stream))

@@ -7,11 +7,12 @@ from typing import Any
 from torch import Tensor
 from torch.nn import functional as F
 from torchmetrics.classification import MulticlassAccuracy
+from torchvision.transforms import v2
 
 from diffguard.classifiers.classifier import Classifier
 from diffguard.engine.acceleration import accelerate
 from diffguard.inputs.batch_parts import batch_images, check_classes, images_and_labels
-from diffguard.training.settings import ClassifierTraining
+from diffguard.training.settings import BatchMix, ClassifierTraining
 from lightning_modules.base import TrainingModule
 
 _DEFAULTS = ClassifierTraining()
@@ -40,6 +41,7 @@ class ClassifierModule(TrainingModule):
         self.classifier = classifier
         self.val_accuracy = MulticlassAccuracy(classifier.num_classes, average="micro")
         self.test_accuracy = MulticlassAccuracy(classifier.num_classes, average="micro")
+        self._mix = _batch_mix(settings.batch_mix, classifier.num_classes)
         # The network may have been loaded in evaluation mode.
         self.train()
 
@@ -70,8 +72,9 @@ class ClassifierModule(TrainingModule):
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """Cross-entropy of a batch."""
         images, labels = self._labeled(batch, batch_idx)
+        images, targets = self._mix(images, labels)
         logits = self(images)
-        loss = F.cross_entropy(logits, labels, label_smoothing=self.settings.label_smoothing)
+        loss = F.cross_entropy(logits, targets, label_smoothing=self.settings.label_smoothing)
         self.log_mean("train_loss", loss.detach(), len(labels))
         self.log_mean("train_accuracy", (logits.argmax(1) == labels).float().mean(), len(labels))
         return loss
@@ -105,3 +108,10 @@ class ClassifierModule(TrainingModule):
         self.log_mean(f"{part}_loss", F.cross_entropy(logits, labels), len(labels))
         self.log_mean(f"{part}_accuracy", accuracy, len(labels))
         return {"logits": logits, "labels": labels}
+
+
+def _batch_mix(name: BatchMix, classes: int) -> v2.Transform:
+    """Maps images and labels to mixed images and shares of the classes, or to themselves."""
+    if name == "none":
+        return v2.Identity()
+    return (v2.MixUp if name == "mixup" else v2.CutMix)(num_classes=classes)

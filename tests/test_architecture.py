@@ -41,7 +41,13 @@ LINES = [
 # build networks.
 ONLY = {
     "lightning": {"lightning_modules", "datamodules", "diffguard_cli"},
-    "diffusers": {"diffguard.denoisers", "diffguard.training", "lightning_modules", "benchmarks"},
+    "diffusers": {
+        "diffguard.denoisers",
+        "diffguard.training",
+        "diffguard.augment",
+        "lightning_modules",
+        "benchmarks",
+    },
     "pytorch_ood": {"diffguard.scores"},
     "matplotlib": {"diffguard.report", "datamodules", "benchmarks"},
     "jsonargparse": {"diffguard_cli"},

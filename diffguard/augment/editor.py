@@ -36,6 +36,10 @@ class Editor(Protocol):
         """
         ...
 
+    def passes(self) -> int:
+        """Network passes of the first edit of an image."""
+        ...
+
 
 class InversionEditor:
     """Inverts an image part of the way to noise, and synthesizes toward its own label.
@@ -69,7 +73,7 @@ class InversionEditor:
         return max(1, round(self.depth * _SHALLOWER**attempt * len(self._sampler.plan)))
 
     def passes(self) -> int:
-        """Network passes of the first attempt at an image."""
+        """Network passes of the first edit of an image."""
         per_step = 1 if self._guidance is None or self._guidance.scale == 1 else 2
         return self.inversion_steps() * (1 + per_step)
 

@@ -3,12 +3,64 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from typing import Literal, get_args
 
 from diffguard.errors import UserError
+from diffguard.settings.values import refuse_unused
 
 MethodName = Literal["none", "diffusemix"]
+
+
+# The prompts of DiffuseMix (Islam et al., 2024).
+PROMPTS = (
+    "autumn",
+    "snowy",
+    "watercolor art",
+    "sunset",
+    "rainbow",
+    "aurora",
+    "mosaic",
+    "ukiyo-e",
+    "a sketch with crayon",
+)
+
+
+@dataclass(frozen=True)
+class InstructSettings:
+    """The section `augment.instruct`.
+
+    Attributes:
+        weights: Folder or hub id of an InstructPix2Pix pipeline of diffusers; None edits with the
+            run's own diffusion model.
+        prompts: The prompts; one is drawn for each edit.
+        steps: Sampling steps.
+        scale: Guidance scale toward the prompt.
+        image_scale: Guidance scale toward the image, at least 1.
+        side: Side in pixels to which images are enlarged for the edit, a multiple of 8.
+
+    Raises:
+        UserError: For a value outside its range.
+    """
+
+    weights: str | None = None
+    prompts: list[str] = field(default_factory=lambda: list(PROMPTS))
+    steps: int = 20
+    scale: float = 4.0
+    image_scale: float = 1.5
+    side: int = 256
+
+    def __post_init__(self) -> None:
+        self._require("prompts", len(self.prompts) > 0, "at least one prompt")
+        self._require("steps", self.steps >= 1, "at least 1")
+        for name in ("scale", "image_scale"):
+            self._require(name, 1 <= getattr(self, name) < math.inf, "at least 1")
+        self._require("side", self.side >= 8 and self.side % 8 == 0, "a multiple of 8")
+
+    def _require(self, name: str, is_valid: bool, expected: str) -> None:
+        if not is_valid:
+            value = getattr(self, name)
+            raise UserError(f"augment.instruct.{name} must be {expected}, got {value!r}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,6 +74,7 @@ class AugmentSettings:
         seam: Width in pixels of the soft seam between original and edit; 0 cuts.
         fractals: Folder with images to use as fractals; None draws them.
         fractal_count: Number of fractals that are drawn.
+        instruct: Edits by InstructPix2Pix instead of the run's own diffusion model.
         steps: Sampling steps of the whole noise schedule.
         depth: Depth to which an image is inverted, as a share of the steps in (0, 1].
         scale: Scale of classifier-free guidance toward the image's label, at least 0.
@@ -29,7 +82,7 @@ class AugmentSettings:
         classifier: File with weights of a classifier of `classifier.arch`; edits that change its
             prediction are rejected. None accepts them.
         cache: Folder of the edits, which runs may share; defaults to the folder of the run.
-        seed: Seed of fractals and mixtures.
+        seed: Seed of fractals, of mixtures, and of edits by InstructPix2Pix.
 
     Raises:
         UserError: For a value outside its range.
@@ -41,6 +94,7 @@ class AugmentSettings:
     seam: float = 0.0
     fractals: str | None = None
     fractal_count: int = 100
+    instruct: InstructSettings = field(default_factory=InstructSettings)
     steps: int = 20
     depth: float = 0.4
     scale: float = 2.0
@@ -59,6 +113,13 @@ class AugmentSettings:
         for name in ("fractal_count", "steps", "attempts"):
             self._require(name, getattr(self, name) >= 1, "at least 1")
         self._require("seed", self.seed >= 0, "at least 0")
+        owner = "augment.instruct.weights"
+        if self.instruct.weights is not None:
+            unused = dict.fromkeys(("steps", "depth", "scale"), f"edits without {owner}")
+            refuse_unused(self, "augment", unused)
+        else:
+            names = (field.name for field in fields(self.instruct) if field.name != "weights")
+            refuse_unused(self.instruct, "augment.instruct", dict.fromkeys(names, owner))
 
     def _require(self, name: str, is_valid: bool, expected: str) -> None:
         if not is_valid:

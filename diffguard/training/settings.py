@@ -11,6 +11,7 @@ from diffguard.errors import UserError
 OptimizerName = Literal["adamw", "sgd"]
 ScheduleName = Literal["one_cycle", "cosine", "constant"]
 LossWeighting = Literal["none", "min_snr"]
+BatchMix = Literal["none", "mixup", "cutmix"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,6 +83,8 @@ class ClassifierTraining(TrainingSettings):
 
     Attributes:
         label_smoothing: Probability mass in [0, 1) that is spread over all classes in training.
+        batch_mix: Mixes the images of each batch with each other, and their labels in the same
+            proportions: `mixup` (Zhang et al., 2018), `cutmix` (Yun et al., 2019) or `none`.
     """
 
     stage: ClassVar[str] = "classifier"
@@ -90,10 +93,13 @@ class ClassifierTraining(TrainingSettings):
     weight_decay: float = 0.05
     warmup: float = 0.25
     label_smoothing: float = 0.0
+    batch_mix: BatchMix = "none"
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self.require("label_smoothing", 0 <= self.label_smoothing < 1, "in [0, 1)")
+        mixes = get_args(BatchMix)
+        self.require("batch_mix", self.batch_mix in mixes, "none, mixup or cutmix")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -61,3 +61,14 @@ def test_mixtures_are_augmented(mixtures):
         turned = (before["image"].flip(3) == after["image"]).flatten(1).all(1)
         assert (same | turned).all()
         assert turned.any()
+
+
+def test_a_limit_chooses_training_images_and_no_others():
+    data = OODDataModule(
+        DataConfig(IDSets("digits:0-5/train", "digits:0-5/validation"), train_limit=50)
+    )
+    whole = OODDataModule(DataConfig(IDSets("digits:0-5/train", "digits:0-5/validation")))
+    images = data.sets.id_set("train")
+    assert len(images) == len(data.id_stream("train")) == 50
+    assert images.indices == OODDataModule(data.config).sets.id_set("train").indices
+    assert len(data.sets.id_set("validation")) == len(whole.sets.id_set("validation")) > 50

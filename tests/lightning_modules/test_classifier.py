@@ -115,6 +115,31 @@ def test_label_smoothing_applies_to_the_training_loss_only(tmp_path):
     assert smoothed == pytest.approx(float(0.5 * logged["val_loss"] + 0.5 * uniform), rel=1e-5)
 
 
+@pytest.mark.parametrize("name", ["mixup", "cutmix"])
+def test_images_of_a_batch_are_mixed_in_training_only(name):
+    module = ClassifierModule(tiny.classifier(), ClassifierTraining(batch_mix=name)).eval()
+    batch = next(iter(tiny.val_loader()))
+    logged, seen = {}, []
+    module.log_mean = lambda name, value, count: logged.__setitem__(name, value)
+    module.classifier.register_forward_pre_hook(lambda _module, inputs: seen.append(inputs[0]))
+    with torch.no_grad():
+        torch.manual_seed(0)
+        loss = module.training_step(batch, 0)
+        module.validation_step(batch, 0)
+    assert not torch.equal(seen[0], batch["image"])
+    assert torch.equal(seen[1], batch["image"])
+    # The first image is mixed with the last one, in the proportions of the labels.
+    torch.manual_seed(0)
+    mix = {"mixup": v2.MixUp, "cutmix": v2.CutMix}[name](num_classes=3)
+    images, targets = mix(batch["image"], batch["label"])
+    assert torch.equal(seen[0], images)
+    with torch.no_grad():
+        logits = module(images)
+    expected = -(targets * logits.log_softmax(1)).sum(1).mean()
+    assert float(loss) == pytest.approx(float(expected), rel=1e-5)
+    assert float(logged["val_loss"]) != pytest.approx(float(loss))
+
+
 def test_one_cycle_rises_in_its_warm_up(tmp_path):
     rates = []
 

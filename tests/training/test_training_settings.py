@@ -16,6 +16,7 @@ from diffguard.training.settings import ClassifierTraining, DiffusionTraining
         ("warmup", 1.0),
         ("label_smoothing", 1.0),
         ("norm_bias_lr_factor", 0.5),
+        ("batch_mix", "cutout"),
     ],
 )
 def test_values_of_a_classifier_out_of_range_are_named(name, value):
