@@ -5,7 +5,8 @@
 reads evaluation folders, one for each training of a detector, and prints two tables: the AUROC and
 FPR@95 of each method, averaged over the trainings, and what its fusion with `diffguard` gains. The
 intervals are those of a bootstrap of the test images, with the same draws for all trainings and
-methods. `runs/methods` holds the results of `method_settings.py`.
+methods. `runs/methods` holds the results of `method_settings.py`. `--demo` names evaluations of the
+same trainings with the settings of the demo, which get a row of their own.
 """
 
 from __future__ import annotations
@@ -104,9 +105,8 @@ def results(comparison: Comparison, folder: Path) -> dict[str, dict[str, Any]]:
         best = max(search[name], key=lambda trial: trial["auroc"])
         row = {key: best[key] for key in ("settings", "distance", "passes")}
         row |= {"images_per_second": rates[name], "validation_auroc": best["auroc"]}
+        row |= metrics(comparison, name)
         for group in GROUPS:
-            row[f"{group}/auroc"] = comparison.estimate("auroc", name, group)
-            row[f"{group}/fpr95"] = comparison.estimate("fpr95_id_positive", name, group)
             if name != METHODS[0]:
                 pair, triple = f"fusion/{name}", f"fusion/3/{name}"
                 row[f"{group}/pair"] = comparison.estimate("auroc", pair, group)
@@ -117,16 +117,31 @@ def results(comparison: Comparison, folder: Path) -> dict[str, dict[str, Any]]:
     return rows
 
 
+def metrics(comparison: Comparison, name: str) -> dict[str, Any]:
+    """AUROC and FPR@95 of a method on both groups."""
+    row: dict[str, Any] = {}
+    for group in GROUPS:
+        row[f"{group}/auroc"] = comparison.estimate("auroc", name, group)
+        row[f"{group}/fpr95"] = comparison.estimate("fpr95_id_positive", name, group)
+    return row
+
+
+def result_row(name: str, row: dict[str, Any]) -> str:
+    """A row of the first table."""
+    cells = [name]
+    for group in GROUPS:
+        cells += [row[f"{group}/auroc"].text(spread=True), row[f"{group}/fpr95"].text()]
+    for key in ("passes", "images_per_second"):
+        cells.append(f"{row[key]:.0f}" if key in row else "")
+    return f"| {' | '.join(cells)} |"
+
+
 def print_tables(rows: dict[str, dict[str, Any]]) -> None:
     """Both tables, in percent."""
     print("| method | near AUROC | near FPR@95 | far AUROC | far FPR@95 | passes | images/s |")
     print("|" + " --- |" * 7)
     for name, row in rows.items():
-        cells = [f"`{name}`"]
-        for group in GROUPS:
-            cells += [row[f"{group}/auroc"].text(spread=True), row[f"{group}/fpr95"].text()]
-        cells += [f"{row['passes']:.0f}", f"{row['images_per_second']:.0f}"]
-        print(f"| {' | '.join(cells)} |")
+        print(result_row(f"`{name}`", row))
     head = [f"{group}: {what}" for group in GROUPS for what in ("fused", "gain", "gain with ViM")]
     print(f"\n| `diffguard` with | {' | '.join(head)} |\n|" + " --- |" * 7)
     for name, row in list(rows.items())[1:]:
@@ -135,18 +150,18 @@ def print_tables(rows: dict[str, dict[str, Any]]) -> None:
 
 
 def draw(rows: dict[str, dict[str, Any]], path: Path) -> None:
-    """AUROC with intervals against network passes, near and far."""
-    figure, axes = plt.subplots(1, 2, figsize=(11, 4.5), layout="constrained", sharey=True)
+    """AUROC with intervals of each method, near and far, with its network passes."""
+    figure, axes = plt.subplots(1, 2, figsize=(10, 4), layout="constrained", sharey=True)
+    names = sorted(rows, key=lambda name: rows[name]["near/auroc"].mean)
     for group, axis in zip(GROUPS, axes, strict=True):
-        for name, row in rows.items():
-            estimate: Estimate = row[f"{group}/auroc"]
-            bars = np.abs(np.array(estimate.interval)[:, None] - estimate.mean)
-            axis.errorbar(row["passes"], estimate.mean, bars, marker="o", capsize=3, label=name)
-            axis.annotate(name, (row["passes"], estimate.mean), (6, 4), textcoords="offset points")
-        axis.set(xlabel="network passes per image", xscale="log", title=f"{group} OOD")
-        axis.set_xticks([5, 10, 20, 50], labels=["5", "10", "20", "50"])
+        estimates: list[Estimate] = [rows[name][f"{group}/auroc"] for name in names]
+        means = np.array([estimate.mean for estimate in estimates])
+        bars = np.abs(np.array([estimate.interval for estimate in estimates]).T - means)
+        axis.errorbar(means, range(len(names)), xerr=bars, fmt="o", capsize=3)
+        axis.set(xlabel="AUROC, mean of the trainings", title=f"{group} OOD", xlim=(0.5, 1.0))
         axis.grid(alpha=0.3)
-    axes[0].set(ylabel="AUROC, mean of the trainings")
+    labels = [f"{name}, {rows[name]['passes']:.0f} passes" for name in names]
+    axes[0].set_yticks(range(len(names)), labels=labels)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)
     plt.close(figure)
@@ -158,9 +173,13 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("search", type=Path, help="folder of method_settings.py")
     parser.add_argument("folders", type=Path, nargs="+", help="evaluation folders")
     parser.add_argument("--output", type=Path, default=Path("runs/methods"), help="of methods.png")
+    parser.add_argument("--demo", type=Path, nargs="*", default=[], help="with other settings")
     options = parser.parse_args(argv)
     rows = results(Comparison([*map(evaluation, options.folders)]), options.search)
     print_tables(rows)
+    if options.demo:
+        demo = Comparison([*map(read_run, options.demo)])
+        print("\n" + result_row("the demo's settings", metrics(demo, METHODS[0])))
     draw(rows, options.output / "methods.png")
     plain = {
         name: {k: asdict(v) if isinstance(v, Estimate) else v for k, v in row.items()}
