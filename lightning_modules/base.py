@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import lightning.pytorch as pl
-from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from lightning.pytorch.utilities.types import LRSchedulerConfigType, OptimizerLRScheduler
 from torch import Tensor
 from torch.optim import Optimizer
 
@@ -71,7 +71,11 @@ class TrainingModule(pl.LightningModule):
         schedule = build_schedule(optimizer, self.settings, int(steps))
         # `LearningRateMonitor` logs the learning rate by this name.
         name = f"{self.stage}/learning_rate"
-        scheduler = {"scheduler": schedule, "interval": "step", "name": name}
+        scheduler: LRSchedulerConfigType = {
+            "scheduler": schedule,
+            "interval": "step",
+            "name": name,
+        }
         return {"optimizer": optimizer, "lr_scheduler": scheduler}
 
     def configure_gradient_clipping(

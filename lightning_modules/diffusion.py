@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import torch
 from diffusers.models.embeddings import LabelEmbedding
@@ -150,8 +150,9 @@ class DiffusionModule(TrainingModule):
         part = t * _NOISE_LEVELS // len(self.denoiser.schedule)
         for number, metric in enumerate(self.losses_by_noise):
             # A batch without such timesteps counts too, so that all processes log the same names.
-            metric.update(losses, (part == number).to(losses))
-            self.log_mean(f"loss_at_noise/{number + 1}_of_{_NOISE_LEVELS}", metric, len(t))
+            mean = cast(MeanMetric, metric)
+            mean.update(losses, (part == number).to(losses))
+            self.log_mean(f"loss_at_noise/{number + 1}_of_{_NOISE_LEVELS}", mean, len(t))
 
     def drop_labels(self, labels: Tensor) -> Tensor:
         """Replace each label `(N,)` by the null class with probability `label_dropout`."""
