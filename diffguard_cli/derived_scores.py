@@ -43,12 +43,9 @@ def add_derived(path: Path, scorer: Scorer) -> None:
     # Clear images look alike, whether or not they were scored by the diffusion model.
     for name in set(names) - set(complete):
         scores[name][clear] = np.nan
-    stage, stop_step, passes = (
-        table.stage.copy(),
-        table.stop_step.copy(),
-        table.network_passes.copy(),
-    )
+    stage, stop_step = table.stage.copy(), table.stop_step.copy()
+    passes = table.network_passes.copy()
     stage[valid], stage[clear] = DIFFUSION_STAGE, BASELINES_STAGE
     stop_step[clear], passes[clear] = -1, 0
-    changes = {"stage": stage, "stop_step": stop_step, "network_passes": passes}
-    write_table(replace(table, scores=scores, **changes), path, has_stages=has_stages)
+    table = replace(table, scores=scores, stage=stage, stop_step=stop_step, network_passes=passes)
+    write_table(table, path, has_stages=has_stages)

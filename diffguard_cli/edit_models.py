@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -85,6 +85,7 @@ def _load_editor(
 
         instruct = InstructEditor(settings.instruct, batch_size, settings.seed, device)
         return instruct, instruct.networks
-    denoiser = load_trained(run, arguments.diffusion).denoiser.to(device).eval()
+    denoiser = load_trained(run, arguments.diffusion).denoiser
+    cast(nn.Module, denoiser).to(device).eval()
     editor = InversionEditor(denoiser, settings.steps, settings.depth, settings.scale, batch_size)
     return editor, list(weight_parts(denoiser).values())

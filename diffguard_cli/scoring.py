@@ -173,7 +173,7 @@ class ScoringRun:
         work.together("scored")
         waited = time.perf_counter() - ended
         work.together("timed", lambda: record_time(self.folder, trainer, module, waited))
-        work.together("merged", lambda: trainer.is_global_zero and self._merge())
+        work.together("merged", self._merge if trainer.is_global_zero else (lambda: None))
         precision = trainer.precision_plugin.test_step_context
         return FinishedRun(self.folder / "scores.csv", module.place.batch_size, precision)
 

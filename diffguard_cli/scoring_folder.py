@@ -198,7 +198,9 @@ class ScoringFolder:
         if self._in_doubt is None:
             return set()
         images, scores = read_skipped(self.path)
-        flags = self._in_doubt(scores) if images else []
+        if not images:
+            return set()
+        flags = self._in_doubt(scores)
         return {image for image, flag in zip(images, flags, strict=True) if flag}
 
     def _terms(self) -> Terms:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from diffusers import StableDiffusionInstructPix2PixPipeline
@@ -38,7 +39,9 @@ class InstructEditor:
         self, settings: InstructSettings, batch_size: int, seed: int, device: torch.device
     ) -> None:
         self.settings, self.batch_size, self.seed = settings, batch_size, seed
-        self._pipeline = _load(str(settings.weights)).to(device)
+        # diffusers does not declare `to` and the call for type checkers.
+        pipeline: Any = _load(str(settings.weights))
+        self._pipeline = pipeline.to(device)
         self._pipeline.set_progress_bar_config(disable=True)
         parts = (self._pipeline.unet, self._pipeline.vae, self._pipeline.text_encoder)
         self.networks: list[nn.Module] = list(parts)
