@@ -19,6 +19,8 @@ from diffguard.errors import UserError
 ROW_MULTIPLE = 8
 # Images of every network call, unless another number is chosen.
 BATCH_SIZE = 64
+# The batch size that stands for the fastest one.
+AUTO = "auto"
 # Bytes of the images of one network call; its layers need many times as much.
 _LARGEST_CALL = 2**29
 

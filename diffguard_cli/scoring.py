@@ -172,7 +172,8 @@ class ScoringRun:
         ended = time.perf_counter()
         work.together("scored")
         waited = time.perf_counter() - ended
-        work.together("timed", lambda: record_time(self.folder, trainer, module, waited))
+        figures = (module.stream.row_count, module.seconds, waited, module.stream.fill)
+        work.together("timed", lambda: record_time(self.folder, trainer, *figures))
         work.together("merged", self._merge if trainer.is_global_zero else (lambda: None))
         precision = trainer.precision_plugin.test_step_context
         return FinishedRun(self.folder / "scores.csv", module.place.batch_size, precision)

@@ -13,10 +13,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from diffguard.batching import fixed_batch_size
+from diffguard.batching import AUTO, fixed_batch_size
 from diffguard.engine.memory import too_large
 from diffguard.errors import UserError
-from diffguard.methods.batch_size import AUTO
 from diffguard.score_table.contents import changed_images, write_contents
 from diffguard.score_table.manifest import (
     FORMAT,

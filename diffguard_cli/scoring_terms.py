@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from diffguard.methods.batch_size import frozen_batch_size
+from diffguard.batching import AUTO, fixed_batch_size
 from diffguard.score_table.manifest import MACHINE
 
 
@@ -25,9 +25,17 @@ class Terms:
     threads: int | None
 
     def resumed(self, manifest: Mapping[str, Any]) -> Terms:
-        """These terms, with the open ones as the run in a folder began with them."""
+        """These terms, with the open ones as the run in a folder began with them.
+
+        Args:
+            manifest: The manifest of the folder of scores; empty for a new folder.
+        """
         threads = self.threads or manifest.get(MACHINE, {}).get("threads")
-        frozen = frozen_batch_size(manifest, self.requested)
-        if frozen is None:
+        size, before = manifest.get("batch_size"), manifest.get("batch_size_setting")
+        if size is None or not self._allow(size, before):
             return Terms(self.batch_size, self.requested, threads)
-        return Terms(frozen, manifest["batch_size_setting"], threads)
+        return Terms(size, manifest["batch_size_setting"], threads)
+
+    def _allow(self, size: int, setting: int | str | None) -> bool:
+        """Whether a run that began with a batch size, chosen by a setting, can resume."""
+        return self.requested in (AUTO, setting) or fixed_batch_size(int(self.requested)) == size

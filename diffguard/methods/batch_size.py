@@ -1,10 +1,9 @@
-"""The batch size of network calls: that of an earlier session, or the fastest that fits."""
+"""The fastest batch size of network calls that fits."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import torch
 
@@ -18,30 +17,12 @@ from diffguard.methods.models import Models
 from diffguard.methods.stream import ScoreStream
 from diffguard.scores.baselines import Baselines
 
-AUTO = "auto"
 LARGEST = 1024
 # Steps of each part that are measured. With one step, work that is done once per image would weigh
 # too much; all steps would take too long.
 _STEPS = 4
 # A larger batch must be faster by this much to be worth its memory.
 _GAIN = 1.02
-
-
-def frozen_batch_size(manifest: Mapping[str, Any] | None, requested: int | str) -> int | None:
-    """The batch size that a run began with, if the requested one allows it.
-
-    Args:
-        manifest: The manifest of the folder of scores; None for a new folder.
-        requested: `data.batch_size`.
-
-    Returns:
-        The size; None if the run is new or another size is requested.
-    """
-    if manifest is None or "batch_size" not in manifest:
-        return None
-    frozen, before = manifest["batch_size"], manifest.get("batch_size_setting")
-    same = requested in (AUTO, before) or fixed_batch_size(int(requested)) == frozen
-    return frozen if same else None
 
 
 def fastest(rate: Callable[[int], float], limit: int) -> int:

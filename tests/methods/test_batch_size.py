@@ -10,7 +10,7 @@ from datamodules.config import DataConfig, IDSets, OODSets
 from datamodules.ood import OODDataModule
 from diffguard.errors import UserError
 from diffguard.failures import is_out_of_memory
-from diffguard.methods.batch_size import fastest, find_batch_size, frozen_batch_size
+from diffguard.methods.batch_size import fastest, find_batch_size
 from diffguard.methods.registry import build_methods
 from diffguard.score_table.table import ScoreTable
 from diffguard.training.trainer_config import TrainerConfig
@@ -197,14 +197,6 @@ def test_other_errors_of_the_search_are_raised():
 )
 def test_errors_of_exhausted_memory_are_recognized(error, expected):
     assert is_out_of_memory(error) == expected
-
-
-@pytest.mark.parametrize(
-    ("requested", "expected"), [("auto", 16), (64, 16), (32, None), (16, 16), (10, 16)]
-)
-def test_a_resumed_run_uses_its_first_batch_size(requested, expected):
-    assert frozen_batch_size({"batch_size": 16, "batch_size_setting": 64}, requested) == expected
-    assert frozen_batch_size(None, requested) is None
 
 
 def test_all_calls_have_the_precision_of_the_trainer(data_root, tmp_path):
