@@ -1,0 +1,15 @@
+"""The batch size of a resumed scoring run."""
+
+import pytest
+
+from diffguard_cli.scoring_terms import Terms
+
+
+@pytest.mark.parametrize(
+    ("requested", "expected"), [("auto", 16), (64, 16), (32, None), (16, 16), (10, 16)]
+)
+def test_a_resumed_run_uses_its_first_batch_size(requested, expected):
+    terms = Terms(batch_size=None, requested=requested, threads=None)
+    manifest = {"batch_size": 16, "batch_size_setting": 64}
+    assert terms.resumed(manifest).batch_size == expected
+    assert terms.resumed({}) == terms
