@@ -24,7 +24,6 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -225,7 +224,8 @@ def main(argv: Sequence[str]) -> int:
         size, times = best_batch(detector, arguments.batches, precision)
         table.add([Row("bare denoiser: best batch", size)])
         # A quarter of the images suffices for the ratio.
-        some = replace(subject, stream=subject.stream.share(0, 4))
+        quarter = argparse.Namespace(**{**vars(arguments), "images": arguments.images // 4})
+        some = open_subject(quarter, Path(folder) / "methods")
         table.add(measure_form(some, METHODS, trainer, size, device)[0])
         for form in FORMS:
             rows, ours, calls, detector = measure_form(subject, form, trainer, size, device)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +79,10 @@ class Subject:
 
     def _with_methods(self, names: Sequence[str], device: torch.device) -> Detector:
         """The detector with further methods, which are fitted on the calibration images."""
-        detector = self.build({"methods": ["diffguard", *names]}).to(device)
+        base = self.build({})
+        settings = replace(base.settings, methods=["diffguard", *names])
+        parts = {**vars(base.parts), "settings": settings, "calibration": None}
+        detector = Detector(**parts).to(device)
         loader = self.data.stream_loader(self.calibration)
         with torch.inference_mode():
             detector.fits = fit_methods(detector.models, lambda _: loader, self.data.read_size)
