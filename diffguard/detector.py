@@ -25,6 +25,7 @@ from diffguard.diffusion.denoiser import Denoiser
 from diffguard.hub import HubMixin
 from diffguard.methods.calibrated import calibrated
 from diffguard.methods.checks import sees_labels
+from diffguard.methods.drift import DriftScorer
 from diffguard.methods.explainer import Explainer
 from diffguard.methods.models import Models
 from diffguard.methods.registry import Fits
@@ -34,7 +35,7 @@ from diffguard.settings.detector import DetectorSettings
 from diffguard.settings.plain import from_dict
 
 
-class Detector(Explainer, HubMixin):
+class Detector(Explainer, DriftScorer, HubMixin):
     """DiffGuard around a classifier.
 
     The detector takes its networks over: they are put in evaluation mode, without gradients, and

@@ -1,14 +1,18 @@
-"""Drift of images that a scorer has scored."""
+"""Drift: whether images as a whole differ from the ID validation images of a scorer."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+import torch
 from numpy.typing import ArrayLike
+from torch import Tensor
 
 from diffguard.engine.reproducible import reproducible
 from diffguard.errors import UserError
+from diffguard.inputs.working import Images, working_images
+from diffguard.methods.checks import check_unlabeled
 from diffguard.methods.fit import classified
 from diffguard.methods.scorer import Scorer
 from diffguard.scores.drift import Drift, FeatureSample, compare
@@ -49,3 +53,39 @@ def drift_of(
         sample.add(output.features)
     reference = calibration.reference(scorer.decision)
     return compare(reference, scores, calibration.features, sample.features())
+
+
+class DriftScorer(Scorer):
+    """A scorer that also tests images as a whole; see `Scorer`."""
+
+    def drift(self, images: Images, *, batch_size: int = 64) -> Drift:
+        """Test whether images as a whole differ from the ID validation images.
+
+        The decision scores of all images are compared, and the classifier's features of at most
+        `diffguard.scores.drift.SAMPLE_SIZE` of them, chosen at random.
+
+        Args:
+            images: N images in any form, see `inputs.working.working_images`; at least one.
+            batch_size: Images of every network call, at least 1.
+
+        Returns:
+            The p-values of both tests.
+
+        Raises:
+            UserError: For images that `working_images` refuses, without images or calibration, if
+                the calibration has no features of validation images, or if the settings need true
+                labels.
+        """
+        check_unlabeled(self.settings)
+        check_drift(self)
+        working = working_images(images, self.image_size, self.image_channels)
+        if not len(working):
+            raise UserError("there is no image to compare with the ID validation images: give some")
+        scores = self.score(working, batch_size=batch_size)
+        return drift_of(self, scores, _batches(working, batch_size), batch_size)
+
+
+def _batches(images: Tensor, batch_size: int) -> Iterator[Mapping[str, Any]]:
+    """Images of unknown classes, as `classified` takes them."""
+    for part in images.split(batch_size):
+        yield {"image": part, "label": torch.full((len(part),), -1), "error": [""] * len(part)}

@@ -28,5 +28,9 @@ def test_a_calibrated_detector_tells_other_images_from_the_validation_images():
     expected = detector.classifier.forward_features(images).features
     torch.testing.assert_close(features, expected)
     alike, others = random_images(30, 3), random_images(30, 2) * 0.3
-    assert not drift_of(detector, detector.score(alike), batches(alike), 8).is_found
-    assert drift_of(detector, detector.score(others), batches(others), 8).features_p == 0.001
+    drift = drift_of(detector, detector.score(alike), batches(alike), 8)
+    assert not drift.is_found
+    assert detector.drift(list(alike), batch_size=8) == drift
+    assert detector.drift(others).features_p == 0.001
+    with pytest.raises(UserError, match="there is no image to compare"):
+        detector.drift([])
