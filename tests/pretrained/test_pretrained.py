@@ -21,10 +21,11 @@ def test_the_digit_is_id_and_the_letter_is_ood(verdicts):
     assert letter.p_value < 0.01 < 0.3 < digit.p_value
 
 
-def test_the_command_line_gives_the_same_scores(verdicts, tmp_path, monkeypatch):
+def test_the_command_line_gives_the_same_scores(verdicts, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     options = ["--trainer.progress", "false", "--trainer.threads", "1", "--data.batch_size", "8"]
-    assert main(["--ckpt", "demo", "--images", "demo", *options]) == 0
+    assert main(["--ckpt", "demo", "--images", "demo", "--drift", *options]) == 0
+    assert "2 images against 400 ID validation images" in capsys.readouterr().out
     table = Path("runs/demo_detector/images/images/images.csv")
     with table.open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
