@@ -23,8 +23,9 @@ class ClassifierModule(TrainingModule):
 
     It logs `classifier/train_loss`, `classifier/train_accuracy`, `classifier/val_loss` and
     `classifier/val_accuracy` once an epoch. A test logs `classifier/test_loss` and
-    `classifier/test_accuracy` of the first test loader. A batch is a pair of images and labels, or
-    a mapping with `image` and `label`; images are in [0, 1].
+    `classifier/test_accuracy` of the first test loader. A prediction returns the logits.
+    A batch is a pair of images and labels, or a mapping with `image` and `label`; images are in
+    [0, 1].
 
     Args:
         classifier: Network that maps images `(N, C, H, W)` in [0, 1] to logits `(N, K)`.
@@ -92,11 +93,15 @@ class ClassifierModule(TrainingModule):
         if dataloader_idx == 0:
             self._evaluate(batch, batch_idx, "test", self.test_accuracy)
 
+    def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Tensor:  # noqa: ARG002
+        """Logits `(N, K)` of a batch, with or without labels."""
+        return self(batch_images(batch))
+
     def _labeled(self, batch: Any, batch_idx: int) -> tuple[Tensor, Tensor]:
         """Images and labels of a batch, with a check of the first batch."""
         images, labels = images_and_labels(batch)
         if batch_idx == 0:  # each check waits for the GPU
-            check_classes(labels, self.classifier.num_classes)
+            check_classes(labels, self.classifier.num_classes, "classifier")
         return images, labels
 
     def _evaluate(

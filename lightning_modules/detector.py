@@ -11,7 +11,7 @@ from torchmetrics import MeanMetric
 from diffguard.batching import BATCH_SIZE
 from diffguard.detector import Detector
 from diffguard.errors import UserError
-from diffguard.inputs.batch_parts import batch_parts, class_labels, listed_images_and_labels
+from diffguard.inputs.batch_parts import class_labels, images_of_any_form
 from diffguard.inputs.working import working_images
 from diffguard.methods.adaptive_stream import AdaptiveStream
 from diffguard.methods.items import Item, Scored
@@ -33,9 +33,9 @@ class DetectorModule(StreamModule):
 
     `trainer.predict` returns the `Verdicts` of each batch.
 
-    A batch is a tensor of images `(N, C, H, W)`, a list of images `(C, H, W)`, a pair of images and
-    labels, or a mapping with `image` and `label`. Images have any size, and are uint8 or floating
-    point in [0, 1]. Labels of OOD images are ignored.
+    A batch is images, a pair of images and labels, a list of pairs of one image and its label, or a
+    mapping with `image` and `label`. Images have any form that `Detector.predict` takes, such as
+    tensors `(N, C, H, W)` or lists of PIL images of any size. Labels of OOD images are ignored.
 
     Args:
         detector: The detector.
@@ -130,27 +130,27 @@ class DetectorModule(StreamModule):
         Raises:
             UserError: If the label of an ID image is not one of the detector's classes.
         """
-        images, labels = listed_images_and_labels(batch)
+        parts = images_of_any_form(batch)
+        size, channels = self.detector.image_size, self.detector.image_channels
+        images = working_images(parts.images, size, channels)
         first, limit = self._counts[dataloader_idx], self._limits[dataloader_idx]
         self._counts[dataloader_idx] += len(images)
         count = len(images) if limit is None else max(0, min(len(images), limit - first))
         name, group = list(self.metrics.groups.items())[dataloader_idx]
         if group == ID:
             classes = self.detector.classifier.num_classes
-            truth = class_labels(labels, len(images), classes, name)
+            truth = class_labels(parts.labels, len(images), classes, name)
         else:
             truth = [-1] * count
-        errors = batch_parts(batch).errors
-        size, channels = self.detector.image_size, self.detector.image_channels
         return [
             Item(
                 image,
                 truth[row],
                 name,
                 first + row,
-                error=errors[row] if errors else "",
+                error=parts.errors[row] if parts.errors else "",
             )
-            for row, image in enumerate(working_images(images[:count], size, channels))
+            for row, image in enumerate(images[:count])
         ]
 
     def take(self, rows: list[Scored]) -> None:
@@ -190,7 +190,7 @@ class DetectorModule(StreamModule):
         Raises:
             UserError: If an image could not be read, or the detector is not calibrated.
         """
-        for error in filter(None, batch_parts(batch).errors or ()):
+        parts = images_of_any_form(batch)
+        for error in filter(None, parts.errors or ()):
             raise UserError(error)
-        images, _ = listed_images_and_labels(batch)
-        return self.detector.predict(images, batch_size=self.batch_size)
+        return self.detector.predict(parts.images, batch_size=self.batch_size)

@@ -17,7 +17,7 @@ from diffguard.denoisers.base import DiffusersDenoiser
 from diffguard.denoisers.latent import LatentDenoiser
 from diffguard.engine.acceleration import accelerate
 from diffguard.errors import UserError
-from diffguard.inputs.batch_parts import batch_images, images_and_labels
+from diffguard.inputs.batch_parts import batch_images, check_classes, images_and_labels
 from diffguard.training.denoising import denoising_losses, loss_weights, spread_timesteps
 from diffguard.training.ema import EMA
 from diffguard.training.settings import DiffusionTraining
@@ -109,13 +109,13 @@ class DiffusionModule(TrainingModule):
 
     def run_network(self, batch: Any) -> None:
         """Denoise the images at the lowest noise level."""
-        z, labels = self._encode(batch)
+        z, labels = self._encode(batch, batch_idx=0)
         t = torch.zeros(len(z), dtype=torch.int64, device=z.device)
         self.denoiser.predict_noise(z, t, labels)
 
-    def training_step(self, batch: Any, _batch_idx: int) -> Tensor:
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """Denoising loss at random timesteps, with some labels dropped."""
-        z, labels = self._encode(batch)
+        z, labels = self._encode(batch, batch_idx)
         t = spread_timesteps(len(z), len(self.denoiser.schedule))
         if labels is not None:
             labels = self.drop_labels(labels)
@@ -134,7 +134,7 @@ class DiffusionModule(TrainingModule):
             self._evaluate(batch, batch_idx, "test")
 
     def _evaluate(self, batch: Any, batch_idx: int, part: str) -> None:
-        z, labels = self._encode(batch)
+        z, labels = self._encode(batch, batch_idx)
         generator = torch.Generator().manual_seed(batch_idx)
         noise = torch.randn(z.shape, generator=generator).to(z)
         # Spread evenly over the schedule, so the loss does not depend on chance.
@@ -174,8 +174,11 @@ class DiffusionModule(TrainingModule):
         self.ema.update(self.denoiser, step)
 
     @torch.no_grad()
-    def _encode(self, batch: Any) -> tuple[Tensor, Tensor | None]:
+    def _encode(self, batch: Any, batch_idx: int) -> tuple[Tensor, Tensor | None]:
+        """Latents and labels of a batch, with a check of the first batch's labels."""
         if self.denoiser.num_classes is None:
             return self.denoiser.encode(batch_images(batch)), None
         images, labels = images_and_labels(batch)
+        if batch_idx == 0:  # each check waits for the GPU
+            check_classes(labels, self.denoiser.num_classes, "diffusion model")
         return self.denoiser.encode(images), labels

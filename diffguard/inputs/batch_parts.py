@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from diffguard.errors import UserError
@@ -35,19 +37,58 @@ def batch_parts(batch: Any) -> BatchParts:
 
     Args:
         batch: A mapping with `image` and perhaps `label` and `error`, a pair of images and labels,
-            a list of one batch `(N, C, H, W)`, or images.
+            a list of pairs of one image and its label, a list of one batch `(N, C, H, W)`, or
+            images.
     """
     if isinstance(batch, Mapping) and "image" in batch:
         errors = batch.get("error")
         errors = [errors] if isinstance(errors, str) else errors  # of a single image
         return BatchParts(batch["image"], batch.get("label"), errors)
     if isinstance(batch, list | tuple):
+        if batch and all(_is_labeled_image(element) for element in batch):
+            images, labels = zip(*batch, strict=True)
+            return BatchParts(list(images), [int(label) for label in labels])
         # Labels have one dimension at most, so a second image makes a list of images.
-        if len(batch) == 2 and not (isinstance(batch[1], Tensor) and batch[1].ndim >= 3):
+        if len(batch) == 2 and not _is_image(batch[1]):
             return BatchParts(*batch)
         if len(batch) == 1 and isinstance(batch[0], Tensor) and batch[0].ndim == 4:
             return BatchParts(batch[0])
     return BatchParts(batch)
+
+
+def _is_image(value: Any) -> bool:
+    """Whether a value has a form of `working_images`, and cannot be labels."""
+    if isinstance(value, Tensor):
+        return value.ndim >= 3
+    if isinstance(value, np.ndarray):
+        return value.ndim >= 2
+    return isinstance(value, Image.Image | str | os.PathLike)
+
+
+def _is_labeled_image(element: Any) -> bool:
+    """Whether an element of a batch is a pair of one image and its label."""
+    if not (isinstance(element, list | tuple) and len(element) == 2 and _is_image(element[0])):
+        return False
+    label = element[1]
+    is_scalar = isinstance(label, Tensor) and label.ndim == 0 and not label.is_floating_point()
+    return is_scalar or isinstance(label, int | np.integer)
+
+
+def images_of_any_form(batch: Any) -> BatchParts:
+    """Divide a batch into its parts; the images have a form of `working_images`.
+
+    Args:
+        batch: A batch in a form of `batch_parts`.
+
+    Raises:
+        UserError: For a batch of another form.
+    """
+    parts = batch_parts(batch)
+    images = parts.images
+    is_list = isinstance(images, list | tuple) and len(images) > 0
+    if not (_is_image(images) or (is_list and all(map(_is_image, images)))):
+        raise _other_form(batch)
+    return parts
 
 
 def images_and_labels(batch: Any) -> tuple[Tensor, Tensor]:
@@ -100,7 +141,8 @@ def listed_images_and_labels(batch: Any) -> tuple[Tensor | Sequence[Tensor], Any
     Args:
         batch: A mapping with `image` and perhaps `label`, a pair of images and labels, or images:
             a tensor `(N, C, H, W)`, such a tensor alone in a list, or a list of tensors
-            `(C, H, W)`. A single image `(C, H, W)` is a batch of one.
+            `(C, H, W)`, each perhaps in a pair with its label. A single image `(C, H, W)` is a
+            batch of one.
 
     Returns:
         The images as a tensor or a list, and the labels; None for a batch without labels.
@@ -112,17 +154,21 @@ def listed_images_and_labels(batch: Any) -> tuple[Tensor | Sequence[Tensor], Any
     if isinstance(images, Tensor) and images.ndim == 3:
         return images[None], labels
     if not isinstance(images, Tensor) and not _is_list_of_images(images):
-        advice = ""
-        if isinstance(batch, list | tuple) and len(batch) > 2:
-            advice = (
-                "; for a data set with further values, give the DataLoader "
-                "collate_fn=lambda items: default_collate([item[:2] for item in items])"
-            )
-        raise UserError(
-            f"a batch of type {type(batch).__name__} has no images: expected a tensor "
-            f"(N, C, H, W), a list of tensors (C, H, W), {LABELED}{advice}"
-        )
+        raise _other_form(batch)
     return images, labels
+
+
+def _other_form(batch: Any) -> UserError:
+    advice = ""
+    if isinstance(batch, list | tuple) and len(batch) > 2:
+        advice = (
+            "; for a data set with further values, give the DataLoader "
+            "collate_fn=lambda items: default_collate([item[:2] for item in items])"
+        )
+    return UserError(
+        f"a batch of type {type(batch).__name__} has no images: expected a tensor "
+        f"(N, C, H, W), a list of tensors (C, H, W), {LABELED}{advice}"
+    )
 
 
 def _is_list_of_images(images: Any) -> bool:
@@ -152,8 +198,13 @@ def label_numbers(labels: Any) -> list[int]:
     return numbers
 
 
-def check_classes(labels: Tensor, classes: int) -> None:
+def check_classes(labels: Tensor, classes: int, model: str) -> None:
     """Make sure that labels `(N,)` are numbers of classes, 0 to `classes` - 1.
+
+    Args:
+        labels: The labels.
+        classes: The number of classes.
+        model: What has these classes, for the error line, such as `classifier`.
 
     Raises:
         UserError: If one is not.
@@ -161,7 +212,7 @@ def check_classes(labels: Tensor, classes: int) -> None:
     low, high = int(labels.min()), int(labels.max())
     if low < 0 or high >= classes:
         raise UserError(
-            f"an image has label {low if low < 0 else high}, but the classifier has {classes} "
+            f"an image has label {low if low < 0 else high}, but the {model} has {classes} "
             f"classes, 0 to {classes - 1}: correct the label"
         )
 

@@ -5,9 +5,11 @@ import os
 from types import SimpleNamespace
 from typing import ClassVar
 
+import numpy as np
 import pytest
 import torch
 from lightning import LightningDataModule, Trainer
+from PIL import Image
 from torch.utils.data import DataLoader, TensorDataset
 
 from diffguard.errors import UserError
@@ -148,6 +150,25 @@ def test_a_prediction_is_a_list_of_verdicts():
 def test_images_without_labels_have_a_verdict_each(batches):
     module = DetectorModule(build_detector(), batch_size=8)
     assert [len(verdicts) for verdicts in Trainer(**QUIET).predict(module, batches)] == [2, 1]
+
+
+def test_images_of_a_batch_have_any_form_of_a_prediction(tmp_path):
+    pixels = np.random.default_rng(0).integers(256, size=(4, 12, 12), dtype=np.uint8)
+    pictures = [Image.fromarray(image) for image in pixels]
+    paths = [tmp_path / f"{row}.png" for row in range(4)]
+    for picture, path in zip(pictures, paths, strict=True):
+        picture.save(path)
+    module = DetectorModule(build_detector(), batch_size=8)
+    scores = []
+    for forms in (pictures, list(pixels), paths, list(zip(pictures, range(4), strict=True))):
+        batches = Trainer(**QUIET).predict(module, DataLoader(forms, 2, collate_fn=list))
+        scores.append(torch.cat([verdicts.score for verdicts in batches]))
+    assert all(torch.equal(score, scores[0]) for score in scores)
+    pairs = DataLoader([(picture, 0) for picture in pictures], 2, collate_fn=list)
+    bare = DataLoader(pictures[:3], 2, collate_fn=list)
+    trainer = Trainer(**QUIET)
+    trainer.test(module, {"shapes": pairs, "blank": bare}, verbose=False)
+    assert {"shapes/accuracy", "blank/auroc/fusion"} <= set(trainer.callback_metrics)
 
 
 def test_loaders_that_do_not_fit_the_groups_are_refused():

@@ -150,7 +150,12 @@ def test_a_model_without_classes_gets_no_labels():
 def test_validation_loss_is_repeatable_and_moves_no_generator():
     module = DiffusionModule(tiny.denoiser()).eval()
     losses = []
-    module.log_mean = lambda _name, value, _count: losses.append(float(value))
+
+    def log_mean(name, value, _count):
+        if name == "val_loss":
+            losses.append(float(value))
+
+    module.log_mean = log_mean
     batches = list(tiny.val_loader())
     state = torch.get_rng_state()
     for _ in range(2):
@@ -200,6 +205,15 @@ def test_a_fast_dev_run_takes_one_step():
     trainer = Trainer(accelerator="cpu", logger=False, **options)
     trainer.fit(module, tiny.train_loader(), tiny.val_loader())
     assert trainer.global_step == 1
+
+
+@pytest.mark.parametrize("label", [-1, 3])  # 3 is the null class
+def test_labels_that_are_not_classes_are_refused(label):
+    module = DiffusionModule(tiny.denoiser(num_classes=3))
+    batch = torch.rand(2, 1, tiny.SIDE, tiny.SIDE), torch.tensor([0, label])
+    message = f"an image has label {label}, but the diffusion model has 3 classes, 0 to 2"
+    with pytest.raises(UserError, match=message):
+        module.training_step(batch, 0)
 
 
 def test_label_dropout_needs_a_null_class():
