@@ -142,9 +142,15 @@ class Classifier(nn.Module):
         """
         inputs = self.normalize(images, crop=crop)
         height, width = inputs.shape[-2:]
+        advice = "check its size, channels and kwargs"
+        if self.training and len(images) == 1:
+            advice = (
+                "BatchNorm cannot train on a batch of one image, so use larger batches, with "
+                f"drop_last=True for a last batch of one image; otherwise {advice}"
+            )
         with failure_report(
             f"the classifier fails on images of {height} × {width} with {self.channels} channels",
-            "check its size, channels and kwargs",
+            advice,
         ):
             logits = self.network(inputs)
         if not isinstance(logits, Tensor) or logits.shape != (len(images), self.num_classes):

@@ -1,9 +1,11 @@
 import pytest
 import torch
 from lightning import Trainer
+from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 from torchvision.transforms import v2
 
+from diffguard.classifiers.classifier import Classifier
 from diffguard.errors import UserError
 from diffguard.training.settings import ClassifierTraining
 from lightning_modules.checkpoint_io import last_checkpoint
@@ -220,6 +222,8 @@ def test_pairs_of_images_and_labels_train_and_test(tmp_path):
     assert set(results) == {"classifier/test_loss", "classifier/test_accuracy"}
     validation = trainer.validate(module, pairs(), verbose=False)[0]
     assert results["classifier/test_loss"] == validation["classifier/val_loss"]
+    predictions = trainer.predict(module, pairs())
+    assert [tuple(logits.shape) for logits in predictions] == [(12, 3), (12, 3)]
 
 
 def test_normalized_images_are_refused(tmp_path):
@@ -236,6 +240,13 @@ def test_labels_that_are_not_classes_are_refused(tmp_path, label, message):
     images = DataLoader(TensorDataset(torch.rand(2, 1, 8, 8), torch.tensor([0, label])), 2)
     with pytest.raises(UserError, match=message):
         fit(tmp_path, ClassifierModule(tiny.classifier()), images)
+
+
+def test_a_batch_of_one_image_cannot_train_batch_norm():
+    network = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(64), nn.Linear(64, 3))
+    module = ClassifierModule(Classifier(network, 3, channels=1))
+    with pytest.raises(UserError, match=r"a batch of one image.* drop_last=True"):
+        module(torch.rand(1, 1, 8, 8))
 
 
 def test_a_frozen_classifier_is_not_trained(tmp_path):
