@@ -74,6 +74,11 @@ class WandbLog(LoggerLog):
         probabilities = np.stack([1 - ranks, ranks], axis=1)
         self._log(name, wandb.plot.pr_curve(is_ood.astype(int), probabilities, ["ID", "OOD"]))
 
+    def close(self) -> None:
+        """Write what is left, and end the run of W&B; a later run would continue it."""
+        super().close()
+        self.logger.experiment.finish()
+
     def _log(self, name: str, value: Any) -> None:
         self.logger.experiment.log({name: value})
 

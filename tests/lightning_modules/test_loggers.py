@@ -12,6 +12,7 @@ from diffguard.errors import UserError
 from lightning_modules.callbacks.config_log import ConfigLog
 from lightning_modules.classifier import ClassifierModule
 from lightning_modules.loggers import build_loggers, end_runs
+from lightning_modules.results_log import results_log
 from tests.helpers import fake_wandb
 from tests.helpers import tiny_training as tiny
 
@@ -51,6 +52,16 @@ def test_wandb_gets_metrics_and_config_and_a_run_for_each_stage(tmp_path, monkey
     (logger,) = build_loggers(["wandb"], tmp_path, "diffusion")
     logger.log_metrics({"loss": 1.0})
     assert runs[1].values == {"loss": 1.0}
+
+
+def test_the_log_of_an_evaluation_ends_its_run(tmp_path, monkeypatch):
+    runs = fake_wandb.install(monkeypatch)
+    (logger,) = build_loggers(["wandb"], tmp_path, "evaluation")
+    log = results_log(logger)
+    log.metrics({"near/auroc/fusion": 0.9})
+    assert not runs[0].is_finished
+    log.close()
+    assert runs[0].is_finished
 
 
 def test_a_missing_package_is_named(tmp_path, monkeypatch):
