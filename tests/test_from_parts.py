@@ -96,6 +96,12 @@ def test_a_hub_id_is_downloaded_at_its_revision(models, monkeypatch):
     assert (detector.image_size, detector.denoiser.num_classes) == (8, 3)
 
 
+@pytest.mark.parametrize("name", ["./nope", "../nope", "/nope"])
+def test_a_path_that_does_not_exist_is_not_a_hub_id(name):
+    with pytest.raises(UserError, match=f"^{name} does not exist"):
+        build(Stranger(3), name, kwargs={})
+
+
 NETWORKS = {
     "timm/test_resnet.r160_in1k": (lambda: timm.create_model("test_resnet", num_classes=3), {}),
     STRANGER: (lambda: Stranger(3, width=5), {"kwargs": {"width": 5}}),

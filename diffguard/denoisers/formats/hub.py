@@ -8,7 +8,7 @@ from pathlib import Path
 from diffguard.errors import UserError, reason_of
 
 _PARTS = ("unet", "transformer", "vae", "vqvae", "scheduler", "class_context", "text_encoder")
-_ID = re.compile(r"([\w.-]+/[\w.-]+?)(?:@([\w./-]+))?")
+_ID = re.compile(r"(\w[\w.-]*/[\w.-]+?)(?:@([\w./-]+))?")
 _FILES = (".ckpt", ".pt", ".pth", ".bin", ".safetensors")
 # Copies of the weights in half precision, and weights before averaging.
 _COPIES = ["*.fp16.*", "*.non_ema.*"]
