@@ -2,7 +2,7 @@
 
 from setuptools import find_packages, setup
 
-PAGE = [f"report/html/*.{suffix}" for suffix in ("html", "css", "js")]
+REPORT = [f"report/html/*.{suffix}" for suffix in ("html", "css", "js")]
 TYPED = ("diffguard", "lightning_modules", "datamodules")
 
 setup(
@@ -13,11 +13,7 @@ setup(
     package_dir={"diffguard_cli.configs": "configs"},
     package_data={
         **{name: ["py.typed"] for name in TYPED},
-        "diffguard": [
-            "py.typed",
-            "pretrained/**/*",
-            *(f"report/html/*.{kind}" for kind in ("html", "css", "js")),
-        ],
+        "diffguard": ["py.typed", "pretrained/**/*", *REPORT],
         "diffguard_cli.configs": ["*.yaml"],
     },
 )

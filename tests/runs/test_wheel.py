@@ -87,7 +87,12 @@ def test_only_the_packages_are_installed(run, environment):
     folders = {path.split("/")[0] for path in files if ".dist-info/" not in path}
     assert folders == {*packages, ".."}  # `../../../bin/diffguard`
     shipped = {f"diffguard_cli/configs/{path.name}" for path in (ROOT / "configs").glob("*.yaml")}
-    assert shipped | {"diffguard/py.typed", "lightning_modules/py.typed"} <= set(files)
+    for name in packages:
+        paths = [path for path in (ROOT / name).rglob("*") if path.is_file()]
+        kept = [path for path in paths if path.suffix not in {".py", ".pyc"}]
+        shipped |= {path.relative_to(ROOT).as_posix() for path in kept}
+    assert "diffguard/pretrained/demo/detector.ckpt" in shipped
+    assert {path for path in files if path.split("/")[0] in packages} >= shipped
 
 
 SCRIPT = """
