@@ -162,13 +162,31 @@ def build_parser() -> Parser:
     )
     parser.add_argument("ckpt", metavar="CKPT", help="a detector.ckpt")
     parser.add_argument("--limit", type=int | None, default=None, help="images per set")
-    parser.add_argument("--steps", type=int, nargs="+", default=list(STEPS))
-    parser.add_argument("--depths", type=float, nargs="+", default=list(DEPTHS))
-    parser.add_argument("--scales", type=float, nargs="+", default=list(SCALES))
+    parser.add_argument(
+        "--steps",
+        type=int,
+        nargs="+",
+        default=list(STEPS),
+        help="numbers of denoising steps to try",
+    )
+    parser.add_argument(
+        "--depths",
+        type=float,
+        nargs="+",
+        default=list(DEPTHS),
+        help="depths of the inversion to try, as shares of the schedule",
+    )
+    parser.add_argument(
+        "--scales",
+        type=float,
+        nargs="+",
+        default=list(SCALES),
+        help="scales of the guidance to try",
+    )
     parser.add_argument(
         "--output", type=str | None, default=None, help="file for the choice, a config for --config"
     )
-    parser.add_argument("--device", default=best_device(), help="default: the accelerator, if any")
+    parser.add_argument("--device", default=best_device(), help="a device of torch")
     return parser
 
 

@@ -66,7 +66,7 @@ class TrainerConfig(TrainingOptions, DeviceOptions):
             `--resume` continues from there and ends with the same weights as an uninterrupted run.
         measure_rate: Report images per second of each stage, and how much of the device it uses.
         loggers: Loggers of training and of the figures of an evaluation: `tensorboard`, `csv`,
-            `wandb`, or a class path as in `callbacks`. An evaluation always writes to TensorBoard.
+            `wandb`, or a class path as in `callbacks`.
         callbacks: Further callbacks of training by class path:
             `{class_path: my_module.MyCallback, init_args: {name: value}}`.
         profiler: Measures where training spends its time: `simple`, `advanced` or `pytorch`, which
