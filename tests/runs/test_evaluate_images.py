@@ -1,6 +1,7 @@
 """`evaluate.main` on folders of images and on unreadable images."""
 
 import csv
+import io
 import json
 import os
 import re
@@ -59,6 +60,11 @@ def test_a_folder_of_images_gets_verdicts(ckpt, tmp_path, capsys):
     assert not (tmp_path / "few").exists()
 
 
+def read_rows(folder):
+    text = (folder / "images.csv").read_text(encoding="utf-8")
+    return list(csv.DictReader(io.StringIO(text, newline="")))
+
+
 def test_verdicts_are_explained_by_a_report_and_panels(ckpt, tmp_path):
     hostile = "<img src=x onerror=alert(1)>.png"
     write_images(tmp_path / "mine", 3, "noise", 4)
@@ -70,7 +76,7 @@ def test_verdicts_are_explained_by_a_report_and_panels(ckpt, tmp_path):
     assert start(ckpt, *words, "--panels", 1) == 3
     elements = read_page((out / "report.html").read_text(encoding="utf-8"))
     cards = {card.attributes["data-name"]: card for card in select(elements, "article")}
-    rows = {from_cell(row["path"]): row for row in csv.DictReader((out / "images.csv").open())}
+    rows = {from_cell(row["path"]): row for row in read_rows(out)}
     names = [str(tmp_path / "mine" / name) for name in (hostile, "001.png", "=2.png")]
     assert set(rows) == set(cards) == set(names)
     for name, row in rows.items():
@@ -82,10 +88,11 @@ def test_verdicts_are_explained_by_a_report_and_panels(ckpt, tmp_path):
     assert not (out / "explanations").exists()
     assert start(ckpt, *words, "--explain") == 3
     detector = Detector.load(ckpt)
-    for row in csv.DictReader((out / "images.csv").open()):
+    for row in read_rows(out):
         explanation = detector.explain(from_cell(row["path"]))
         assert from_cell(row["explanation"]) == explanation.text
-        assert Image.open(out / row["panel"]).width > 300
+        with Image.open(out / row["panel"]) as panel:
+            assert panel.width > 300
 
 
 def test_files_that_are_not_images_are_skipped_and_listed(ckpt, tmp_path, capsys):
