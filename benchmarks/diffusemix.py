@@ -81,8 +81,8 @@ def study(
                     stages = ["--stages", "[augment, classifier, calibrate]"]
                     stages += ["--augment.classifier", str(judge / "classifier.safetensors")]
                     stages += ["--augment.cache", str(folder / "edits")]
-                given = ["--diffusion.ckpt", str(diffusion / "diffusion")]
-                train(run, [*common, *words, *stages, *given, "--seed", str(seed)])
+                source = ["--diffusion.ckpt", str(diffusion / "diffusion")]
+                train(run, [*common, *words, *stages, *source, "--seed", str(seed)])
             figures.setdefault(arm, []).append(figures_of(run))
     return figures
 
@@ -118,9 +118,9 @@ def classifier_figures(ckpt: str) -> dict[str, float]:
 
     classifier = Detector.load(ckpt).classifier.eval()
     parser = training.build_parser()
-    stored = Path(ckpt).with_name("config.yaml")
-    values = yaml.safe_load(stored.read_text(encoding="utf-8"))
-    config = parser.instantiate(parse(parser, [], values, str(stored)))
+    path = Path(ckpt).with_name("config.yaml")
+    values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    config = parser.instantiate(parse(parser, [], values, str(path)))
     batches = list(test_batches(OODDataModule(config.data)))
     with torch.no_grad():
         logits = torch.cat([classifier(images) for images, _ in batches])

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from datamodules.config import Augmentation
+from diffguard.classifiers.small_cnn import WIDTH
+from diffguard.denoisers.formats.options import AdmSchedule, CheckpointOptions
 from diffguard.denoisers.spec import DiffusionSpec, Fit
 from diffguard.errors import UserError
 from diffguard.storage.arguments import LARGEST_SIDE
@@ -118,11 +120,11 @@ class ModelConfig:
         noise_schedule: Noise levels of guided-diffusion; its 64×64 model uses `cosine`.
     """
 
-    image_size: int | None = None
-    num_head_channels: int | None = None
-    num_heads: int | None = None
-    new_attention_order: bool = False
-    noise_schedule: Literal["linear", "cosine"] = "linear"
+    image_size: int | None = CheckpointOptions.image_size
+    num_head_channels: int | None = CheckpointOptions.num_head_channels
+    num_heads: int | None = CheckpointOptions.num_heads
+    new_attention_order: bool = CheckpointOptions.new_attention_order
+    noise_schedule: AdmSchedule = CheckpointOptions.noise_schedule
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,7 +168,7 @@ class DiffusionSource:
     model: ModelConfig = field(default_factory=ModelConfig)
     store: Literal["auto", "weights", "reference"] = "auto"
     null_class: int | None = None
-    prompt: str = "a photo of a {name}"
+    prompt: str = CheckpointOptions.prompt
     patch: int = DiffusionSpec.patch
     fit: Fit = DiffusionSpec.fit
     antialias: bool = DiffusionSpec.antialias
@@ -202,7 +204,7 @@ class NoisyClassifierConfig(NoisyClassifierTraining, StageOptions):
 
     max_epochs: int = 30
     val_every: int = 5
-    width: int = 16
+    width: int = WIDTH
 
     def __post_init__(self) -> None:
         super().__post_init__()

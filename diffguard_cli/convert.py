@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
 
 from diffguard.denoisers.formats import CheckpointOptions, load_diffusion
+from diffguard.denoisers.formats.options import AdmSchedule
 from diffguard.denoisers.formats.save import save_folder
 from diffguard.printing import say
 from diffguard.storage.paths import expand_home
@@ -30,7 +30,9 @@ def build_parser() -> Parser:
     parser.add_argument(
         "--new_attention_order", action="store_true", help="for guided-diffusion's 64×64 model"
     )
-    parser.add_argument("--noise_schedule", type=Literal["linear", "cosine"], default="linear")
+    parser.add_argument(
+        "--noise_schedule", type=AdmSchedule, default=CheckpointOptions.noise_schedule
+    )
     parser.add_argument("--num_classes", type=int, help="expected number of classes")
     return parser
 

@@ -21,8 +21,8 @@ from diffguard.settings.score_names import complete_score_names
 def add_derived(path: Path, scorer: Scorer) -> None:
     """Add the derived scores to a merged table.
 
-    The table of a cascade is that of a run which began with it: images that the baselines decide
-    have no scores of the diffusion model.
+    With a cascade, the table equals that of a run with the cascade: images that the baselines
+    decide have no scores of the diffusion model.
 
     Args:
         path: `scores.csv`.

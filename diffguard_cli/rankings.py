@@ -68,9 +68,9 @@ def rank_distances(table: Table, settings: DetectorSettings) -> Ranking:
 
 def rank_fused(table: Table, settings: DetectorSettings) -> Ranking:
     """Rank sets of baselines by their `fusion` with `diffguard`, for the settings' distances."""
-    own = normalized(diffguard(table, settings, settings.distance))
+    method_scores = normalized(diffguard(table, settings, settings.distance))
     fusions = [
-        (names, {name: (own[name] + values) / 2 for name, values in column.items()})
+        (names, {name: (method_scores[name] + values) / 2 for name, values in column.items()})
         for names, column in _means_of_baselines(table, settings.baselines)
     ]
     return _ranked(fusions)

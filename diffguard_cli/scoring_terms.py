@@ -12,7 +12,7 @@ from diffguard.score_table.manifest import MACHINE
 
 @dataclass(frozen=True)
 class Terms:
-    """What decides on the last bits of a score and may be left open by the user.
+    """Settings that affect the last bits of a score; the user may leave them open.
 
     Attributes:
         batch_size: Rows of a network call; None if it is still to be measured.
@@ -25,7 +25,7 @@ class Terms:
     threads: int | None
 
     def resumed(self, manifest: Mapping[str, Any]) -> Terms:
-        """These terms, with the open ones as the run in a folder began with them.
+        """These terms, with open values taken from the manifest of the folder.
 
         Args:
             manifest: The manifest of the folder of scores; empty for a new folder.

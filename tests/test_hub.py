@@ -105,5 +105,5 @@ def test_mistakes_are_one_line(tmp_path):
     with pytest.raises(UserError, match=r"the hub did not give detector\.ckpt of owner/name"):
         Detector.from_pretrained("owner/name", local_files_only=True, cache_dir=tmp_path)
     (tmp_path / "results.json").write_text('{"rows": []}')
-    with pytest.raises(UserError, match="has no figures of fusion"):
+    with pytest.raises(UserError, match="has no metrics of fusion, the score that decides"):
         Detector.load("demo").generate_model_card(results=tmp_path / "results.json")

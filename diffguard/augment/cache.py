@@ -83,7 +83,7 @@ class EditCache:
             UserError: If a block is damaged, or the system refuses to write.
         """
         shape = self._read(0)["edits"].shape[1:]
-        rejections, edited = torch.zeros(len(Fault), dtype=torch.int64), 0
+        rejections, edit_count = torch.zeros(len(Fault), dtype=torch.int64), 0
         with replace_file(self.folder / _EDITS) as temporary:
             edits = np.lib.format.open_memmap(
                 temporary, "w+", dtype=np.uint8, shape=(self.count, *shape)
@@ -92,10 +92,10 @@ class EditCache:
                 block = self._read(number)
                 edits[positions.start : positions.stop] = block["edits"].numpy()
                 rejections += block["rejections"]
-                edited += int(block["is_edit"].sum())
+                edit_count += int(block["is_edit"].sum())
             edits.flush()
         counts = {fault.name.lower(): int(rejections[fault]) for fault in Fault if fault}
-        summary = {"images": self.count, "edited": edited, "rejected": counts}
+        summary = {"images": self.count, "edited": edit_count, "rejected": counts}
         with replace_file(self.folder / _SUMMARY) as temporary:
             temporary.write_text(json.dumps(summary, indent=2), encoding="utf-8")
         for number in range(len(self.blocks)):

@@ -57,8 +57,8 @@ def find_faults(
     blank = ~edits.flatten(1).isfinite().all(1) | ((contrast < _BLANK) & (before >= _BLANK))
     faults = torch.zeros(len(edits), dtype=torch.int64)
     if classify is not None:
-        seen = classify(edits.nan_to_num())
-        wrong = (seen != labels.to(seen)) & (seen != classify(originals))
+        classes = classify(edits.nan_to_num())
+        wrong = (classes != labels.to(classes)) & (classes != classify(originals))
         faults[wrong.cpu()] = Fault.LABEL
     faults[(contrast < _COLLAPSED * before).cpu()] = Fault.COLLAPSED
     faults[blank.cpu()] = Fault.BLANK

@@ -13,13 +13,14 @@ import torch
 from torch import Tensor
 from torchvision.transforms import v2
 
+from diffguard.augment.settings import AugmentSettings
 from diffguard.errors import UserError
 
 # The half that shows the original.
 HALVES = ("left", "right", "top", "bottom")
 
 
-def half_masks(height: int, width: int, seam: float = 0.0) -> Tensor:
+def half_masks(height: int, width: int, seam: float) -> Tensor:
     """The share of the original in each pixel, for each of the four halves.
 
     Args:
@@ -77,7 +78,11 @@ class DiffuseMix(v2.Transform):
         UserError: For a value outside its range.
     """
 
-    def __init__(self, fractal_weight: float = 0.2, seam: float = 0.0) -> None:
+    def __init__(
+        self,
+        fractal_weight: float = AugmentSettings.fractal_weight,
+        seam: float = AugmentSettings.seam,
+    ) -> None:
         super().__init__()
         if not 0 <= fractal_weight <= 1:
             raise UserError(f"fractal_weight must be in [0, 1], got {fractal_weight:g}")

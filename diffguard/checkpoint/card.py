@@ -114,8 +114,8 @@ def _figures(parts: DetectorParts, results: str | Path | None) -> str:
     rows = [row for row in content["rows"] if row["score"] == decision]
     if not rows:
         raise UserError(
-            f"{results} has no figures of {decision}, by which the detector "
-            "decides: expected the results.json of its evaluation"
+            f"{results} has no metrics of {decision}, the score that decides: expected the "
+            "results.json of an evaluation of this detector"
         )
     lines = ["| OOD set | group | AUROC (%) | FPR@95 (%) |", "| --- | --- | --- | --- |"]
     return "\n".join(lines + [_row(row) for row in rows])

@@ -161,8 +161,8 @@ def _convolve(
     result = func(maps, weight, bias, stride, padding, dilation, groups)
     (bottom, right), (high, wide) = _pair(padding), window
     margins = (right, right + wide - reach[1], bottom, bottom + high - reach[0])
-    seen = F.max_pool2d(F.pad(mask.to(maps.dtype), margins), window, _pair(stride))
-    return MaskedMaps.of(result, seen > 0)
+    visible = F.max_pool2d(F.pad(mask.to(maps.dtype), margins), window, _pair(stride))
+    return MaskedMaps.of(result, visible > 0)
 
 
 def _pool(
@@ -180,8 +180,8 @@ def _pool(
     stride, kernel = stride or kernel_size, _pair(kernel_size)
     result = func(_filled(maps, mask, max(kernel) - 1), kernel, stride, padding, *args, **kwargs)
     ceil_mode = result.shape[-2:] != F.max_pool2d(mask.float(), kernel, stride, padding).shape[-2:]
-    seen = F.max_pool2d(mask.to(maps.dtype), kernel, stride, padding, ceil_mode=ceil_mode)
-    return MaskedMaps.of(result, seen > 0)
+    visible = F.max_pool2d(mask.to(maps.dtype), kernel, stride, padding, ceil_mode=ceil_mode)
+    return MaskedMaps.of(result, visible > 0)
 
 
 def _adaptive_average(

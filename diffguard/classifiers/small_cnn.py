@@ -7,6 +7,9 @@ import math
 import torch
 from torch import Tensor, nn
 
+# Default number of channels of the first stage.
+WIDTH = 16
+
 
 class SmallCNN(nn.Module):
     """Five 3×3 convolutions in three stages, for images of about 28 pixels.
@@ -19,7 +22,7 @@ class SmallCNN(nn.Module):
     """
 
     def __init__(
-        self, num_classes: int, in_channels: int = 1, width: int = 16, dropout: float = 0.0
+        self, num_classes: int, in_channels: int = 1, width: int = WIDTH, dropout: float = 0.0
     ) -> None:
         super().__init__()
         self.stage1 = _stage(in_channels, width)

@@ -8,7 +8,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from diffguard.diffusion.schedule import FirstLevel, NoiseSchedule, Pairing, Spacing
+from diffguard.diffusion.schedule import (
+    FIRST_LEVEL,
+    PAIRING,
+    SPACING,
+    FirstLevel,
+    NoiseSchedule,
+    Pairing,
+    Spacing,
+)
 from diffguard.errors import UserError
 
 
@@ -92,9 +100,9 @@ class SamplingPlan:
         cls,
         schedule: NoiseSchedule,
         steps: int,
-        spacing: Spacing = "even",
-        pairing: Pairing = "target",
-        first_level: FirstLevel = "clean",
+        spacing: Spacing = SPACING,
+        pairing: Pairing = PAIRING,
+        first_level: FirstLevel = FIRST_LEVEL,
     ) -> SamplingPlan:
         """Respace a schedule; see `respace` and the class for the options."""
         timesteps = respace(len(schedule), steps, spacing)

@@ -21,6 +21,10 @@ PredictionType = Literal["epsilon", "v_prediction", "sample"]
 Spacing = Literal["even", "stride", "shifted", "trailing"]
 Pairing = Literal["current", "target"]
 FirstLevel = Literal["clean", "first"]
+# Defaults of a sampler.
+SPACING: Spacing = "even"
+PAIRING: Pairing = "target"
+FIRST_LEVEL: FirstLevel = "clean"
 
 
 # With less signal, a division by √ᾱ overflows float32. Published schedules end above 1e-13.

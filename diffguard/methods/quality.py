@@ -49,10 +49,10 @@ def reconstruction_quality(
     results = [recipe.reconstruction(outcome) for outcome in outcomes]
     guided = torch.stack([result.guided for result in results])
     classes = models.classify(guided, batch_size).logits.argmax(1).tolist()
-    kept = [kind == result.job.tag for kind, result in zip(classes, results, strict=True)]
+    agreement = [kind == result.job.tag for kind, result in zip(classes, results, strict=True)]
     originals = torch.stack([result.job.image for result in results])
     return ReconstructionQuality(
-        len(results), sum(kept) / len(kept), resemblance(originals.cpu(), guided.cpu())
+        len(results), sum(agreement) / len(agreement), resemblance(originals.cpu(), guided.cpu())
     )
 
 

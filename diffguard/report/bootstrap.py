@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from diffguard.report.exact_draws import ExactDraws
 from diffguard.report.first_order_draws import FirstOrderDraws
 
+DRAWS = 1_000
 EXACT_ROWS = 20_000
 GROUPS = 5_000
 METRICS = ("auroc", "fpr95_id_positive", "fpr95_ood_positive")
@@ -43,7 +44,7 @@ class Bootstrap:
     """
 
     def __init__(
-        self, id_scores: Sequence[Floats], largest: int, *, draws: int = 1000, seed: int = 0
+        self, id_scores: Sequence[Floats], largest: int, *, draws: int = DRAWS, seed: int = 0
     ) -> None:
         self.id_scores, self.number, self.seed = id_scores, draws, seed
         count = len(id_scores[0])

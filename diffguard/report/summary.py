@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from diffguard.errors import UserError
-from diffguard.report.bootstrap import interval
+from diffguard.report.bootstrap import DRAWS, interval
 from diffguard.report.ood_results import Figures, FiguresTable, ood_results
 from diffguard.report.scored_run import ScoredRun, passes_per_image
 from diffguard.report.selective import id_results
@@ -23,7 +23,7 @@ OOD_GROUPS = ("near", "far")
 def summarize(
     run: ScoredRun,
     *,
-    draws: int = 1000,
+    draws: int = DRAWS,
     metrics: Mapping[tuple[str, str], Mapping[str, float]] | None = None,
 ) -> dict[str, Any]:
     """Compute all results of a scored run.

@@ -30,9 +30,9 @@ def merge(folder: Path, order: Sequence[str] | None = None) -> Path:
     """Merge the tables of all processes into `scores.csv`, sorted by set and index.
 
     Rows are copied as bytes, so the result does not depend on the number of processes. If an image
-    has rows with scores, its rows with an error are dropped; if it has a row of stage 2 of a
-    cascade, so are those of stage 1. The file appears in one step, and the merge needs about 100
-    bytes of memory per image.
+    has rows with scores, its rows with an error are dropped. If it has a row of stage 2 of a
+    cascade, its rows of stage 1 are dropped. The file appears in one step, and the merge needs
+    about 100 bytes of memory per image.
 
     Args:
         folder: The evaluation folder.

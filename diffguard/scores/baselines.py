@@ -53,7 +53,7 @@ class Baselines:
         reference: ID training features; needed by the feature baselines.
         head: The classifier's last linear layer; needed by ViM, SHE and NNGuide.
         knn_k: Neighbors of KNN (Sun et al., 2022).
-        vim_dim: Principal dimensions of ViM (Wang et al., 2022), below D; None takes half of D.
+        vim_dim: Principal dimensions of ViM (Wang et al., 2022), below D; defaults to half of D.
 
     Raises:
         UserError: If a name is unknown, an argument that a baseline needs is missing, or a baseline

@@ -34,7 +34,7 @@ class FusionRule:
         distance: The distances that the `diffguard` score combines.
         baselines: All baselines; each is also fused with `diffguard` alone.
         fused: The baselines that `fusion` combines with `diffguard`.
-        comparator: The baselines that `fusion_baselines` combines; None takes those of `fused`, in
+        comparator: The baselines that `fusion_baselines` combines; defaults to `fused`, in
             a cascade those of stage one.
         band: For a tandem, the two quantiles in [0, 1) between which an image is in doubt; None
             averages the distances instead.

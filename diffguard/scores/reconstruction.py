@@ -59,7 +59,7 @@ def resemblance(images: Tensor, reconstructions: Tensor) -> float:
     """
     flat = images.flatten(1).double(), reconstructions.flatten(1).double()
     distances = torch.cdist(flat[1], flat[0])
-    own = distances.diagonal().unsqueeze(1)
-    wins = (own < distances).double() + 0.5 * (own == distances).double()
+    to_self = distances.diagonal().unsqueeze(1)
+    wins = (to_self < distances).double() + 0.5 * (to_self == distances).double()
     wins.fill_diagonal_(0.0)
     return float(wins.sum() / max(1, len(images) * (len(images) - 1)))

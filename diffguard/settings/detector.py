@@ -83,14 +83,14 @@ class DetectorSettings:
         fused: The scores that `fusion` combines with `diffguard`: some of the baselines and of the
             further methods.
         comparator: The baselines that `fusion_baselines` combines, to compare `fusion` with: the
-            best ones without `diffguard`. None takes those of `fused`.
+            best ones without `diffguard`. Defaults to `fused`.
         fusion: The rule by which they are combined.
         decision: The score that decides on new images; `auto` is `fusion` if the diffusion model
             reconstructs ID validation images well, and otherwise `fusion_baselines`.
         accept: Share of ID images to accept, at least on average, see `scores.conformal`.
         knn_k: Neighbors of the KNN baseline.
         reference_images: Most ID training images that the feature baselines are fitted on.
-        vim_dim: Principal dimensions of the ViM baseline; None takes half of the features'.
+        vim_dim: Principal dimensions of the ViM baseline; defaults to half of the features.
         perceptual_weights: Folder or file with the backbone weights of LPIPS and DISTS.
         compile: Compile the diffusion network, see `engine/acceleration.py`. Changes no score
             beyond rounding, as does `channels_last`.

@@ -42,7 +42,7 @@ def check_fused(
 
     Args:
         fused: The scores that `fusion` combines with `diffguard`.
-        comparator: The scores that `fusion_baselines` combines; None takes `fused`.
+        comparator: The scores that `fusion_baselines` combines; defaults to `fused`.
         fusible: The scores that can be combined.
 
     Raises:

@@ -6,7 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from diffguard.diffusion.schedule import FirstLevel, Pairing, Spacing
+from diffguard.diffusion.schedule import (
+    FIRST_LEVEL,
+    PAIRING,
+    SPACING,
+    FirstLevel,
+    Pairing,
+    Spacing,
+)
 from diffguard.diffusion.solver import EXACT, SolverName
 from diffguard.errors import UserError
 from diffguard.scores.distance_names import find_distance
@@ -61,9 +68,9 @@ class SamplerSettings:
 
     solver: SolverName = "ddim"
     steps: int = 16
-    spacing: Spacing = "even"
-    pairing: Pairing = "target"
-    first_level: FirstLevel = "clean"
+    spacing: Spacing = SPACING
+    pairing: Pairing = PAIRING
+    first_level: FirstLevel = FIRST_LEVEL
     clip: bool = False
     time_shift: TimeShiftSettings = field(default_factory=TimeShiftSettings)
 

@@ -30,7 +30,7 @@ class SampleGrid(Callback):
 
     def __init__(
         self,
-        every_n_epochs: int = 10,
+        every_n_epochs: int,
         columns: int = 8,
         max_classes: int = 10,
         steps: int = 20,

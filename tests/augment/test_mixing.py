@@ -24,7 +24,7 @@ def test_the_named_half_shows_the_original():
 
 
 def test_a_pixel_that_the_middle_divides_is_half_of_each():
-    assert half_masks(3, 3)[0, 0].tolist() == [1, 0.5, 0]
+    assert half_masks(3, 3, seam=0.0)[0, 0].tolist() == [1, 0.5, 0]
 
 
 def test_a_seam_falls_linearly_over_its_width():

@@ -84,7 +84,7 @@ def test_training_sets_the_filters_once_and_leaves_them(tmp_path):
 
 def test_all_processes_begin_with_the_network_of_the_first(tmp_path, monkeypatch):
     first = network(1, 3, (4, 8)).state_dict()
-    monkeypatch.setattr(SingleDeviceStrategy, "broadcast", lambda _self, _own: first)
+    monkeypatch.setattr(SingleDeviceStrategy, "broadcast", lambda _self, _state: first)
     classifier = Classifier(network(1, 3, (4, 8)), 3, channels=1)
     module = ClassifierModule(classifier, ClassifierTraining(lr=0.01))
     trainer = tiny.trainer(tmp_path, max_steps=1)

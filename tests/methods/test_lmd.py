@@ -60,8 +60,8 @@ def inpainted(method, image, repeat):
     for step, _ in zip(range(top, -1, -1), path.synthesize(noise, top), strict=True):
         alpha = plan.alphas_prev[step]
         fresh = drawn(image, "inpainting", repeat, step)
-        known = alpha.sqrt() * clean + (1 - alpha).sqrt() * fresh
-        path.x = torch.where(hidden, path.x, known)
+        visible = alpha.sqrt() * clean + (1 - alpha).sqrt() * fresh
+        path.x = torch.where(hidden, path.x, visible)
     return denoiser.decode(path.x)[0], noise.passes
 
 
@@ -91,7 +91,7 @@ def test_scores_do_not_depend_on_order_and_batch():
     assert scores(IMAGES, 16) == pytest.approx(expected, rel=1e-9)
 
 
-def test_known_pixels_stay_and_hidden_pixels_do_not_matter():
+def test_visible_pixels_stay_and_hidden_pixels_do_not_matter():
     hidden = checkerboard(4, 8, 8, 0)
     assert (
         hidden[:4, :4].tolist()

@@ -31,8 +31,8 @@ def test_callbacks_and_loggers_by_class_path_run_only_if_the_command_names_them(
     assert train.main(["--config", str(config), *only, *named, "--run_dir", str(folder)]) == 0
     assert "end of classifier" in capsys.readouterr().out
     assert list((tmp_path / "table").rglob("metrics.csv"))
-    stored = yaml.safe_load((folder / "config.yaml").read_text())["trainer"]
-    assert (stored["callbacks"], stored["loggers"]) == (callbacks, loggers)
+    trainer = yaml.safe_load((folder / "config.yaml").read_text())["trainer"]
+    assert (trainer["callbacks"], trainer["loggers"]) == (callbacks, loggers)
 
     monkeypatch.delitem(sys.modules, "users_callbacks")
     resume = ["--resume", str(folder), *only[:2]]
@@ -46,11 +46,11 @@ def test_callbacks_and_loggers_by_class_path_run_only_if_the_command_names_them(
 def test_a_calibration_keeps_the_record_of_callbacks_without_importing_them(run_folder, tmp_path):
     folder = tmp_path / "run"
     shutil.copytree(run_folder, folder)
-    stored = yaml.safe_load((folder / "config.yaml").read_text())
+    config = yaml.safe_load((folder / "config.yaml").read_text())
     entry = {"class_path": "no_such.Class"}
-    stored["trainer"] |= {"callbacks": [entry], "loggers": ["csv", entry], "profiler": entry}
-    (folder / "config.yaml").write_text(yaml.safe_dump(stored))
+    config["trainer"] |= {"callbacks": [entry], "loggers": ["csv", entry], "profiler": entry}
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
     assert train.main(["--resume", str(folder), "--stages", "[calibrate]"]) == 0
-    assert yaml.safe_load((folder / "config.yaml").read_text())["trainer"] == stored["trainer"]
+    assert yaml.safe_load((folder / "config.yaml").read_text())["trainer"] == config["trainer"]
     with pytest.raises(UserError, match="trainer.loggers has no effect here"):
         train.main(["--resume", str(folder), "--stages", "[calibrate]", "--trainer.loggers", "[]"])

@@ -22,13 +22,13 @@ def test_columns_and_values_of_a_row(tmp_path):
     head = "dataset,index,path,label,prediction,probability"
     assert ",".join(rows[0]) == f"{head},{','.join(NAMES)},stop_step,network_passes,error,seal"
     assert [row["path"] for row in rows] == [row.path for row in ROWS]
-    for row, found in zip(ROWS, rows, strict=True):
+    for row, cells in zip(ROWS, rows, strict=True):
         if row.error:
-            assert found["error"] == row.error
-            assert [found[name] for name in (*NAMES, "prediction", "stop_step")] == [""] * 4
+            assert cells["error"] == row.error
+            assert [cells[name] for name in (*NAMES, "prediction", "stop_step")] == [""] * 4
         else:
-            assert {name: float(found[name]) for name in NAMES} == row.scores
-            assert float(found["probability"]) == row.probability
+            assert {name: float(cells[name]) for name in NAMES} == row.scores
+            assert float(cells["probability"]) == row.probability
 
 
 def test_merge_is_sorted_and_the_same_for_any_number_of_processes(tmp_path):

@@ -42,10 +42,10 @@ def test_equal_distributions_are_rejected_at_the_level(monkeypatch):
 def test_a_shift_of_features_or_scores_is_found():
     scores, features = np.linspace(0, 1, 200), normal(100, 0)
     assert not compare(scores, scores + 0.001, features, normal(60, 1)).is_found
-    found = compare(scores, scores + 0.001, features, normal(60, 1, shift=0.5))
-    assert found.is_found
-    assert found.features_p == 0.001 < found.score_p
-    assert str(found).startswith("drift found: p = 1 by the decision score")
+    drift = compare(scores, scores + 0.001, features, normal(60, 1, shift=0.5))
+    assert drift.is_found
+    assert drift.features_p == 0.001 < drift.score_p
+    assert str(drift).startswith("drift found: p = 1 by the decision score")
     other = compare(scores, scores + 0.3, features, normal(60, 1))
     assert other.is_found
     assert other.score_p < 0.001 < other.features_p

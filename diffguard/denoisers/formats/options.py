@@ -8,6 +8,8 @@ from typing import Any, Literal
 
 from diffguard.errors import UserError
 
+AdmSchedule = Literal["linear", "cosine"]
+
 # Options that state what a run expects of any model; `load_diffusion` compares the null class.
 _EXPECTED = ("num_classes", "null_class", "class_names")
 
@@ -36,7 +38,7 @@ class CheckpointOptions:
     num_head_channels: int | None = None
     num_heads: int | None = None
     new_attention_order: bool = False
-    noise_schedule: Literal["linear", "cosine"] = "linear"
+    noise_schedule: AdmSchedule = "linear"
     num_classes: int | None = None
     null_class: int | None = None
     class_names: tuple[str, ...] | None = None

@@ -127,7 +127,7 @@ def test_a_sample_grid_changes_no_training(tmp_path):
 @pytest.mark.parametrize("name", ["every_n_epochs", "columns", "max_classes", "steps"])
 def test_a_sample_grid_has_at_least_one_sample(name):
     with pytest.raises(UserError, match="must be at least 1"):
-        SampleGrid(**{name: 0})
+        SampleGrid(**{"every_n_epochs": 1, name: 0})
 
 
 class LabelDenoiser:
