@@ -28,6 +28,8 @@ class ChartLayout(pl.Callback):
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
         """Write the layout."""
+        if not trainer.is_global_zero:  # the others have no writer
+            return
         is_diffusion = self.stage == "diffusion"
         charts = _CHARTS | (_CHARTS_OF_DIFFUSION if is_diffusion else _CHARTS_OF_CLASSIFIERS)
         tags = {title: [f"{self.stage}/{pattern}"] for title, pattern in charts.items()}

@@ -30,6 +30,8 @@ class ConfigLog(pl.Callback):
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
         """Name the validation metrics by which TensorBoard compares runs."""
+        if not trainer.is_global_zero:  # the others have no writer
+            return
         metrics = {
             name: float(value)
             for name, value in trainer.callback_metrics.items()
