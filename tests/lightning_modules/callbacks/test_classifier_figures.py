@@ -1,19 +1,12 @@
 import numpy as np
 import pytest
-import torch
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger, WandbLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.custom_scalar import layout_pb2
-from torchmetrics.functional.classification import multiclass_calibration_error
 
-from diffguard.report.training_figures import (
-    calibration_error,
-    confusion_figure,
-    pixels_of,
-    reliability_figure,
-)
+from diffguard.report.training_figures import confusion_figure, pixels_of
 from lightning_modules.callbacks.chart_layout import ChartLayout
-from lightning_modules.callbacks.classifier_figures import ClassifierFigures, ReliabilityBins
+from lightning_modules.callbacks.classifier_figures import ClassifierFigures
 from lightning_modules.classifier import ClassifierModule
 from tests.helpers import fake_wandb
 from tests.helpers import tiny_training as tiny
@@ -39,20 +32,6 @@ def test_validation_figures_reach_the_loggers_that_show_pictures(tmp_path, monke
     (category,) = layout_pb2.Layout.FromString(event.tensor_proto.string_val[0]).category
     assert category.title == "Classifier"
     assert category.chart[0].multiline.tag == ["classifier/(train|val)_loss"]
-
-
-def test_reliability_bins_give_the_calibration_error():
-    generator = torch.Generator().manual_seed(0)
-    logits = 2 * torch.randn(200, 4, generator=generator)
-    labels = torch.randint(4, (200,), generator=generator)
-    metric = ReliabilityBins()
-    for part in range(0, 200, 50):
-        metric.update(logits[part : part + 50], labels[part : part + 50])
-    bins = [values.double().numpy() for values in metric.compute()]
-    expected = multiclass_calibration_error(logits.softmax(1), labels, 4, n_bins=15)
-    assert calibration_error(*bins) == pytest.approx(float(expected), abs=1e-6)
-    title = reliability_figure(*bins).axes[0].get_title()
-    assert title == f"expected calibration error {100 * float(expected):.2f} %"
 
 
 def test_the_confusion_matrix_shows_counts_and_many_classes_without_text():
