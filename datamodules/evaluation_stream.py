@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from functools import cached_property
 from typing import Any
 
@@ -72,7 +72,7 @@ class EvaluationStream(Dataset[dict[str, Any]]):
         """The items whose (dataset, index) is not in `pairs`."""
         return self.only(self.select[~self.among(pairs)])
 
-    def among(self, pairs: set[tuple[str, int]]) -> NDArray[np.bool_]:
+    def among(self, pairs: Set[tuple[str, int]]) -> NDArray[np.bool_]:
         """`(len(self),)`, whether the (dataset, index) of an item is in `pairs`."""
         members = (self._pair(which, i) in pairs for which, i in self.select.tolist())
         return np.fromiter(members, dtype=bool, count=len(self))

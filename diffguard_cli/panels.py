@@ -41,16 +41,16 @@ def reconstruct(
     scoring: ScoringRun, run: FinishedRun, table: ScoreTable, rows: np.ndarray
 ) -> list[Scored]:
     """Reconstruct the images of some rows again, both guided and unguided."""
-    targets = {(table.dataset_names[table.dataset[r]], int(table.index[r])) for r in rows}
+    places = {
+        (table.dataset_names[table.dataset[row]], int(table.index[row])): place
+        for place, row in enumerate(rows)
+    }
     stream = scoring.stream
-    rest = stream.without(set(stream.pairs()) - targets)
+    targets = stream.only(stream.select[stream.among(places.keys())])
     scores = scoring.detector.stream(run.batch_size, unguided=True, skip="none")
     images: list[Scored] = []
     with run.precision():
-        for batch in scoring.data.stream_loader(rest):
+        for batch in scoring.data.stream_loader(targets):
             images += scores.push(items_of(batch))
         images += scores.flush()
-    order = {
-        (table.dataset_names[table.dataset[r]], int(table.index[r])): i for i, r in enumerate(rows)
-    }
-    return sorted(images, key=lambda image: order[image.row.dataset, image.row.index])
+    return sorted(images, key=lambda image: places[image.row.dataset, image.row.index])

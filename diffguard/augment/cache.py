@@ -17,6 +17,7 @@ from torch import Tensor
 from diffguard.augment.checking import Edits, Fault
 from diffguard.errors import UserError
 from diffguard.storage.files import replace_file
+from diffguard.storage.json_files import read_json
 
 # Images of a block: what a killed process loses at most.
 BLOCK = 256
@@ -122,8 +123,12 @@ class EditCache:
         return torch.from_numpy(edits)
 
     def summary(self) -> dict[str, Any]:
-        """How many images there are, how many were edited, and the rejected edits by fault."""
-        return dict(json.loads((self.folder / _SUMMARY).read_text(encoding="utf-8")))
+        """How many images there are, how many were edited, and the rejected edits by fault.
+
+        Raises:
+            UserError: If the file is damaged.
+        """
+        return dict(read_json(self.folder / _SUMMARY, dict[str, Any]))
 
     def _block(self, number: int) -> Path:
         return self.folder / f"block-{number:05}.safetensors"

@@ -77,9 +77,8 @@ def short_rows(results: Mapping[str, Any]) -> list[ShortRow]:
 def deciding_score(results: Mapping[str, Any]) -> str:
     """The score that judges images: `detector.decision`; without it, `fusion` or `diffguard`."""
     names = score_names(results)
-    settings = results["settings"]
-    detector = settings.get("config", {}).get("detector", {})
-    choices = (settings.get("decision"), detector.get("decision"), FUSION, DIFFGUARD, names[-1])
+    settings = results["settings"].get("decision"), _detector(results).get("decision")
+    choices = (*settings, FUSION, DIFFGUARD, names[-1])
     return next(name for name in choices if name in names)
 
 
@@ -148,12 +147,18 @@ def _verdict_lines(results: Mapping[str, Any]) -> list[str]:
 
 def _best_baselines(results: Mapping[str, Any]) -> list[str]:
     """The best score of each group among those that use the classifier alone."""
-    rows = [row for row in results["rows"] if is_baseline(row["score"])]
+    others = {*_MAIN, *_detector(results).get("methods", ())}
+    rows = [row for row in results["rows"] if _family(row["score"]) not in others]
     means = [[row for row in rows if row["dataset"] == group] for group in GROUPS]
     return [max(group, key=lambda row: row["auroc"])["score"] for group in means if group]
 
 
-def is_baseline(name: str) -> bool:
-    """Whether a score is neither one of DiffGuard's distances nor a fusion."""
-    head = name.partition(" (")[0].split("/")[0]
-    return head not in _MAIN
+def _family(name: str) -> str:
+    """A score without its distance or baseline, and without the run it is from."""
+    return name.partition(" (")[0].split("/")[0]
+
+
+def _detector(results: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The section `detector` of the config; empty if it is not known."""
+    section: Mapping[str, Any] = results["settings"].get("config", {}).get("detector", {})
+    return section

@@ -15,15 +15,10 @@ from lightning_modules.callbacks.training_bar import StageProgressBar
 from lightning_modules.diffusion import DiffusionModule
 from tests.helpers import tiny_training as tiny
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*exists and is not empty")
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*exists and is not empty"),
+    pytest.mark.usefixtures("one_thread"),
+]
 
 
 def fit_with_bar(folder, bar, *, callbacks=(), **options):
