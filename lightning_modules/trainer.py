@@ -8,6 +8,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
+from lightning.fabric.utilities.distributed import _set_num_threads_if_needed
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.profilers import Profiler
 from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher
@@ -65,7 +66,20 @@ def build_trainer(
         raise UserError(f"trainer: {one_line(error)}") from error
     _check_strategy(trainer, config.strategy, processes["devices"])
     check_device(config.precision, trainer.strategy.root_device)
+    _set_threads(config.threads, trainer)
     return trainer
+
+
+def _set_threads(threads: int | None, trainer: pl.Trainer) -> None:
+    """Give this process the CPU threads that it will have once the others have started.
+
+    Lightning divides the cores only when it starts them. What this process fits before would then
+    differ in the last bits from what the others fit.
+    """
+    if threads is not None:
+        torch.set_num_threads(threads)
+    elif trainer.strategy.launcher is not None:
+        _set_num_threads_if_needed(trainer.num_devices)
 
 
 def _check_strategy(trainer: pl.Trainer, strategy: str, devices: int | str) -> None:

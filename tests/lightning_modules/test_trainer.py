@@ -1,10 +1,12 @@
 """The Trainer of a config."""
 
 import inspect
+import os
 from dataclasses import fields
 
 import lightning
 import pytest
+import torch
 
 from diffguard.errors import UserError
 from diffguard.training.trainer_config import TrainerConfig
@@ -23,6 +25,20 @@ def test_half_precision_is_refused_on_a_cpu(precision):
 def test_unknown_precisions_are_refused(precision):
     with pytest.raises(UserError, match=f"precision must be one of 32-true.*, got '{precision}'"):
         TrainerConfig(precision=precision)
+
+
+def test_what_is_fitted_before_the_processes_start_has_their_threads(monkeypatch, one_thread):
+    """Otherwise the first process would fit with other last bits than the others."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.delenv("OMP_NUM_THREADS")  # Lightning's own value ends with the test.
+    config = TrainerConfig(accelerator="cpu", devices=1, threads=3, progress=False)
+    scoring_trainer(config, "test")
+    assert torch.get_num_threads() == 3
+    cores = max(8, os.cpu_count() or 1)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(cores), raising=False)
+    config = TrainerConfig(accelerator="cpu", devices=2, strategy="ddp", progress=False)
+    scoring_trainer(config, "test")
+    assert torch.get_num_threads() == cores // 2
 
 
 NOT_PASSED = {
