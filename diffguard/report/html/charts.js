@@ -20,6 +20,9 @@
         xaxis: { ...axis, ...layout.xaxis },
         yaxis: { ...axis, ...layout.yaxis },
       });
+      for (const trace of figure.data) {
+        trace[trace.type === "bar" ? "marker" : "line"].color = color(`--curve-${trace.meta}`);
+      }
       for (const shape of layout.shapes || []) shape.line.color = color("--text");
       const options = { responsive: true, displaylogo: false, displayModeBar: false };
       Plotly.react(chart.querySelector(".plot"), figure.data, layout, options);

@@ -19,8 +19,9 @@ Floats = NDArray[np.float64]
 _POINTS = 400  # of a curve; more would not be visible
 _BINS = 40
 _DASHES = ("solid", "dash", "dashdot", "dot")
-# Black is invisible on a dark page.
-_VISIBLE = tuple(color for color in COLORS if color != "#000000")
+# Rows and columns of the tables: shares of flagged ID images, and quantiles of a score.
+_FLAGGED = (0.01, 0.05, 0.1, 0.2)
+_QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
 
 @dataclass(frozen=True)
@@ -30,12 +31,16 @@ class Chart:
     Attributes:
         title: Its heading.
         summary: What it shows, for readers who do not see it.
-        figure: The Plotly figure as JSON.
+        figure: The Plotly figure as JSON. The `meta` of a trace is the number of its color.
+        heads: Headings of the table below the chart; the first column holds names.
+        rows: Its rows.
     """
 
     title: str
     summary: str
     figure: str
+    heads: Sequence[str]
+    rows: Sequence[Sequence[str]]
 
 
 def roc_chart(name: str, ident: Floats, ood: Mapping[str, Floats]) -> Chart:
@@ -46,21 +51,25 @@ def roc_chart(name: str, ident: Floats, ood: Mapping[str, Floats]) -> Chart:
         ident: `(N,)` scores of the ID images, higher = more OOD.
         ood: Set name -> `(M,)` scores of its images.
     """
-    figure, areas = go.Figure(), []
+    figure, areas, rows = go.Figure(), [], []
     for number, (key, values) in enumerate(ood.items(), start=1):
         pair = torch.from_numpy(ident), torch.from_numpy(values)
-        flagged, detected = (thin(curve.numpy()) for curve in roc_curve(*pair))
-        area = f"{printable(key)}: AUROC {100 * auroc(*pair):.2f}%"
+        flagged, detected = (curve.numpy() for curve in roc_curve(*pair))
+        share = f"{100 * auroc(*pair):.2f}%"
+        area = f"{printable(key)}: AUROC {share}"
         areas.append(area)
+        rows.append([key, share, *(f"{detected[flagged <= x].max():.1%}" for x in _FLAGGED)])
         hover = "%{y:.1%} of OOD detected<br>%{x:.1%} of ID flagged"
         figure.add_scatter(
-            x=flagged, y=detected, name=_text(area), line=_line(number), hovertemplate=hover
-        )
+            x=thin(flagged), y=thin(detected), name=_text(area), hovertemplate=hover,
+            meta=_color(number), line=_line(number),
+        )  # fmt: skip
     figure.update_layout(
         xaxis={"title": {"text": "share of ID images flagged"}, "tickformat": ".0%"},
         yaxis={"title": {"text": "share of OOD images detected"}, "tickformat": ".0%"},
     )
-    return Chart(f"ROC curves of {name}", "; ".join(areas), figure.to_json())
+    heads = ["set", "AUROC", *(f"detected, {share:.0%} of ID flagged" for share in _FLAGGED)]
+    return Chart(f"ROC curves of {name}", "; ".join(areas), figure.to_json(), heads, rows)
 
 
 def score_chart(name: str, parts: Mapping[str, Floats], threshold: float | None) -> Chart:
@@ -74,17 +83,21 @@ def score_chart(name: str, parts: Mapping[str, Floats], threshold: float | None)
     Returns:
         The chart. The outermost 0.5% of all scores share the first and the last bin.
     """
-    figure, summary = go.Figure(), []
+    figure, summary, rows = go.Figure(), [], []
     edges = _edges(np.concatenate(list(parts.values())))
     for number, (key, values) in enumerate(parts.items()):
         share = np.histogram(values.clip(edges[0], edges[-1]), edges)[0] / len(values)
         label = f"{printable(key)} ({len(values):,})"
         figure.add_scatter(
-            x=edges, y=np.append(share, share[-1]), name=_text(label), line=_line(number, "hv"),
+            x=edges, y=np.append(share, share[-1]), name=_text(label),
+            meta=_color(number), line=_line(number, "hv"),
             fill="tozeroy" if number == 0 else None,
             hovertemplate="%{y:.1%} of the images<br>from %{x:.3g}",
         )  # fmt: skip
         summary.append(f"{label}: median {np.median(values):.3g}")
+        quantiles = [f"{value:.3g}" for value in np.quantile(values, _QUANTILES)]
+        flagged = [] if threshold is None else [f"{(values > threshold).mean():.1%}"]
+        rows.append([key, f"{len(values):,}", *quantiles, *flagged])
     if threshold is not None:
         figure.add_vline(
             threshold, line={"dash": "dash", "width": 2}, annotation={"text": "threshold"}
@@ -94,7 +107,9 @@ def score_chart(name: str, parts: Mapping[str, Floats], threshold: float | None)
         xaxis={"title": {"text": f"{_text(name)} (higher = more OOD)"}},
         yaxis={"title": {"text": "share of the set's images"}, "tickformat": ".0%"},
     )
-    return Chart(f"Distribution of {name}", "; ".join(summary), figure.to_json())
+    heads = ["set", "images", *(f"{share:.0%} quantile" for share in _QUANTILES)]
+    heads += [] if threshold is None else [f"above the threshold, {threshold:.3g}"]
+    return Chart(f"Distribution of {name}", "; ".join(summary), figure.to_json(), heads, rows)
 
 
 def stage_chart(shares: Mapping[str, Sequence[float]], stages: Sequence[str]) -> Chart:
@@ -108,13 +123,14 @@ def stage_chart(shares: Mapping[str, Sequence[float]], stages: Sequence[str]) ->
     for number, stage in enumerate(stages):
         values = [share[number] for share in shares.values()]
         hover = f"%{{x:.1%}} decided by {stage}"
-        color = {"color": _VISIBLE[number]}
         figure.add_bar(
-            x=values, y=sets, name=stage, orientation="h", marker=color, hovertemplate=hover
-        )
+            x=values, y=sets, name=stage, orientation="h", hovertemplate=hover,
+            meta=_color(number), marker={"color": COLORS[_color(number)]},
+        )  # fmt: skip
     figure.update_layout(barmode="stack", xaxis={"tickformat": ".0%", "range": [0, 1]})
     summary = "; ".join(f"{name}: {share[0]:.1%} by {stages[0]}" for name, share in shares.items())
-    return Chart("Deciding stage", summary, figure.to_json())
+    rows = [[name, *(f"{part:.1%}" for part in share)] for name, share in shares.items()]
+    return Chart("Deciding stage", summary, figure.to_json(), ["set", *stages], rows)
 
 
 def thin(curve: Floats) -> Floats:
@@ -130,9 +146,14 @@ def _edges(values: Floats) -> Floats:
     return np.linspace(low, high, _BINS + 1)
 
 
+def _color(number: int) -> int:
+    """The number of a color; the style sheet has one for light and one for dark pages."""
+    return number % len(COLORS)
+
+
 def _line(number: int, shape: str = "linear") -> dict[str, object]:
     """The style of a curve; dashes distinguish curves without color."""
-    color = _VISIBLE[number % len(_VISIBLE)]
+    color = COLORS[_color(number)]
     return {"color": color, "dash": _DASHES[number % len(_DASHES)], "shape": shape, "width": 2}
 
 

@@ -8,6 +8,14 @@ from tests.helpers.small_report import HOSTILE, write_report
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 
+# The color of each curve, and the color of the style sheet that it should have.
+CURVES = """() => {
+  const style = getComputedStyle(document.documentElement);
+  return [...document.querySelectorAll(".plot")].flatMap((plot) =>
+    plot.data.map((trace) => [trace.line.color, style.getPropertyValue(`--curve-${trace.meta}`)])
+  );
+}"""
+
 
 @pytest.fixture(scope="module")
 def browser():
@@ -85,6 +93,15 @@ def test_the_gallery_filters_and_orders(page, report):
     assert page.locator(".card:visible").count() == len(near) > 0
 
 
+def test_values_of_charts_open_with_the_keyboard(page):
+    table = page.get_by_role("region", name="Values of ROC curves of fusion")
+    assert not table.is_visible()
+    page.get_by_text("Values of ROC curves of fusion").focus()
+    page.keyboard.press("Enter")
+    assert table.is_visible()
+    assert table.locator("tbody tr").count() == 3
+
+
 def test_hostile_names_do_nothing(page):
     assert page.get_by_text(HOSTILE, exact=True).count() == 1
     assert page.locator("img[src=x]").count() == 0
@@ -99,5 +116,8 @@ def test_the_page_fits_its_window_and_draws_its_charts(page, width, scheme):
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     color = page.evaluate("getComputedStyle(document.body).backgroundColor")
     assert color == ("rgb(255, 255, 255)" if scheme == "light" else "rgb(13, 17, 23)")
+    curves = page.evaluate(CURVES)
+    assert curves
+    assert all(color == expected for color, expected in curves)
     text = page.evaluate("getComputedStyle(document.querySelector('.plot text.legendtext')).fill")
     assert text == ("rgb(31, 35, 40)" if scheme == "light" else "rgb(230, 237, 243)")

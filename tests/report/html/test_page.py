@@ -13,7 +13,8 @@ import torch
 from PIL import Image
 
 import diffguard.report.html
-from diffguard.report.html.charts import score_chart
+from diffguard.report.figures import COLORS
+from diffguard.report.html.charts import roc_chart, score_chart, stage_chart
 from diffguard.report.html.images import write_images
 from diffguard.report.html.thumbnails import Thumbnails
 from diffguard.report.overview import headline, main_scores
@@ -127,6 +128,21 @@ def test_charts_show_every_set_and_the_threshold(report):
     assert len(select(elements, "div", role="img")) == 4
 
 
+def test_tables_hold_the_values_of_the_charts():
+    ident, ood = np.arange(100.0), np.arange(90.0, 110.0)
+    chart = roc_chart("msp", ident, {SCRIPT: ood})
+    assert chart.heads[3] == "detected, 5% of ID flagged"
+    # Five ID images lie above 94, and 15 of the 20 OOD images.
+    assert chart.rows == [[SCRIPT, "97.50%", "55.0%", "75.0%", "100.0%", "100.0%"]]
+    chart = score_chart("msp", {"digits": ident, "far": ood}, 94.0)
+    assert chart.heads[4] == "50% quantile"
+    assert chart.rows[0][:2] == ["digits", "100"]
+    assert (chart.rows[0][4], chart.rows[0][-1]) == ("49.5", "5.0%")
+    assert score_chart("msp", {"far": ood}, None).heads[-1] == "95% quantile"
+    chart = stage_chart({"far": [0.25, 0.75]}, ["one", "two"])
+    assert (chart.heads, chart.rows) == (["set", "one", "two"], [["far", "25.0%", "75.0%"]])
+
+
 def test_names_in_charts_are_not_markup():
     chart = score_chart("msp", {SCRIPT: np.arange(9.0), "b": np.ones(3)}, None)
     assert json.loads(chart.figure)["data"][0]["name"].startswith("&lt;/script&gt;")
@@ -173,12 +189,31 @@ def luminance(color):
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
 
-@pytest.mark.parametrize("theme", [0, 1])
-def test_texts_have_the_contrast_of_wcag_aa(theme):
+def contrast(first, second):
+    bright, dark = sorted((luminance(first), luminance(second)), reverse=True)
+    return (bright + 0.05) / (dark + 0.05)
+
+
+@pytest.fixture(params=[0, 1], ids=["light", "dark"])
+def colors(request):
     style = (FOLDER / "report.css").read_text(encoding="utf-8")
-    block = re.findall(r":root \{(.*?)\}", style, re.DOTALL)[theme]
-    colors = dict(re.findall(r"--([\w-]+): (#[0-9a-f]{6});", block))
+    block = re.findall(r":root \{(.*?)\}", style, re.DOTALL)[request.param]
+    return dict(re.findall(r"--([\w-]+): (#[0-9a-f]{6});", block))
+
+
+def test_texts_have_the_contrast_of_wcag_aa(colors):
     pairs = [(text, page) for text in ("text", "quiet", "link") for page in ("page", "surface")]
     for text, page in [*pairs, ("ood", "ood-surface"), ("id", "id-surface")]:
-        bright, dark = sorted((luminance(colors[text]), luminance(colors[page])), reverse=True)
-        assert (bright + 0.05) / (dark + 0.05) >= 4.5, (text, page)
+        assert contrast(colors[text], colors[page]) >= 4.5, (text, page)
+
+
+def test_curves_and_borders_have_the_contrast_of_wcag_aa(colors):
+    curves = [colors[f"curve-{number}"] for number in range(len(COLORS))]
+    assert len(set(curves)) == len(COLORS)
+    # Verdicts mark the edge of a card; `quiet` borders controls, and `link` the focus.
+    for color in [*curves, *(colors[name] for name in ("ood", "id", "quiet", "link"))]:
+        assert contrast(color, colors["page"]) >= 3, color
+
+
+def test_curves_of_figures_contrast_with_white():
+    assert min(contrast(color, "#ffffff") for color in COLORS) >= 3
