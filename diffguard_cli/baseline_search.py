@@ -11,7 +11,7 @@ import torch
 from datamodules.ood import OODDataModule
 from diffguard.classifiers.classifier import ClassifierOutput
 from diffguard.engine.reproducible import reproducible
-from diffguard.methods.fit import classified
+from diffguard.methods.reference import classified
 from diffguard.methods.scorer import Scorer
 from diffguard.scores.baselines import Baselines, Reference
 from diffguard_cli.rankings import Column, column_auroc

@@ -18,6 +18,7 @@ from diffguard.denoisers.custom import cast_weights, weight_parts
 from diffguard.detector import Detector
 from diffguard.methods.fit import fit_calibration, fit_models
 from diffguard.methods.models import Models
+from diffguard.methods.reference import TrainingImages
 from diffguard.score_table.table import ScoreTable
 from diffguard.scores.baselines import Reference
 from diffguard.scores.build import check_weights
@@ -94,9 +95,10 @@ def calibrated(
         # Lists are often sorted by class, so the first images would show only a few classes.
         images = data.id_stream("train", settings.reference_images).sets[0]
         identity["reference"] = images.identity()
-
-        def training(count: int) -> Any:
-            return data.stream_loader(data.id_stream("train", count))
+        training = TrainingImages(
+            count=lambda: len(data.id_stream("train")),
+            batches=lambda most: data.stream_loader(data.id_stream("train", most)),
+        )
 
     fitted = fit_models(
         models,

@@ -52,7 +52,7 @@ def check_data(run: Run, settings: DetectorSettings | None) -> None:
         reference = data.id_stream("train", settings.reference_images).sets[0]
         check_classes(settings.baselines, reference.labels, data.class_names)
         if "knn" in settings.baselines:
-            check_neighbors(settings.knn_k, len(reference))
+            check_neighbors(settings.knn_k, len(data.id_stream("train")))
 
 
 def check_untrained(run: Run, config: ClassifierConfig, settings: DetectorSettings | None) -> None:

@@ -73,7 +73,7 @@ def test_early_stop_is_fitted_and_accept_is_kept():
     detector = Detector(
         detector.classifier,
         detector.denoiser,
-        small_settings(early_stop=stop, decision="diffguard"),
+        small_settings(early_stop=stop, decision="diffguard", reference_images=10),
         image_size=8,
         image_channels=1,
     )
@@ -87,7 +87,8 @@ def test_early_stop_is_fitted_and_accept_is_kept():
     assert int(verdicts.is_ood.sum()) == 3
     # The features of the first calibration serve the second.
     detector.calibrate(loader(15))
-    assert len(detector.reference.labels) == 20
+    assert len(detector.reference.labels) == 10
+    assert detector.reference.share == 0.5
 
 
 def test_what_is_missing_is_named_and_a_failure_changes_nothing():

@@ -99,7 +99,11 @@ def write_checkpoint(
         },
         "reference": None
         if reference is None
-        else {"features": reference.features.cpu(), "labels": reference.labels.cpu()},
+        else {
+            "features": reference.features.cpu(),
+            "labels": reference.labels.cpu(),
+            "share": reference.share,
+        },
         "fits": {name: dict(state) for name, state in parts.fits.items()},
         "config": _plain(dict(origin.config)),
         "libraries": library_versions(),

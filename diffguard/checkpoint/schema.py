@@ -114,6 +114,7 @@ class _Calibration(TypedDict):
 class _Features(TypedDict):
     features: _FeatureRows
     labels: Annotated[InstanceOf[Tensor], AfterValidator(_labels)]
+    share: NotRequired[Annotated[float, Field(gt=0, le=1)]]
 
 
 class _Content(TypedDict):
@@ -171,7 +172,7 @@ def damaged(source: str, reason: str) -> UserError:
     return UserError(f"{source} is damaged: {reason}; save or train it again")
 
 
-def _check_reference(reference: Mapping[str, Tensor], classes: int, source: str) -> None:
+def _check_reference(reference: Mapping[str, Any], classes: int, source: str) -> None:
     features, labels = reference["features"], reference["labels"]
     if len(features) != len(labels):
         raise damaged(source, f"it has {len(features)} reference features, {len(labels)} labels")

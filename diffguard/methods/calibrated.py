@@ -17,6 +17,7 @@ from diffguard.batching import check_batch_size
 from diffguard.inputs.labeled import LabeledImages
 from diffguard.methods.fit import fit_calibration, fit_models
 from diffguard.methods.items import Item
+from diffguard.methods.reference import TrainingImages
 from diffguard.methods.scorer import Scorer
 from diffguard.report.progress import StageProgress
 
@@ -47,8 +48,9 @@ def calibrated(
     form = (scorer.image_size, scorer.image_channels, batch_size)
     images, training = LabeledImages(validation, *form), None
     if reference is not None:
-        data = LabeledImages(reference, *form).data
-        training = partial(LabeledImages, data, *form)
+        labeled = LabeledImages(reference, *form)
+        batches = partial(LabeledImages, labeled.data, *form)
+        training = TrainingImages(labeled.count, batches)
     fitted = fit_models(
         scorer.eval().models,
         images,

@@ -13,7 +13,7 @@ from diffguard.engine.reproducible import reproducible
 from diffguard.errors import UserError
 from diffguard.inputs.working import Images, working_images
 from diffguard.methods.checks import check_unlabeled
-from diffguard.methods.fit import classified
+from diffguard.methods.reference import classified
 from diffguard.methods.scorer import Scorer
 from diffguard.scores.drift import Drift, FeatureSample, compare
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
@@ -12,7 +12,6 @@ import torch
 
 from diffguard.batching import ROW_MULTIPLE, padded
 from diffguard.classifiers.check import check_head, check_labels
-from diffguard.classifiers.classifier import ClassifierOutput
 from diffguard.engine.reproducible import reproducible
 from diffguard.errors import UserError
 from diffguard.methods.classifier_trial import looks_like_sigmoid, try_classifier
@@ -21,6 +20,7 @@ from diffguard.methods.items import readable
 from diffguard.methods.models import Models
 from diffguard.methods.outcomes import outcomes_of
 from diffguard.methods.quality import reconstruction_quality
+from diffguard.methods.reference import TrainingImages, fit_reference
 from diffguard.methods.registry import Fits, build_methods
 from diffguard.scores.baseline_checks import (
     FEATURE_BASELINES,
@@ -62,7 +62,7 @@ class Fitted:
 def fit_models(
     models: Models,
     validation: Batches,
-    training: Callable[[int], Batches] | None,
+    training: TrainingImages | None,
     batch_size: int,
     warn: Warn,
     *,
@@ -74,8 +74,7 @@ def fit_models(
     Args:
         models: The networks and settings, on their device.
         validation: Batches of the ID validation images, which can be read several times.
-        training: Number of images -> batches of ID training images, not augmented, at most that
-            many; None if nothing is fitted on them.
+        training: The ID training images; None if nothing is fitted on them.
         batch_size: Rows of every network call.
         warn: Is called with each warning.
         reference: Features of ID training images that are known already.
@@ -92,12 +91,12 @@ def fit_models(
     features = check_classifier(models, validation, settings, batch_size, warn)
     with precision():
         if wants_reference and training is not None:
-            reference = fit_reference(models, training(settings.reference_images), batch_size)
+            reference = fit_reference(models, training, batch_size)
         thresholds = fit_early_stop(models, validation, batch_size)
         stop = settings.early_stop
         stop = replace(stop, thresholds={**stop.thresholds, **thresholds})
         fitted = models.with_settings(replace(settings, early_stop=stop))
-        fits = {} if training is None else fit_methods(fitted, training, batch_size)
+        fits = {} if training is None else fit_methods(fitted, training.batches, batch_size)
         quality = reconstruction_quality(fitted, validation, batch_size)
     if not quality.is_sound:
         advice = _advice(settings.decision)
@@ -181,24 +180,6 @@ def fit_calibration(
 
 
 @reproducible()
-def fit_reference(models: Models, loader: Any, batch_size: int) -> Reference:
-    """The classifier's features of ID training images, for the feature baselines.
-
-    Args:
-        models: The networks and settings, on their device.
-        loader: ID training images, not shuffled and not augmented.
-        batch_size: Rows of each classifier call.
-    """
-    features, labels = [], []
-    for output, true in classified(models, loader, batch_size):
-        features.append(output.features.float().cpu())
-        labels.append(true)
-    if not labels:
-        raise UserError("no ID training image can be read: check their files")
-    return Reference(torch.cat(features), torch.cat(labels))
-
-
-@reproducible()
 def check_classifier(
     models: Models, loader: Any, settings: DetectorSettings, batch_size: int, warn: Warn
 ) -> torch.Tensor:
@@ -238,11 +219,3 @@ def check_classifier(
     if warning := check_labels(torch.cat(labels), torch.cat(predictions), names):
         warn(warning)
     return sample.features()
-
-
-def classified(
-    models: Models, loader: Any, batch_size: int
-) -> Iterator[tuple[ClassifierOutput, torch.Tensor]]:
-    """The classifier's output and the labels of each batch, without unreadable images."""
-    for images, labels in readable(loader):
-        yield models.classify(images.to(models.device), batch_size), labels.cpu()

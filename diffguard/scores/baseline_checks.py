@@ -75,11 +75,11 @@ def check_classes(names: Sequence[str], labels: Tensor, class_names: Sequence[st
 
 
 def check_neighbors(knn_k: int, images: int) -> None:
-    """Refuse a baseline `knn` with more neighbors than reference images.
+    """Refuse a baseline `knn` with more neighbors than ID training images.
 
     Args:
         knn_k: Neighbors.
-        images: Reference images.
+        images: ID training images.
 
     Raises:
         UserError: If there are too few images.

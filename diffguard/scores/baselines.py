@@ -39,10 +39,26 @@ class Reference:
     Attributes:
         features: `(N, D)` float32.
         labels: `(N,)` int64, true labels.
+        share: Share of the ID training images that were chosen for it, in (0, 1].
     """
 
     features: Tensor
     labels: Tensor
+    share: float = 1.0
+
+    @property
+    def training_images(self) -> int:
+        """Number of ID training images, of which these are a share."""
+        return round(len(self.features) / self.share)
+
+    def neighbors(self, knn_k: int) -> int:
+        """Neighbors among these images that correspond to `knn_k` among all training images.
+
+        The fewer images are chosen, the farther apart they are: the distance to neighbor k of all
+        images is about the distance to neighbor k · share of a share of them (Sun et al., 2022,
+        choose k in this proportion).
+        """
+        return max(1, round(knn_k * self.share))
 
 
 class Baselines:
@@ -52,7 +68,8 @@ class Baselines:
         names: Which ones, of `LOGIT_BASELINES` and `FEATURE_BASELINES`.
         reference: ID training features; needed by the feature baselines.
         head: The classifier's last linear layer; needed by ViM, SHE and NNGuide.
-        knn_k: Neighbors of KNN (Sun et al., 2022).
+        knn_k: Neighbors of KNN (Sun et al., 2022) among all ID training images, see
+            `Reference.neighbors`.
         vim_dim: Principal dimensions of ViM (Wang et al., 2022), below D; defaults to half of D.
 
     Raises:
@@ -102,8 +119,9 @@ class Baselines:
         check_classes(self.names, labels, [str(k) for k in range(int(labels.max()) + 1)])
         for name in fitted:
             if name == "knn":
-                check_neighbors(knn_k, len(features))
-            self._features[name] = _fitted(name, ood, features, labels, head, knn_k, vim_dim)
+                check_neighbors(knn_k, reference.training_images)
+            neighbors = reference.neighbors(knn_k)
+            self._features[name] = _fitted(name, ood, features, labels, head, neighbors, vim_dim)
 
     def score(self, logits: Tensor, features: Tensor) -> dict[str, Tensor]:
         """Score a batch.
@@ -156,11 +174,11 @@ def _fitted(
     features: Tensor,
     labels: Tensor,
     head: nn.Linear | None,
-    knn_k: int,
+    neighbors: int,
     vim_dim: int | None,
 ) -> Any:
     if name == "knn":
-        return ood.KNN(None, k=knn_k).fit_features(features, labels)
+        return ood.KNN(None, k=neighbors).fit_features(features, labels)
     if name == "mahalanobis":
         return Mahalanobis(features, labels)
     if name == "rmd":

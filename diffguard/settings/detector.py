@@ -88,7 +88,8 @@ class DetectorSettings:
         decision: The score that decides on new images; `auto` is `fusion` if the diffusion model
             reconstructs ID validation images well, and otherwise `fusion_baselines`.
         accept: Share of ID images to accept, at least on average, see `scores.conformal`.
-        knn_k: Neighbors of the KNN baseline.
+        knn_k: Neighbors of the KNN baseline among all ID training images. If `reference_images`
+            keeps a share of them, the same share of the neighbors is used.
         reference_images: Most ID training images that the feature baselines are fitted on.
         vim_dim: Principal dimensions of the ViM baseline; defaults to half of the features.
         perceptual_weights: Folder or file with the backbone weights of LPIPS and DISTS.

@@ -86,6 +86,7 @@ EDITS = {
     "features of one dimension": lambda c: c["reference"].update(features=torch.rand(12)),
     "other number of labels": lambda c: c["reference"].update(labels=torch.zeros(5).long()),
     "labels beyond the classes": lambda c: c["reference"]["labels"].fill_(9),
+    "share of 0": lambda c: c["reference"].update(share=0.0),
     "floating labels": lambda c: c["reference"].update(labels=torch.zeros(12)),
     "variance": lambda c: c["classifier"]["state"].update(
         {n: v - 5 for n, v in c["classifier"]["state"].items() if n.endswith("running_var")}

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from diffguard.methods.depth import fit_early_stop
-from diffguard.methods.fit import check_classifier, fit_calibration, fit_reference
+from diffguard.methods.fit import check_classifier, fit_calibration
+from diffguard.methods.reference import TrainingImages, fit_reference
 from diffguard.score_table.timing import read_timing
 from diffguard.settings.sections import EarlyStopSettings, InversionSettings, SamplerSettings
 from diffguard.storage.files import file_hash
@@ -119,13 +120,15 @@ def batches(count=20, size=4, torn=()):
 
 def test_the_reference_has_all_readable_images(detector):
     torn = (4, 5, 6, 7, 9)
-    reference = fit_reference(detector.models, batches(torn=torn), 8)
+    training = TrainingImages(lambda: 20, lambda _: batches(torn=torn))
+    reference = fit_reference(detector.models, training, 8)
     whole = [row for row in range(20) if row not in torn]
     assert reference.labels.tolist() == [row % CLASSES for row in whole]
     images = torch.cat([batch["image"] for batch in batches()])[whole]
     with torch.no_grad():
         expected = detector.classifier.forward_features(images).features
     torch.testing.assert_close(reference.features, expected)
+    assert reference.share == 1.0
 
 
 def test_the_classifier_is_checked_on_readable_images(detector):

@@ -28,7 +28,7 @@ def build(spec=CLASSIFIER, **changes):
     torch.manual_seed(0)
     settings = small_settings(**changes)
     width = 4 if spec.arch == STRANGER else 16
-    reference = Reference(torch.randn(12, width), torch.arange(12) % 3)
+    reference = Reference(torch.randn(12, width), torch.arange(12) % 3, share=0.5)
     detector = Detector(
         build_classifier(spec, trusted=[STRANGER]),
         build_denoiser(DIFFUSION),

@@ -57,6 +57,20 @@ def test_a_row_does_not_depend_on_its_place(reference, head):
         assert torch.equal(values[order], moved[name]), name
 
 
+def test_neighbors_scale_with_the_share_of_training_images(reference, head):
+    output = output_of(head, reference.features[:8] + 0.5)
+    a_fifth = Reference(reference.features, reference.labels, share=0.2)
+    assert a_fifth.training_images == 300
+    expected = Baselines(["knn"], reference, knn_k=5).score(*output)["knn"]
+    for knn_k, neighbors in ((25, 5), (27, 5), (300, 60), (1, 1)):
+        scores = Baselines(["knn"], a_fifth, knn_k=knn_k).score(*output)["knn"]
+        same = Baselines(["knn"], reference, knn_k=neighbors).score(*output)["knn"]
+        assert torch.equal(scores, same)
+        assert torch.equal(scores, expected) == (neighbors == 5)
+    with pytest.raises(UserError, match="knn_k is 301, but there are only 300 ID training images"):
+        Baselines(["knn"], a_fifth, knn_k=301)
+
+
 def squared_distance(features, mean, scatter):
     difference = features - mean
     return torch.einsum("nd,de,ne->n", difference, torch.linalg.inv(scatter), difference)
