@@ -14,7 +14,7 @@ from diffguard.engine.reproducible import reproducible
 from diffguard.methods.reference import classified
 from diffguard.methods.scorer import Scorer
 from diffguard.scores.baselines import Baselines, Reference
-from diffguard_cli.rankings import Column, column_auroc
+from diffguard_cli.one_standard_error import Column, Ranking, rank
 
 
 @dataclass(frozen=True)
@@ -24,14 +24,17 @@ class HyperParameter:
     Attributes:
         key: Its name in the section `detector`.
         values: The values for reference features.
+        cost: What should be low among values with the same AUROC: the complexity of the baseline.
     """
 
     key: str
     values: Callable[[Reference], Sequence[int]]
+    cost: Callable[[int], float]
 
 
 def _neighbors(reference: Reference) -> list[int]:
-    return [k for k in (1, 5, 10, 20, 50, 100, 200) if k <= len(reference.features)]
+    counts = [k for k in (1, 5, 10, 20, 50, 100, 200) if k <= len(reference.features)]
+    return [round(k / reference.share) for k in counts]
 
 
 def _dimensions(reference: Reference) -> list[int]:
@@ -40,36 +43,35 @@ def _dimensions(reference: Reference) -> list[int]:
 
 
 HYPER_PARAMETERS = {
-    "knn": HyperParameter("knn_k", _neighbors),
-    "vim": HyperParameter("vim_dim", _dimensions),
+    # The more neighbors, the smoother the score.
+    "knn": HyperParameter("knn_k", _neighbors, cost=lambda k: -k),
+    "vim": HyperParameter("vim_dim", _dimensions, cost=lambda dimensions: dimensions),
 }
 
 
 @dataclass(frozen=True)
-class Trial:
-    """One value of a hyper-parameter.
+class Search:
+    """The values of a baseline's hyper-parameter.
 
     Attributes:
         baseline: The baseline.
         key: The hyper-parameter.
-        value: Its value.
-        auroc: AUROC of the baseline against each OOD validation set, averaged, in [0, 1].
+        ranking: Its values, ranked by the AUROC of the baseline.
     """
 
     baseline: str
     key: str
-    value: int
-    auroc: float
+    ranking: Ranking[int]
 
 
 def search(
     scorer: Scorer,
     data: OODDataModule,
     parameters: Mapping[str, HyperParameter] = HYPER_PARAMETERS,
-) -> list[Trial]:
+) -> list[Search]:
     """Score the validation sets with the scorer's baselines, for each of their hyper-parameters.
 
-    The diffusion model is not used. Baselines without a hyper-parameter have no trial.
+    The diffusion model is not used. Baselines without a hyper-parameter are left out.
 
     Args:
         scorer: The calibrated scorer, on its device.
@@ -80,22 +82,15 @@ def search(
     if not names or scorer.reference is None:
         return []
     outputs = _outputs(scorer, data)
-    trials = []
+    searches = []
     for name in names:
         parameter = parameters[name]
-        for value in parameter.values(scorer.reference):
-            column = _score(scorer, name, {parameter.key: value}, outputs)
-            trials.append(Trial(name, parameter.key, value, column_auroc(column)))
-    return trials
-
-
-def best_values(trials: Sequence[Trial]) -> dict[str, int]:
-    """Hyper-parameter -> the value with the highest AUROC; of equal ones, the first."""
-    best: dict[str, Trial] = {}
-    for trial in trials:
-        if trial.key not in best or trial.auroc > best[trial.key].auroc:
-            best[trial.key] = trial
-    return {key: trial.value for key, trial in best.items()}
+        options = [
+            (value, parameter.cost(value), _score(scorer, name, {parameter.key: value}, outputs))
+            for value in parameter.values(scorer.reference)
+        ]
+        searches.append(Search(name, parameter.key, rank(options)))
+    return searches
 
 
 @reproducible()

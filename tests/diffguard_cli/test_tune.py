@@ -1,5 +1,7 @@
 """Choosing a detector's settings on validation sets."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -8,14 +10,17 @@ import yaml
 from diffguard.checkpoint.file import read_checkpoint
 from diffguard.detector import Detector
 from diffguard.errors import UserError
+from diffguard.scores.baselines import Reference
 from diffguard.scores.calibration import Calibration
+from diffguard.scores.fusion_rule import FUSION
 from diffguard.settings.detector import DetectorSettings
+from diffguard.settings.fusion import FusionSettings
 from diffguard.settings.plain import from_dict
 from diffguard_cli import tune
-from diffguard_cli.baseline_search import HyperParameter, best_values, search
+from diffguard_cli.bands import rank_bands
+from diffguard_cli.baseline_search import HYPER_PARAMETERS, HyperParameter, search
+from diffguard_cli.one_standard_error import Candidate, Ranking
 from diffguard_cli.rankings import (
-    Candidate,
-    Ranking,
     mean_auroc,
     pairs_of_kinds,
     rank_comparators,
@@ -51,26 +56,60 @@ def test_the_grid_is_scored_and_the_choice_is_a_config(ckpt, tmp_path, capsys):
     assert choice["sampler"] == {"steps": 2}
     assert f"knn_k {choice['knn_k']}" == chosen[0][1]
     named = [", ".join(choice[key]) for key in ("distance", "fused", "comparator")]
-    assert [row[0].removeprefix("| ") for row in chosen[1:]] == named
+    assert [row[0].removeprefix("| ") for row in chosen[1:4]] == named
+    assert len(chosen) == 5
+    assert "fusion" not in choice
     content = read_checkpoint(ckpt)
     settings = {**content["settings"], **{k: v for k, v in choice.items() if k in KEYS}}
     assert from_dict(settings).comparator == choice["comparator"]
 
 
-def test_a_baseline_gets_the_value_with_the_highest_auroc(ckpt):
+def test_the_band_of_a_cascade_is_chosen_from_scores_without_skipped_images(ckpt, capsys):
+    content = torch.load(ckpt, weights_only=True)
+    content["settings"]["fusion"] = {"rule": "cascade"}
+    torch.save(content, ckpt)
+    words = [ckpt, "--depths", "0.5", "--scales", "1.5", "--steps", "2", "--limit", "4"]
+    outputs = []
+    for extra in ([], ["--rule", "mean"]):
+        assert tune.main([*words, "--device", "cpu", *extra]) == 0
+        outputs.append(capsys.readouterr().out)
+    lines = outputs[0].splitlines()
+    row = next(line for line in lines if line.startswith("| 2 | 0.5 | 1.5 |"))
+    passes = int(row.split(" | ")[3])
+    assert passes >= 2
+    assert any(line.startswith(f"| none (rule mean) | {passes}.0 |") for line in lines)
+    choice = yaml.safe_load("\n".join(lines[lines.index("detector:") :]))["detector"]
+    fusion = FusionSettings(**choice["fusion"])
+    chosen = [line for line in lines if line.endswith("| yes |")][-1]
+    assert chosen.startswith(f"| {fusion.band if fusion.is_cascade else 'none (rule mean)'} |")
+    assert "fusion:" not in outputs[1]
+
+
+def test_values_of_a_baseline_are_ranked_by_its_score(ckpt):
     content = read_checkpoint(ckpt)
     detector = Detector.from_checkpoint(content)
     data = validation_data(content["config"]["data"], 4)
-    trials = search(detector, data)
-    assert [trial.key for trial in trials] == ["knn_k"] * len(trials)
+    (knn,) = search(detector, data)
+    assert (knn.baseline, knn.key) == ("knn", "knn_k")
     counts = [1, 5, 10, 20, 50, 100, 200]
-    assert [t.value for t in trials] == [k for k in counts if k <= len(detector.reference.features)]
-    assert best_values(trials)["knn_k"] == max(trials, key=lambda trial: trial.auroc).value
+    values = sorted(candidate.choice for candidate in knn.ranking.candidates)
+    assert values == [k for k in counts if k <= len(detector.reference.features)]
     # The same score as in an evaluation.
     table, _ = score_validation(detector, data)
     k = detector.settings.knn_k
-    again = search(detector, data, {"knn": HyperParameter("knn_k", lambda _: [k])})
-    assert again[0].auroc == pytest.approx(mean_auroc(table, "knn"))
+    again = search(detector, data, {"knn": HyperParameter("knn_k", lambda _: [k], lambda k: k)})
+    assert again[0].ranking.best.auroc == pytest.approx(mean_auroc(table, "knn"))
+
+
+def test_the_values_of_knn_k_count_all_training_images_and_the_largest_wins_ties():
+    knn = HYPER_PARAMETERS["knn"]
+    reference = Reference(torch.zeros(20, 2), torch.zeros(20).long(), share=0.3)
+    values = knn.values(reference)
+    assert [reference.neighbors(value) for value in values] == [1, 5, 10, 20]
+    assert max(values) <= reference.training_images
+    level = [Candidate(value, knn.cost(value), 0.9, 0.1) for value in values]
+    assert Ranking(level).best.choice == max(values)
+    assert HYPER_PARAMETERS["vim"].cost(8) < HYPER_PARAMETERS["vim"].cost(16)
 
 
 def test_config_without_an_ood_validation_set_is_refused(run_folder):
@@ -101,13 +140,13 @@ def make_table(shifts, images=60):
 
 def test_fewer_parts_win_within_one_standard_error():
     few, many, worse = (
-        Candidate(list("a"), 0.97, 0.011),
-        Candidate(list("bcd"), 0.98, 0.0),
-        Candidate(list("e"), 0.96, 0.012),
+        Candidate(list("a"), 1, 0.97, 0.011),
+        Candidate(list("bcd"), 3, 0.98, 0.0),
+        Candidate(list("e"), 1, 0.96, 0.012),
     )
-    assert Ranking([many, few, worse]).choice is few
-    assert Ranking([many, worse]).choice is many
-    assert Ranking([many, few, Candidate(list("f"), 0.975, 0.01)]).choice.names == ["f"]
+    assert Ranking([many, few, worse]).best is few
+    assert Ranking([many, worse]).best is many
+    assert Ranking([many, few, Candidate(list("f"), 1, 0.975, 0.01)]).best.choice == ["f"]
 
 
 def test_the_error_is_that_of_the_paired_difference():
@@ -118,7 +157,7 @@ def test_the_error_is_that_of_the_paired_difference():
     aurocs = [candidate.auroc for candidate in ranking.candidates]
     assert aurocs == sorted(aurocs, reverse=True)
     # The scores share their noise: alone, an AUROC of 0.92 on 60 images varies by about 0.025.
-    similar = next(candidate for candidate in others if candidate.names in (["msp"], ["knn"]))
+    similar = next(candidate for candidate in others if candidate.choice in (["msp"], ["knn"]))
     assert 0 < similar.error < 0.015
 
 
@@ -137,8 +176,37 @@ def test_the_comparator_is_chosen_without_diffguard():
     settings = DetectorSettings(
         distances=["l2"], distance=["l2"], baselines=["msp", "knn"], fused=["knn"]
     )
-    assert rank_fused(table, settings).choice.names == ["knn"]
-    assert set(rank_comparators(table, settings).choice.names) == {"msp", "knn"}
+    assert rank_fused(table, settings).best.choice == ["knn"]
+    assert set(rank_comparators(table, settings).best.choice) == {"msp", "knn"}
+
+
+def test_the_widest_skip_within_one_standard_error_wins():
+    rng = np.random.default_rng(2)
+    # KNN overlooks 5% of the OOD images, which lie just below 90% of the ID images.
+    table = {}
+    for name, shift in (("id", 0.0), ("near", 6.0)):
+        knn = rng.normal(size=400) + shift
+        knn[:20] = 1.2 if shift else knn[:20]
+        table[name] = {"knn": knn, "diffguard/l2": rng.normal(size=400) + shift}
+    settings = DetectorSettings(
+        distances=["l2"], distance=["l2"], baselines=["knn"], fused=["knn"], accept=0.9
+    )
+    ranking = rank_bands(table, settings, passes=np.full(400, 10.0))
+    options = {str(c.choice.band) if c.choice.is_cascade else "mean": c for c in ranking.candidates}
+    assert "[0.9, 0.995]" not in options  # at 0.9, KNN alone would decide
+    assert options["mean"].cost == 10
+    assert options["[0.5, 0.995]"].cost == pytest.approx(10 * 0.495)
+    best = ranking.best
+    assert ranking.candidates[0].auroc - best.auroc <= best.error
+    cheaper = [c for c in ranking.candidates if c.cost < best.cost]
+    assert all(ranking.candidates[0].auroc - c.auroc > c.error for c in cheaper)
+    assert best.choice.band == [0.8, 0.995]
+    # The AUROC is that of an evaluation with this rule.
+    chosen = replace(settings, fusion=best.choice)
+    id_scores = {name: torch.from_numpy(values) for name, values in table["id"].items()}
+    calibration = Calibration.fit(id_scores, chosen.fusion_rule())
+    derived = {name: calibration.derive(scores) for name, scores in table.items()}
+    assert best.auroc == pytest.approx(mean_auroc(derived, FUSION))
 
 
 def test_a_ranking_gives_the_auroc_of_an_evaluation():
@@ -159,7 +227,7 @@ def test_a_ranking_gives_the_auroc_of_an_evaluation():
         "fusion_baselines": (rank_comparators(table, settings), settings.comparator),
     }
     for score, (ranking, names) in rankings.items():
-        candidate = next(c for c in ranking.candidates if c.names == names)
+        candidate = next(c for c in ranking.candidates if c.choice == names)
         assert candidate.auroc == pytest.approx(mean_auroc(derived, score))
 
 
