@@ -31,7 +31,7 @@ from diffguard_cli.rankings import column_auroc, diffguard, rank_distances
 from diffguard_cli.validation import best_device, score_validation, validation_data
 
 # Steps of the whole schedule, and how many of them the inversion makes.
-POINTS = ("3:2", "8:2", "4:3", "8:3", "16:3", "8:6", "16:12")
+POINTS = ("8:1", "3:2", "8:2", "4:3", "8:3", "16:3", "8:6", "16:12")
 # Near-OOD images for validation, which the demo's config lacks.
 NEAR = {"turned": "turned:validation"}
 
