@@ -18,7 +18,7 @@ COPY . /opt/diffguard
 RUN if [ -n "${TORCH_INDEX}" ]; then \
         pip install --no-cache-dir --index-url "${TORCH_INDEX}" torch torchvision; \
     fi \
-    && pip install --no-cache-dir "/opt/diffguard[demo,lora,text]"
+    && pip install --no-cache-dir "/opt/diffguard[demo,hf,lora,text]"
 
 # Libraries write caches, and PyTorch asks for a user name, which `--user` does not provide.
 ENV HOME=/tmp USER=diffguard

@@ -117,7 +117,7 @@ class BenchmarkSets:
             )
 
     def download(self) -> None:
-        """Download the torchvision sets that are absent.
+        """Download the absent sets of torchvision and the Hugging Face hub.
 
         Raises:
             MissingDataError: If a download fails.
@@ -125,7 +125,7 @@ class BenchmarkSets:
         parts: dict[str, str | None] = {part: self.id.source(part) for part in PARTS}
         sources = {**parts, **self.ood.near, **self.ood.far, **self.ood_validation}
         for name, source in sources.items():
-            if source and source.startswith("torchvision:"):
+            if source and source.startswith(("torchvision:", "hf:")):
                 open_set(name, source, root=self.root, labeled=False, download=True)
 
     def _first_part(self) -> Part | None:

@@ -74,7 +74,7 @@ class DataConfig:
         ood: OOD test sets.
         ood_validation: OOD sets for choosing settings, name -> source; never reported as a result.
         name: The ID data set's name in tables.
-        root: Folder that `imglist:`, `folder:` and `torchvision:` sources are relative to.
+        root: Folder that sources with a kind, such as `folder:`, are relative to.
         image_size: Working size: side of the square images in pixels.
         channels: 1 for grayscale, 3 for RGB.
         class_names: Class names in the order of the labels; defaults to those of the data.
@@ -90,7 +90,7 @@ class DataConfig:
             same. Calibration uses all ID validation images.
         missing: Whether an absent OOD set is an error, or is skipped and listed.
         on_error: Whether an unreadable image ends an evaluation, or is skipped and listed.
-        download: Let torchvision download its sets.
+        download: Download absent sets of torchvision and the Hugging Face hub.
         get_from: Where the data can be obtained; shown if a set is absent.
         seed: Seed of order and augmentation in training.
 

@@ -146,7 +146,7 @@ class OODDataModule(LightningDataModule):
         return ImageLoader(stream, num_workers=self.config.num_workers, collate_fn=collate, **order)
 
     def prepare_data(self) -> None:
-        """Download absent torchvision sets. Lightning calls this in one process per machine."""
+        """Download absent data sets. Lightning calls this in one process per machine."""
         if self.config.download:
             self.sets.download()
 

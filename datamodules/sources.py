@@ -9,8 +9,11 @@
 | `turned:validation` | ID digits 2–5, turned by 90 degrees |
 | `imglist:LIST@IMAGES` | OpenOOD's list, lines `relative/path label`; both below `data.root` |
 | `folder:DIR` | all images below a folder; ID sets: one sub-folder per class; below `data.root` |
-| `torchvision:CIFAR10/test` | torchvision's set of this name; below `data.root` |
+| `openood:cifar10/near/tin` | OpenOOD v1.5's list and images of a set, below `data.root` |
+| `openood:cifar10/train` | the same for a part of the ID set: `train`, `validation`, `test` |
+| `torchvision:DTD/test`, `torchvision:EuroSAT` | a data set of torchvision, below `data.root` |
 | `torchvision:CIFAR10/test[:1000]` | its images 0 … 999; `[1000:]` are the rest |
+| `hf:owner/name/split` | a data set of the Hugging Face hub, in `data.root/owner/name` |
 | `some/folder`, `list.txt` | relative to the current folder; images of a list: `data.root` |
 
 `~` is the home folder. Write a path that begins like a kind as `./digits:0-5`.
@@ -21,34 +24,20 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
 from pathlib import Path
 
 from torch import Tensor
 
 from datamodules import embedded
 from datamodules.file_set import folder_set, list_set
+from datamodules.hub_set import hub_set
 from datamodules.image_set import ImageSet, MissingDataError, TensorSet, no_labels
-from datamodules.torchvision_set import NAMES, load_tensors
+from datamodules.openood_lists import openood_paths
+from datamodules.request import Request, Section
+from datamodules.torchvision_set import torchvision_set
 from diffguard.errors import UserError
 from diffguard.storage.paths import kind_of, user_path
-
-# NAME/PART or NAME/PART[FIRST:END]; either number may be omitted.
-_SECTION = re.compile(r"torchvision:([A-Za-z0-9]+/[a-z]+)(?:\[([0-9]*):([0-9]*)\])?")
-
-
-@dataclass(frozen=True)
-class _Request:
-    name: str
-    source: str
-    argument: str
-    root: Path
-    labeled: bool
-    class_names: Sequence[str] | None
-    download: bool
-
-    def bad(self, expected: str) -> UserError:
-        return UserError(f"source {self.source!r} of set {self.name!r}: expected {expected}")
 
 
 def open_set(
@@ -65,12 +54,11 @@ def open_set(
     Args:
         name: The set's name.
         source: `kind:argument` or a path.
-        root: Folder of `imglist:`, `folder:` and `torchvision:` sources; defaults to the current
-            folder.
+        root: Folder that sources with a kind are relative to; defaults to the current folder.
         labeled: Whether the label of an image is its class (ID sets) or -1 (OOD sets).
         class_names: Class names in the order of the labels. They set the order of class folders and
             the number of labels.
-        download: Let torchvision download an absent set.
+        download: Download an absent set of torchvision or the Hugging Face hub.
 
     Raises:
         MissingDataError: If the data are not on this machine.
@@ -81,12 +69,12 @@ def open_set(
     if kind not in _OPENERS:
         kind, argument = "path", source
     folder = _root_folder(root)
-    request = _Request(name, source, argument, folder, labeled, class_names, download)
+    request = Request(name, source, argument, folder, labeled, class_names, download)
     try:
         images = _OPENERS[kind](request) if kind in _OPENERS else _path(request)
     except MissingDataError as error:
         advice = error.advice
-        if kind in ("imglist", "folder"):
+        if kind in ("imglist", "folder", "openood"):
             advice = f"put the data there, or set data.root (now {str(folder)!r})"
         raise MissingDataError(f"set {name!r} ({source}): {error.absent}", advice) from error
     position = int(images.labels.argmax())
@@ -101,14 +89,9 @@ def open_set(
 
 def same_source(first: str, second: str, root: Path | str | None) -> bool:
     """Whether two sources have images in common, even if they are written differently."""
-    sections = [_SECTION.fullmatch(source) for source in (first, second)]
+    sections = [Section.parse(source) for source in (first, second)]
     if sections[0] and sections[1]:
-        names, begins, ends = zip(
-            *(section.groups() for section in sections if section), strict=True
-        )
-        begin = max(int(number or 0) for number in begins)
-        limits = [int(number) for number in ends if number]
-        return len(set(names)) == 1 and (not limits or begin < min(limits))
+        return sections[0].overlaps(sections[1])
     return _canonical(first, root) == _canonical(second, root)
 
 
@@ -125,6 +108,10 @@ def _canonical(source: str, root: Path | str | None) -> tuple[str, str]:
         return "path", os.path.realpath(_below(base, argument))
     if kind == "imglist":
         return "path", os.path.realpath(_list_and_images(base, argument)[0])
+    if kind == "openood":
+        request = Request("", source, argument, base, False, None, False)
+        with suppress(UserError):  # a wrong source is reported when it is opened
+            return "path", os.path.realpath(openood_paths(request)[0])
     if kind in _OPENERS:
         return kind, argument
     return "path", os.path.realpath(user_path(source, "source"))
@@ -138,7 +125,7 @@ def _below(root: Path, path: str) -> Path:
     return root / user_path(path or ".", "source")
 
 
-def _path(request: _Request) -> ImageSet:
+def _path(request: Request) -> ImageSet:
     """A folder or an image list without a kind, relative to the current folder."""
     path = user_path(request.source, f"source of set {request.name!r}")
     kind = kind_of(path)
@@ -153,7 +140,7 @@ def _path(request: _Request) -> ImageSet:
     )
 
 
-def _digits(request: _Request) -> ImageSet:
+def _digits(request: Request) -> ImageSet:
     match = re.fullmatch(r"([0-9])-([0-9])(?:/(train|validation|test))?", request.argument)
     if match is None or match[1] > match[2]:
         raise request.bad("digits:FIRST-LAST or digits:FIRST-LAST/PART, such as digits:0-5/train")
@@ -167,8 +154,8 @@ def _digits(request: _Request) -> ImageSet:
 
 def _unlabeled(
     build: Callable[[str], Tensor], parts: Sequence[str]
-) -> Callable[[_Request], ImageSet]:
-    def opener(request: _Request) -> ImageSet:
+) -> Callable[[Request], ImageSet]:
+    def opener(request: Request) -> ImageSet:
         kind = request.source.partition(":")[0]
         if request.labeled:
             raise request.bad(f"an ID set, and {kind} have no labels")
@@ -191,45 +178,31 @@ def _list_and_images(root: Path, argument: str) -> tuple[Path, Path]:
     return next(files, paths[0])
 
 
-def _image_list(request: _Request) -> ImageSet:
+def _image_list(request: Request) -> ImageSet:
     return _list_at(request, *_list_and_images(request.root, request.argument))
 
 
-def _list_at(request: _Request, file: Path, images: Path) -> ImageSet:
+def _list_at(request: Request, file: Path, images: Path) -> ImageSet:
     return list_set(
         request.name, file, images, labeled=request.labeled, class_names=request.class_names
     )
 
 
-def _folder(request: _Request) -> ImageSet:
+def _folder(request: Request) -> ImageSet:
     return _folder_at(request, _below(request.root, request.argument))
 
 
-def _folder_at(request: _Request, folder: Path) -> ImageSet:
+def _folder_at(request: Request, folder: Path) -> ImageSet:
     return folder_set(
         request.name, folder, labeled=request.labeled, class_names=request.class_names
     )
 
 
-def _torchvision(request: _Request) -> ImageSet:
-    section = _SECTION.fullmatch(request.source)
-    class_name, _, part = section[1].partition("/") if section else ("", "", "")
-    if section is None or class_name not in NAMES or part not in ("train", "test"):
-        raise request.bad(
-            "torchvision:NAME/train or torchvision:NAME/test, optionally with the images "
-            f"[FIRST:END], NAME one of {', '.join(NAMES)}"
-        )
-    pixels, classes, names = load_tensors(class_name, part, request.root, request.download)
-    labels = classes if request.labeled else no_labels(len(pixels))
-    names = (request.class_names or names) if request.labeled else None
-    images = TensorSet(request.name, pixels, labels, names)
-    images.indices = range(int(section[2] or 0), min(int(section[3] or len(pixels)), len(pixels)))
-    if not images.indices:
-        raise request.bad(f"at least one of the {len(pixels)} images of {section[1]}")
-    return images
+def _openood(request: Request) -> ImageSet:
+    return _list_at(request, *openood_paths(request))
 
 
-_OPENERS: dict[str, Callable[[_Request], ImageSet]] = {
+_OPENERS: dict[str, Callable[[Request], ImageSet]] = {
     "digits": _digits,
     "letters": _unlabeled(embedded.letters, tuple(embedded.LETTERS)),
     "patches": _unlabeled(lambda _: embedded.patches(), ("test",)),
@@ -237,5 +210,7 @@ _OPENERS: dict[str, Callable[[_Request], ImageSet]] = {
     "turned": _unlabeled(lambda _: embedded.turned(), ("validation",)),
     "imglist": _image_list,
     "folder": _folder,
-    "torchvision": _torchvision,
+    "openood": _openood,
+    "torchvision": torchvision_set,
+    "hf": hub_set,
 }

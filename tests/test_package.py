@@ -21,7 +21,8 @@ def test_constraints_hold_a_version_of_every_dependency():
     assert all(re.fullmatch(r"[a-z0-9-]+==[\w.]+", line) for line in lines)
     versions = dict(line.split("==") for line in lines)
     extras = PROJECT["optional-dependencies"]
-    for text in [*PROJECT["dependencies"], *extras["demo"], *extras["text"], *extras["lora"]]:
+    names = ("demo", "hf", "text", "lora")
+    for text in [*PROJECT["dependencies"], *chain(*(extras[name] for name in names))]:
         requirement = Requirement(text)
         assert requirement.specifier.contains(versions[canonicalize_name(requirement.name)]), text
 

@@ -13,7 +13,7 @@ from typing import Any
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
-from diffguard.errors import UserError
+from diffguard.errors import UserError, reason_of
 from diffguard.inputs.bare_images import has_metadata, without_metadata
 from diffguard.inputs.pil_images import pixels_of, without_warnings
 from diffguard.storage.paths import kind_of, require_file
@@ -86,6 +86,27 @@ def read_image(path: str | Path) -> Tensor:
         if isinstance(error, UnidentifiedImageError):
             reason = f"it is not a {', '.join(FORMATS[:-1])} or {FORMATS[-1]} file"
         raise UserError(f"image {path} cannot be read: {reason}") from error
+
+
+def read_encoded(content: bytes) -> Tensor:
+    """Read an image from the bytes of its file, by the rules of `read_image`.
+
+    Args:
+        content: The file's content.
+
+    Returns:
+        float32 `(C, H, W)` in [0, 1], C = 1 for grayscale and 3 for color.
+
+    Raises:
+        UserError: If `read_image` would refuse the file.
+    """
+    try:
+        return _decode(io.BytesIO(content))
+    except UserError:
+        raise
+    except Exception as error:
+        # Pillow's parsers raise many kinds of exceptions on malformed files.
+        raise UserError(f"it cannot be read: {reason_of(error)}") from error
 
 
 def _decode(file: Any) -> Tensor:

@@ -175,11 +175,12 @@ def test_workers_need_a_short_folder_for_temporary_files(root, monkeypatch):
 def test_only_prepare_data_downloads(root, monkeypatch):
     downloads = []
 
-    def load(folder, train, download):
-        downloads.append(download)
-        raise RuntimeError("not found")
+    class Absent:
+        def __init__(self, root, train=True, download=False):
+            downloads.append(download)
+            raise RuntimeError("not found")
 
-    monkeypatch.setattr("torchvision.datasets.MNIST", load)
+    monkeypatch.setattr("torchvision.datasets.MNIST", Absent)
     data = _module(root, ood=OODSets(far={"m": "torchvision:MNIST/test"}), download=True)
     with pytest.raises(MissingDataError, match="found no MNIST"):
         data.prepare_data()

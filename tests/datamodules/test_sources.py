@@ -1,8 +1,5 @@
 """Opening data sets by source, and the errors for wrong sources."""
 
-from types import SimpleNamespace
-
-import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -85,9 +82,8 @@ def test_images_of_a_list_are_relative_to_the_root_and_other_paths_to_here(root,
         ("digits:5-0", "expected digits:FIRST-LAST"),
         ("letters:train", "expected letters:test or letters:validation"),
         ("patches:", "expected patches:test"),
-        ("torchvision:ImageNet/test", "NAME one of CIFAR10, CIFAR100, SVHN, MNIST, FashionMNIST"),
-        ("torchvision:CIFAR10", "torchvision:NAME/train or torchvision:NAME/test"),
-        ("torchvision:CIFAR10/test[5]", r"optionally with the images \[FIRST:END\]"),
+        ("openood:cifar/test", "BENCHMARK one of mnist, cifar10, cifar100, imagenet200, imagenet"),
+        ("openood:cifar10/near/svhn", "one of train, .*near/tin.* after openood:cifar10/"),
         ("hub:mnist", "'hub:mnist' of set 'mine' is neither .* one of digits:…, letters:…"),
     ],
 )
@@ -109,7 +105,10 @@ def test_error_of_a_wrong_source_names_the_alternatives(source, message):
         ("folder:none", "folder .*none does not exist: put the data there.*data.root"),
         ("some/where", "'some/where' of set 'mine' is neither a folder"),
         ("torchvision:CIFAR10/test", "found no CIFAR10 in .*--data.download true"),
-        ("torchvision:SVHN/test", "found no SVHN in"),
+        (
+            "openood:imagenet/near/ninco",
+            "imagenet/test_ninco.txt does not exist.*images_largescale",
+        ),
     ],
 )
 def test_error_of_absent_data_gives_advice(root, source, message):
@@ -133,36 +132,6 @@ def test_sets_without_labels_are_not_id_sets(source):
         open_set("id", source, root=None, labeled=True)
 
 
-@pytest.mark.parametrize(
-    ("name", "pixels", "labels"),
-    [
-        ("CIFAR10", np.zeros((3, 32, 32, 3), np.uint8), "targets"),
-        ("SVHN", np.zeros((3, 3, 32, 32), np.uint8), "labels"),
-        ("MNIST", torch.zeros(3, 28, 28, dtype=torch.uint8), "targets"),
-    ],
-)
-def test_torchvision_layouts_are_read(monkeypatch, name, pixels, labels):
-    arguments = {}
-
-    def load(root, download, **split):
-        arguments.update(root=str(root), download=download, **split)
-        pixels[1] = 255
-        return SimpleNamespace(data=pixels, **{labels: [2, 0, 1]})
-
-    monkeypatch.setattr(f"torchvision.datasets.{name}", load)
-    images = open_set("mine", f"torchvision:{name}/test", root="data", labeled=True)
-    split = {"split": "test"} if name == "SVHN" else {"train": False}
-    assert arguments == {"root": "data", "download": False, **split}
-    assert images.labels.tolist() == [2, 0, 1]
-    assert images[1]["image"].shape == ((1, 28, 28) if name == "MNIST" else (3, 32, 32))
-    assert [images[i]["image"].mean().item() for i in range(3)] == [0.0, 1.0, 0.0]
-    assert open_set("x", f"torchvision:{name}/test", root=None, labeled=False).labels[0] == -1
-    section = open_set("mine", f"torchvision:{name}/test[1:9]", root=None, labeled=True)
-    assert (section.labels.tolist(), [section[i]["index"] for i in range(2)]) == ([0, 1], [1, 2])
-    with pytest.raises(UserError, match="at least one of the 3 images"):
-        open_set("mine", f"torchvision:{name}/test[3:]", root=None, labeled=True)
-
-
 def test_two_spellings_of_a_source_are_the_same_source(root, monkeypatch):
     monkeypatch.chdir(root)
     assert same_source("letters:test", "letters:test", None)
@@ -170,16 +139,34 @@ def test_two_spellings_of_a_source_are_the_same_source(root, monkeypatch):
     assert same_source("folder:images/", "./images", root)
     assert same_source("imglist:plain.txt", "imglist:lists/../plain.txt@", root)
     assert not same_source("imglist:plain.txt", "imglist:lists/test.txt@images", root)
+    lists = "imglist:benchmark_imglist/cifar10"
+    assert same_source("openood:cifar10/train", f"{lists}/train_cifar10.txt@images_classic", root)
+    assert not same_source("openood:cifar10/near/tin", "openood:cifar10/validation/tin", root)
+    assert same_source("openood:nothing", "openood:nothing", root)
 
 
-def test_overlapping_sections_of_a_torchvision_set_are_the_same_source():
-    test = "torchvision:CIFAR10/test"
-    assert same_source(test, test, None)
-    assert same_source(test, f"{test}[10:20]", None)
-    assert same_source(f"{test}[:11]", f"{test}[10:]", None)
-    assert not same_source(f"{test}[:10]", f"{test}[10:]", None)
-    assert not same_source(f"{test}[10:20]", "torchvision:CIFAR100/test[10:20]", None)
-    assert not same_source(test, "torchvision:CIFAR10/train", None)
+@pytest.mark.parametrize(
+    ("source", "list_file", "folder"),
+    [
+        ("cifar10/validation", "cifar10/val_cifar10.txt", "images_classic"),
+        ("cifar10/near/tin", "cifar10/test_tin.txt", "images_classic"),
+        (
+            "imagenet200/validation/openimage_o",
+            "imagenet200/val_openimage_o.txt",
+            "images_largescale",
+        ),
+        ("imagenet/far/textures", "imagenet/test_textures.txt", "images_classic"),
+    ],
+)
+def test_an_openood_source_is_found_in_openoods_layout(tmp_path, source, list_file, folder):
+    path = tmp_path / "benchmark_imglist" / list_file
+    path.parent.mkdir(parents=True)
+    path.write_text("a/b.png 3\n")
+    (tmp_path / folder / "a").mkdir(parents=True)
+    Image.new("RGB", (5, 5), (51, 0, 0)).save(tmp_path / folder / "a" / "b.png")
+    images = open_set("mine", f"openood:{source}", root=tmp_path, labeled=True)
+    assert images.labels.tolist() == [3]
+    assert images[0]["image"][0].mean().item() == pytest.approx(0.2)
 
 
 def test_folder_sources_are_recognized(root):
