@@ -133,7 +133,7 @@ class Search:
             passes += sum(outcome.passes for outcome in outcomes)
         if name == "diffguard":
             best = rank_distances(table, settings).candidates[0]
-            auroc, pair = best.auroc, best.names
+            auroc, pair = best.auroc, best.choice
         else:
             auroc, pair = mean_auroc(table, name), []
         trial = Trial(choice, auroc, pair, passes / count, count / seconds)

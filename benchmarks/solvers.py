@@ -110,7 +110,7 @@ def measure(name: str, detector: Detector, data: OODDataModule) -> Measurement:
         auroc=column_auroc(scores),
         near=column_auroc({name: scores[name] for name in (first, *NEAR)}),
         best=best.auroc,
-        pair=", ".join(best.names),
+        pair=", ".join(best.choice),
         seconds=time.perf_counter() - began,
     )
 
