@@ -28,8 +28,9 @@ from diffguard.storage.weights import load_tensors
 from diffguard.training.precision import weight_dtype
 from diffguard_cli.arguments import EvaluationArguments
 from diffguard_cli.diffusion_model import LoadedDiffusion
+from diffguard_cli.free_folder import free_run
 from diffguard_cli.run import Run
-from diffguard_cli.scoring import ScoringRun, free_run
+from diffguard_cli.scoring import ScoringRun
 from lightning_modules.trainer import scoring_trainer
 
 

@@ -15,31 +15,36 @@ from diffguard.methods.scorer import Scorer
 from diffguard.score_table.rewrite import write_table
 from diffguard.score_table.rows import BASELINES_STAGE, DIFFUSION_STAGE
 from diffguard.score_table.table import ScoreTable
-from diffguard.settings.score_names import complete_score_names
+from diffguard.settings.score_names import baseline_score_names, complete_score_names
+from diffguard.settings.selection import Selection
 
 
-def add_derived(path: Path, scorer: Scorer) -> None:
-    """Add the derived scores to a merged table.
+def add_derived(path: Path, scorer: Scorer, selection: Selection) -> None:
+    """Add the derived scores to a merged table, and leave out those that are not selected.
 
-    With a cascade, the table equals that of a run with the cascade: images that the baselines
-    decide have no scores of the diffusion model.
+    The table does not depend on what earlier runs in the folder have computed: images that the
+    baselines decide have no scores of the diffusion model.
 
     Args:
         path: `scores.csv`.
         scorer: The calibrated scorer.
+        selection: The scores of the table.
 
     Raises:
         UserError: If the table is damaged or cannot be written.
     """
-    calibration, table = scorer.require_calibration(), ScoreTable.read(path)
-    names, complete = scorer.score_names(), complete_score_names(scorer.settings)
+    calibration, table = scorer.require_calibration(), ScoreTable.read(path, partial=True)
+    names, complete = selection.names, complete_score_names(scorer.settings)
+    if selection.skip == "all":
+        complete = baseline_score_names(scorer.settings)
     valid = np.flatnonzero(table.valid)
     plain = {name: values[valid] for name, values in table.scores.items()}
-    clear = valid[~calibration.in_doubt(plain)]
-    has_stages = calibration.rule.cascade is not None
+    clear = valid[~scorer.in_doubt(plain, selection)]
+    has_stages = selection.skip == "all" or calibration.rule.cascade is not None
     scores = {name: np.full(len(table), np.nan) for name in names}
-    for name, values in {**plain, **calibration.derive(plain)}.items():
-        scores[name][valid] = values
+    columns = {**plain, **calibration.derive(plain)}
+    for name in names:
+        scores[name][valid] = columns[name]
     # Clear images look alike, whether or not they were scored by the diffusion model.
     for name in set(names) - set(complete):
         scores[name][clear] = np.nan

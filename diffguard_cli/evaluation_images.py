@@ -31,8 +31,9 @@ from diffguard_cli.evaluation_detector import (
     results_folder,
 )
 from diffguard_cli.exit_codes import SKIPPED_FILES
+from diffguard_cli.free_folder import free_run
 from diffguard_cli.image_report import report_on_images
-from diffguard_cli.scoring import ScoringRun, free_run
+from diffguard_cli.scoring import ScoringRun
 from lightning_modules.trainer import scoring_trainer
 
 
@@ -77,6 +78,7 @@ def score_images(content: Mapping[str, Any], arguments: EvaluationArguments) -> 
             derive=True,
             settings=arguments.detector,
             threads=arguments.trainer.threads,
+            decision_only=True,
         )
 
     if arguments.output is None:

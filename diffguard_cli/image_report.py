@@ -51,7 +51,7 @@ def report_on_images(
     folder, table = scoring.folder, gallery.table
     scores = table.scores[gallery.judge.decision.score][gallery.rows]
     rows = gallery.rows[np.argsort(-scores, kind="stable")]
-    chosen = rows if arguments.explain else rows[: _pictured(arguments)]
+    chosen = rows if arguments.explain else rows[: _pictured(scoring, arguments)]
     if arguments.explain:
         refuse_links(folder / "explanations")
         say(f"explaining {len(rows):,} images", file=sys.stderr)
@@ -74,8 +74,11 @@ def report_on_images(
     say(f"Report: {folder / 'report.html'}")
 
 
-def _pictured(arguments: EvaluationArguments) -> int:
-    return _PICTURED if arguments.panels is None else arguments.panels
+def _pictured(scoring: ScoringRun, arguments: EvaluationArguments) -> int:
+    """Images that are reconstructed; by default none if the decision needs no diffusion model."""
+    if arguments.panels is not None:
+        return arguments.panels
+    return 0 if scoring.selection.skip == "all" else _PICTURED
 
 
 def _pictures(

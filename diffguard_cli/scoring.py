@@ -9,28 +9,29 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
-from itertools import chain, count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import lightning.pytorch as pl
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from diffguard.batching import fixed_batch_size
 from diffguard.errors import UserError
 from diffguard.methods.adaptive_stream import AdaptiveStream
-from diffguard.methods.batch_size import find_batch_size
 from diffguard.methods.items import Item, Scored, items_of
-from diffguard.methods.registry import build_methods
 from diffguard.methods.scorer import Scorer
-from diffguard.printing import say
 from diffguard.processes.agreement import check_alike, wait_until
 from diffguard.score_table.manifest import run_key
 from diffguard.score_table.merge import merge
 from diffguard.score_table.writer import ScoreWriter
+from diffguard.scores.fusion import Columns
 from diffguard.settings.detector import DetectorSettings
+from diffguard.settings.selection import Selection
 from diffguard_cli.derived_scores import add_derived
 from diffguard_cli.interrupts import interruptible
+from diffguard_cli.measurements import fastest_batch_size
 from diffguard_cli.scoring_folder import OpenFolder, ScoringFolder
 from diffguard_cli.scoring_time import record_time
 from lightning_modules.callbacks.scoring_bar import watched
@@ -70,6 +71,7 @@ class ScoringRun:
         derive: Whether the scores that need calibration are added to the merged table.
         settings: The detector's settings before anything was fitted; defaults to the detector's.
         threads: CPU threads of each process; None leaves the libraries' choice.
+        decision_only: Compute only what the decision needs.
     """
 
     def __init__(
@@ -83,14 +85,26 @@ class ScoringRun:
         derive: bool,
         settings: DetectorSettings | None = None,
         threads: int | None = None,
+        decision_only: bool = False,
     ) -> None:
+        self.decision_only = decision_only
         self.detector, self.data, self.stream = detector, data, stream
         self.folder, self.derive = folder, derive
         settings, seed = settings or detector.settings, detector.seed
-        in_doubt = detector.require_calibration().in_doubt if derive else None
-        self._place = ScoringFolder(
-            folder, data, stream, settings, seed, identity, threads, in_doubt
-        )
+        lack = self._lack if derive else None
+        self._place = ScoringFolder(folder, data, stream, settings, seed, identity, threads, lack)
+
+    @property
+    def selection(self) -> Selection:
+        """The scores of the table."""
+        name = self.detector.decision if self.decision_only else None
+        return Selection(self.detector.settings, name)
+
+    def _lack(self, scores: Columns) -> NDArray[np.bool_]:
+        """Whether images lack a selected score, `(N,)`."""
+        selection = self.selection
+        is_missing = np.isnan([scores[name] for name in selection.plain]).any(axis=0)
+        return is_missing & self.detector.in_doubt(scores, selection)
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -140,7 +154,7 @@ class ScoringRun:
         device, rank = trainer.strategy.root_device, trainer.global_rank
         check_shared(self.folder, trainer, work)
         names = self.detector.score_names(derived=False)
-        find = partial(self._find_batch_size, trainer)
+        find = partial(fastest_batch_size, self.detector, trainer, len(self.stream))
         place = work.together(
             "opened", lambda: self._place.open(device, names, find) if rank == 0 else None
         )
@@ -162,7 +176,10 @@ class ScoringRun:
     def _score(self, trainer: pl.Trainer, work: SharedWork) -> FinishedRun:
         # Derived scores are added to the merged table, which a later run may derive anew.
         names, rank = self.detector.score_names(derived=False), trainer.global_rank
-        with ScoreWriter(self.folder, rank, names, has_stages=self.derive) as writer:
+        optional = set(names) - set(self.selection.plain)
+        with ScoreWriter(
+            self.folder, rank, names, has_stages=self.derive, optional=optional
+        ) as writer:
             module = ScoringModule(self, work, writer)
             try:
                 with interruptible():
@@ -181,16 +198,7 @@ class ScoringRun:
     def _merge(self) -> None:
         path = merge(self.folder)
         if self.derive:
-            add_derived(path, self.detector)
-
-    def _find_batch_size(self, trainer: pl.Trainer) -> int:
-        detector = self.detector.to(trainer.strategy.root_device)
-        methods = build_methods(detector.models, detector.fits)
-        assert detector.baselines is not None
-        with torch.inference_mode(), trainer.precision_plugin.test_step_context():
-            size = find_batch_size(detector.models, methods, detector.baselines, len(self.stream))
-        say(f"batch size: {size}", file=sys.stderr)
-        return size
+            add_derived(path, self.detector, self.selection)
 
 
 class ScoringModule(StreamModule):
@@ -221,8 +229,9 @@ class ScoringModule(StreamModule):
 
     def open_stream(self) -> AdaptiveStream:
         """A stream that halves its batch if this is the only process."""
+        only = None if self.place.completes else self.run.selection.name
         return AdaptiveStream(
-            partial(self.detector.stream, derive=self.run.derive),
+            partial(self.detector.stream, derive=self.run.derive, only=only),
             self.place.batch_size,
             shrinks=self.trainer.world_size == 1,
             on_smaller=self.place.shrink,
@@ -235,13 +244,6 @@ class ScoringModule(StreamModule):
     def take(self, rows: list[Scored]) -> None:
         """Append finished images to the table."""
         self.writer.write(image.row for image in rows)
-
-
-def free_run(folder: Path, trainer: pl.Trainer, make: Callable[[Path], ScoringRun]) -> ScoringRun:
-    """The run in a folder, or beside it (`-2`, `-3`, …) if the folder holds other scores."""
-    numbers = (folder.with_name(f"{folder.name}-{number}") for number in count(2))
-    runs = (make(place) for place in chain([folder], numbers))
-    return next(run for run in runs if run.is_free(trainer))
 
 
 def _until_failure(batches: Iterable[Any], work: SharedWork) -> Iterator[Any]:

@@ -25,7 +25,7 @@ from diffguard.score_table.manifest import (
     read_manifest,
     write_manifest,
 )
-from diffguard.score_table.skipped import read_skipped
+from diffguard.score_table.partial import read_partial
 from diffguard.score_table.writer import read_done
 from diffguard.settings.detector import DetectorSettings
 from diffguard.settings.old_keys import translated
@@ -39,8 +39,8 @@ if TYPE_CHECKING:
     from datamodules.evaluation_stream import EvaluationStream
     from datamodules.ood import OODDataModule
 
-# Scores `(N,)` by their names -> `(N,)`, whether images need the diffusion model.
-InDoubt = Callable[[Mapping[str, NDArray[np.float64]]], NDArray[np.bool_]]
+# Scores `(N,)` by their names, NaN if missing -> `(N,)`, whether images lack a score.
+Lack = Callable[[Mapping[str, NDArray[np.float64]]], NDArray[np.bool_]]
 # Key of a manifest of an earlier version -> its present name.
 _RENAMED = {"batch_size_asked": "batch_size_setting"}
 
@@ -53,11 +53,14 @@ class OpenFolder:
         path: The folder.
         manifest: What its scores depend on.
         rest: `(N, 2)` int64, what is left to score, as the stream selects it.
+        completes: Whether some of these images have rows that lack a score. All images then get all
+            scores, so that no image has two rows that differ in what they lack.
     """
 
     path: Path
     manifest: dict[str, Any]
     rest: NDArray[np.int64]
+    completes: bool = False
 
     @property
     def batch_size(self) -> int:
@@ -100,6 +103,7 @@ class ScoringFolder:
         seed: The detector's seed.
         identity: What else the scores depend on.
         threads: CPU threads of a process; None leaves them open.
+        lack: Finds images whose rows lack a score; None accepts all rows.
     """
 
     def __init__(
@@ -111,10 +115,10 @@ class ScoringFolder:
         seed: int,
         identity: Mapping[str, Any],
         threads: int | None,
-        in_doubt: InDoubt | None = None,
+        lack: Lack | None = None,
     ) -> None:
         self.path, self.identity = path, dict(identity)
-        self._in_doubt = in_doubt
+        self._lack = lack
         self._data, self._stream, self._settings, self._seed = data, stream, settings, seed
         size = None if data.batch_size == AUTO else fixed_batch_size(int(data.batch_size))
         self._request = Terms(size, data.batch_size, threads)
@@ -165,7 +169,9 @@ class ScoringFolder:
         write_contents(self.path, self._stream.contents)
         complete = bool(score_mask.all())
         open_manifest(self.path, manifest, complete=complete, upgrade=_upgraded)
-        return OpenFolder(self.path, manifest, self._stream.select[~score_mask])
+        return OpenFolder(
+            self.path, manifest, self._stream.select[~score_mask], bool(self._lacking())
+        )
 
     def machine(self, device: torch.device, threads: int | None) -> dict[str, str | int]:
         """What this process contributes to the last bits of a score."""
@@ -193,13 +199,13 @@ class ScoringFolder:
         return score_mask
 
     def _lacking(self) -> set[tuple[str, int]]:
-        """Images that are in doubt, but skipped the diffusion model under other settings."""
-        if self._in_doubt is None:
+        """Images that have rows under other settings, without a score that is needed now."""
+        if self._lack is None:
             return set()
-        images, scores = read_skipped(self.path)
+        images, scores = read_partial(self.path)
         if not images:
             return set()
-        flags = self._in_doubt(scores)
+        flags = self._lack(scores)
         return {image for image, flag in zip(images, flags, strict=True) if flag}
 
     def _terms(self) -> Terms:

@@ -12,12 +12,14 @@ from diffguard.failures import is_out_of_memory
 from diffguard.methods.items import Item, Scored
 from diffguard.methods.stream import ScoreStream
 from diffguard.printing import say
+from diffguard.score_table.rows import DIFFUSION_STAGE
 
 
 class AdaptiveStream:
     """A `ScoreStream` that restarts with half the batch if memory runs out before the first row.
 
-    Rows of images that could not be read are held back until the first scored one.
+    Rows of images that some network has not seen, such as unreadable ones, are held back until the
+    first other row.
 
     Args:
         open_stream: Batch size -> a new stream.
@@ -70,12 +72,16 @@ class AdaptiveStream:
             self._shrink()
             items = self._items
         self._rows += rows
-        # No network has seen an image that could not be read.
-        if not (final or self.row_count or any(row.reconstruction for row in self._rows)):
+        if not (final or self.row_count or any(map(self._was_everywhere, self._rows))):
             return []
         rows, self._rows, self._items = self._rows, [], []
         self.row_count += len(rows)
         return rows
+
+    def _was_everywhere(self, image: Scored) -> bool:
+        """Whether an image has been through all networks that the stream uses."""
+        stage = image.row.stage
+        return stage == DIFFUSION_STAGE or (stage is not None and self.stream.skip == "all")
 
     def _try(self, items: list[Item], *, final: bool) -> list[Scored] | None:
         """The finished rows; None if memory ran out."""

@@ -18,7 +18,7 @@ from diffguard.classifiers.layer_masking import layer_masked
 from diffguard.engine.recipe import Reconstruction
 from diffguard.methods.views import views_of
 from diffguard.scores.distances import Distance, Views
-from diffguard.scores.fusion_rule import DIFFGUARD
+from diffguard.scores.fusion_rule import DIFFGUARD, UNGUIDED
 from diffguard.settings.sections import ComparisonSettings
 
 
@@ -77,7 +77,7 @@ class Comparison:
             distances = list(self.unguided_distances.values())
             unguided = self._views(plain, masks, distances, batch_size)
             for name, distance in self.unguided_distances.items():
-                columns[f"{DIFFGUARD}/unguided/{name}"] = distance(unguided, guided)
+                columns[f"{UNGUIDED}/{name}"] = distance(unguided, guided)
         return {n: c[: len(reconstructions)].double().cpu().numpy() for n, c in columns.items()}
 
     def _views(

@@ -6,7 +6,7 @@ pulled toward the label, and the distance between the two images is the score.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 from torch import Tensor
@@ -17,6 +17,8 @@ from diffguard.engine.program import Program
 from diffguard.engine.recipe import Recipe
 from diffguard.methods.comparison import Comparison
 from diffguard.methods.method import Method, Networks
+from diffguard.scores.distances import Distance
+from diffguard.scores.fusion_rule import DIFFGUARD, UNGUIDED
 
 
 class DiffGuard(Method):
@@ -25,17 +27,26 @@ class DiffGuard(Method):
     name = "diffguard"
 
     def __init__(
-        self, models: Networks, recipe: Recipe, state: Mapping[str, Tensor] | None = None
+        self,
+        models: Networks,
+        recipe: Recipe,
+        state: Mapping[str, Tensor] | None = None,
+        names: Collection[str] | None = None,
     ) -> None:
-        super().__init__(models, recipe, state)
+        super().__init__(models, recipe, state, names)
         settings = models.settings
         self.comparison = Comparison(
             models.classifier,
             settings.comparison,
-            {name: models.distance(name) for name in settings.distances},
-            {name: models.distance(name) for name in settings.unguided},
+            self._distances(settings.distances, DIFFGUARD),
+            self._distances(settings.unguided, UNGUIDED),
         )
         self.layers = self.comparison.layers
+
+    def _distances(self, distances: Sequence[str], prefix: str) -> dict[str, Distance]:
+        """The distances whose scores are computed."""
+        names = [n for n in distances if self.names is None or f"{prefix}/{n}" in self.names]
+        return {name: self.models.distance(name) for name in names}
 
     def program(self) -> Program:
         """An inversion, and one or two syntheses from its end; see `Recipe`."""

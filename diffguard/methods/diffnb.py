@@ -11,7 +11,7 @@ scale 1, where the pass without the label is not needed. These are the counts fo
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 from torch import Tensor
@@ -31,9 +31,13 @@ class DiffNb(Method):
     name = "diffnb"
 
     def __init__(
-        self, models: Networks, recipe: Recipe, state: Mapping[str, Tensor] | None = None
+        self,
+        models: Networks,
+        recipe: Recipe,
+        state: Mapping[str, Tensor] | None = None,
+        names: Collection[str] | None = None,
     ) -> None:
-        super().__init__(models, recipe, state)
+        super().__init__(models, recipe, state, names)
         layer = models.distance(models.settings.diffnb.distance).layer
         self.layers = () if layer is None else (layer,)
 

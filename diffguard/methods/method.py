@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import ClassVar, Protocol
 
 import numpy as np
@@ -45,6 +45,8 @@ class Method(ABC):
         recipe: How DiffGuard reconstructs images; other methods may watch its phases.
         state: What `fit` returned; empty if the method is not fitted.
 
+        names: The scores that are computed; None computes all.
+
     Attributes:
         layers: Names of the classifier's layers that the scores read.
     """
@@ -53,9 +55,14 @@ class Method(ABC):
     layers: Sequence[str] = ()
 
     def __init__(
-        self, models: Networks, recipe: Recipe, state: Mapping[str, Tensor] | None = None
+        self,
+        models: Networks,
+        recipe: Recipe,
+        state: Mapping[str, Tensor] | None = None,
+        names: Collection[str] | None = None,
     ) -> None:
         self.models, self.recipe, self.state = models, recipe, dict(state or {})
+        self.names = names
 
     @property
     def images(self) -> int:

@@ -11,12 +11,13 @@ from diffguard.methods.models import Models
 from diffguard.settings.guidance import ClassifierFreeSettings
 
 
-def recipe_of(models: Models, *, unguided: bool = False) -> Recipe:
+def recipe_of(models: Models, *, unguided: bool | None = None) -> Recipe:
     """How images are inverted and reconstructed.
 
     Args:
         models: The networks and settings of a detector.
-        unguided: Reconstruct without guidance too, even if no distance needs it.
+        unguided: Whether to reconstruct without guidance too; defaults to whether a distance of
+            the settings needs it.
     """
     settings, plan = models.settings, models.plan
     thresholds = settings.early_stop.thresholds
@@ -33,7 +34,7 @@ def recipe_of(models: Models, *, unguided: bool = False) -> Recipe:
             if thresholds[name] is not None
         ],
         guidance=_guidance(models),
-        unguided=unguided or bool(settings.unguided),
+        unguided=bool(settings.unguided) if unguided is None else unguided,
         extra_start=settings.synthesis.extra_start,
         skip=settings.synthesis.skip,
     )

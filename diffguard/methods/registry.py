@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from torch import Tensor
 
@@ -17,6 +17,8 @@ from diffguard.methods.minority import Minority
 from diffguard.methods.models import Models
 from diffguard.methods.msma import Msma
 from diffguard.methods.recipes import recipe_of
+from diffguard.scores.fusion_rule import UNGUIDED
+from diffguard.settings.detector import score_names
 
 METHODS: dict[str, type[Method]] = {
     method.name: method
@@ -27,14 +29,23 @@ METHODS: dict[str, type[Method]] = {
 Fits = Mapping[str, Mapping[str, Tensor]]
 
 
-def build_methods(models: Models, fits: Fits, *, unguided: bool = False) -> list[Method]:
+def build_methods(
+    models: Models, fits: Fits, *, unguided: bool = False, names: Collection[str] | None = None
+) -> list[Method]:
     """The methods of the settings, in their order.
 
     Args:
         models: The networks and settings.
         fits: What was fitted, at least for each method that needs it.
         unguided: Reconstruct without guidance too, even if no distance needs it.
+        names: The plain scores that are computed, at least one of a method; None computes all.
     """
-    recipe = recipe_of(models, unguided=unguided)
-    names = models.settings.methods
-    return [METHODS[name](models, recipe, fits.get(name)) for name in names]
+    settings = models.settings
+    if names is None:
+        names = score_names(settings, derived=False)
+    recipe = recipe_of(models, unguided=unguided or any(n.startswith(UNGUIDED) for n in names))
+    return [
+        METHODS[method](models, recipe, fits.get(method), names)
+        for method in settings.methods
+        if any(name.split("/")[0] == method for name in names)
+    ]

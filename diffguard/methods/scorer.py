@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Self
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from diffguard.batching import BATCH_SIZE, check_batch_size, fixed_batch_size
@@ -16,14 +18,15 @@ from diffguard.methods.checks import check_fitted, check_rows, check_unlabeled
 from diffguard.methods.items import Item, Scored
 from diffguard.methods.models import ModelProperties, Models
 from diffguard.methods.registry import Fits, build_methods
-from diffguard.methods.stream import ScoreStream, Skip
+from diffguard.methods.stream import ScoreStream
 from diffguard.methods.verdicts import Verdicts
 from diffguard.score_table.rows import ScoreRow
 from diffguard.scores.baselines import Baselines, Reference
 from diffguard.scores.calibration import Calibration
+from diffguard.scores.fusion import Columns
 from diffguard.settings.decision import decision_of
 from diffguard.settings.detector import score_names
-from diffguard.settings.score_names import baseline_score_names, complete_score_names
+from diffguard.settings.selection import Selection, Skip
 
 
 class Scorer(ModelProperties, nn.Module):
@@ -93,7 +96,8 @@ class Scorer(ModelProperties, nn.Module):
         *,
         derive: bool = True,
         unguided: bool = False,
-        skip: Skip = "clear",
+        only: str | None = None,
+        skip: Skip | None = None,
     ) -> ScoreStream:
         """Open a stream that scores images in calls of one shape.
 
@@ -101,7 +105,10 @@ class Scorer(ModelProperties, nn.Module):
             batch_size: Images of every network call, rounded up to a multiple of 8.
             derive: Add the scores that need calibration, if the detector is calibrated.
             unguided: Reconstruct without guidance too, even if no distance needs it.
-            skip: Which images skip the diffusion model, see `ScoreStream`.
+            only: The only score that is needed: work that it does not need is left out, and rows
+                lack the other scores. None computes all.
+            skip: Which images skip the diffusion model, see `ScoreStream`; defaults to those of
+                which it is not needed.
 
         Raises:
             UserError: If a baseline or a method is not fitted yet, or `settings.compile` is set
@@ -115,8 +122,23 @@ class Scorer(ModelProperties, nn.Module):
         if self.settings.compile:
             check_compiler(self.device)
         calibration = self.calibration if derive else None
-        methods = build_methods(self.models, self.fits, unguided=unguided)
+        selection = Selection(self.settings, only)
+        skip = skip or selection.skip
+        # A stream has methods even if no image reaches them.
+        names = None if skip == "all" else selection.plain
+        methods = build_methods(self.models, self.fits, unguided=unguided, names=names)
         return ScoreStream(self.models, methods, self.baselines, calibration, batch_size, skip=skip)
+
+    def in_doubt(self, scores: Columns, selection: Selection) -> NDArray[np.bool_]:
+        """Whether the selected scores of images need the diffusion model, `(N,)`.
+
+        Args:
+            scores: Score -> `(N,)`, at least the baselines.
+            selection: The scores that are computed.
+        """
+        if selection.skip == "clear":
+            return self.require_calibration().in_doubt(scores)
+        return np.full(len(next(iter(scores.values()))), selection.skip == "none")
 
     def require_calibration(self) -> Calibration:
         """The calibration.
@@ -146,12 +168,14 @@ class Scorer(ModelProperties, nn.Module):
         results = self._results(images, batch_size, skip="none")
         return sorted(results, key=lambda result: result.item.index)
 
-    def _results(self, images: Images, batch_size: int, *, skip: Skip) -> Iterator[Scored]:
+    def _results(
+        self, images: Images, batch_size: int, *, only: str | None = None, skip: Skip | None = None
+    ) -> Iterator[Scored]:
         """Scored images as they are finished, so that a reconstruction need not be kept."""
         check_batch_size(batch_size)
         images = working_images(images, self.image_size, self.image_channels)
         batch_size = min(batch_size, fixed_batch_size(max(1, len(images))))
-        stream = self.stream(batch_size, skip=skip)
+        stream = self.stream(batch_size, only=only, skip=skip)
         items = [Item(image, index=i) for i, image in enumerate(images)]
         for start in range(0, len(items), stream.batch_size):
             yield from stream.push(items[start : start + stream.batch_size])
@@ -159,12 +183,7 @@ class Scorer(ModelProperties, nn.Module):
 
     def _rows(self, images: Images, batch_size: int, name: str) -> list[ScoreRow]:
         """Rows of the score table with one score at least, in the order of the images."""
-        skip: Skip = "none"
-        if name in baseline_score_names(self.settings):
-            skip = "all"
-        elif name in complete_score_names(self.settings):
-            skip = "clear"
-        results = self._results(images, batch_size, skip=skip)
+        results = self._results(images, batch_size, only=name)
         return sorted((result.row for result in results), key=lambda row: row.index)
 
     def score(

@@ -6,16 +6,12 @@ images or on the other images in flight.
 
 from __future__ import annotations
 
-import math
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from diffguard.batching import fixed_batch_size
 from diffguard.classifiers.classifier import ClassifierOutput
@@ -23,29 +19,17 @@ from diffguard.engine.engine import Engine
 from diffguard.engine.jobs import Job
 from diffguard.engine.outcome import Outcome
 from diffguard.engine.program import Program
-from diffguard.engine.recipe import Reconstruction
 from diffguard.engine.reproducible import reproducible
-from diffguard.errors import UserError
+from diffguard.methods.in_flight import ImageInFlight, check_features, row_of
 from diffguard.methods.items import Item, Scored
 from diffguard.methods.jobs import jobs_of
 from diffguard.methods.method import Method
 from diffguard.methods.models import Models
-from diffguard.score_table.rows import BASELINES_STAGE, DIFFUSION_STAGE, ScoreRow
+from diffguard.score_table.rows import ScoreRow
 from diffguard.scores.baselines import Baselines
 from diffguard.scores.calibration import Calibration
-from diffguard.scores.fusion_rule import FUSION, FUSION_BASELINES
-
-Skip = Literal["none", "clear", "all"]
-
-
-@dataclass
-class _InFlight:
-    item: Item
-    image: Tensor
-    prediction: int
-    probability: float
-    output: ClassifierOutput
-    baselines: dict[str, float]
+from diffguard.scores.fusion_rule import DIFFGUARD, FUSION, FUSION_BASELINES
+from diffguard.settings.selection import Skip
 
 
 class ScoreStream:
@@ -91,9 +75,10 @@ class ScoreStream:
         )
         self._is_random = self.recipe.draws_crops or program.draws_noise
         self.skip = skip
+        self._reconstructs = any(method.name == DIFFGUARD for method in methods)
         self._incoming: deque[Item] = deque()
         # Classified images that need the diffusion model; it gets them in full batches.
-        self._doubtful: deque[_InFlight] = deque()
+        self._doubtful: deque[ImageInFlight] = deque()
         self._outcomes: list[Outcome] = []
 
     @reproducible()
@@ -137,7 +122,7 @@ class ScoreStream:
         items = [self._incoming.popleft() for _ in range(min(size, len(self._incoming)))]
         images = torch.stack([item.image for item in items]).to(models.device)
         output = models.classify(images, size, self.layers)
-        _check_features(output.features, items)
+        check_features(output.features, items)
         # Even a softmax may round by the number of rows, so all that follows sees whole batches.
         whole = output.padded(size)
         predictions = whole.logits.argmax(1).tolist()[: len(items)]
@@ -145,7 +130,7 @@ class ScoreStream:
         scores = self.baselines.score(whole.logits, whole.features)
         baselines = {name: values.numpy() for name, values in scores.items()}
         batch = [
-            _InFlight(
+            ImageInFlight(
                 item,
                 images[row],
                 predictions[row],
@@ -158,10 +143,11 @@ class ScoreStream:
         clear = self._are_clear(baselines)
         fusions = self._fusions_of_clear(baselines) if clear.any() else {}
         rows = []
-        for row, image in enumerate(batch):
-            if clear[row]:
-                values = {n: float(v[row]) for n, v in fusions.items() if not np.isnan(v[row])}
-                rows.append(Scored(image.item, _row(image, None, values | image.baselines), None))
+        for place, image in enumerate(batch):
+            if clear[place]:
+                values = {n: float(v[place]) for n, v in fusions.items() if not np.isnan(v[place])}
+                row = row_of(image, values | image.baselines, None)
+                rows.append(Scored(image.item, row, None))
             else:
                 self._doubtful.append(image)
         return rows
@@ -175,11 +161,15 @@ class ScoreStream:
 
     def _fusions_of_clear(self, baselines: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """The fused scores of images without the diffusion model, NaN if they need it."""
+        derived = self._derive(baselines)
+        return {name: derived[name] for name in (FUSION, FUSION_BASELINES) if name in derived}
+
+    def _derive(self, scores: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """The scores that need calibration, of a whole batch; NaN if a part is missing."""
         if self.calibration is None:
             return {}
         parts = dict.fromkeys(self.calibration.rule.parts, np.full(self.batch_size, np.nan))
-        derived = self.calibration.derive({**parts, **baselines})
-        return {name: derived[name] for name in (FUSION, FUSION_BASELINES) if name in derived}
+        return self.calibration.derive({**parts, **scores})
 
     def _jobs(self) -> list[Job]:
         """Jobs of the engine for a batch of images."""
@@ -196,7 +186,7 @@ class ScoreStream:
     def _compare(self) -> list[Scored]:
         size = self.batch_size
         outcomes, self._outcomes = self._outcomes[:size], self._outcomes[size:]
-        tags: list[_InFlight] = [outcome.job.tag for outcome in outcomes]
+        tags: list[ImageInFlight] = [outcome.job.tag for outcome in outcomes]
         output = ClassifierOutput.concatenate([tag.output for tag in tags])
         scores: dict[str, np.ndarray] = {}
         for method in self.methods:
@@ -205,53 +195,13 @@ class ScoreStream:
             scores[name] = np.array([tag.baselines[name] for tag in tags])
         if self.calibration is not None:
             whole = {n: np.pad(c, (0, size - len(outcomes)), "edge") for n, c in scores.items()}
-            scores = self.calibration.derive(whole) | scores
+            rule, derived = self.calibration.rule, self._derive(whole)
+            present = [name for name in derived if set(rule.parts_of(name)) <= scores.keys()]
+            scores = {name: derived[name] for name in present} | scores
         rows = []
         for position, (outcome, tag) in enumerate(zip(outcomes, tags, strict=True)):
             values = {name: float(column[position]) for name, column in scores.items()}
-            result = self.recipe.reconstruction(outcome)
-            rows.append(Scored(tag.item, _row(tag, result, values), result))
+            result = self.recipe.reconstruction(outcome) if self._reconstructs else None
+            row = row_of(tag, values, outcome.passes, None if result is None else result.stop_index)
+            rows.append(Scored(tag.item, row, result))
         return rows
-
-
-def _check_features(features: Tensor, items: Sequence[Item]) -> None:
-    """Refuse features that are not finite; some baselines cannot score them at all."""
-    finite = features.isfinite().all(1)
-    if not finite.all():
-        item = items[int(finite.int().argmin())]
-        raise UserError(
-            f"the classifier's features of image {_place(item)} are not finite: check its weights, "
-            "mean and std, or use float32 instead of half precision"
-        )
-
-
-def _place(item: Item) -> str:
-    return item.path or f"{item.dataset}[{item.index}]"
-
-
-def _row(tag: _InFlight, result: Reconstruction | None, scores: dict[str, float]) -> ScoreRow:
-    """The row of an image; `result` is None if the baselines decided it."""
-    item = tag.item
-    for name, value in scores.items():
-        if not math.isfinite(value):
-            networks = (
-                "classifier gives"
-                if name in tag.baselines
-                else "classifier and the diffusion model give"
-            )
-            raise UserError(
-                f"score {name} of image {_place(item)} is {value}: check that the {networks} "
-                "finite outputs (a smaller guidance scale, or bf16 instead of fp16, may help)"
-            )
-    return ScoreRow(
-        dataset=item.dataset,
-        index=item.index,
-        path=item.path,
-        label=item.label,
-        prediction=tag.prediction,
-        probability=tag.probability,
-        scores=scores,
-        stage=BASELINES_STAGE if result is None else DIFFUSION_STAGE,
-        stop_step=None if result is None else result.stop_index + 1,
-        network_passes=0 if result is None else result.network_passes,
-    )

@@ -29,10 +29,13 @@ class Columns:
         names: The scores.
         most: Largest possible number of rows.
         has_stage: Whether a row names its stage, in front of the tail.
+        partial: Whether a row of any stage may lack scores.
     """
 
-    def __init__(self, names: Sequence[str], most: int, *, has_stage: bool) -> None:
-        self._names, self._has_stage = names, has_stage
+    def __init__(
+        self, names: Sequence[str], most: int, *, has_stage: bool, partial: bool = False
+    ) -> None:
+        self._names, self._has_stage, self._partial = names, has_stage, partial
         self._width = len(HEAD_COLUMNS) + len(names) + has_stage + len(TAIL_COLUMNS)
         self._floats = np.empty((1 + len(names), most))
         self._integers = np.empty((7, most), dtype=np.int32)
@@ -57,7 +60,7 @@ class Columns:
         self._new_integers.extend(
             _whole(n, 0) if n else -1 for n in (prediction, stop_step, passes)
         )
-        if stage == BASELINES_STAGE:
+        if stage == BASELINES_STAGE or self._partial:
             values = [text or "nan" for text in values]
         self._new_floats.extend(self._missing if error else map(float, values))
         if error:

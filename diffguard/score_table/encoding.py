@@ -23,12 +23,13 @@ from typing import BinaryIO
 
 from diffguard.errors import UserError
 from diffguard.score_table.cells import from_cell, to_cell
-from diffguard.score_table.rows import BASELINES_STAGE, STAGE_COLUMN, TAIL_COLUMNS
+from diffguard.score_table.rows import HEAD_COLUMNS, STAGE_COLUMN, TAIL_COLUMNS
 from diffguard.storage.reading import open_regular
 
 SEAL = "seal"
 # In a sealed row with a stage, the place of the stage, which follows the scores.
-SCORES_END = -len(TAIL_COLUMNS) - 2
+_STAGE = -len(TAIL_COLUMNS) - 2
+SCORES = slice(len(HEAD_COLUMNS), _STAGE)
 _LONGEST = 1 << 17  # bytes of a row; far above any path or error text
 _IMAGE = re.compile(r"[0-9]{1,9}")
 # `,"0123456789abcdef"` and the line break.
@@ -78,14 +79,14 @@ class Place:
     Attributes:
         image: (dataset, index).
         failed: Whether the row has an error instead of scores.
-        skipped: Whether it lacks the scores of the diffusion model, as in stage 1 of a cascade.
+        partial: Whether it lacks some scores, as in stage 1 of a cascade.
         offset: Its first byte.
         size: Its number of bytes.
     """
 
     image: tuple[str, int]
     failed: bool
-    skipped: bool
+    partial: bool
     offset: int
     size: int
 
@@ -106,7 +107,7 @@ def locate_rows(path: Path, run: bytes) -> Iterator[Place]:
         fields = decode_row(record, path)
         if not width:
             width, key = len(fields), table_key(record, run)
-            has_stage = STAGE_COLUMN in fields[SCORES_END : SCORES_END + 1]
+            has_stage = STAGE_COLUMN in fields[_STAGE : _STAGE + 1]
             if fields[-1] != SEAL:
                 raise UserError(
                     f"{path} is not a table of this version: its last column must be {SEAL!r}; "
@@ -125,8 +126,9 @@ def locate_rows(path: Path, run: bytes) -> Iterator[Place]:
             )
         else:
             image = (sys.intern(fields[0]), int(fields[1]))
-            skipped = has_stage and fields[SCORES_END] == str(BASELINES_STAGE)
-            yield Place(image, bool(fields[-2]), skipped, offset, len(record))
+            failed = bool(fields[-2])
+            partial = has_stage and not failed and "" in fields[SCORES]
+            yield Place(image, failed, partial, offset, len(record))
 
 
 def table_key(header: bytes, run: bytes) -> bytes:

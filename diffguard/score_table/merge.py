@@ -30,8 +30,8 @@ def merge(folder: Path, order: Sequence[str] | None = None) -> Path:
     """Merge the tables of all processes into `scores.csv`, sorted by set and index.
 
     Rows are copied as bytes, so the result does not depend on the number of processes. If an image
-    has rows with scores, its rows with an error are dropped. If it has a row of stage 2 of a
-    cascade, its rows of stage 1 are dropped. The file appears in one step, and the merge needs
+    has rows with scores, its rows with an error are dropped. If it has a row with all
+    scores, those that lack some are dropped. The file appears in one step, and the merge needs
     about 100 bytes of memory per image.
 
     Args:
@@ -63,7 +63,7 @@ def merge(folder: Path, order: Sequence[str] | None = None) -> Path:
                     f"{path} has rows of {name!r}, expected one of {', '.join(codes) or 'no set'}: "
                     "name it in the order of the sets"
                 )
-            rank = _FAILED if place.failed else place.skipped
+            rank = _FAILED if place.failed else place.partial
             places.extend((codes[name], index, rank, number, place.offset, place.size))
     rows = np.frombuffer(places, dtype=np.int64).reshape(-1, 6)
     # Among the rows of an image, those with all scores come first.

@@ -81,11 +81,12 @@ class ScoreTable:
         return np.flatnonzero((self.dataset == self.dataset_names.index(name)) & self.valid)
 
     @classmethod
-    def read(cls, path: Path) -> ScoreTable:
+    def read(cls, path: Path, *, partial: bool = False) -> ScoreTable:
         """Read a score table that `merge` wrote.
 
         Args:
             path: `scores.csv`.
+            partial: Accept rows of any stage that lack scores.
 
         Returns:
             The table; a million rows of 20 scores take about ten seconds.
@@ -114,7 +115,7 @@ class ScoreTable:
                 # A row has at least one byte per column, and the last may lack its line break.
                 most = min(most, size // max(len(names), 1)) + 1
                 scores, has_stage = _score_names(names, path)
-                columns = Columns(scores, most, has_stage=has_stage)
+                columns = Columns(scores, most, has_stage=has_stage, partial=partial)
                 for row in reader:
                     columns.append(row)
             except (ValueError, csv.Error) as error:
@@ -125,17 +126,17 @@ class ScoreTable:
                     "start the same command again, which writes it from the tables in scores"
                 ) from error
         table = cls(**columns.arrays())
-        table._check_values(path)
+        table._check_values(path, partial=partial)
         return table
 
-    def _check_values(self, path: Path) -> None:
+    def _check_values(self, path: Path, *, partial: bool) -> None:
         for name, values in {"probability": self.probability, **self.scores}.items():
             sound = np.isfinite(values)
             if name == "probability":
                 # Softmax in float32 may round to a little more than 1.
                 sound &= (values >= 0) & (values <= 1 + 1e-5)
             else:
-                sound |= np.isnan(values) & (self.stage == BASELINES_STAGE)
+                sound |= np.isnan(values) & (partial | (self.stage == BASELINES_STAGE))
             broken = np.flatnonzero(self.valid & ~sound)
             if len(broken):
                 row = broken[0]

@@ -5,7 +5,8 @@ started again adds `rank-<r>.2.csv` and so on: two processes never write to one 
 earlier one is still alive. `scores.csv` is the merge, sorted by set and index. Columns:
 `dataset, index, path, label, prediction, probability`, one per score,
 `stop_step, network_passes, error`. The table of a cascade also has the column `stage` before
-`stop_step`, and in stage 1 the scores of the diffusion model are empty. Text is always quoted (see
+`stop_step`, and in stage 1 the scores of the diffusion model are empty. If only the decision is
+needed, so are the scores that do not enter it. Text is always quoted (see
 `score_table/cells.py`); floats are written by `repr`, which restores every bit. The tables of
 processes have one more column, `seal`, which reveals rows that were edited or belong to another
 run.
@@ -18,7 +19,7 @@ from __future__ import annotations
 import io
 import math
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
 
@@ -53,18 +54,26 @@ class ScoreWriter:
         folder: The evaluation folder.
         rank: Number of this process.
         score_names: The score columns, in order.
-        has_stages: Whether the scores are those of a cascade.
+        has_stages: Whether images may skip the diffusion model.
+        optional: Scores that images may lack in stage 2 too; this needs `has_stages`.
 
     Attributes:
         path: The table; None before the first row.
     """
 
     def __init__(
-        self, folder: Path, rank: int, score_names: Sequence[str], *, has_stages: bool = False
+        self,
+        folder: Path,
+        rank: int,
+        score_names: Sequence[str],
+        *,
+        has_stages: bool = False,
+        optional: Collection[str] = (),
     ) -> None:
         self.path: Path | None = None
         self._folder, self._rank = Path(folder) / "scores", rank
         self._score_names, self._has_stages = tuple(score_names), has_stages
+        self._optional = frozenset(optional)
         self._file: io.FileIO | None = None
         stage = [STAGE_COLUMN] if has_stages else []
         self._header = encode_rows([[*HEAD_COLUMNS, *score_names, *stage, *TAIL_COLUMNS, SEAL]])
@@ -74,8 +83,8 @@ class ScoreWriter:
         """Append a chunk of rows, all or none.
 
         Args:
-            rows: Finished images, each with all the scores of the table or with an error. In stage
-                1 of a cascade, scores may be missing.
+            rows: Finished images, each with all the scores of the table or with an error. Optional
+                scores may be missing, and in stage 1 any score.
 
         Raises:
             UserError: If a score is missing or not finite (naming the image), or the disk is full.
@@ -139,9 +148,10 @@ class ScoreWriter:
             columns = {"probability": row.probability} | {
                 n: row.scores.get(n) for n in self._score_names
             }
-            may_lack = self._has_stages and row.stage == BASELINES_STAGE
+            is_clear = self._has_stages and row.stage == BASELINES_STAGE
             for name, value in columns.items():
-                if value is None and may_lack and name != "probability":
+                may_lack = name in self._optional or (is_clear and name != "probability")
+                if value is None and may_lack:
                     continue
                 if value is None or not math.isfinite(value):
                     raise UserError(

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 DIFFGUARD = "diffguard"
+# Prefix of the distances between the two reconstructions of an image.
+UNGUIDED = f"{DIFFGUARD}/unguided"
 FUSION = "fusion"
 FUSION_BASELINES = "fusion_baselines"
 
@@ -53,6 +55,19 @@ class FusionRule:
         """The plain scores that are combined."""
         distances = [f"{DIFFGUARD}/{name}" for name in self.distance]
         return [*distances, *self.baselines] if self.fused else distances
+
+    def parts_of(self, name: str) -> list[str]:
+        """The plain scores that a derived score combines.
+
+        Args:
+            name: A name in `derived`.
+        """
+        if name == FUSION_BASELINES:
+            return list(self.compared)
+        distances = [f"{DIFFGUARD}/{distance}" for distance in self.distance]
+        if name == DIFFGUARD:
+            return distances
+        return [*distances, *(self.fused if name == FUSION else [name.removeprefix(f"{FUSION}/")])]
 
     @property
     def compared(self) -> Sequence[str]:

@@ -13,7 +13,13 @@ from diffguard.engine.acceleration import CompileMode
 from diffguard.errors import UserError
 from diffguard.scores.baseline_checks import FEATURE_BASELINES, check_names
 from diffguard.scores.conformal import check_share
-from diffguard.scores.fusion_rule import DIFFGUARD, FUSION, FUSION_BASELINES, FusionRule
+from diffguard.scores.fusion_rule import (
+    DIFFGUARD,
+    FUSION,
+    FUSION_BASELINES,
+    UNGUIDED,
+    FusionRule,
+)
 from diffguard.settings.fusion import FusionSettings, check_cascade, check_compared
 from diffguard.settings.guidance import ClassifierFreeSettings, GuidanceSettings
 from diffguard.settings.methods import (
@@ -239,7 +245,7 @@ def score_names(settings: DetectorSettings, *, derived: bool = True) -> list[str
     """
     plain = [
         *(f"{DIFFGUARD}/{name}" for name in settings.distances),
-        *(f"{DIFFGUARD}/unguided/{name}" for name in settings.unguided),
+        *(f"{UNGUIDED}/{name}" for name in settings.unguided),
         *settings.fusible,
     ]
     if not derived:

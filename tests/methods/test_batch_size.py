@@ -14,7 +14,7 @@ from diffguard.methods.batch_size import fastest, find_batch_size
 from diffguard.methods.registry import build_methods
 from diffguard.score_table.table import ScoreTable
 from diffguard.training.trainer_config import TrainerConfig
-from diffguard_cli import scoring as evaluation
+from diffguard_cli import measurements
 from diffguard_cli.scoring import ScoringRun
 from lightning_modules.trainer import scoring_trainer
 from tests.helpers.tiny_detector import build_detector, small_settings
@@ -133,7 +133,7 @@ def test_auto_is_determined_once_and_recorded(data_root, tmp_path, monkeypatch, 
     def never(*_):
         raise AssertionError("a resumed run takes the frozen size")
 
-    monkeypatch.setattr(evaluation, "find_batch_size", never)
+    monkeypatch.setattr(measurements, "find_batch_size", never)
     again, resumed = start(hungry(), data_of(data_root, "auto"), tmp_path)
     assert again.batch_size == run.batch_size
     assert len(resumed) == len(table)

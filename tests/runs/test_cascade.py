@@ -6,6 +6,7 @@ import json
 import numpy as np
 
 import evaluate
+from diffguard.denoisers.pixel import PixelDenoiser
 from diffguard.score_table.table import ScoreTable
 from tests.helpers.commands import start
 from tests.helpers.tiny_project import write_images
@@ -48,3 +49,30 @@ def test_the_images_of_a_folder_have_a_deciding_stage(ckpt, tmp_path, capsys):
     assert stages == ScoreTable.read(output / "scores.csv").stage.tolist()
     assert set(stages) == {1, 2}
     assert f"{stages.count(1)} images were decided by the baselines alone" in capsys.readouterr().out
+
+
+def test_a_decision_of_the_baselines_never_runs_the_diffusion_model(ckpt, tmp_path, monkeypatch):
+    write_images(tmp_path / "images", 12, "left", 3)
+    words = (ckpt, "--images", tmp_path / "images", "--output")
+    knn = ("--detector.decision", "knn")
+    with monkeypatch.context() as patch:
+        patch.setattr(PixelDenoiser, "predict_noise", None)
+        assert start(*words, tmp_path / "out", *knn) == 0
+    alone = (tmp_path / "out" / "scores.csv").read_bytes()
+    table = ScoreTable.read(tmp_path / "out" / "scores.csv")
+    assert set(table.scores) == {"msp", "knn", "fusion_baselines"}
+    assert (table.stage == 1).all()
+    assert not table.network_passes.any()
+    # Another decision scores what is missing in the same folder, and nothing twice.
+    assert start(*words, tmp_path / "out", "--panels", 0) == 0
+    assert start(*words, tmp_path / "fresh", "--panels", 0) == 0
+    both = [ScoreTable.read(tmp_path / name / "scores.csv") for name in ("out", "fresh")]
+    assert list(both[0].scores) == list(both[1].scores)
+    assert "diffguard/l2" in both[0].scores
+    assert "diffguard/logits_l1" not in both[0].scores
+    for name, values in both[0].scores.items():
+        np.testing.assert_array_equal(values, both[1].scores[name])
+    with monkeypatch.context() as patch:
+        patch.setattr(PixelDenoiser, "predict_noise", None)
+        assert start(*words, tmp_path / "out", *knn) == 0
+    assert (tmp_path / "out" / "scores.csv").read_bytes() == alone

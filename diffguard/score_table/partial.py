@@ -1,4 +1,4 @@
-"""Images that skipped the diffusion model in stage 1 of a cascade."""
+"""Images that lack some scores, such as those that skipped the diffusion model."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffguard.score_table.encoding import (
-    SCORES_END,
+    SCORES,
     Place,
     RecordReader,
     complete_records,
@@ -18,13 +18,10 @@ from diffguard.score_table.encoding import (
     rank_tables,
 )
 from diffguard.score_table.manifest import run_key
-from diffguard.score_table.rows import HEAD_COLUMNS
-
-_SCORES = slice(len(HEAD_COLUMNS), SCORES_END)
 
 
-def read_skipped(folder: Path) -> tuple[list[tuple[str, int]], dict[str, NDArray[np.float64]]]:
-    """Read the scores of images that have none of the diffusion model.
+def read_partial(folder: Path) -> tuple[list[tuple[str, int]], dict[str, NDArray[np.float64]]]:
+    """Read the scores of images without a row that has all of them.
 
     Args:
         folder: The evaluation folder.
@@ -37,23 +34,23 @@ def read_skipped(folder: Path) -> tuple[list[tuple[str, int]], dict[str, NDArray
             explain.
     """
     run, tables = run_key(folder), rank_tables(folder)
-    skipped: dict[tuple[str, int], tuple[int, Place]] = {}
+    partial: dict[tuple[str, int], tuple[int, Place]] = {}
     complete: set[tuple[str, int]] = set()
     for number, path in enumerate(tables):
         for place in locate_rows(path, run):
-            if place.skipped:
-                skipped[place.image] = number, place
+            if place.partial:
+                partial[place.image] = number, place
             elif not place.failed:
                 complete.add(place.image)
-    images = [image for image in skipped if image not in complete]
+    images = [image for image in partial if image not in complete]
     if not images:
         return [], {}
     # All tables of a run have the same columns.
     _, header = next(complete_records(tables[0]))
-    names, values = decode_row(header, tables[0])[_SCORES], []
+    names, values = decode_row(header, tables[0])[SCORES], []
     with RecordReader(tables) as reader:
-        for number, place in map(skipped.__getitem__, images):
+        for number, place in map(partial.__getitem__, images):
             record = reader.read(number, place.offset, place.size)
-            cells = decode_row(record, tables[number])[_SCORES]
+            cells = decode_row(record, tables[number])[SCORES]
             values.append([float(cell) if cell else math.nan for cell in cells])
     return images, dict(zip(names, np.array(values).T, strict=True))
