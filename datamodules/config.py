@@ -90,6 +90,8 @@ class DataConfig:
             same. Calibration uses all ID validation images.
         missing: Whether an absent OOD set is an error, or is skipped and listed.
         on_error: Whether an unreadable image ends an evaluation, or is skipped and listed.
+        check_labels: Whether calibration refuses a classifier whose classes seem to be in another
+            order than those of the data, or only warns.
         download: Download absent sets of torchvision and the Hugging Face hub.
         get_from: Where the data can be obtained; shown if a set is absent.
         seed: Seed of order and augmentation in training.
@@ -115,6 +117,7 @@ class DataConfig:
     limit: int | None = None
     missing: Literal["error", "skip"] = "error"
     on_error: OnError = "stop"
+    check_labels: bool = True
     download: bool = False
     get_from: str | None = None
     seed: int = 0

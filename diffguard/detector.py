@@ -231,6 +231,7 @@ class Detector(Explainer, DriftScorer, HubMixin):
         accept: float | None = None,
         batch_size: int = BATCH_SIZE,
         progress: bool = True,
+        check_labels: bool = True,
     ) -> Detector:
         """Calibrate on ID images: check the classifier, fit baselines, early stop and threshold.
 
@@ -239,13 +240,12 @@ class Detector(Explainer, DriftScorer, HubMixin):
         Args:
             validation: ID validation images with labels, see `inputs.labeled.LabeledImages`. The
                 classifier must not have been trained on them.
-            reference: ID training images with labels, not augmented, for the baselines that need
-                them; at most `settings.reference_images` are used. Defaults to the features of the
-                last calibration.
-            accept: Share of ID images that the threshold accepts, in (0, 1); defaults to
-                `settings.accept`.
+            reference: ID training images with labels, not augmented, for baselines that need them
+                (at most `settings.reference_images`); defaults to those of the last calibration.
+            accept: Share of ID images to accept, in (0, 1); defaults to `settings.accept`.
             batch_size: Images of every network call, at least 1.
             progress: Report the number of scored images on standard error.
+            check_labels: Refuse a classifier with another order of classes; false only warns.
 
         Returns:
             The detector itself; it stays unchanged if calibration fails.
@@ -254,7 +254,7 @@ class Detector(Explainer, DriftScorer, HubMixin):
             UserError: If the classifier and the images do not fit together, a baseline needs
                 `reference`, or a score does not vary.
         """
-        fitted = calibrated(self, validation, reference, accept, batch_size, progress)
+        fitted = calibrated(self, validation, reference, accept, batch_size, progress, check_labels)
         self.models, self.baselines, self.fits = fitted.models, fitted.baselines, fitted.fits
         self.reference, self.calibration = fitted.reference, fitted.calibration
         return self

@@ -109,6 +109,7 @@ def calibrated(
         run.say,
         reference=reference,
         precision=trainer.precision_plugin.test_step_context,
+        refuse=data.config.check_labels,
     )
     detector = Detector(**fitted.models.arguments, reference=fitted.reference, fits=fitted.fits)
     table = _score_validation(run, detector, identity, trainer, settings)

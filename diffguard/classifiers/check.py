@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
+from scipy.stats import binom
 from torch import Tensor, nn
 
 from diffguard.classifiers.classifier import ClassifierOutput
@@ -16,25 +17,29 @@ from diffguard.errors import UserError
 
 # With fewer images in a class, most of them could be misclassified by chance.
 _ENOUGH_OF_A_CLASS = 5
+# Another order must raise the accuracy by more than this share of all images.
+_GAIN = 0.1
 # A class counts as lost if at most this share of its images is classified correctly.
 _LOST_RECALL = 0.05
-# A classifier is refused only if chance alone loses its classes with a lower probability.
-_CHANCE_OF_LOSS = 0.01
-# Share of all images that another order must explain when it is compared by accuracy.
-_EXPLAINED = 1 / 3
+# A classifier is refused only if chance explains its predictions with a lower probability.
+_CHANCE = 0.01
 
 
-def check_labels(labels: Tensor, predictions: Tensor, class_names: Sequence[str]) -> str | None:
+def check_labels(
+    labels: Tensor, predictions: Tensor, class_names: Sequence[str], *, refuse: bool = True
+) -> str | None:
     """Detect a classifier whose classes are in another order, or that does not fit the images.
 
-    Two of many classes that mean the same (ImageNet's sunglass and sunglasses) are confused by
-    chance. Another order is therefore an error only if it at least doubles the accuracy, or if the
-    classes that it moves have lost more images than chance explains.
+    A correct classifier also confuses classes: some have few images, and some mean the same
+    (ImageNet's sunglass and sunglasses). Another order is therefore an error only if it raises the
+    accuracy by more than 0.1, or if classes that changed places have lost all of their images, and
+    chance explains neither. In doubt there is a warning.
 
     Args:
         labels: `(N,)` int64, true classes of ID images.
         predictions: `(N,)` int64, predicted classes.
         class_names: Names of the classes in the order of the labels.
+        refuse: Whether another order is an error; otherwise it is a warning.
 
     Returns:
         A warning if classes may be swapped, or if the accuracy is no better than chance; otherwise
@@ -53,20 +58,22 @@ def check_labels(labels: Tensor, predictions: Tensor, class_names: Sequence[str]
     confusion = np.zeros((classes, classes), dtype=np.int64)
     np.add.at(confusion, (labels.numpy(), predictions.numpy()), 1)
     right, total = int(np.trace(confusion)), len(labels)
-    swaps = _moved_classes(confusion)
-    if len(swaps) > 1:
+    order = _best_order(confusion)
+    moved = _moved_classes(confusion, order)
+    if len(moved) > 1:
         examples = "; ".join(
-            f"{confusion[row, column]} of {confusion[row].sum()} images of {class_names[row]!r} "
-            f"are classified as {class_names[column]!r}"
-            for row, column in swaps[:3]
+            f"{confusion[row, order[row]]} of {confusion[row].sum()} images of "
+            f"{class_names[row]!r} are classified as {class_names[order[row]]!r}"
+            for row in moved[:3]
         )
-        if _is_another_order(confusion, swaps):
+        if refuse and _is_another_order(confusion, order, moved):
             raise UserError(
                 f"the classifier's classes are in another order than the data's ({examples}): "
-                "give class_names in the classifier's order"
+                "give class_names in the classifier's order, or only warn with data.check_labels "
+                "false"
             )
         return (
-            f"warning: the classifier confuses {len(swaps)} classes more often than it recognizes "
+            f"warning: the classifier confuses {len(moved)} classes more often than it recognizes "
             f"them ({examples}): if they are not alike, check the order of class_names"
         )
     chance = 1 / classes
@@ -80,29 +87,47 @@ def check_labels(labels: Tensor, predictions: Tensor, class_names: Sequence[str]
     )
 
 
-def _moved_classes(confusion: NDArray[np.int64]) -> list[tuple[int, int]]:
+def _best_order(confusion: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The order of the classes with the highest accuracy: class -> predicted class."""
+    return linear_sum_assignment(confusion, maximize=True)[1]
+
+
+def _moved_classes(confusion: NDArray[np.int64], order: NDArray[np.int64]) -> list[int]:
     """Classes most of whose images are predicted as another class, least recognized first."""
     per_class = confusion.sum(1)
-    rows, columns = linear_sum_assignment(confusion, maximize=True)
-    swaps = [
-        (row, column)
-        for row, column in zip(rows, columns, strict=True)
-        if row != column
-        and per_class[row] >= _ENOUGH_OF_A_CLASS
-        and 2 * confusion[row, column] > per_class[row]
-    ]
-    return sorted(swaps, key=lambda place: confusion[place[0], place[0]] / per_class[place[0]])
+    rows = np.arange(len(confusion))
+    most = 2 * confusion[rows, order] > per_class
+    moved = rows[(rows != order) & (per_class >= _ENOUGH_OF_A_CLASS) & most]
+    return sorted(moved.tolist(), key=lambda row: confusion[row, row] / per_class[row])
 
 
-def _is_another_order(confusion: NDArray[np.int64], swaps: Sequence[tuple[int, int]]) -> bool:
-    per_class, recognized = confusion.sum(1), np.diag(confusion)
-    explained = sum(confusion[place] for place in swaps)
-    if explained > 2 * recognized.sum() and explained > _EXPLAINED * confusion.sum():
-        return True
-    lost_rows = [row for row, _ in swaps if recognized[row] <= _LOST_RECALL * per_class[row]]
-    # If two classes mean the same, half of their images are classified correctly.
-    chance = len(confusion) * 0.5 ** int(per_class[lost_rows].sum())
-    return len(lost_rows) > 1 and chance < _CHANCE_OF_LOSS
+def _is_another_order(
+    confusion: NDArray[np.int64], order: NDArray[np.int64], moved: Sequence[int]
+) -> bool:
+    classes, recognized = len(confusion), np.diag(confusion)
+    explained = int(confusion[moved, order[moved]].sum())
+    gain = int(confusion[np.arange(classes), order].sum() - recognized.sum())
+    if min(gain, explained) > _GAIN * confusion.sum():
+        # At most half of the images of two confused classes should be in favor of another order.
+        right = int(recognized[moved].sum())
+        return bool(classes * binom.cdf(right, right + explained, 0.5) < _CHANCE)
+    per_class = confusion.sum(1)
+    lost = {row for row in moved if recognized[row] <= _LOST_RECALL * per_class[row]}
+    return any(
+        classes * 0.5 ** int(per_class[cycle].sum()) < _CHANCE for cycle in _cycles(order, lost)
+    )
+
+
+def _cycles(order: NDArray[np.int64], rows: Collection[int]) -> Iterator[list[int]]:
+    """The groups among some classes that only changed places with each other."""
+    waiting = set(rows)
+    while waiting:
+        cycle = [waiting.pop()]
+        while (following := int(order[cycle[-1]])) in waiting:
+            waiting.remove(following)
+            cycle.append(following)
+        if following == cycle[0]:
+            yield cycle
 
 
 def check_head(head: nn.Linear | None, output: ClassifierOutput, baselines: Sequence[str]) -> None:

@@ -29,6 +29,7 @@ def calibrated(
     accept: float | None,
     batch_size: int,
     progress: bool,
+    check_labels: bool = True,
 ) -> Scorer:
     """A calibrated scorer with the models of another; see `Detector.calibrate`.
 
@@ -39,6 +40,7 @@ def calibrated(
         accept: Share of ID images that the threshold accepts; None keeps that of the settings.
         batch_size: Images of every network call, at least 1.
         progress: Show how many validation images are scored, on standard error.
+        check_labels: Whether a classifier with another order of classes is an error or a warning.
 
     Raises:
         UserError: If the classifier and the images do not fit together, a baseline needs training
@@ -58,6 +60,7 @@ def calibrated(
         batch_size,
         _warn,
         reference=scorer.reference if training is None else None,
+        refuse=check_labels,
     )
     models = fitted.models
     if accept is not None:

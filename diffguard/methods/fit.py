@@ -68,6 +68,7 @@ def fit_models(
     *,
     reference: Reference | None = None,
     precision: Precision = nullcontext,
+    refuse: bool = True,
 ) -> Fitted:
     """Fit everything that scoring needs; calibration then follows from scores.
 
@@ -79,6 +80,7 @@ def fit_models(
         warn: Is called with each warning.
         reference: Features of ID training images that are known already.
         precision: Enters the precision of the networks' calls.
+        refuse: Whether a classifier with another order of classes is an error or a warning.
 
     Raises:
         UserError: If the classifier and the images do not fit together, or a baseline or a method
@@ -88,7 +90,7 @@ def fit_models(
     wants_reference = reference is None and settings.needs_reference
     if training is None:
         _refuse_without_training(settings, baselines=wants_reference)
-    features = check_classifier(models, validation, settings, batch_size, warn)
+    features = check_classifier(models, validation, batch_size, warn, refuse=refuse)
     with precision():
         if wants_reference and training is not None:
             reference = fit_reference(models, training, batch_size)
@@ -181,9 +183,16 @@ def fit_calibration(
 
 @reproducible()
 def check_classifier(
-    models: Models, loader: Any, settings: DetectorSettings, batch_size: int, warn: Warn
+    models: Models, loader: Any, batch_size: int, warn: Warn, *, refuse: bool = True
 ) -> torch.Tensor:
     """Check the classifier on ID validation images before they are scored.
+
+    Args:
+        models: The networks and settings.
+        loader: Batches of the ID validation images.
+        batch_size: Rows of every network call.
+        warn: Is called with each warning.
+        refuse: Whether another order of its classes is an error or a warning.
 
     Returns:
         The features `(n, D)` of a random choice of these images, see `FeatureSample`.
@@ -192,7 +201,7 @@ def check_classifier(
         UserError: If its classes are in another order, its outputs are not logits or differ from
             pass to pass, a gradient in use is cut, or a baseline needs another last layer.
     """
-    classifier = models.classifier
+    classifier, settings = models.classifier, models.settings
     check_head_baselines(settings.baselines, classifier.head, settings.vim_dim)
     needs_head = [name for name in settings.baselines if name in HEAD_BASELINES]
     labels: list[torch.Tensor] = []
@@ -216,6 +225,6 @@ def check_classifier(
             "are treated as logits: if they are not, remove the sigmoid from its forward"
         )
     names = classifier.class_names
-    if warning := check_labels(torch.cat(labels), torch.cat(predictions), names):
+    if warning := check_labels(torch.cat(labels), torch.cat(predictions), names, refuse=refuse):
         warn(warning)
     return sample.features()

@@ -1,5 +1,6 @@
 """A classifier that does not belong to the images is noticed."""
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -49,6 +50,51 @@ def test_synonyms_of_imagenet_are_the_same_order(each, seeds):
     assert all("check the order of class_names" in line for line in warnings if line)
 
 
+def uneven(classes, each, accuracy, seed):
+    """Labels and predictions of a correct classifier that recognizes some classes poorly.
+
+    The errors of a class go to few others, and some pairs of classes mean nearly the same.
+    """
+    rng = np.random.default_rng(seed)
+    recall = rng.beta(4 * accuracy, 4 * (1 - accuracy), classes)
+    chances = rng.dirichlet(np.full(classes, 0.05), size=classes) + 1e-6
+    np.fill_diagonal(chances, 0)
+    chances *= ((1 - recall) / chances.sum(1))[:, None]
+    np.fill_diagonal(chances, recall)
+    for first in range(0, classes // 20, 2):
+        share = rng.uniform(0.1, 0.9)
+        for row, other, part in ((first, first + 1, share), (first + 1, first, 1 - share)):
+            chances[row] = 0
+            chances[row, [row, other]] = part, 1 - part
+    true = np.arange(classes).repeat(each)
+    predictions = [rng.choice(classes, each, p=chance / chance.sum()) for chance in chances]
+    return torch.from_numpy(true), torch.from_numpy(np.concatenate(predictions))
+
+
+@pytest.mark.parametrize(
+    ("classes", "each", "accuracy", "seeds"),
+    [(1000, 5, 0.76, 3), (200, 5, 0.7, 10), (10, 20, 0.8, 20), (2, 10, 0.9, 20)],
+)
+def test_a_correct_classifier_with_few_images_per_class_is_not_refused(
+    classes, each, accuracy, seeds
+):
+    names = list(map(str, range(classes)))
+    for seed in range(seeds):
+        check_labels(*uneven(classes, each, accuracy, seed), names)
+
+
+@pytest.mark.parametrize(("classes", "each", "moved"), [(1000, 5, 400), (100, 5, 50), (10, 10, 5)])
+def test_an_order_that_moves_a_part_of_the_classes_is_refused(classes, each, moved):
+    true, predictions = uneven(classes, each, 0.8, seed=1)
+    order = torch.arange(classes)
+    order[-moved:] = order[-moved:].roll(1)
+    names = list(map(str, range(classes)))
+    with pytest.raises(UserError, match=r"in another order.*data.check_labels false"):
+        check_labels(true, order[predictions], names)
+    warning = check_labels(true, order[predictions], names, refuse=False)
+    assert "check the order of class_names" in warning
+
+
 @pytest.mark.parametrize("each", [5, 50])
 def test_another_order_of_a_thousand_classes_is_refused(each):
     true, predictions = confused(1000, each, 5, seed=0)
@@ -57,10 +103,11 @@ def test_another_order_of_a_thousand_classes_is_refused(each):
         check_labels(true, order[predictions], list(map(str, range(1000))))
 
 
-def test_two_classes_that_changed_places_among_a_thousand_are_refused():
+@pytest.mark.parametrize("places", [[40, 700], [40, 700, 300]])
+def test_classes_that_changed_places_among_a_thousand_are_refused(places):
     true, predictions = confused(1000, 10, 5, seed=0)
     swapped = torch.arange(1000)
-    swapped[[40, 700]] = torch.tensor([700, 40])
+    swapped[places] = torch.tensor([*places[1:], places[0]])
     with pytest.raises(UserError, match="'40' are classified as '700'"):
         check_labels(true, swapped[predictions], list(map(str, range(1000))))
 

@@ -133,7 +133,7 @@ def test_the_reference_has_all_readable_images(detector):
 
 def test_the_classifier_is_checked_on_readable_images(detector):
     lines = []
-    check_classifier(detector.models, batches(torn=(3,)), small_settings(), 8, lines.append)
+    check_classifier(detector.models, batches(torn=(3,)), 8, lines.append)
     assert not lines or "of 19 ID validation images" in lines[0]
 
 
