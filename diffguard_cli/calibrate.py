@@ -10,6 +10,7 @@ import lightning.pytorch as pl
 import torch
 from lightning.pytorch.utilities import rank_zero_only
 
+from datamodules.ood import OODDataModule
 from diffguard.checkpoint.build import timed_cnn
 from diffguard.checkpoint.file import diffusion_weights
 from diffguard.classifiers.classifier import Classifier
@@ -96,11 +97,7 @@ def calibrated(
         # Lists are often sorted by class, so the first images would show only a few classes.
         images = data.id_stream("train", settings.reference_images).sets[0]
         identity["reference"] = images.identity()
-        training = TrainingImages(
-            count=lambda: len(data.id_stream("train")),
-            batches=lambda most: data.stream_loader(data.id_stream("train", most)),
-        )
-
+        training = training_images(data)
     fitted = fit_models(
         models,
         data.stream_loader(data.id_stream("validation")),
@@ -119,6 +116,14 @@ def calibrated(
         scores, detector.settings, run.say, fitted.features, passes, fitted.quality
     )
     return detector
+
+
+def training_images(data: OODDataModule) -> TrainingImages:
+    """The ID training images of a DataModule, without augmentation."""
+    return TrainingImages(
+        count=lambda: len(data.id_stream("train")),
+        batches=lambda most: data.stream_loader(data.id_stream("train", most)),
+    )
 
 
 def _score_validation(
