@@ -83,8 +83,8 @@ class EvaluationArguments:
         diffusion_model: Path of the diffusion model that the checkpoint refers to; defaults to the
             path in the checkpoint.
         dry_run: Whether to print the cost only.
-        panels: Images that are reconstructed for pictures, per panel or of `images`; None for the
-            defaults.
+        panels: Images that are reconstructed for pictures, per panel or of `images`; `all`
+            reconstructs every image of the report's gallery; None for the defaults.
         full_table: Whether to print every score on every set.
         fuse: Additional fusions, which need `--scores`.
         data: The DataModule.
@@ -103,7 +103,7 @@ class EvaluationArguments:
     trusted: list[str]
     diffusion_model: str | None
     dry_run: bool
-    panels: int | None
+    panels: int | Literal["all"] | None
     full_table: bool
     fuse: dict[str, list[str]]
     data: OODDataModule

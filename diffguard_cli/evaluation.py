@@ -83,7 +83,7 @@ def _evaluate(argv: Sequence[str], ckpt: str) -> int:
     defaults = {**stored_config(content, ckpt), "ckpt": ckpt}
     namespace = parse(parser, argv, defaults, ckpt)
     options = instantiate(parser, namespace)
-    options["command"] = shlex.join([*command_line("evaluate").split(), *argv])
+    options["command"] = _command(argv)
     arguments = typed(EvaluationArguments, options)
     _check(arguments)
     check_evaluation_options(argv, arguments)
@@ -111,7 +111,7 @@ def _check(arguments: EvaluationArguments) -> None:
     for name, share in (("--accept", arguments.accept), ("--fdr", arguments.fdr)):
         if share is not None:
             check_share(share, name)
-    if arguments.panels is not None and arguments.panels < 0:
+    if isinstance(arguments.panels, int) and arguments.panels < 0:
         raise UserError(f"--panels must be at least 0, got {arguments.panels:,}")
     for name in arguments.trusted:
         if not _TRUSTED.fullmatch(name):
@@ -136,6 +136,11 @@ def _check_images(content: Mapping[str, Any], data: OODDataModule) -> None:
             "data.class_names are in another order than the detector's classes "
             f"({', '.join(names[:5])}{', …' if len(names) > 5 else ''}): leave them out"
         )
+
+
+def _command(argv: Sequence[str]) -> str:
+    """The command line, for the shell."""
+    return shlex.join([*command_line("evaluate").split(), *argv])
 
 
 def _preliminary_options(argv: Sequence[str]) -> Namespace:
@@ -163,7 +168,9 @@ def _report_tables(argv: Sequence[str], ckpt: str | None) -> int:
 
     folders = [user_path(folder, "--scores") for folder in options.scores]
     output = Path(options.output) if options.output else folders[0]
-    report_again(folders, options.fuse, output, full_table=options.full_table)
+    report_again(
+        folders, options.fuse, output, full_table=options.full_table, command=_command(argv)
+    )
     return 0
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from diffguard_cli.parser import Parser
 
 
@@ -72,10 +74,10 @@ def add_result_arguments(parser: Parser) -> None:
     )
     parser.add_argument(
         "--panels",
-        type=int | None,
+        type=int | Literal["all"] | None,
         default=None,
         help="images that are reconstructed again for pictures: per panel of an evaluation "
-        "(default: 6), or of --images (default: 24)",
+        "(default: 6), of --images (default: 24), or all that report.html shows",
     )
     add_full_table(parser)
 

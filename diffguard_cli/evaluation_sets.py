@@ -9,8 +9,9 @@ from typing import Any
 from diffguard.checkpoint.file import library_versions
 from diffguard.detector import Detector
 from diffguard.errors import UserError
+from diffguard.report.cases import choose_cases
 from diffguard.report.decision import Decision
-from diffguard.report.gallery import Judge, case_images
+from diffguard.report.gallery import Judge
 from diffguard.report.publish import report
 from diffguard.report.results_log import ResultsLog
 from diffguard.report.run_files import read_run, write_run
@@ -26,7 +27,8 @@ from diffguard_cli.evaluation_detector import (
     load_detector,
     results_folder,
 )
-from diffguard_cli.panels import panels
+from diffguard_cli.evaluation_gallery import evaluation_gallery
+from diffguard_cli.pictures import Pictures
 from diffguard_cli.scoring import FinishedRun, ScoringRun
 from diffguard_cli.shared_table import Metrics, read_together
 from lightning_modules.loggers import build_loggers
@@ -121,11 +123,17 @@ def _publish(
     write_run(output, calibration.scores, settings, left_out, thresholds)
     log_folder = output if arguments.output else results_folder(arguments.ckpt)
     threshold = None if thresholds is None else thresholds.scores[decision]
-    count = _PER_PANEL if arguments.panels is None else arguments.panels
-    cases = panels(scoring, run, table, threshold, count)
-    rule = Decision(decision, detector.settings.accept)
-    judge = Judge(calibration, detector.classifier.class_names, rule)
-    images = [] if threshold is None else case_images(table, scoring.data.groups, judge, cases)
+    groups, panels = scoring.data.groups, arguments.panels
+    count = panels if isinstance(panels, int) else _PER_PANEL
+    pictures = Pictures(scoring, run, table)
+    cases = pictures.panels(choose_cases(table, groups, decision, threshold, count))
+    images = []
+    if threshold is not None:
+        rule = Decision(decision, detector.settings.accept)
+        judge = Judge(calibration, detector.classifier.class_names, rule)
+        images = evaluation_gallery(
+            pictures, judge, groups, threshold, cases, reconstruct_all=panels == "all"
+        )
     report(
         read_run(output, table),
         output,

@@ -3,31 +3,28 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from diffguard.checkpoint.file import library_versions
-from diffguard.methods.items import items_of
-from diffguard.methods.pictures import panel_rows
 from diffguard.printing import say
-from diffguard.report.gallery import Gallery
-from diffguard.report.html.images import MOST_IMAGES, write_images
+from diffguard.report.gallery import MOST_IMAGES, Gallery
+from diffguard.report.html.images import write_images
+from diffguard.report.html.thumbnails import Thumbnail, thumbnails
 from diffguard.report.panel import PanelRow, panel
 from diffguard.report.verdicts import panel_name
 from diffguard.score_table.timing import read_timing
 from diffguard.settings.plain import to_dict
 from diffguard.storage.files import refuse_links, replace_file
 from diffguard_cli.arguments import EvaluationArguments
-from diffguard_cli.panels import reconstruct
+from diffguard_cli.pictures import Pictures
 from diffguard_cli.scoring import FinishedRun, ScoringRun
 
-# Images whose pictures are in report.html, without --explain and with it.
-_PICTURED, _MOST_PICTURED = 24, 400
-# Images that are reconstructed at once; their states are in memory together.
-_AT_ONCE = 64
+# Images that are reconstructed for report.html without --panels and --explain.
+_PICTURED = 24
 
 
 def report_on_images(
@@ -55,15 +52,18 @@ def report_on_images(
     if arguments.explain:
         refuse_links(folder / "explanations")
         say(f"explaining {len(rows):,} images", file=sys.stderr)
-    pictures: dict[int, PanelRow] = {}
-    for row, picture in _pictures(scoring, run, gallery, chosen):
+    pictures = Pictures(scoring, run, table)
+    pictured: dict[int, Sequence[Thumbnail]] = {}
+    for row, picture in pictures.reconstructions(chosen):
         if arguments.explain:
             _write_panel(folder / panel_name(table, row), picture, gallery.image(row).text)
-        if len(pictures) < _MOST_PICTURED:
-            pictures[row] = picture
+        if len(pictured) < MOST_IMAGES:
+            pictured[row] = thumbnails(picture)
     shown = rows[:MOST_IMAGES]
-    pictures |= _inputs(scoring, gallery, [row for row in shown.tolist() if row not in pictures])
-    images = [gallery.image(row, pictures.get(row)) for row in shown.tolist()]
+    pictured |= {
+        row: thumbnails(picture) for row, picture in pictures.inputs(shown[len(pictured) :])
+    }
+    images = [gallery.image(row, pictured[row]) for row in shown.tolist()]
     write_images(
         folder / "report.html",
         gallery,
@@ -76,33 +76,11 @@ def report_on_images(
 
 def _pictured(scoring: ScoringRun, arguments: EvaluationArguments) -> int:
     """Images that are reconstructed; by default none if the decision needs no diffusion model."""
+    if arguments.panels == "all":
+        return MOST_IMAGES
     if arguments.panels is not None:
         return arguments.panels
     return 0 if scoring.selection.skip == "all" else _PICTURED
-
-
-def _pictures(
-    scoring: ScoringRun, run: FinishedRun, gallery: Gallery, rows: np.ndarray
-) -> Iterator[tuple[int, PanelRow]]:
-    models, score = scoring.detector.models, gallery.judge.decision.score
-    for start in range(0, len(rows), _AT_ONCE):
-        part = rows[start : start + _AT_ONCE]
-        images = reconstruct(scoring, run, gallery.table, part)
-        yield from zip(part.tolist(), panel_rows(models, images, score), strict=True)
-
-
-def _inputs(scoring: ScoringRun, gallery: Gallery, rows: Sequence[int]) -> dict[int, PanelRow]:
-    """Pictures of the input alone, which need no network."""
-    stream = scoring.stream.only(scoring.stream.select[np.asarray(rows, dtype=np.int64)])
-    items = (item for batch in scoring.data.stream_loader(stream) for item in items_of(batch))
-    names, table = gallery.judge.class_names, gallery.table
-    scores = table.scores[gallery.judge.decision.score]
-    return {
-        row: PanelRow(
-            item.image, None, names[int(table.prediction[row])], float(scores[row]), item.dataset
-        )
-        for row, item in zip(rows, items, strict=True)
-    }
 
 
 def _write_panel(path: Path, picture: PanelRow, text: str) -> None:

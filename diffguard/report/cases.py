@@ -66,13 +66,13 @@ def choose_cases(
         *(
             Cases(f"typical_{name}", f"{name}, from the lowest to the highest {score}", spread)
             for name, part in rows.items()
-            for spread in [_spread(part[np.argsort(values[part], kind="stable")], count)]
+            for spread in [spaced(part[np.argsort(values[part], kind="stable")], count)]
         ),
     ]
     return [case for case in cases if len(case.rows)]
 
 
-def _spread(rows: NDArray[np.intp], count: int) -> NDArray[np.intp]:
+def spaced(rows: NDArray[np.intp], count: int) -> NDArray[np.intp]:
     """At most `count` rows at even distances, the first and the last included."""
     places = np.linspace(0, len(rows) - 1, min(count, len(rows)))
     return rows[places.round().astype(int)]

@@ -8,13 +8,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from diffguard.report.cases import Cases
 from diffguard.report.decision import Decision
-from diffguard.report.panel import PanelRow
+from diffguard.report.html.thumbnails import Thumbnail
 from diffguard.report.sentence import Facts, sentence
 from diffguard.score_table.table import ScoreTable
 from diffguard.scores.calibration import Calibration
 from diffguard.scores.conformal import Floats, Judgment, p_values
+
+MOST_IMAGES = 2000
+"""Images of a gallery; more would make the page slow."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,7 @@ class GalleryImage:
         text: The verdict in one sentence.
         outcome: `correct`, `false alarm` (an ID image that is flagged) or `missed OOD`; empty if it
             is unknown whether the image is ID.
-        pictures: Its pictures; None shows none.
+        pictures: Its pictures, the input first.
     """
 
     name: str
@@ -69,7 +71,7 @@ class GalleryImage:
     scores: Mapping[str, float]
     text: str
     outcome: str
-    pictures: PanelRow | None
+    pictures: Sequence[Thumbnail]
 
 
 class Gallery:
@@ -98,12 +100,12 @@ class Gallery:
             if name in judge.calibration.scores
         }
 
-    def image(self, row: int, pictures: PanelRow | None = None, group: str = "") -> GalleryImage:
+    def image(self, row: int, pictures: Sequence[Thumbnail] = (), group: str = "") -> GalleryImage:
         """The image of a readable row.
 
         Args:
             row: Row of the table.
-            pictures: Its pictures.
+            pictures: Its pictures, the input first.
             group: `id`, `near` or `far`, if it is known.
         """
         table, names, place = self.table, self.judge.class_names, self._places[row]
@@ -129,35 +131,6 @@ class Gallery:
             outcome=_outcome(group, is_ood=facts.is_ood),
             pictures=pictures,
         )
-
-
-def case_images(
-    table: ScoreTable,
-    groups: Mapping[str, str],
-    judge: Judge,
-    panels: Sequence[tuple[Cases, Sequence[PanelRow]]],
-) -> list[GalleryImage]:
-    """The images of an evaluation's panels, each once.
-
-    Args:
-        table: All scored images.
-        groups: Set name -> `id`, `near` or `far`.
-        judge: What turns scores into verdicts.
-        panels: The images with their pictures.
-
-    Raises:
-        UserError: If the rule of decision needs more ID validation images.
-    """
-    pictures = {
-        row: picture
-        for cases, rows in panels
-        for row, picture in zip(cases.rows.tolist(), rows, strict=True)
-    }
-    made = Gallery(table, judge)
-    group_of = [groups.get(name, "") for name in table.dataset_names]
-    return [
-        made.image(row, picture, group_of[table.dataset[row]]) for row, picture in pictures.items()
-    ]
 
 
 def _outcome(group: str, *, is_ood: bool) -> str:

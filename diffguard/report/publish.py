@@ -9,6 +9,7 @@ import shlex
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -49,6 +50,7 @@ def report(
     panels: Sequence[tuple[Cases, list[PanelRow]]] = (),
     images: Sequence[GalleryImage] = (),
     full_table: bool = False,
+    command: str = "",
 ) -> dict[str, Any]:
     """Write, log and print the results of a scored run, and draw its figures.
 
@@ -62,6 +64,7 @@ def report(
         panels: Images of the run with their reconstructions, by what they have in common.
         images: The gallery of `report.html`.
         full_table: Whether to print every score on every set.
+        command: The command that makes the report from score tables; empty if there is none.
 
     Returns:
         The results.
@@ -69,7 +72,7 @@ def report(
     results = summarize(run, metrics=metrics)
     refuse_links(output / "figures")
     write_results(output, results)
-    write_evaluation(output / "report.html", run, results, images)
+    write_evaluation(output / "report.html", run, results, images, command)
     with ExitStack() as stack:
         logs = [*logs, *([] if tensorboard is None else [_open_tensorboard(tensorboard)])]
         for log in logs:
@@ -96,6 +99,7 @@ def report_again(
     output: Path,
     *,
     full_table: bool = False,
+    command: str = "",
 ) -> dict[str, Any]:
     """Compute results again from evaluation folders alone, without a model.
 
@@ -104,13 +108,16 @@ def report_again(
         fusions: Further fusions, name -> scores.
         output: Folder for the results, see `report`; TensorBoard's files go to `tensorboard` in it.
         full_table: Whether to print every score on every set.
+        command: The command line, for the report.
 
     Raises:
         UserError: If a folder cannot be read, the runs scored different data, or a fusion is
             impossible.
     """
     run = add_fusions(join_runs([read_run(folder) for folder in folders]), fusions)
-    return report(run, output, output / "tensorboard", full_table=full_table)
+    if command and len(folders) > 1:
+        run = replace(run, settings={**run.settings, "command": command})
+    return report(run, output, output / "tensorboard", full_table=full_table, command=command)
 
 
 def _open_tensorboard(folder: Path) -> TensorBoardLog:

@@ -5,6 +5,7 @@ import torch
 from diffguard.report.decision import Decision
 from diffguard.report.gallery import Gallery, Judge
 from diffguard.report.html.evaluation import write_evaluation
+from diffguard.report.html.thumbnails import thumbnails
 from diffguard.report.panel import HeatMap, PanelRow
 from diffguard.report.summary import summarize
 from diffguard.scores.calibration import Calibration
@@ -43,7 +44,7 @@ def write_report(path):
     run.table.path[0] = HOSTILE
     gallery = make_gallery(run.table)
     images = [
-        gallery.image(row, pictures_of(row), "id" if row < 50 else "near")
+        gallery.image(row, thumbnails(pictures_of(row)), "id" if row < 50 else "near")
         for row in (*range(12), 60, 61, 90)
     ]
     results = summarize(run, draws=20)

@@ -82,6 +82,9 @@ def test_the_report_shows_the_results_and_the_images(evaluated):
     cards = select(elements, "article")
     assert {card.attributes["data-set"] for card in cards} == {"shapes", "blank", "noise"}
     table = ScoreTable.read(folder / "scores.csv")
+    assert len(cards) == len(table)
+    captions = [e.text for e in select(elements, "figcaption")]
+    assert captions.count("input") == len(table) > captions.count("guided") > 0
     threshold = next(r["threshold"] for r in results["id"]["scores"] if r["score"] == "fusion")
     for card in cards:
         score, is_id = float(card.attributes["data-score"]), card.attributes["data-set"] == "shapes"
@@ -110,7 +113,9 @@ def test_results_are_reproduced_from_the_tables_alone(evaluated, tmp_path):
     names = (f"{kind}_{n}" for kind in ("roc", "scores") for n in ("diffguard", "fusion"))
     assert drawn == {"at_a_glance.png", *(f"{name}.png" for name in names)}
     assert any((tmp_path / "again" / "tensorboard" / "evaluation").iterdir())
-    assert "No images are shown" in (tmp_path / "again" / "report.html").read_text()
+    report = (tmp_path / "again" / "report.html").read_text()
+    assert "No images are shown" in report
+    assert f"--scores {evaluated / 'evaluation'} --output" in report
 
 
 def test_runs_of_the_same_data_are_joined_and_their_scores_fused(evaluated, tmp_path, capsys):
@@ -132,6 +137,11 @@ def test_runs_of_the_same_data_are_joined_and_their_scores_fused(evaluated, tmp_
     }
     assert [run["name"] for run in results["settings"]["runs"]] == ["evaluation", "other"]
     assert "fusion/both − ours" in capsys.readouterr().out
+    joint = results["settings"]["command"]
+    assert " --scores " in joint
+    elements = read_page((tmp_path / "joined" / "report.html").read_text(encoding="utf-8"))
+    commands = select(elements, "pre")[0].text.splitlines()
+    assert commands == [results["settings"]["runs"][0]["settings"]["command"], joint]
 
 
 def test_a_repeated_command_scores_only_missing_rows(
@@ -185,9 +195,12 @@ def test_training_images_are_not_needed(evaluated, ckpt, data_root, tmp_path):
 
 def test_the_command_line_can_add_an_ood_set(ckpt, tmp_path):
     write_images(tmp_path / "mine", 5, "noise", 3)
-    assert start(ckpt, "--data.ood.far.mine", tmp_path / "mine", "--panels", 0) == 0
+    assert start(ckpt, "--data.ood.far.mine", tmp_path / "mine", "--panels", "all") == 0
     table = ScoreTable.read(tmp_path / "evaluation" / "scores.csv")
     assert table.dataset_names == ("shapes", "blank", "noise", "mine")
+    report = (tmp_path / "evaluation" / "report.html").read_text(encoding="utf-8")
+    captions = [e.text for e in select(read_page(report), "figcaption")]
+    assert captions.count("guided") == captions.count("input") == len(table)
 
 
 def test_changed_detector_settings_are_calibrated_again(ckpt, capsys):

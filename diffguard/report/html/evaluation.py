@@ -15,10 +15,7 @@ from diffguard.report.scored_run import ScoredRun
 from diffguard.report.sentence import STAGES
 from diffguard.report.tables import LEGEND, make_notes
 
-_NO_IMAGES = (
-    "No images are shown: they need the detector and its threshold. Evaluate with --ckpt, and "
-    "without --panels 0."
-)
+_NO_IMAGES = "No images are shown: they need the detector and its threshold. Evaluate with --ckpt."
 
 
 def write_evaluation(
@@ -26,6 +23,7 @@ def write_evaluation(
     run: ScoredRun,
     results: Mapping[str, Any],
     images: Sequence[GalleryImage] = (),
+    command: str = "",
 ) -> None:
     """Write `report.html` of an evaluation.
 
@@ -34,6 +32,7 @@ def write_evaluation(
         run: The scored run.
         results: Its results, as `summary.summarize` returns them.
         images: The gallery.
+        command: The command that makes the report from score tables; empty if there is none.
 
     Raises:
         UserError: If the file cannot be written.
@@ -55,16 +54,38 @@ def write_evaluation(
         legend=LEGEND,
         charts=list(_charts(run)),
         images=images,
-        gallery_note=(
-            "The images are typical ones of each set and the hardest mistakes: false alarms with "
-            "the highest scores, and missed OOD images with the lowest."
-        ),
+        gallery_note=_note(run, images),
         facts=_facts(run, results),
         settings=settings,
         skipped=skipped,
-        command=settings.get("command", ""),
+        commands=_commands(settings, command),
     )
     write_page(path, page)
+
+
+def _commands(settings: Mapping[str, Any], command: str) -> list[str]:
+    """The commands that make the report again: those of the runs, then those that report them."""
+    runs = [run["settings"].get("command", "") for run in settings.get("runs", ())]
+    commands = dict.fromkeys([*runs, settings.get("command", ""), command])
+    return [text for text in commands if text]
+
+
+def _note(run: ScoredRun, images: Sequence[GalleryImage]) -> str:
+    """Which images the gallery shows, and how many have all pictures."""
+    count = sum(len(run.table.rows(name)) for name in run.groups)
+    parts = []
+    if len(images) < count:
+        parts.append(
+            f"{len(images):,} of {count:,} images are shown: the hardest mistakes, and correct "
+            "verdicts at even ranks of the score; scores.csv has all."
+        )
+    pictured = sum(len(image.pictures) > 1 for image in images)
+    if pictured < len(images):
+        parts.append(
+            f"{pictured:,} images have pictures of their reconstructions; --panels all makes them "
+            "for all."
+        )
+    return " ".join(parts)
 
 
 def _facts(run: ScoredRun, results: Mapping[str, Any]) -> dict[str, str]:

@@ -12,9 +12,6 @@ from diffguard.report.gallery import Gallery, GalleryImage
 from diffguard.report.html.charts import Chart, score_chart
 from diffguard.report.html.page import Page, Skipped, write_page
 
-# Images of the gallery; more would make the page slow.
-MOST_IMAGES = 2000
-
 
 def write_images(
     path: Path,
@@ -28,7 +25,7 @@ def write_images(
     Args:
         path: The file.
         gallery: All images with their verdicts.
-        images: Those that are shown, at most `MOST_IMAGES`.
+        images: Those that are shown, the most suspicious first.
         settings: Settings and versions; `command`, `seed` and `device` are shown first.
         lines: Further sentences below the headline.
 
@@ -45,9 +42,7 @@ def write_images(
     skipped = [
         Skipped(table.path[int(row)], str(table.error[row])) for row in np.flatnonzero(~table.valid)
     ]
-    pictured = sum(
-        image.pictures is not None and image.pictures.guided is not None for image in images
-    )
+    pictured = sum(len(image.pictures) > 1 for image in images)
     page = Page(
         title="Verdicts on images",
         headline=headline,
@@ -67,7 +62,7 @@ def write_images(
         },
         settings=settings,
         skipped=skipped,
-        command=settings.get("command", ""),
+        commands=[settings["command"]] if "command" in settings else [],
     )
     write_page(path, page)
 

@@ -24,7 +24,7 @@ from diffguard.printing import printable
 from diffguard.report.gallery import GalleryImage
 from diffguard.report.html.charts import Chart
 from diffguard.report.html.table import View
-from diffguard.report.html.thumbnails import Thumbnail, Thumbnails
+from diffguard.report.html.thumbnails import Thumbnail, within_budget
 from diffguard.report.sentence import STAGES
 from diffguard.storage.files import replace_file
 
@@ -54,12 +54,12 @@ class Page:
         main_scores: The scores whose rows are shown at first.
         legend: What the columns of the tables mean.
         charts: The charts.
-        images: The gallery, the most suspicious images first.
+        images: The gallery, in the order in which it is shown at first.
         gallery_note: Which images the gallery shows.
         facts: Label -> value: seed, device, cost and the like.
         settings: All settings and versions; plain values.
         skipped: Files and sets without scores.
-        command: The command that makes this report again; empty if it is unknown.
+        commands: The commands that make this report again; empty if they are unknown.
     """
 
     title: str
@@ -76,12 +76,12 @@ class Page:
     facts: Mapping[str, str] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
     skipped: Sequence[Skipped] = ()
-    command: str = ""
+    commands: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
 class _Card:
-    """An image of the gallery with its encoded pictures."""
+    """An image of the gallery with those of its pictures that fit on the page."""
 
     image: GalleryImage
     pictures: Sequence[Thumbnail]
@@ -104,15 +104,19 @@ def write_page(path: Path, page: Page) -> None:
 
 def render(page: Page) -> str:
     """The page as HTML."""
-    thumbnails = Thumbnails()
-    cards = [_Card(image, thumbnails.of(image.pictures)) for image in page.images]
+    pictures = within_budget([image.pictures for image in page.images])
+    cards = [_Card(*pair) for pair in zip(page.images, pictures, strict=True)]
+    reduced = [
+        len(card.pictures) for card in cards if len(card.pictures) < len(card.image.pictures)
+    ]
     scripts = [_script("report.js")]
     if page.charts:
         scripts = [_plotly(), _script("charts.js"), *scripts]
     return _template().render(
         page=page,
         cards=cards,
-        left_out=thumbnails.left_out,
+        without_pictures=reduced.count(0),
+        without_reconstruction=len(reduced) - reduced.count(0),
         filters=_filters(page.images),
         score=page.score,
         groups=_GROUPS,
@@ -135,7 +139,7 @@ def _template() -> jinja2.Template:
         finalize=lambda value: printable(value) if type(value) is str and "\n" not in value
         else value,
     )  # fmt: skip
-    environment.filters["json_for_html"] = _json_for_html
+    environment.filters |= {"json_for_html": _json_for_html, "printable": printable}
     return environment.from_string((_FOLDER / "report.html").read_text(encoding="utf-8"))
 
 

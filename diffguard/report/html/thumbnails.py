@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from PIL import Image
@@ -12,6 +13,8 @@ from diffguard.report.panel import PanelRow, colored
 
 SIDE = 160
 """Largest side of a picture in pixels."""
+SIDE_ALONE = 96
+"""Largest side of an input that is shown without its reconstruction."""
 # Bytes of all pictures: with scripts and the texts of 2,000 images, a page stays below 25 MB.
 _BUDGET = 12_000_000
 # Smaller pictures are lossless, because JPEG would blur their few pixels.
@@ -31,41 +34,39 @@ class Thumbnail:
     source: str
 
 
-class Thumbnails:
-    """Encodes pictures until their budget is used up.
+def thumbnails(row: PanelRow) -> list[Thumbnail]:
+    """The pictures of an image, the input first."""
+    side = SIDE_ALONE if row.guided is None else SIDE
+    return [
+        Thumbnail(head, _data_uri(Image.fromarray(colored(head, picture, row.image).numpy()), side))
+        for head, picture in row.pictures.items()
+    ]
+
+
+def within_budget(
+    images: Sequence[Sequence[Thumbnail]], budget: int = _BUDGET
+) -> list[Sequence[Thumbnail]]:
+    """The pictures that fit on a page: the inputs, then the other pictures of the first images.
 
     Args:
+        images: The pictures of each image, the input first.
         budget: Bytes of all data URIs.
 
-    Attributes:
-        left_out: Number of images that came too late.
+    Returns:
+        For each image all of its pictures, its input alone, or none.
     """
-
-    def __init__(self, budget: int = _BUDGET) -> None:
-        self._rest = budget
-        self.left_out = 0
-
-    def of(self, row: PanelRow | None) -> list[Thumbnail]:
-        """The pictures of an image; none once the budget is used up."""
-        if row is None:
-            return []
-        if self.left_out:  # encoding further images would only take time
-            self.left_out += 1
-            return []
-        pictures = [
-            Thumbnail(head, _data_uri(Image.fromarray(colored(head, picture, row.image).numpy())))
-            for head, picture in row.pictures.items()
-        ]
-        size = sum(len(picture.source) for picture in pictures)
-        if size > self._rest:
-            self.left_out += 1
-            return []
-        self._rest -= size
-        return pictures
+    counts = [0] * len(images)
+    for end in (1, None):
+        for place, pictures in enumerate(images):
+            budget -= sum(len(picture.source) for picture in pictures[counts[place] : end])
+            if budget < 0:
+                break
+            counts[place] = len(pictures[:end])
+    return [pictures[:count] for pictures, count in zip(images, counts, strict=True)]
 
 
-def _data_uri(image: Image.Image) -> str:
-    image.thumbnail((SIDE, SIDE))
+def _data_uri(image: Image.Image, side: int) -> str:
+    image.thumbnail((side, side))
     kind = "PNG" if max(image.size) <= _LOSSLESS else "JPEG"
     buffer = io.BytesIO()
     image.save(buffer, kind, quality=88, optimize=True)

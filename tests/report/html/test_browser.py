@@ -77,8 +77,13 @@ def test_tables_sort_unfold_and_hold_the_results(page, report):
 def test_the_gallery_filters_and_orders(page, report):
     images = report[2]
     assert page.locator(".card").count() == len(images)
-    scores = page.eval_on_selector_all(".card", "cards => cards.map(c => +c.dataset.score)")
-    assert scores == sorted((image.score for image in images), reverse=True)
+
+    def scores():
+        return page.eval_on_selector_all(".card", "cards => cards.map(c => +c.dataset.score)")
+
+    assert scores() == [image.score for image in images]
+    page.get_by_label("order").select_option("most suspicious first")
+    assert scores() == sorted((image.score for image in images), reverse=True)
     page.locator("select[name=verdict]").select_option("ood")
     flagged = [image for image in images if image.facts.is_ood]
     assert page.locator(".card:visible").count() == len(flagged)

@@ -16,7 +16,7 @@ import diffguard.report.html
 from diffguard.report.figures import COLORS
 from diffguard.report.html.charts import roc_chart, score_chart, stage_chart
 from diffguard.report.html.images import write_images
-from diffguard.report.html.thumbnails import Thumbnails
+from diffguard.report.html.thumbnails import thumbnails, within_budget
 from diffguard.report.overview import headline, main_scores
 from diffguard.report.panel import PanelRow
 from tests.helpers.html_page import read_page, select
@@ -149,22 +149,31 @@ def test_names_in_charts_are_not_markup():
     assert chart.summary == f"{SCRIPT} (9): median 4; b (3): median 1"
 
 
-def test_pictures_beyond_the_budget_are_left_out():
-    thumbnails = Thumbnails(budget=150_000)
-    counts = [len(thumbnails.of(pictures_of(row, side=300))) for row in range(6)]
-    assert counts[0] == 5
-    assert thumbnails.left_out == counts.count(0) > 0
+def test_pictures_beyond_the_budget_are_left_out_from_the_last_image_on():
+    images = [thumbnails(pictures_of(row, side=100)) for row in range(4)]
+    inputs = [len(pictures[0].source) for pictures in images]
+    whole = [sum(len(picture.source) for picture in pictures) for pictures in images]
+
+    def counts(budget):
+        return [len(pictures) for pictures in within_budget(images, budget)]
+
+    assert counts(sum(whole)) == [5, 5, 5, 5]
+    assert counts(sum(whole) - 1) == [5, 5, 5, 1]
+    assert counts(whole[0] + sum(inputs[1:])) == [5, 1, 1, 1]
+    assert counts(sum(inputs) - 1) == [1, 1, 1, 0]
 
 
 def test_large_pictures_are_shrunk_and_small_ones_are_exact():
     image = torch.rand(3, 20, 10)
-    (thumbnail,) = Thumbnails().of(PanelRow(image, None, "a", 0.0, "b"))
+    (thumbnail,) = thumbnails(PanelRow(image, None, "a", 0.0, "b"))
     data = base64.b64decode(thumbnail.source.partition(",")[2])
     pixels = np.asarray(Image.open(io.BytesIO(data)))
     np.testing.assert_array_equal(pixels, (255 * image).round().byte().permute(1, 2, 0))
-    (large,) = Thumbnails().of(PanelRow(torch.rand(1, 500, 400), None, "a", 0.0, "b"))
-    picture = Image.open(io.BytesIO(base64.b64decode(large.source.partition(",")[2])))
-    assert picture.size == (128, 160)
+    large = torch.rand(1, 500, 400)
+    for guided, size in ((None, (77, 96)), (large, (128, 160))):
+        source = thumbnails(PanelRow(large, guided, "a", 0.0, "b"))[0].source
+        picture = Image.open(io.BytesIO(base64.b64decode(source.partition(",")[2])))
+        assert picture.size == size
 
 
 def test_a_folder_of_images_gets_a_report(tmp_path):
