@@ -39,6 +39,7 @@ def report(tmp_path_factory):
 @pytest.fixture
 def page(browser, report):
     page = browser.new_page(viewport={"width": 1600, "height": 900})
+    page.set_default_timeout(120_000)  # a busy machine loads a page slowly
     page.problems = []
     page.on("console", lambda message: page.problems.append(message.text))
     page.on("pageerror", lambda error: page.problems.append(str(error)))
