@@ -1,12 +1,17 @@
 """A study: what mixtures bring to accuracy, calibration, OOD detection and robustness.
 
-    pip install foolbox
+    pip install -e '.[benchmarks]'
     python benchmarks/diffusemix.py runs/diffusemix --limits 200 2000 --seeds 0 1 2
 
-trains classifiers of the digits without augmentation, with the config's, with MixUp, CutMix and
-DiffuseMix, and calibrates and evaluates a detector with each. The diffusion model is trained once
-per number of training images, on those images alone. The edits are checked by the classifier with
-standard augmentation of the same number of images and seed 0. A stage that is finished is not
+trains classifiers of the digits without augmentation, with standard augmentation, and with MixUp,
+CutMix or DiffuseMix in addition to it, and calibrates and evaluates a detector with each. A
+diffusion model is trained for each number of training images, on those images alone; it makes the
+edits and belongs to all detectors. The edits are checked by the classifier with standard
+augmentation of the same number of images and the first seed. Every training of a kind has the same
+number of steps, whatever the number of images.
+
+OOD sets and ID test images of the OOD metrics have at most `--test_limit` images, always the same
+choice. Reconstructions that several detectors make are computed once. Finished stages are not
 repeated, so an interrupted study resumes. `results.md` has the mean and the standard deviation over
 the seeds.
 """
@@ -15,76 +20,100 @@ from __future__ import annotations
 
 import argparse
 import json
-import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import mean, stdev
 
-import torch
 import yaml
-from torch import Tensor
-from torchmetrics.classification import MulticlassCalibrationError
+from detector_figures import SCORES, Figures, classifier_figures, detection_figures
+from shared_reconstructions import Memory, shared
 
 from datamodules.ood import OODDataModule
 from diffguard.detector import Detector
-from diffguard_cli import evaluation, training
+from diffguard_cli import training
 from diffguard_cli.parser import parse
 
 # Arm -> the options of its training.
 ARMS: dict[str, list[str]] = {
     "none": ["--classifier.augment", "none"],
     "standard": [],
-    "mixup": ["--classifier.batch_mix", "mixup"],
-    "cutmix": ["--classifier.batch_mix", "cutmix"],
-    "diffusemix": ["--augment.method", "diffusemix"],
+    "MixUp": ["--classifier.batch_mix", "mixup"],
+    "CutMix": ["--classifier.batch_mix", "cutmix"],
+    "DiffuseMix": ["--augment.method", "diffusemix"],
 }
-SCORES = ("msp", "energy", "knn", "diffguard", "fusion")
-_BATCH = 100
-# The largest change of a pixel in an attack.
-_EPSILON = 8 / 255
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Run the study and write its results."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--limits", type=int, nargs="+", default=[200, 2000])
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--config", default="digits", help="config of data and recipes")
-    parser.add_argument("--options", nargs="*", default=[], help="further options of training")
-    options = parser.parse_args(argv)
-    common = ["--config", options.config, *options.options]
-    tables = [
-        table_of(limit, study(options.folder, common, limit, options.seeds))
-        for limit in options.limits
-    ]
-    text = "\n".join(tables)
-    (options.folder / "results.md").write_text(text, encoding="utf-8")
-    print(text)
+@dataclass(frozen=True)
+class Study:
+    """The study's options.
+
+    Attributes:
+        folder: Folder of all runs.
+        seeds: Seeds of the classifiers.
+        classifier_steps: Steps of each training of a classifier.
+        diffusion_steps: Steps of each training of a diffusion model.
+        test_limit: Most images of each test set for the OOD metrics.
+        common: Options of every training.
+    """
+
+    folder: Path
+    seeds: Sequence[int]
+    classifier_steps: int
+    diffusion_steps: int
+    test_limit: int
+    common: Sequence[str]
+
+    def run(self, limit: int) -> dict[str, list[Figures]]:
+        """Arm -> the figures of each seed, for one number of training images."""
+        self.train_diffusion(limit)
+        figures: dict[str, list[Figures]] = {arm: [] for arm in ARMS}
+        memory: Memory = {}
+        for seed in self.seeds:
+            for arm in ARMS:
+                run = self._run_of(arm, limit, seed)
+                with shared(memory):
+                    if not (run / "detector.ckpt").is_file():
+                        self.train_detector(run, arm, limit, seed)
+                    figures[arm].append(figures_of(run, self.test_limit))
+        return figures
+
+    def train_diffusion(self, limit: int) -> None:
+        """Train the diffusion model of a number of images, unless it exists."""
+        run = self.folder / f"diffusion_{limit}"
+        if not (run / "diffusion").is_dir():
+            options = self._options(limit, "diffusion", self.diffusion_steps)
+            train(run, [*options, "--stages", "[diffusion]"])
+
+    def train_detector(self, run: Path, arm: str, limit: int, seed: int) -> None:
+        """Train a classifier, and calibrate a detector with it."""
+        stages = "[classifier, calibrate]"
+        options = self._options(limit, "classifier", self.classifier_steps) + ARMS[arm]
+        if "--augment.method" in options:
+            stages = "[augment, classifier, calibrate]"
+            judge = self._run_of("standard", limit, self.seeds[0]) / "classifier"
+            options += ["--augment.classifier", str(judge / "classifier.safetensors")]
+            options += ["--augment.cache", str(self.folder / "edits")]
+        diffusion = self.folder / f"diffusion_{limit}" / "diffusion"
+        options += ["--diffusion.ckpt", str(diffusion), "--seed", str(seed)]
+        train(run, [*options, "--stages", stages])
+
+    def _run_of(self, arm: str, limit: int, seed: int) -> Path:
+        return self.folder / f"{arm.lower()}_{limit}_{seed}"
+
+    def _options(self, limit: int, stage: str, steps: int) -> list[str]:
+        """Options that train a stage for a number of steps."""
+        epochs = max(1, steps // max(1, limit // _train_batch_size(self.common)))
+        return [
+            *self.common,
+            *("--data.train_limit", str(limit)),
+            *(f"--{stage}.max_epochs", str(epochs)),
+            *(f"--{stage}.val_every", str(epochs)),
+        ]
 
 
-def study(
-    folder: Path, common: list[str], limit: int, seeds: Sequence[int]
-) -> dict[str, list[dict[str, float]]]:
-    """Arm -> the figures of each seed, for one number of training images."""
-    common = [*common, "--data.train_limit", str(limit)]
-    diffusion = folder / f"diffusion_{limit}"
-    if not (diffusion / "diffusion").is_dir():
-        train(diffusion, [*common, "--stages", "[diffusion]"])
-    figures: dict[str, list[dict[str, float]]] = {}
-    for arm, words in ARMS.items():
-        for seed in seeds:
-            run = folder / f"{arm}_{limit}_{seed}"
-            if not (run / "detector.ckpt").is_file():
-                judge = folder / f"standard_{limit}_{seeds[0]}" / "classifier"
-                stages = ["--stages", "[classifier, calibrate]"]
-                if arm == "diffusemix":
-                    stages = ["--stages", "[augment, classifier, calibrate]"]
-                    stages += ["--augment.classifier", str(judge / "classifier.safetensors")]
-                    stages += ["--augment.cache", str(folder / "edits")]
-                source = ["--diffusion.ckpt", str(diffusion / "diffusion")]
-                train(run, [*common, *words, *stages, *source, "--seed", str(seed)])
-            figures.setdefault(arm, []).append(figures_of(run))
-    return figures
+def _train_batch_size(options: Sequence[str]) -> int:
+    return training.build_parser().parse_args([*options]).data.train_batch_size
 
 
 def train(run: Path, options: list[str]) -> None:
@@ -95,72 +124,70 @@ def train(run: Path, options: list[str]) -> None:
         raise SystemExit(f"{run} was interrupted: start the study again to resume it")
 
 
-def figures_of(run: Path) -> dict[str, float]:
-    """Accuracy, calibration, OOD detection and robustness of a run; computed once."""
+def figures_of(run: Path, test_limit: int) -> Figures:
+    """Accuracy, calibration, robustness and OOD detection of a run; computed once."""
     path = run / "study.json"
     if not path.is_file():
-        ckpt, output = str(run / "detector.ckpt"), run / "evaluation"
-        evaluation.main(["--ckpt", ckpt, "--output", str(output), "--panels", "0"])
-        results = json.loads((output / "results.json").read_text(encoding="utf-8"))
-        figures = {
-            f"{row['score']} {row['dataset']}": row["auroc"]
-            for row in results["rows"]
-            if row["score"] in SCORES and row["dataset"] in ("near", "far")
-        }
-        path.write_text(json.dumps({**classifier_figures(ckpt), **figures}), encoding="utf-8")
+        parser = training.build_parser()
+        config_file = run / "config.yaml"
+        values = yaml.safe_load(config_file.read_text(encoding="utf-8"))
+        config = parser.instantiate(parse(parser, [], values, str(config_file)))
+        detector = Detector.load(str(run / "detector.ckpt"))
+        figures = classifier_figures(detector.classifier.eval(), OODDataModule(config.data))
+        data = OODDataModule(replace(config.data, limit=test_limit))
+        figures |= detection_figures(detector, data, config.trainer, run / "scores")
+        path.write_text(json.dumps(figures, indent=2), encoding="utf-8")
     return dict(json.loads(path.read_text(encoding="utf-8")))
 
 
-def classifier_figures(ckpt: str) -> dict[str, float]:
-    """Accuracy, expected calibration error, and accuracy under attack on ID test images."""
-    from foolbox import PyTorchModel
-    from foolbox.attacks import LinfFastGradientAttack, LinfProjectedGradientDescentAttack
-
-    classifier = Detector.load(ckpt).classifier.eval()
-    parser = training.build_parser()
-    path = Path(ckpt).with_name("config.yaml")
-    values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    config = parser.instantiate(parse(parser, [], values, str(path)))
-    batches = list(test_batches(OODDataModule(config.data)))
-    with torch.no_grad():
-        logits = torch.cat([classifier(images) for images, _ in batches])
-    labels = torch.cat([labels for _, labels in batches])
-    error = MulticlassCalibrationError(logits.shape[1], n_bins=15)(logits, labels)
-    figures = {"accuracy": float((logits.argmax(1) == labels).float().mean()), "ECE": float(error)}
-    model = PyTorchModel(classifier, bounds=(0, 1))
-    attacks = {
-        "FGSM": LinfFastGradientAttack(),
-        "PGD": LinfProjectedGradientDescentAttack(steps=20),
-    }
-    for name, attack in attacks.items():
-        fooled = torch.cat([attack(model, x, y, epsilons=[_EPSILON])[2][0] for x, y in batches])
-        figures[f"accuracy under {name}"] = float(1 - fooled.float().mean())
-    return figures
+def tables_of(limit: int, figures: dict[str, list[Figures]]) -> str:
+    """Two tables of means and standard deviations over the seeds, in %."""
+    names = list(figures["none"][0])
+    is_detection = {name: name.split()[0] in SCORES for name in names}
+    lines = [f"### {limit:,} training images", ""]
+    for part in (False, True):
+        columns = [name for name in names if is_detection[name] == part]
+        lines += [f"| arm | {' | '.join(columns)} |", "| --- " * (len(columns) + 1) + "|"]
+        for arm, runs in figures.items():
+            cells = [spread([run[name] for run in runs]) for name in columns]
+            lines.append(f"| {arm} | {' | '.join(cells)} |")
+        lines.append("")
+    return "\n".join(lines)
 
 
-def test_batches(data: OODDataModule) -> Iterable[tuple[Tensor, Tensor]]:
-    """Images and labels of the ID test set."""
-    stream = data.id_stream("test")
-    positions = torch.arange(len(stream)).split(_BATCH)
-    for batch in data.stream_loader(stream, [part.tolist() for part in positions]):
-        yield batch["image"], batch["label"]
+def spread(values: Sequence[float]) -> str:
+    """Mean ± standard deviation in %; a single value alone."""
+    text = f"{100 * mean(values):.1f}"
+    return f"{text} ± {100 * stdev(values):.1f}" if len(values) > 1 else text
 
 
-def table_of(limit: int, figures: dict[str, list[dict[str, float]]]) -> str:
-    """A table of means and standard deviations over the seeds."""
-    names = list(next(iter(figures.values()))[0])
-    lines = [f"## {limit:,} training images", "", f"| arm | {' | '.join(names)} |"]
-    lines.append("| --- " * (len(names) + 1) + "|")
-    for arm, runs in figures.items():
-        cells = [mean_and_deviation([run[name] for run in runs]) for name in names]
-        lines.append(f"| {arm} | {' | '.join(cells)} |")
-    return "\n".join([*lines, ""])
-
-
-def mean_and_deviation(values: list[float]) -> str:
-    """Mean ± standard deviation; a single value has none."""
-    mean = f"{statistics.mean(values):.4f}"
-    return mean if len(values) == 1 else f"{mean} ± {statistics.stdev(values):.4f}"
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the study and write its results."""
+    parser = argparse.ArgumentParser(
+        description=__doc__.splitlines()[0],
+        epilog="further options are those of train.py",
+        allow_abbrev=False,
+    )
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--limits", type=int, nargs="+", default=[200, 2000])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--config", default="digits", help="config of data and recipes")
+    parser.add_argument("--classifier_steps", type=int, default=930, help="those of the demo")
+    parser.add_argument("--diffusion_steps", type=int, default=1550, help="those of the demo")
+    parser.add_argument("--test_limit", type=int, default=300)
+    options, training_options = parser.parse_known_args(argv)
+    study = Study(
+        options.folder,
+        options.seeds,
+        options.classifier_steps,
+        options.diffusion_steps,
+        options.test_limit,
+        ["--config", options.config, *training_options],
+    )
+    tables = [tables_of(limit, study.run(limit)) for limit in options.limits]
+    text = "\n".join(tables)
+    (options.folder / "results.md").write_text(text, encoding="utf-8")
+    print(text)
 
 
 if __name__ == "__main__":

@@ -11,8 +11,9 @@ from rich.console import Console
 from torch import Tensor
 from torchvision.utils import save_image
 
-from diffguard.augment.cache import BLOCK, EditCache, cache_folder
+from diffguard.augment.cache import EditCache, cache_folder
 from diffguard.augment.checking import make_edits
+from diffguard.augment.editor import seconds_per_edit
 from diffguard.augment.fractal_folder import read_fractals
 from diffguard.augment.fractals import draw_fractals
 from diffguard.augment.mixing import HALVES, DiffuseMix
@@ -21,7 +22,7 @@ from diffguard.augment.settings import AugmentSettings
 from diffguard.batching import fixed_batch_size
 from diffguard.errors import UserError
 from diffguard.processes.agreement import wait_until
-from diffguard.report.progress import StageProgress
+from diffguard.report.progress import StageProgress, clock
 from diffguard.storage.files import replace_file
 from diffguard_cli.arguments import TrainingArguments
 from diffguard_cli.edit_models import load_models
@@ -130,7 +131,7 @@ class _EditRun:
         trainer, cache = self.trainer, self.cache
         pending = first_process_does(trainer, cache.pending)
         if pending:
-            self._report_cost(len(pending))
+            self._report_cost(pending)
             self._make_blocks(pending)
         missing = len(first_process_does(trainer, cache.pending))
         if missing:
@@ -145,11 +146,20 @@ class _EditRun:
             f"edits: {rejections}; see {cache.folder}"
         )
 
-    def _report_cost(self, blocks: int) -> None:
-        images = min(blocks * BLOCK, len(self.stream))
+    def _report_cost(self, pending: list[int]) -> None:
+        """Report the cost of the first edits; it is not known in advance how many are rejected."""
+        blocks = [self.cache.blocks[number] for number in pending]
+        count = sum(map(len, blocks))
         passes = self._editor.passes()
-        lines = f"up to {images:,} edits of {passes} network passes, {images * passes:,} in all"
-        self.run.say(f"{self.title}: {lines}; rejected edits are made again")
+        if self.trainer.is_global_zero:
+            images, labels = self._images(blocks[0][: self.batch_size])
+            with self.trainer.precision_plugin.test_step_context():
+                seconds = seconds_per_edit(self._editor, images, labels.tolist())
+            self.run.say(
+                f"{self.title}: {count:,} edits of {passes} network passes, {count * passes:,} in "
+                f"all, about {clock(seconds * count / self.trainer.world_size)}; rejected edits "
+                "are made again"
+            )
         if self._classify is None:
             self.run.say("note: without augment.classifier, edits that change the class are kept")
 

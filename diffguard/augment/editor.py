@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -23,22 +24,43 @@ _SHALLOWER = 0.7
 class Editor(Protocol):
     """What makes edits."""
 
-    def edit(self, images: Tensor, labels: Sequence[int], attempt: int) -> Tensor:
+    def edit(
+        self, images: Tensor, labels: Sequence[int], attempt: int, *, most_steps: int | None = None
+    ) -> Tensor:
         """Edit images.
 
         Args:
             images: `(N, C, H, W)` in [0, 1].
             labels: Their classes.
             attempt: Number of earlier edits of these images that were rejected.
+            most_steps: If given, end inversion and synthesis after this many steps, to measure the
+                speed.
 
         Returns:
             `(N, C, H, W)` in [0, 1].
         """
         ...
 
-    def passes(self) -> int:
-        """Network passes of the first edit of an image."""
+    def passes(self, most_steps: int | None = None) -> int:
+        """Network passes of the first edit of an image; `most_steps` as in `edit`."""
         ...
+
+
+def seconds_per_edit(editor: Editor, images: Tensor, labels: Sequence[int]) -> float:
+    """Estimate the time of the first edit of an image from edits with a single step.
+
+    Args:
+        editor: Makes the edits.
+        images: `(N, C, H, W)` in [0, 1], at least one.
+        labels: Their classes.
+    """
+    seconds = 0.0
+    # The first round prepares the networks and is not counted.
+    for _ in range(2):
+        start = time.perf_counter()
+        editor.edit(images, labels, 0, most_steps=1).cpu()
+        seconds = time.perf_counter() - start
+    return seconds / len(images) * editor.passes() / editor.passes(most_steps=1)
 
 
 class InversionEditor:
@@ -72,18 +94,27 @@ class InversionEditor:
         """The inversion steps of an attempt, at least 1."""
         return max(1, round(self.depth * _SHALLOWER**attempt * len(self._sampler.plan)))
 
-    def passes(self) -> int:
-        """Network passes of the first edit of an image."""
+    def passes(self, most_steps: int | None = None) -> int:
+        """Network passes of the first edit of an image, see `Editor`."""
         per_step = 1 if self._guidance is None or self._guidance.scale == 1 else 2
-        return self.inversion_steps() * (1 + per_step)
+        steps = self.inversion_steps()
+        if most_steps is not None:
+            steps = min(steps, most_steps)
+        return steps * (1 + per_step)
 
     @torch.no_grad()
-    def edit(self, images: Tensor, labels: Sequence[int], attempt: int) -> Tensor:
+    def edit(
+        self, images: Tensor, labels: Sequence[int], attempt: int, *, most_steps: int | None = None
+    ) -> Tensor:
         """Edit images, see `Editor`; an edit does not depend on the other images."""
         inversion = Inversion(self.inversion_steps(attempt))
         synthesis = Synthesis(inversion, self._guidance)
         engine = Engine(
-            self.denoiser, self._sampler, Program(pictures=(synthesis,)), self.batch_size
+            self.denoiser,
+            self._sampler,
+            Program(pictures=(synthesis,)),
+            self.batch_size,
+            most_steps=most_steps,
         )
         jobs = [
             Job(image, label, tag=row)

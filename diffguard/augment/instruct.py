@@ -46,17 +46,29 @@ class InstructEditor:
         parts = (self._pipeline.unet, self._pipeline.vae, self._pipeline.text_encoder)
         self.networks: list[nn.Module] = list(parts)
 
-    def passes(self) -> int:
+    def passes(self, most_steps: int | None = None) -> int:
         """Network passes of an edit: with both conditions, with the image, and with none."""
-        return 3 * self.settings.steps
+        return 3 * self._steps(most_steps)
 
     @torch.no_grad()
-    def edit(self, images: Tensor, labels: Sequence[int], attempt: int) -> Tensor:  # noqa: ARG002
+    def edit(
+        self,
+        images: Tensor,
+        labels: Sequence[int],  # noqa: ARG002
+        attempt: int,
+        *,
+        most_steps: int | None = None,
+    ) -> Tensor:
         """Edit images, see `Editor`; the label is not used."""
-        edits = [self._edit(rows, attempt) for rows in images.split(self.batch_size)]
+        steps = self._steps(most_steps)
+        edits = [self._edit(rows, attempt, steps) for rows in images.split(self.batch_size)]
         return torch.cat(edits)
 
-    def _edit(self, images: Tensor, attempt: int) -> Tensor:
+    def _steps(self, most_steps: int | None) -> int:
+        steps = self.settings.steps
+        return steps if most_steps is None else min(steps, most_steps)
+
+    def _edit(self, images: Tensor, attempt: int, steps: int) -> Tensor:
         rows = padded(images, self.batch_size)
         generators = [
             image_generator(self.seed, pixel_key(row), "instruct", attempt) for row in rows
@@ -69,7 +81,7 @@ class InstructEditor:
         output = self._pipeline(
             prompt=[self.settings.prompts[choice] for choice in choices],
             image=resize_to(convert_channels(rows, 3), (side, side)).clamp(0, 1),
-            num_inference_steps=self.settings.steps,
+            num_inference_steps=steps,
             guidance_scale=self.settings.scale,
             image_guidance_scale=self.settings.image_scale,
             generator=generators,

@@ -15,6 +15,8 @@ from torchvision.transforms import v2
 
 from diffguard.augment.settings import AugmentSettings
 from diffguard.errors import UserError
+from diffguard.images import pixel_key
+from diffguard.randomness import image_generator
 
 # The half that shows the original.
 HALVES = ("left", "right", "top", "bottom")
@@ -70,9 +72,13 @@ def mix(
 class DiffuseMix(v2.Transform):
     """Mixes images with their edits and with fractals; which half stays is drawn for each image.
 
+    The draw depends on the seed and the pixels of the image alone, not on the batch or on a global
+    generator. Use another seed in each epoch for other halves.
+
     Args:
         fractal_weight: Weight λ of the fractal, in [0, 1].
         seam: Width in pixels of the soft seam between the halves, at least 0.
+        seed: Seed of the halves.
 
     Raises:
         UserError: For a value outside its range.
@@ -82,13 +88,14 @@ class DiffuseMix(v2.Transform):
         self,
         fractal_weight: float = AugmentSettings.fractal_weight,
         seam: float = AugmentSettings.seam,
+        seed: int = AugmentSettings.seed,
     ) -> None:
         super().__init__()
         if not 0 <= fractal_weight <= 1:
             raise UserError(f"fractal_weight must be in [0, 1], got {fractal_weight:g}")
         if not 0 <= seam < math.inf:
             raise UserError(f"seam must be a number of pixels of at least 0, got {seam:g}")
-        self.fractal_weight, self.seam = fractal_weight, seam
+        self.fractal_weight, self.seam, self.seed = fractal_weight, seam, seed
 
     def forward(
         self, original: Tensor, edit: Tensor, fractal: Tensor, halves: Tensor | None = None
@@ -100,7 +107,7 @@ class DiffuseMix(v2.Transform):
             edit: Its edit, of the same shape.
             fractal: A fractal of the same shape.
             halves: int64 `(N,)`, the half of each image that shows the original, as a position in
-                `HALVES`; None draws from torch's global CPU generator.
+                `HALVES`; None draws it.
 
         Returns:
             The mixtures, in the shape of `original`.
@@ -116,10 +123,14 @@ class DiffuseMix(v2.Transform):
             )
         height, width = original.shape[-2:]
         count = len(original) if original.ndim == 4 else 1
-        if halves is None:
-            halves = torch.randint(len(HALVES), (count,))
-        masks = half_masks(height, width, self.seam)[halves.cpu()].to(original.device)
         shape = (count, -1, height, width)
         originals, edits, fractals = (part.reshape(shape) for part in (original, edit, fractal))
+        if halves is None:
+            halves = torch.stack([self._draw(image) for image in originals])
+        masks = half_masks(height, width, self.seam)[halves.cpu()].to(original.device)
         mixtures = mix(originals, edits, fractals, masks, self.fractal_weight)
         return mixtures.reshape(original.shape)
+
+    def _draw(self, image: Tensor) -> Tensor:
+        generator = image_generator(self.seed, pixel_key(image), "half")
+        return torch.randint(len(HALVES), (), generator=generator)

@@ -95,9 +95,9 @@ class AugmentSettings:
     fractals: str | None = None
     fractal_count: int = 100
     instruct: InstructSettings = field(default_factory=InstructSettings)
-    steps: int = 20
-    depth: float = 0.4
-    scale: float = 2.0
+    steps: int = 10
+    depth: float = 0.7
+    scale: float = 7.0
     attempts: int = 3
     classifier: str | None = None
     cache: str | None = None

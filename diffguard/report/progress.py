@@ -107,7 +107,7 @@ class StageProgress:
             self._bar.stop()
         else:
             verdict = "done" if complete else "interrupted"
-            self._print(f"{verdict} after {_clock(time.monotonic() - self._began)}")
+            self._print(f"{verdict} after {clock(time.monotonic() - self._began)}")
 
     def _show(self) -> None:
         self._shown = time.monotonic()
@@ -124,7 +124,7 @@ class StageProgress:
         if self.total is None or steps <= 0:
             return ""
         seconds = (time.monotonic() - self._began) / steps * (self.total - self.count)
-        return f", {_clock(seconds)} left"
+        return f", {clock(seconds)} left"
 
     def _print(self, state: str) -> None:
         line = f"{self.title}: {state}" + (f", {self.text}" if self.text else "")
@@ -133,7 +133,8 @@ class StageProgress:
         )
 
 
-def _clock(seconds: float) -> str:
+def clock(seconds: float) -> str:
+    """A duration as minutes and seconds, with hours if there are any."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

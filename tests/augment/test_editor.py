@@ -1,8 +1,9 @@
 """Edits by inversion and synthesis with the diffusion model."""
 
+import pytest
 import torch
 
-from diffguard.augment.editor import InversionEditor
+from diffguard.augment.editor import InversionEditor, seconds_per_edit
 from diffguard.denoisers.pixel import PixelDenoiser
 from diffguard.diffusion.schedule import NoiseSchedule
 from tests.helpers.tiny_models import two_layers
@@ -47,8 +48,24 @@ def test_later_attempts_invert_less():
     assert not torch.equal(first, second)
 
 
+def test_the_time_of_an_edit_is_estimated_from_a_single_step(monkeypatch):
+    editing, steps, times = editor(depth=0.5), [], iter((0.0, 9.0, 10.0, 13.3))
+    edit = editing.edit
+
+    def remember(*arguments, most_steps):
+        steps.append(most_steps)
+        return edit(*arguments, most_steps=most_steps)
+
+    monkeypatch.setattr(editing, "edit", remember)
+    monkeypatch.setattr("time.perf_counter", lambda: next(times))
+    # 3.3 s for 11 images and 1 + 2 of 4 + 2 · 4 passes.
+    assert seconds_per_edit(editing, IMAGES, LABELS) == pytest.approx(3.3 / 11 * 4)
+    assert steps == [1, 1]
+
+
 def test_passes_are_counted():
     assert editor(depth=0.5).passes() == 4 + 2 * 4
+    assert editor(depth=0.5).passes(most_steps=1) == 1 + 2
     assert editor(depth=0.5, scale=1.0).passes() == 4 + 4
     assert editor(classes=None).passes() == 4 + 4
 

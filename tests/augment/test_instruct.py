@@ -54,7 +54,8 @@ def test_an_edit_depends_on_the_image_and_the_attempt_alone(weights):
     assert 0 <= edits.min() <= edits.max() <= 1
     assert torch.equal(editing.edit(IMAGES[2:], [0], 0)[0], edits[2])
     assert not torch.equal(editing.edit(IMAGES, [0, 1, 2], 1), edits)
-    assert editing.passes() == 6
+    assert (editing.passes(), editing.passes(most_steps=1)) == (6, 3)
+    assert not torch.equal(editing.edit(IMAGES, [0, 1, 2], 0, most_steps=1), edits)
     assert len(editing.networks) == 3
 
 

@@ -54,12 +54,23 @@ def test_an_image_alone_and_in_a_batch_have_the_same_mixture():
         assert torch.equal(alone, batch[row])
 
 
-def test_halves_are_drawn_for_each_image():
-    shape = (200, 1, 4, 4)
-    torch.manual_seed(0)
-    mixtures = DiffuseMix(0.0)(torch.ones(shape), torch.zeros(shape), torch.zeros(shape))
-    kinds = {tuple(mixture.flatten().tolist()) for mixture in mixtures}
-    assert len(kinds) == 4
+def test_the_half_depends_on_the_seed_and_the_image_alone():
+    originals = torch.rand(200, 1, 4, 4, generator=torch.Generator().manual_seed(0)) + 1
+    blank = torch.zeros(200, 1, 4, 4)
+
+    def shown(images, seed=0):
+        """Which pixels show the original."""
+        return DiffuseMix(0.0, seed=seed)(images, blank[: len(images)], blank[: len(images)]) > 0
+
+    torch.manual_seed(1)
+    batch = shown(originals)
+    counts = batch.flatten(1).int().unique(dim=0, return_counts=True)[1]
+    assert len(counts) == 4
+    assert counts.min() > 30
+    torch.manual_seed(2)
+    assert torch.equal(shown(originals.flip(0)).flip(0), batch)
+    assert torch.equal(shown(originals[7:8])[0], batch[7])
+    assert not torch.equal(shown(originals, seed=1), batch)
 
 
 @pytest.mark.parametrize("values", [{"fractal_weight": 1.5}, {"seam": -1.0}])

@@ -61,7 +61,7 @@ class Death:
         """Arrange the death in the process of its rank."""
         if self.place == "table":
             # Even shares, so that every process has rows to write.
-            SharedWork.batches = lambda work, total, size: _strided(work, total, size)
+            SharedWork.batches = strided
         if rank != self.rank:
             return
         if self.place == "table":
@@ -141,7 +141,8 @@ class OtherMachine:
             )
 
 
-def _strided(work, total, size):
+def strided(work, total, size):
+    """Even shares of the positions, as `SharedWork.batches`."""
     rank, world = work._trainer.global_rank, work._trainer.world_size
     mine = list(range(rank, total, world))
     return (mine[begin : begin + size] for begin in range(0, len(mine), size))

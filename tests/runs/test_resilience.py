@@ -1,4 +1,4 @@
-"""Real processes that are killed, fail or disagree end with the same table."""
+"""Real processes that are killed, fail or disagree end with the same table, or the same edits."""
 
 import json
 import shutil
@@ -9,7 +9,9 @@ import pytest
 
 from diffguard.score_table.table import ScoreTable
 from diffguard.score_table.writer import read_done
+from tests.helpers.editing_processes import blocks_of, edit, words_of
 from tests.helpers.scoring_processes import Death, Elsewhere, OtherMachine, errors_of, evaluate
+from tests.helpers.tiny_project import write_config
 
 SIGKILLED = -9
 
@@ -184,3 +186,41 @@ def test_processes_on_machines_unlike_the_first_are_refused(tmp_path, data_root)
     assert "the processes differ: numpy is" in errors_of(folder)
     assert "and 0.0 in another" in errors_of(folder)
     assert not (folder / "scores").exists()
+
+
+@pytest.fixture(scope="module")
+def editing(tmp_path_factory, data_root, run_folder):
+    """Returns the command line that edits the training images in a new run."""
+    config = write_config(tmp_path_factory.mktemp("config") / "tiny.yaml", data_root)
+    return lambda folder: words_of(config, folder, run_folder / "diffusion")
+
+
+@pytest.fixture(scope="module")
+def whole_edits(tmp_path_factory, editing):
+    """The edits of an uninterrupted run in one process."""
+    folder = tmp_path_factory.mktemp("edits")
+    assert edit(editing(folder / "run"), folder) == [0]
+    assert blocks_of(folder, 0) == [0, 1, 2, 3, 4]
+    return edits_of(folder)
+
+
+def edits_of(folder):
+    (path,) = (folder / "run").glob("augment/*/edits.npy")
+    return path.read_bytes()
+
+
+def test_edits_of_a_killed_run_resume_with_the_missing_blocks(tmp_path, editing, whole_edits):
+    words = editing(tmp_path / "run")
+    assert edit(words, tmp_path, writes=2) == [SIGKILLED]
+    assert not list(tmp_path.glob("run/augment/*/edits.npy"))
+    assert len(list(tmp_path.glob("run/augment/*/block-*"))) == 2
+    assert edit(["--resume", str(tmp_path / "run")], tmp_path) == [0]
+    assert blocks_of(tmp_path, 0) == [0, 1, 2, 3, 4]
+    assert edits_of(tmp_path) == whole_edits
+    assert not list(tmp_path.glob("run/augment/*/*block*"))
+
+
+def test_two_processes_make_the_edits_of_one(tmp_path, editing, whole_edits):
+    assert edit(editing(tmp_path / "run"), tmp_path, world=2) == [0, 0]
+    assert [blocks_of(tmp_path, rank) for rank in (0, 1)] == [[0, 2, 4], [1, 3]]
+    assert edits_of(tmp_path) == whole_edits
