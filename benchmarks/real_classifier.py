@@ -30,7 +30,8 @@ from diffguard.classifiers.spec import ClassifierSpec
 from diffguard.errors import UserError
 from diffguard.images import resize_and_crop
 from diffguard.report.metrics import auroc
-from diffguard.scores.baselines import Baselines, Reference
+from diffguard.scores.baselines import Baselines
+from diffguard.scores.reference import Reference
 from diffguard.storage.weights import load_tensors
 
 IMAGENET = "imglist:benchmark_imglist/imagenet/test_imagenet.txt@images_largescale"

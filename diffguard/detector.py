@@ -29,8 +29,8 @@ from diffguard.methods.drift import DriftScorer
 from diffguard.methods.explainer import Explainer
 from diffguard.methods.models import Models
 from diffguard.methods.registry import Fits
-from diffguard.scores.baselines import Reference
 from diffguard.scores.calibration import Calibration
+from diffguard.scores.reference import Reference
 from diffguard.settings.detector import DetectorSettings
 from diffguard.settings.plain import from_dict
 
@@ -51,7 +51,7 @@ class Detector(Explainer, DriftScorer, HubMixin):
         calibration: Scores of ID validation images; None before calibration.
         noisy_classifier: `(images, t) -> logits`, which guides if `guidance.model` is `noisy`.
         seed: Seed of the randomness that belongs to each image.
-        fits: What methods were fitted to on ID training images, by their names.
+        fits: What methods and baselines were fitted to, by their names.
         origin: What rebuilds its networks; needed by `save`.
 
     Raises:

@@ -2,51 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
 from datamodules.ood import OODDataModule
 from diffguard.classifiers.classifier import ClassifierOutput
 from diffguard.engine.reproducible import reproducible
-from diffguard.methods.reference import classified
+from diffguard.methods.items import readable
 from diffguard.methods.scorer import Scorer
-from diffguard.scores.baselines import Baselines, Reference
+from diffguard.scores.baseline_table import BASELINES
+from diffguard.scores.baselines import Baselines
+from diffguard.scores.hyper_parameters import HyperParameter
+from diffguard.scores.reference import Reference
 from diffguard_cli.one_standard_error import Column, Ranking, rank
 
-
-@dataclass(frozen=True)
-class HyperParameter:
-    """A setting of a baseline and the values to search.
-
-    Attributes:
-        key: Its name in the section `detector`.
-        values: The values for reference features.
-        cost: What should be low among values with the same AUROC: the complexity of the baseline.
-    """
-
-    key: str
-    values: Callable[[Reference], Sequence[int]]
-    cost: Callable[[int], float]
-
-
-def _neighbors(reference: Reference) -> list[int]:
-    counts = [k for k in (1, 5, 10, 20, 50, 100, 200) if k <= len(reference.features)]
-    return [round(k / reference.share) for k in counts]
-
-
-def _dimensions(reference: Reference) -> list[int]:
-    width = reference.features.shape[1]
-    return sorted({max(1, round(share * width)) for share in (0.125, 0.25, 0.5, 0.75)} - {width})
-
-
-HYPER_PARAMETERS = {
-    # The more neighbors, the smoother the score.
-    "knn": HyperParameter("knn_k", _neighbors, cost=lambda k: -k),
-    "vim": HyperParameter("vim_dim", _dimensions, cost=lambda dimensions: dimensions),
-}
+HYPER_PARAMETERS = {name: row.parameters for name, row in BASELINES.items() if row.parameters}
 
 
 @dataclass(frozen=True)
@@ -61,60 +33,81 @@ class Search:
 
     baseline: str
     key: str
-    ranking: Ranking[int]
+    ranking: Ranking[float]
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """Images of a set with the classifier's output; images are None if no baseline scores them."""
+
+    set: str
+    output: ClassifierOutput
+    images: torch.Tensor | None
 
 
 def search(
     scorer: Scorer,
     data: OODDataModule,
-    parameters: Mapping[str, HyperParameter] = HYPER_PARAMETERS,
+    parameters: Mapping[str, Sequence[HyperParameter]] = HYPER_PARAMETERS,
 ) -> list[Search]:
     """Score the validation sets with the scorer's baselines, for each of their hyper-parameters.
 
-    The diffusion model is not used. Baselines without a hyper-parameter are left out.
+    The diffusion model is not used. Baselines without a hyper-parameter are left out. The second
+    hyper-parameter of a baseline is searched with the best value of the first one.
 
     Args:
         scorer: The calibrated scorer, on its device.
         data: The DataModule.
-        parameters: Baseline -> its hyper-parameter.
+        parameters: Baseline -> its hyper-parameters.
     """
     names = [name for name in scorer.settings.baselines if name in parameters]
-    if not names or scorer.reference is None:
+    if not names:
         return []
-    outputs = _outputs(scorer, data)
+    head = scorer.classifier.head
+    width = 0 if head is None else head.in_features
+    # Without reference images, only the number of features limits the values.
+    reference = scorer.reference or Reference(torch.empty(0, width), torch.empty(0))
+    outputs = list(_batches(scorer, data, with_images=False))
     searches = []
     for name in names:
-        parameter = parameters[name]
-        options = [
-            (value, parameter.cost(value), _score(scorer, name, {parameter.key: value}, outputs))
-            for value in parameter.values(scorer.reference)
-        ]
-        searches.append(Search(name, parameter.key, rank(options)))
+        values = scorer.settings.baseline_parameters
+        has_images = BASELINES[name].input == "images"
+        for parameter in parameters[name]:
+            options = []
+            for value in parameter.values(reference):
+                # Images of all sets would take much more memory than the outputs.
+                batches = _batches(scorer, data, with_images=True) if has_images else outputs
+                column = _score(scorer, name, {**values, parameter.key: value}, batches)
+                options.append((value, parameter.cost(value), column))
+            result = Search(name, parameter.key, rank(options))
+            values[parameter.key] = result.ranking.best.choice
+            searches.append(result)
     return searches
 
 
-@reproducible()
-def _outputs(scorer: Scorer, data: OODDataModule) -> dict[str, list[ClassifierOutput]]:
-    """Set -> the classifier's outputs for its batches."""
+def _batches(scorer: Scorer, data: OODDataModule, *, with_images: bool) -> Iterator[_Batch]:
+    """The batches of the validation sets, without unreadable images."""
     stream = data.stream("validation")
-    outputs = {}
-    for number, images in enumerate(stream.sets):
+    for number, images_set in enumerate(stream.sets):
         loader = data.stream_loader(stream.only(stream.select[stream.select[:, 0] == number]))
-        batches = classified(scorer.models, loader, data.read_size)
-        outputs[images.name] = [output for output, _ in batches]
-    return outputs
+        for images, _ in readable(loader):
+            images = images.to(scorer.device)
+            with reproducible():
+                output = scorer.models.classify(images, data.read_size)
+            yield _Batch(images_set.name, output, images if with_images else None)
 
 
+@reproducible()
 def _score(
-    scorer: Scorer,
-    name: str,
-    values: Mapping[str, Any],
-    outputs: Mapping[str, Sequence[ClassifierOutput]],
+    scorer: Scorer, name: str, values: Mapping[str, float | None], batches: Iterable[_Batch]
 ) -> Column:
-    settings = {"knn_k": scorer.settings.knn_k, **values}
-    baselines = Baselines([name], scorer.reference, scorer.classifier.head, **settings)
-    scores = {
-        images: [baselines.score(output.logits, output.features)[name] for output in batches]
-        for images, batches in outputs.items()
-    }
-    return {images: torch.cat(values).numpy() for images, values in scores.items()}
+    classifier = scorer.classifier
+    baselines = Baselines(
+        [name], scorer.reference, classifier.head, classifier, scorer.fits, **values
+    )
+    scores: dict[str, list[torch.Tensor]] = {}
+    for batch in batches:
+        output = batch.output
+        column = baselines.score(output.logits, output.features, batch.images)[name]
+        scores.setdefault(batch.set, []).append(column)
+    return {images: torch.cat(parts).numpy() for images, parts in scores.items()}

@@ -21,8 +21,8 @@ from diffguard.methods.fit import fit_calibration, fit_models
 from diffguard.methods.models import Models
 from diffguard.methods.reference import TrainingImages
 from diffguard.score_table.table import ScoreTable
-from diffguard.scores.baselines import Reference
 from diffguard.scores.build import check_weights
+from diffguard.scores.reference import Reference
 from diffguard.settings.detector import DetectorSettings
 from diffguard.storage.state_dict import weights_hash
 from diffguard.storage.weights import load_tensors

@@ -51,8 +51,8 @@ def check_data(run: Run, settings: DetectorSettings | None) -> None:
     if settings is not None and settings.needs_reference and data.sets.id.source("train"):
         reference = data.id_stream("train", settings.reference_images).sets[0]
         check_classes(settings.baselines, reference.labels, data.class_names)
-        if "knn" in settings.baselines:
-            check_neighbors(settings.knn_k, len(data.id_stream("train")))
+        images = len(data.id_stream("train"))
+        check_neighbors(settings.baselines, settings.baseline_parameters, images)
 
 
 def check_untrained(run: Run, config: ClassifierConfig, settings: DetectorSettings | None) -> None:
@@ -78,7 +78,7 @@ def check_untrained(run: Run, config: ClassifierConfig, settings: DetectorSettin
         settings = DetectorSettings(baselines=[], fused=[], decision="diffguard")
     if config.cam_layer is not None:
         classifier.layer(config.cam_layer)
-    check_head_baselines(settings.baselines, classifier.head, settings.vim_dim)
+    check_head_baselines(settings.baselines, classifier.head, settings.baseline_parameters)
     try_classifier(classifier, images, settings)
 
 

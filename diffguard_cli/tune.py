@@ -112,7 +112,9 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-def _tune_baselines(content: Mapping[str, Any], data: OODDataModule, device: str) -> dict[str, int]:
+def _tune_baselines(
+    content: Mapping[str, Any], data: OODDataModule, device: str
+) -> dict[str, float]:
     """Print the values of the baselines' hyper-parameters; returns the chosen ones."""
     searches = search(Detector.from_checkpoint(content).to(device), data)
     print_searches(searches)
@@ -127,7 +129,7 @@ def _has_band(rule: Rule | None, fusion: FusionSettings) -> bool:
 
 
 def _overlay(
-    settings: DetectorSettings, tuned: Mapping[str, int], fusion: FusionSettings | None
+    settings: DetectorSettings, tuned: Mapping[str, float], fusion: FusionSettings | None
 ) -> dict[str, Any]:
     """A config that sets what was chosen; the rule of fusion only if it was among the choices."""
     plain = to_dict(settings)

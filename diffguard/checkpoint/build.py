@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from diffguard.checkpoint.file import read_checkpoint
-from diffguard.checkpoint.fits import unfit_methods
+from diffguard.checkpoint.fits import unfit_names
 from diffguard.checkpoint.parts import DetectorParts, Origin
 from diffguard.checkpoint.schema import check_content, damaged
 from diffguard.classifiers.build import build_classifier
@@ -23,10 +23,10 @@ from diffguard.denoisers.custom import build_any_denoiser, is_import_path, weigh
 from diffguard.denoisers.reference import load_reference, source_of
 from diffguard.denoisers.spec import DiffusionSpec
 from diffguard.errors import UserError
-from diffguard.scores.baselines import Reference
 from diffguard.scores.calibration import Calibration
 from diffguard.scores.fusion_rule import DIFFGUARD
 from diffguard.scores.reconstruction import ReconstructionQuality
+from diffguard.scores.reference import Reference
 from diffguard.settings.detector import AUTO, DetectorSettings, score_names
 from diffguard.settings.image_size import check_image_size
 from diffguard.settings.plain import from_dict
@@ -127,7 +127,7 @@ def build_parts(
         ),
         noisy_classifier=None if noisy is None else timed_cnn(noisy),
         seed=content["seed"],
-        fits=_fits(content, detector_settings),
+        fits=_fits(content, detector_settings, classifier.num_classes),
         origin=Origin(classifier_spec, diffusion_spec, source, content["config"]),
     )
 
@@ -167,18 +167,18 @@ def _check_scores(scores: Mapping[str, Tensor], settings: DetectorSettings) -> N
 
 
 def _fits(
-    content: Mapping[str, Any], settings: DetectorSettings
+    content: Mapping[str, Any], settings: DetectorSettings, classes: int
 ) -> dict[str, Mapping[str, Tensor]]:
-    """What the methods were fitted to, without the fits that other settings need again."""
+    """The fits of methods and baselines, without those that other settings need again."""
     fits = content.get("fits", {})
     if not fits:
         return {}
-    if names := unfit_methods(fits, from_dict(content["settings"])):
+    if names := unfit_names(fits, from_dict(content["settings"]), classes):
         raise damaged(
             "the detector checkpoint",
-            f"the fit of method {names[0]} is not one that calibration makes with its settings",
+            f"the fit of {names[0]} is not one that calibration makes with its settings",
         )
-    changed = unfit_methods(fits, settings)
+    changed = unfit_names(fits, settings, classes)
     return {name: state for name, state in fits.items() if name not in changed}
 
 

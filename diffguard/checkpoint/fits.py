@@ -1,4 +1,4 @@
-"""What a checkpoint holds of the methods that are fitted on ID training images."""
+"""What a checkpoint holds of the methods and baselines that are fitted on ID images."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 
 from torch import Tensor
 
+from diffguard.scores.baseline_table import BASELINES, VALIDATION_BASELINES
 from diffguard.scores.mixture import is_mixture
 from diffguard.scores.z_scores import are_z_scores
 from diffguard.settings.detector import DetectorSettings
@@ -20,16 +21,24 @@ _KINDS: dict[str, Callable[[Mapping[str, Tensor], tuple[int, ...]], bool]] = {
 }
 
 
-def unfit_methods(fits: Fits, settings: DetectorSettings) -> list[str]:
-    """The methods in `fits` whose fit is not one that calibration makes with the settings.
+def unfit_names(fits: Fits, settings: DetectorSettings, classes: int) -> list[str]:
+    """The methods and baselines in `fits` whose fit is not one that calibration makes.
 
     Args:
-        fits: Method -> what it was fitted to.
+        fits: Method or baseline -> what it was fitted to.
         settings: The settings of a detector. Methods that it does not use are not checked.
+        classes: Number of classes of its classifier.
     """
-    return [
-        name
-        for name, state in fits.items()
-        if name not in _KINDS
-        or (name in settings.methods and not _KINDS[name](state, getattr(settings, name).fit_shape))
-    ]
+    return [name for name, state in fits.items() if not _is_fit(name, state, settings, classes)]
+
+
+def _is_fit(
+    name: str, state: Mapping[str, Tensor], settings: DetectorSettings, classes: int
+) -> bool:
+    if name in _KINDS:
+        section = getattr(settings, name)
+        return name not in settings.methods or _KINDS[name](state, section.fit_shape)
+    if name not in VALIDATION_BASELINES:
+        return False
+    validation = BASELINES[name].validation
+    return validation is not None and validation.accepts(state, classes)

@@ -13,8 +13,8 @@ from diffguard.classifiers.spec import ClassifierSpec
 from diffguard.denoisers.formats.options import ModelSource
 from diffguard.denoisers.spec import DiffusionSpec
 from diffguard.diffusion.denoiser import Denoiser
-from diffguard.scores.baselines import Reference
 from diffguard.scores.calibration import Calibration
+from diffguard.scores.reference import Reference
 from diffguard.settings.detector import DetectorSettings
 
 

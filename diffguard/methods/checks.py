@@ -91,7 +91,7 @@ def check_models(
         UserError: Naming the setting.
     """
     guidance = settings.guidance
-    check_head_baselines(settings.baselines, classifier.head, settings.vim_dim)
+    check_head_baselines(settings.baselines, classifier.head, settings.baseline_parameters)
     check_steps(settings, len(denoiser.schedule))
     if isinstance(guidance, ClassifierGuidanceSettings):
         _check_guiding_classifier(guidance, classifier, noisy_classifier)

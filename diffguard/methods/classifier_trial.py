@@ -11,6 +11,8 @@ from diffguard.classifiers.cam import grad_cam
 from diffguard.classifiers.classifier import Classifier
 from diffguard.classifiers.layer_masking import layer_masked
 from diffguard.errors import UserError
+from diffguard.scores.baseline_checks import SUMMED_BASELINES, check_activations
+from diffguard.scores.baseline_table import BASELINES
 from diffguard.settings.detector import DetectorSettings
 from diffguard.settings.guidance import ClassifierFreeSettings
 
@@ -43,6 +45,7 @@ def try_classifier(classifier: Classifier, images: Tensor, settings: DetectorSet
             "F.dropout without `training=self.training`"
         )
     _check_logits(logits, settings.baselines)
+    _check_baselines(classifier, images, settings.baselines)
     if settings.comparison.masking != "none":
         _check_gradient(classifier, images, "detector.comparison.masking")
         cam = grad_cam(classifier, images, logits.argmax(1))
@@ -74,6 +77,15 @@ def _check_logits(logits: Tensor, baselines: Sequence[str]) -> None:
             "the classifier gives log-probabilities, whose baseline energy is always 0: take "
             "the log-softmax out of its forward, or leave energy out of detector.baselines"
         )
+
+
+def _check_baselines(classifier: Classifier, images: Tensor, baselines: Sequence[str]) -> None:
+    if set(baselines) & set(SUMMED_BASELINES):
+        with torch.no_grad():
+            check_activations(baselines, classifier.forward_features(images).features)
+    for name in baselines:
+        if BASELINES[name].input == "images":
+            _check_gradient(classifier, images, f"baseline {name}")
 
 
 def _check_gradient(classifier: Classifier, images: Tensor, setting: str) -> None:

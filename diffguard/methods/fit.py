@@ -14,6 +14,7 @@ from diffguard.batching import ROW_MULTIPLE, padded
 from diffguard.classifiers.check import check_head, check_labels
 from diffguard.engine.reproducible import reproducible
 from diffguard.errors import UserError
+from diffguard.methods.baseline_fits import fit_baselines
 from diffguard.methods.classifier_trial import looks_like_sigmoid, try_classifier
 from diffguard.methods.depth import fit_early_stop
 from diffguard.methods.items import readable
@@ -22,17 +23,14 @@ from diffguard.methods.outcomes import outcomes_of
 from diffguard.methods.quality import reconstruction_quality
 from diffguard.methods.reference import TrainingImages, fit_reference
 from diffguard.methods.registry import Fits, build_methods
-from diffguard.scores.baseline_checks import (
-    FEATURE_BASELINES,
-    HEAD_BASELINES,
-    check_head_baselines,
-)
-from diffguard.scores.baselines import Reference
+from diffguard.scores.baseline_checks import check_head_baselines
+from diffguard.scores.baseline_table import FITTED_BASELINES, HEAD_BASELINES
 from diffguard.scores.calibration import ENOUGH_IMAGES, Calibration
 from diffguard.scores.conformal import as_percent, needed_images
 from diffguard.scores.drift import FeatureSample
 from diffguard.scores.fusion_rule import FUSION_BASELINES
 from diffguard.scores.reconstruction import ReconstructionQuality
+from diffguard.scores.reference import Reference
 from diffguard.settings.detector import AUTO, DetectorSettings
 
 Batches = Iterable[Mapping[str, Any]]
@@ -47,7 +45,7 @@ class Fitted:
     Attributes:
         models: The networks, with the thresholds of early stop in their settings.
         reference: Features of ID training images; None if no baseline needs them.
-        fits: Method -> what was fitted on ID training images.
+        fits: Method or baseline -> what was fitted on ID training or validation images.
         features: `(n, D)` of some ID validation images.
         quality: How well some of these images are reconstructed.
     """
@@ -98,7 +96,9 @@ def fit_models(
         stop = settings.early_stop
         stop = replace(stop, thresholds={**stop.thresholds, **thresholds})
         fitted = models.with_settings(replace(settings, early_stop=stop))
-        fits = {} if training is None else fit_methods(fitted, training.batches, batch_size)
+        fits = fit_baselines(fitted, validation, batch_size)
+        if training is not None:
+            fits |= fit_methods(fitted, training.batches, batch_size)
         quality = reconstruction_quality(fitted, validation, batch_size)
     if not quality.is_sound:
         advice = _advice(settings.decision)
@@ -113,7 +113,7 @@ def _advice(decision: str) -> str:
 
 
 def _refuse_without_training(settings: DetectorSettings, *, baselines: bool) -> None:
-    names = [name for name in settings.baselines if name in FEATURE_BASELINES]
+    names = [name for name in settings.baselines if name in FITTED_BASELINES]
     kinds = {"baseline": names if baselines else [], "method": settings.fitted_methods}
     for kind, fitted in kinds.items():
         if fitted:
@@ -202,7 +202,7 @@ def check_classifier(
             pass to pass, a gradient in use is cut, or a baseline needs another last layer.
     """
     classifier, settings = models.classifier, models.settings
-    check_head_baselines(settings.baselines, classifier.head, settings.vim_dim)
+    check_head_baselines(settings.baselines, classifier.head, settings.baseline_parameters)
     needs_head = [name for name in settings.baselines if name in HEAD_BASELINES]
     labels: list[torch.Tensor] = []
     predictions: list[torch.Tensor] = []

@@ -13,7 +13,7 @@ from diffguard.engine.reproducible import reproducible
 from diffguard.errors import UserError
 from diffguard.methods.items import readable
 from diffguard.methods.models import Models
-from diffguard.scores.baselines import Reference
+from diffguard.scores.reference import Reference
 
 Batches = Iterable[Mapping[str, Any]]
 

@@ -25,7 +25,7 @@ METHODS: dict[str, type[Method]] = {
     for method in (DiffGuard, DiffPath, GuidanceNorm, DiffNb, DdpmOod, Lmd, Minority, Msma)
 }
 
-# Method -> what was fitted on ID training images.
+# Method or baseline -> what was fitted on ID training or validation images.
 Fits = Mapping[str, Mapping[str, Tensor]]
 
 

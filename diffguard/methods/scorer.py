@@ -21,9 +21,10 @@ from diffguard.methods.registry import Fits, build_methods
 from diffguard.methods.stream import ScoreStream
 from diffguard.methods.verdicts import Verdicts
 from diffguard.score_table.rows import ScoreRow
-from diffguard.scores.baselines import Baselines, Reference
+from diffguard.scores.baselines import Baselines
 from diffguard.scores.calibration import Calibration
 from diffguard.scores.fusion import Columns
+from diffguard.scores.reference import Reference
 from diffguard.settings.decision import decision_of
 from diffguard.settings.detector import score_names
 from diffguard.settings.selection import Selection, Skip
@@ -38,7 +39,7 @@ class Scorer(ModelProperties, nn.Module):
     Args:
         models: The networks and settings, in evaluation mode.
         reference: Features of ID training images, for the baselines that need them.
-        fits: What methods were fitted to on ID training images, by their names.
+        fits: What methods and baselines were fitted to, by their names.
         calibration: Scores of ID validation images; None before calibration.
 
     Raises:
@@ -59,15 +60,16 @@ class Scorer(ModelProperties, nn.Module):
         self.fits = fits or {}
         self.calibration = calibration
         settings, denoiser = models.settings, models.denoiser
-        # Without ID training images, the baselines are fitted by `calibrate`.
+        # Without the images that they need, the baselines are fitted by `calibrate`.
         self.baselines: Baselines | None = None
-        if reference is not None or not settings.needs_reference:
+        if Baselines.can_be_fitted(settings.baselines, reference, self.fits):
             self.baselines = Baselines(
                 settings.baselines,
                 reference,
                 models.classifier.head,
-                knn_k=settings.knn_k,
-                vim_dim=settings.vim_dim,
+                models.classifier,
+                self.fits,
+                **settings.baseline_parameters,
             )
         network = getattr(denoiser, "network", None)
         if isinstance(network, nn.Module):

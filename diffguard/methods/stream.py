@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from diffguard.batching import fixed_batch_size
+from diffguard.batching import fixed_batch_size, padded
 from diffguard.classifiers.classifier import ClassifierOutput
 from diffguard.engine.engine import Engine
 from diffguard.engine.jobs import Job
@@ -127,7 +127,7 @@ class ScoreStream:
         whole = output.padded(size)
         predictions = whole.logits.argmax(1).tolist()[: len(items)]
         probabilities = whole.logits.float().softmax(-1).amax(1).tolist()[: len(items)]
-        scores = self.baselines.score(whole.logits, whole.features)
+        scores = self.baselines.score(whole.logits, whole.features, padded(images, size))
         baselines = {name: values.numpy() for name, values in scores.items()}
         batch = [
             ImageInFlight(

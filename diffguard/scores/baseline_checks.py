@@ -1,20 +1,33 @@
-"""Names of the post-hoc baselines, and what each needs of the classifier and the ID images."""
+"""Refuses baselines and hyper-parameters that do not fit the classifier or the ID images."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from torch import Tensor, nn
 
 from diffguard.errors import UserError
+from diffguard.scores.baseline_table import (
+    BASELINES,
+    CLASS_BASELINES,
+    HEAD_BASELINES,
+    OWNERS,
+    PARAMETERS,
+)
+from diffguard.scores.feature_baselines import GUIDE_NEIGHBORS
+from diffguard.scores.hyper_parameters import kept_activations
 
-LOGIT_BASELINES = ("msp", "mls", "energy", "entropy", "gen")
-FEATURE_BASELINES = ("knn", "vim", "mahalanobis", "rmd", "she", "nnguide")
+SUMMED_BASELINES = ("ash", "scale")
+"""Baselines whose formula adds up activations, which a ReLU must have made at least 0."""
 
-# Baselines that use the weights of the classifier's last layer.
-HEAD_BASELINES = ("vim", "she", "nnguide")
-# Baselines that are fitted class by class.
-CLASS_BASELINES = ("mahalanobis", "rmd", "she")
+# Largest sum of the negative activations, as a share of the sum of the positive ones. Pooled
+# activations behind SiLU or GELU are hardly negative; those behind a LayerNorm cancel out.
+_MOST_NEGATIVE = 0.1
+
+# They have always been accepted beside any baselines.
+_NEVER_IDLE = ("knn_k", "vim_dim")
+
+Parameters = Mapping[str, float | None]
 
 
 def check_names(names: Sequence[str]) -> None:
@@ -23,16 +36,54 @@ def check_names(names: Sequence[str]) -> None:
     Raises:
         UserError: If there is one; names it and the available ones.
     """
-    baselines = (*LOGIT_BASELINES, *FEATURE_BASELINES)
     for name in names:
-        if name not in baselines:
+        if name not in BASELINES:
             raise UserError(
-                f"baseline {name!r} is not known, expected one of {', '.join(baselines)}"
+                f"baseline {name!r} is not known, expected one of {', '.join(BASELINES)}"
             )
 
 
-def check_head_baselines(names: Sequence[str], head: nn.Linear | None, vim_dim: int | None) -> None:
+def check_parameters(values: Parameters) -> None:
+    """Refuse hyper-parameters out of range.
+
+    Args:
+        values: Hyper-parameter -> its value; None is valid if it is the default.
+
+    Raises:
+        UserError: Naming the first one.
+    """
+    for key, value in values.items():
+        parameter = PARAMETERS[key]
+        if value is None and parameter.default is None:
+            continue
+        if value is None or value < parameter.least:
+            raise UserError(f"detector.{key} must be at least {parameter.least:g}, got {value}")
+        if parameter.below is not None and value >= parameter.below:
+            raise UserError(f"detector.{key} must be below {parameter.below:g}, got {value}")
+
+
+def idle_parameters(names: Sequence[str]) -> dict[str, str]:
+    """The hyper-parameters without effect, each with what it would need.
+
+    Args:
+        names: The baselines in use.
+    """
+    return {
+        key: f"baseline {owner}, which detector.baselines lacks"
+        for key, owner in OWNERS.items()
+        if owner not in names and key not in _NEVER_IDLE
+    }
+
+
+def check_head_baselines(
+    names: Sequence[str], head: nn.Linear | None, parameters: Parameters
+) -> None:
     """Refuse baselines that do not fit the classifier's last layer.
+
+    Args:
+        names: The baselines in use.
+        head: The last layer; None if it is not linear.
+        parameters: The hyper-parameters.
 
     Raises:
         UserError: If there are any; names the baseline or the setting.
@@ -44,10 +95,40 @@ def check_head_baselines(names: Sequence[str], head: nn.Linear | None, vim_dim: 
                 f"feature_layer (classifier.feature_layer of a config), or leave {name} out of "
                 "detector.baselines"
             )
-    if "vim" in names and head is not None and (vim_dim or 0) >= head.in_features:
+    if head is None:
+        return
+    width, dimensions = head.in_features, parameters["vim_dim"]
+    if "vim" in names and (dimensions or 0) >= width:
         raise UserError(
-            f"detector.vim_dim is {vim_dim}, but the classifier has {head.in_features} features: "
+            f"detector.vim_dim is {dimensions}, but the classifier has {width} features: "
             "expected fewer dimensions than features; null takes half of them"
+        )
+    for name in SUMMED_BASELINES:
+        share = parameters[f"{name}_percentile"]
+        if name in names and share is not None and not kept_activations(share, width):
+            raise UserError(
+                f"detector.{name}_percentile {share:g} leaves none of the classifier's {width} "
+                "features: lower it"
+            )
+
+
+def check_activations(names: Sequence[str], features: Tensor) -> None:
+    """Refuse baselines that add up activations if the classifier's cancel each other out.
+
+    Args:
+        names: The baselines in use.
+        features: `(N, D)` of some images.
+
+    Raises:
+        UserError: Naming the baselines.
+    """
+    affected = [name for name in names if name in SUMMED_BASELINES]
+    negative, positive = -features.clamp(max=0).sum(), features.clamp(min=0).sum()
+    if affected and negative > _MOST_NEGATIVE * positive:
+        raise UserError(
+            f"baselines {', '.join(affected)} need activations behind a ReLU, but the sum of the "
+            f"classifier's negative features is {float(negative / positive):.0%} of the positive "
+            f"ones, as in most transformers: leave {', '.join(affected)} out of detector.baselines"
         )
 
 
@@ -74,42 +155,25 @@ def check_classes(names: Sequence[str], labels: Tensor, class_names: Sequence[st
         )
 
 
-def check_neighbors(knn_k: int, images: int) -> None:
-    """Refuse a baseline `knn` with more neighbors than ID training images.
+def check_neighbors(names: Sequence[str], parameters: Parameters, images: int) -> None:
+    """Refuse baselines with more neighbors than ID training images.
 
     Args:
-        knn_k: Neighbors.
+        names: The baselines in use.
+        parameters: The hyper-parameters.
         images: ID training images.
 
     Raises:
         UserError: If there are too few images.
     """
-    if images < knn_k:
+    neighbors = parameters["knn_k"]
+    if "knn" in names and neighbors is not None and images < neighbors:
         raise UserError(
-            f"detector.knn_k is {knn_k:,}, but there are only {images:,} ID training images: lower "
-            "it"
+            f"detector.knn_k is {neighbors:,}, but there are only {images:,} ID training images: "
+            "lower it"
         )
-
-
-def check_patterns(features: Tensor, labels: Tensor, head: nn.Linear) -> None:
-    """Refuse the baseline `she` if no reference image of a class is classified correctly.
-
-    SHE averages the features of these images, class by class.
-
-    Args:
-        features: `(N, D)` float32 of the reference images.
-        labels: `(N,)` int64, their classes.
-        head: The classifier's last linear layer.
-
-    Raises:
-        UserError: Naming the classes without such an image.
-    """
-    right = set(labels[head(features).argmax(1) == labels].tolist())
-    empty = [str(k) for k in range(head.out_features) if k not in right]
-    if empty:
+    if "nnguide" in names and images < GUIDE_NEIGHBORS:
         raise UserError(
-            "baseline she needs a correctly classified reference image of each class, but "
-            f"{len(empty)} of {head.out_features} classes have none (numbers "
-            f"{', '.join(empty[:3])}, counted from 0): raise detector.reference_images, or leave "
-            "she out of detector.baselines"
+            f"baseline nnguide needs at least {GUIDE_NEIGHBORS} ID training images, but there are "
+            f"only {images}: add some, or leave nnguide out of detector.baselines"
         )

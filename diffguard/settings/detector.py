@@ -11,7 +11,8 @@ from typing import Literal
 
 from diffguard.engine.acceleration import CompileMode
 from diffguard.errors import UserError
-from diffguard.scores.baseline_checks import FEATURE_BASELINES, check_names
+from diffguard.scores.baseline_checks import check_names, check_parameters, idle_parameters
+from diffguard.scores.baseline_table import FITTED_BASELINES, PARAMETERS
 from diffguard.scores.conformal import check_share
 from diffguard.scores.fusion_rule import (
     DIFFGUARD,
@@ -20,14 +21,9 @@ from diffguard.scores.fusion_rule import (
     UNGUIDED,
     FusionRule,
 )
-from diffguard.settings.fusion import FusionSettings, check_cascade, check_compared
+from diffguard.settings.fusion import FusionSettings, check_cascade, check_compared, check_tandem
 from diffguard.settings.guidance import ClassifierFreeSettings, GuidanceSettings
-from diffguard.settings.methods import (
-    FITTED,
-    SECTIONS,
-    check_methods,
-    check_sections,
-)
+from diffguard.settings.methods import FITTED, SECTIONS, check_methods, check_sections
 from diffguard.settings.mixture_methods import DiffPathSettings, MsmaSettings
 from diffguard.settings.names import check_distances, check_fused
 from diffguard.settings.reconstruction_methods import (
@@ -45,7 +41,7 @@ from diffguard.settings.sections import (
     check_masking,
     check_start,
 )
-from diffguard.settings.values import check_distinct, check_values, refuse_unused
+from diffguard.settings.values import check_distinct, check_least, check_values, refuse_unused
 
 # The score that decides is chosen by how well ID images are reconstructed.
 AUTO = "auto"
@@ -79,7 +75,7 @@ class DetectorSettings:
         combine: How several are combined: by their `mean`, or in `tandem`, where the first decides
             clear cases and the next the rest.
         tandem_band: Tandem: shares of the ID validation images between which a case is in doubt.
-        baselines: Post-hoc detectors that are scored as well.
+        baselines: Post-hoc detectors that are scored as well; `diffguard baselines` lists them.
         diffpath: Settings of the method `diffpath`.
         diffnb: Settings of the method `diffnb`.
         ddpm_ood: Settings of the method `ddpm_ood`.
@@ -98,6 +94,13 @@ class DetectorSettings:
             keeps a share of them, the same share of the neighbors is used.
         reference_images: Most ID training images that the feature baselines are fitted on.
         vim_dim: Principal dimensions of the ViM baseline; defaults to half of the features.
+        nci_alpha: NCI: weight of the norm of the features, at least 0.
+        react_percentile: ReAct: share of the activations of ID training images below the limit.
+        ash_percentile: ASH: share of the activations of an image that are set to 0.
+        scale_percentile: SCALE: share of the activations that are not among the largest.
+        dice_sparsity: DICE: share of the weights of the last layer that are set to 0.
+        odin_temperature: ODIN: divisor of the logits, at least 1.
+        odin_step: ODIN: size of the step on an image in [0, 1].
         perceptual_weights: Folder or file with the backbone weights of LPIPS and DISTS.
         compile: Compile the diffusion network, see `engine/acceleration.py`. Changes no score
             beyond rounding, as does `channels_last`.
@@ -136,6 +139,13 @@ class DetectorSettings:
     knn_k: int = 50
     reference_images: int = 10_000
     vim_dim: int | None = None
+    nci_alpha: float = 0.0
+    react_percentile: float = 0.9
+    ash_percentile: float = 0.65
+    scale_percentile: float = 0.85
+    dice_sparsity: float = 0.9
+    odin_temperature: float = 1000.0
+    odin_step: float = 0.0014
     perceptual_weights: str | None = None
     compile: CompileMode = False
     channels_last: bool = False
@@ -150,18 +160,26 @@ class DetectorSettings:
         check_start(self.sampler, self.synthesis)
         for key in ("methods", "distances", "unguided", "distance", "baselines"):
             check_distinct(getattr(self, key), f"detector.{key}")
+        check_names(self.baselines)
         check_methods(self.methods, self.sampler.solver, sees_both=self.guidance.sees_both)
         sections = {name: getattr(self, name) for name in SECTIONS}
         check_sections(sections, self.methods)
         check_distances(self.distances, self.unguided, self.distance)
         check_masking(self.comparison, [*self.distances, *self.unguided])
-        self._check_combination()
+        check_tandem(self.combine, self.distance, self.tandem_band)
+        if self.combine != "tandem":
+            refuse_unused(self, "detector", {"tandem_band": "detector.combine tandem"})
         self._check_decision()
 
     @property
     def needs_reference(self) -> bool:
         """Whether a baseline is fitted on ID training images."""
-        return any(name in FEATURE_BASELINES for name in self.baselines)
+        return any(name in FITTED_BASELINES for name in self.baselines)
+
+    @property
+    def baseline_parameters(self) -> dict[str, float | None]:
+        """Hyper-parameter of a baseline -> its value."""
+        return {key: getattr(self, key) for key in PARAMETERS}
 
     @property
     def fitted_methods(self) -> list[str]:
@@ -194,22 +212,9 @@ class DetectorSettings:
         cascade = self.fusion.cascade_rule([n for n in self.fused if n in self.baselines])
         return FusionRule(self.distance, self.fusible, self.fused, self.comparator, band, cascade)
 
-    def _check_combination(self) -> None:
-        if self.combine == "tandem" and len(self.distance) < 2:
-            raise UserError(
-                "detector.combine tandem needs two or more in detector.distance, got "
-                f"{self.distance[0]} alone"
-            )
-        band = self.tandem_band
-        if len(band) != 2 or not 0 < band[0] < band[1] < 1:
-            raise UserError(
-                f"detector.tandem_band must be two rising shares between 0 and 1, got {band}"
-            )
-        if self.combine != "tandem":
-            refuse_unused(self, "detector", {"tandem_band": "detector.combine tandem"})
-
     def _check_decision(self) -> None:
-        check_names(self.baselines)
+        check_parameters(self.baseline_parameters)
+        refuse_unused(self, "detector", idle_parameters(self.baselines))
         check_fused(self.fused, self.comparator, self.fusible)
         if self.decision in (FUSION, FUSION_BASELINES, AUTO) and not self.fused:
             raise UserError(
@@ -229,10 +234,7 @@ class DetectorSettings:
             check_compared(rule.compared, self.baselines, "detector.fusion.rule cascade")
         if self.decision == AUTO:
             check_compared(rule.compared, self.baselines, f"detector.decision {AUTO}")
-        for name in ("knn_k", "reference_images", "vim_dim"):
-            count = getattr(self, name)
-            if count is not None and count < 1:
-                raise UserError(f"detector.{name} must be at least 1, got {count:,}")
+        check_least("detector.reference_images", self.reference_images, 1)
         check_share(self.accept, "detector.accept")
 
 

@@ -59,6 +59,28 @@ class FusionSettings:
         return CascadeRule(baselines, (low, high), self.budget)
 
 
+def check_tandem(combine: str, distance: Sequence[str], band: Sequence[float]) -> None:
+    """Check the settings that combine several distances in tandem.
+
+    Args:
+        combine: How they are combined.
+        distance: The distances.
+        band: The shares of the ID validation images between which a case is in doubt.
+
+    Raises:
+        UserError: Naming the setting.
+    """
+    if combine == "tandem" and len(distance) < 2:
+        raise UserError(
+            "detector.combine tandem needs two or more in detector.distance, got "
+            f"{distance[0]} alone"
+        )
+    if len(band) != 2 or not 0 < band[0] < band[1] < 1:
+        raise UserError(
+            f"detector.tandem_band must be two rising shares between 0 and 1, got {band}"
+        )
+
+
 def check_cascade(stage_one: Sequence[str], baselines: Sequence[str], decision: str) -> None:
     """Check that images which skip the diffusion model have the scores that a cascade needs.
 

@@ -10,15 +10,16 @@ import yaml
 from diffguard.checkpoint.file import read_checkpoint
 from diffguard.detector import Detector
 from diffguard.errors import UserError
-from diffguard.scores.baselines import Reference
 from diffguard.scores.calibration import Calibration
 from diffguard.scores.fusion_rule import FUSION
+from diffguard.scores.hyper_parameters import HyperParameter
+from diffguard.scores.reference import Reference
 from diffguard.settings.detector import DetectorSettings
 from diffguard.settings.fusion import FusionSettings
 from diffguard.settings.plain import from_dict
 from diffguard_cli import tune
 from diffguard_cli.bands import rank_bands
-from diffguard_cli.baseline_search import HYPER_PARAMETERS, HyperParameter, search
+from diffguard_cli.baseline_search import HYPER_PARAMETERS, search
 from diffguard_cli.one_standard_error import Candidate, Ranking
 from diffguard_cli.rankings import (
     mean_auroc,
@@ -97,19 +98,20 @@ def test_values_of_a_baseline_are_ranked_by_its_score(ckpt):
     # The same score as in an evaluation.
     table, _ = score_validation(detector, data)
     k = detector.settings.knn_k
-    again = search(detector, data, {"knn": HyperParameter("knn_k", lambda _: [k], lambda k: k)})
+    again = search(detector, data, {"knn": [HyperParameter("knn_k", 50, 1, None, lambda _: [k])]})
     assert again[0].ranking.best.auroc == pytest.approx(mean_auroc(table, "knn"))
 
 
 def test_the_values_of_knn_k_count_all_training_images_and_the_largest_wins_ties():
-    knn = HYPER_PARAMETERS["knn"]
+    (knn,) = HYPER_PARAMETERS["knn"]
     reference = Reference(torch.zeros(20, 2), torch.zeros(20).long(), share=0.3)
     values = knn.values(reference)
     assert [reference.neighbors(value) for value in values] == [1, 5, 10, 20]
     assert max(values) <= reference.training_images
     level = [Candidate(value, knn.cost(value), 0.9, 0.1) for value in values]
     assert Ranking(level).best.choice == max(values)
-    assert HYPER_PARAMETERS["vim"].cost(8) < HYPER_PARAMETERS["vim"].cost(16)
+    (vim,) = HYPER_PARAMETERS["vim"]
+    assert vim.cost(8) < vim.cost(16)
 
 
 def test_config_without_an_ood_validation_set_is_refused(run_folder):

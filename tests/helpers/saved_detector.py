@@ -10,8 +10,8 @@ from diffguard.classifiers.small_cnn import TimedCNN
 from diffguard.classifiers.spec import ClassifierSpec
 from diffguard.denoisers.build import build_denoiser
 from diffguard.denoisers.spec import DiffusionSpec
-from diffguard.scores.baselines import Reference
 from diffguard.scores.calibration import Calibration
+from diffguard.scores.reference import Reference
 from tests.helpers.stranger import STRANGER
 from tests.helpers.tiny_detector import CLASSES, small_settings
 from tests.helpers.tiny_models import UNET

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 
 from diffguard.detector import Detector
-from diffguard.scores.baselines import Reference
 from diffguard.scores.calibration import Calibration
+from diffguard.scores.reference import Reference
 from diffguard.settings.detector import DetectorSettings
 from diffguard.settings.guidance import ClassifierFreeSettings
 from diffguard.settings.sections import InversionSettings, SamplerSettings

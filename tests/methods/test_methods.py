@@ -173,7 +173,7 @@ def test_a_fit_that_is_damaged_or_of_another_size_is_refused(saved, tmp_path):
     damages = [{"diffpath": without}, {"diffpath": smaller}, {"ddpm_ood": longer}, {"lmd": longer}]
     for damage in damages:
         torch.save({**content, "fits": {**fits, **damage}}, tmp_path / "damaged.ckpt")
-        with pytest.raises(UserError, match=f"the fit of method {next(iter(damage))} is not one"):
+        with pytest.raises(UserError, match=f"the fit of {next(iter(damage))} is not one"):
             Detector.load(tmp_path / "damaged.ckpt")
 
 

@@ -7,12 +7,13 @@ import torch
 
 from diffguard.methods.items import Item
 from diffguard.score_table.writer import read_done
-from diffguard.scores.baseline_checks import FEATURE_BASELINES, LOGIT_BASELINES
+from diffguard.scores.baseline_table import BASELINES as TABLE
+from diffguard.scores.baseline_table import VALIDATION_BASELINES
 from tests.helpers.scoring_processes import errors_of, evaluate, score
 from tests.helpers.tiny_detector import build_detector, small_settings
 
-# SHE needs images of every class that the random network recognizes.
-BASELINES = [name for name in (*LOGIT_BASELINES, *FEATURE_BASELINES) if name != "she"]
+# SHE needs images of every class that the random network recognizes; others need a calibration.
+BASELINES = [name for name in TABLE if name not in ("she", *VALIDATION_BASELINES)]
 SETTINGS = {"baselines": BASELINES, "fused": BASELINES}
 IMAGES = 4 + 4 + 4  # of the three sets; a batch is 8
 
@@ -65,17 +66,17 @@ def test_rows_do_not_depend_on_their_batch(size):
 
 
 def test_knn_uses_the_threads_of_torch(monkeypatch, images):
-    import diffguard.scores.baselines as module
+    from diffguard.scores import neighbors
 
-    detector, seen = build_detector(small_settings(**SETTINGS)), []
-    knn = detector.baselines._features["knn"]
-    plain = type(knn).predict_features
+    detector, seen = build_detector(small_settings()), []
+    index = detector.baselines._scores["knn"].index
+    plain = index.kneighbors
 
-    def watched(self, features):
-        pools = module._thread_pools().select(user_api="openmp").info()
-        seen.append((self.knn.n_jobs, {pool["num_threads"] for pool in pools}))
-        return plain(self, features)
+    def watched(features, **options):
+        pools = neighbors._thread_pools().select(user_api="openmp").info()
+        seen.append((index.n_jobs, {pool["num_threads"] for pool in pools}))
+        return plain(features, **options)
 
-    monkeypatch.setattr(type(knn), "predict_features", watched)
+    monkeypatch.setattr(index, "kneighbors", watched)
     detector.score(images)
     assert set(map(str, seen)) == {"(1, {1})"}

@@ -30,6 +30,7 @@ FREE = {
     "fused": ["knn"],
     "knn_k": 3,
 }
+TUNED = {**FREE, "baselines": ["knn", "nci", "react", "ash", "scale", "dice", "odin"]}
 CASCADE = {**FREE, "fusion": {"rule": "cascade", "band": [0.3, 0.9]}}
 BUDGET = {**FREE, "fusion": {"rule": "cascade", "budget": 3.0}}
 MASKED = {**FREE, "comparison": {"masking": "layers"}}
@@ -101,6 +102,13 @@ CHANGES = {
     "accept": (FREE, 0.5),
     "knn_k": (FREE, 5),
     "vim_dim": (FREE, 3),
+    "nci_alpha": (TUNED, 0.1),
+    "react_percentile": (TUNED, 0.5),
+    "ash_percentile": (TUNED, 0.3),
+    "scale_percentile": (TUNED, 0.3),
+    "dice_sparsity": (TUNED, 0.3),
+    "odin_temperature": (TUNED, 10.0),
+    "odin_step": (TUNED, 0.1),
 }
 # What calibration does with them, and what only makes a detector faster, is tested elsewhere.
 ELSEWHERE = {
@@ -183,6 +191,7 @@ IDLE = [
     ({}, "inversion.scale", 2.0, "inversion.condition guided"),
     (with_value({}, "inversion.condition", "label"), "inversion.scale", 2.0, "condition guided"),
     ({}, "tandem_band", [0.4, 0.9], "combine tandem"),
+    ({}, "odin_step", 0.1, "baseline odin, which detector.baselines lacks"),
     ({}, "fusion.band", [0.4, 0.9], "fusion.rule cascade"),
     ({}, "fusion.budget", 4.0, "fusion.rule cascade"),
     ({"fusion": {"rule": "cascade", "budget": 4.0}}, "fusion.band", [0.4, 0.9], "without .*budget"),
@@ -246,6 +255,9 @@ BAD = [
     ("accept", 1.0, "accept must lie between 0 and 1"),
     ("knn_k", 0, "detector.knn_k must be at least 1, got 0"),
     ("vim_dim", -3, "detector.vim_dim must be at least 1, got -3"),
+    ("nci_alpha", -1.0, "detector.nci_alpha must be at least 0, got -1.0"),
+    ("ash_percentile", 1.0, "detector.ash_percentile must be below 1, got 1.0"),
+    ("odin_temperature", 0.0, "detector.odin_temperature must be at least 1, got 0.0"),
     ("reference_images", 0, "detector.reference_images must be at least 1, got 0"),
     ("tandem_band", [], "must be two rising shares"),
     ("tandem_band", [0.5], "must be two rising shares"),

@@ -1,0 +1,100 @@
+"""Baselines that change the activations or weights of the last layer and score the new logits.
+
+The activations are the features `(B, D)`, the input of the last layer: after pooling, as in
+OpenOOD. Scores are the energy −log Σ_c exp(l_c) of the new logits, `(B,)`, higher = more OOD.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from diffguard.scores.reference import Reference
+
+Score = Callable[[Tensor], Tensor]
+
+
+def react(reference: Reference, head: nn.Linear, *, react_percentile: float) -> Score:
+    """ReAct (Sun et al., 2021): activations are clipped from above.
+
+    Args:
+        reference: Features of ID training images.
+        head: The classifier's last layer.
+        react_percentile: Share of all activations of these images below the limit, in (0, 1).
+    """
+    from pytorch_ood.detector import ReAct
+
+    limit = quantile(reference, react_percentile)
+    score: Score = ReAct(None, head, threshold=limit).predict_feature_maps
+    return score
+
+
+def ash(head: nn.Linear, *, ash_percentile: float) -> Score:
+    """ASH-B (Djurisic et al., 2023): the largest activations of an image share their sum equally.
+
+    Args:
+        head: The classifier's last layer.
+        ash_percentile: Share of the activations of an image that are set to 0, in [0, 1).
+    """
+    from pytorch_ood.detector import ASH
+
+    detector = ASH(None, _on_maps(head), variant="ash-b", percentile=ash_percentile)
+    return lambda features: detector.predict_feature_maps(features[:, :, None, None])
+
+
+def scale(head: nn.Linear, *, scale_percentile: float) -> Score:
+    """SCALE (Xu et al., 2024): activations times exp(sum of all / sum of the largest).
+
+    Args:
+        head: The classifier's last layer.
+        scale_percentile: Share of the activations of an image that are not among the largest, in
+            [0, 1).
+    """
+    from pytorch_ood.detector import SCALE
+
+    detector = SCALE(None, _on_maps(head), percentile=scale_percentile)
+    return lambda features: detector.predict_feature_maps(features[:, :, None, None])
+
+
+def dice(reference: Reference, head: nn.Linear, *, dice_sparsity: float) -> Score:
+    """DICE (Sun and Li, 2022): weights with a small contribution on ID training images are 0.
+
+    pytorch-ood's `DICE` gives the same scores with B · K · D numbers of memory.
+
+    Args:
+        reference: Features of ID training images.
+        head: The classifier's last layer.
+        dice_sparsity: Share of the weights that are set to 0, in [0, 1).
+    """
+    contributions = reference.features.mean(0) * head.weight
+    limit = float(np.quantile(contributions.numpy(), dice_sparsity))
+    weight = head.weight.where(contributions > limit, torch.zeros(()))
+    return lambda features: -nn.functional.linear(features, weight, head.bias).logsumexp(1)
+
+
+def quantile(reference: Reference, share: float) -> float:
+    """The smallest number that at least a share of all activations do not exceed.
+
+    It is found by bisection, because sorting all activations would copy them.
+    """
+    wanted = share * reference.features.numel()
+
+    def is_enough(limit: float) -> bool:
+        below = (int((features <= limit).sum()) for features, _ in reference.chunks())
+        return sum(below) >= wanted
+
+    low, high = float(reference.features.min()), float(reference.features.max())
+    if is_enough(low):
+        return low
+    # Ends at two neighboring numbers of float32.
+    while low < (middle := float(np.float32((low + high) / 2))) < high:
+        low, high = (low, middle) if is_enough(middle) else (middle, high)
+    return high
+
+
+def _on_maps(head: nn.Linear) -> Score:
+    """The last layer on maps of one pixel `(B, D, 1, 1)`."""
+    return lambda maps: head(maps.flatten(1))

@@ -1,0 +1,59 @@
+"""Hyper-parameters of the baselines, with the values that `diffguard tune` tries."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from diffguard.scores.reference import Reference
+
+
+@dataclass(frozen=True)
+class HyperParameter:
+    """A setting of a baseline.
+
+    Attributes:
+        key: Its name in the section `detector`.
+        default: Its default there.
+        least: The smallest valid value.
+        below: Valid values are below this one; None if there is no limit.
+        values: The values that `diffguard tune` tries, for reference features.
+        cost: What should be low among values with about the same AUROC: how far the score is from
+            that without the hyper-parameter.
+    """
+
+    key: str
+    default: float | None
+    least: float
+    below: float | None
+    values: Callable[[Reference], Sequence[float]]
+    cost: Callable[[float], float] = float
+
+
+def listed(*values: float) -> Callable[[Reference], Sequence[float]]:
+    """The same values for all references."""
+    return lambda _: values
+
+
+def activation_shares(*values: float) -> Callable[[Reference], Sequence[float]]:
+    """Those of the values that leave an activation if they are the share of removed ones."""
+    return lambda reference: [
+        value for value in values if kept_activations(value, reference.features.shape[1])
+    ]
+
+
+def kept_activations(share: float, width: int) -> int:
+    """The number of largest activations of `width` without a share of the smallest."""
+    return width - round(share * width)
+
+
+def neighbor_counts(reference: Reference) -> list[int]:
+    """Numbers of neighbors among all ID training images, see `Reference.neighbors`."""
+    counts = [k for k in (1, 5, 10, 20, 50, 100, 200) if k <= len(reference.features)]
+    return [round(k / reference.share) for k in counts]
+
+
+def dimensions(reference: Reference) -> list[int]:
+    """Numbers of dimensions below that of the features."""
+    width = reference.features.shape[1]
+    return sorted({max(1, round(share * width)) for share in (0.125, 0.25, 0.5, 0.75)} - {width})
