@@ -1,4 +1,4 @@
-"""The program `diffguard`: its commands are train, evaluate, tune, convert and compact."""
+"""The program `diffguard`: with commands to train, evaluate and tune detectors."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ COMMANDS = {
     "train": "train a classifier and a diffusion model, and calibrate a detector",
     "evaluate": "score ID and OOD sets or a folder of images with a detector",
     "tune": "choose a detector's settings on validation sets",
+    "baselines": "list the post-hoc baselines and their hyper-parameters",
     "convert": "convert a research checkpoint to a diffusers folder",
     "compact": "write the models of a run in bfloat16",
 }
@@ -100,6 +101,10 @@ def _module(command: str) -> ModuleType:
         from diffguard_cli import tune
 
         return tune
+    if command == "baselines":
+        from diffguard_cli import baselines
+
+        return baselines
     if command == "convert":
         from diffguard_cli import convert
 

@@ -133,7 +133,7 @@ def _cycles(order: NDArray[np.int64], rows: Collection[int]) -> Iterator[list[in
 def check_head(head: nn.Linear | None, output: ClassifierOutput, baselines: Sequence[str]) -> None:
     """Check that the last layer maps the features to the logits.
 
-    ViM, SHE and NNGuide use that layer's weights and would otherwise be silently wrong.
+    Baselines that use that layer's weights would otherwise be silently wrong.
 
     Args:
         head: The classifier's last linear layer; None if it has none.

@@ -36,13 +36,14 @@ def test_help_lists_the_commands_and_imports_no_library():
 @pytest.mark.parametrize(
     ("words", "line"),
     [
-        ([], "error: no command: expected one of train, evaluate, tune, convert, compact\n"),
+        ([], f"error: no command: expected one of {', '.join(COMMANDS)}\n"),
         (["trian"], "error: unknown command 'trian': expected one of train, evaluate, tune, "),
         (["--print_completion"], "error: --print_completion: expected one of bash, "),
         (["evaluate"], "error: --ckpt is missing"),
         (["train", "--seed", "x"], "error: --seed: expected a whole number, got x\n"),
         (["tune", "nowhere.ckpt"], "error: nowhere.ckpt does not exist"),
         (["convert", "nowhere", "there"], "error: nowhere"),
+        (["baselines", "knn"], "error: unknown argument"),
         (["compact", "nowhere", "there"], "error: nowhere has no trained classifier"),
     ],
 )

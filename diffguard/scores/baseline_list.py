@@ -1,0 +1,33 @@
+"""The table of baselines as text, for the documentation and the command line."""
+
+from __future__ import annotations
+
+import torch
+
+from diffguard.scores.baseline_table import BASELINES
+from diffguard.scores.hyper_parameters import HyperParameter
+from diffguard.scores.reference import Reference
+
+HEADER = ("name", "needs", "hyper-parameters: default; values to search", "paper")
+EXAMPLE_IMAGES, EXAMPLE_WIDTH = 10_000, 2_048
+"""Reference images and features for which the values to search are listed."""
+
+
+def baseline_rows() -> list[list[str]]:
+    """A row of cells for each baseline, in the order of `HEADER`."""
+    shape = (EXAMPLE_IMAGES, EXAMPLE_WIDTH)
+    # Values depend on the shape alone.
+    reference = Reference(torch.empty(shape, device="meta"), torch.empty(0))
+    return [
+        [name, ", ".join(row.needs), _described(row.parameters, reference), row.paper]
+        for name, row in BASELINES.items()
+    ]
+
+
+def _described(parameters: tuple[HyperParameter, ...], reference: Reference) -> str:
+    lines = []
+    for parameter in parameters:
+        values = ", ".join(f"{value:g}" for value in parameter.values(reference))
+        default = "half of the features" if parameter.default is None else f"{parameter.default:g}"
+        lines.append(f"{parameter.key}: {default}; {values}")
+    return " · ".join(lines)
