@@ -11,6 +11,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from diffguard.scores.reference import Reference
 
@@ -41,8 +42,8 @@ def ash(head: nn.Linear, *, ash_percentile: float) -> Score:
     """
     from pytorch_ood.detector import ASH
 
-    detector = ASH(None, _on_maps(head), variant="ash-b", percentile=ash_percentile)
-    return lambda features: detector.predict_feature_maps(features[:, :, None, None])
+    detector = ASH(None, _after_flattening(head), variant="ash-b", percentile=ash_percentile)
+    return _OnMaps(detector.predict_feature_maps)
 
 
 def scale(head: nn.Linear, *, scale_percentile: float) -> Score:
@@ -55,11 +56,11 @@ def scale(head: nn.Linear, *, scale_percentile: float) -> Score:
     """
     from pytorch_ood.detector import SCALE
 
-    detector = SCALE(None, _on_maps(head), percentile=scale_percentile)
-    return lambda features: detector.predict_feature_maps(features[:, :, None, None])
+    detector = SCALE(None, _after_flattening(head), percentile=scale_percentile)
+    return _OnMaps(detector.predict_feature_maps)
 
 
-def dice(reference: Reference, head: nn.Linear, *, dice_sparsity: float) -> Score:
+class Dice:
     """DICE (Sun and Li, 2022): weights with a small contribution on ID training images are 0.
 
     pytorch-ood's `DICE` gives the same scores with B · K · D numbers of memory.
@@ -69,10 +70,16 @@ def dice(reference: Reference, head: nn.Linear, *, dice_sparsity: float) -> Scor
         head: The classifier's last layer.
         dice_sparsity: Share of the weights that are set to 0, in [0, 1).
     """
-    contributions = reference.features.mean(0) * head.weight
-    limit = float(np.quantile(contributions.numpy(), dice_sparsity))
-    weight = head.weight.where(contributions > limit, torch.zeros(()))
-    return lambda features: -nn.functional.linear(features, weight, head.bias).logsumexp(1)
+
+    def __init__(self, reference: Reference, head: nn.Linear, *, dice_sparsity: float) -> None:
+        contributions = reference.features.mean(0) * head.weight
+        limit = float(np.quantile(contributions.numpy(), dice_sparsity))
+        self._weight = head.weight.where(contributions > limit, torch.zeros(()))
+        self._bias = head.bias
+
+    def __call__(self, features: Tensor) -> Tensor:
+        """Score features `(B, D)`: `(B,)`, higher = more OOD."""
+        return -F.linear(features, self._weight, self._bias).logsumexp(1)
 
 
 def quantile(reference: Reference, share: float) -> float:
@@ -95,6 +102,15 @@ def quantile(reference: Reference, share: float) -> float:
     return high
 
 
-def _on_maps(head: nn.Linear) -> Score:
-    """The last layer on maps of one pixel `(B, D, 1, 1)`."""
-    return lambda maps: head(maps.flatten(1))
+class _OnMaps:
+    """A score of maps `(B, D, 1, 1)` as a score of features `(B, D)`."""
+
+    def __init__(self, score: Score) -> None:
+        self._score = score
+
+    def __call__(self, features: Tensor) -> Tensor:
+        return self._score(features[:, :, None, None])
+
+
+def _after_flattening(head: nn.Linear) -> nn.Module:
+    return nn.Sequential(nn.Flatten(), head)

@@ -13,9 +13,9 @@ from typing import Literal
 
 from torch import Tensor
 
-from diffguard.scores.activation_baselines import ash, dice, react, scale
+from diffguard.scores.activation_baselines import Dice, ash, react, scale
 from diffguard.scores.core import ConfidenceAndResidual
-from diffguard.scores.feature_baselines import fdbd, nci, nnguide, she, vim
+from diffguard.scores.feature_baselines import BoundaryDistance, NNGuide, nci, she, vim
 from diffguard.scores.gradient_baselines import odin
 from diffguard.scores.hyper_parameters import (
     HyperParameter,
@@ -25,12 +25,12 @@ from diffguard.scores.hyper_parameters import (
     neighbor_counts,
 )
 from diffguard.scores.logit_baselines import (
+    PosteriorDivergence,
     are_posteriors,
     fit_klm,
     fit_temperature,
     from_library,
     is_temperature,
-    klm,
     temperature,
 )
 from diffguard.scores.mahalanobis import Mahalanobis, RelativeMahalanobis
@@ -111,7 +111,7 @@ BASELINES: dict[str, Baseline] = {
     "klm": Baseline(
         "Hendrycks et al., 2022",
         "logits",
-        klm,
+        PosteriorDivergence,
         ("fit",),
         validation=ValidationFit(fit_klm, are_posteriors),
     ),
@@ -150,8 +150,8 @@ BASELINES: dict[str, Baseline] = {
         per_class=True,
     ),
     "she": Baseline("Zhang et al., 2023", "features", she, _TRAINED, per_class=True),
-    "nnguide": Baseline("Park et al., 2023", "features", nnguide, _TRAINED),
-    "fdbd": Baseline("Liu and Qin, 2024", "features", fdbd, _TRAINED),
+    "nnguide": Baseline("Park et al., 2023", "features", NNGuide, _TRAINED),
+    "fdbd": Baseline("Liu and Qin, 2024", "features", BoundaryDistance, _TRAINED),
     "nci": Baseline(
         "Liu and Qin, 2025",
         "features",
@@ -190,7 +190,7 @@ BASELINES: dict[str, Baseline] = {
     "dice": Baseline(
         "Sun and Li, 2022",
         "features",
-        dice,
+        Dice,
         _TRAINED,
         parameters=(HyperParameter("dice_sparsity", 0.9, 0, 1, listed(0.1, 0.3, 0.5, 0.7, 0.9)),),
     ),

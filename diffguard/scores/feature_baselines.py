@@ -1,7 +1,7 @@
 """Baselines that score the classifier's features `(B, D)`, most of them with its last layer.
 
-A maker returns a function from features to scores `(B,)`, higher = more OOD. Fits compute on
-chunks of the reference images, so that they need little memory beside the features themselves.
+A maker returns what maps features to scores `(B,)`, higher = more OOD. Fits compute on chunks of
+the reference images, so that they need little memory beside the features themselves.
 """
 
 from __future__ import annotations
@@ -80,48 +80,59 @@ def she(reference: Reference, head: nn.Linear) -> Score:
     return score
 
 
-def nnguide(reference: Reference, head: nn.Linear) -> Score:
-    """NNGuide (Park et al., 2023): energy times the mean of the largest similarities.
+class NNGuide:
+    """NNGuide (Park et al., 2023): energy times the mean of the largest similarities, negated.
 
     pytorch-ood's `NNGuide` gives the same scores, but copies the features three times while it is
     fitted.
-    """
-    bank = torch.empty_like(reference.features)
-    rows = 0
-    for features, _ in reference.chunks():
-        scaled = F.normalize(features, dim=1) * head(features).logsumexp(1)[:, None]
-        bank[rows : rows + len(features)] = scaled
-        rows += len(features)
 
-    def score(features: Tensor) -> Tensor:
+    Args:
+        reference: Features of ID training images.
+        head: The classifier's last layer.
+    """
+
+    def __init__(self, reference: Reference, head: nn.Linear) -> None:
+        self._head, self._bank = head, torch.empty_like(reference.features)
+        rows = 0
+        for features, _ in reference.chunks():
+            scaled = F.normalize(features, dim=1) * head(features).logsumexp(1)[:, None]
+            self._bank[rows : rows + len(features)] = scaled
+            rows += len(features)
+
+    def __call__(self, features: Tensor) -> Tensor:
+        """Score features `(B, D)`: `(B,)`, higher = more OOD."""
         unit, top = F.normalize(features, dim=1), features.new_empty(len(features), 0)
-        for part in bank.split(_GUIDE_ROWS):
+        for part in self._bank.split(_GUIDE_ROWS):
             candidates = torch.cat([top, unit @ part.T], dim=1)
             top = candidates.topk(min(GUIDE_NEIGHBORS, candidates.shape[1]), dim=1).values
-        return -(top.mean(1) * head(features).logsumexp(1))
-
-    return score
+        return -(top.mean(1) * self._head(features).logsumexp(1))
 
 
-def fdbd(reference: Reference, head: nn.Linear) -> Score:
-    """FDBD (Liu and Qin, 2024): mean distance to the decision boundaries over ‖z − μ‖.
+class BoundaryDistance:
+    """fDBD (Liu and Qin, 2024): mean distance to the decision boundaries over ‖z − μ‖, negated.
 
     With z the features, μ their mean over ID training images, ŷ the predicted class and l the
     logits, the distance to the boundary of class c is |l_ŷ − l_c| / ‖w_ŷ − w_c‖. pytorch-ood's
     `fDBD` gives the same scores with K · K · D numbers of memory, 8 GB for ImageNet.
+
+    Args:
+        reference: Features of ID training images.
+        head: The classifier's last layer.
     """
-    mean = reference.features.mean(0)
-    norms = torch.cdist(head.weight, head.weight, compute_mode="donot_use_mm_for_euclid_dist")
-    norms.clamp_(min=_TINY)
 
-    def score(features: Tensor) -> Tensor:
-        logits = head(features)
+    def __init__(self, reference: Reference, head: nn.Linear) -> None:
+        self._head, self._mean = head, reference.features.mean(0)
+        weight = head.weight
+        norms = torch.cdist(weight, weight, compute_mode="donot_use_mm_for_euclid_dist")
+        self._norms = norms.clamp(min=_TINY)
+
+    def __call__(self, features: Tensor) -> Tensor:
+        """Score features `(B, D)`: `(B,)`, higher = more OOD."""
+        logits = self._head(features)
         top, predictions = logits.max(1)
-        boundaries = (top[:, None] - logits) / norms[predictions]
-        distances = (features - mean).norm(dim=1).clamp(min=_TINY)
-        return -boundaries.sum(1) / ((head.out_features - 1) * distances)
-
-    return score
+        boundaries = (top[:, None] - logits) / self._norms[predictions]
+        distances = (features - self._mean).norm(dim=1).clamp(min=_TINY)
+        return -boundaries.sum(1) / ((self._head.out_features - 1) * distances)
 
 
 def nci(reference: Reference, head: nn.Linear, *, nci_alpha: float) -> Score:

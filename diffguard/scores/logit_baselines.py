@@ -1,6 +1,6 @@
 """Baselines that score the classifier's logits `(B, K)`.
 
-A maker returns a function from logits to scores `(B,)`, higher = more OOD.
+A maker returns what maps logits to scores `(B,)`, higher = more OOD.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Mapping
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 Score = Callable[[Tensor], Tensor]
@@ -71,15 +71,25 @@ def is_temperature(fit: Mapping[str, Tensor], classes: int) -> bool:  # noqa: AR
     )
 
 
-def klm(fit: Mapping[str, Tensor]) -> Score:
-    """KL divergence from the closest of the mean posteriors (Hendrycks et al., 2022)."""
-    from pytorch_ood.detector import KLMatching
+class PosteriorDivergence:
+    """KL divergence from the closest of the mean posteriors (Hendrycks et al., 2022).
 
-    detector = KLMatching(None)
-    for number, posterior in enumerate(fit["posteriors"]):
-        detector.dists[str(number)] = torch.nn.Parameter(posterior, requires_grad=False)
-    # In float32, small probabilities would be 0.
-    return lambda logits: detector.predict_logits(logits.double())
+    Args:
+        fit: The result of `fit_klm`.
+    """
+
+    def __init__(self, fit: Mapping[str, Tensor]) -> None:
+        from pytorch_ood.detector import KLMatching
+
+        self._detector = KLMatching(None)
+        for number, posterior in enumerate(fit["posteriors"]):
+            self._detector.dists[str(number)] = nn.Parameter(posterior, requires_grad=False)
+
+    def __call__(self, logits: Tensor) -> Tensor:
+        """Score logits `(B, K)`: `(B,)` float64, higher = more OOD."""
+        # In float32, small probabilities would be 0.
+        scores: Tensor = self._detector.predict_logits(logits.double())
+        return scores
 
 
 def fit_klm(logits: Tensor, labels: Tensor) -> dict[str, Tensor]:  # noqa: ARG001

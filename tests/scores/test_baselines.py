@@ -1,3 +1,5 @@
+import pickle
+
 import pytest
 import torch
 from torch import nn
@@ -36,6 +38,8 @@ def test_features_far_from_the_classes_score_higher(name, reference, head):
     validation = BASELINES[name].validation
     fits = {} if validation is None else {name: validation.make(logits, reference.labels)}
     baselines = Baselines([name], reference, head, fits=fits, knn_k=5)
+    # A launcher may start processes that receive the detector as bytes.
+    baselines = pickle.loads(pickle.dumps(baselines))
     inside = output_of(head, reference.features[:30])
     outside = output_of(head, torch.tensor([[1.3, 1.3, 1.3, 9.0, -9.0, 9.0]]).repeat(4, 1))
     inside, outside = baselines.score(*inside)[name], baselines.score(*outside)[name]
