@@ -8,11 +8,8 @@ from torch import Tensor, nn
 
 from diffguard.errors import UserError
 from diffguard.scores.baseline_table import (
-    BASELINES,
     CLASS_BASELINES,
     HEAD_BASELINES,
-    OWNERS,
-    PARAMETERS,
 )
 from diffguard.scores.feature_baselines import GUIDE_NEIGHBORS
 from diffguard.scores.hyper_parameters import kept_activations
@@ -24,55 +21,7 @@ SUMMED_BASELINES = ("ash", "scale")
 # activations behind SiLU or GELU are hardly negative; those behind a LayerNorm cancel out.
 _MOST_NEGATIVE = 0.1
 
-# They have always been accepted beside any baselines.
-_NEVER_IDLE = ("knn_k", "vim_dim")
-
 Parameters = Mapping[str, float | None]
-
-
-def check_names(names: Sequence[str]) -> None:
-    """Refuse an unknown baseline.
-
-    Raises:
-        UserError: If there is one; names it and the available ones.
-    """
-    for name in names:
-        if name not in BASELINES:
-            raise UserError(
-                f"baseline {name!r} is not known, expected one of {', '.join(BASELINES)}"
-            )
-
-
-def check_parameters(values: Parameters) -> None:
-    """Refuse hyper-parameters out of range.
-
-    Args:
-        values: Hyper-parameter -> its value; None is valid if it is the default.
-
-    Raises:
-        UserError: Naming the first one.
-    """
-    for key, value in values.items():
-        parameter = PARAMETERS[key]
-        if value is None and parameter.default is None:
-            continue
-        if value is None or value < parameter.least:
-            raise UserError(f"detector.{key} must be at least {parameter.least:g}, got {value}")
-        if parameter.below is not None and value >= parameter.below:
-            raise UserError(f"detector.{key} must be below {parameter.below:g}, got {value}")
-
-
-def idle_parameters(names: Sequence[str]) -> dict[str, str]:
-    """The hyper-parameters without effect, each with what it would need.
-
-    Args:
-        names: The baselines in use.
-    """
-    return {
-        key: f"baseline {owner}, which detector.baselines lacks"
-        for key, owner in OWNERS.items()
-        if owner not in names and key not in _NEVER_IDLE
-    }
 
 
 def check_head_baselines(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from diffguard.scores.baseline_table import BASELINES
+from diffguard.scores.baseline_table import BASELINES, Baseline
 from diffguard.scores.hyper_parameters import HyperParameter
 from diffguard.scores.reference import Reference
 
@@ -19,9 +19,19 @@ def baseline_rows() -> list[list[str]]:
     # Values depend on the shape alone.
     reference = Reference(torch.empty(shape, device="meta"), torch.empty(0))
     return [
-        [name, ", ".join(row.needs), _described(row.parameters, reference), row.paper]
+        [name, ", ".join(_needs(row)), _described(row.parameters, reference), row.paper]
         for name, row in BASELINES.items()
     ]
+
+
+def _needs(row: Baseline) -> list[str]:
+    words = {
+        "reference": "ID training images" + (" of each class" if row.per_class else ""),
+        "head": "linear last layer",
+        "network": "gradients",
+        "fit": "ID validation images",
+    }
+    return [row.input, *(words[argument] for argument in row.arguments)]
 
 
 def _described(parameters: tuple[HyperParameter, ...], reference: Reference) -> str:

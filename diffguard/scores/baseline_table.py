@@ -5,7 +5,7 @@ All of them score higher = more OOD. `docs/baselines.md` and `diffguard baseline
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from operator import neg
@@ -13,6 +13,7 @@ from typing import Literal
 
 from torch import Tensor
 
+from diffguard.errors import UserError
 from diffguard.scores.activation_baselines import Dice, ash, react, scale
 from diffguard.scores.core import ConfidenceAndResidual
 from diffguard.scores.feature_baselines import BoundaryDistance, NNGuide, nci, she, vim
@@ -80,18 +81,9 @@ class Baseline:
     parameters: tuple[HyperParameter, ...] = ()
     validation: ValidationFit | None = None
 
-    @property
-    def needs(self) -> list[str]:
-        """What it needs, in words."""
-        words = {
-            "reference": "ID training images" + (" of each class" if self.per_class else ""),
-            "head": "linear last layer",
-            "network": "gradients",
-            "fit": "ID validation images",
-        }
-        return [self.input, *(words[name] for name in self.arguments)]
 
-
+# They have always been accepted beside any baselines.
+_NEVER_IDLE = ("knn_k", "vim_dim")
 _REMOVED = activation_shares(0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95)
 _TRAINED: tuple[Argument, ...] = ("reference", "head")
 
@@ -211,9 +203,6 @@ PARAMETERS = {
 }
 """All hyper-parameters by key."""
 
-OWNERS = {parameter.key: name for name, row in BASELINES.items() for parameter in row.parameters}
-"""Hyper-parameter -> its baseline."""
-
 
 def baselines_with(argument: Argument) -> list[str]:
     """The baselines whose maker takes an argument."""
@@ -231,3 +220,30 @@ CLASS_BASELINES = [name for name, row in BASELINES.items() if row.per_class]
 
 VALIDATION_BASELINES = baselines_with("fit")
 """Baselines that are fitted on ID validation images."""
+
+
+def check_names(names: Sequence[str]) -> None:
+    """Refuse an unknown baseline.
+
+    Raises:
+        UserError: If there is one; names it and the available ones.
+    """
+    for name in names:
+        if name not in BASELINES:
+            raise UserError(
+                f"baseline {name!r} is not known, expected one of {', '.join(BASELINES)}"
+            )
+
+
+def idle_keys(names: Sequence[str]) -> dict[str, str]:
+    """The hyper-parameters without effect, each with what it would need.
+
+    Args:
+        names: The baselines in use.
+    """
+    return {
+        parameter.key: f"baseline {name}, which detector.baselines lacks"
+        for name, row in BASELINES.items()
+        for parameter in row.parameters
+        if name not in names and parameter.key not in _NEVER_IDLE
+    }

@@ -17,7 +17,6 @@ from diffguard.errors import UserError
 from diffguard.scores.baseline_checks import (
     check_classes,
     check_head_baselines,
-    check_names,
     check_neighbors,
 )
 from diffguard.scores.baseline_table import (
@@ -26,6 +25,7 @@ from diffguard.scores.baseline_table import (
     PARAMETERS,
     VALIDATION_BASELINES,
     Score,
+    check_names,
 )
 from diffguard.scores.reference import Reference
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from diffguard.errors import UserError
 from diffguard.scores.reference import Reference
 
 
@@ -28,6 +29,19 @@ class HyperParameter:
     below: float | None
     values: Callable[[Reference], Sequence[float]]
     cost: Callable[[float], float] = float
+
+    def check(self, value: float | None) -> None:
+        """Refuse a value out of range; None is valid if it is the default.
+
+        Raises:
+            UserError: Naming the hyper-parameter.
+        """
+        if value is None and self.default is None:
+            return
+        if value is None or value < self.least:
+            raise UserError(f"detector.{self.key} must be at least {self.least:g}, got {value}")
+        if self.below is not None and value >= self.below:
+            raise UserError(f"detector.{self.key} must be below {self.below:g}, got {value}")
 
 
 def listed(*values: float) -> Callable[[Reference], Sequence[float]]:

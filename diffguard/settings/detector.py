@@ -11,8 +11,7 @@ from typing import Literal
 
 from diffguard.engine.acceleration import CompileMode
 from diffguard.errors import UserError
-from diffguard.scores.baseline_checks import check_names, check_parameters, idle_parameters
-from diffguard.scores.baseline_table import FITTED_BASELINES, PARAMETERS
+from diffguard.scores.baseline_table import FITTED_BASELINES, PARAMETERS, check_names, idle_keys
 from diffguard.scores.conformal import check_share
 from diffguard.scores.fusion_rule import (
     DIFFGUARD,
@@ -213,8 +212,9 @@ class DetectorSettings:
         return FusionRule(self.distance, self.fusible, self.fused, self.comparator, band, cascade)
 
     def _check_decision(self) -> None:
-        check_parameters(self.baseline_parameters)
-        refuse_unused(self, "detector", idle_parameters(self.baselines))
+        for key, value in self.baseline_parameters.items():
+            PARAMETERS[key].check(value)
+        refuse_unused(self, "detector", idle_keys(self.baselines))
         check_fused(self.fused, self.comparator, self.fusible)
         if self.decision in (FUSION, FUSION_BASELINES, AUTO) and not self.fused:
             raise UserError(
