@@ -43,7 +43,7 @@ def test_help_lists_the_commands_and_imports_no_library():
         (["train", "--seed", "x"], "error: --seed: expected a whole number, got x\n"),
         (["tune", "nowhere.ckpt"], "error: nowhere.ckpt does not exist"),
         (["convert", "nowhere", "there"], "error: nowhere"),
-        (["baselines", "knn"], "error: unknown argument"),
+        (["baselines", "knn"], "error: unrecognized arguments: knn\n"),
         (["compact", "nowhere", "there"], "error: nowhere has no trained classifier"),
     ],
 )

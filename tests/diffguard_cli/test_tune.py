@@ -10,6 +10,7 @@ import yaml
 from diffguard.checkpoint.file import read_checkpoint
 from diffguard.detector import Detector
 from diffguard.errors import UserError
+from diffguard.scores.baseline_table import BASELINES
 from diffguard.scores.calibration import Calibration
 from diffguard.scores.fusion_rule import FUSION
 from diffguard.scores.hyper_parameters import HyperParameter
@@ -267,3 +268,17 @@ def test_a_detector_without_a_choice_is_refused(ckpt, changes):
     torch.save(content, ckpt)
     with pytest.raises(UserError, match="the detector has nothing to choose from"):
         tune.main([ckpt])
+
+
+def test_hyper_parameters_of_a_baseline_that_scores_images_are_searched_in_order(ckpt):
+    content = read_checkpoint(ckpt)
+    content["settings"]["baselines"] = ["msp", "knn", "odin"]
+    scores = content["calibration"]["scores"]
+    scores["odin"] = scores["msp"].clone()
+    data = validation_data(content["config"]["data"], 2)
+    searches = search(
+        Detector.from_checkpoint(content), data, {"odin": BASELINES["odin"].parameters}
+    )
+    assert [result.key for result in searches] == ["odin_temperature", "odin_step"]
+    steps = {candidate.choice for candidate in searches[1].ranking.candidates}
+    assert steps == {0.0, 0.0014, 0.0028}
