@@ -93,7 +93,7 @@ def test_bash_completes_commands_keys_and_values(script, line, choices):
         '_shtab_diffguard 2>/dev/null; echo "${COMPREPLY[@]}"'
     )
     reply = subprocess.run(
-        ["bash", "-c", f"{script}\n{query}"], capture_output=True, text=True, check=True
+        ["bash"], input=f"{script}\n{query}", capture_output=True, text=True, check=True
     )
     assert set(reply.stdout.split()) == set(choices.split())
 
