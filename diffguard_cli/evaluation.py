@@ -161,6 +161,8 @@ def _report_tables(argv: Sequence[str], ckpt: str | None) -> int:
     parser.add_argument("--output", type=str | None, default=None)
     add_full_table(parser)
     options = parse(parser, argv)
+    if options.over_seeds:
+        return _report_seeds(options)
     if len(options.scores) > 1 and options.output is None:
         raise UserError("--output is missing: name a folder for the joint results of several runs")
 
@@ -171,6 +173,20 @@ def _report_tables(argv: Sequence[str], ckpt: str | None) -> int:
     report_again(
         folders, options.fuse, output, full_table=options.full_table, command=_command(argv)
     )
+    return 0
+
+
+def _report_seeds(options: Any) -> int:
+    """Print the results of several seeds, and write them if `--output` names a folder."""
+    if options.fuse or options.full_table:
+        raise UserError("--over_seeds reads finished results: leave out --fuse and --full_table")
+
+    from diffguard.report.seeds import read_seeds, to_markdown, write_seeds
+
+    seeds = read_seeds([user_path(folder, "--scores") for folder in options.scores])
+    say(*to_markdown(seeds).splitlines())
+    if options.output:
+        write_seeds(user_path(options.output, "--output"), seeds)
     return 0
 
 

@@ -23,6 +23,12 @@ def add_scores_arguments(parser: Parser) -> None:
         default={},
         help="with --scores: additional fusions, such as --fuse.mine '[diffguard, msp]'",
     )
+    parser.add_argument(
+        "--over_seeds",
+        action="store_true",
+        help="with --scores: the folders differ in their seed only; print mean ± standard "
+        "deviation of the AUROC, and test DiffGuard's gain over the baselines",
+    )
 
 
 def add_result_arguments(parser: Parser) -> None:

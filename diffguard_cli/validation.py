@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from datamodules.benchmark_sets import BenchmarkSets
 from datamodules.config import DataConfig, IDSets, OODSets
 from datamodules.ood import OODDataModule
 from diffguard.detector import Detector
@@ -23,7 +24,7 @@ def validation_data(config: Mapping[str, Any], limit: int | None) -> OODDataModu
         limit: Images per set; None for all.
 
     Raises:
-        UserError: If the config names no OOD validation set.
+        UserError: If the config names no OOD validation set, or one that is also a test set.
     """
     if not config.get("ood_validation"):
         raise UserError(
@@ -31,7 +32,9 @@ def validation_data(config: Mapping[str, Any], limit: int | None) -> OODDataModu
             "one in data.ood_validation"
         )
     values = {**config, "limit": limit}
-    values["id"] = IDSets(**{**values["id"], "test": None})
+    sets = {"id": IDSets(**config["id"]), "ood": OODSets(**config["ood"])}
+    BenchmarkSets(DataConfig(**{**values, **sets}))  # refuses to choose on test sets
+    values["id"] = IDSets(**{**config["id"], "test": None})
     values["ood"] = OODSets()
     return OODDataModule(DataConfig(**values))
 

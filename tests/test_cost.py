@@ -10,14 +10,13 @@ from diffguard.classifiers.spec import ClassifierSpec
 from diffguard.cost import dry_run, format_cost
 from diffguard.denoisers.build import build_denoiser
 from diffguard.denoisers.parts import DiffusionParts
-from diffguard.denoisers.spec import DiffusionSpec
 from diffguard.detector import Detector
 from diffguard.errors import UserError
 from diffguard.settings.fusion import FusionSettings
 from diffguard.settings.guidance import ClassifierFreeSettings, ClassifierGuidanceSettings
 from diffguard.settings.reconstruction_methods import LmdSettings
 from diffguard.settings.sections import EarlyStopSettings, SynthesisSettings
-from tests.helpers.published import DIT_XL_2
+from tests.helpers.published import DIT_XL_2, latent_spec
 from tests.helpers.tiny_detector import small_settings
 from tests.helpers.tiny_families import CLASSES, dit, kl
 from tests.helpers.tiny_models import tiny_classifier
@@ -91,17 +90,7 @@ def test_weights_are_counted_in_the_trainers_precision():
 
 
 def test_counting_a_dit_xl_2_takes_no_memory():
-    autoencoder = {
-        "block_out_channels": [128, 256, 512, 512],
-        "down_block_types": ["DownEncoderBlock2D"] * 4,
-        "up_block_types": ["UpDecoderBlock2D"] * 4,
-        "layers_per_block": 2,
-        "latent_channels": 4,
-    }
-    diffusion = DiffusionSpec(
-        "DiTTransformer2DModel", DIT_XL_2, SCHEDULER, 256, 3, 1000, 1000,
-        autoencoder="AutoencoderKL", autoencoder_config=autoencoder,
-    )  # fmt: skip
+    diffusion = latent_spec("DiTTransformer2DModel", DIT_XL_2, 256, 1000)
     classifier = replace(CLASSIFIER, num_classes=1000)
     cost = dry_run(classifier, diffusion, small_settings(), dtype=torch.bfloat16)
     _, network, autoencoder = cost.parts

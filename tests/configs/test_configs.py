@@ -10,6 +10,7 @@ import evaluate
 import train
 from diffguard.checkpoint.file import read_checkpoint
 from diffguard_cli.parser import parse
+from tests.helpers.read_sets import recorded_sets
 from tests.helpers.tiny_project import tiny_config, write_images
 
 FOLDER = Path(__file__).parents[2] / "configs"
@@ -21,7 +22,13 @@ _STAGE = {"batch_size": None, "precision": None, "compiled": False}
 # Settings of a config that do not fit tiny networks, three classes and grayscale images.
 RESET = {
     "stages": ["classifier", "diffusion", "calibrate"],
-    "data": {"class_names": None, "limit": None, "num_workers": 0, "on_error": "stop"},
+    "data": {
+        "class_names": None,
+        "download": False,
+        "limit": None,
+        "num_workers": 0,
+        "on_error": "stop",
+    },
     "classifier": {
         "arch": "small_cnn",
         "pretrained": False,
@@ -41,6 +48,7 @@ RESET = {
     "diffusion": {
         "network": "UNet2DModel",
         "ckpt": None,
+        "model": {"image_size": None, "num_head_channels": None},
         "null_class": None,
         "fit": "resize",
         "max_epochs": 1,
@@ -121,10 +129,28 @@ def test_a_config_has_only_valid_keys(shipped, tiny):
                 assert result == value, f"{section}.{key}"
 
 
-@pytest.mark.parametrize("shipped", CONFIGS, ids=lambda path: path.stem)
+def own_settings(path):
+    """What remains of a config if its data and the keys in `RESET` are left out."""
+    settings = yaml.safe_load(path.read_text())
+    stages = [
+        {key: value for key, value in settings.get(name, {}).items() if key not in RESET[name]}
+        for name in ("classifier", "diffusion", "trainer")
+    ]
+    return json.dumps([stages, settings.get("detector", {})], sort_keys=True)
+
+
+# Configs that differ in data and sizes only have the same tiny pipeline.
+PIPELINES = list({own_settings(path): path for path in CONFIGS}.values())
+
+
+@pytest.mark.parametrize("shipped", PIPELINES, ids=lambda path: path.stem)
 def test_the_pipeline_of_a_config_runs(shipped, tiny, tmp_path, monkeypatch):
     run = tmp_path / "run"
-    assert train.main([*tiny(shipped), "--run_dir", str(run)]) == 0
+    with monkeypatch.context() as patch:
+        sets = recorded_sets(patch)
+        assert train.main([*tiny(shipped), "--run_dir", str(run)]) == 0
+    # No fit, calibration or choice may see a test image.
+    assert sets == {"shapes_train", "shapes_validation"}
     settings = yaml.safe_load(shipped.read_text()).get("detector", {})
     small = shrink(settings)
     settings.get("early_stop", {}).pop("thresholds", None)

@@ -30,6 +30,8 @@ from diffguard_cli.rankings import (
     rank_fused,
 )
 from diffguard_cli.validation import score_validation, validation_data
+from tests.helpers.read_sets import recorded_sets
+from tests.helpers.tiny_project import write_images
 
 KEYS = ("distance", "fused", "comparator", "knn_k")
 
@@ -38,14 +40,17 @@ KEYS = ("distance", "fused", "comparator", "knn_k")
 def ckpt(run_folder, tmp_path):
     """The tiny detector, with an OOD validation set."""
     content = read_checkpoint(run_folder / "detector.ckpt")
-    content["config"]["data"]["ood_validation"] = {"noise": "folder:far"}
+    write_images(tmp_path / "choice", 4, "noise", 77)
+    content["config"]["data"]["ood_validation"] = {"choice": str(tmp_path / "choice")}
     torch.save(content, tmp_path / "detector.ckpt")
     return str(tmp_path / "detector.ckpt")
 
 
-def test_the_grid_is_scored_and_the_choice_is_a_config(ckpt, tmp_path, capsys):
+def test_the_grid_is_scored_and_the_choice_is_a_config(ckpt, tmp_path, capsys, monkeypatch):
+    sets = recorded_sets(monkeypatch)
     words = [ckpt, "--depths", "0.5", "--scales", "1.5", "3", "--output", str(tmp_path / "t.yaml")]
     assert tune.main([*words, "--steps", "2", "--limit", "4", "--device", "cpu"]) == 0
+    assert {"choice"} <= sets <= {"choice", "shapes_train", "shapes_validation"}  # no test image
     lines = capsys.readouterr().out.splitlines()
     header = next(n for n, line in enumerate(lines) if line.startswith("| steps | depth | scale"))
     rows = [line.split(" | ") for line in lines[header + 2 : header + 4]]
@@ -113,6 +118,12 @@ def test_the_values_of_knn_k_count_all_training_images_and_the_largest_wins_ties
     assert Ranking(level).best.choice == max(values)
     (vim,) = HYPER_PARAMETERS["vim"]
     assert vim.cost(8) < vim.cost(16)
+
+
+def test_a_choice_on_test_images_is_refused(ckpt):
+    data = read_checkpoint(ckpt)["config"]["data"]
+    with pytest.raises(UserError, match="nothing may be chosen on test data"):
+        validation_data({**data, "ood_validation": {"choice": "folder:far"}}, limit=None)
 
 
 def test_config_without_an_ood_validation_set_is_refused(run_folder):
