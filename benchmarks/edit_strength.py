@@ -62,6 +62,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     columns = torch.linspace(0, len(images) - 1, _COLUMNS).long()
     rows, edits = [images[columns]], images
     print("| depth | scale | change | kept |\n| --- | --- | --- | --- |")
+    resized = denoiser.decode(denoiser.encode(images))
+    print(f"| no edit, resized to the model and back | | {(resized - images).abs().mean():.1%} | |")
     for depth in options.depths:
         for scale in options.scales:
             editor = InversionEditor(denoiser, options.steps, depth, scale, _BATCH)
@@ -74,7 +76,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     fractals = draw_fractals(_COLUMNS, images.shape[-1], images.shape[1])
     rows.append(fractals)
     rows.append(DiffuseMix(seam=_SEAM)(images[columns], edits[columns], fractals))
-    save_image(torch.cat(rows), options.sheet, nrow=_COLUMNS, padding=1)
+    pixels = torch.cat(rows).repeat_interleave(2, 2).repeat_interleave(2, 3)
+    save_image(pixels, options.sheet, nrow=_COLUMNS)
 
 
 if __name__ == "__main__":
