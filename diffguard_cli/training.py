@@ -9,7 +9,6 @@ from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING, Any
 
-import yaml
 from jsonargparse import Namespace
 
 from diffguard.errors import UserError
@@ -88,7 +87,7 @@ def main(argv: Sequence[str]) -> int:
     namespace = parse(parser, source.argv, source.earlier_config, source.path)
     if namespace.stages is None:
         namespace.stages = DEFAULT_STAGES[namespace.augment.method]
-    config = _plain(parser, namespace)
+    config = _config_of(namespace)
     arguments = typed(TrainingArguments, instantiate(parser, namespace))
     if arguments.stages == ["calibrate"]:
         # The run keeps the record of how its models were trained.
@@ -121,10 +120,16 @@ class _ConfigSource:
     classes: Mapping[str, Any] = field(default_factory=dict)
 
 
-def _plain(parser: Parser, namespace: Namespace) -> dict[str, Any]:
-    """The whole config as plain values."""
-    config = yaml.safe_load(parser.dump(namespace, skip_unset=False, skip_validation=True))
-    return dict(config)
+def _config_of(namespace: Namespace) -> dict[str, Any]:
+    """The whole config as the mappings, lists and single values that YAML has."""
+    values = namespace.clone(with_meta=False).as_dict()
+    return {key: _plain(value) for key, value in values.items() if key != "config"}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _plain(entry) for key, entry in value.items()}
+    return [_plain(entry) for entry in value] if isinstance(value, list | tuple) else value
 
 
 def _find_config(argv: Sequence[str], parser: Parser) -> _ConfigSource:
@@ -155,7 +160,7 @@ def _resumed_config(argv: Sequence[str], parser: Parser, folder: str) -> _Config
         if isinstance(values.get(section), Mapping):
             values = {**values, section: translate(values[section])}
     # Keys that are newer than the run have their defaults.
-    config = _plain(parser, parse(parser, [], values, str(path)))
+    config = _config_of(parse(parser, [], values, str(path)))
     return _ConfigSource(list(argv), Path(folder).parent.name, config, str(path), classes)
 
 

@@ -22,6 +22,7 @@ from diffguard.denoisers.parts import DiffusionParts
 from diffguard.denoisers.pixel import PixelDenoiser
 from diffguard.denoisers.scheduler_config import schedule_from_config
 from diffguard.denoisers.spec import DiffusionSpec
+from diffguard.diffusion.denoiser import check_null_class
 from diffguard.errors import UserError, reason_of
 from diffguard.storage.arguments import LARGEST_SIDE
 from diffguard.storage.sizes import check_fit, trial
@@ -132,6 +133,7 @@ def _check_side(network: Any) -> None:
 
 def _check_labels(parts: DiffusionParts) -> None:
     """Refuse labels that the network has no embedding of; a GPU reports them only as a crash."""
+    check_null_class(parts.num_classes, parts.null_class)
     config = parts.network.config
     rows = config.get("num_class_embeds")
     if config.get("num_embeds_ada_norm") is not None:

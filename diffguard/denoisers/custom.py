@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from diffguard.denoisers.base import DiffusersDenoiser
 from diffguard.denoisers.build import build_denoiser
 from diffguard.denoisers.spec import DiffusionSpec
+from diffguard.diffusion.denoiser import check_null_class
 from diffguard.diffusion.schedule import NoiseSchedule
 from diffguard.errors import UserError, reason_of
 from diffguard.storage.arguments import check_arguments, consented
@@ -88,7 +89,7 @@ def check_denoiser(denoiser: Any, name: str) -> None:
     """Check that an object has the attributes and methods of `Denoiser`.
 
     Raises:
-        UserError: Naming those that are missing.
+        UserError: Naming those that are missing; for a null class that is one of the classes.
     """
     lacking = [member for member in _MEMBERS if not hasattr(denoiser, member)]
     if not lacking and not isinstance(denoiser.schedule, NoiseSchedule):
@@ -98,6 +99,7 @@ def check_denoiser(denoiser: Any, name: str) -> None:
             f"{name} is not a denoiser, it has no {', '.join(lacking)}: expected the attributes "
             "and methods of diffguard.diffusion.denoiser.Denoiser"
         )
+    check_null_class(denoiser.num_classes, denoiser.null_class)
 
 
 def load_custom_weights(denoiser: nn.Module, file: str, path: str) -> None:

@@ -7,6 +7,7 @@ from typing import Protocol, runtime_checkable
 from torch import Tensor
 
 from diffguard.diffusion.schedule import NoiseSchedule
+from diffguard.errors import UserError
 
 
 @runtime_checkable
@@ -14,8 +15,8 @@ class Denoiser(Protocol):
     """A diffusion model, as the method uses it.
 
     Attributes:
-        num_classes: Number of classes the model knows, or None for an unconditional model.
-        null_class: The label that means "no label", or None if the model has none.
+        num_classes: Number of classes K, labeled 0 … K-1; None for an unconditional model.
+        null_class: The label that means "no label", at least K; None if the model has none.
         schedule: The noise levels the model was trained on.
     """
 
@@ -55,3 +56,23 @@ class Denoiser(Protocol):
             `(N, …)` ε.
         """
         ...
+
+
+def check_null_class(num_classes: int | None, null_class: int | None) -> None:
+    """Refuse a null class that is also the label of a class.
+
+    Guidance toward that class would compare "no label" with itself.
+
+    Args:
+        num_classes: Number of classes; None for an unconditional model.
+        null_class: The label that means "no label"; None if there is none.
+
+    Raises:
+        UserError: If the null class is below `num_classes`.
+    """
+    if num_classes is not None and null_class is not None and null_class < num_classes:
+        raise UserError(
+            f"the null class {null_class} of the diffusion model must not be one of its labels 0 "
+            f"to {num_classes - 1}: reorder its class embeddings so that the null class is "
+            f"{num_classes}"
+        )

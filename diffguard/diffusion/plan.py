@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from diffguard.diffusion.schedule import (
+    EXTRA_START,
     FIRST_LEVEL,
     PAIRING,
     SPACING,
@@ -134,7 +135,9 @@ class SamplingPlan:
         """Timestep, level before and level after synthesis step `index`, each `(N,)`."""
         return self.timesteps[index], self.alphas[index], self.alphas_prev[index]
 
-    def start_index(self, stop_index: Tensor, extra: int = 0, skip: int | None = None) -> Tensor:
+    def start_index(
+        self, stop_index: Tensor, extra: int = EXTRA_START, skip: int | None = None
+    ) -> Tensor:
         """The synthesis step that begins where inversion stopped.
 
         Args:

@@ -25,6 +25,7 @@ FirstLevel = Literal["clean", "first"]
 SPACING: Spacing = "even"
 PAIRING: Pairing = "target"
 FIRST_LEVEL: FirstLevel = "clean"
+EXTRA_START = 0
 
 
 # With less signal, a division by √ᾱ overflows float32. Published schedules end above 1e-13.

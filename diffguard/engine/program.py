@@ -12,6 +12,7 @@ from typing import Literal, Protocol, TypeVar
 
 from torch import Tensor
 
+from diffguard.diffusion.schedule import EXTRA_START
 from diffguard.engine.observer import Observer
 
 
@@ -121,7 +122,7 @@ class Synthesis:
     start: Inversion | NoisedImage | Synthesis
     guidance: Guidance = None
     last: int = 0
-    extra_start: int = 0
+    extra_start: int = EXTRA_START
     skip: int | None = None
     ends_clean: bool = False
     observers: tuple[Observer, ...] = ()

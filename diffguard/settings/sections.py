@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from diffguard.diffusion.schedule import (
+    EXTRA_START,
     FIRST_LEVEL,
     PAIRING,
     SPACING,
@@ -169,7 +170,7 @@ class SynthesisSettings:
         UserError: For a negative `extra_start`, or one without effect.
     """
 
-    extra_start: int = 0
+    extra_start: int = EXTRA_START
     skip: int | None = None
 
     def __post_init__(self) -> None:

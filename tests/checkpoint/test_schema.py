@@ -104,6 +104,7 @@ EDITS = {
     "spec a list": lambda c: c["classifier"].update(spec=[]),
     "state a list": lambda c: c["classifier"].update(state=[]),
     "layers": lambda c: c["diffusion"]["spec"]["config"].update(layers_per_block=10**9),
+    "null class among the classes": lambda c: c["diffusion"]["spec"].update(null_class=1),
     "null class": lambda c: c["diffusion"]["spec"].update(null_class=-3),
     "side": lambda c: c["diffusion"]["spec"]["config"].update(sample_size=0),
     "side text": lambda c: c["diffusion"]["spec"]["config"].update(sample_size="8"),

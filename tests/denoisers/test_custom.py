@@ -123,6 +123,13 @@ class NoSchedule(NoNoise):
         raise NotImplementedError
 
 
+class NullAmongClasses(NoNoise):
+    def __init__(self):
+        super().__init__()
+        self.num_classes, self.null_class = 3, 0
+        self.predict_noise = lambda z_t, t, y: z_t
+
+
 @pytest.mark.parametrize(
     ("path", "kwargs", "message"),
     [
@@ -131,6 +138,7 @@ class NoSchedule(NoNoise):
         (CLASS, {"width": 3}, "cannot be built: .*unexpected keyword argument"),
         (f"{__name__}.NoNoise", {}, "is not a denoiser, it has no predict_noise: expected"),
         (f"{__name__}.NoSchedule", {}, "has no schedule of the class NoiseSchedule"),
+        (f"{__name__}.NullAmongClasses", {}, "null class 0 .* one of its labels 0 to 2: reorder"),
     ],
 )
 def test_a_class_that_is_not_a_denoiser_is_refused(path, kwargs, message):

@@ -145,11 +145,11 @@ def label_rows(rows: int, options: CheckpointOptions) -> tuple[int, int | None]:
 
     Args:
         rows: Rows of the table.
-        options: `num_classes`, and `null_class` if it is not an additional last row.
+        options: `num_classes`, or `null_class`.
 
     Raises:
-        UserError: If neither the number of classes nor the null class is given, or they do not
-            fit the rows.
+        UserError: If neither the number of classes nor the null class is given, they do not fit
+            the rows, or the null class is not the last row.
     """
     classes, null = options.num_classes, options.null_class
     if classes is None and null is not None:
@@ -166,6 +166,9 @@ def label_rows(rows: int, options: CheckpointOptions) -> tuple[int, int | None]:
         )
     if null is None and classes == rows - 1:
         null = rows - 1
-    if null is not None and not 0 <= null < rows:
-        raise UserError(f"null_class must be one of the {rows} class embeddings, got {null}")
+    if null not in (None, rows - 1):
+        raise UserError(
+            f"null_class must be {rows - 1}, the last of the {rows} class embeddings, because the "
+            f"classes are 0 to {rows - 2}, got {null}: reorder the embeddings"
+        )
     return (rows if null is None else rows - 1), null

@@ -130,9 +130,9 @@ def test_options_reach_the_denoiser(folder):
     [
         # A row more than the classifier's classes is that of no label.
         (4, 3, None, (3, 3)),
-        # As many rows as classes: no label cannot be message.
+        # As many rows as classes: "no label" cannot be expressed.
         (3, 3, None, (3, None)),
-        (4, 3, 0, (3, 0)),
+        (4, None, 3, (3, 3)),
     ],
 )
 def test_the_null_class_follows_from_the_folder(rows, classes, null, expected):
@@ -145,7 +145,8 @@ def test_the_null_class_follows_from_the_folder(rows, classes, null, expected):
     [
         (9, 3, None, "has 9 class embeddings, expected num_classes 9 or 8, got 3"),
         (4, None, None, "has 4 class embeddings: give num_classes"),
-        (4, 3, 7, "null_class must be one of the 4 class embeddings, got 7"),
+        (4, 3, 7, "null_class must be 3, the last of the 4 class embeddings.* got 7"),
+        (4, 3, 0, "null_class must be 3.* because the classes are 0 to 2, got 0: reorder"),
     ],
 )
 def test_labels_that_do_not_fit_are_refused(rows, classes, null, message):
