@@ -53,19 +53,26 @@ def log_results(log: ResultsLog, run: ScoredRun, results: Mapping[str, Any]) -> 
         results: Its results.
     """
     metrics, decision = logged_metrics(results), deciding_score(results)
-    names = {
-        score: {f"{title} ({group})": f"{group}/{metric}/{score}"
-                for group in GROUPS for metric, title in METRICS.items()
-                if f"{group}/{metric}/{score}" in metrics}
-        for score in (decision, DIFFGUARD, FUSION)
-    }  # fmt: skip
-    compared = {name: metrics[name] for titles in names.values() for name in titles.values()}
+    scores = dict.fromkeys([decision, *main_scores(results)])
+    charts = {
+        f"{title} ({group})": [
+            name for score in scores if (name := f"{group}/{metric}/{score}") in metrics
+        ]
+        for group in GROUPS
+        for metric, title in METRICS.items()
+    }
+    compared = {
+        name: metrics[name]
+        for score in dict.fromkeys([decision, DIFFGUARD, FUSION])
+        for names in charts.values()
+        for name in names
+        if name.split("/", 2)[2] == score
+    }
     config = results["settings"].get("config", {})
     log.hyperparameters({**config, "seed": run.seed}, compared)
     log.metrics(metrics)
     log.text(f"{OVERVIEW}/summary", summary_markdown(results))
-    charts = {title: [name] for title, name in names[decision].items()}
-    log.layout({f"Detector: {decision}": charts})
+    log.layout({"Detector": {title: names for title, names in charts.items() if names}})
     for name, scores in run.table.scores.items():
         for dataset in run.groups:
             # The part of a name before `/` is a group of charts.

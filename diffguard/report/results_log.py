@@ -44,7 +44,7 @@ class ResultsLog(Protocol):
         """Take a picture `(H, W, 3)`."""
 
     def layout(self, charts: Layout) -> None:
-        """Take the arrangement of charts: category -> title -> patterns of metric names."""
+        """Take the arrangement of charts: category -> title -> names of metrics."""
 
     def close(self) -> None:
         """Write what is left."""

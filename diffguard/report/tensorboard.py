@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
@@ -16,6 +18,11 @@ from diffguard.errors import UserError, reason_of
 from diffguard.report.results_log import Layout
 
 _BINS = 64
+# Columns of the tab HPARAMS that are shown at first. TensorBoard shows five.
+_COLUMNS = {
+    *("seed", "detector/distance", "detector/fused"),
+    *("detector/sampler/steps", "detector/classifier_free/scale"),
+}
 
 
 class TensorBoardLog:
@@ -47,7 +54,11 @@ class TensorBoardLog:
 
     def hyperparameters(self, config: Mapping[str, Any], metrics: Mapping[str, float]) -> None:
         """Fill a row of the tab HPARAMS."""
-        add_hyperparameters(self.writer, config, {_tag(name): metrics[name] for name in metrics})
+        tags = {_tag(name): value for name, value in metrics.items()}
+        # `SummaryWriter.add_hparams` would open a second run and repeat the scalars there.
+        experiment, *summaries = hparams(dict(_flat(config)), tags)
+        for summary in (_with_columns(experiment), *summaries):
+            self.writer._get_file_writer().add_summary(summary)
 
     def metrics(self, values: Mapping[str, float]) -> None:
         """Write scalars."""
@@ -73,26 +84,19 @@ class TensorBoardLog:
 
     def layout(self, charts: Layout) -> None:
         """Arrange the tab CUSTOM SCALARS."""
-        add_layout(self.writer, charts)
+        patterns = {
+            category: {
+                # A pattern may otherwise match longer names too.
+                title: [f"{re.escape(_tag(name))}$" for name in names]
+                for title, names in titles.items()
+            }
+            for category, titles in charts.items()
+        }
+        add_layout(self.writer, patterns)
 
     def close(self) -> None:
         """Close the event file."""
         self.writer.close()
-
-
-def add_hyperparameters(
-    writer: SummaryWriter, config: Mapping[str, Any], metrics: Mapping[str, float]
-) -> None:
-    """Fill a row of the tab HPARAMS.
-
-    Args:
-        writer: The writer of the run.
-        config: The config, with nested keys, which are joined by `/`.
-        metrics: Tags of scalars that the run writes; HPARAMS shows the last value of each.
-    """
-    # `SummaryWriter.add_hparams` would open a second run and repeat the scalars there.
-    for summary in hparams(dict(_flat(config)), dict(metrics)):
-        writer._get_file_writer().add_summary(summary)
 
 
 def add_layout(writer: SummaryWriter, charts: Layout) -> None:
@@ -103,6 +107,16 @@ def add_layout(writer: SummaryWriter, charts: Layout) -> None:
             for category, titles in charts.items()
         }
     )
+
+
+def _with_columns(experiment: Summary) -> Summary:
+    """Mark `_COLUMNS` as differing between runs: TensorBoard shows those columns first."""
+    metadata = experiment.value[0].metadata.plugin_data
+    content = HParamsPluginData.FromString(metadata.content)
+    for info in content.experiment.hparam_infos:
+        info.differs = info.name in _COLUMNS
+    metadata.content = content.SerializeToString()
+    return experiment
 
 
 def _flat(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -6,7 +6,6 @@ import pytest
 import yaml
 from lightning.pytorch.callbacks import LearningRateMonitor
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from tensorboard.plugins.hparams import plugin_data_pb2
 
 from diffguard.errors import UserError
 from lightning_modules.callbacks.config_log import ConfigLog
@@ -27,13 +26,8 @@ def test_training_logs_metrics_rate_and_nested_config(tmp_path):
     folder = tmp_path / "tensorboard" / "classifier"
     events = EventAccumulator(str(folder)).Reload()
     assert {"classifier/val_loss", "classifier/learning_rate"} <= set(events.Tags()["scalars"])
-    content = events.SummaryMetadata("_hparams_/experiment").plugin_data.content
-    experiment = plugin_data_pb2.HParamsPluginData.FromString(content).experiment
-    metrics = {info.name.tag for info in experiment.metric_infos}
-    assert metrics == {"classifier/val_loss", "classifier/val_accuracy"}
-    content = events.SummaryMetadata("_hparams_/session_start_info").plugin_data.content
-    session = plugin_data_pb2.HParamsPluginData.FromString(content).session_start_info
-    assert session.hparams["classifier/lr"].number_value == 0.1
+    # TensorBoard takes the columns of HPARAMS from the first run that names any.
+    assert not events.summary_metadata.keys() & {"_hparams_/experiment"}
     (table,) = (tmp_path / "csv" / "classifier").rglob("metrics.csv")
     assert "classifier/val_loss" in table.read_text()
     values = yaml.safe_load((table.parent / "hparams.yaml").read_text())

@@ -1,6 +1,7 @@
 """Event files of an evaluation, read back."""
 
 import json
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -106,25 +107,33 @@ def test_hparams_compare_the_main_metrics(log):
     assert session.hparams["seed"].number_value == 3
     content = log.SummaryMetadata("_hparams_/experiment").plugin_data.content
     experiment = plugin_data_pb2.HParamsPluginData.FromString(content).experiment
-    metrics = {info.name.tag for info in experiment.metric_infos}
-    assert metrics == {
+    metrics = [info.name.tag for info in experiment.metric_infos]
+    assert metrics == [
         f"{group}/{metric}/{score}"
+        for score in ("fusion", "diffguard")
         for group in ("near", "far")
         for metric in ("auroc", "fpr95_id_positive")
-        for score in ("diffguard", "fusion")
-    }
-    assert metrics <= set(log.Tags()["scalars"])
+    ]
+    assert set(metrics) <= set(log.Tags()["scalars"])
+    # TensorBoard shows these columns first.
+    columns = {info.name for info in experiment.hparam_infos if info.differs}
+    assert columns == {"seed", "detector/sampler/steps"}
 
 
 def test_charts_of_the_main_metrics_are_arranged(log):
     (event,) = log.Tensors("custom_scalars__config__")
     layout = layout_pb2.Layout.FromString(event.tensor_proto.string_val[0])
     (category,) = layout.category
-    assert category.title == "Detector: fusion"
+    assert category.title == "Detector"
     assert [chart.title for chart in category.chart] == [
         "AUROC (near)", "FPR@95 (near)", "AUROC (far)", "FPR@95 (far)"
     ]  # fmt: skip
-    assert list(category.chart[0].multiline.tag) == ["near/auroc/fusion"]
+    scores = ("fusion", "msp", "diffguard", "fusion_baselines")
+    patterns = list(category.chart[0].multiline.tag)
+    tags = [
+        [tag for tag in log.Tags()["scalars"] if re.match(pattern, tag)] for pattern in patterns
+    ]
+    assert tags == [[f"near/auroc/{score}"] for score in scores]
 
 
 def test_pictures_are_those_of_the_folder(log, folder):
