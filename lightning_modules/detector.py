@@ -17,6 +17,7 @@ from diffguard.methods.adaptive_stream import AdaptiveStream
 from diffguard.methods.items import Item, Scored
 from diffguard.methods.verdicts import Verdicts
 from diffguard.report.loaders import groups_of, loader_list, share_of_process
+from diffguard.report.main_metrics import main_metrics
 from diffguard.report.set_metrics import ID, SetMetrics
 from diffguard.settings.score_names import complete_score_names
 from lightning_modules.stream import StreamModule
@@ -25,10 +26,11 @@ from lightning_modules.stream import StreamModule
 class DetectorModule(StreamModule):
     """Runs a detector in `trainer.test` and `trainer.predict`, with any loaders.
 
-    `trainer.test` takes a loader of ID test images and one for each OOD set. It logs AUROC, AUPR
-    and FPR@95 of every score on every set and as means over the groups, such as
-    `near/auroc/fusion` (see `SetMetrics`), and the accuracy on the ID images as
-    `<ID set>/accuracy`. The metrics are those of all processes; images that a distributed sampler
+    `trainer.test` takes a loader of ID test images and one for each OOD set. It logs AUROC and
+    FPR@95 of the main scores on every set and as means over the groups, such as
+    `near/auroc/fusion` (see `main_metrics`), and the accuracy on the ID images as
+    `<ID set>/accuracy`. With `all_metrics`, it logs AUROC, AUPR and FPR@95 of every score (see
+    `SetMetrics`). The metrics are those of all processes; images that a distributed sampler
     repeats count once.
 
     `trainer.predict` returns the `Verdicts` of each batch.
@@ -45,6 +47,8 @@ class DetectorModule(StreamModule):
             loaders has the same order. One group is `id`; names of the others are free. Defaults to
             the `groups` of the DataModule; without them, the first set is ID and all others have
             the group `ood`.
+        all_metrics: Whether `trainer.test` logs all metrics of all scores, as it does in any case
+            without calibration.
 
     Example:
         >>> module = DetectorModule(detector)  # doctest: +SKIP
@@ -59,9 +63,10 @@ class DetectorModule(StreamModule):
         batch_size: int = BATCH_SIZE,
         *,
         groups: Mapping[str, str] | None = None,
+        all_metrics: bool = False,
     ) -> None:
         super().__init__(detector)
-        self.batch_size, self.groups = batch_size, groups
+        self.batch_size, self.groups, self.all_metrics = batch_size, groups, all_metrics
         self._has_begun = False
         # Of each test loader: the images of this process, and how many it has seen.
         self._limits: list[int | None] = []
@@ -176,13 +181,17 @@ class DetectorModule(StreamModule):
 
     def _compute_metrics(self) -> dict[str, float]:
         """The metrics of all processes, which each of them has to call."""
-        values = self.metrics.compute()
+        values = {key: float(value) for key, value in self.metrics.compute().items()}
+        detector = self.detector
+        if not self.all_metrics and detector.calibration is not None:
+            baselines = detector.settings.baselines
+            values = main_metrics(values, self.metrics, baselines, detector.decision)
         accuracy = self.accuracy.compute()
         if accuracy.isfinite():  # there are labels
-            values[f"{self.metrics.id_set}/accuracy"] = accuracy
+            values[f"{self.metrics.id_set}/accuracy"] = float(accuracy)
         # Another device of a later test may not have float64.
         self.metrics.reset()
-        return {key: float(value) for key, value in values.items()}
+        return values
 
     def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Verdicts:  # noqa: ARG002
         """The verdicts on a batch.

@@ -56,7 +56,7 @@ def expected(detector, counts):
     return values
 
 
-def test_a_test_logs_the_metrics_of_every_set_and_score():
+def test_a_test_logs_the_metrics_of_every_set_and_the_main_scores():
     detector = build_detector()
     counts = {"shapes": 7, "blank": 5, "noise": 4}
     loaders = {name: loader(n, seed) for seed, (name, n) in enumerate(counts.items())}
@@ -64,8 +64,17 @@ def test_a_test_logs_the_metrics_of_every_set_and_score():
     trainer.test(DetectorModule(detector, batch_size=8), loaders, verbose=False)
     logged = trainer.callback_metrics
     values = expected(detector, counts)
-    for key, value in values.items():
-        assert float(logged[key]) == pytest.approx(value, abs=1e-6), key
+    baselines = detector.settings.baselines
+    means = [(values[f"blank/auroc/{b}"] + values[f"noise/auroc/{b}"]) / 2 for b in baselines]
+    main = {"diffguard", "fusion", "fusion_baselines", baselines[int(np.argmax(means))]}
+    assert set(logged) == {"shapes/accuracy"} | {
+        f"{part}/{metric}/{name}"
+        for part in ("blank", "noise", "ood")
+        for metric in ("auroc", "fpr95_id_positive")
+        for name in main
+    }
+    for key in logged.keys() & values.keys():
+        assert float(logged[key]) == pytest.approx(values[key], abs=1e-6), key
     mean = (values["blank/auroc/fusion"] + values["noise/auroc/fusion"]) / 2
     assert float(logged["ood/auroc/fusion"]) == pytest.approx(mean, abs=1e-6)
     predictions = detector.predict(images(7, 0)).label
@@ -88,7 +97,8 @@ def test_names_and_groups_come_from_the_data_module(data_root):
 def test_an_evaluation_and_a_detector_module_give_the_same_metrics(data_root, tmp_path):
     score(tmp_path, data_root, threads=torch.get_num_threads())
     detector, data, trainer = build_detector(), data_module(data_root), Trainer(**QUIET)
-    trainer.test(DetectorModule(detector, batch_size=8), datamodule=data, verbose=False)
+    module = DetectorModule(detector, batch_size=8, all_metrics=True)
+    trainer.test(module, datamodule=data, verbose=False)
     metrics = synchronized_metrics(
         ScoreTable.read(tmp_path / "scores.csv"),
         data.groups,
@@ -191,7 +201,7 @@ def test_loaders_that_do_not_fit_the_groups_are_refused():
 def test_named_loaders_find_their_groups_in_any_order():
     detector, groups = build_detector(), {"shapes": "id", "blank": "near"}
     trainer = Trainer(**QUIET)
-    module = DetectorModule(detector, batch_size=8, groups=groups)
+    module = DetectorModule(detector, batch_size=8, groups=groups, all_metrics=True)
     trainer.test(module, {"blank": loader(5, 1), "shapes": loader(7, 0)}, verbose=False)
     for key, value in expected(detector, {"shapes": 7, "blank": 5}).items():
         assert float(trainer.callback_metrics[key]) == pytest.approx(value, abs=1e-6), key
@@ -231,7 +241,8 @@ def test_a_missing_label_is_reported():
 def test_a_loader_without_batches_gives_single_images():
     detector, counts = build_detector(), {"shapes": 4, "blank": 3}
     loaders = {name: loader(n, seed, None) for seed, (name, n) in enumerate(counts.items())}
-    trainer, module = Trainer(**QUIET), DetectorModule(detector, batch_size=8)
+    trainer = Trainer(**QUIET)
+    module = DetectorModule(detector, batch_size=8, all_metrics=True)
     trainer.test(module, loaders, verbose=False)
     for key, value in expected(detector, counts).items():
         assert float(trainer.callback_metrics[key]) == pytest.approx(value, abs=1e-6), key
@@ -270,7 +281,8 @@ def _process(rank, port, folder):
     results = []
     for counts in UNEVEN:
         loaders = {name: loader(n, seed) for seed, (name, n) in enumerate(counts.items())}
-        trainer.test(DetectorModule(build_detector(), batch_size=8), loaders, verbose=False)
+        module = DetectorModule(build_detector(), batch_size=8, all_metrics=True)
+        trainer.test(module, loaders, verbose=False)
         results.append({key: float(value) for key, value in trainer.callback_metrics.items()})
     trainer = Trainer(devices=2, strategy="ddp", use_distributed_sampler=False, **QUIET)
     # The first process reads one set and the second the other; then one of them reads both.
@@ -279,7 +291,8 @@ def _process(rank, port, folder):
             name: loader(n * (rank == owners[seed]), seed)
             for seed, (name, n) in enumerate(SHARES.items())
         }
-        trainer.test(DetectorModule(build_detector(), batch_size=8), shares, verbose=False)
+        module = DetectorModule(build_detector(), batch_size=8, all_metrics=True)
+        trainer.test(module, shares, verbose=False)
         results.append({key: float(value) for key, value in trainer.callback_metrics.items()})
     # Lightning divides the images of a prediction without repeats; a share may be empty too.
     module = DetectorModule(build_detector(), batch_size=8)

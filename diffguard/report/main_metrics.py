@@ -1,0 +1,39 @@
+"""The metrics of a test by which runs are compared, chosen from those of every score."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+
+from diffguard.report.set_metrics import ID, SetMetrics
+from diffguard.scores.fusion_rule import DIFFGUARD, FUSION, FUSION_BASELINES
+
+_METRICS = ("auroc", "fpr95_id_positive")
+
+
+def main_metrics(
+    values: Mapping[str, float], metrics: SetMetrics, baselines: Collection[str], decision: str
+) -> dict[str, float]:
+    """AUROC and FPR@95 of the main scores, on every OOD set and as means over the groups.
+
+    Args:
+        values: The result of `metrics`.
+        metrics: The metrics of every score.
+        baselines: Scores of the classifier alone; the best of each group by AUROC is a main score.
+        decision: The score that judges images, another main score. The rest are `diffguard`,
+            `fusion_baselines` and `fusion`.
+    """
+    names = metrics.score_names
+    groups = [group for group in dict.fromkeys(metrics.groups.values()) if group != ID]
+    main = {DIFFGUARD, FUSION_BASELINES, FUSION, decision}
+    alone = [name for name in names if name in baselines]
+    if alone:
+        main |= {max(alone, key=lambda name: values[f"{group}/auroc/{name}"]) for group in groups}
+    sets = [name for name in metrics.groups if name != metrics.id_set]
+    keys = (
+        f"{part}/{metric}/{name}"
+        for part in dict.fromkeys([*sets, *groups])
+        for metric in _METRICS
+        for name in names
+        if name in main
+    )
+    return {key: values[key] for key in keys}
