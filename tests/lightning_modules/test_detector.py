@@ -29,6 +29,8 @@ QUIET = {
     "enable_model_summary": False,
 }
 
+EVERY = {"batch_size": 8, "all_metrics": True}
+
 
 def images(count, seed):
     """Images of another size than the detector's."""
@@ -56,27 +58,25 @@ def expected(detector, counts):
     return values
 
 
+def agree(logged, values):
+    assert {key: float(logged[key]) for key in values} == pytest.approx(values, abs=1e-6)
+
+
 def test_a_test_logs_the_metrics_of_every_set_and_the_main_scores():
-    detector = build_detector()
+    trainer, detector = Trainer(**QUIET), build_detector()
     counts = {"shapes": 7, "blank": 5, "noise": 4}
     loaders = {name: loader(n, seed) for seed, (name, n) in enumerate(counts.items())}
-    trainer = Trainer(**QUIET)
     trainer.test(DetectorModule(detector, batch_size=8), loaders, verbose=False)
-    logged = trainer.callback_metrics
-    values = expected(detector, counts)
+    logged, values = trainer.callback_metrics, expected(detector, counts)
     baselines = detector.settings.baselines
     means = [(values[f"blank/auroc/{b}"] + values[f"noise/auroc/{b}"]) / 2 for b in baselines]
     main = {"diffguard", "fusion", "fusion_baselines", baselines[int(np.argmax(means))]}
-    assert set(logged) == {"shapes/accuracy"} | {
-        f"{part}/{metric}/{name}"
-        for part in ("blank", "noise", "ood")
-        for metric in ("auroc", "fpr95_id_positive")
-        for name in main
-    }
-    for key in logged.keys() & values.keys():
-        assert float(logged[key]) == pytest.approx(values[key], abs=1e-6), key
+    parts, metrics = ("blank", "noise", "ood"), ("auroc", "fpr95_id_positive")
+    keys = {f"{part}/{metric}/{name}" for part in parts for metric in metrics for name in main}
+    assert set(logged) == {*keys, "shapes/accuracy"}
     mean = (values["blank/auroc/fusion"] + values["noise/auroc/fusion"]) / 2
-    assert float(logged["ood/auroc/fusion"]) == pytest.approx(mean, abs=1e-6)
+    shared = {key: values[key] for key in logged.keys() & values.keys()}
+    agree(logged, {**shared, "ood/auroc/fusion": mean})
     predictions = detector.predict(images(7, 0)).label
     accuracy = (predictions == torch.arange(7) % CLASSES).float().mean()
     assert float(logged["shapes/accuracy"]) == pytest.approx(float(accuracy))
@@ -97,8 +97,7 @@ def test_names_and_groups_come_from_the_data_module(data_root):
 def test_an_evaluation_and_a_detector_module_give_the_same_metrics(data_root, tmp_path):
     score(tmp_path, data_root, threads=torch.get_num_threads())
     detector, data, trainer = build_detector(), data_module(data_root), Trainer(**QUIET)
-    module = DetectorModule(detector, batch_size=8, all_metrics=True)
-    trainer.test(module, datamodule=data, verbose=False)
+    trainer.test(DetectorModule(detector, **EVERY), datamodule=data, verbose=False)
     metrics = synchronized_metrics(
         ScoreTable.read(tmp_path / "scores.csv"),
         data.groups,
@@ -135,9 +134,7 @@ def test_a_data_module_of_a_user_trains_a_classifier_and_tests_a_detector():
     trainer = Trainer(**QUIET)
     trainer.test(DetectorModule(build_detector(), batch_size=8), datamodule=data, verbose=False)
     values = expected(build_detector(), {"shapes": 7, "blank": 5})
-    assert float(trainer.callback_metrics["near/auroc/fusion"]) == pytest.approx(
-        values["blank/auroc/fusion"], abs=1e-6
-    )
+    agree(trainer.callback_metrics, {"near/auroc/fusion": values["blank/auroc/fusion"]})
 
 
 def test_a_prediction_is_a_list_of_verdicts():
@@ -201,11 +198,9 @@ def test_loaders_that_do_not_fit_the_groups_are_refused():
 def test_named_loaders_find_their_groups_in_any_order():
     detector, groups = build_detector(), {"shapes": "id", "blank": "near"}
     trainer = Trainer(**QUIET)
-    module = DetectorModule(detector, batch_size=8, groups=groups, all_metrics=True)
+    module = DetectorModule(detector, groups=groups, **EVERY)
     trainer.test(module, {"blank": loader(5, 1), "shapes": loader(7, 0)}, verbose=False)
-    for key, value in expected(detector, {"shapes": 7, "blank": 5}).items():
-        assert float(trainer.callback_metrics[key]) == pytest.approx(value, abs=1e-6), key
-    assert "shapes/accuracy" in trainer.callback_metrics
+    agree(trainer.callback_metrics, expected(detector, {"shapes": 7, "blank": 5}))
 
 
 @pytest.mark.parametrize(
@@ -241,11 +236,9 @@ def test_a_missing_label_is_reported():
 def test_a_loader_without_batches_gives_single_images():
     detector, counts = build_detector(), {"shapes": 4, "blank": 3}
     loaders = {name: loader(n, seed, None) for seed, (name, n) in enumerate(counts.items())}
-    trainer = Trainer(**QUIET)
-    module = DetectorModule(detector, batch_size=8, all_metrics=True)
+    trainer, module = Trainer(**QUIET), DetectorModule(detector, **EVERY)
     trainer.test(module, loaders, verbose=False)
-    for key, value in expected(detector, counts).items():
-        assert float(trainer.callback_metrics[key]) == pytest.approx(value, abs=1e-6), key
+    agree(trainer.callback_metrics, expected(detector, counts))
     assert [len(verdicts) for verdicts in trainer.predict(module, loader(2, 0, None))] == [1, 1]
 
 
@@ -281,8 +274,7 @@ def _process(rank, port, folder):
     results = []
     for counts in UNEVEN:
         loaders = {name: loader(n, seed) for seed, (name, n) in enumerate(counts.items())}
-        module = DetectorModule(build_detector(), batch_size=8, all_metrics=True)
-        trainer.test(module, loaders, verbose=False)
+        trainer.test(DetectorModule(build_detector(), **EVERY), loaders, verbose=False)
         results.append({key: float(value) for key, value in trainer.callback_metrics.items()})
     trainer = Trainer(devices=2, strategy="ddp", use_distributed_sampler=False, **QUIET)
     # The first process reads one set and the second the other; then one of them reads both.
@@ -291,8 +283,7 @@ def _process(rank, port, folder):
             name: loader(n * (rank == owners[seed]), seed)
             for seed, (name, n) in enumerate(SHARES.items())
         }
-        module = DetectorModule(build_detector(), batch_size=8, all_metrics=True)
-        trainer.test(module, shares, verbose=False)
+        trainer.test(DetectorModule(build_detector(), **EVERY), shares, verbose=False)
         results.append({key: float(value) for key, value in trainer.callback_metrics.items()})
     # Lightning divides the images of a prediction without repeats; a share may be empty too.
     module = DetectorModule(build_detector(), batch_size=8)
@@ -322,8 +313,7 @@ def test_two_processes_log_the_metrics_and_predict_the_verdicts_of_one(tmp_path)
     second[-2], first[-1] = first[-2], second[-1]
     assert first == second
     for logged, counts in zip(first, (*UNEVEN, *(SHARES,) * 3), strict=True):
-        for key, value in expected(build_detector(), counts).items():
-            assert logged[key] == pytest.approx(value, abs=1e-6), key
+        agree(logged, expected(build_detector(), counts))
     verdicts = build_detector().predict(images(7, 0), batch_size=8)
     assert scores[0] == pytest.approx(verdicts.score[::2].tolist(), rel=1e-3)
     assert other_scores[0] == pytest.approx(verdicts.score[1::2].tolist(), rel=1e-3)
