@@ -53,10 +53,10 @@ def log_results(log: ResultsLog, run: ScoredRun, results: Mapping[str, Any]) -> 
         results: Its results.
     """
     metrics, decision = logged_metrics(results), deciding_score(results)
-    scores = dict.fromkeys([decision, *main_scores(results)])
+    main = dict.fromkeys([decision, *main_scores(results)])
     charts = {
         f"{title} ({group})": [
-            name for score in scores if (name := f"{group}/{metric}/{score}") in metrics
+            name for score in main if (name := f"{group}/{metric}/{score}") in metrics
         ]
         for group in GROUPS
         for metric, title in METRICS.items()
