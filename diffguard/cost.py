@@ -20,6 +20,7 @@ from diffguard.denoisers.custom import (
 )
 from diffguard.denoisers.scheduler_config import schedule_from_config
 from diffguard.denoisers.spec import DiffusionSpec
+from diffguard.diffusion.denoiser import Denoiser
 from diffguard.diffusion.schedule import NoiseSchedule
 from diffguard.engine.classifier_guidance import ClassifierGuidance
 from diffguard.engine.engine import Engine
@@ -102,7 +103,7 @@ def dry_run(
         parts.append(_part(name, type(module).__name__, module))
     schedule = denoiser.schedule if custom else schedule_from_config(diffusion.scheduler)
     stand_in = _StandIn(schedule, diffusion.num_classes, diffusion.null_class)
-    fewest, most = _count_passes(protected, stand_in, settings)
+    fewest, most = count_passes(protected, stand_in, settings)
     return Cost(parts, fewest, most, settings.fusion.is_cascade)
 
 
@@ -156,10 +157,19 @@ class _StandIn:
         return torch.zeros_like(z_t)
 
 
-def _count_passes(
-    classifier: Classifier, denoiser: _StandIn, settings: DetectorSettings
+def count_passes(
+    classifier: Classifier, denoiser: _StandIn | Denoiser, settings: DetectorSettings
 ) -> tuple[int, int]:
-    """Run the methods on images of 2 × 2 pixels."""
+    """The fewest and most network passes of an image, see `Cost`.
+
+    The methods run on images of 2 × 2 pixels, without the networks.
+
+    Args:
+        classifier: The protected classifier.
+        denoiser: The diffusion model.
+        settings: The detector's settings.
+    """
+    denoiser = _StandIn(denoiser.schedule, denoiser.num_classes, denoiser.null_class)
     models = Models(
         classifier,
         denoiser,

@@ -28,6 +28,7 @@ from diffguard.storage.state_dict import weights_hash
 from diffguard.storage.weights import load_tensors
 from diffguard.training.precision import weight_dtype
 from diffguard_cli.arguments import EvaluationArguments
+from diffguard_cli.auto_precision import with_precision
 from diffguard_cli.diffusion_model import LoadedDiffusion
 from diffguard_cli.free_folder import free_run
 from diffguard_cli.run import Run
@@ -61,6 +62,7 @@ def calibrate(
     )
     networks = [classifier[0].network, *weight_parts(diffusion.denoiser).values(), noisy]
     identity = {"models": weights_hash([network for network in networks if network is not None])}
+    run = with_precision(run, models, identity, title)
     detector = calibrated(run, models, identity, title)
     save = rank_zero_only(detector.save)
     save(run.detector_file, classifier[1], diffusion.spec, run.config, weights=weights)

@@ -75,7 +75,7 @@ def main(argv: Sequence[str]) -> int:
 def _evaluate(argv: Sequence[str], ckpt: str) -> int:
     from diffguard.checkpoint.file import read_checkpoint
     from diffguard_cli.detector_options import instantiate
-    from diffguard_cli.stored_config import stored_config
+    from diffguard_cli.stored_config import precision_of_calibration, stored_config
     from diffguard_cli.unused_options import check_evaluation_options
 
     parser = build_parser()
@@ -84,6 +84,7 @@ def _evaluate(argv: Sequence[str], ckpt: str) -> int:
     namespace = parse(parser, argv, defaults, ckpt)
     options = instantiate(parser, namespace)
     options["command"] = _command(argv)
+    options["trainer"] = precision_of_calibration(options["trainer"], content["config"])
     arguments = typed(EvaluationArguments, options)
     _check(arguments)
     check_evaluation_options(argv, arguments)

@@ -112,6 +112,7 @@ def _publish(
         "config": {**config, "detector": to_dict(detector.settings)},
         "seed": detector.seed,
         "batch_size": run.batch_size,
+        "compile": run.compile,
         "libraries": library_versions(),
         "device": str(detector.device),
         "command": arguments.command,

@@ -18,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 
 from diffguard.batching import fixed_batch_size
+from diffguard.engine.acceleration import CompileMode
 from diffguard.errors import UserError
 from diffguard.methods.adaptive_stream import AdaptiveStream
 from diffguard.methods.items import Item, Scored, items_of
@@ -31,7 +32,7 @@ from diffguard.settings.detector import DetectorSettings
 from diffguard.settings.selection import Selection
 from diffguard_cli.derived_scores import add_derived
 from diffguard_cli.interrupts import interruptible
-from diffguard_cli.measurements import fastest_batch_size
+from diffguard_cli.measurements import apply_compilation, measured
 from diffguard_cli.scoring_folder import OpenFolder, ScoringFolder
 from diffguard_cli.scoring_time import record_time
 from lightning_modules.callbacks.scoring_bar import watched
@@ -52,11 +53,13 @@ class FinishedRun:
         table: The merged score table.
         batch_size: Rows of every network call.
         precision: Enters the precision of the networks' calls.
+        compile: How the diffusion network was compiled.
     """
 
     table: Path
     batch_size: int
     precision: Callable[[], AbstractContextManager[None]]
+    compile: CompileMode = False
 
 
 class ScoringRun:
@@ -154,13 +157,14 @@ class ScoringRun:
         device, rank = trainer.strategy.root_device, trainer.global_rank
         check_shared(self.folder, trainer, work)
         names = self.detector.score_names(derived=False)
-        find = partial(fastest_batch_size, self.detector, trainer, len(self.stream))
+        measure = partial(measured, self.detector, self.selection, trainer)
         place = work.together(
-            "opened", lambda: self._place.open(device, names, find) if rank == 0 else None
+            "opened", lambda: self._place.open(device, names, measure) if rank == 0 else None
         )
         # The first process alone looks for what is left: others may see a file late.
         place, key = trainer.strategy.broadcast((place, run_key(self.folder)))
         torch.set_num_threads(place.threads)
+        apply_compilation(self.detector, place.compile)
         wait_until(lambda: run_key(self.folder) == key, self.folder, rank)
         machine = self._place.machine(device, place.threads)
         work.together("alike", lambda: check_alike(place.machine, machine))
@@ -193,7 +197,8 @@ class ScoringRun:
         work.together("timed", lambda: record_time(self.folder, trainer, *figures))
         work.together("merged", self._merge if trainer.is_global_zero else (lambda: None))
         precision = trainer.precision_plugin.test_step_context
-        return FinishedRun(self.folder / "scores.csv", module.place.batch_size, precision)
+        place, table = module.place, self.folder / "scores.csv"
+        return FinishedRun(table, place.batch_size, precision, place.compile)
 
     def _merge(self) -> None:
         path = merge(self.folder)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from diffguard.batching import AUTO, fixed_batch_size
+from diffguard.engine.acceleration import CompileMode
 from diffguard.engine.memory import too_large
 from diffguard.errors import UserError
 from diffguard.score_table.contents import changed_images, write_contents
@@ -68,6 +68,12 @@ class OpenFolder:
         return int(self.manifest["batch_size"])
 
     @property
+    def compile(self) -> CompileMode:
+        """How the diffusion network is compiled."""
+        compile: CompileMode = self.manifest["settings"]["compile"]
+        return compile
+
+    @property
     def machine(self) -> dict[str, str | int]:
         """What the first process contributes to the last bits of a score."""
         return dict(self.manifest[MACHINE])
@@ -92,8 +98,8 @@ class OpenFolder:
 class ScoringFolder:
     """What the scores in a folder depend on, compared with what a run is about to add.
 
-    The batch size and the number of CPU threads decide on the last bits of a score. If they are
-    left open, a run that resumes takes those it began with.
+    The batch size, the number of CPU threads and compilation decide on the last bits of a score. If
+    they are left open, a run that resumes takes those it began with.
 
     Args:
         path: The folder.
@@ -120,8 +126,7 @@ class ScoringFolder:
         self.path, self.identity = path, dict(identity)
         self._lack = lack
         self._data, self._stream, self._settings, self._seed = data, stream, settings, seed
-        size = None if data.batch_size == AUTO else fixed_batch_size(int(data.batch_size))
-        self._request = Terms(size, data.batch_size, threads)
+        self._request = Terms.of_settings(data.batch_size, threads, settings.compile)
 
     def check(self, device: torch.device) -> None:
         """Compare the folder with this run; nothing is written.
@@ -148,22 +153,21 @@ class ScoringFolder:
         return True
 
     def open(
-        self, device: torch.device, names: Sequence[str], find_batch_size: Callable[[], int]
+        self, device: torch.device, names: Sequence[str], measure: Callable[[Terms, int], Terms]
     ) -> OpenFolder:
         """Make the folder this run's; the first process calls this before there is a row.
 
         Args:
             device: The device of the networks.
             names: The columns of scores.
-            find_batch_size: Measures the batch size; used if it is left open.
+            measure: Completes the terms for a number of images, by measuring what is left open.
 
         Raises:
             UserError: As `check`, or if the folder cannot be written.
         """
         score_mask = self._score_mask(device)
-        terms = self._terms()
-        size = terms.batch_size or find_batch_size()
-        terms = Terms(size, terms.requested, terms.threads or torch.get_num_threads())
+        terms = measure(self._terms(), int(np.count_nonzero(~score_mask)))
+        terms = replace(terms, threads=terms.threads or torch.get_num_threads())
         # If another launch of the same command was faster, its batch size counts.
         manifest = self._manifest(device, terms.resumed(read_manifest(self.path) or {}), names)
         write_contents(self.path, self._stream.contents)
@@ -218,7 +222,7 @@ class ScoringFolder:
         return {
             "format": FORMAT,
             **self.identity,
-            "settings": _scoring(settings),
+            "settings": {**_scoring(settings), "compile": terms.compile},
             "seed": self._seed,
             "batch_size": terms.batch_size,
             "batch_size_setting": terms.requested,

@@ -1,13 +1,17 @@
-"""The batch size and the number of threads of a scoring run."""
+"""The batch size, the number of threads and the compilation of a scoring run."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 from diffguard.batching import AUTO, fixed_batch_size
+from diffguard.engine.acceleration import CompileMode
 from diffguard.score_table.manifest import MACHINE
+
+# The values that `auto` may choose.
+_MODES = (False, True)
 
 
 @dataclass(frozen=True)
@@ -18,11 +22,24 @@ class Terms:
         batch_size: Rows of a network call; None if it is still to be measured.
         requested: The batch size of the command line, or `auto`.
         threads: CPU threads of a process; None leaves the libraries' choice.
+        compile: How the diffusion network is compiled; None if it is still to be measured.
+        is_auto: Whether `compile` is measured.
     """
 
     batch_size: int | None
     requested: int | str
     threads: int | None
+    compile: CompileMode | None = False
+    is_auto: bool = False
+
+    @classmethod
+    def of_settings(
+        cls, batch_size: int | str, threads: int | None, compile: CompileMode | Literal["auto"]
+    ) -> Terms:
+        """The terms of a run, with None for what its settings leave open."""
+        size = None if batch_size == AUTO else fixed_batch_size(int(batch_size))
+        is_auto = compile == AUTO
+        return cls(size, batch_size, threads, None if compile == AUTO else compile, is_auto)
 
     def resumed(self, manifest: Mapping[str, Any]) -> Terms:
         """These terms, with open values taken from the manifest of the folder.
@@ -32,9 +49,13 @@ class Terms:
         """
         threads = self.threads or manifest.get(MACHINE, {}).get("threads")
         size, before = manifest.get("batch_size"), manifest.get("batch_size_setting")
+        terms = replace(self, threads=threads)
+        compile = manifest.get("settings", {}).get("compile")
+        if self.is_auto and compile in _MODES:
+            terms = replace(terms, compile=compile)
         if size is None or not self._allow(size, before):
-            return Terms(self.batch_size, self.requested, threads)
-        return Terms(size, manifest["batch_size_setting"], threads)
+            return terms
+        return replace(terms, batch_size=size, requested=manifest["batch_size_setting"])
 
     def _allow(self, size: int, setting: int | str | None) -> bool:
         """Whether a run that began with a batch size, chosen by a setting, can resume."""

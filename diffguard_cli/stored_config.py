@@ -9,12 +9,14 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from datamodules.config import DataConfig
 from diffguard.errors import UserError
 from diffguard.printing import say
 from diffguard.storage.schema import validated_plain
+from diffguard.training.precision import AUTO, FULL_PRECISION
 from diffguard.training.trainer_config import TrainerConfig
 
 # Keys that make a parser import a class or read a file.
@@ -56,6 +58,19 @@ def stored_config(content: Mapping[str, Any], path: str) -> dict[str, Any]:
     _at_most(cores, "data.num_workers", data, "num_workers", reason)
     _at_most(_LARGEST_BATCH, "data.batch_size", data, "batch_size", "a batch takes long to fill")
     return {"data": data, "trainer": trainer, "detector": content["settings"]}
+
+
+def precision_of_calibration(trainer: TrainerConfig, config: Mapping[str, Any]) -> TrainerConfig:
+    """The `trainer` section of an evaluation, with the precision of the calibration for `auto`.
+
+    Args:
+        trainer: The section.
+        config: The config in the checkpoint.
+    """
+    if trainer.precision != AUTO:
+        return trainer
+    precision = config["trainer"].get("precision", FULL_PRECISION)
+    return replace(trainer, precision=FULL_PRECISION if precision == AUTO else precision)
 
 
 def _detector_data(content: Mapping[str, Any]) -> dict[str, Any]:

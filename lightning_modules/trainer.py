@@ -17,7 +17,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from diffguard.errors import UserError, one_line
 from diffguard.processes.termination import end_together
 from diffguard.training.class_paths import class_of
-from diffguard.training.precision import check_device, weight_dtype
+from diffguard.training.precision import AUTO, FULL_PRECISION, check_device, weight_dtype
 from diffguard.training.trainer_config import TrainerConfig
 from lightning_modules.callbacks.scoring_bar import ScoringProgressBar
 from lightning_modules.callbacks.training_bar import StageProgressBar
@@ -47,6 +47,7 @@ def build_trainer(
     bars: list[pl.Callback] = [bar(title)] if config.progress else []
     # Importing Lightning turns its advice on.
     quiet_libraries()
+    precision = FULL_PRECISION if config.precision == AUTO else config.precision
     try:
         processes = process_arguments(config.devices, config.num_nodes)
         plugins = [*processes.pop("plugins", []), *options.pop("plugins", [])]
@@ -55,7 +56,7 @@ def build_trainer(
             **processes,
             plugins=plugins or None,
             strategy=config.strategy,
-            precision=config.precision,  # type: ignore[arg-type]
+            precision=precision,  # type: ignore[arg-type]
             callbacks=[_Threads(config.threads), *bars, *(callbacks or [])],
             enable_progress_bar=config.progress,
             # The loaders divide the images themselves, so no image is repeated.

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import cache
 from typing import Any
+
+import torch
+from torch import Tensor
 
 from diffguard.errors import UserError
 from diffguard.storage.arguments import check_values
@@ -13,8 +17,28 @@ NETWORKS = ("UNet2DModel", "ADMUNet2DModel", "UNet2DConditionModel", "DiTTransfo
 AUTOENCODERS = ("AutoencoderKL", "VQModel")
 
 
+class _UniformDtype:
+    """Reads the dtype of a network from its first weight.
+
+    diffusers' property walks all modules at each call of the network. All weights of our networks
+    have one dtype.
+    """
+
+    parameters: Callable[[], Iterator[Tensor]]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of the weights."""
+        return next(self.parameters()).dtype
+
+
+@cache
+def _with_uniform_dtype(cls: type) -> type:
+    return type(cls.__name__, (_UniformDtype, cls), {"__module__": cls.__module__})
+
+
 def module_class(name: str, classes: tuple[str, ...]) -> Any:
-    """A network's or autoencoder's class by name.
+    """A network's or autoencoder's class by name, with a fast `dtype`.
 
     Raises:
         UserError: For an unknown class.
@@ -26,10 +50,10 @@ def module_class(name: str, classes: tuple[str, ...]) -> Any:
     if name == "ADMUNet2DModel":
         from diffguard.denoisers.adm_unet import ADMUNet2DModel
 
-        return ADMUNet2DModel
+        return _with_uniform_dtype(ADMUNet2DModel)
     import diffusers
 
-    return getattr(diffusers, name)
+    return _with_uniform_dtype(getattr(diffusers, name))
 
 
 def accepted_config(cls: Any, config: Mapping[str, Any]) -> dict[str, Any]:

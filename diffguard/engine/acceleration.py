@@ -36,6 +36,13 @@ def accelerate(
         _compile(network, None if compile is True else compile)
 
 
+def set_compilation(network: nn.Module, mode: CompileMode) -> None:
+    """Compile a network, or undo its compilation; see `accelerate`."""
+    if not mode:
+        network._compiled_call_impl = None
+    accelerate(network, compile=mode)
+
+
 def _compile(network: nn.Module, mode: str | None) -> None:
     if network.forward.__module__.startswith("torch."):
         # Older versions of torch compile no frame of their own files, such as an `nn.Sequential`'s.

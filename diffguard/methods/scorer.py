@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from diffguard.batching import BATCH_SIZE, check_batch_size, fixed_batch_size
+from diffguard.batching import AUTO, BATCH_SIZE, check_batch_size, fixed_batch_size
 from diffguard.engine.acceleration import accelerate, check_compiler
 from diffguard.errors import UserError
 from diffguard.inputs.working import Images, working_images
@@ -73,7 +73,9 @@ class Scorer(ModelProperties, nn.Module):
             )
         network = getattr(denoiser, "network", None)
         if isinstance(network, nn.Module):
-            accelerate(network, compile=settings.compile, channels_last=settings.channels_last)
+            # A run that measures whether compilation pays compiles the network itself.
+            compile = False if settings.compile == AUTO else settings.compile
+            accelerate(network, compile=compile, channels_last=settings.channels_last)
 
     def train(self, mode: bool = True) -> Self:  # noqa: ARG002
         """Stay in evaluation mode, even inside a module in training; see `Models.train`."""
@@ -121,7 +123,7 @@ class Scorer(ModelProperties, nn.Module):
         check_rows(batch_size, self.classifier, self.image_size)
         # A network may have been put in training mode on its own.
         self.eval()
-        if self.settings.compile:
+        if self.settings.compile and self.settings.compile != AUTO:
             check_compiler(self.device)
         calibration = self.calibration if derive else None
         selection = Selection(self.settings, only)

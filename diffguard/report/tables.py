@@ -142,7 +142,7 @@ def make_notes(results: Mapping[str, Any]) -> list[tuple[str, str]]:
     }
     costs = [f"{cost[name]:.4g} {unit}" for name, unit in units.items() if name in cost]
     if costs:
-        notes.append(("Cost", ", ".join(costs)))
+        notes.append(("Cost", ", ".join([*costs, *_acceleration(results["settings"])])))
     notes += stage_notes(results)
     for row in results["comparisons"]:
         low, high = (_signed(value) for value in row["ci95"])
@@ -155,6 +155,13 @@ def make_notes(results: Mapping[str, Any]) -> list[tuple[str, str]]:
         counts = ", ".join(f"{name} {count:,}" for name, count in errors.items())
         notes.append(("Left out", f"{sum(errors.values()):,} unreadable images ({counts})"))
     return notes
+
+
+def _acceleration(settings: Mapping[str, Any]) -> list[str]:
+    """What made the networks faster than in their plain form."""
+    precision = settings.get("precision", "32-true")
+    names = [] if precision in ("32", "32-true") else [str(precision)]
+    return [*names, "compiled network"] if settings.get("compile") else names
 
 
 def to_markdown(results: Mapping[str, Any]) -> str:

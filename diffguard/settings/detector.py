@@ -102,7 +102,8 @@ class DetectorSettings:
         odin_step: ODIN: size of the step on an image in [0, 1].
         perceptual_weights: Folder or file with the backbone weights of LPIPS and DISTS.
         compile: Compile the diffusion network, see `engine/acceleration.py`. Changes no score
-            beyond rounding, as does `channels_last`.
+            beyond rounding, as does `channels_last`. With `auto`, a scoring run of the commands
+            compiles it if this saves at least a minute; in Python, `auto` does not compile.
         channels_last: Keep the diffusion network in channels-last memory format.
 
     Raises:
@@ -146,7 +147,7 @@ class DetectorSettings:
     odin_temperature: float = 1000.0
     odin_step: float = 0.0014
     perceptual_weights: str | None = None
-    compile: CompileMode = False
+    compile: CompileMode | Literal["auto"] = False
     channels_last: bool = False
 
     def __post_init__(self) -> None:

@@ -6,7 +6,10 @@ import torch
 
 from diffguard.errors import UserError
 
-_NAMES = ("32-true", "bf16-mixed", "16-mixed", "bf16-true", "16-true")
+# The precision of calibration and scoring is measured; training then has the default.
+AUTO = "auto"
+FULL_PRECISION = "32-true"
+_NAMES = (FULL_PRECISION, "bf16-mixed", "16-mixed", "bf16-true", "16-true")
 # Lightning's short names of the first three.
 _SHORT_NAMES = ("32", "bf16", "16")
 _DOUBLE = ("64", "64-true")
@@ -16,8 +19,8 @@ _HALF = ("16-true", "bf16-true", "transformer-engine", "transformer-engine-float
 
 def check_name(precision: str) -> None:
     """Raise `UserError` for an unknown precision."""
-    if precision not in _NAMES + _SHORT_NAMES:
-        raise UserError(f"precision must be one of {', '.join(_NAMES)}, got {precision!r}")
+    if precision not in (*_NAMES, *_SHORT_NAMES, AUTO):
+        raise UserError(f"precision must be one of {', '.join(_NAMES)}, {AUTO}, got {precision!r}")
 
 
 def check_device(precision: str, device: torch.device) -> None:

@@ -29,7 +29,9 @@ class DeviceOptions:
             launcher has started the processes, their number counts instead.
         num_nodes: Number of machines; see `devices`.
         strategy: Lightning's strategy, such as `ddp`.
-        precision: Lightning's precision, such as `bf16-mixed`.
+        precision: Lightning's precision, such as `bf16-mixed`. With `auto`, training has
+            `32-true`, calibration `bf16-mixed` if this saves at least a minute, and an evaluation
+            the precision of the calibration.
         threads: CPU threads of each process; defaults to the libraries' choice. The last bits of a
             score depend on it.
         progress: Show a progress bar, or lines if the output is not a terminal.

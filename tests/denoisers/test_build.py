@@ -2,6 +2,9 @@
 
 import pytest
 import torch
+from diffusers import UNet2DModel
+from diffusers.models import modeling_utils
+from diffusers.models.modeling_utils import get_parameter_dtype
 
 from diffguard.denoisers.build import build_denoiser
 from diffguard.denoisers.networks import module_class
@@ -56,3 +59,14 @@ def test_only_listed_classes_of_diffusers_are_built():
     assert module_class(*classes, classes).__name__ == "DiTTransformer2DModel"
     with pytest.raises(UserError, match="'DiffusionPipeline' is not known"):
         module_class("DiffusionPipeline", classes)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_call_does_not_search_all_modules_for_the_dtype(monkeypatch, dtype):
+    denoiser = build_denoiser(DiffusionSpec("UNet2DModel", UNET, LINEAR, 8, 1, 3, 3))
+    denoiser.cast(dtype)
+    state, t, y = torch.zeros(8, 1, 8, 8), torch.full((8,), 3), torch.zeros(8, dtype=torch.int64)
+    expected = UNet2DModel.forward(denoiser.network, state.to(dtype), t, y).sample
+    assert denoiser.network.dtype == get_parameter_dtype(denoiser.network) == dtype
+    monkeypatch.setattr(modeling_utils, "get_parameter_dtype", None)
+    assert torch.equal(denoiser.network(state.to(dtype), t, y).sample, expected)

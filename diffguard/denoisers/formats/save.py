@@ -68,7 +68,7 @@ def _write(parts: DiffusionParts, folder: Path) -> None:
     latent = parts.autoencoder is not None
     kind = diffusers.DDIMScheduler if latent else diffusers.DDPMScheduler
     scheduler = kind.from_config(parts.scheduler)
-    if not latent and type(parts.network) is diffusers.UNet2DModel:
+    if not latent and type(parts.network).__name__ == "UNet2DModel":
         pipeline: Any = diffusers.DDPMPipeline(parts.network, scheduler)
         pipeline.save_pretrained(folder)
     else:
