@@ -17,7 +17,7 @@ from diffguard.errors import UserError
 from diffguard.scores.activation_baselines import Dice, ash, react, scale
 from diffguard.scores.core import ConfidenceAndResidual
 from diffguard.scores.feature_baselines import BoundaryDistance, NNGuide, nci, she, vim
-from diffguard.scores.gradient_baselines import odin
+from diffguard.scores.gradient_baselines import Odin
 from diffguard.scores.hyper_parameters import (
     HyperParameter,
     activation_shares,
@@ -189,7 +189,7 @@ BASELINES: dict[str, Baseline] = {
     "odin": Baseline(
         "Liang et al., 2018",
         "images",
-        odin,
+        Odin,
         ("network",),
         parameters=(
             HyperParameter("odin_temperature", 1000.0, 1, None, listed(1.0, 10.0, 100.0, 1000.0)),

@@ -1,6 +1,7 @@
 """Each baseline equals its paper's formula, computed row by row on one small example."""
 
 import math
+import warnings
 
 import numpy as np
 import pytest
@@ -244,7 +245,13 @@ def test_odin_is_the_msp_after_a_step_against_the_loss():
     values = {"odin_temperature": 10.0, "odin_step": 0.02}
     with torch.no_grad():
         logits = network(images)
-        odin = Baselines(["odin"], network=network, **values).score(logits, logits, images)["odin"]
+        baseline = Baselines(["odin"], network=network, **values)
+        odin = baseline.score(logits, logits, images)["odin"]
+    # As inside Lightning, and without a warning.
+    with torch.inference_mode(), warnings.catch_warnings():
+        warnings.simplefilter("error")
+        again = baseline.score(logits.clone(), logits.clone(), images.clone())["odin"]
+    assert torch.equal(odin, again)
     expected = []
     for image in images:
         x = image[None].clone().requires_grad_()
