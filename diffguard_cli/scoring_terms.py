@@ -38,8 +38,8 @@ class Terms:
     ) -> Terms:
         """The terms of a run, with None for what its settings leave open."""
         size = None if batch_size == AUTO else fixed_batch_size(int(batch_size))
-        is_auto = compile == AUTO
-        return cls(size, batch_size, threads, None if compile == AUTO else compile, is_auto)
+        mode = None if compile == "auto" else compile
+        return cls(size, batch_size, threads, mode, is_auto=mode is None)
 
     def resumed(self, manifest: Mapping[str, Any]) -> Terms:
         """These terms, with open values taken from the manifest of the folder.

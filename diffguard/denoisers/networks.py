@@ -31,10 +31,21 @@ class _UniformDtype:
         """The dtype of the weights."""
         return next(self.parameters()).dtype
 
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """Pickle by the class of diffusers: no module holds the class that is made below."""
+        state = super().__reduce_ex__(protocol)[2]
+        return _empty, (type(self).__bases__[1],), state
+
 
 @cache
 def _with_uniform_dtype(cls: type) -> type:
     return type(cls.__name__, (_UniformDtype, cls), {"__module__": cls.__module__})
+
+
+def _empty(cls: type) -> Any:
+    """A network without weights, for unpickling."""
+    network_class: Any = _with_uniform_dtype(cls)
+    return network_class.__new__(network_class)
 
 
 def module_class(name: str, classes: tuple[str, ...]) -> Any:

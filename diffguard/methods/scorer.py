@@ -74,7 +74,7 @@ class Scorer(ModelProperties, nn.Module):
         network = getattr(denoiser, "network", None)
         if isinstance(network, nn.Module):
             # A run that measures whether compilation pays compiles the network itself.
-            compile = False if settings.compile == AUTO else settings.compile
+            compile = False if settings.compile == "auto" else settings.compile
             accelerate(network, compile=compile, channels_last=settings.channels_last)
 
     def train(self, mode: bool = True) -> Self:  # noqa: ARG002

@@ -1,5 +1,8 @@
 """Diffusion models built from specs: which may be built, and what must fit together."""
 
+import copy
+import pickle
+
 import pytest
 import torch
 from diffusers import UNet2DModel
@@ -70,3 +73,13 @@ def test_a_call_does_not_search_all_modules_for_the_dtype(monkeypatch, dtype):
     assert denoiser.network.dtype == get_parameter_dtype(denoiser.network) == dtype
     monkeypatch.setattr(modeling_utils, "get_parameter_dtype", None)
     assert torch.equal(denoiser.network(state.to(dtype), t, y).sample, expected)
+
+
+def test_a_network_can_be_pickled_and_copied():
+    """Spawned processes receive their modules by pickle."""
+    network = build_denoiser(DiffusionSpec("UNet2DModel", UNET, LINEAR, 8, 1, 3, 3)).network
+    state, t, y = torch.zeros(8, 1, 8, 8), torch.full((8,), 3), torch.zeros(8, dtype=torch.int64)
+    expected = network(state, t, y).sample
+    for again in (pickle.loads(pickle.dumps(network)), copy.deepcopy(network)):
+        assert type(again) is type(network)
+        assert torch.equal(again(state, t, y).sample, expected)
