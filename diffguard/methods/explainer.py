@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+
+import numpy as np
 
 from diffguard.errors import UserError
 from diffguard.inputs.working import AnImage, working_images
@@ -16,7 +18,9 @@ from diffguard.report import figures
 from diffguard.report.decision import Decision
 from diffguard.report.panel import PanelRow, panel
 from diffguard.report.sentence import Facts, sentence
+from diffguard.score_table.rows import BASELINES_STAGE, DIFFUSION_STAGE, ScoreRow
 from diffguard.scores.conformal import p_values
+from diffguard.settings.selection import Selection
 
 _BATCH_SIZE = 8
 
@@ -70,7 +74,7 @@ class Explainer(Scorer):
         stream = self.stream(_BATCH_SIZE, unguided=True, skip="none")
         scored: Scored = [*stream.push([Item(images[0])]), *stream.flush()][0]
         names = self.classifier.class_names
-        row = scored.row
+        row = replace(scored.row, stage=self._deciding_stage(scored.row))
         verdict = Verdicts.from_rows([row], calibration, name, decision.accept, class_names=names)[
             0
         ]
@@ -85,7 +89,14 @@ class Explainer(Scorer):
             probability=verdict.probability,
             p_values=p_values_of_row,
             is_ood=verdict.is_ood,
-            stage=verdict.stage if calibration.rule.cascade is not None else None,
+            stage=row.stage if calibration.rule.cascade is not None else None,
+            uses_diffusion=row.stage == DIFFUSION_STAGE,
         )
         (pictures,) = panel_rows(self.models, [scored], name)
         return Explanation(verdict, scores, p_values_of_row, pictures, sentence(facts, decision))
+
+    def _deciding_stage(self, row: ScoreRow) -> int:
+        """The stage that decides, although the diffusion model redrew the image in any case."""
+        scores = {name: np.full(_BATCH_SIZE, value) for name, value in row.scores.items()}
+        in_doubt = self.in_doubt(scores, Selection(self.settings, self.decision))
+        return DIFFUSION_STAGE if in_doubt[0] else BASELINES_STAGE

@@ -11,6 +11,7 @@ import numpy as np
 from diffguard.report.decision import Decision
 from diffguard.report.html.thumbnails import Thumbnail
 from diffguard.report.sentence import Facts, sentence
+from diffguard.score_table.rows import BASELINES_STAGE
 from diffguard.score_table.table import ScoreTable
 from diffguard.scores.calibration import Calibration
 from diffguard.scores.conformal import Floats, Judgment, p_values
@@ -112,13 +113,14 @@ class Gallery:
         dataset, label = table.dataset_names[table.dataset[row]], int(table.label[row])
         scores = {name: float(column[row]) for name, column in table.scores.items()}
         p_values_of_row = {name: float(column[place]) for name, column in self._p_values.items()}
-        has_stages = self.judge.calibration.rule.cascade is not None
+        stage, has_stages = int(table.stage[row]), self.judge.calibration.rule.cascade is not None
         facts = Facts(
             prediction=names[int(table.prediction[row])],
             probability=float(table.probability[row]),
             p_values={name: p for name, p in p_values_of_row.items() if math.isfinite(p)},
             is_ood=bool(self.judgment.is_ood[place]),
-            stage=int(table.stage[row]) if has_stages else None,
+            stage=stage if has_stages else None,
+            uses_diffusion=stage != BASELINES_STAGE,
         )
         return GalleryImage(
             name=table.path[row] or f"{dataset}[{table.index[row]}]",

@@ -23,6 +23,7 @@ class Facts:
         p_values: Score -> conformal p-value, in (0, 1]; without the scores that were not computed.
         is_ood: The verdict.
         stage: The stage of a cascade that decided, 1 or 2; None without a cascade.
+        uses_diffusion: Whether the decision uses a score of the diffusion model.
     """
 
     prediction: str
@@ -30,6 +31,7 @@ class Facts:
     p_values: Mapping[str, float]
     is_ood: bool
     stage: int | None = None
+    uses_diffusion: bool = True
 
 
 def sentence(facts: Facts, decision: Decision) -> str:
@@ -47,7 +49,11 @@ def sentence(facts: Facts, decision: Decision) -> str:
     """
     sure = f"{min(facts.probability, 1):.1%}"
     parts = [f"The classifier sees “{facts.prediction}” with a probability of {sure}"]
-    parts.append(_change(facts))
+    if DIFFGUARD in facts.p_values:
+        parts.append(_change(facts))
+    elif not facts.uses_diffusion:
+        # The pictures may still show a reconstruction, which was made for them alone.
+        parts.append("the decision did not need the diffusion model")
     if FUSION_BASELINES in facts.p_values and decision.score == FUSION:
         p_value = facts.p_values[FUSION_BASELINES]
         kind = "unusual" if p_value <= 1 - decision.accept else "not unusual"
@@ -63,8 +69,6 @@ def sentence(facts: Facts, decision: Decision) -> str:
 
 def _change(facts: Facts) -> str:
     """What the diffusion model made of the image."""
-    if DIFFGUARD not in facts.p_values:
-        return "the diffusion model did not redraw it"
     p_value = facts.p_values[DIFFGUARD]
     # Rounded down, so that 99.9% is never written as all.
     share = math.floor(100 * (1 - p_value))

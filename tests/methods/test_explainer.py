@@ -6,6 +6,8 @@ import torch
 from diffguard.errors import UserError
 from diffguard.report.decision import Decision
 from diffguard.report.sentence import Facts, sentence
+from diffguard.settings.fusion import FusionSettings
+from tests.helpers.tiny_detector import build_detector, small_settings
 
 
 def test_an_explanation_has_the_verdict_of_predict_and_its_reasons(detector, images):
@@ -26,6 +28,21 @@ def test_an_explanation_has_the_verdict_of_predict_and_its_reasons(detector, ima
     assert heads == list(explanation.pictures.pictures)
 
 
+def test_an_explanation_names_the_stage_that_decided(images):
+    cascade = FusionSettings("cascade", band=[0.3, 0.9])
+    detector = build_detector(small_settings(fusion=cascade))
+    verdicts = detector.predict(images, batch_size=8)
+    assert set(verdicts.stage.tolist()) == {1, 2}
+    for stage in (1, 2):
+        place = verdicts.stage.tolist().index(stage)
+        explanation = detector.explain(images[place])
+        assert explanation.verdict == verdicts[place]
+        assert f"stage {stage} decided, " in explanation.text
+        # The pictures show a reconstruction in both cases, so the sentence describes it.
+        assert "guided" in explanation.pictures.pictures
+        assert "redrawn as" in explanation.text
+
+
 def test_several_images_and_wrong_shares_are_refused(detector, images):
     with pytest.raises(UserError, match="explain takes one image, got 2: call it for each"):
         detector.explain(images[:2])
@@ -42,10 +59,11 @@ def test_the_sentence_gives_the_reasons_of_the_verdict():
         "stage 2 decided, the classifier and the diffusion model; fusion has p = 0.002, at most "
         "the limit of 0.05: OOD."
     )
-    alone = Facts("cat", 1.00001, {"fusion_baselines": 0.6, "fusion": 0.7}, is_ood=False, stage=1)
+    p_values = {"fusion_baselines": 0.6, "fusion": 0.7}
+    alone = Facts("cat", 1.00001, p_values, is_ood=False, stage=1, uses_diffusion=False)
     assert sentence(alone, Decision("fusion", 0.95, fdr=0.1)) == (
-        "The classifier sees “cat” with a probability of 100.0%; the diffusion model did not "
-        "redraw it; the classifier's own scores are not unusual (p = 0.6); stage 1 decided, the "
-        "classifier's scores alone; fusion has p = 0.7, above the limit for a false discovery rate "
-        "of 10%: ID."
+        "The classifier sees “cat” with a probability of 100.0%; the decision did not need "
+        "the diffusion model; the classifier's own scores are not unusual (p = 0.6); stage 1 "
+        "decided, the classifier's scores alone; fusion has p = 0.7, above the limit for a false "
+        "discovery rate of 10%: ID."
     )

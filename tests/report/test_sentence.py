@@ -19,8 +19,11 @@ def test_the_sentence_gives_each_reason_and_the_verdict(stage, end):
     assert text.endswith("fusion has p = 0.02, at most the limit of 0.05: OOD.")
 
 
-def test_an_image_without_a_reconstruction_is_not_compared():
-    text = sentence(Facts("cat", 1.0, {"msp": 0.3}, is_ood=False), Decision("msp", 0.95))
-    assert "the diffusion model did not redraw it" in text
+@pytest.mark.parametrize("uses_diffusion", [False, True])
+def test_an_image_without_a_diffguard_score_is_not_compared(uses_diffusion):
+    facts = Facts("cat", 1.0, {"msp": 0.3}, is_ood=False, uses_diffusion=uses_diffusion)
+    text = sentence(facts, Decision("msp", 0.95))
+    assert ("the decision did not need the diffusion model" in text) != uses_diffusion
+    assert "redrawn" not in text
     assert "own scores" not in text
     assert text.endswith("above the limit of 0.05: ID.")
