@@ -105,15 +105,16 @@ def main(argv: Sequence[str]) -> int:
     """Measure all rows; print and write the table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("ckpt", type=Path)
-    parser.add_argument("--limit", type=int, help="images per test set; all by default")
+    parser.add_argument("--limit", type=int, help="images per set for the AUROC; all by default")
     parser.add_argument("--length", type=int, default=500, help="images per stream")
     parser.add_argument("--rounds", type=int, default=2, help="measurements of each stream")
     parser.add_argument("--output", type=Path, default=Path())
     options = parser.parse_args(argv)
     torch.set_num_threads(1)
     content = read_checkpoint(options.ckpt)
-    sets, groups, validation = read_images(content["config"]["data"], options.limit)
+    sets, groups, validation = read_images(content["config"]["data"])
     streams = [stream_images(sets, groups, share, options.length) for share in SHARES]
+    sets = {name: images[: options.limit] for name, images in sets.items()}
     print({name: len(images) for name, images in sets.items()}, len(validation[0]), flush=True)
     subjects: list[tuple[Variant, Detector]] = []
     rows: list[Measurement] = []
@@ -137,11 +138,11 @@ def main(argv: Sequence[str]) -> int:
 
 
 def read_images(
-    config: Mapping[str, Any], limit: int | None
+    config: Mapping[str, Any],
 ) -> tuple[dict[str, Tensor], dict[str, str], tuple[Tensor, Tensor]]:
     """The images of all test sets, their groups, and the ID validation images with labels."""
     sections = {"id": IDSets(**config["id"]), "ood": OODSets(**config["ood"])}
-    data = OODDataModule(DataConfig(**{**config, **sections, "limit": limit}))
+    data = OODDataModule(DataConfig(**{**config, **sections}))
     data.prepare_data()
     items = [i for b in data.stream_loader(data.stream("test")) for i in items_of(b)]
     sets = {n: torch.stack([i.image for i in items if i.dataset == n]) for n in data.groups}

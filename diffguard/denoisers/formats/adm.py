@@ -13,6 +13,7 @@ from torch import Tensor
 from diffguard.denoisers.formats.openai_names import OpenAILayout
 from diffguard.denoisers.formats.options import CheckpointOptions, linear_schedule
 from diffguard.denoisers.formats.tensors import build_empty, fill
+from diffguard.denoisers.networks import NETWORKS, module_class
 from diffguard.denoisers.parts import DiffusionParts
 from diffguard.errors import UserError
 
@@ -57,10 +58,6 @@ def convert(tensors: Mapping[str, Tensor], options: CheckpointOptions) -> Diffus
 
 
 def _build(layout: OpenAILayout, image_size: int, options: CheckpointOptions) -> Any:
-    from diffusers import UNet2DModel
-
-    from diffguard.denoisers.adm_unet import ADMUNet2DModel
-
     plain_down, plain_up = (
         ("ResnetDownsampleBlock2D", "ResnetUpsampleBlock2D")
         if layout.residual_resampling
@@ -95,6 +92,8 @@ def _build(layout: OpenAILayout, image_size: int, options: CheckpointOptions) ->
     if layout.model_channels != layout.channels[0]:
         config["time_embedding_dim"] = 4 * layout.model_channels
     if len(head_channels) > 1:
-        return build_empty(ADMUNet2DModel, num_heads=options.num_heads, **config)
+        network = module_class("ADMUNet2DModel", NETWORKS)
+        return build_empty(network, num_heads=options.num_heads, **config)
     config["attention_head_dim"] = head_channels.pop()
-    return build_empty(ADMUNet2DModel if "time_embedding_dim" in config else UNet2DModel, **config)
+    name = "ADMUNet2DModel" if "time_embedding_dim" in config else "UNet2DModel"
+    return build_empty(module_class(name, NETWORKS), **config)

@@ -9,6 +9,7 @@ from torch import Tensor
 from diffguard.denoisers.formats.ddpm_names import DDPMLayout
 from diffguard.denoisers.formats.options import CheckpointOptions, linear_schedule
 from diffguard.denoisers.formats.tensors import build_empty, fill, has, shape_of
+from diffguard.denoisers.networks import NETWORKS, module_class
 from diffguard.denoisers.parts import DiffusionParts
 
 
@@ -22,14 +23,12 @@ def convert(tensors: Mapping[str, Tensor], options: CheckpointOptions) -> Diffus
     Raises:
         UserError: If an option or a tensor is missing, or a tensor is left over.
     """
-    from diffusers import UNet2DModel
-
     layout = DDPMLayout.read(tensors)
     image_size = options.need_image_size(2 ** (len(layout.channels) - 1))
     rows = shape_of(tensors, "label_emb.weight")[0] if has(tensors, "label_emb.") else None
     attention = layout.attention
     network = build_empty(
-        UNet2DModel,
+        module_class("UNet2DModel", NETWORKS),
         sample_size=image_size,
         in_channels=shape_of(tensors, "conv_in.weight")[1],
         out_channels=shape_of(tensors, "conv_out.weight")[0],

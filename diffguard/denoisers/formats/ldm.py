@@ -27,6 +27,7 @@ from diffguard.denoisers.formats.tensors import (
     identity,
     shape_of,
 )
+from diffguard.denoisers.networks import AUTOENCODERS, NETWORKS, module_class
 from diffguard.denoisers.parts import DiffusionParts
 from diffguard.diffusion.schedule import NoiseSchedule
 from diffguard.errors import UserError
@@ -126,8 +127,6 @@ def scheduler_config(betas: Tensor) -> dict[str, Any]:
 
 
 def _unet(tensors: Mapping[str, Tensor], options: CheckpointOptions, factor: int) -> Any:
-    from diffusers import UNet2DConditionModel
-
     layout = OpenAILayout.read(tensors)
     middle = "middle_block.1."
     if not has(tensors, f"{middle}transformer_blocks.") or layout.scale_shift:
@@ -143,7 +142,7 @@ def _unet(tensors: Mapping[str, Tensor], options: CheckpointOptions, factor: int
     is_linear = projection is not None and projection.ndim == 2
     attention = layout.attention
     network = build_empty(
-        UNet2DConditionModel,
+        module_class("UNet2DConditionModel", NETWORKS),
         sample_size=options.need_image_size(factor * 2 ** (len(layout.channels) - 1)) // factor,
         in_channels=layout.in_channels,
         out_channels=layout.out_channels,
@@ -167,15 +166,13 @@ def _unet(tensors: Mapping[str, Tensor], options: CheckpointOptions, factor: int
 
 def _first_stage(tensors: Mapping[str, Tensor], options: CheckpointOptions) -> tuple[Any, int]:
     """The autoencoder and its downsampling factor."""
-    from diffusers import VQModel
-
     halves = {half: Part(tensors, f"{half}.") for half in ("encoder", "decoder")}
     down = DDPMLayout.read(halves["encoder"], "down")
     up = DDPMLayout.read(halves["decoder"], "up")
     codes, width = shape_of(tensors, "quantize.embedding.weight")
     factor = 2 ** (len(down.channels) - 1)
     network = build_empty(
-        VQModel,
+        module_class("VQModel", AUTOENCODERS),
         in_channels=shape_of(halves["encoder"], "conv_in.weight")[1],
         out_channels=shape_of(halves["decoder"], "conv_out.weight")[0],
         down_block_types=tuple(
