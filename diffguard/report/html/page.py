@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -29,6 +29,8 @@ from diffguard.report.sentence import STAGES
 from diffguard.storage.files import replace_file
 
 _FOLDER = files("diffguard.report.html")
+_MOST_BYTES = 25_000_000
+_MOST_SKIPPED = 500  # rows; more are in the score table
 _GROUPS = {"id": "ID", "near": "near OOD", "far": "far OOD"}
 
 
@@ -102,10 +104,28 @@ def write_page(path: Path, page: Page) -> None:
         temporary.write_text(text, encoding="utf-8", newline="")
 
 
-def render(page: Page) -> str:
-    """The page as HTML."""
-    pictures = within_budget([image.pictures for image in page.images])
-    cards = [_Card(*pair) for pair in zip(page.images, pictures, strict=True)]
+def render(page: Page, most_bytes: int = _MOST_BYTES) -> str:
+    """The page as HTML; pictures, then whole images are left out from the end if it is too large.
+
+    Args:
+        page: The content.
+        most_bytes: Size of the page as UTF-8.
+    """
+    images = page.images
+    # Without the data of its pictures, but with their headings.
+    outline = _render(page, [_Card(image, _headings(image)) for image in images])
+    while (budget := most_bytes - len(outline.encode("utf-8"))) < 0 and images:
+        images = images[: len(images) // 2]
+        outline = _render(page, [_Card(image, _headings(image)) for image in images])
+    pictures = within_budget([image.pictures for image in images], budget)
+    return _render(page, [_Card(*pair) for pair in zip(images, pictures, strict=True)])
+
+
+def _headings(image: GalleryImage) -> list[Thumbnail]:
+    return [replace(picture, source="") for picture in image.pictures]
+
+
+def _render(page: Page, cards: Sequence[_Card]) -> str:
     reduced = [
         len(card.pictures) for card in cards if len(card.pictures) < len(card.image.pictures)
     ]
@@ -117,10 +137,11 @@ def render(page: Page) -> str:
         cards=cards,
         without_pictures=reduced.count(0),
         without_reconstruction=len(reduced) - reduced.count(0),
-        filters=_filters(page.images),
+        skipped=page.skipped[:_MOST_SKIPPED],
+        filters=_filters([card.image for card in cards]),
         score=page.score,
         groups=_GROUPS,
-        sets=len({image.dataset for image in page.images}),
+        sets=len({card.image.dataset for card in cards}),
         style=Markup((_FOLDER / "report.css").read_text(encoding="utf-8")),
         scripts=scripts,
         hashes=" ".join(map(_hash, scripts)),

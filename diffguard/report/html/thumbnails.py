@@ -15,8 +15,6 @@ SIDE = 160
 """Largest side of a picture in pixels."""
 SIDE_ALONE = 96
 """Largest side of an input that is shown without its reconstruction."""
-# Bytes of all pictures: with scripts and the texts of 2,000 images, a page stays below 25 MB.
-_BUDGET = 12_000_000
 # Smaller pictures are lossless, because JPEG would blur their few pixels.
 _LOSSLESS = 64
 
@@ -43,9 +41,7 @@ def thumbnails(row: PanelRow) -> list[Thumbnail]:
     ]
 
 
-def within_budget(
-    images: Sequence[Sequence[Thumbnail]], budget: int = _BUDGET
-) -> list[Sequence[Thumbnail]]:
+def within_budget(images: Sequence[Sequence[Thumbnail]], budget: int) -> list[Sequence[Thumbnail]]:
     """The pictures that fit on a page: the inputs, then the other pictures of the first images.
 
     Args:

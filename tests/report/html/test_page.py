@@ -5,6 +5,7 @@ import hashlib
 import io
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,8 @@ import diffguard.report.html
 from diffguard.report.figures import COLORS
 from diffguard.report.html.charts import roc_chart, score_chart, stage_chart
 from diffguard.report.html.images import write_images
-from diffguard.report.html.thumbnails import thumbnails, within_budget
+from diffguard.report.html.page import Page, Skipped, render
+from diffguard.report.html.thumbnails import Thumbnail, thumbnails, within_budget
 from diffguard.report.overview import headline, main_scores
 from diffguard.report.panel import PanelRow
 from tests.helpers.html_page import read_page, select
@@ -161,6 +163,34 @@ def test_pictures_beyond_the_budget_are_left_out_from_the_last_image_on():
     assert counts(sum(whole) - 1) == [5, 5, 5, 1]
     assert counts(whole[0] + sum(inputs[1:])) == [5, 1, 1, 1]
     assert counts(sum(inputs) - 1) == [1, 1, 1, 0]
+
+
+def test_a_page_has_a_largest_size():
+    picture = Thumbnail("guided", "data:image/png;base64," + "A" * 9000)
+    image = make_gallery(make_table()).image(1)
+    scores = {f"a_rather_long_name_of_a_score_{number}": 0.5 for number in range(60)}
+    p_values = {**image.facts.p_values, **scores}
+    large = replace(
+        image,
+        name="x" * 100,
+        scores=scores,
+        facts=replace(image.facts, p_values=p_values),
+        pictures=[picture] * 2,
+    )
+    skipped = [Skipped(f"{'d' * 100}/{number}.png", "truncated") for number in range(100_000)]
+    page = Page("Verdicts", "2 of 3", score="fusion", images=[large] * 40, skipped=skipped)
+    text = render(page, 600_000)
+    assert 550_000 < len(text.encode()) <= 600_000
+    assert text.count("<article") == 40
+    assert 1 < text.count(picture.source) < 80
+    assert "which keeps this file small" in text
+    assert text.count("truncated") == 500
+    assert "and 99,500 more, see scores.csv" in text
+    # Texts that are too long even without pictures leave out images.
+    page = replace(page, images=[replace(large, name="x" * 9000)] * 40)
+    text = render(page, 600_000)
+    assert len(text.encode()) <= 600_000
+    assert f"Only the first {text.count('<article')} of these 40 images" in text
 
 
 def test_large_pictures_are_shrunk_and_small_ones_are_exact():
