@@ -20,7 +20,7 @@ from diffguard.report.results_log import ResultsLog
 from diffguard.report.scored_run import ScoredRun
 from diffguard.scores.fusion_rule import DIFFGUARD, FUSION
 
-# Tabs of TensorBoard unfold their first group, which is the first in the alphabet.
+# TensorBoard sorts groups by name and unfolds the first ones; only `classifier` precedes this one.
 OVERVIEW = "detector"
 
 

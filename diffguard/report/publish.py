@@ -51,20 +51,21 @@ def report(
     images: Sequence[GalleryImage] = (),
     full_table: bool = False,
     command: str = "",
+    page: str = "report.html",
 ) -> dict[str, Any]:
     """Write, log and print the results of a scored run, and draw its figures.
 
     Args:
         run: The scored run.
-        output: Folder for `results.json`, `results.csv`, `results.md`, `report.html` and
-            `figures/`.
+        output: Folder for `results.json`, `results.csv`, `results.md`, `figures/` and the page.
         tensorboard: TensorBoard folder, whose `evaluation` is written anew; None writes none.
         logs: Further loggers of the results; they are closed.
         metrics: See `diffguard.report.summary.summarize`.
         panels: Images of the run with their reconstructions, by what they have in common.
-        images: The gallery of `report.html`.
+        images: The gallery of the page.
         full_table: Whether to print every score on every set.
         command: The command that makes the report from score tables; empty if there is none.
+        page: Name of the page.
 
     Returns:
         The results.
@@ -72,7 +73,7 @@ def report(
     results = summarize(run, metrics=metrics)
     refuse_links(output / "figures")
     write_results(output, results)
-    write_evaluation(output / "report.html", run, results, images, command)
+    write_evaluation(output / page, run, results, images, command)
     with ExitStack() as stack:
         logs = [*logs, *([] if tensorboard is None else [_open_tensorboard(tensorboard)])]
         for log in logs:
@@ -87,7 +88,7 @@ def report(
             for log in logs:
                 log.picture(f"{OVERVIEW}/{name}", pixels)
     _print_results(run, results, full_table=full_table)
-    say("", f"Results: {output}", f"Report: {output / 'report.html'}")
+    say("", f"Results: {output}", f"Report: {output / page}")
     if tensorboard is not None:
         say(f"TensorBoard: tensorboard --logdir {shlex.quote(str(tensorboard))}")
     return results
@@ -107,6 +108,8 @@ def report_again(
         folders: Evaluation folders; several are joined, see `diffguard.report.join`.
         fusions: Further fusions, name -> scores.
         output: Folder for the results, see `report`; TensorBoard's files go to `tensorboard` in it.
+            If it is one of `folders`, the page is `report_of_scores.html`, so that the images of
+            `report.html` are kept.
         full_table: Whether to print every score on every set.
         command: The command line, for the report.
 
@@ -117,7 +120,15 @@ def report_again(
     run = add_fusions(join_runs([read_run(folder) for folder in folders]), fusions)
     if command and len(folders) > 1:
         run = replace(run, settings={**run.settings, "command": command})
-    return report(run, output, output / "tensorboard", full_table=full_table, command=command)
+    is_source = output.resolve() in [folder.resolve() for folder in folders]
+    return report(
+        run,
+        output,
+        output / "tensorboard",
+        full_table=full_table,
+        command=command,
+        page="report_of_scores.html" if is_source else "report.html",
+    )
 
 
 def _open_tensorboard(folder: Path) -> TensorBoardLog:

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from diffguard.errors import UserError
+from diffguard.report import publish
 from diffguard.report.run_files import read_run, write_run
 from diffguard.report.scored_run import Thresholds
 from diffguard.score_table.merge import merge
@@ -40,6 +41,13 @@ def test_a_saved_run_is_read_back_bitwise(folder):
     assert run.cost == {"images_per_second": 5.5, "batch_fill": 0.5}
     assert run.thresholds == thresholds
     assert (run.groups, run.seed) == (MANIFEST["groups"], 5)
+
+
+def test_a_report_of_tables_keeps_the_report_beside_them(folder, monkeypatch):
+    merge(folder)
+    monkeypatch.setattr(publish, "report", lambda *_, page, **__: page)
+    assert publish.report_again([folder], {}, folder) == "report_of_scores.html"
+    assert publish.report_again([folder], {}, folder / "again") == "report.html"
 
 
 def test_a_folder_with_no_more_than_tables_will_do(folder):

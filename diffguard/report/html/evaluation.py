@@ -15,7 +15,11 @@ from diffguard.report.scored_run import ScoredRun
 from diffguard.report.sentence import STAGES
 from diffguard.report.tables import LEGEND, make_notes
 
-_NO_IMAGES = "No images are shown: they need the detector and its threshold. Evaluate with --ckpt."
+_NO_DETECTOR = "No images are shown: they need the detector. Evaluate with --ckpt."
+_NO_THRESHOLD = (
+    "No images are shown: there are too few ID validation images for a threshold at this share of "
+    "accepted images."
+)
 
 
 def write_evaluation(
@@ -48,7 +52,7 @@ def write_evaluation(
         headline=headline(results),
         score=deciding_score(results),
         groups=run.groups,
-        lines=[*run.remarks, *([] if images else [_NO_IMAGES])],
+        lines=[*run.remarks, *([] if images else [_reason(run, command)])],
         views=views(results),
         main_scores=main_scores(results),
         legend=LEGEND,
@@ -68,6 +72,11 @@ def _commands(settings: Mapping[str, Any], command: str) -> list[str]:
     runs = [run["settings"].get("command", "") for run in settings.get("runs", ())]
     commands = dict.fromkeys([*runs, settings.get("command", ""), command])
     return [text for text in commands if text]
+
+
+def _reason(run: ScoredRun, command: str) -> str:
+    """Why the page shows no images; `command` is that of a report of score tables."""
+    return _NO_DETECTOR if command or run.thresholds is not None else _NO_THRESHOLD
 
 
 def _note(run: ScoredRun, images: Sequence[GalleryImage]) -> str:

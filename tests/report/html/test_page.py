@@ -16,14 +16,16 @@ from PIL import Image
 import diffguard.report.html
 from diffguard.report.figures import COLORS
 from diffguard.report.html.charts import roc_chart, score_chart, stage_chart
+from diffguard.report.html.evaluation import write_evaluation
 from diffguard.report.html.images import write_images
 from diffguard.report.html.page import Page, Skipped, render
 from diffguard.report.html.thumbnails import Thumbnail, thumbnails, within_budget
 from diffguard.report.overview import headline, main_scores
 from diffguard.report.panel import PanelRow
+from diffguard.report.summary import summarize
 from tests.helpers.html_page import read_page, select
 from tests.helpers.small_report import HOSTILE, SCRIPT, make_gallery, pictures_of, write_report
-from tests.helpers.small_table import make_table
+from tests.helpers.small_table import make_run, make_table
 
 FOLDER = Path(diffguard.report.html.__file__).parent
 
@@ -191,6 +193,19 @@ def test_a_page_has_a_largest_size():
     text = render(page, 600_000)
     assert len(text.encode()) <= 600_000
     assert f"Only the first {text.count('<article')} of these 40 images" in text
+
+
+@pytest.mark.parametrize(
+    ("thresholds", "command", "reason"),
+    [
+        (None, "", "too few ID validation images"),
+        (None, "evaluate --scores a", "Evaluate with --ckpt."),
+    ],
+)
+def test_a_page_without_images_gives_the_reason(tmp_path, thresholds, command, reason):
+    run = make_run(thresholds=thresholds)
+    write_evaluation(tmp_path / "report.html", run, summarize(run, draws=5), command=command)
+    assert reason in (tmp_path / "report.html").read_text(encoding="utf-8")
 
 
 def test_large_pictures_are_shrunk_and_small_ones_are_exact():
