@@ -89,7 +89,7 @@ def test_the_cpu_overlay_is_small_and_needs_no_gpu():
 
 def test_configs_on_the_page_exist():
     page = (CONFIGS.parent / "docs" / "cifar10.md").read_text()
-    shipped = {path.name for path in CONFIGS.glob("cifar10*.yaml")}
+    shipped = {path.name for path in CONFIGS.glob("cifar10[._]*.yaml")}
     assert all(f"configs/{name}" in page for name in shipped)
     config = yaml.safe_load((CONFIGS / "cifar10.yaml").read_text())
     for stage in ("classifier", "diffusion"):

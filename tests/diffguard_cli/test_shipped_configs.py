@@ -35,7 +35,7 @@ def test_existing_file_wins_over_a_shipped_config(tmp_path, monkeypatch):
     assert parse(parser, ["--config", "cifar10"]).seed == 7
 
 
-@pytest.mark.parametrize("name", ["cifar100", "absent.yaml", "configs/absent.yaml"])
+@pytest.mark.parametrize("name", ["cifar1000", "absent.yaml", "configs/absent.yaml"])
 def test_unknown_name_lists_the_shipped_configs(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError) as caught:

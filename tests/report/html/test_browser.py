@@ -93,7 +93,7 @@ def test_the_gallery_filters_and_orders(page, report):
     above = [image for image in flagged if image.score >= 1.5]
     assert page.locator(".card:visible").count() == len(above)
     page.get_by_role("button", name="Reset").click()
-    page.wait_for_function("document.querySelectorAll('.card[hidden]').length === 0")
+    playwright.expect(page.locator(".card[hidden]")).to_have_count(0)
     page.locator("select[name=set]").select_option("near_a")
     near = [image for image in images if image.dataset == "near_a"]
     assert page.locator(".card:visible").count() == len(near) > 0
@@ -118,7 +118,7 @@ def test_hostile_names_do_nothing(page):
 def test_the_page_fits_its_window_and_draws_its_charts(page, width, scheme):
     page.set_viewport_size({"width": width, "height": 900})
     page.emulate_media(color_scheme=scheme)
-    page.wait_for_function("document.querySelectorAll('.plot svg.main-svg').length >= 4")
+    playwright.expect(page.locator(".plot svg.main-svg").nth(3)).to_be_attached()
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     color = page.evaluate("getComputedStyle(document.body).backgroundColor")
     assert color == ("rgb(255, 255, 255)" if scheme == "light" else "rgb(13, 17, 23)")
