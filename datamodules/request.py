@@ -74,15 +74,20 @@ class Section:
 
     def overlaps(self, other: Section) -> bool:
         """Whether two sections have images in common."""
-        if (
-            self.words[:-1] != other.words[:-1]
-            or self.whole.split(":")[0] != other.whole.split(":")[0]
-        ):
+        if self._folder != other._folder:
             return False
-        if self.whole != other.whole:
+        if self.words[-1] != other.words[-1]:
             return bool(_parts(self.words[-1]) & _parts(other.words[-1]))
         ends = [section.end for section in (self, other) if section.end is not None]
         return not ends or max(self.first, other.first) < min(ends)
+
+    @property
+    def _folder(self) -> tuple[str, ...]:
+        """The kind and the words before the part; a `default` config of the hub may be omitted."""
+        kind, folder = self.whole.split(":")[0], self.words[:-1]
+        if kind == "hf" and len(folder) == 3 and folder[2] == "default":
+            folder = folder[:2]
+        return kind, *folder
 
     def cut(self, images: ImageSet, request: Request) -> ImageSet:
         """The set with only the images of the section.

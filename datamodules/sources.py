@@ -39,6 +39,8 @@ from datamodules.torchvision_set import torchvision_set
 from diffguard.errors import UserError
 from diffguard.storage.paths import kind_of, user_path
 
+_DIGITS = re.compile(r"digits:([0-9])-([0-9])(?:/(train|validation|test))?")
+
 
 def open_set(
     name: str,
@@ -92,6 +94,11 @@ def same_source(first: str, second: str, root: Path | str | None) -> bool:
     sections = [Section.parse(source) for source in (first, second)]
     if sections[0] and sections[1]:
         return sections[0].overlaps(sections[1])
+    digits = [_DIGITS.fullmatch(source) for source in (first, second)]
+    if digits[0] and digits[1]:
+        (low, high, part), (other_low, other_high, other_part) = (m.groups() for m in digits if m)
+        is_same_part = None in (part, other_part) or part == other_part
+        return is_same_part and max(low, other_low) <= min(high, other_high)
     return _canonical(first, root) == _canonical(second, root)
 
 
@@ -141,7 +148,7 @@ def _path(request: Request) -> ImageSet:
 
 
 def _digits(request: Request) -> ImageSet:
-    match = re.fullmatch(r"([0-9])-([0-9])(?:/(train|validation|test))?", request.argument)
+    match = _DIGITS.fullmatch(request.source)
     if match is None or match[1] > match[2]:
         raise request.bad("digits:FIRST-LAST or digits:FIRST-LAST/PART, such as digits:0-5/train")
     first, last = int(match[1]), int(match[2])

@@ -31,9 +31,11 @@ def check_labels(
     """Detect a classifier whose classes are in another order, or that does not fit the images.
 
     A correct classifier also confuses classes: some have few images, and some mean the same
-    (ImageNet's sunglass and sunglasses). Another order is therefore an error only if it raises the
-    accuracy by more than 0.1, or if classes that changed places have lost all of their images, and
-    chance explains neither. In doubt there is a warning.
+    (ImageNet's sunglass and sunglasses). Another order is therefore an error only if chance does
+    not explain it, and if either classes that changed places have lost almost all of their images,
+    or the accuracy rises by more than 0.1. If the accuracy is already above chance, it must also be
+    far higher in that order: at most half as many errors, or three times as many correct images.
+    In doubt there is a warning.
 
     Args:
         labels: `(N,)` int64, true classes of ID images.
@@ -57,7 +59,6 @@ def check_labels(
         )
     confusion = np.zeros((classes, classes), dtype=np.int64)
     np.add.at(confusion, (labels.numpy(), predictions.numpy()), 1)
-    right, total = int(np.trace(confusion)), len(labels)
     order = _best_order(confusion)
     moved = _moved_classes(confusion, order)
     if len(moved) > 1:
@@ -76,15 +77,19 @@ def check_labels(
             f"warning: the classifier confuses {len(moved)} classes more often than it recognizes "
             f"them ({examples}): if they are not alike, check the order of class_names"
         )
-    chance = 1 / classes
-    noise = 2 * math.sqrt(chance * (1 - chance) / total)
-    if right / total > chance + noise:
+    if _is_above_chance(confusion):
         return None
     return (
-        f"warning: the classifier is right on only {right} of {total} ID validation images, no "
-        f"better than chance among {classes} classes: check its weights, its preprocessing "
-        "(mean, std, size) and class_names"
+        f"warning: the classifier is right on only {np.trace(confusion)} of {len(labels)} ID "
+        f"validation images, no better than chance among {classes} classes: check its weights, its "
+        "preprocessing (mean, std, size) and class_names"
     )
+
+
+def _is_above_chance(confusion: NDArray[np.int64]) -> bool:
+    total, chance = int(confusion.sum()), 1 / len(confusion)
+    noise = 2 * math.sqrt(chance * (1 - chance) / total)
+    return bool(np.trace(confusion) / total > chance + noise)
 
 
 def _best_order(confusion: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -108,6 +113,9 @@ def _is_another_order(
     explained = int(confusion[moved, order[moved]].sum())
     gain = int(confusion[np.arange(classes), order].sum() - recognized.sum())
     if min(gain, explained) > _GAIN * confusion.sum():
+        # The order was fitted to the same images, so a weak classifier always gains some accuracy.
+        if _is_above_chance(confusion) and not _is_far_higher(confusion, gain):
+            return False
         # At most half of the images of two confused classes should be in favor of another order.
         right = int(recognized[moved].sum())
         return bool(classes * binom.cdf(right, right + explained, 0.5) < _CHANCE)
@@ -116,6 +124,12 @@ def _is_another_order(
     return any(
         classes * 0.5 ** int(per_class[cycle].sum()) < _CHANCE for cycle in _cycles(order, lost)
     )
+
+
+def _is_far_higher(confusion: NDArray[np.int64], gain: int) -> bool:
+    """Whether a gain more than halves the errors, or more than triples the correct images."""
+    right = int(np.trace(confusion))
+    return 2 * gain > confusion.sum() - right or gain > 2 * right
 
 
 def _cycles(order: NDArray[np.int64], rows: Collection[int]) -> Iterator[list[int]]:

@@ -19,7 +19,7 @@ from diffguard.storage.json_files import read_json
 from diffguard.storage.paths import require_file
 
 AUROCs = Mapping[tuple[str, str], float]  # of a score on a set or group
-# The baselines in `fusion_baselines` are chosen on validation sets, without DiffGuard.
+# Both are compared with `fusion_baselines`, the baselines of `detector.comparator` combined.
 _TESTED, _GROUPS = ("diffguard", "fusion"), ("near", "far")
 
 
@@ -61,11 +61,13 @@ def read_seeds(folders: Sequence[Path]) -> list[AUROCs]:
         folders: Evaluation folders, two or more.
 
     Raises:
-        UserError: If there is only one, a `results.json` is missing or damaged, or the evaluations
-            differ in their scores or sets.
+        UserError: If there is only one or one is named twice, a `results.json` is missing or
+            damaged, or the evaluations differ in their scores or sets.
     """
     if len(folders) < 2:
         raise UserError("--over_seeds compares several seeds: name two evaluation folders or more")
+    if len({folder.resolve() for folder in folders}) < len(folders):
+        raise UserError("--over_seeds got a folder twice: name each evaluation folder once")
     seeds: list[AUROCs] = []
     for folder in folders:
         results = read_json(require_file(folder / "results.json", "results"), _Results)
@@ -79,6 +81,9 @@ def read_seeds(folders: Sequence[Path]) -> list[AUROCs]:
 
 def paired_tests(seeds: Sequence[AUROCs]) -> list[PairedTest]:
     """Compare `diffguard` and `fusion` with `fusion_baselines` on near-OOD and far-OOD.
+
+    It is the best comparison without DiffGuard only if its baselines were chosen on validation sets
+    (`diffguard tune`). By default they are those in `fusion`.
 
     Args:
         seeds: The AUROC of two seeds or more; pairs that they do not contain are left out.

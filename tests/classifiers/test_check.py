@@ -73,7 +73,10 @@ def uneven(classes, each, accuracy, seed):
 
 @pytest.mark.parametrize(
     ("classes", "each", "accuracy", "seeds"),
-    [(1000, 5, 0.76, 3), (200, 5, 0.7, 10), (10, 20, 0.8, 20), (2, 10, 0.9, 20)],
+    [
+        *[(1000, 5, 0.76, 3), (200, 5, 0.7, 10), (10, 20, 0.8, 20), (2, 10, 0.9, 20)],
+        *[(10, 10, 0.4, 40), (100, 5, 0.2, 5), (10, 5, 0.5, 20)],
+    ],
 )
 def test_a_correct_classifier_with_few_images_per_class_is_not_refused(
     classes, each, accuracy, seeds
@@ -93,6 +96,14 @@ def test_an_order_that_moves_a_part_of_the_classes_is_refused(classes, each, mov
         check_labels(true, order[predictions], names)
     warning = check_labels(true, order[predictions], names, refuse=False)
     assert "check the order of class_names" in warning
+
+
+@pytest.mark.parametrize(("classes", "each", "accuracy"), [(10, 10, 0.4), (100, 5, 0.2)])
+def test_another_order_of_a_weak_classifier_is_refused(classes, each, accuracy):
+    true, predictions = uneven(classes, each, accuracy, seed=0)
+    order = torch.arange(classes).roll(1)
+    with pytest.raises(UserError, match="in another order"):
+        check_labels(true, order[predictions], list(map(str, range(classes))))
 
 
 @pytest.mark.parametrize("each", [5, 50])

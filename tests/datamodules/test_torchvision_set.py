@@ -142,6 +142,20 @@ def test_overlapping_sections_are_the_same_source():
     assert not same_source("hf:a/b/test", "hf:a/c/test", None)
 
 
+def test_the_default_config_of_the_hub_may_be_omitted():
+    assert same_source("hf:a/b/train", "hf:a/b/default/train", None)
+    assert not same_source("hf:a/b/train[:5]", "hf:a/b/default/train[5:]", None)
+    assert not same_source("hf:a/b/train", "hf:a/b/large/train", None)
+    assert not same_source("hf:a/b/train", "hf:a/b/default/test", None)
+
+
+def test_ranges_of_digits_with_a_digit_in_common_are_the_same_source():
+    assert same_source("digits:0-5/test", "digits:5-9/test", None)
+    assert same_source("digits:0-5", "digits:2-3/test", None)
+    assert not same_source("digits:0-5/train", "digits:0-5/test", None)
+    assert not same_source("digits:0-5/test", "digits:6-9/test", None)
+
+
 def test_a_combined_part_is_the_same_source_as_its_parts():
     pets = "torchvision:OxfordIIITPet"
     assert same_source(f"{pets}/trainval", f"{pets}/val", None)

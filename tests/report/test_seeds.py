@@ -75,6 +75,8 @@ def test_the_command_prints_and_writes_the_tables(folders, tmp_path, capsys):
 def test_folders_that_cannot_be_compared_are_refused(folders):
     with pytest.raises(UserError, match="two evaluation folders or more"):
         read_seeds(folders[:1])
+    with pytest.raises(UserError, match="name each evaluation folder once"):
+        read_seeds([*folders, folders[0].parent / "seed1" / ".." / "seed0"])
     content = json.loads((folders[2] / "results.json").read_text())
     content["rows"].pop()
     (folders[2] / "results.json").write_text(json.dumps(content))
