@@ -74,7 +74,10 @@ class Dice:
     def __init__(self, reference: Reference, head: nn.Linear, *, dice_sparsity: float) -> None:
         contributions = reference.features.mean(0) * head.weight
         limit = float(np.quantile(contributions.numpy(), dice_sparsity))
-        self._weight = head.weight.where(contributions > limit, torch.zeros(()))
+        is_large = contributions > limit
+        if dice_sparsity == 0:  # the quantile is then the smallest contribution
+            is_large.fill_(True)
+        self._weight = head.weight.where(is_large, torch.zeros(()))
         self._bias = head.bias
 
     def __call__(self, features: Tensor) -> Tensor:

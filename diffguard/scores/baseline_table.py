@@ -162,7 +162,9 @@ BASELINES: dict[str, Baseline] = {
         react,
         _TRAINED,
         parameters=(
-            HyperParameter("react_percentile", 0.9, 0, 1, listed(0.85, 0.9, 0.95, 0.99), cost=neg),
+            HyperParameter(
+                "react_percentile", 0.9, 0, 1, listed(0.85, 0.9, 0.95, 0.99), cost=neg, above=True
+            ),
         ),
     ),
     "ash": Baseline(

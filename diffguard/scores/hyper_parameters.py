@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -16,11 +17,12 @@ class HyperParameter:
     Attributes:
         key: Its name in the section `detector`.
         default: Its default there.
-        least: The smallest valid value.
+        least: The smallest valid value, or with `above` the limit below all valid values.
         below: Valid values are below this one; None if there is no limit.
         values: The values that `diffguard tune` tries, for reference features.
         cost: What should be low among values with about the same AUROC: how far the score is from
             that without the hyper-parameter.
+        above: Whether `least` itself is invalid.
     """
 
     key: str
@@ -29,6 +31,7 @@ class HyperParameter:
     below: float | None
     values: Callable[[Reference], Sequence[float]]
     cost: Callable[[float], float] = float
+    above: bool = False
 
     def check(self, value: float | None) -> None:
         """Refuse a value out of range; None is valid if it is the default.
@@ -38,8 +41,11 @@ class HyperParameter:
         """
         if value is None and self.default is None:
             return
-        if value is None or value < self.least:
-            raise UserError(f"detector.{self.key} must be at least {self.least:g}, got {value}")
+        if value is None or not math.isfinite(value):
+            raise UserError(f"detector.{self.key} must be a finite number, got {value}")
+        if value < self.least or (self.above and value == self.least):
+            limit = "above" if self.above else "at least"
+            raise UserError(f"detector.{self.key} must be {limit} {self.least:g}, got {value}")
         if self.below is not None and value >= self.below:
             raise UserError(f"detector.{self.key} must be below {self.below:g}, got {value}")
 

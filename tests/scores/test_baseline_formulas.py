@@ -153,6 +153,12 @@ def test_scores_are_the_formulas_of_the_papers(example):
         torch.testing.assert_close(scores[name], expected, rtol=2e-5, atol=1e-5, msg=name)
 
 
+def test_dice_without_sparsity_is_the_energy(example):
+    reference, head, rows = example
+    score = Baselines(["dice"], reference, head, dice_sparsity=0).score(head(rows), rows)["dice"]
+    torch.testing.assert_close(score, -head(rows).logsumexp(1).double())
+
+
 def test_scores_are_those_of_pytorch_ood(example):
     """To the last bit if pytorch-ood's own fit is replaced by one that takes less memory."""
     reference, head, rows = example
@@ -264,6 +270,12 @@ def test_odin_is_the_msp_after_a_step_against_the_loss():
 def test_settings_have_the_defaults_of_the_table():
     defaults = {key: row.default for key, row in PARAMETERS.items()}
     assert DetectorSettings().baseline_parameters == defaults
+
+
+@pytest.mark.parametrize("value", [0.0, math.nan, math.inf])
+def test_values_out_of_range_are_refused(value):
+    with pytest.raises(UserError, match=r"react_percentile must be (above 0|a finite number)"):
+        PARAMETERS["react_percentile"].check(value)
 
 
 def test_core_needs_each_class_of_the_head(example):
