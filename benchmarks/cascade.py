@@ -44,9 +44,8 @@ BATCH_SIZE = 32
 # unguided reconstruction.
 SAMPLER = {"sampler.steps": 10, "inversion.depth": 0.6}
 GUIDED = {"distance": ["feature_cosine", "ssim_reflect"]}
-# On the validation sets, 0.999 as upper end is better than the default. The lower end is what a
-# budget of a quarter of the passes allows.
-CASCADE = {"fusion.rule": "cascade", "fusion.band": [0.75, 0.999]}
+# The band is the checkpoint's, which is the default unless the config sets one.
+CASCADE = {"fusion.rule": "cascade"}
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,10 @@ from tests.helpers.small_report import HOSTILE, write_report
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 
+# A busy machine loads a page slowly.
+TIMEOUT = 120_000  # ms
+playwright.expect.set_options(timeout=TIMEOUT)
+
 # The color of each curve, and the color of the style sheet that it should have.
 CURVES = """() => {
   const style = getComputedStyle(document.documentElement);
@@ -39,7 +43,7 @@ def report(tmp_path_factory):
 @pytest.fixture
 def page(browser, report):
     page = browser.new_page(viewport={"width": 1600, "height": 900})
-    page.set_default_timeout(120_000)  # a busy machine loads a page slowly
+    page.set_default_timeout(TIMEOUT)
     page.problems = []
     page.on("console", lambda message: page.problems.append(message.text))
     page.on("pageerror", lambda error: page.problems.append(str(error)))
