@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 
-from tests.helpers.small_report import HOSTILE, write_report
+from tests.helpers.small_report import HOSTILE, SCRIPT, write_report
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 
@@ -96,11 +96,18 @@ def test_the_gallery_filters_and_orders(page, report):
     page.get_by_label("score from").fill("1.5")
     above = [image for image in flagged if image.score >= 1.5]
     assert page.locator(".card:visible").count() == len(above)
-    page.get_by_role("button", name="Reset").click()
-    playwright.expect(page.locator(".card[hidden]")).to_have_count(0)
-    page.locator("select[name=set]").select_option("near_a")
-    near = [image for image in images if image.dataset == "near_a"]
-    assert page.locator(".card:visible").count() == len(near) > 0
+    choices = {
+        "set": ("near_a", [image.dataset for image in images]),
+        "stage": ("1", [str(image.facts.stage) for image in images]),
+        "label": (SCRIPT, [image.facts.prediction for image in images]),
+        "outcome": ("missed OOD", [image.outcome for image in images]),
+    }
+    for name, (value, values) in choices.items():
+        page.get_by_role("button", name="Reset").click()
+        playwright.expect(page.locator(".card[hidden]")).to_have_count(0)
+        page.locator(f"select[name={name}]").select_option(value)
+        assert page.locator(".card:visible").count() == values.count(value)
+        assert 0 < values.count(value) < len(images)
 
 
 def test_values_of_charts_open_with_the_keyboard(page):
