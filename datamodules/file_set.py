@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
@@ -10,15 +9,12 @@ import torch
 from torch import Tensor
 
 from datamodules.folders import describe_left_out, list_files
+from datamodules.hashing import file_hash
 from datamodules.image_list import read_list
 from datamodules.image_set import ImageSet, MissingDataError, no_labels
 from diffguard.errors import UserError
 from diffguard.inputs.image_files import read_image, why_no_image
 from diffguard.storage.paths import kind_of
-from diffguard.storage.reading import open_regular
-
-# Bytes that are hashed at once, and how often.
-_PART, _MOST_PARTS = 2**20, 2**10
 
 
 class FileSet(ImageSet):
@@ -72,19 +68,8 @@ class FileSet(ImageSet):
         return self._paths[index] if self._path_is_key else str(index)
 
     def content(self, index: int) -> int:
-        """A hash of the first GiB of the file, which no image exceeds; -1 if it is unreadable."""
-        try:
-            # The size and times of a file are not enough, because copying may preserve them.
-            with open_regular(self._root / self._paths[index]) as file:
-                digest = hashlib.blake2b(digest_size=8)
-                for _ in range(_MOST_PARTS):
-                    part = file.read(_PART)
-                    digest.update(part)
-                    if len(part) < _PART:
-                        break
-        except (OSError, ValueError):
-            return -1
-        return int.from_bytes(digest.digest()) >> 1
+        """See `file_hash`."""
+        return file_hash(self._root / self._paths[index])
 
 
 def folder_set(

@@ -6,18 +6,20 @@ and code from the hub is not run.
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from pathlib import Path, PurePath
 from typing import Any
 
 import torch
+import yaml
 from torch import Tensor
 
-from datamodules.image_set import ImageSet, MissingDataError, no_labels
+from datamodules.hashing import file_hash
+from datamodules.image_set import ImageSet, MissingDataError, content_hash, no_labels
 from datamodules.request import Request, Section
 from diffguard.errors import UserError, missing_package, reason_of
 from diffguard.inputs.image_files import read_encoded, read_image
+from diffguard.storage.reading import read_text
 
 
 class HubSet(ImageSet):
@@ -49,11 +51,7 @@ class HubSet(ImageSet):
     def content(self, index: int) -> int:
         """A hash of the encoded image; -1 if it is unreadable."""
         (row,) = self._rows[index].values()
-        try:
-            encoded = row["bytes"] or Path(row["path"]).read_bytes()
-        except OSError:
-            return -1
-        return int.from_bytes(hashlib.blake2b(encoded, digest_size=8).digest()) >> 1
+        return content_hash([row["bytes"]]) if row["bytes"] else file_hash(Path(row["path"]))
 
 
 def hub_set(request: Request) -> ImageSet:
@@ -82,6 +80,7 @@ def hub_set(request: Request) -> ImageSet:
     folder = request.root / owner / name
     if not folder.is_dir():
         _download(f"{owner}/{name}", folder, request)
+    _check_card(folder, request)
     datasets.disable_progress_bars()
     try:
         rows = datasets.load_dataset(str(folder), *config, split=split)
@@ -95,6 +94,39 @@ def hub_set(request: Request) -> ImageSet:
     labels, names = _labels(rows, request) if request.labeled else (no_labels(len(rows)), None)
     images = rows.select_columns([column]).cast_column(column, datasets.Image(decode=False))
     return section.cut(HubSet(request.name, images, labels, names), request)
+
+
+def _check_card(folder: Path, request: Request) -> None:
+    """Refuse a data set whose card names files outside its folder: they might be fetched."""
+    from huggingface_hub import DatasetCard
+
+    card, more = folder / "README.md", folder / ".huggingface.yaml"
+    try:
+        texts = [DatasetCard(read_text(card)).data.to_dict()] if card.exists() else []
+        texts += [yaml.safe_load(read_text(more)) or {}] if more.exists() else []
+        configs = [config for text in texts for config in text.get("configs") or ()]
+        names = [name for config in configs for name in _files_of(config)]
+    except Exception as error:
+        # A card is any text, and its readers raise many types of errors.
+        raise UserError(f"the card of the data set in {folder}: {reason_of(error)}") from error
+    for name in names:
+        if ":" in name or PurePath(name).is_absolute() or ".." in PurePath(name).parts:
+            raise request.bad(f"a data set of files in {folder}, and its card names {name!r}")
+
+
+def _files_of(config: Mapping[str, Any]) -> list[str]:
+    """The files and folders that an entry of a card names."""
+    values = [config.get("data_dir"), config.get("data_files")]
+    names = []
+    while values:
+        match values.pop():
+            case str(name):
+                names.append(name)
+            case dict(entry):
+                values += entry.values()
+            case list(entries):
+                values += entries
+    return names
 
 
 def _download(repository: str, folder: Path, request: Request) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -152,8 +152,15 @@ class TensorSet(ImageSet):
 
     def content(self, index: int) -> int:
         """A hash of the pixels."""
-        pixels = self._images[index].numpy().tobytes()
-        return int.from_bytes(hashlib.blake2b(pixels, digest_size=8).digest()) >> 1
+        return content_hash([self._images[index].numpy().tobytes()])
+
+
+def content_hash(parts: Iterable[bytes]) -> int:
+    """A 63-bit hash of bytes that come in parts."""
+    digest = hashlib.blake2b(digest_size=8)
+    for part in parts:
+        digest.update(part)
+    return int.from_bytes(digest.digest()) >> 1
 
 
 def no_labels(count: int) -> Tensor:

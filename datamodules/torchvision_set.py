@@ -5,7 +5,6 @@ The arrays of the small sets are taken as they are; images of the others are rea
 
 from __future__ import annotations
 
-import hashlib
 import inspect
 from collections.abc import Sequence
 from typing import Any
@@ -15,7 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from datamodules.image_set import ImageSet, MissingDataError, TensorSet, no_labels
+from datamodules.image_set import ImageSet, MissingDataError, TensorSet, content_hash, no_labels
 from datamodules.request import Request, Section
 from diffguard.errors import UserError, missing_package, reason_of
 from diffguard.inputs.pil_images import decode
@@ -55,10 +54,10 @@ class TorchvisionSet(ImageSet):
         """A hash of the decoded image; -1 if it is unreadable."""
         try:
             image = self._data[index][0]
-            pixels = f"{image.mode} {image.size} ".encode() + image.tobytes()
+            return content_hash([f"{image.mode} {image.size} ".encode(), image.tobytes()])
         except Exception:
+            # As in `image`, which then reports the reason.
             return -1
-        return int.from_bytes(hashlib.blake2b(pixels, digest_size=8).digest()) >> 1
 
 
 def torchvision_set(request: Request) -> ImageSet:

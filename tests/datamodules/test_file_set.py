@@ -6,7 +6,7 @@ import pytest
 import torch
 from PIL import Image
 
-from datamodules import file_set
+from datamodules import hashing
 from datamodules.file_set import folder_set, list_set
 from datamodules.folders import list_files
 from datamodules.image_set import MissingDataError
@@ -220,7 +220,7 @@ def test_absent_lists_and_images_are_missing_data(tmp_path):
 
 
 def test_a_file_of_any_size_is_hashed_in_part(tmp_path, monkeypatch):
-    monkeypatch.setattr(file_set, "_MOST_PARTS", 2)
+    monkeypatch.setattr(hashing, "_MOST_PARTS", 2)
     _draw(tmp_path, "a.png")
     with (tmp_path / "huge.png").open("wb") as file:
         file.truncate(2**40)

@@ -110,3 +110,32 @@ def test_a_damaged_image_is_refused_with_its_place(root):
     images = open_set("mine", "hf:owner/bad/test", root=root, labeled=False)
     with pytest.raises(UserError, match="image 0 of mine is refused: it cannot be read"):
         images.image(0)
+
+
+@pytest.mark.parametrize("card", ["README.md", ".huggingface.yaml"])
+@pytest.mark.parametrize("path", ["http://127.0.0.1:9/x.parquet", "/etc/x.parquet", "../x.parquet"])
+def test_a_card_cannot_name_files_elsewhere(root, card, path):
+    """The library would fetch them."""
+    text = f"configs: [{{config_name: default, data_files: [{{split: test, path: ['{path}']}}]}}]"
+    fence = "---\n" if card == "README.md" else ""
+    (root / "owner" / "shapes" / card).write_text(f"{fence}{text}\n{fence}")
+    with pytest.raises(UserError, match=f"expected a data set of files in .*shapes, .*{path}"):
+        open_set("mine", "hf:owner/shapes/test", root=root, labeled=True)
+
+
+def test_a_card_can_name_its_own_files(root):
+    text = "configs: [{config_name: default, data_files: [{split: test, path: 'test-*'}]}]"
+    (root / "owner" / "shapes" / "README.md").write_text(f"---\n{text}\n---\nShapes.\n")
+    assert len(open_set("mine", "hf:owner/shapes/test", root=root, labeled=True)) == 3
+
+
+def test_an_endless_file_is_unreadable(tmp_path):
+    features = datasets.Features({"image": datasets.Image(decode=False)})
+    rows = {"image": [{"bytes": None, "path": "/dev/zero"}]}
+    (tmp_path / "owner" / "endless").mkdir(parents=True)
+    path = tmp_path / "owner" / "endless" / "test-0.parquet"
+    datasets.Dataset.from_dict(rows, features=features).to_parquet(path)
+    images = open_set("ood", "hf:owner/endless/test", root=tmp_path, labeled=False)
+    assert images.contents().tolist() == [-1]
+    with pytest.raises(UserError, match="is a device, expected a file"):
+        images[0]
