@@ -21,7 +21,7 @@ _Count = Annotated[int, Field(ge=0, le=LARGEST)]
 
 class _Optimizer(TypedDict):
     state: dict[int, dict[str, InstanceOf[Tensor]]]
-    param_groups: Annotated[list[dict[str, Any]], Field(min_length=1, max_length=1)]
+    param_groups: Annotated[list[dict[str, Any]], Field(min_length=1)]
 
 
 class _Loader(TypedDict):

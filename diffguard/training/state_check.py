@@ -54,18 +54,14 @@ def check_optimizer(state: Mapping[str, Any], fresh: Optimizer) -> None:
     Raises:
         UserError: If its options differ from the config's, or its tensors from the parameters.
     """
-    options, expected = state["param_groups"][0], fresh.state_dict()["param_groups"][0]
-    for key in {*options, *expected}:
-        if key in _RATES:
-            rate = options.get(key, expected.get(key))
-            if not isinstance(rate, int | float) or not 0 <= rate < math.inf:
-                raise damaged_state(f"optimizer_states.{key}", "expected a learning rate")
-        elif key not in options or key not in expected or not _same(options[key], expected[key]):
-            raise damaged_state(
-                f"optimizer_states.{ascii(key)[1:-1][:60]}", "it differs from the config's"
-            )
-    parameters = fresh.param_groups[0]["params"]
-    names = {"momentum_buffer"} if "momentum" in expected else {"step", "exp_avg", "exp_avg_sq"}
+    groups, expected = state["param_groups"], fresh.state_dict()["param_groups"]
+    if len(groups) != len(expected):
+        raise damaged_state("optimizer_states.param_groups", f"expected {len(expected)} of them")
+    for options, expected_options in zip(groups, expected, strict=True):
+        _check_options(options, expected_options)
+    parameters = [parameter for group in fresh.param_groups for parameter in group["params"]]
+    momentum = "momentum" in expected[0]
+    names = {"momentum_buffer"} if momentum else {"step", "exp_avg", "exp_avg_sq"}
     for index, values in state["state"].items():
         if not 0 <= index < len(parameters) or set(values) != names:
             raise damaged_state(
@@ -77,6 +73,19 @@ def check_optimizer(state: Mapping[str, Any], fresh: Optimizer) -> None:
                 raise damaged_state(
                     f"optimizer_states.state.{index}.{name}", f"expected shape {tuple(shape)}"
                 )
+
+
+def _check_options(options: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
+    """Check the options of one group of parameters; the schedule changes their learning rates."""
+    for key in {*options, *expected}:
+        if key in _RATES:
+            rate = options.get(key, expected.get(key))
+            if not isinstance(rate, int | float) or not 0 <= rate < math.inf:
+                raise damaged_state(f"optimizer_states.{key}", "expected a learning rate")
+        elif key not in options or key not in expected or not _same(options[key], expected[key]):
+            raise damaged_state(
+                f"optimizer_states.{ascii(key)[1:-1][:60]}", "it differs from the config's"
+            )
 
 
 def check_scheduler(state: Mapping[str, Any], fresh: LRScheduler, steps: int) -> None:
@@ -100,7 +109,7 @@ def check_scheduler(state: Mapping[str, Any], fresh: LRScheduler, steps: int) ->
         elif key == "_last_lr":
             validated(
                 Annotated[list[Annotated[float, Field(ge=0, allow_inf_nan=False)]],
-                          Field(min_length=1, max_length=1)],
+                          Field(min_length=len(value), max_length=len(value))],
                 state[key],
                 "the checkpoint's lr_schedulers._last_lr",
             )  # fmt: skip

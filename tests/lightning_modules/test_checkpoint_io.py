@@ -136,6 +136,7 @@ MALFORMED = {
     "an epoch of text": lambda c: c.update(epoch="1"),
     "no optimizer": lambda c: c.update(optimizer_states=[]),
     "no groups": lambda c: c["optimizer_states"][0].pop("param_groups"),
+    "two groups": lambda c: c["optimizer_states"][0].update(param_groups=2 * [_group(c)]),
     "a rate of NaN": lambda c: _group(c).update(lr=float("nan")),
     "other parameters": lambda c: _group(c).update(params=[0, 7]),
     "another option": lambda c: _group(c).update(fused="yes"),

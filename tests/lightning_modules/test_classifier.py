@@ -61,11 +61,16 @@ def test_sanity_check_leaves_no_trace(tmp_path):
     assert trainer.callback_metrics["classifier/val_accuracy"] == 1.0
 
 
-@pytest.mark.parametrize("crash_in", [1, 3])
-def test_interrupted_training_resumes_to_the_same_bits(tmp_path, crash_in):
+# The second recipe gives the optimizer two groups of parameters.
+@pytest.mark.parametrize(
+    ("crash_in", "recipe"),
+    [(1, {}), (3, {}), (1, {"optimizer": "sgd", "norm_bias_lr_factor": 8})],
+)
+def test_interrupted_training_resumes_to_the_same_bits(tmp_path, crash_in, recipe):
     # Dropout, augmentation and order are random, and all come back.
     def run(folder, **options):
-        module = ClassifierModule(tiny.classifier(), ClassifierTraining(lr=0.01), seed=3)
+        settings = ClassifierTraining(lr=0.01, **recipe)
+        module = ClassifierModule(tiny.classifier(), settings, seed=3)
         augment = v2.RandomAffine(degrees=10, translate=(0.2, 0.2))
         return fit(tmp_path / folder, module, tiny.train_loader(augment), **options)
 
