@@ -182,7 +182,8 @@ def _report_seeds(options: Any) -> int:
     if options.fuse or options.full_table:
         raise UserError("--over_seeds reads finished results: leave out --fuse and --full_table")
 
-    from diffguard.report.seeds import read_seeds, to_markdown, write_seeds
+    from diffguard.report.seed_tables import to_markdown, write_seeds
+    from diffguard.report.seeds import read_seeds
 
     seeds = read_seeds([user_path(folder, "--scores") for folder in options.scores])
     say(*to_markdown(seeds).splitlines())

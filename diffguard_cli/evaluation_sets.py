@@ -28,6 +28,7 @@ from diffguard_cli.evaluation_detector import (
     results_folder,
 )
 from diffguard_cli.evaluation_gallery import evaluation_gallery
+from diffguard_cli.opponents import validated_opponents, validation_stream
 from diffguard_cli.pictures import Pictures
 from diffguard_cli.scoring import FinishedRun, ScoringRun
 from diffguard_cli.shared_table import Metrics, read_together
@@ -95,6 +96,7 @@ def _check_sets(arguments: EvaluationArguments, num_classes: int) -> None:
             "--data.ood.far.NAME FOLDER, or score a folder of images with --images FOLDER"
         )
     data.sets.check_labels(data.evaluation_sets("test")[0], "test", num_classes)
+    validation_stream(data)  # refuses a wrong source before anything is scored
 
 
 def _publish(
@@ -119,9 +121,12 @@ def _publish(
         "decision": decision,
         **scoring.identity,
     }
-    calibration, left_out = detector.require_calibration(), arguments.data.sets.left_out
+    calibration = detector.require_calibration()
     thresholds = _thresholds(calibration, detector.settings.accept)
-    write_run(output, calibration.scores, settings, left_out, thresholds)
+    with run.precision():
+        opponents = validated_opponents(detector, arguments.data, run.batch_size)
+    left_out = arguments.data.sets.left_out
+    write_run(output, calibration.scores, settings, left_out, thresholds, opponents)
     log_folder = output if arguments.output else results_folder(arguments.ckpt)
     threshold = None if thresholds is None else thresholds.scores[decision]
     groups, panels = scoring.data.groups, arguments.panels

@@ -26,11 +26,10 @@ _FOR_STAGES = tuple(
 _FOR_TRAINING = (
     *_FOR_STAGES,
     *("data.train_batch_size", "data.augment", "data.in_memory", "data.seed"),
-    "data.ood_validation",
 )
 _FOR_SETS = (
     *("full_table", "trainer.loggers", "data.ood", "data.id.test", "data.limit", "data.missing"),
-    "data.get_from",
+    *("data.get_from", "data.ood_validation"),
 )
 _FROM_SCRATCH = ("network", "kwargs", "scheduler")
 

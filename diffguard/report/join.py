@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from diffguard.errors import UserError
+from diffguard.report.opponents import Opponents
 from diffguard.report.scored_run import ScoredRun, Thresholds, passes_per_image
 from diffguard.score_table.table import ScoreTable
 
@@ -71,6 +72,7 @@ def join_runs(runs: Sequence[ScoredRun]) -> ScoredRun:
         comparisons=list(comparisons),
         remarks=_remarks(tables, labels),
         thresholds=_same_share(runs, thresholds),
+        opponents=_same_opponents(runs),
     )
 
 
@@ -200,6 +202,12 @@ def _same_share(runs: Sequence[ScoredRun], scores: Mapping[str, float]) -> Thres
     shares = {None if run.thresholds is None else run.thresholds.accept for run in runs}
     accept = shares.pop()
     return None if shares or accept is None else Thresholds(accept, scores)
+
+
+def _same_opponents(runs: Sequence[ScoredRun]) -> Opponents | None:
+    """The baselines of the runs, if they are the same with the same results on validation."""
+    first = runs[0].opponents
+    return first if all(run.opponents == first for run in runs) else None
 
 
 def _remarks(tables: Sequence[ScoreTable], labels: Sequence[str]) -> list[str]:

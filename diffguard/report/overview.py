@@ -44,9 +44,9 @@ def main_scores(results: Mapping[str, Any]) -> list[str]:
         results: The results, as `summary.summarize` returns them.
 
     Returns:
-        The best baseline of each group by AUROC on the test sets, then `diffguard`,
-        `fusion_baselines`, `fusion`, the fusions of `--fuse` and the score that judges images;
-        those that exist. After a join, those of each run.
+        The best baseline on OOD validation (without such sets, the best one of each group by AUROC
+        on the test sets), then `diffguard`, `fusion_baselines`, `fusion`, the fusions of `--fuse`
+        and the score that judges images; those that exist. After a join, those of each run.
     """
     names = score_names(results)
     pairs = {row["score"] for row in results["comparisons"]}
@@ -146,7 +146,10 @@ def _verdict_lines(results: Mapping[str, Any]) -> list[str]:
 
 
 def _best_baselines(results: Mapping[str, Any]) -> list[str]:
-    """The best score of each group among those that use the classifier alone."""
+    """The baseline chosen on validation, or the best one of each group on the test sets."""
+    best = (results["baselines"] or {}).get("best")
+    if best in score_names(results):
+        return [best]
     others = {*_MAIN, *_detector(results).get("methods", ())}
     rows = [row for row in results["rows"] if _family(row["score"]) not in others]
     means = [[row for row in rows if row["dataset"] == group] for group in GROUPS]

@@ -5,7 +5,7 @@
 | `scores.csv` | the score table |
 | `manifest.json` | the run: sets with their groups, seed, settings |
 | `calibration.csv` | scores of the ID validation images, for normalization |
-| `run.json` | facts that results report: config, device, absent sets, thresholds; file digests |
+| `run.json` | facts that results report: config, absent sets, thresholds, baselines; file digests |
 | `contents.npy` | a hash per image, which reveals another image of the same name |
 | `timing.jsonl` | the time that scoring took |
 """
@@ -29,6 +29,7 @@ from torch import Tensor
 from typing_extensions import TypedDict
 
 from diffguard.errors import UserError, reason_of
+from diffguard.report.opponents import Opponents, PlainOpponents, comparisons
 from diffguard.report.scored_run import ScoredRun, Thresholds
 from diffguard.score_table.cells import from_cell
 from diffguard.score_table.contents import read_contents
@@ -37,7 +38,7 @@ from diffguard.score_table.manifest import FORMAT, read_manifest
 from diffguard.score_table.merge import merge
 from diffguard.score_table.table import ScoreTable
 from diffguard.score_table.timing import read_timing
-from diffguard.scores.fusion_rule import DIFFGUARD, FUSION, FUSION_BASELINES
+from diffguard.scores.fusion_rule import DIFFGUARD, FUSION
 from diffguard.storage.files import replace_file
 from diffguard.storage.json_files import read_json
 from diffguard.storage.reading import open_regular, read_text
@@ -56,6 +57,7 @@ class _RunFile(TypedDict):
     settings: dict[str, Any]
     absent: dict[str, str]
     thresholds: NotRequired[_Thresholds | None]
+    baselines: NotRequired[PlainOpponents | None]
     digests: NotRequired[dict[str, Annotated[str, Field(max_length=64)]]]
 
 
@@ -93,7 +95,8 @@ def read_run(folder: Path, table: ScoreTable | None = None) -> ScoredRun:
             "restore the file, or delete it"
         )
     table, remarks = _comparable(table)
-    pair, thresholds = (FUSION, FUSION_BASELINES), content.get("thresholds")
+    thresholds, baselines = content.get("thresholds"), content.get("baselines")
+    opponents = None if baselines is None else Opponents.from_plain(baselines)
     return ScoredRun(
         folder=folder,
         table=table,
@@ -105,10 +108,11 @@ def read_run(folder: Path, table: ScoreTable | None = None) -> ScoredRun:
         absent=content["absent"],
         cost=_cost(folder),
         headline=[name for name in (DIFFGUARD, FUSION) if name in table.scores],
-        comparisons=[pair] if set(pair) <= set(table.scores) else [],
+        comparisons=comparisons(table.scores, opponents),
         remarks=remarks,
         contents=contents,
         thresholds=None if thresholds is None else Thresholds(**thresholds),
+        opponents=opponents,
     )
 
 
@@ -137,6 +141,7 @@ def write_run(
     settings: Mapping[str, Any],
     absent: Mapping[str, str],
     thresholds: Thresholds | None = None,
+    opponents: Opponents | None = None,
 ) -> None:
     """Write `calibration.csv` and `run.json` next to a merged score table.
 
@@ -146,6 +151,7 @@ def write_run(
         settings: Facts about the run that results report; plain values only.
         absent: Sets of the config that were missing, with the reason.
         thresholds: The calibrated thresholds; None without any.
+        opponents: The baselines that DiffGuard is compared with; None records none.
 
     Raises:
         UserError: If the files cannot be written.
@@ -157,6 +163,7 @@ def write_run(
         "settings": settings,
         "absent": absent,
         "thresholds": None if thresholds is None else asdict(thresholds),
+        "baselines": None if opponents is None else opponents.as_plain(),
         "digests": _digests(Path(folder)),
     }
     with replace_file(Path(folder) / "run.json") as path:

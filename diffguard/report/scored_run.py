@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from diffguard.report.opponents import Opponents
 from diffguard.score_table.table import ScoreTable
 
 
@@ -48,6 +49,8 @@ class ScoredRun:
         contents: `(N,)` int64 hashes of the images in the order of the table; None if the folder
             does not record them.
         thresholds: The calibrated thresholds; None if the folder does not record them.
+        opponents: The baselines that DiffGuard is compared with; None if the folder does not record
+            them.
     """
 
     folder: Path
@@ -64,6 +67,7 @@ class ScoredRun:
     remarks: list[str] = field(default_factory=list)
     contents: NDArray[np.int64] | None = None
     thresholds: Thresholds | None = None
+    opponents: Opponents | None = None
 
     def threshold_of(self, score: str) -> float | None:
         """The threshold of a score, if it has one."""

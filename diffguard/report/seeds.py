@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from statistics import mean, stdev
+from typing import Annotated, NotRequired
 
+from pydantic import Field
 from scipy.stats import ttest_rel
 from typing_extensions import TypedDict
 
 from diffguard.errors import UserError
-from diffguard.report.tables import markdown_row
-from diffguard.scores.fusion_rule import FUSION_BASELINES
-from diffguard.storage.files import replace_file
+from diffguard.report.holm import holm
+from diffguard.report.opponents import (
+    Opponents,
+    PlainOpponents,
+    comparisons,
+    mean_opponents,
+)
 from diffguard.storage.json_files import read_json
 from diffguard.storage.paths import require_file
 
 AUROCs = Mapping[tuple[str, str], float]  # of a score on a set or group
-# Both are compared with `fusion_baselines`, the baselines of `detector.comparator` combined.
-_TESTED, _GROUPS = ("diffguard", "fusion"), ("near", "far")
+_GROUPS = ("near", "far")
 
 
 class _Row(TypedDict):
@@ -29,8 +32,40 @@ class _Row(TypedDict):
     auroc: float
 
 
+class _Id(TypedDict):
+    accuracy: float
+
+
+class _Comparison(TypedDict):
+    score: str
+    against: str
+    group: str
+    ci95: Annotated[list[float], Field(min_length=2, max_length=2)]
+
+
 class _Results(TypedDict):
     rows: list[_Row]
+    id: _Id
+    comparisons: list[_Comparison]
+    baselines: NotRequired[PlainOpponents | None]
+
+
+@dataclass(frozen=True)
+class Seed:
+    """The results of one seed.
+
+    Attributes:
+        auroc: AUROC of each score on each set and group, in [0, 1].
+        accuracy: Accuracy of the classifier on the ID test images, in [0, 1].
+        opponents: The baselines of the run; None if its results do not record them.
+        intervals: (score, against, group) -> 95% interval of the difference of AUROC, for the
+            comparisons of the run.
+    """
+
+    auroc: AUROCs
+    accuracy: float
+    opponents: Opponents | None
+    intervals: Mapping[tuple[str, str, str], tuple[float, float]]
 
 
 @dataclass(frozen=True)
@@ -42,6 +77,7 @@ class PairedTest:
         against: The score that it is compared with.
         group: `near` or `far`, the mean over the OOD sets of a group.
         differences: AUROC of the first minus that of the second, in [-1, 1], one per seed.
+        intervals: Their 95% bootstrap intervals; None for a seed that has not compared the two.
         p_value: Two-sided p-value of the paired t-test; 1 if all differences are 0.
         holm: The same after Holm's correction for the number of tests.
     """
@@ -50,12 +86,13 @@ class PairedTest:
     against: str
     group: str
     differences: tuple[float, ...]
+    intervals: tuple[tuple[float, float] | None, ...]
     p_value: float
     holm: float
 
 
-def read_seeds(folders: Sequence[Path]) -> list[AUROCs]:
-    """Read the AUROC of evaluations that differ in their seed only.
+def read_seeds(folders: Sequence[Path]) -> list[Seed]:
+    """Read the results of evaluations that differ in their seed only.
 
     Args:
         folders: Evaluation folders, two or more.
@@ -68,91 +105,55 @@ def read_seeds(folders: Sequence[Path]) -> list[AUROCs]:
         raise UserError("--over_seeds compares several seeds: name two evaluation folders or more")
     if len({folder.resolve() for folder in folders}) < len(folders):
         raise UserError("--over_seeds got a folder twice: name each evaluation folder once")
-    seeds: list[AUROCs] = []
+    seeds: list[Seed] = []
     for folder in folders:
-        results = read_json(require_file(folder / "results.json", "results"), _Results)
-        seeds.append({(row["score"], row["dataset"]): row["auroc"] for row in results["rows"]})
-        if seeds[-1].keys() != seeds[0].keys():
+        seeds.append(_read_seed(folder))
+        if seeds[-1].auroc.keys() != seeds[0].auroc.keys():
             raise UserError(
                 f"{folder} and {folders[0]} differ in their scores or sets: evaluate them alike"
             )
     return seeds
 
 
-def paired_tests(seeds: Sequence[AUROCs]) -> list[PairedTest]:
-    """Compare `diffguard` and `fusion` with `fusion_baselines` on near-OOD and far-OOD.
+def _read_seed(folder: Path) -> Seed:
+    results = read_json(require_file(folder / "results.json", "results"), _Results)
+    plain = results.get("baselines")
+    return Seed(
+        {(row["score"], row["dataset"]): row["auroc"] for row in results["rows"]},
+        results["id"]["accuracy"],
+        None if plain is None else Opponents.from_plain(plain),
+        {
+            (row["score"], row["against"], row["group"]): (row["ci95"][0], row["ci95"][1])
+            for row in results["comparisons"]
+        },
+    )
 
-    It is the best comparison without DiffGuard only if its baselines were chosen on validation sets
-    (`diffguard tune`). By default they are those in `fusion`.
+
+def opponents_of(seeds: Sequence[Seed]) -> Opponents | None:
+    """The baselines of all seeds with their mean AUROC on validation; None if not recorded."""
+    opponents = [seed.opponents for seed in seeds if seed.opponents is not None]
+    return mean_opponents(opponents) if len(opponents) == len(seeds) else None
+
+
+def paired_tests(seeds: Sequence[Seed]) -> list[PairedTest]:
+    """Test the comparisons of `opponents.comparisons` on near-OOD and far-OOD.
+
+    One baseline is chosen for all seeds, by its mean AUROC on the OOD validation sets.
 
     Args:
-        seeds: The AUROC of two seeds or more; pairs that they do not contain are left out.
+        seeds: Two seeds or more.
     """
-    pairs, p_values = [], []
-    for group in _GROUPS:
-        for score in _TESTED:
-            keys = [(score, group), (FUSION_BASELINES, group)]
-            if all(key in seeds[0] for key in keys):
-                first, second = ([seed[key] for seed in seeds] for key in keys)
-                pairs.append((score, group, [a - b for a, b in zip(first, second, strict=True)]))
-                p_values.append(1.0 if first == second else float(ttest_rel(first, second).pvalue))
+    scores = {score for score, _ in seeds[0].auroc}
+    groups = [group for group in _GROUPS if any(name == group for _, name in seeds[0].auroc)]
+    pairs = comparisons(scores, opponents_of(seeds))
+    keys = [(score, against, group) for score, against in pairs for group in groups]
+    p_values, gains = [], []
+    for score, against, group in keys:
+        first, second = ([seed.auroc[name, group] for seed in seeds] for name in (score, against))
+        gains.append(tuple(a - b for a, b in zip(first, second, strict=True)))
+        p_values.append(1.0 if first == second else float(ttest_rel(first, second).pvalue))
+    adjusted = holm(p_values)
     return [
-        PairedTest(score, FUSION_BASELINES, group, tuple(differences), p_value, adjusted)
-        for (score, group, differences), p_value, adjusted in zip(
-            pairs, p_values, holm(p_values), strict=True
-        )
+        PairedTest(*key, gain, tuple(seed.intervals.get(key) for seed in seeds), p_value, value)
+        for key, gain, p_value, value in zip(keys, gains, p_values, adjusted, strict=True)
     ]
-
-
-def holm(p_values: Sequence[float]) -> list[float]:
-    """P-values after Holm's step-down correction (1979), in the given order."""
-    count, largest = len(p_values), 0.0
-    adjusted = [0.0] * count
-    for rank, place in enumerate(sorted(range(count), key=p_values.__getitem__)):
-        largest = max(largest, min(1.0, (count - rank) * p_values[place]))
-        adjusted[place] = largest
-    return adjusted
-
-
-def to_markdown(seeds: Sequence[AUROCs]) -> str:
-    """Two tables: the AUROC of each score, and the paired tests."""
-    scores, sets = ([*dict.fromkeys(key[place] for key in seeds[0])] for place in (0, 1))
-    lines = [f"AUROC in %, mean ± standard deviation over {len(seeds)} seeds", ""]
-    lines += _header(["score", *sets])
-    for score in scores:
-        values = [[seed[score, name] for seed in seeds] for name in sets]
-        lines.append(markdown_row([score, *map(_spread, values)]))
-    lines += ["", "Paired t-tests over the seeds", ""]
-    lines += _header(["gain", "mean", "p-value", "p-value after Holm's correction"])
-    for test in paired_tests(seeds):
-        name = f"{test.score} − {test.against}, {test.group}"
-        gain = _spread(test.differences, sign="+")
-        lines.append(markdown_row([name, gain, f"{test.p_value:.3g}", f"{test.holm:.3g}"]))
-    return "\n".join(lines) + "\n"
-
-
-def write_seeds(folder: Path, seeds: Sequence[AUROCs]) -> None:
-    """Write `seeds.md`, the tables, and `seeds.json`, the AUROC of each seed and the tests.
-
-    Raises:
-        UserError: If the files cannot be written.
-    """
-    rows = [
-        {"score": score, "dataset": name, "auroc": [seed[score, name] for seed in seeds]}
-        for score, name in seeds[0]
-    ]
-    content = {"rows": rows, "tests": [asdict(test) for test in paired_tests(seeds)]}
-    for name, text in {
-        "seeds.md": to_markdown(seeds),
-        "seeds.json": json.dumps(content, indent=2, allow_nan=False) + "\n",
-    }.items():
-        with replace_file(folder / name) as path:
-            path.write_text(text, encoding="utf-8", newline="")
-
-
-def _spread(values: Sequence[float], sign: str = "") -> str:
-    return f"{100 * mean(values):{sign}.1f} ± {100 * stdev(values):.1f}"
-
-
-def _header(cells: Sequence[str]) -> list[str]:
-    return [markdown_row(cells), markdown_row(["---"] * len(cells))]

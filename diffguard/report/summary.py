@@ -9,9 +9,11 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from scipy.stats import norm
 
 from diffguard.errors import UserError
 from diffguard.report.bootstrap import DRAWS, interval
+from diffguard.report.holm import holm
 from diffguard.report.ood_results import Figures, FiguresTable, ood_results
 from diffguard.report.scored_run import ScoredRun, passes_per_image
 from diffguard.report.selective import id_results
@@ -38,10 +40,12 @@ def summarize(
         The content of `results.json`: `rows` (per score, a row for each OOD set, then one for each
         group with unweighted means over its sets and the group's name as `dataset`; see
         `ood_results.Figures` for the metrics), `id` (see `selective.id_results`), `comparisons`,
-        `stages` (see `stages.stage_results`), `cost`, `absent` (missing sets, with the reason),
-        `errors` (set -> number of unreadable images), `left_out` (those images, with the reason)
-        and `settings`. Metrics are fractions in [0, 1]; a comparison is a difference of AUROC on
-        the same bootstrap draws.
+        `baselines` (see `opponents.Opponents`; None if the run does not record them), `stages`
+        (see `stages.stage_results`), `cost`, `absent` (missing sets, with the reason), `errors`
+        (set -> number of unreadable images), `left_out` (those images, with the reason) and
+        `settings`. Metrics are fractions in [0, 1]. A comparison is a difference of AUROC on the
+        same bootstrap draws, with a two-sided `p_value` and `holm`, the same after Holm's
+        correction for all comparisons.
 
     Raises:
         UserError: If there is not exactly one ID set and at least one OOD set, a set has no scored
@@ -59,11 +63,8 @@ def summarize(
             for column in columns
         ],
         "id": ident,
-        "comparisons": [
-            _compare(score, against, group, figures)
-            for score, against in run.comparisons
-            for group in members
-        ],
+        "comparisons": _comparisons(run, figures),
+        "baselines": None if run.opponents is None else run.opponents.as_plain(),
         "stages": stage_results(run),
         "cost": passes_per_image(table) | id_cost(run, id_set) | run.cost,
         "absent": dict(run.absent),
@@ -124,15 +125,34 @@ def _row(score: str, column: str, figures: Figures, n_id: int) -> dict[str, Any]
     }
 
 
+def _comparisons(run: ScoredRun, figures: FiguresTable) -> list[dict[str, Any]]:
+    rows = [
+        _compare(score, against, group, figures)
+        for score, against in run.comparisons
+        for group in _members(run)
+    ]
+    adjusted = holm([row["p_value"] for row in rows])
+    return [{**row, "holm": value} for row, value in zip(rows, adjusted, strict=True)]
+
+
 def _compare(score: str, against: str, group: str, figures: FiguresTable) -> dict[str, Any]:
     first, second = figures[score, group], figures[against, group]
+    difference, draws = first.auroc - second.auroc, first.draws["auroc"] - second.draws["auroc"]
     return {
         "score": score,
         "against": against,
         "group": group,
-        "difference": first.auroc - second.auroc,
-        "ci95": list(interval(first.draws["auroc"] - second.draws["auroc"])),
+        "difference": difference,
+        "ci95": list(interval(draws)),
+        "p_value": _p_value(difference, float(draws.std(ddof=1))),
     }
+
+
+def _p_value(difference: float, error: float) -> float:
+    """Two-sided p-value of a normally distributed difference with a standard error."""
+    if error == 0:
+        return float(difference == 0)
+    return float(2 * norm.sf(abs(difference) / error))
 
 
 def _left_out(run: ScoredRun) -> list[dict[str, Any]]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from diffguard.printing import printable
+from diffguard.report.comparison_notes import comparison_notes
 from diffguard.report.stages import stage_notes
 from diffguard.scores.conformal import as_percent
 
@@ -144,11 +145,7 @@ def make_notes(results: Mapping[str, Any]) -> list[tuple[str, str]]:
     if costs:
         notes.append(("Cost", ", ".join([*costs, *_acceleration(results["settings"])])))
     notes += stage_notes(results)
-    for row in results["comparisons"]:
-        low, high = (_signed(value) for value in row["ci95"])
-        label = f"{row['score']} − {row['against']}"
-        text = f"{row['group']} AUROC {_signed(row['difference'])} (95% CI {low} to {high})"
-        notes.append((label, text))
+    notes += comparison_notes(results)
     notes += [("Left out", why) for why in results["absent"].values()]
     errors = {name: count for name, count in results["errors"].items() if count}
     if errors:
@@ -206,10 +203,6 @@ def percent(value: float, digits: int = 1) -> str:
     """A fraction as a percentage; exactly 100% takes three characters."""
     text = f"{100 * value:.{digits}f}"
     return "100" if text.startswith("100.") else text
-
-
-def _signed(value: float) -> str:
-    return f"{100 * value:+.2f}".replace("-", "−")
 
 
 def markdown_row(cells: Sequence[str]) -> str:

@@ -31,7 +31,7 @@ from diffguard_cli.rankings import (
 )
 from diffguard_cli.validation import score_validation, validation_data
 from tests.helpers.read_sets import recorded_sets
-from tests.helpers.tiny_project import write_images
+from tests.helpers.validated import with_ood_validation
 
 KEYS = ("distance", "fused", "comparator", "knn_k")
 
@@ -39,11 +39,7 @@ KEYS = ("distance", "fused", "comparator", "knn_k")
 @pytest.fixture
 def ckpt(run_folder, tmp_path):
     """The tiny detector, with an OOD validation set."""
-    content = read_checkpoint(run_folder / "detector.ckpt")
-    write_images(tmp_path / "choice", 4, "noise", 77)
-    content["config"]["data"]["ood_validation"] = {"choice": str(tmp_path / "choice")}
-    torch.save(content, tmp_path / "detector.ckpt")
-    return str(tmp_path / "detector.ckpt")
+    return str(with_ood_validation(run_folder / "detector.ckpt", tmp_path))
 
 
 def test_the_grid_is_scored_and_the_choice_is_a_config(ckpt, tmp_path, capsys, monkeypatch):

@@ -1,6 +1,7 @@
 import csv
 import json
 from dataclasses import replace
+from statistics import NormalDist
 
 import numpy as np
 import pytest
@@ -10,8 +11,11 @@ from diffguard.errors import UserError
 from diffguard.report.bootstrap import Bootstrap, interval
 from diffguard.report.logged import logged_metrics
 from diffguard.report.metrics import METRICS
+from diffguard.report.opponents import Opponents, comparisons
+from diffguard.report.overview import main_scores
 from diffguard.report.results_files import write_results
 from diffguard.report.summary import summarize
+from diffguard.report.tables import make_notes
 from tests.helpers.small_table import GROUPS, NAMES, make_run, make_table
 
 
@@ -105,7 +109,35 @@ def test_comparisons_are_paired(results):
     draws = draws_of(
         *([scores_of(name, part) for name in pair] for part in ("digits", "near_a")), "near_a"
     )
-    assert row["ci95"] == list(interval(draws[:, 0] - draws[:, 1]))
+    differences = draws[:, 0] - draws[:, 1]
+    assert row["ci95"] == list(interval(differences))
+    z = row["difference"] / differences.std(ddof=1)
+    assert row["p_value"] == pytest.approx(2 * NormalDist().cdf(-abs(z)))
+    assert row["holm"] <= min(1, 2 * row["p_value"])
+    assert results["baselines"] is None  # the run does not record them
+
+
+def test_the_best_baseline_on_validation_is_compared_or_else_every_baseline():
+    names = ("msp", "diffguard/l2")
+    chosen = Opponents(names, {"msp": 0.7, "diffguard/l2": 0.6}, ("choice",))
+    assert comparisons(NAMES, chosen)[1:] == [("diffguard", "msp"), ("fusion", "msp")]
+    every = Opponents(names, reason="there is none")
+    assert len(comparisons(NAMES, every)) == 5
+    for opponents, label in ((chosen, "diffguard − msp"), (every, "diffguard − each baseline")):
+        pairs = comparisons(NAMES, opponents)
+        results = summarize(make_run(comparisons=pairs, opponents=opponents), draws=20)
+        assert len(results["comparisons"]) == 2 * len(pairs)
+        notes = make_notes(results)
+        assert label in [name for name, _ in notes]
+        assert ("Best baseline", opponents.describe()) in notes
+
+
+def test_the_baseline_is_not_chosen_on_the_test_sets():
+    # On the test sets `diffguard/l2` is better, on validation `msp`.
+    opponents = Opponents(("msp", "diffguard/l2"), {"msp": 0.7, "diffguard/l2": 0.6}, ("choice",))
+    results = summarize(make_run(opponents=opponents), draws=20)
+    assert find(results, "msp", "far")["auroc"] < find(results, "diffguard/l2", "far")["auroc"]
+    assert results["baselines"]["best"] == main_scores(results)[0] == "msp"
 
 
 def test_summary_has_accuracy_cost_and_errors(results):

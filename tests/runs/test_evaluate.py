@@ -54,7 +54,7 @@ def test_every_image_has_one_row_and_results_follow_from_the_table(evaluated):
     names = {row["score"] for row in results["rows"]}
     assert {"diffguard", "diffguard/l2", "msp", "fusion", "fusion/knn", "fusion_baselines"} <= names
     assert results["cost"]["network_passes_per_image"] == pytest.approx(3 + 2 * 3)
-    assert {c["score"] for c in results["comparisons"]} == {"fusion"}
+    assert {c["score"] for c in results["comparisons"]} == {"fusion", "diffguard"}
     for name in ("results.csv", "results.md", "manifest.json", "timing.jsonl"):
         assert (evaluated / "evaluation" / name).is_file()
 
