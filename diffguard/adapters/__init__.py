@@ -1,0 +1,1 @@
+"""A detector in the interfaces of OpenOOD and pytorch-ood."""
