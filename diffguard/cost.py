@@ -158,7 +158,11 @@ class _StandIn:
 
 
 def count_passes(
-    classifier: Classifier, denoiser: _StandIn | Denoiser, settings: DetectorSettings
+    classifier: Classifier,
+    denoiser: _StandIn | Denoiser,
+    settings: DetectorSettings,
+    *,
+    unguided: bool | None = None,
 ) -> tuple[int, int]:
     """The fewest and most network passes of an image, see `Cost`.
 
@@ -168,6 +172,8 @@ def count_passes(
         classifier: The protected classifier.
         denoiser: The diffusion model.
         settings: The detector's settings.
+        unguided: Whether images are reconstructed without guidance too; defaults to whether a
+            distance of the settings needs it.
     """
     denoiser = _StandIn(denoiser.schedule, denoiser.num_classes, denoiser.null_class)
     models = Models(
@@ -178,7 +184,7 @@ def count_passes(
         image_channels=1,
         noisy_classifier=nn.Identity(),
     )
-    recipe = recipe_of(models)
+    recipe = recipe_of(models, unguided=unguided)
     if isinstance(recipe.guidance, ClassifierGuidance):
         recipe = replace(recipe, guidance=replace(recipe.guidance, classify=_two_classes, crops=0))
     stops_early = bool(settings.early_stop.thresholds)

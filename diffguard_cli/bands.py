@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
 from dataclasses import replace
 
 import numpy as np
@@ -14,15 +14,13 @@ from diffguard.settings.fusion import FusionSettings
 from diffguard_cli.one_standard_error import Ranking, rank
 from diffguard_cli.rankings import Table
 
-# Shares of the ID validation images below the band. The upper end of the band is the default.
+# Shares of the ID validation images below the two ends of the band.
 LOWER_SHARES = (0.0, 0.25, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95)
+UPPER_SHARES = (0.995, 0.999, 1.0)
 
 
 def rank_bands(
-    table: Table,
-    settings: DetectorSettings,
-    passes: np.ndarray,
-    shares: Sequence[float] = LOWER_SHARES,
+    table: Table, settings: DetectorSettings, passes: np.ndarray
 ) -> Ranking[FusionSettings]:
     """Rank the `mean` of all parts and cascades by `fusion`; the cost is the passes per ID image.
 
@@ -32,11 +30,10 @@ def rank_bands(
         table: Scores of all images of the validation sets; no image skipped the diffusion model.
         settings: The detector's settings, with the chosen `distance` and `fused`.
         passes: `(n,)` network passes of the n ID validation images.
-        shares: Lower ends of the bands. Those at or above `accept` are left out, because the
-            baselines alone would then decide at the threshold.
     """
-    high = FusionSettings().band[1]
-    bands = [[low, high] for low in shares if low < settings.accept]
+    # With a lower end at or above `accept`, the baselines alone would decide at the threshold.
+    lower_shares = [low for low in LOWER_SHARES if low < settings.accept]
+    bands = [[low, high] for low, high in itertools.product(lower_shares, UPPER_SHARES)]
     options = [FusionSettings(), *(FusionSettings("cascade", band) for band in bands)]
     reference = next(iter(table.values()))
     ranked = []
@@ -46,5 +43,5 @@ def rank_bands(
         fusion = Fusion.of_parts({name: reference[name] for name in rule.parts}, rule)
         column = {name: fusion.derive(scores)[FUSION] for name, scores in table.items()}
         cost = float(np.mean(passes * fusion.in_doubt(reference)))
-        ranked.append((option, cost, column))
+        ranked.append((option, (cost,), column))
     return rank(ranked)

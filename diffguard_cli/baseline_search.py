@@ -78,7 +78,7 @@ def search(
                 # Images of all sets would take much more memory than the outputs.
                 batches = _batches(scorer, data, with_images=True) if has_images else outputs
                 column = _score(scorer, name, {**values, parameter.key: value}, batches)
-                options.append((value, parameter.cost(value), column))
+                options.append((value, (parameter.cost(value),), column))
             result = Search(name, parameter.key, rank(options))
             values[parameter.key] = result.ranking.best.choice
             searches.append(result)

@@ -19,6 +19,8 @@ from diffguard.report.metrics import auroc
 
 # Set -> `(n,)` of one score; the first set is the ID set.
 Column = Mapping[str, np.ndarray]
+# What should be low, the most important first.
+Cost = tuple[float, ...]
 
 Choice = TypeVar("Choice")
 
@@ -29,13 +31,13 @@ class Candidate(Generic[Choice]):
 
     Attributes:
         choice: What could be chosen, such as the names of scores.
-        cost: What should be low, such as the number of these scores.
+        cost: What should be low, such as the number of these scores; compared in order.
         auroc: AUROC against each OOD validation set, averaged, in [0, 1].
         error: Standard error of its difference to the highest AUROC of the ranking.
     """
 
     choice: Choice
-    cost: float
+    cost: Cost
     auroc: float
     error: float
 
@@ -54,7 +56,7 @@ class Ranking(Generic[Choice]):
         return min(level, key=lambda candidate: (candidate.cost, -candidate.auroc))
 
 
-def rank(options: Sequence[tuple[Choice, float, Column]]) -> Ranking[Choice]:
+def rank(options: Sequence[tuple[Choice, Cost, Column]]) -> Ranking[Choice]:
     """Rank choices by AUROC, with the standard errors of the differences to the highest.
 
     Args:

@@ -13,26 +13,30 @@ from diffguard.scores.distance_names import DISTANCES
 from diffguard.scores.fusion_rule import DIFFGUARD, FusionRule
 from diffguard.scores.negative_log_p import NegativeLogP
 from diffguard.settings.detector import DetectorSettings
-from diffguard_cli.one_standard_error import Column, Ranking, column_auroc, rank
+from diffguard_cli.one_standard_error import Column, Cost, Ranking, column_auroc, rank
 
 # Set -> score -> `(n,)`; the first set is the ID set.
 Table = Mapping[str, dict[str, np.ndarray]]
 
 
 def rank_distances(table: Table, settings: DetectorSettings) -> Ranking[list[str]]:
-    """Rank single distances and pairs of kinds by `diffguard`; a tandem has pairs only."""
-    pairs = list(pairs_of_kinds(settings))
+    """Rank the choices of distances by `diffguard`."""
+    candidates = distance_choices(settings)
+    return rank([(names, (len(names),), diffguard(table, settings, names)) for names in candidates])
+
+
+def distance_choices(settings: DetectorSettings) -> list[list[str]]:
+    """Single distances and pairs of kinds; a tandem has pairs only."""
     singles = [] if settings.combine == "tandem" else [[name] for name in distance_names(settings)]
-    candidates = [*singles, *pairs]
-    return rank([(names, len(names), diffguard(table, settings, names)) for names in candidates])
+    return [*singles, *pairs_of_kinds(settings)]
 
 
 def rank_fused(table: Table, settings: DetectorSettings) -> Ranking[list[str]]:
     """Rank sets of baselines by their `fusion` with `diffguard`, for the settings' distances."""
     method_scores = normalized(diffguard(table, settings, settings.distance))
     fusions = [
-        (names, size, {name: (method_scores[name] + values) / 2 for name, values in column.items()})
-        for names, size, column in _means_of_baselines(table, settings.baselines)
+        (names, cost, {name: (method_scores[name] + values) / 2 for name, values in column.items()})
+        for names, cost, column in _means_of_baselines(table, settings.baselines)
     ]
     return rank(fusions)
 
@@ -83,10 +87,10 @@ def pairs_of_kinds(settings: DetectorSettings) -> Iterator[list[str]]:
 
 def _means_of_baselines(
     table: Table, baselines: Sequence[str]
-) -> Iterator[tuple[list[str], int, Column]]:
+) -> Iterator[tuple[list[str], Cost, Column]]:
     """All subsets of at least one baseline, their sizes and mean negative log p-values."""
     parts = {name: normalized(column_of(table, name)) for name in baselines}
     for size in range(1, len(baselines) + 1):
         for names in itertools.combinations(baselines, size):
             means = {s: np.mean([parts[name][s] for name in names], axis=0) for s in table}
-            yield list(names), size, means
+            yield list(names), (size,), means

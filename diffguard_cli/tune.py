@@ -6,18 +6,18 @@ The command scores the ID and OOD *validation* sets of the checkpoint's config; 
 opened. It chooses, in this order:
 
 1. the baselines' hyper-parameters, by the AUROC of their baseline;
-2. steps, depth and guidance scale, with the highest AUROC of `diffguard` on a grid. A
-   reconstruction can differ from its image in the pixels or in the classifier's output, so
-   `diffguard` is one distance, or the mean of one distance of each kind;
+2. steps, depth, guidance scale and distances, by the AUROC of `diffguard`. A reconstruction can
+   differ from its image in the pixels or in the classifier's output, so `diffguard` is one
+   distance, or the mean of one distance of each kind;
 3. the baselines of `fusion` (`fused`), and those of `fusion_baselines` (`comparator`), which are
    the best ones without DiffGuard;
 4. the band of a cascade (`fusion`). It is always printed, and part of the choice with `--rule
    cascade`.
 
-AUROC is averaged over the OOD validation sets. All choices but those of 2. follow the
-one-standard-error rule of `one_standard_error.py`: the simplest baseline, the fewest parts and the
-fewest network passes win ties. The choice is printed as a config, to be used with `--config` in
-training or evaluation. `docs/settings.md` has the tables of the default run.
+AUROC is averaged over the OOD validation sets. All choices follow the one-standard-error rule of
+`one_standard_error.py`: the fewest network passes, the fewest parts and the simplest baseline win
+ties. The choice is printed as a config, to be used with `--config` in training or evaluation.
+`docs/settings.md` has the tables of the default run.
 """
 
 from __future__ import annotations
@@ -44,23 +44,24 @@ from diffguard.storage.paths import user_path
 from diffguard_cli.bands import rank_bands
 from diffguard_cli.baseline_search import search
 from diffguard_cli.parser import Parser, parse
-from diffguard_cli.rankings import pairs_of_kinds, rank_comparators
+from diffguard_cli.rankings import pairs_of_kinds, rank_comparators, rank_fused
 from diffguard_cli.tune_tables import (
     GRID_COLUMNS,
     print_bands,
+    print_choices,
     print_header,
     print_parts,
-    print_row,
     print_searches,
+    print_trial,
 )
-from diffguard_cli.tune_trial import run_trial, trial_settings
+from diffguard_cli.tune_trial import rank_trials, run_trial, trial_settings
 from diffguard_cli.validation import best_device, validation_data
 
 # Shares of the schedule.
-DEPTHS = (0.3, 0.5, 0.7, 0.9)
+DEPTHS = (0.3, 0.6, 0.9)
 # A scale of 1 is classifier-free guidance without effect.
 SCALES = (1.5, 3.0)
-STEPS = (10,)
+STEPS = (5, 10)
 
 
 def main(argv: Sequence[str]) -> int:
@@ -89,17 +90,16 @@ def main(argv: Sequence[str]) -> int:
         detector = Detector.from_checkpoint(content, settings=settings).to(grid.device)
         trial = run_trial(detector, data)
         trials.append(trial)
-        print_row([str(steps), f"{depth:g}", f"{scale:g}", *trial.cells()])
-    best = max(trials, key=lambda trial: trial.distances.best.auroc)
-    comparators = rank_comparators(best.table, best.settings)
-    chosen = replace(
-        best.settings,
-        fused=best.fusions.best.choice,
-        comparator=comparators.best.choice,
-    )
-    bands = rank_bands(best.table, chosen, best.passes)
-    print_parts("diffguard at the best setting: distances", best.distances)
-    print_parts("fusion of these distances with baselines", best.fusions)
+        print_trial(trial)
+    choices = rank_trials(trials)
+    best = choices.best.choice
+    table = best.trial.table
+    fusions = rank_fused(table, best.settings)
+    comparators = rank_comparators(table, best.settings)
+    chosen = replace(best.settings, fused=fusions.best.choice, comparator=comparators.best.choice)
+    bands = rank_bands(table, chosen, best.passes)
+    print_choices(choices)
+    print_parts("fusion of these distances with baselines", fusions)
     print_parts("fusion_baselines, without diffguard", comparators)
     print_bands(bands)
     has_band = _has_band(grid.rule, from_dict(content["settings"]).fusion)

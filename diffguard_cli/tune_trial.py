@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from datamodules.ood import OODDataModule
+from diffguard.cost import count_passes
 from diffguard.detector import Detector
 from diffguard.settings.detector import DetectorSettings
-from diffguard_cli.one_standard_error import Ranking
-from diffguard_cli.rankings import Table, rank_distances, rank_fused
+from diffguard_cli.one_standard_error import Ranking, rank
+from diffguard_cli.rankings import Table, diffguard, distance_choices
 from diffguard_cli.validation import score_validation
 
 
@@ -22,29 +23,42 @@ class Trial:
     """One combination of the grid.
 
     Attributes:
-        settings: The detector's settings, with the chosen distances.
+        settings: The detector's settings.
         table: The scores of the validation sets.
-        passes: `(n,)` network passes of the ID images.
-        mean_passes: Network passes per image of all sets.
+        passes: `(n,)` network passes of the ID images, with all distances.
+        guided_share: Share of these passes that distances to the input alone need, without the
+            unguided reconstruction.
         seconds: Duration of the scoring.
-        distances: The ranking of distances.
-        fusions: The ranking of sets of baselines.
     """
 
     settings: DetectorSettings
     table: Table
     passes: np.ndarray
-    mean_passes: float
+    guided_share: float
     seconds: float
-    distances: Ranking[list[str]]
-    fusions: Ranking[list[str]]
 
-    def cells(self) -> list[str]:
-        """The cells of the table after steps, depth and scale."""
-        cells = [f"{self.mean_passes:.0f}", f"{self.seconds:.0f}"]
-        for best in (self.distances.best, self.fusions.best):
-            cells += [f"{best.auroc:.4f}", ", ".join(best.choice)]
-        return cells
+    def passes_of(self, distance: Sequence[str]) -> np.ndarray:
+        """Network passes `(n,)` that these distances need for the ID images."""
+        needs_unguided = any(name.startswith("unguided/") for name in distance)
+        return self.passes if needs_unguided else self.guided_share * self.passes
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A combination of the grid and the distances of `diffguard`."""
+
+    trial: Trial
+    distance: list[str]
+
+    @property
+    def passes(self) -> np.ndarray:
+        """Network passes `(n,)` of the ID images."""
+        return self.trial.passes_of(self.distance)
+
+    @property
+    def settings(self) -> DetectorSettings:
+        """The settings of this choice."""
+        return replace(self.trial.settings, distance=self.distance)
 
 
 def trial_settings(
@@ -62,7 +76,7 @@ def trial_settings(
 
 
 def run_trial(detector: Detector, data: OODDataModule) -> Trial:
-    """Score the validation sets and choose distances and baselines.
+    """Score the validation sets.
 
     Args:
         detector: The detector with the settings of the trial.
@@ -71,15 +85,31 @@ def run_trial(detector: Detector, data: OODDataModule) -> Trial:
     start = time.perf_counter()
     table, results = score_validation(detector, data)
     seconds = time.perf_counter() - start
+    id_set = next(iter(table))
     rows = sorted((image.row for image in results), key=lambda row: row.index)
-    distances = rank_distances(table, detector.settings)
-    settings = replace(detector.settings, distance=distances.best.choice)
-    return Trial(
-        settings,
-        table,
-        passes=np.array([row.network_passes for row in rows if row.dataset == next(iter(table))]),
-        mean_passes=float(np.mean([row.network_passes for row in rows])),
-        seconds=seconds,
-        distances=distances,
-        fusions=rank_fused(table, settings),
-    )
+    passes = np.array([row.network_passes for row in rows if row.dataset == id_set])
+    return Trial(detector.settings, table, passes, _guided_share(detector), seconds)
+
+
+def rank_trials(trials: Sequence[Trial]) -> Ranking[Choice]:
+    """Rank trials and distances by `diffguard`.
+
+    The cost is the network passes per ID image, then the number of distances.
+
+    Args:
+        trials: The trials, of the same images.
+    """
+    ranked = []
+    for trial in trials:
+        for distance in distance_choices(trial.settings):
+            choice = Choice(trial, distance)
+            cost = (float(np.mean(choice.passes)), float(len(distance)))
+            ranked.append((choice, cost, diffguard(trial.table, trial.settings, distance)))
+    return rank(ranked)
+
+
+def _guided_share(detector: Detector) -> float:
+    parts = (detector.classifier, detector.denoiser, detector.settings)
+    _, guided = count_passes(*parts, unguided=False)
+    _, both = count_passes(*parts)
+    return guided / both
