@@ -193,8 +193,8 @@ class ScoringRun:
         ended = time.perf_counter()
         work.together("scored")
         waited = time.perf_counter() - ended
-        figures = (module.stream.row_count, module.seconds, waited, module.stream.fill)
-        work.together("timed", lambda: record_time(self.folder, trainer, *figures))
+        times = (module.stream, module.seconds, waited)
+        work.together("timed", lambda: record_time(self.folder, trainer, *times))
         work.together("merged", self._merge if trainer.is_global_zero else (lambda: None))
         precision = trainer.precision_plugin.test_step_context
         place, table = module.place, self.folder / "scores.csv"

@@ -8,32 +8,32 @@ from pathlib import Path
 import lightning.pytorch as pl
 import torch
 
+from diffguard.methods.adaptive_stream import AdaptiveStream
 from diffguard.score_table.timing import Timing, append_timing
 
 
 def record_time(
-    folder: Path, trainer: pl.Trainer, images: int, seconds: float, waited: float, fill: float
+    folder: Path, trainer: pl.Trainer, stream: AdaptiveStream, seconds: float, waited: float
 ) -> None:
     """Append this session's time, unless it scored no image.
 
     Args:
         folder: The evaluation folder.
         trainer: The trainer, whose processes all call this.
-        images: Images that this process scored.
+        stream: The stream that scored this process's images.
         seconds: Seconds that it took.
         waited: Seconds that this process waited for the others.
-        fill: Share of the rows of network calls that held an image.
     """
     session = trainer.strategy.broadcast(time.strftime("%Y-%m-%dT%H:%M:%S"))
-    if images:
+    if stream.row_count:
         timing = Timing(
             session=session,
             rank=trainer.global_rank,
-            images=images,
+            images=stream.row_count,
             seconds=seconds,
             waited=waited,
-            fill=fill,
+            fill=stream.fill,
             device=str(trainer.strategy.root_device),
             threads=torch.get_num_threads(),
         )
-        append_timing(folder, timing)
+        append_timing(folder, timing, stream.work)

@@ -8,7 +8,7 @@ every image has its own depth, and the outcome of an image does not depend on it
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable
 
 import numpy as np
@@ -20,7 +20,7 @@ from diffguard.engine.encoding import encode, noised
 from diffguard.engine.jobs import Job, Source
 from diffguard.engine.observation import Observation
 from diffguard.engine.outcome import Outcome
-from diffguard.engine.program import NoisedImage, Program, Synthesis
+from diffguard.engine.program import NoisedImage, Phase, Program, Synthesis
 from diffguard.engine.routes import Node, Route, Routes
 from diffguard.engine.sampler import Sampler
 from diffguard.engine.steps import Steps
@@ -217,7 +217,7 @@ class Engine:
 
     def _outcomes(self, images: list[ImageInFlight]) -> list[Outcome]:
         routes = [self._routes.route(image.source.reach) for image in images]
-        outcomes = [_outcome(i, r, self.program) for i, r in zip(images, routes, strict=True)]
+        outcomes = [self._outcome(i, r) for i, r in zip(images, routes, strict=True)]
         for phase in self.program.pictures:
             numbers = [route.nodes[phase].number for route in routes]
             states = [image.states[n] for image, n in zip(images, numbers, strict=True)]
@@ -226,24 +226,28 @@ class Engine:
                 outcome.pictures[phase] = picture
         return outcomes
 
+    def _outcome(self, image: ImageInFlight, route: Route) -> Outcome:
+        """The results of the program, without pictures, when all trajectories have ended."""
+        nodes, gradients = route.nodes, Counter[frozenset[Phase]]()
+        for numbers, count in image.passes_for.items():
+            for number in numbers:
+                if self._routes.classifier[number] >= 0:
+                    gradients[route.phases((number,))] += count
+        return Outcome(
+            job=image.source.job,
+            passes_for={route.phases(n): count for n, count in image.passes_for.items()},
+            gradients_for=dict(gradients),
+            last_step={phase: image.last_step[node.number] for phase, node in nodes.items()},
+            states={phase: image.states[nodes[phase].number] for phase in self.program.states},
+            pictures={},
+            values={
+                (phase, observer): image.values[node.number, observer]
+                for phase, node in nodes.items()
+                for observer in node.observers
+                if observer.values
+            },
+        )
+
 
 def _take(queue: deque[int], most: int) -> np.ndarray:
     return np.array([queue.popleft() for _ in range(min(most, len(queue)))], dtype=np.int64)
-
-
-def _outcome(image: ImageInFlight, route: Route, program: Program) -> Outcome:
-    """The results of a program, without pictures, when all trajectories have ended."""
-    nodes = route.nodes
-    return Outcome(
-        job=image.source.job,
-        passes=image.passes,
-        last_step={phase: image.last_step[node.number] for phase, node in nodes.items()},
-        states={phase: image.states[nodes[phase].number] for phase in program.states},
-        pictures={},
-        values={
-            (phase, observer): image.values[node.number, observer]
-            for phase, node in nodes.items()
-            for observer in node.observers
-            if observer.values
-        },
-    )

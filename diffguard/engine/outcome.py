@@ -17,7 +17,9 @@ class Outcome:
 
     Attributes:
         job: The job.
-        passes: Network passes of the diffusion model for this image.
+        passes_for: Network passes of the diffusion model for this image, by the phases that they
+            serve.
+        gradients_for: Gradients of a classifier that guides, by the phases that they serve.
         last_step: Index of the last step that each phase made, 0-based.
         states: `(…)` last state of each phase in `Program.states`.
         pictures: `(C, H, W)` in [0, 1] of each phase in `Program.pictures`.
@@ -25,8 +27,14 @@ class Outcome:
     """
 
     job: Job
-    passes: int
+    passes_for: dict[frozenset[Phase], int]
+    gradients_for: dict[frozenset[Phase], int]
     last_step: dict[Phase, int]
     states: dict[Phase, Tensor]
     pictures: dict[Phase, Tensor]
     values: dict[tuple[Phase, Observer], Tensor]
+
+    @property
+    def passes(self) -> int:
+        """Network passes of the diffusion model for this image."""
+        return sum(self.passes_for.values())

@@ -73,6 +73,14 @@ class Route:
 
     roots: list[Node] = field(default_factory=list)
     nodes: dict[Phase, Node] = field(default_factory=dict)
+    _phases: dict[tuple[int, ...], frozenset[Phase]] = field(default_factory=dict, repr=False)
+
+    def phases(self, numbers: tuple[int, ...]) -> frozenset[Phase]:
+        """The phases of the program that nodes are made of."""
+        if numbers not in self._phases:
+            phases = (phase for phase, node in self.nodes.items() if node.number in numbers)
+            self._phases[numbers] = frozenset(phases)
+        return self._phases[numbers]
 
 
 class Routes:

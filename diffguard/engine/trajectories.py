@@ -7,6 +7,7 @@ for one network pass, or for two: without the label and with it.
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -23,7 +24,7 @@ class ImageInFlight:
 
     Attributes:
         source: The image.
-        passes: Network passes so far.
+        passes_for: Numbers of the phases that a network pass serves -> such passes so far.
         running: Number of its trajectories that have not ended.
         last_step: Number of a phase that has ended -> index of its last step.
         states: Number of a phase that has ended -> its last state.
@@ -31,7 +32,7 @@ class ImageInFlight:
     """
 
     source: Source
-    passes: int = 0
+    passes_for: Counter[tuple[int, ...]] = field(default_factory=Counter)
     running: int = 0
     last_step: dict[int, int] = field(default_factory=dict)
     states: dict[int, Tensor] = field(default_factory=dict)
@@ -192,19 +193,25 @@ class Trajectories:
         """
         kinds = passes.with_label.astype(np.int64)
         self._store(kinds, passes.rows, noise)
-        for image in self.images(passes.rows):
-            image.passes += 1
+        # The phases that each pass serves.
+        served = [[node] for node in self.node[passes.rows].tolist()]
         ready = np.zeros(len(self.node), dtype=bool)
         ready[passes.rows] = True
         follows = self._leader >= 0
         if follows.any():
             results = np.zeros(self.wants.shape, dtype=bool)
             results[kinds, passes.rows] = True
+            places = {key: place for place, key in enumerate(zip(kinds, passes.rows, strict=True))}
             kinds, followers = np.nonzero(follows & results[[[0], [1]], self._leader])
-            self._store(kinds, followers, self._noise(kinds, self._leader[kinds, followers]))
+            leaders = self._leader[kinds, followers]
+            self._store(kinds, followers, self._noise(kinds, leaders))
+            for kind, leader, node in zip(kinds, leaders, self.node[followers], strict=True):
+                served[places[kind, leader]].append(int(node))
             self._leader[kinds, followers] = -1
             ready[followers] = True
             ready &= (self._leader < 0).all(0)
+        for image, nodes in zip(self.images(passes.rows), served, strict=True):
+            image.passes_for[tuple(sorted(nodes))] += 1
         return np.flatnonzero(ready & ~(self.wants[0] | self.wants[1]))
 
     def null_noise(self, rows: np.ndarray) -> Tensor:

@@ -13,6 +13,7 @@ from diffguard.methods.items import Item, Scored
 from diffguard.methods.stream import ScoreStream
 from diffguard.printing import say
 from diffguard.score_table.rows import DIFFUSION_STAGE
+from diffguard.score_table.timing import Work
 
 
 class AdaptiveStream:
@@ -64,6 +65,11 @@ class AdaptiveStream:
         """Share of the rows of all diffusion calls that were not padding."""
         engine = self.stream.engine
         return engine.rows / (engine.calls * self.stream.batch_size) if engine.calls else 1.0
+
+    @property
+    def work(self) -> list[Work]:
+        """What each score took so far."""
+        return self.stream.meter.work(self.stream.engine.rows)
 
     def _score(self, items: list[Item], *, final: bool) -> list[Scored]:
         if not self.row_count:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from diffguard.classifiers.classifier import ClassifierOutput
 from diffguard.engine.outcome import Outcome
-from diffguard.engine.program import Program
+from diffguard.engine.program import Phase, Program
 from diffguard.engine.recipe import Recipe
 from diffguard.methods.comparison import Comparison
 from diffguard.methods.method import Method, Networks
@@ -51,6 +51,11 @@ class DiffGuard(Method):
     def program(self) -> Program:
         """An inversion, and one or two syntheses from its end; see `Recipe`."""
         return self.recipe.program()
+
+    def phases(self, score: str) -> tuple[Phase, ...]:
+        """The inversion and the syntheses that a score compares; see `Method`."""
+        guidances = [self.recipe.guidance, *([None] if score.startswith(UNGUIDED) else [])]
+        return Program(pictures=tuple(map(self.recipe.synthesize, guidances))).phases
 
     def scores(
         self, outcomes: Sequence[Outcome], output: ClassifierOutput, batch_size: int

@@ -11,10 +11,10 @@ from torch import Tensor
 
 from diffguard.classifiers.classifier import Classifier, ClassifierOutput
 from diffguard.engine.outcome import Outcome
-from diffguard.engine.program import Program
+from diffguard.engine.program import Phase, Program
 from diffguard.engine.recipe import Recipe
 from diffguard.scores.distances import Distance
-from diffguard.settings.detector import DetectorSettings
+from diffguard.settings.detector import DetectorSettings, score_names
 
 
 class Networks(Protocol):
@@ -45,7 +45,7 @@ class Method(ABC):
         recipe: How DiffGuard reconstructs images; other methods may watch its phases.
         state: What `fit` returned; empty if the method is not fitted.
 
-        names: The scores that are computed; None computes all.
+        names: The scores that are computed, perhaps among others; None computes all.
 
     Attributes:
         layers: Names of the classifier's layers that the scores read.
@@ -69,9 +69,20 @@ class Method(ABC):
         """Most ID training images that the method is fitted on."""
         return 0
 
+    @property
+    def score_names(self) -> list[str]:
+        """The scores that are computed."""
+        names = score_names(self.models.settings, derived=False)
+        mine = [name for name in names if name.split("/")[0] == self.name]
+        return mine if self.names is None else [name for name in mine if name in self.names]
+
     @abstractmethod
     def program(self) -> Program:
         """What the engine computes for each image."""
+
+    def phases(self, score: str) -> tuple[Phase, ...]:  # noqa: ARG002
+        """The phases that a score needs, one of `score_names`."""
+        return self.program().phases
 
     @abstractmethod
     def scores(

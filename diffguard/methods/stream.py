@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 
 import numpy as np
 import torch
@@ -23,9 +24,11 @@ from diffguard.engine.reproducible import reproducible
 from diffguard.methods.in_flight import ImageInFlight, check_features, row_of
 from diffguard.methods.items import Item, Scored
 from diffguard.methods.jobs import jobs_of
+from diffguard.methods.meter import Meter
 from diffguard.methods.method import Method
 from diffguard.methods.models import Models
 from diffguard.score_table.rows import ScoreRow
+from diffguard.score_table.timing import CLASSIFIER
 from diffguard.scores.baselines import Baselines
 from diffguard.scores.calibration import Calibration
 from diffguard.scores.fusion_rule import DIFFGUARD, FUSION, FUSION_BASELINES
@@ -47,6 +50,7 @@ class ScoreStream:
 
     Attributes:
         engine: The engine, with its count of calls.
+        meter: Counts what each score takes.
     """
 
     def __init__(
@@ -73,6 +77,7 @@ class ScoreStream:
             self.batch_size,
             most_steps=most_steps,
         )
+        self.meter = Meter(models, methods, baselines.names, self.batch_size)
         self._is_random = self.recipe.draws_crops or program.draws_noise
         self.skip = skip
         self._reconstructs = any(method.name == DIFFGUARD for method in methods)
@@ -98,7 +103,7 @@ class ScoreStream:
         while len(self._incoming) >= self.batch_size:
             rows += self._classify()
         while len(self._doubtful) >= self.batch_size:
-            self._outcomes += self.engine.push(self._jobs())
+            self._reconstruct()
         while len(self._outcomes) >= self.batch_size:
             rows += self._compare()
         return rows
@@ -110,8 +115,8 @@ class ScoreStream:
         if self._incoming:
             rows += self._classify()
         while self._doubtful:
-            self._outcomes += self.engine.push(self._jobs())
-        self._outcomes += self.engine.flush()
+            self._reconstruct()
+        self._reconstruct(final=True)
         while self._outcomes:
             rows += self._compare()
         return rows
@@ -120,14 +125,17 @@ class ScoreStream:
         """Classify a batch; returns the images that the baselines decide."""
         models, size = self.models, self.batch_size
         items = [self._incoming.popleft() for _ in range(min(size, len(self._incoming)))]
-        images = torch.stack([item.image for item in items]).to(models.device)
-        output = models.classify(images, size, self.layers)
-        check_features(output.features, items)
-        # Even a softmax may round by the number of rows, so all that follows sees whole batches.
-        whole = output.padded(size)
-        predictions = whole.logits.argmax(1).tolist()[: len(items)]
-        probabilities = whole.logits.float().softmax(-1).amax(1).tolist()[: len(items)]
-        scores = self.baselines.score(whole.logits, whole.features, padded(images, size))
+        measure = partial(self.meter.measure, images=len(items))
+        with measure(CLASSIFIER):
+            images = torch.stack([item.image for item in items]).to(models.device)
+            output = models.classify(images, size, self.layers)
+            check_features(output.features, items)
+            # Even a softmax may round by the number of rows, so all that follows sees whole
+            # batches.
+            whole = output.padded(size)
+            predictions = whole.logits.argmax(1).tolist()[: len(items)]
+            probabilities = whole.logits.float().softmax(-1).amax(1).tolist()[: len(items)]
+        scores = self.baselines.score(whole.logits, whole.features, padded(images, size), measure)
         baselines = {name: values.numpy() for name, values in scores.items()}
         batch = [
             ImageInFlight(
@@ -171,6 +179,13 @@ class ScoreStream:
         parts = dict.fromkeys(self.calibration.rule.parts, np.full(self.batch_size, np.nan))
         return self.calibration.derive({**parts, **scores})
 
+    def _reconstruct(self, *, final: bool = False) -> None:
+        """Give the engine the next batch of images; `final` finishes those in flight instead."""
+        with self.meter.diffusion():
+            outcomes = self.engine.flush() if final else self.engine.push(self._jobs())
+        self.meter.count(outcomes)
+        self._outcomes += outcomes
+
     def _jobs(self) -> list[Job]:
         """Jobs of the engine for a batch of images."""
         size = self.batch_size
@@ -190,7 +205,8 @@ class ScoreStream:
         output = ClassifierOutput.concatenate([tag.output for tag in tags])
         scores: dict[str, np.ndarray] = {}
         for method in self.methods:
-            scores |= method.scores(outcomes, output, size)
+            with self.meter.measure(method.name, len(outcomes)):
+                scores |= method.scores(outcomes, output, size)
         for name in tags[0].baselines:
             scores[name] = np.array([tag.baselines[name] for tag in tags])
         if self.calibration is not None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -98,7 +99,11 @@ class Baselines:
         check_neighbors(self.names, values, reference.training_images)
 
     def score(
-        self, logits: Tensor, features: Tensor, images: Tensor | None = None
+        self,
+        logits: Tensor,
+        features: Tensor,
+        images: Tensor | None = None,
+        measure: Callable[[str], AbstractContextManager[None]] = lambda _name: nullcontext(),
     ) -> dict[str, Tensor]:
         """Score a batch.
 
@@ -107,6 +112,7 @@ class Baselines:
             features: `(N, D)` of the classifier, the input of its last layer.
             images: `(N, C, H, W)` in [0, 1] on the classifier's device, for the baselines that
                 score images.
+            measure: Name -> a context in which the baseline is computed.
 
         Returns:
             Name -> `(N,)` float64 on the CPU, higher = more OOD, in the order of `names`.
@@ -117,14 +123,15 @@ class Baselines:
         scores: dict[str, Tensor] = {}
         for name in self.names:
             kind, score = BASELINES[name].input, self._scores[name]
-            if kind == "logits":
-                scores[name] = in_fixed_batches(score, logits, _ROWS)
-            elif kind != "images":
-                scores[name] = score(features)[:count]
-            elif images is None:
-                raise UserError(f"baseline {name} scores images, and there are none")
-            else:
-                scores[name] = score(images).cpu()
+            with measure(name):
+                if kind == "logits":
+                    scores[name] = in_fixed_batches(score, logits, _ROWS)
+                elif kind != "images":
+                    scores[name] = score(features)[:count]
+                elif images is None:
+                    raise UserError(f"baseline {name} scores images, and there are none")
+                else:
+                    scores[name] = score(images).cpu()
         return {name: values.double() for name, values in scores.items()}
 
     @staticmethod

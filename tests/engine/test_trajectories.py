@@ -76,7 +76,7 @@ def test_step_is_ready_when_both_its_passes_are_made():
     place = np.array([row])
     assert table.null_noise(place).tolist() == [[1.0, 1.0]]
     assert table.label_noise(place).tolist() == [[2.0, 2.0]]
-    assert table.end(row).passes == 2
+    assert table.end(row).passes_for.total() == 2
 
 
 @pytest.mark.parametrize("both", [True, False])
@@ -141,7 +141,7 @@ def test_reused_rows_start_afresh():
     assert [c[row] for c in (table.step, table.count, table.phase_step, table.part)] == [2, 0, 0, 0]
     x, memory = table.states(place)
     assert (x.tolist(), memory.tolist()) == ([[8.0, 8.0]], [[[0.0, 0.0]]])
-    assert table.image[row].passes == 0
+    assert not table.image[row].passes_for
 
 
 @pytest.mark.parametrize("keeps", [True, False])
