@@ -31,7 +31,8 @@ def evaluation_gallery(
         groups: Set name -> `id`, `near` or `far`.
         threshold: The score above which an image is OOD.
         panels: Images that already have all pictures.
-        reconstruct_all: Whether the other images get all pictures too, instead of their input.
+        reconstruct_all: Whether the other images are reconstructed again too; otherwise they have
+            the pictures that were kept while they were scored.
 
     Raises:
         UserError: If the rule of decision needs more ID validation images.
@@ -43,10 +44,13 @@ def evaluation_gallery(
         for cases, part in panels
         for row, picture in zip(cases.rows.tolist(), part, strict=True)
     }
-    rows = gallery_rows(gallery, groups, threshold, np.array([*pictured], dtype=np.intp))
-    others = rows[~np.isin(rows, [*pictured])]
-    make = pictures.reconstructions if reconstruct_all else pictures.inputs
-    pictured |= {row: thumbnails(picture) for row, picture in make(others)}
+    typical = np.array([*pictured], dtype=np.intp)
+    rows = gallery_rows(gallery, groups, threshold, typical, pictures.sample)
+    others = rows[~np.isin(rows, typical)]
+    if reconstruct_all:
+        pictured |= {row: thumbnails(part) for row, part in pictures.reconstructions(others)}
+    else:
+        pictured |= dict(pictures.thumbnails(others))
     group_of = [groups.get(name, "") for name in table.dataset_names]
     return [
         gallery.image(row, pictured[row], group_of[table.dataset[row]]) for row in rows.tolist()

@@ -17,6 +17,7 @@ from diffguard.methods.drift import check_drift, drift_of
 from diffguard.methods.scorer import Scorer
 from diffguard.pretrained import image_folder
 from diffguard.printing import say
+from diffguard.report.candidates import Candidates, suspicious_first
 from diffguard.report.decision import Decision
 from diffguard.report.gallery import Gallery, Judge
 from diffguard.report.verdicts import list_skipped, report_images
@@ -79,6 +80,7 @@ def score_images(content: Mapping[str, Any], arguments: EvaluationArguments) -> 
             settings=arguments.detector,
             threads=arguments.trainer.threads,
             decision_only=True,
+            candidates=lambda scorer: Candidates((), suspicious_first(scorer.decision)),
         )
 
     if arguments.output is None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from diffguard.checkpoint.file import library_versions
 from diffguard.detector import Detector
 from diffguard.errors import UserError
+from diffguard.methods.scorer import Scorer
+from diffguard.report.candidates import Candidates, even_sample, mistakes_first
 from diffguard.report.cases import choose_cases
 from diffguard.report.decision import Decision
 from diffguard.report.gallery import Judge
@@ -28,13 +31,17 @@ from diffguard_cli.evaluation_detector import (
     results_folder,
 )
 from diffguard_cli.evaluation_gallery import evaluation_gallery
+from diffguard_cli.finished_run import FinishedRun
 from diffguard_cli.opponents import validated_opponents, validation_stream
 from diffguard_cli.pictures import Pictures
-from diffguard_cli.scoring import FinishedRun, ScoringRun
+from diffguard_cli.scoring import ScoringRun
 from diffguard_cli.shared_table import Metrics, read_together
 from lightning_modules.loggers import build_loggers
 from lightning_modules.results_log import results_log
 from lightning_modules.trainer import check_classes, scoring_trainer
+
+if TYPE_CHECKING:
+    from datamodules.ood import OODDataModule
 
 # Images of a panel without --panels.
 _PER_PANEL = 6
@@ -72,6 +79,7 @@ def score_sets(content: Mapping[str, Any], arguments: EvaluationArguments) -> in
             derive=True,
             settings=arguments.detector,
             threads=arguments.trainer.threads,
+            candidates=partial(_candidates, data),
         )
 
     scoring = scoring_in(_output(arguments), detector)
@@ -82,6 +90,16 @@ def score_sets(content: Mapping[str, Any], arguments: EvaluationArguments) -> in
     if trainer.is_global_zero:
         _publish(scoring, run, table, metrics, content["config"], arguments)
     return 0
+
+
+def _candidates(data: OODDataModule, detector: Scorer) -> Candidates | None:
+    """The images that the gallery may show; None without a threshold, and so without a gallery."""
+    calibration, settings = detector.require_calibration(), detector.settings
+    if calibration.count < needed_images(settings.accept):
+        return None
+    threshold = calibration.threshold(detector.decision, settings.accept)
+    severity = mistakes_first(data.groups, detector.decision, threshold)
+    return Candidates(even_sample(data.stream("test").pairs()), severity)
 
 
 def _output(arguments: EvaluationArguments) -> Path:

@@ -20,8 +20,9 @@ from diffguard.score_table.timing import read_timing
 from diffguard.settings.plain import to_dict
 from diffguard.storage.files import refuse_links, replace_file
 from diffguard_cli.arguments import EvaluationArguments
+from diffguard_cli.finished_run import FinishedRun
 from diffguard_cli.pictures import Pictures
-from diffguard_cli.scoring import FinishedRun, ScoringRun
+from diffguard_cli.scoring import ScoringRun
 
 # Images that are reconstructed for report.html without --panels and --explain.
 _PICTURED = 24
@@ -60,9 +61,7 @@ def report_on_images(
         if len(pictured) < MOST_IMAGES:
             pictured[row] = thumbnails(picture)
     shown = rows[:MOST_IMAGES]
-    pictured |= {
-        row: thumbnails(picture) for row, picture in pictures.inputs(shown[len(pictured) :])
-    }
+    pictured |= dict(pictures.thumbnails(shown[len(pictured) :]))
     images = [gallery.image(row, pictured[row]) for row in shown.tolist()]
     write_images(
         folder / "report.html",

@@ -6,8 +6,6 @@ import math
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,19 +16,21 @@ import torch
 from numpy.typing import NDArray
 
 from diffguard.batching import fixed_batch_size
-from diffguard.engine.acceleration import CompileMode
 from diffguard.errors import UserError
 from diffguard.methods.adaptive_stream import AdaptiveStream
 from diffguard.methods.items import Item, Scored, items_of
 from diffguard.methods.scorer import Scorer
 from diffguard.processes.agreement import check_alike, wait_until
+from diffguard.report.candidates import Candidates
 from diffguard.score_table.manifest import run_key
 from diffguard.score_table.merge import merge
 from diffguard.score_table.writer import ScoreWriter
 from diffguard.scores.fusion import Columns
 from diffguard.settings.detector import DetectorSettings
 from diffguard.settings.selection import Selection
+from diffguard_cli.album import Album
 from diffguard_cli.derived_scores import add_derived
+from diffguard_cli.finished_run import FinishedRun
 from diffguard_cli.interrupts import interruptible
 from diffguard_cli.measurements import apply_compilation, measured
 from diffguard_cli.scoring_folder import OpenFolder, ScoringFolder
@@ -43,23 +43,6 @@ from lightning_modules.stream import StreamModule
 if TYPE_CHECKING:
     from datamodules.evaluation_stream import EvaluationStream
     from datamodules.ood import OODDataModule
-
-
-@dataclass(frozen=True)
-class FinishedRun:
-    """A run whose images are all scored.
-
-    Attributes:
-        table: The merged score table.
-        batch_size: Rows of every network call.
-        precision: Enters the precision of the networks' calls.
-        compile: How the diffusion network was compiled.
-    """
-
-    table: Path
-    batch_size: int
-    precision: Callable[[], AbstractContextManager[None]]
-    compile: CompileMode = False
 
 
 class ScoringRun:
@@ -75,6 +58,8 @@ class ScoringRun:
         settings: The detector's settings before anything was fitted; defaults to the detector's.
         threads: CPU threads of each process; None leaves the libraries' choice.
         decision_only: Compute only what the decision needs.
+        candidates: Scorer -> the images whose reconstructions are kept as thumbnails; None for
+            no image.
     """
 
     def __init__(
@@ -89,8 +74,9 @@ class ScoringRun:
         settings: DetectorSettings | None = None,
         threads: int | None = None,
         decision_only: bool = False,
+        candidates: Callable[[Scorer], Candidates | None] = lambda _scorer: None,
     ) -> None:
-        self.decision_only = decision_only
+        self.decision_only, self._candidates = decision_only, candidates
         self.detector, self.data, self.stream = detector, data, stream
         self.folder, self.derive = folder, derive
         settings, seed = settings or detector.settings, detector.seed
@@ -177,6 +163,10 @@ class ScoringRun:
         positions = work.batches(len(stream), fixed_batch_size(math.ceil(place.batch_size / 4)))
         return _until_failure(self.data.stream_loader(stream, positions), work)
 
+    def _album(self, rank: int) -> Album | None:
+        candidates = self._candidates(self.detector)
+        return None if candidates is None else Album(self.folder, rank, candidates)
+
     def _score(self, trainer: pl.Trainer, work: SharedWork) -> FinishedRun:
         # Derived scores are added to the merged table, which a later run may derive anew.
         names, rank = self.detector.score_names(derived=False), trainer.global_rank
@@ -184,7 +174,7 @@ class ScoringRun:
         with ScoreWriter(
             self.folder, rank, names, has_stages=self.derive, optional=optional
         ) as writer:
-            module = ScoringModule(self, work, writer)
+            module = ScoringModule(self, work, writer, self._album(rank))
             try:
                 with interruptible():
                     trainer.test(module, verbose=False)
@@ -213,6 +203,7 @@ class ScoringModule(StreamModule):
         run: The run.
         work: What the processes share.
         writer: The table of this process.
+        album: Keeps pictures of reconstructions; None keeps none.
 
     Attributes:
         place: The run's folder, from the setup on.
@@ -220,9 +211,11 @@ class ScoringModule(StreamModule):
 
     place: OpenFolder
 
-    def __init__(self, run: ScoringRun, work: SharedWork, writer: ScoreWriter) -> None:
+    def __init__(
+        self, run: ScoringRun, work: SharedWork, writer: ScoreWriter, album: Album | None
+    ) -> None:
         super().__init__(run.detector)
-        self.run, self.work, self.writer = run, work, writer
+        self.run, self.work, self.writer, self.album = run, work, writer, album
 
     def setup(self, stage: str) -> None:  # noqa: ARG002
         """Open the folder; Lightning has connected the processes and set the device by now."""
@@ -248,6 +241,9 @@ class ScoringModule(StreamModule):
 
     def take(self, rows: list[Scored]) -> None:
         """Append finished images to the table."""
+        if self.album is not None:
+            # Before the rows, so that an image that counts as scored has its pictures.
+            self.album.add(rows)
         self.writer.write(image.row for image in rows)
 
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from diffguard.report.decision import Decision
 from diffguard.report.html.thumbnails import Thumbnail
+from diffguard.report.panel import GUIDED
 from diffguard.report.sentence import Facts, sentence
 from diffguard.score_table.rows import BASELINES_STAGE
 from diffguard.score_table.table import ScoreTable
@@ -73,6 +74,16 @@ class GalleryImage:
     text: str
     outcome: str
     pictures: Sequence[Thumbnail]
+
+    @property
+    def is_redrawn(self) -> bool:
+        """Whether its pictures show the guided reconstruction."""
+        return any(picture.head == GUIDED for picture in self.pictures)
+
+    @property
+    def has_no_pass(self) -> bool:
+        """Whether it has no reconstruction because the diffusion model was not needed."""
+        return not (self.is_redrawn or self.facts.uses_diffusion)
 
 
 class Gallery:

@@ -7,11 +7,14 @@ from tests.helpers.small_table import GROUPS, make_table
 NONE = np.zeros(0, dtype=np.intp)
 
 
-def shown(typical=NONE, **options):
+EVERY = np.arange(len(make_table()))
+
+
+def shown(typical=NONE, sample=EVERY, **options):
     """The gallery, its rows, and whether the verdict on each is wrong."""
     gallery = make_gallery(make_table())
     limit = gallery.judge.calibration.threshold("fusion", gallery.judge.decision.accept)
-    rows = gallery_rows(gallery, GROUPS, limit, typical, **options)
+    rows = gallery_rows(gallery, GROUPS, limit, typical, sample, **options)
     group = np.array([GROUPS.get(name, "") for name in gallery.table.dataset_names])
     is_id = group[gallery.table.dataset[rows]] == "id"
     scores = gallery.table.scores["fusion"][rows]
@@ -40,3 +43,11 @@ def test_of_too_many_images_mistakes_and_typical_ones_are_kept():
     assert len(set(gallery.table.dataset[rows[count:]])) == len(GROUPS)
     _, rows, is_mistake, *_ = shown(most=5)
     np.testing.assert_array_equal(rows, every[:5])
+
+
+def test_correct_verdicts_are_those_of_the_sample():
+    _, every, is_mistake, *_ = shown()
+    count, sample = is_mistake.sum(), every[::3]
+    _, rows, *_ = shown(sample=sample)
+    np.testing.assert_array_equal(rows[:count], every[:count])
+    assert set(rows[count:]) == set(sample) & set(every[count:])

@@ -9,6 +9,7 @@ import evaluate
 from diffguard.denoisers.pixel import PixelDenoiser
 from diffguard.score_table.table import ScoreTable
 from tests.helpers.commands import start
+from tests.helpers.html_page import read_page, select
 from tests.helpers.tiny_project import write_images
 
 CASCADE = ("--detector.fusion.rule", "cascade", "--detector.fusion.band", "[0.3, 0.9]")
@@ -27,6 +28,13 @@ def test_clear_images_skip_the_diffusion_model_in_an_evaluation(ckpt, tmp_path, 
         assert np.isnan(table.scores[name][clear]).all()
         assert np.array_equal(table.scores[name][~clear], mean.scores[name][~clear])
     assert (table.network_passes == np.where(clear, 0, mean.network_passes)).all()
+    page = read_page((tmp_path / "cascade" / "report.html").read_text(encoding="utf-8"))
+    captions = [e.text for e in select(page, "figcaption")]
+    assert captions.count("guided") == (~clear).sum()
+    assert captions.count("CAM") == len(table)
+    for card in select(page, "article"):
+        is_clear = card.attributes["data-stage"] == "1"
+        assert ("No reconstruction: the verdict did not need" in card.text) == is_clear
     results = json.loads((tmp_path / "cascade" / "results.json").read_text())
     names = {row["score"] for row in results["rows"]}
     assert {"fusion", "fusion_baselines", "knn"} <= names

@@ -12,6 +12,7 @@ from diffguard import Detector
 from diffguard.errors import UserError
 from diffguard.report.metrics import auroc
 from diffguard.score_table.table import ScoreTable
+from diffguard.score_table.writer import read_done
 from diffguard.score_table.writer import ScoreWriter
 from diffguard.scores.calibration import Calibration
 from diffguard.settings.detector import DetectorSettings
@@ -84,7 +85,10 @@ def test_the_report_shows_the_results_and_the_images(evaluated):
     table = ScoreTable.read(folder / "scores.csv")
     assert len(cards) == len(table)
     captions = [e.text for e in select(elements, "figcaption")]
-    assert captions.count("input") == len(table) > captions.count("guided") > 0
+    for head in ("input", "CAM", "guided", "|input − guided|"):
+        assert captions.count(head) == len(table)
+    # A few images are reconstructed again for the panels.
+    assert 0 < captions.count("unguided") < len(table)
     threshold = next(r["threshold"] for r in results["id"]["scores"] if r["score"] == "fusion")
     for card in cards:
         score, is_id = float(card.attributes["data-score"]), card.attributes["data-set"] == "shapes"
@@ -144,6 +148,13 @@ def test_runs_of_the_same_data_are_joined_and_their_scores_fused(evaluated, tmp_
     assert commands == [results["settings"]["runs"][0]["settings"]["command"], joint]
 
 
+def _pictures(folder, head):
+    """Sources of the pictures of one heading in the report of an evaluation."""
+    elements = read_page((folder / "report.html").read_text(encoding="utf-8"))
+    pictures = [(e.attributes["alt"], e.attributes["src"]) for e in select(elements, "img")]
+    return [source for alt, source in pictures if alt.startswith(f"{head} of ")]
+
+
 def test_a_repeated_command_scores_only_missing_rows(
     evaluated, ckpt, capsys
 ):
@@ -152,8 +163,16 @@ def test_a_repeated_command_scores_only_missing_rows(
     whole = (copy / "scores.csv").read_bytes()
     table = copy / "scores" / "rank-0.csv"
     table.write_bytes(table.read_bytes()[: table.stat().st_size // 2])
-    assert start(ckpt) == 0
+    done, thumbnails = read_done(copy), copy / "scores" / "thumbnails-0.jsonl"
+    lines = thumbnails.read_text().splitlines(keepends=True)
+    records = zip(map(json.loads, lines), lines, strict=True)
+    thumbnails.write_text("".join(t for r, t in records if (r["dataset"], r["index"]) in done))
+    assert start(ckpt, "--panels", 0) == 0
     assert (copy / "scores.csv").read_bytes() == whole
+    # The pictures that were kept are those that the panels show, and none is lost.
+    guided = [_pictures(folder, "guided") for folder in (copy, evaluated / "evaluation")]
+    assert guided[0] == guided[1]
+    assert len(guided[0]) == len(ScoreTable.read(copy / "scores.csv"))
     capsys.readouterr()
     assert start(ckpt) == 0
     assert (copy / "scores.csv").read_bytes() == whole

@@ -8,6 +8,7 @@ from typing import Any
 
 from diffguard.report.gallery import GalleryImage
 from diffguard.report.html.charts import Chart, roc_chart, score_chart, stage_chart
+from diffguard.report.html.gallery_note import reconstruction_notes
 from diffguard.report.html.page import Page, Skipped, write_page
 from diffguard.report.html.table import views
 from diffguard.report.overview import deciding_score, headline, main_scores
@@ -88,13 +89,7 @@ def _note(run: ScoredRun, images: Sequence[GalleryImage]) -> str:
             f"{len(images):,} of {count:,} images are shown: the hardest mistakes, and correct "
             "verdicts at even ranks of the score; scores.csv has all."
         )
-    pictured = sum(len(image.pictures) > 1 for image in images)
-    if pictured < len(images):
-        parts.append(
-            f"{pictured:,} images have pictures of their reconstructions; --panels all makes them "
-            "for all."
-        )
-    return " ".join(parts)
+    return " ".join([*parts, *reconstruction_notes(images)])
 
 
 def _facts(run: ScoredRun, results: Mapping[str, Any]) -> dict[str, str]:

@@ -10,6 +10,7 @@ import numpy as np
 
 from diffguard.report.gallery import Gallery, GalleryImage
 from diffguard.report.html.charts import Chart, score_chart
+from diffguard.report.html.gallery_note import reconstruction_notes
 from diffguard.report.html.page import Page, Skipped, write_page
 
 
@@ -42,7 +43,6 @@ def write_images(
     skipped = [
         Skipped(table.path[int(row)], str(table.error[row])) for row in np.flatnonzero(~table.valid)
     ]
-    pictured = sum(len(image.pictures) > 1 for image in images)
     page = Page(
         title="Verdicts on images",
         headline=headline,
@@ -50,7 +50,7 @@ def write_images(
         lines=[rule, decision.guarantee(gallery.judge.calibration), *lines],
         charts=[_chart(gallery)],
         images=images,
-        gallery_note=_note(len(images), count, pictured),
+        gallery_note=_note(images, count),
         facts={
             "ID validation images": f"{gallery.judge.calibration.count:,}",
             "Files skipped": f"{len(skipped):,}",
@@ -67,13 +67,13 @@ def write_images(
     write_page(path, page)
 
 
-def _note(shown: int, count: int, pictured: int) -> str:
+def _note(images: Sequence[GalleryImage], count: int) -> str:
     parts = []
-    if shown < count:
-        parts.append(f"The {shown:,} most suspicious of {count:,} images; images.csv has all.")
-    if pictured < shown:
-        parts.append(f"The {pictured:,} most suspicious have pictures of their reconstructions.")
-    return " ".join(parts)
+    if len(images) < count:
+        parts.append(
+            f"The {len(images):,} most suspicious of {count:,} images; images.csv has all."
+        )
+    return " ".join([*parts, *reconstruction_notes(images)])
 
 
 def _chart(gallery: Gallery) -> Chart:

@@ -31,6 +31,7 @@ from diffguard.storage.files import replace_file
 _FOLDER = files("diffguard.report.html")
 _MOST_BYTES = 25_000_000
 _MOST_SKIPPED = 500  # rows; more are in the score table
+_FILTER_NAMES = {"prediction": "predicted label"}
 _GROUPS = {"id": "ID", "near": "near OOD", "far": "far OOD"}
 
 
@@ -126,18 +127,18 @@ def _headings(image: GalleryImage) -> list[Thumbnail]:
 
 
 def _render(page: Page, cards: Sequence[_Card]) -> str:
-    reduced = [
-        len(card.pictures) for card in cards if len(card.pictures) < len(card.image.pictures)
-    ]
+    reduced = [card for card in cards if len(card.pictures) < len(card.image.pictures)]
+    without_pictures = sum(not card.pictures for card in reduced)
     scripts = [_script("report.js")]
     if page.charts:
         scripts = [_plotly(), _script("charts.js"), *scripts]
     return _template().render(
         page=page,
         cards=cards,
-        without_pictures=reduced.count(0),
-        without_reconstruction=len(reduced) - reduced.count(0),
+        without_pictures=without_pictures,
+        without_most=len(reduced) - without_pictures,
         skipped=page.skipped[:_MOST_SKIPPED],
+        filter_names=_FILTER_NAMES,
         filters=_filters([card.image for card in cards]),
         score=page.score,
         groups=_GROUPS,
@@ -188,11 +189,12 @@ def _filters(images: Sequence[GalleryImage]) -> dict[str, list[tuple[str, str]]]
     """Filter -> (value, text) of its choices; filters with one choice are left out."""
     verdicts = dict.fromkeys("ood" if image.facts.is_ood else "id" for image in images)
     stages = sorted({image.facts.stage for image in images if image.facts.stage})
+    predictions = sorted({image.facts.prediction for image in images})
     choices = {
         "set": [(name, name) for name in dict.fromkeys(image.dataset for image in images)],
         "verdict": [(name, name.upper()) for name in verdicts],
         "stage": [(str(stage), f"{stage}: {STAGES[stage]}") for stage in stages],
-        "label": [(name, name) for name in sorted({image.facts.prediction for image in images})],
+        "prediction": [(name, name) for name in predictions],
         "outcome": [(text, text) for text in dict.fromkeys(i.outcome for i in images) if text],
     }
     return {name: values for name, values in choices.items() if len(values) > 1}

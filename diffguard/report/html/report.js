@@ -50,7 +50,7 @@
   const list = document.querySelector(".cards");
   const cards = all(".card");
   const places = new Map(cards.map((card, place) => [card, place]));
-  const names = ["set", "verdict", "stage", "label", "outcome"].filter((name) => form.elements[name]);
+  const names = ["set", "verdict", "stage", "prediction", "outcome"].filter((name) => form.elements[name]);
   const orders = {
     mistakes: (a, b) => places.get(a) - places.get(b),
     most: (a, b) => b.dataset.score - a.dataset.score,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 
 from PIL import Image
@@ -13,8 +13,8 @@ from diffguard.report.panel import PanelRow, colored
 
 SIDE = 160
 """Largest side of a picture in pixels."""
-SIDE_ALONE = 96
-"""Largest side of an input that is shown without its reconstruction."""
+SMALL_SIDE = 96
+"""Largest side of a picture that is not made again for the report."""
 # Smaller pictures are lossless, because JPEG would blur their few pixels.
 _LOSSLESS = 64
 
@@ -32,12 +32,18 @@ class Thumbnail:
     source: str
 
 
-def thumbnails(row: PanelRow) -> list[Thumbnail]:
-    """The pictures of an image, the input first."""
-    side = SIDE_ALONE if row.guided is None else SIDE
+def thumbnails(row: PanelRow, side: int = SIDE, *, without: Container[str] = ()) -> list[Thumbnail]:
+    """The pictures of an image, the input first.
+
+    Args:
+        row: The image.
+        side: Largest side of a picture in pixels.
+        without: Headings of pictures that are left out.
+    """
     return [
         Thumbnail(head, _data_uri(Image.fromarray(colored(head, picture, row.image).numpy()), side))
         for head, picture in row.pictures.items()
+        if head not in without
     ]
 
 

@@ -93,13 +93,14 @@ def test_the_gallery_filters_and_orders(page, report):
     flagged = [image for image in images if image.facts.is_ood]
     assert page.locator(".card:visible").count() == len(flagged)
     assert page.locator("#shown").text_content() == f"{len(flagged)} of {len(images)} images"
+    assert page.get_by_label("predicted label").get_attribute("name") == "prediction"
     page.get_by_label("score from").fill("1.5")
     above = [image for image in flagged if image.score >= 1.5]
     assert page.locator(".card:visible").count() == len(above)
     choices = {
         "set": ("near_a", [image.dataset for image in images]),
         "stage": ("1", [str(image.facts.stage) for image in images]),
-        "label": (SCRIPT, [image.facts.prediction for image in images]),
+        "prediction": (SCRIPT, [image.facts.prediction for image in images]),
         "outcome": ("missed OOD", [image.outcome for image in images]),
     }
     for name, (value, values) in choices.items():

@@ -215,8 +215,8 @@ def test_large_pictures_are_shrunk_and_small_ones_are_exact():
     pixels = np.asarray(Image.open(io.BytesIO(data)))
     np.testing.assert_array_equal(pixels, (255 * image).round().byte().permute(1, 2, 0))
     large = torch.rand(1, 500, 400)
-    for guided, size in ((None, (77, 96)), (large, (128, 160))):
-        source = thumbnails(PanelRow(large, guided, "a", 0.0, "b"))[0].source
+    for side, size in ((96, (77, 96)), (160, (128, 160))):
+        source = thumbnails(PanelRow(large, None, "a", 0.0, "b"), side)[0].source
         picture = Image.open(io.BytesIO(base64.b64decode(source.partition(",")[2])))
         assert picture.size == size
 
