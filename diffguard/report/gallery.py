@@ -16,6 +16,7 @@ from diffguard.score_table.rows import BASELINES_STAGE
 from diffguard.score_table.table import ScoreTable
 from diffguard.scores.calibration import Calibration
 from diffguard.scores.conformal import Floats, Judgment, p_values
+from diffguard.scores.fusion_rule import FUSION_BASELINES
 
 MOST_IMAGES = 2000
 """Images of a gallery; more would make the page slow."""
@@ -34,6 +35,13 @@ class Judge:
     calibration: Calibration
     class_names: Sequence[str]
     decision: Decision
+
+    @property
+    def needs_no_diffusion(self) -> bool:
+        """Whether the deciding score is of the classifier alone, for every image."""
+        name, rule = self.decision.score, self.calibration.rule
+        parts = rule.parts_of(name) if name == FUSION_BASELINES else [name]
+        return set(parts) <= set(rule.baselines)
 
     def judge(self, table: ScoreTable, rows: np.ndarray) -> Judgment:
         """Judge the rows of a table together.
@@ -124,7 +132,9 @@ class Gallery:
         dataset, label = table.dataset_names[table.dataset[row]], int(table.label[row])
         scores = {name: float(column[row]) for name, column in table.scores.items()}
         p_values_of_row = {name: float(column[place]) for name, column in self._p_values.items()}
-        stage, has_stages = int(table.stage[row]), self.judge.calibration.rule.cascade is not None
+        has_stages = self.judge.calibration.rule.cascade is not None
+        # The diffusion model may have made scores that do not decide.
+        stage = BASELINES_STAGE if self.judge.needs_no_diffusion else int(table.stage[row])
         facts = Facts(
             prediction=names[int(table.prediction[row])],
             probability=float(table.probability[row]),

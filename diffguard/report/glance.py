@@ -73,7 +73,7 @@ def stage_shares(results: Mapping[str, Any]) -> Figure:
             left += shares
     axes.invert_yaxis()
     axes.set(xlabel="share of the set, %", xlim=(0, 100))
-    axes.set_title("stage 1: baselines, stage 2: with the diffusion model", fontsize=12)
+    axes.set_title("fusion, stage 1: baselines, stage 2: with the diffusion model", fontsize=12)
     axes.spines[["top", "right"]].set_visible(False)
     figure.legend(ncols=2, frameon=False, loc="outside lower center")
     return as_written(figure)

@@ -63,7 +63,8 @@ def stage_notes(results: Mapping[str, Any]) -> list[tuple[str, str]]:
     rows, notes = results["stages"], []
     for name in dict.fromkeys(row["dataset"] for row in rows):
         stages = [row for row in rows if row["dataset"] == name]
-        notes.append(("Cascade", f"{name}: " + "; ".join(map(_stage_text, stages))))
+        parts = "; ".join(map(_stage_text, stages))
+        notes.append(("Cascade", f"{name}, by {FUSION}: {parts}"))
     cost = results["cost"]
     if "network_passes_per_id_image" in cost:
         text = f"{cost['network_passes_per_id_image']:.4g} network passes per ID image"

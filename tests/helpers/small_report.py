@@ -25,15 +25,15 @@ def pictures_of(row, side=8):
     return PanelRow(image, guided, "three", 0.5, "digits", cam=torch.eye(side), location=location)
 
 
-def make_gallery(table):
+def make_gallery(table, decision="fusion", cascade=None):
     generator = torch.Generator().manual_seed(0)
     scores = {
         name: torch.randn(99, generator=generator, dtype=torch.float64)
         for name in ("msp", "diffguard/l2")
     }
-    rule = FusionRule(distance=["l2"], baselines=["msp"], fused=["msp"])
+    rule = FusionRule(distance=["l2"], baselines=["msp"], fused=["msp"], cascade=cascade)
     calibration = Calibration.fit(scores, rule)
-    return Gallery(table, Judge(calibration, CLASSES, Decision("fusion", 0.9)))
+    return Gallery(table, Judge(calibration, CLASSES, Decision(decision, 0.9)))
 
 
 def write_report(path):

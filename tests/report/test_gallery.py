@@ -1,5 +1,6 @@
 import pytest
 
+from diffguard.scores.fusion_rule import CascadeRule
 from tests.helpers.small_report import CLASSES, make_gallery
 from tests.helpers.small_table import make_table
 
@@ -26,3 +27,15 @@ def test_labels_and_names_come_from_the_table():
     assert (image.name, image.dataset, image.label) == ("digits[1]", "digits", CLASSES[1])
     assert image.score == pytest.approx(table.scores["fusion"][1])
     assert make_gallery(table).image(60).label == ""
+
+
+def test_a_decision_of_the_baselines_is_made_in_stage_one():
+    table = make_table()
+    assert table.stage[1] == 2  # the diffusion model made scores that do not decide
+    cascade = CascadeRule(["msp"], (0.5, 0.9))
+    for decision, stage in (("fusion", 2), ("fusion_baselines", 1), ("msp", 1)):
+        image = make_gallery(table, decision, cascade).image(1)
+        assert image.facts.stage == stage
+        assert image.facts.uses_diffusion == (stage == 2)
+        assert image.has_no_pass == (stage == 1)
+        assert f"stage {stage} decided" in image.text

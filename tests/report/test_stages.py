@@ -39,7 +39,7 @@ def test_results_show_what_each_stage_decides_and_costs():
     assert cost["network_passes_per_id_image"] == pytest.approx(60 * 10 / 49)
     assert cost["network_passes_budget"] == 12
     notes = [text for label, text in make_notes(results) if label == "Cascade"]
-    assert notes[0].startswith("far_b: stage 1 decides ")
+    assert notes[0].startswith("far_b, by fusion: stage 1 decides ")
     assert notes[-1] == "12.24 network passes per ID image, budget 12 (met on ID validation images)"
 
 

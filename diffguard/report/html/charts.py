@@ -130,7 +130,7 @@ def stage_chart(shares: Mapping[str, Sequence[float]], stages: Sequence[str]) ->
     figure.update_layout(barmode="stack", xaxis={"tickformat": ".0%", "range": [0, 1]})
     summary = "; ".join(f"{name}: {share[0]:.1%} by {stages[0]}" for name, share in shares.items())
     rows = [[name, *(f"{part:.1%}" for part in share)] for name, share in shares.items()]
-    return Chart("Deciding stage", summary, figure.to_json(), ["set", *stages], rows)
+    return Chart("Stage that decides fusion", summary, figure.to_json(), ["set", *stages], rows)
 
 
 def thin(curve: Floats) -> Floats:
