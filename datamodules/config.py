@@ -94,7 +94,8 @@ class DataConfig:
             order than those of the data, or only warns.
         download: Download absent sets of torchvision and the Hugging Face hub.
         get_from: Where the data can be obtained; shown if a set is absent.
-        seed: Seed of order and augmentation in training.
+        seed: Seed of order and augmentation in training; None takes that of the run (`--seed`),
+            or 0 without a run.
 
     Raises:
         UserError: For a number out of range, and for a batch that would exhaust the memory.
@@ -120,7 +121,7 @@ class DataConfig:
     check_labels: bool = True
     download: bool = False
     get_from: str | None = None
-    seed: int = 0
+    seed: int | None = None
 
     def __post_init__(self) -> None:
         for key, (minimum, maximum) in _RANGES.items():

@@ -178,14 +178,14 @@ class OODDataModule(LightningDataModule):
         """Shuffled, augmented batches of the ID training set; a smaller last batch is dropped."""
         images = self.sets.id_set("train")
         rank, world_size = self._rank()
-        sampler = EpochSampler(images, num_replicas=world_size, rank=rank, seed=self.config.seed)
+        sampler = EpochSampler(images, num_replicas=world_size, rank=rank, seed=self._seed)
         if self.config.in_memory:
             return self._memory_loader(images, sampler)
         transform = self.transform
         if transform is None and self.config.augment != "none":
             transform = augmentation(self.config.augment, self.image_size)
         return TrainingLoader(
-            TrainingStream(images, self.prepare, transform, self.config.seed, self.mixtures),
+            TrainingStream(images, self.prepare, transform, self._seed, self.mixtures),
             batch_size=self.config.train_batch_size,
             sampler=sampler,
             num_workers=self.config.num_workers,
@@ -193,6 +193,10 @@ class OODDataModule(LightningDataModule):
             drop_last=len(images) >= self.config.train_batch_size * world_size,
             collate_fn=collate,
         )
+
+    @property
+    def _seed(self) -> int:
+        return self.config.seed or 0
 
     def _memory_loader(self, images: ImageSet, sampler: EpochSampler) -> MemoryLoader:
         augment = batch_augmentation(self.config.augment)
@@ -205,7 +209,7 @@ class OODDataModule(LightningDataModule):
             sampler,
             self.config.train_batch_size,
             augment,
-            self.config.seed,
+            self._seed,
             device,
             self.mixtures,
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -86,14 +87,14 @@ def load_mixtures(run: Run, settings: AugmentSettings) -> Mixtures | None:
     folder = Path(json.loads(run.edits_record.read_text(encoding="utf-8"))["edits"])
     edits = EditCache(folder, len(run.data.id_stream("train"))).read()
     transform = DiffuseMix(settings.fractal_weight, settings.seam)
-    return Mixtures(edits, _fractals(run, settings), transform, settings.share, settings.seed)
+    return Mixtures(edits, _fractals(run, settings), transform, settings.share, settings.seed or 0)
 
 
 def _fractals(run: Run, settings: AugmentSettings) -> Tensor:
     size, channels = run.data.image_size, run.data.channels
     if settings.fractals is not None:
         return read_fractals(Path(settings.fractals), size, channels)
-    return draw_fractals(settings.fractal_count, size, channels, settings.seed)
+    return draw_fractals(settings.fractal_count, size, channels, settings.seed or 0)
 
 
 class _EditRun:
@@ -143,7 +144,7 @@ class _EditRun:
         rejections = ", ".join(f"{count:,} {fault}" for fault, count in summary["rejected"].items())
         self.run.say(
             f"{self.title}: {summary['edited']:,} of {summary['images']:,} images edited; rejected "
-            f"edits: {rejections}; see {cache.folder}"
+            f"edits: {rejections}; see {self.run.edits_sheet}"
         )
 
     def _report_cost(self, pending: list[int]) -> None:
@@ -188,15 +189,17 @@ class _EditRun:
         edits = make_edits(self._editor, images, labels, self._classify, self.settings.attempts)
         self.cache.write(number, edits)
 
-    def _images(self, positions: range) -> tuple[Tensor, Tensor]:
+    def _images(self, positions: Sequence[int]) -> tuple[Tensor, Tensor]:
         (batch,) = self.run.data.stream_loader(self.stream, [list(positions)])
         return batch["image"].to(self.trainer.strategy.root_device), batch["label"]
 
     def write_sheet(self) -> None:
-        """Write `samples.png`: originals, edits, fractals, and mixtures with each half."""
+        """Write the sheet: originals, edits, fractals, and mixtures with each half."""
         count = min(_SHEET_COLUMNS, len(self.stream))
-        images, _ = self._images(range(count))
-        edits = self.cache.read()[:count].float() / 255.0
+        # Spread over the data set, which is often sorted by class.
+        positions = torch.linspace(0, len(self.stream) - 1, count).long().tolist()
+        images, _ = self._images(positions)
+        edits = self.cache.read()[positions].float() / 255.0
         fractals = _fractals(self.run, self.settings)
         fractals = fractals[torch.arange(count) % len(fractals)]
         transform = DiffuseMix(self.settings.fractal_weight, self.settings.seam)
@@ -204,5 +207,5 @@ class _EditRun:
         for half in range(len(HALVES)):
             halves = torch.full((count,), half)
             rows.append(transform(images.cpu(), edits, fractals, halves))
-        with replace_file(self.cache.folder / "samples.png") as temporary:
+        with replace_file(self.run.edits_sheet) as temporary:
             save_image(torch.cat(rows), temporary, nrow=count, padding=1, format="png")

@@ -76,9 +76,20 @@ def _check_augment(arguments: TrainingArguments) -> None:
             "stage augment makes no edits with augment.method none: set it to diffusemix, or leave "
             "augment out of --stages"
         )
-    if "classifier" in stages and stages.index("classifier") < stages.index("augment"):
+    position = stages.index("augment")
+    if "classifier" in stages and stages.index("classifier") < position:
         raise UserError(
             "stage classifier trains with the edits of stage augment: name augment before it"
+        )
+    uses_own_model = arguments.augment.instruct.weights is None
+    if "diffusion" in stages and uses_own_model and position < stages.index("diffusion"):
+        raise UserError(
+            "stage augment edits with the model of stage diffusion: name diffusion before it"
+        )
+    if ckpt := arguments.classifier.ckpt:
+        raise UserError(
+            "stage augment makes edits to train a classifier with, but classifier.ckpt names a "
+            f"trained one: leave it out; augment.classifier {ckpt} makes it check the edits"
         )
 
 

@@ -51,22 +51,17 @@ def load_models(
         UserError: If a model cannot be loaded.
     """
     settings = arguments.augment
-    editor, networks = _load_editor(run, arguments, batch_size, device)
+    editor, networks, description = _load_editor(run, arguments, batch_size, device)
+    identity: dict[str, Any] = {"editor": description, "attempts": settings.attempts}
     classify: Classify | None = None
     if settings.classifier is not None:
         config = replace(arguments.classifier, ckpt=settings.classifier)
-        judge = load_classifier(run, config)[0].to(device).eval()
+        judge, spec = load_classifier(run, config)
+        judge = judge.to(device).eval()
         networks.append(judge.network)
         classify = partial(_predict, judge, batch_size)
-
-    names = ("steps", "depth", "scale", "attempts")
-    identity: dict[str, Any] = {name: getattr(settings, name) for name in names}
-    if settings.instruct.weights is not None:
-        # The weights are identified by their content.
-        identity["instruct"] = asdict(replace(settings.instruct, weights="")) | {
-            "seed": settings.seed
-        }
-    identity["models"] = weights_hash(networks)
+        identity["classifier"] = asdict(spec)
+    identity["weights"] = weights_hash(networks)
     return EditModels(editor, classify, identity)
 
 
@@ -76,16 +71,21 @@ def _predict(classifier: Classifier, batch_size: int, images: Tensor) -> Tensor:
 
 def _load_editor(
     run: Run, arguments: TrainingArguments, batch_size: int, device: torch.device
-) -> tuple[Editor, list[nn.Module]]:
-    """The editor and its networks."""
+) -> tuple[Editor, list[nn.Module], dict[str, Any]]:
+    """The editor, its networks, and what its edits depend on apart from their weights."""
     settings = arguments.augment
     if settings.instruct.weights is not None:
         # Loading its libraries takes seconds.
         from diffguard.augment.instruct import InstructEditor
 
-        instruct = InstructEditor(settings.instruct, batch_size, settings.seed, device)
-        return instruct, instruct.networks
-    denoiser = load_trained(run, arguments.diffusion).denoiser
+        seed = settings.seed or 0
+        instruct = InstructEditor(settings.instruct, batch_size, seed, device)
+        # The weights are identified by their content.
+        values = asdict(replace(settings.instruct, weights=None))
+        return instruct, instruct.networks, {**values, "seed": seed, **instruct.configs}
+    loaded = load_trained(run, arguments.diffusion)
+    denoiser = loaded.denoiser
     cast(nn.Module, denoiser).to(device).eval()
     editor = InversionEditor(denoiser, settings.steps, settings.depth, settings.scale, batch_size)
-    return editor, list(weight_parts(denoiser).values())
+    values = {name: getattr(settings, name) for name in ("steps", "depth", "scale")}
+    return editor, list(weight_parts(denoiser).values()), {**values, **asdict(loaded.spec)}

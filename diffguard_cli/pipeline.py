@@ -9,7 +9,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from diffguard.methods.checks import sees_labels
 from diffguard.printing import say
 from diffguard_cli import stages
-from diffguard_cli.arguments import Stage, TrainingArguments
+from diffguard_cli.arguments import DEFAULT_STAGES, Stage, TrainingArguments
 from diffguard_cli.augmentation import augment, check_edits, load_mixtures
 from diffguard_cli.calibrate import calibrate
 from diffguard_cli.checks import (
@@ -86,13 +86,20 @@ def _has_model(run: Run, arguments: TrainingArguments, stage: Stage) -> bool:
     return stage == "noisy_classifier" and run.noisy_classifier_file.is_file()
 
 
+def _is_done(run: Run, arguments: TrainingArguments, stage: Stage) -> bool:
+    """Whether a stage need not run again; edits are needed until the classifier is trained."""
+    if stage == "augment":
+        return run.edits_record.is_file() or _has_model(run, arguments, "classifier")
+    return _has_model(run, arguments, stage)
+
+
 def _next_steps(run: Run, arguments: TrainingArguments) -> list[str]:
     lines = ["", f"The run is in {run.folder}. Next commands:"]
     if run.detector_file.is_file():
         lines.append(f"  {command_line('evaluate')} --ckpt {quote(str(run.detector_file))}")
     else:
-        order: list[Stage] = ["classifier", "diffusion", "calibrate"]
-        rest = ", ".join(stage for stage in order if not _has_model(run, arguments, stage))
+        order = DEFAULT_STAGES[arguments.augment.method]
+        rest = ", ".join(stage for stage in order if not _is_done(run, arguments, stage))
         resume = f"{command_line('train')} --resume {quote(str(run.folder))}"
         lines.append(f"  {resume} --stages '[{rest}]'")
     lines.append(f"  tensorboard --logdir {quote(str(run.folder / 'tensorboard'))}")

@@ -61,6 +61,11 @@ class Run:
         return self.folder / "augment.json"
 
     @property
+    def edits_sheet(self) -> Path:
+        """Picture of some of these edits and of mixtures with them."""
+        return self.folder / "augment.png"
+
+    @property
     def detector_file(self) -> Path:
         """The calibrated detector."""
         return self.folder / "detector.ckpt"

@@ -87,6 +87,9 @@ def main(argv: Sequence[str]) -> int:
     namespace = parse(parser, source.argv, source.earlier_config, source.path)
     if namespace.stages is None:
         namespace.stages = DEFAULT_STAGES[namespace.augment.method]
+    for section in (namespace.data, namespace.augment):
+        if section.seed is None:
+            section.seed = namespace.seed
     config = _config_of(namespace)
     arguments = typed(TrainingArguments, instantiate(parser, namespace))
     if arguments.stages == ["calibrate"]:

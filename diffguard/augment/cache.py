@@ -78,11 +78,21 @@ class EditCache:
             save_file(content, temporary)
 
     def finish(self) -> None:
-        """Join the blocks; they are removed.
+        """Join the blocks; they are removed. Another run may have done so in the meantime.
 
         Raises:
             UserError: If a block is damaged, or the system refuses to write.
         """
+        try:
+            self._join()
+        except UserError:
+            if not self.is_complete:
+                raise
+        for number in range(len(self.blocks)):
+            self._block(number).unlink(missing_ok=True)
+
+    def _join(self) -> None:
+        """Write all edits and their summary."""
         shape = self._read(0)["edits"].shape[1:]
         rejections, edit_count = torch.zeros(len(Fault), dtype=torch.int64), 0
         with replace_file(self.folder / _EDITS) as temporary:
@@ -99,8 +109,6 @@ class EditCache:
         summary = {"images": self.count, "edited": edit_count, "rejected": counts}
         with replace_file(self.folder / _SUMMARY) as temporary:
             temporary.write_text(json.dumps(summary, indent=2), encoding="utf-8")
-        for number in range(len(self.blocks)):
-            self._block(number).unlink(missing_ok=True)
 
     def read(self) -> Tensor:
         """The edits, uint8 `(N, C, H, W)`; read from the disk as they are used.

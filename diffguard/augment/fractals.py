@@ -5,12 +5,14 @@ A fractal depends only on its seed and size. The seed chooses the kind, the shap
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from diffguard.images import convert_channels
+from diffguard.images import convert_channels, resize_to
 
 Array = NDArray[np.float64]
 
@@ -18,6 +20,10 @@ Array = NDArray[np.float64]
 COVERAGE = (0.08, 0.92)
 # Many points iterated at once need few steps in Python.
 _POINTS, _STEPS, _BURN_IN = 4096, 48, 12
+# Points per pixel of a large image, so that the share that they cover does not fall with the size.
+_DENSITY = 0.75
+# Smaller fractals are drawn at this size: a few pixels cannot be partly covered.
+_SMALLEST = 8
 _JULIA_STEPS = 64
 
 
@@ -40,6 +46,8 @@ def draw_fractals(count: int, size: int, channels: int, seed: int = 0) -> Tensor
 
 def draw_fractal(seed: int, number: int, size: int) -> Tensor:
     """Draw one colored fractal `(3, size, size)` in [0, 1], neither empty nor full."""
+    if size < _SMALLEST:
+        return resize_to(draw_fractal(seed, number, _SMALLEST), (size, size)).clamp(0, 1)
     attempt = 0
     while True:
         rng = np.random.default_rng([seed, number, attempt])
@@ -64,7 +72,8 @@ def _attractor(rng: np.random.Generator, size: int) -> tuple[Array, NDArray[np.b
     weights = np.abs(np.linalg.det(matrices)) + 0.05
     points = rng.uniform(-1, 1, (_POINTS, 2))
     visited = []
-    for step in range(_BURN_IN + _STEPS):
+    steps = max(_STEPS, math.ceil(_DENSITY * size**2 / _POINTS))
+    for step in range(_BURN_IN + steps):
         choice = rng.choice(count, _POINTS, p=weights / weights.sum())
         points = np.einsum("nij,nj->ni", matrices[choice], points) + shifts[choice]
         if step >= _BURN_IN:

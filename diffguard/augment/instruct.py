@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from hashlib import sha256
 from typing import Any
 
 import torch
@@ -12,6 +14,7 @@ from torch import Tensor, nn
 from diffguard.augment.settings import InstructSettings
 from diffguard.batching import padded
 from diffguard.denoisers.formats.hub import local_folder
+from diffguard.denoisers.parts import plain_config
 from diffguard.errors import UserError, reason_of
 from diffguard.images import convert_channels, pixel_key, resize_to
 from diffguard.randomness import image_generator
@@ -30,6 +33,7 @@ class InstructEditor:
 
     Attributes:
         networks: The networks of the pipeline.
+        configs: What the edits depend on apart from weights and settings, as plain values.
 
     Raises:
         UserError: If the pipeline cannot be loaded.
@@ -45,6 +49,14 @@ class InstructEditor:
         self._pipeline.set_progress_bar_config(disable=True)
         parts = (self._pipeline.unet, self._pipeline.vae, self._pipeline.text_encoder)
         self.networks: list[nn.Module] = list(parts)
+        vocabulary = json.dumps(self._pipeline.tokenizer.get_vocab(), sort_keys=True)
+        self.configs: dict[str, Any] = {
+            "unet": plain_config(self._pipeline.unet.config),
+            "vae": plain_config(self._pipeline.vae.config),
+            "text_encoder": plain_config(self._pipeline.text_encoder.config.to_dict()),
+            "scheduler": plain_config(self._pipeline.scheduler.config),
+            "vocabulary": sha256(vocabulary.encode()).hexdigest(),
+        }
 
     def passes(self, most_steps: int | None = None) -> int:
         """Network passes of an edit: with both conditions, with the image, and with none."""

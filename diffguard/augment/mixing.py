@@ -88,7 +88,7 @@ class DiffuseMix(v2.Transform):
         self,
         fractal_weight: float = AugmentSettings.fractal_weight,
         seam: float = AugmentSettings.seam,
-        seed: int = AugmentSettings.seed,
+        seed: int = 0,
     ) -> None:
         super().__init__()
         if not 0 <= fractal_weight <= 1:
@@ -103,7 +103,7 @@ class DiffuseMix(v2.Transform):
         """Mix one image or a batch, on the device of the original.
 
         Args:
-            original: `(C, H, W)` or `(N, C, H, W)` in [0, 1].
+            original: `(C, H, W)` or `(N, C, H, W)`, floating-point, in [0, 1].
             edit: Its edit, of the same shape.
             fractal: A fractal of the same shape.
             halves: int64 `(N,)`, the half of each image that shows the original, as a position in
@@ -113,7 +113,7 @@ class DiffuseMix(v2.Transform):
             The mixtures, in the shape of `original`.
 
         Raises:
-            UserError: For images of different shapes.
+            UserError: For images of different shapes, or of integers.
         """
         if not original.shape == edit.shape == fractal.shape or original.ndim not in (3, 4):
             shapes = ", ".join(str(tuple(part.shape)) for part in (original, edit, fractal))
@@ -121,6 +121,13 @@ class DiffuseMix(v2.Transform):
                 f"original, edit and fractal must have one shape, (C, H, W) or (N, C, H, W), got "
                 f"{shapes}: resize the edit and the fractal to the original"
             )
+        if not all(part.is_floating_point() for part in (original, edit, fractal)):
+            raise UserError(
+                "original, edit and fractal must be floating-point numbers in [0, 1]: convert "
+                "8-bit images with torchvision's v2.ToDtype(torch.float32, scale=True)"
+            )
+        if original.numel() == 0:
+            return original
         height, width = original.shape[-2:]
         count = len(original) if original.ndim == 4 else 1
         shape = (count, -1, height, width)

@@ -78,11 +78,13 @@ class AugmentSettings:
         steps: Sampling steps of the whole noise schedule.
         depth: Depth to which an image is inverted, as a share of the steps in (0, 1].
         scale: Scale of classifier-free guidance toward the image's label, at least 0.
-        attempts: Edits of an image that are tried, each less deep than the one before.
+        attempts: Edits of an image that are tried. Those of the own model invert less deep each
+            time, those of InstructPix2Pix draw another prompt and noise.
         classifier: File with weights of a classifier of `classifier.arch`; edits that change its
             prediction are rejected. None accepts them.
         cache: Folder of the edits, which runs may share; defaults to the folder of the run.
-        seed: Seed of fractals, of mixtures, and of edits by InstructPix2Pix.
+        seed: Seed of fractals, of mixtures, and of edits by InstructPix2Pix; None takes that of the
+            run (`--seed`), or 0 without a run.
 
     Raises:
         UserError: For a value outside its range.
@@ -101,7 +103,7 @@ class AugmentSettings:
     attempts: int = 3
     classifier: str | None = None
     cache: str | None = None
-    seed: int = 0
+    seed: int | None = None
 
     def __post_init__(self) -> None:
         self._require("method", self.method in get_args(MethodName), "none or diffusemix")
@@ -112,7 +114,7 @@ class AugmentSettings:
         self._require("depth", 0 < self.depth <= 1, "in (0, 1]")
         for name in ("fractal_count", "steps", "attempts"):
             self._require(name, getattr(self, name) >= 1, "at least 1")
-        self._require("seed", self.seed >= 0, "at least 0")
+        self._require("seed", self.seed is None or self.seed >= 0, "at least 0")
         owner = "augment.instruct.weights"
         if self.instruct.weights is not None:
             unused = dict.fromkeys(("steps", "depth", "scale"), f"edits without {owner}")

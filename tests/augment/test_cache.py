@@ -45,6 +45,15 @@ def test_edits_of_other_images_are_refused(cache):
         EditCache(cache.folder, 11).read()
 
 
+def test_another_run_may_join_the_blocks_first(cache):
+    for number, block in enumerate(cache.blocks):
+        cache.write(number, edits_of(len(block), number))
+    other = EditCache(cache.folder, cache.count)
+    other.finish()
+    cache.finish()
+    assert cache.read()[:, 0, 0, 0].tolist() == [0] * 4 + [1] * 4 + [2] * 2
+
+
 def test_damaged_files_are_named(cache):
     for number, block in enumerate(cache.blocks):
         cache.write(number, edits_of(len(block), 0))

@@ -1,8 +1,10 @@
 """Fractals depend on their seed alone, and show something."""
 
+import numpy as np
 import pytest
 import torch
 
+from diffguard.augment import fractals as module
 from diffguard.augment.fractals import draw_fractals
 from diffguard.images import convert_channels
 
@@ -13,7 +15,7 @@ def test_a_fractal_depends_on_seed_and_number_alone():
     assert not torch.equal(draw_fractals(3, 16, 3, seed=6), fractals)
 
 
-@pytest.mark.parametrize("size", [8, 32])
+@pytest.mark.parametrize("size", [3, 8, 32])
 def test_fractals_are_neither_empty_nor_full_nor_alike(size):
     fractals = draw_fractals(20, size, 3)
     assert fractals.shape == (20, 3, size, size)
@@ -21,7 +23,27 @@ def test_fractals_are_neither_empty_nor_full_nor_alike(size):
     assert fractals.flatten(1).std(1).min() > 0.05
     # Colored: the channels differ.
     assert (fractals[:, 0] - fractals[:, 1]).abs().flatten(1).amax(1).min() > 0.05
-    assert torch.cdist(fractals.flatten(1), fractals.flatten(1)).fill_diagonal_(1e9).min() > 0.5
+    distances = torch.cdist(fractals.flatten(1), fractals.flatten(1)).fill_diagonal_(1e9)
+    assert distances.min() > 0.01 * size
+
+
+@pytest.mark.parametrize("share", [0.0, 0.05, 0.95, 1.0])
+def test_an_empty_or_full_fractal_is_drawn_again(monkeypatch, share):
+    shares = [share, 0.5]
+
+    def draw(_rng, size):
+        inside = np.arange(size**2).reshape(size, size) < shares.pop(0) * size**2
+        return inside.astype(float), inside
+
+    monkeypatch.setattr(module, "_attractor", draw)
+    monkeypatch.setattr(module, "_julia_set", draw)
+    draw_fractals(1, 16, 3)
+    assert not shares
+
+
+def test_a_larger_attractor_covers_the_same_share():
+    small, large = (module._attractor(np.random.default_rng(1), size)[1] for size in (512, 1024))
+    assert large.mean() > 0.9 * small.mean()
 
 
 def test_gray_fractals_have_one_channel():

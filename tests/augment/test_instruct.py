@@ -1,5 +1,7 @@
 """Edits by a tiny InstructPix2Pix with random weights."""
 
+import json
+
 import pytest
 import torch
 from diffusers import PNDMScheduler, StableDiffusionInstructPix2PixPipeline
@@ -57,6 +59,8 @@ def test_an_edit_depends_on_the_image_and_the_attempt_alone(weights):
     assert (editing.passes(), editing.passes(most_steps=1)) == (6, 3)
     assert not torch.equal(editing.edit(IMAGES, [0, 1, 2], 0, most_steps=1), edits)
     assert len(editing.networks) == 3
+    assert {"unet", "vae", "text_encoder", "scheduler", "vocabulary"} == set(editing.configs)
+    json.dumps(editing.configs)
 
 
 def test_the_prompt_changes_the_edit(weights):

@@ -83,3 +83,10 @@ def test_values_out_of_range_are_named(values):
 def test_images_of_different_shapes_are_refused():
     with pytest.raises(UserError, match=r"one shape.*\(3, 4, 4\), \(3, 5, 5\)"):
         DiffuseMix()(torch.rand(3, 4, 4), torch.rand(3, 5, 5), torch.rand(3, 4, 4))
+
+
+def test_images_of_integers_are_refused_and_an_empty_batch_stays_empty():
+    integers, empty = torch.zeros(2, 3, 4, 4, dtype=torch.uint8), torch.zeros(0, 3, 4, 4)
+    with pytest.raises(UserError, match="floating-point numbers"):
+        DiffuseMix()(integers, integers, integers)
+    assert DiffuseMix()(empty, empty, empty).shape == empty.shape

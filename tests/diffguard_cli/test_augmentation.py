@@ -2,10 +2,13 @@
 
 import json
 import re
+import shutil
 
 import numpy as np
 import pytest
 import torch
+import yaml
+from PIL import Image
 
 import train
 from diffguard.augment import cache
@@ -54,8 +57,13 @@ def test_edits_are_made_once_and_the_classifier_trains_with_them(start, judge, t
     assert "of 36 images edited; rejected edits: " in printed
     (folder,) = (tmp_path / "cache").iterdir()
     names = sorted(path.name for path in folder.iterdir())
-    assert names == ["edits.json", "edits.npy", "samples.png"]
+    assert names == ["edits.json", "edits.npy"]
     assert np.load(folder / "edits.npy").shape == (36, 1, 8, 8)
+    # Eight columns of originals, edits, fractals and the four mixtures, of all classes.
+    with Image.open(tmp_path / "a" / "augment.png") as sheet:
+        assert sheet.size == (8 * (8 + 1) + 1, 7 * (8 + 1) + 1)
+        firsts = np.asarray(sheet)[1:9, :, 0]
+    assert not np.array_equal(firsts[:, 1:9], firsts[:, -9:-1])
     record = json.loads((tmp_path / "a" / "augment.json").read_text())
     assert record == {"edits": str(folder.resolve())}
     # Another run uses them; the mixtures change the classifier.
@@ -66,6 +74,29 @@ def test_edits_are_made_once_and_the_classifier_trains_with_them(start, judge, t
     assert "network passes" not in capsys.readouterr().err
     weights = [(tmp_path / n / "classifier" / "classifier.safetensors").read_bytes() for n in "ab"]
     assert weights[0] != weights[1]
+
+
+def test_another_schedule_makes_other_edits(start, run_folder, tmp_path):
+    other = shutil.copytree(run_folder / "diffusion", tmp_path / "other")
+    (path,) = other.glob("**/scheduler_config.json")
+    path.write_text(json.dumps({**json.loads(path.read_text()), "beta_end": 0.005}))
+    shared = ["--augment.cache", tmp_path / "cache", "--augment.attempts", 1]
+    for name, options in (("a", []), ("b", ["--diffusion.ckpt", other])):
+        assert start(tmp_path / name, "augment", *shared, *options) == 0
+    one, two = ((p / "edits.npy").read_bytes() for p in (tmp_path / "cache").iterdir())
+    assert one != two
+
+
+def test_the_seed_of_the_run_is_that_of_data_and_mixtures(start, tmp_path, capsys):
+    options = ["--seed", 3, "--augment.attempts", 1]
+    assert start(tmp_path / "run", "diffusion", *options) == 0
+    config = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
+    assert config["data"]["seed"] == config["augment"]["seed"] == 3
+    # The next command does everything that is left.
+    assert "--stages '[augment, classifier, calibrate]'" in capsys.readouterr().out
+    assert start(tmp_path / "other", "diffusion", *options, "--data.seed", 1) == 0
+    config = yaml.safe_load((tmp_path / "other" / "config.yaml").read_text())
+    assert (config["data"]["seed"], config["augment"]["seed"]) == (1, 3)
 
 
 def test_a_time_limit_keeps_the_blocks(start, tmp_path, capsys):
@@ -91,6 +122,8 @@ def test_images_of_validation_and_test_are_not_edited(start, tmp_path, monkeypat
     ("stages", "arguments", "message"),
     [
         ("classifier, augment", [], "name augment before it"),
+        ("augment, diffusion", [], "name diffusion before it"),
+        ("augment, classifier", ["--classifier.ckpt", "c.pt"], "augment.classifier c.pt makes it"),
         ("classifier", [], "add augment to --stages"),
         ("augment", ["--augment.method", "none"], "no edits with augment.method none"),
         ("augment", ["--augment.depth", "0"], r"augment.depth must be in \(0, 1\], got 0"),
