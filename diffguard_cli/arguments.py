@@ -73,6 +73,8 @@ class EvaluationArguments:
 
     Attributes:
         ckpt: The detector checkpoint.
+        seeds: Seeds of the detector, if the command evaluates it with several.
+        seed: The one of this evaluation; None for the checkpoint's.
         output: Folder of the results; defaults to a folder beside the checkpoint.
         images: Files, folders and patterns of images to score; empty scores the sets of `data`.
         explain: Whether to explain the verdict on each of these images.
@@ -94,6 +96,8 @@ class EvaluationArguments:
     """
 
     ckpt: str
+    seeds: list[int]
+    seed: int | None
     output: str | None
     images: list[str]
     explain: bool

@@ -161,14 +161,14 @@ def recalibrated(
     difference: str,
     trainer: pl.Trainer,
 ) -> ScoringRun:
-    """The same scoring run with a detector that is calibrated for changed settings.
+    """The same scoring run with a detector that is calibrated for changed settings or seed.
 
     Args:
         scoring: The scoring run with the checkpoint's detector.
         make: Makes a scoring run from its folder and its detector.
         content: The checkpoint's content.
         arguments: The command line.
-        difference: A changed setting, for the message.
+        difference: What has changed, such as `detector.distances`, for the message.
         trainer: The trainer of the scoring run.
 
     Raises:
@@ -181,7 +181,7 @@ def recalibrated(
     same_images = settings.reference_images == old.settings.reference_images
     models = old.models.with_settings(settings)
     check_weights(settings.all_distances, settings.perceptual_weights)
-    run.say(f"detector.{difference} differs from the checkpoint: calibrating again")
+    run.say(f"{difference} differs from the checkpoint: calibrating again")
     identity = {"checkpoint": scoring.identity["checkpoint"]}
     reference = old.reference if same_images else None
     detector = calibrated(run, models, identity, "calibrate", reference)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import re
 import shlex
+import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +16,7 @@ from diffguard.printing import say
 from diffguard.storage.paths import user_path
 from diffguard_cli.arguments import EvaluationArguments, typed
 from diffguard_cli.evaluation_options import (
+    add_checkpoint_arguments,
     add_full_table,
     add_model_arguments,
     add_result_arguments,
@@ -38,9 +41,9 @@ def build_parser() -> Parser:
     parser = Parser(
         "Score ID and OOD sets or your own images with a detector checkpoint.",
         prog=command_line("evaluate"),
-        usage="(--ckpt CKPT [--images PATH …] | --scores DIR …) [--KEY VALUE …]",
+        usage="(--ckpt CKPT … [--images PATH …] | --scores DIR …) [--KEY VALUE …]",
     )
-    parser.add_argument("--ckpt", type=str, required=True, help="detector.ckpt of a training run")
+    add_checkpoint_arguments(parser)
     add_scores_arguments(parser)
     add_result_arguments(parser)
     add_model_arguments(parser)
@@ -67,12 +70,35 @@ def main(argv: Sequence[str]) -> int:
         parse(build_parser(), argv)
     if options.scores is not None:
         return _report_tables(argv, options.ckpt)
-    if options.ckpt is None:
+    if not options.ckpt:
         raise UserError("--ckpt is missing: name the detector.ckpt that training wrote")
-    return _evaluate(argv, options.ckpt)
+    content, arguments = _arguments(argv, options.ckpt[0])
+    if len(options.ckpt) == 1 and not arguments.seeds:
+        return _evaluate(content, arguments)
+    if arguments.images:
+        raise UserError("--images are judged by one detector: give one --ckpt")
+    return _evaluate_several(argv, options.ckpt, arguments)
 
 
-def _evaluate(argv: Sequence[str], ckpt: str) -> int:
+def _evaluate_several(
+    argv: Sequence[str], ckpts: Sequence[str], arguments: EvaluationArguments
+) -> int:
+    """Evaluate each checkpoint, or one with each seed, and report over the seeds."""
+    from diffguard_cli.evaluation_seeds import planned_runs, report_seeds
+
+    runs = planned_runs(ckpts, arguments.seeds)
+    folders = [run.folder(arguments.output) for run in runs]
+    for run, folder in zip(runs, folders, strict=True):
+        say(f"{run.label}: {run.ckpt} to {folder}", file=sys.stderr)
+        content, of_run = _arguments(argv, run.ckpt)
+        _evaluate(content, replace(of_run, seed=run.seed, output=str(folder)))
+    if not arguments.dry_run:
+        report_seeds(folders, folders[0].parent if arguments.seeds or arguments.output else None)
+    return 0
+
+
+def _arguments(argv: Sequence[str], ckpt: str) -> tuple[dict[str, Any], EvaluationArguments]:
+    """The content of a checkpoint, and the command line on top of its config."""
     from diffguard.checkpoint.file import read_checkpoint
     from diffguard_cli.detector_options import instantiate
     from diffguard_cli.stored_config import precision_of_calibration, stored_config
@@ -80,15 +106,19 @@ def _evaluate(argv: Sequence[str], ckpt: str) -> int:
 
     parser = build_parser()
     content = read_checkpoint(user_path(ckpt, "--ckpt"))
-    defaults = {**stored_config(content, ckpt), "ckpt": ckpt}
-    namespace = parse(parser, argv, defaults, ckpt)
+    namespace = parse(parser, argv, {**stored_config(content, ckpt), "ckpt": [ckpt]}, ckpt)
     options = instantiate(parser, namespace)
+    options["ckpt"], options["seed"] = str(user_path(ckpt, "--ckpt")), None
     options["command"] = _command(argv)
     options["trainer"] = precision_of_calibration(options["trainer"], content["config"])
     arguments = typed(EvaluationArguments, options)
     _check(arguments)
     check_evaluation_options(argv, arguments)
     _check_images(content, arguments.data)
+    return content, arguments
+
+
+def _evaluate(content: Mapping[str, Any], arguments: EvaluationArguments) -> int:
     if arguments.dry_run:
         return _print_cost(content, arguments)
     if arguments.images:
@@ -148,14 +178,14 @@ def _preliminary_options(argv: Sequence[str]) -> Namespace:
     """The options that determine how the command line is parsed."""
     parser = ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("-h", "--help", action="store_true")
-    parser.add_argument("--ckpt", nargs="?")
+    parser.add_argument("--ckpt", nargs="*")
     parser.add_argument("--scores", nargs="*")
     return parser.parse_known_args(list(argv))[0]
 
 
-def _report_tables(argv: Sequence[str], ckpt: str | None) -> int:
+def _report_tables(argv: Sequence[str], ckpts: Sequence[str] | None) -> int:
     """Report from score tables alone, without a model."""
-    if ckpt is not None:
+    if ckpts is not None:
         raise UserError("--scores reports from score tables alone: leave out --ckpt")
     parser = Parser("Report again from evaluation folders.", prog=command_line("evaluate"))
     add_scores_arguments(parser)

@@ -8,6 +8,8 @@ from typing import Any
 
 from diffguard.denoisers.custom import cast_weights
 from diffguard.detector import Detector
+from diffguard.errors import UserError
+from diffguard.methods.seed_use import depends_on_seed
 from diffguard.pretrained import checkpoint_file, is_shipped
 from diffguard.scores.calibration import Calibration
 from diffguard.settings.detector import DetectorSettings, score_names
@@ -31,21 +33,25 @@ def load_detector(
         arguments: The command line.
 
     Returns:
-        The detector, and the names of changed settings that need a new calibration. If there are
-        any, the detector has the checkpoint's settings.
+        The detector, and what changed and needs a new calibration: settings such as
+        `detector.distances`, or `the seed`. If settings did, the detector has the checkpoint's.
 
     Raises:
-        UserError: If the checkpoint names untrusted code, or its diffusion model is missing.
+        UserError: If the checkpoint names untrusted code, its diffusion model is missing, or the
+            seed would change no score.
     """
     differences = _changed_settings(content["settings"], arguments.detector)
     refits = bool(differences) and _only_combines(content, arguments.detector, differences)
+    is_reseeded = arguments.seed not in (None, content["seed"])
     detector = Detector.from_checkpoint(
-        content,
+        {**content, "seed": arguments.seed} if is_reseeded else content,
         settings=None if differences and not refits else to_dict(arguments.detector),
         trusted=arguments.trusted,
         folder=Path(arguments.ckpt).parent,
         diffusion=arguments.diffusion_model,
     )
+    if arguments.seed is not None:
+        _check_use_of_seed(detector, arguments.detector)
     cast_weights(detector.denoiser, weight_dtype(arguments.trainer.precision))
     if refits:
         calibration, rule = content["calibration"], detector.settings.fusion_rule()
@@ -55,7 +61,18 @@ def load_detector(
             plain, rule, facts.features, facts.passes, facts.quality
         )
         differences = []
-    return detector, differences
+    changes = [f"detector.{key}" for key in differences]
+    return detector, [*changes, *(["the seed"] if is_reseeded else [])]
+
+
+def _check_use_of_seed(detector: Detector, settings: DetectorSettings) -> None:
+    """Refuse seeds that would change no score."""
+    if not depends_on_seed(detector.models.with_settings(settings)):
+        raise UserError(
+            "--seeds would give equal scores, because no method of this detector draws noise: "
+            "train with several seeds and name all checkpoints, --ckpt A/detector.ckpt "
+            "B/detector.ckpt"
+        )
 
 
 def _changed_settings(original: Mapping[str, Any], settings: DetectorSettings) -> list[str]:

@@ -7,6 +7,26 @@ from typing import Literal
 from diffguard_cli.parser import Parser
 
 
+def add_checkpoint_arguments(parser: Parser) -> None:
+    """Add the options that name the detectors."""
+    parser.add_argument(
+        "--ckpt",
+        type=str,
+        nargs="+",
+        required=True,
+        help="detector.ckpt of a training run; several are trainings with different seeds: each is "
+        "evaluated, and the mean ± standard deviation is reported",
+    )
+    parser.add_argument(
+        "--seeds",
+        type=int,
+        nargs="+",
+        default=[],
+        help="seeds of the noise that one detector draws: it is calibrated and evaluated with each "
+        "of them; not the seed of a training",
+    )
+
+
 def add_scores_arguments(parser: Parser) -> None:
     """Add the options that report again from score tables."""
     parser.add_argument(

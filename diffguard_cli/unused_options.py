@@ -29,7 +29,7 @@ _FOR_TRAINING = (
 )
 _FOR_SETS = (
     *("full_table", "trainer.loggers", "data.ood", "data.id.test", "data.limit", "data.missing"),
-    *("data.get_from", "data.ood_validation"),
+    *("data.get_from", "data.ood_validation", "seeds"),
 )
 _FROM_SCRATCH = ("network", "kwargs", "scheduler")
 

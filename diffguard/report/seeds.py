@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, NotRequired
 
+import numpy as np
 from pydantic import Field
 from scipy.stats import ttest_rel
 from typing_extensions import TypedDict
@@ -24,6 +25,8 @@ from diffguard.storage.paths import require_file
 
 AUROCs = Mapping[tuple[str, str], float]  # of a score on a set or group
 _GROUPS = ("near", "far")
+# Differences of AUROC below it are rounding errors.
+_ROUNDING = 1e-12
 
 
 class _Row(TypedDict):
@@ -78,7 +81,8 @@ class PairedTest:
         group: `near` or `far`, the mean over the OOD sets of a group.
         differences: AUROC of the first minus that of the second, in [-1, 1], one per seed.
         intervals: Their 95% bootstrap intervals; None for a seed that has not compared the two.
-        p_value: Two-sided p-value of the paired t-test; 1 if all differences are 0.
+        p_value: Two-sided p-value of the paired t-test; 1 if the differences do not vary, because
+            they then give no standard error.
         holm: The same after Holm's correction for the number of tests.
     """
 
@@ -151,7 +155,8 @@ def paired_tests(seeds: Sequence[Seed]) -> list[PairedTest]:
     for score, against, group in keys:
         first, second = ([seed.auroc[name, group] for seed in seeds] for name in (score, against))
         gains.append(tuple(a - b for a, b in zip(first, second, strict=True)))
-        p_values.append(1.0 if first == second else float(ttest_rel(first, second).pvalue))
+        is_constant = np.ptp(gains[-1]) < _ROUNDING
+        p_values.append(1.0 if is_constant else float(ttest_rel(first, second).pvalue))
     adjusted = holm(p_values)
     return [
         PairedTest(*key, gain, tuple(seed.intervals.get(key) for seed in seeds), p_value, value)

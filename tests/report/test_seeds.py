@@ -1,6 +1,7 @@
 """Results of several seeds."""
 
 import json
+from dataclasses import replace
 
 import pytest
 from scipy.stats import ttest_rel
@@ -79,6 +80,13 @@ def test_without_validation_sets_every_baseline_is_compared(tmp_path):
     against = {(test.score, test.against) for test in paired_tests(seeds)}
     every = {(score, name) for score in ("diffguard", "fusion") for name in ("knn", "msp")}
     assert against == {("fusion", "fusion_baselines"), *every}
+
+
+def test_differences_that_do_not_vary_are_not_significant(folders):
+    seeds = read_seeds(folders[:2])
+    auroc = {key: value - 0.1 for key, value in seeds[0].auroc.items()}
+    seeds[1] = replace(seeds[1], auroc=auroc)
+    assert {test.p_value for test in paired_tests(seeds)} == {1.0}
 
 
 def test_holm_never_reverses_the_order():
