@@ -87,6 +87,8 @@ def main(argv: Sequence[str]) -> int:
     namespace = parse(parser, source.argv, source.earlier_config, source.path)
     if namespace.stages is None:
         namespace.stages = DEFAULT_STAGES[namespace.augment.method]
+    if not 0 <= namespace.seed < 2**32:
+        raise UserError(f"--seed must be 0 to {2**32 - 1:,}, got {namespace.seed:,}")
     for section in (namespace.data, namespace.augment):
         if section.seed is None:
             section.seed = namespace.seed
@@ -198,8 +200,6 @@ def _check(arguments: TrainingArguments) -> None:
     from diffguard_cli.config_check import check_config
     from lightning_modules.trainer import check_classes
 
-    if not 0 <= arguments.seed < 2**32:
-        raise UserError(f"--seed must be 0 to {2**32 - 1:,}, got {arguments.seed:,}")
     check_config(arguments)
     check_classes(arguments.trainer)
     weights = arguments.classifier.ckpt
