@@ -36,6 +36,7 @@ class TrainingArguments:
         run_dir: Folder of the new run; defaults to a name from the config and the time.
         resume: Folder of the run to resume; None starts a new run.
         stages: Stages to run, in order.
+        dry_run: Whether to print the cost only.
         data: The DataModule.
         classifier: The `classifier` section.
         diffusion: The `diffusion` section.
@@ -49,6 +50,7 @@ class TrainingArguments:
     run_dir: str | None
     resume: str | None
     stages: list[Stage]
+    dry_run: bool
     data: OODDataModule
     classifier: ClassifierConfig
     diffusion: DiffusionConfig

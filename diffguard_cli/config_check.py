@@ -1,9 +1,10 @@
-"""Checks of a training config before any data is read."""
+"""Checks of a training config before any image is read."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from diffguard.denoisers.custom import is_import_path
@@ -12,6 +13,7 @@ from diffguard.denoisers.networks import argument_names
 from diffguard.denoisers.scheduler_config import schedule_from_config
 from diffguard.errors import UserError
 from diffguard.methods.checks import check_steps
+from diffguard.scores.build import check_weights
 from diffguard_cli.arguments import TrainingArguments
 from diffguard_cli.config import DiffusionConfig
 
@@ -29,6 +31,26 @@ def check_config(config: TrainingArguments) -> None:
         raise UserError("--stages is empty: name at least one of the stages that --help lists")
     _check_diffusion(config)
     _check_augment(config)
+
+
+def check_files(config: TrainingArguments) -> None:
+    """Make sure that the files of weights exist that a config names or needs.
+
+    Args:
+        config: The command line of training.
+
+    Raises:
+        UserError: If one does not exist; names the key.
+    """
+    files = {
+        "classifier.ckpt": config.classifier.ckpt,
+        "augment.classifier": config.augment.classifier,
+    }
+    for key, path in files.items():
+        if path and not Path(path).is_file():
+            raise UserError(f"{key} {path} does not exist: expected a file of weights")
+    if "calibrate" in config.stages:
+        check_weights(config.detector.all_distances, config.detector.perceptual_weights)
 
 
 def _check_diffusion(arguments: TrainingArguments) -> None:

@@ -100,6 +100,30 @@ def to_train(run: Run, config: DiffusionConfig) -> tuple[DiffusersDenoiser, Diff
     return denoiser, spec
 
 
+def planned_spec(
+    config: DiffusionConfig, data: OODDataModule, *, same_classes: bool
+) -> DiffusionSpec:
+    """The spec of the model that a config trains or names; a named one is loaded.
+
+    Args:
+        config: The `diffusion` section.
+        data: The DataModule.
+        same_classes: See `load_trained`.
+
+    Raises:
+        UserError: If a named model does not exist or cannot be loaded.
+    """
+    if is_import_path(config.network):
+        return _load_custom(config, data).spec
+    source = config.ckpt or config.finetune
+    if source is None:
+        return diffusion_spec(config, data)
+    options = checkpoint_options(config, data)
+    if not same_classes:
+        options = replace(options, num_classes=None)
+    return _load(source, config, data, options)[1]
+
+
 def save_trained(
     run: Run, config: DiffusionConfig, denoiser: DiffusersDenoiser, spec: DiffusionSpec
 ) -> None:

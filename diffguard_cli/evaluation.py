@@ -224,8 +224,9 @@ def _report_seeds(options: Any) -> int:
 
 def _print_cost(content: Mapping[str, Any], arguments: EvaluationArguments) -> int:
     from diffguard.checkpoint.build import specs_of
-    from diffguard.cost import dry_run, format_cost
+    from diffguard.cost import dry_run
     from diffguard.training.precision import weight_dtype
+    from diffguard_cli.planned_cost import print_cost
 
     cost = dry_run(
         *specs_of(content),
@@ -233,5 +234,5 @@ def _print_cost(content: Mapping[str, Any], arguments: EvaluationArguments) -> i
         dtype=weight_dtype(arguments.trainer.precision),
         trusted=tuple(arguments.trusted),
     )
-    say(*format_cost(cost).splitlines())
+    print_cost(cost)
     return 0

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from diffguard_cli.run import Run
 
 DEFAULT_CONFIG = shipped_configs()["digits"]
+# Options that belong to one command, not to its run.
+_NOT_STORED = ("config", "dry_run")
 
 
 def build_parser() -> Parser:
@@ -54,6 +56,11 @@ def build_parser() -> Parser:
         "augment.method diffusemix: diffusion, augment, classifier, calibrate); noisy_classifier "
         "is for an ablation",
     )
+    parser.add_argument(
+        "--dry_run",
+        action="store_true",
+        help="only print parameters, weight memory and network passes per image of the detector",
+    )
     parser.add_class_arguments(DataConfig, "data")
     parser.add_argument("--classifier", type=ClassifierConfig, default=ClassifierConfig())
     parser.add_argument("--diffusion", type=DiffusionConfig, default=DiffusionConfig())
@@ -78,6 +85,7 @@ def main(argv: Sequence[str]) -> int:
     Raises:
         UserError: For a mistake in the command line, the config, the data or a model.
     """
+    from diffguard_cli.config_check import check_files
     from diffguard_cli.detector_options import instantiate
     from diffguard_cli.unused_options import check_training_options
 
@@ -101,6 +109,12 @@ def main(argv: Sequence[str]) -> int:
         _check_named_again(source, config)
     _check(arguments)
     check_training_options(argv, arguments)
+    if arguments.dry_run:
+        from diffguard_cli.planned_cost import planned_cost, print_cost
+
+        print_cost(planned_cost(arguments))
+        return 0
+    check_files(arguments)
     return _train(arguments, config, source, began)
 
 
@@ -128,7 +142,7 @@ class _ConfigSource:
 def _config_of(namespace: Namespace) -> dict[str, Any]:
     """The whole config as the mappings, lists and single values that YAML has."""
     values = namespace.clone(with_meta=False).as_dict()
-    return {key: _plain(value) for key, value in values.items() if key != "config"}
+    return {key: _plain(value) for key, value in values.items() if key not in _NOT_STORED}
 
 
 def _plain(value: Any) -> Any:
@@ -194,24 +208,15 @@ def _check_named_again(source: _ConfigSource, config: Mapping[str, Any]) -> None
 
 
 def _check(arguments: TrainingArguments) -> None:
-    """Check the command line before any data is read."""
-    from diffguard.scores.build import check_weights
+    """Check the command line before any file is read."""
     from diffguard.settings.image_size import check_image_size
     from diffguard_cli.config_check import check_config
     from lightning_modules.trainer import check_classes
 
     check_config(arguments)
     check_classes(arguments.trainer)
-    weights = arguments.classifier.ckpt
-    if weights and not Path(weights).is_file():
-        raise UserError(f"classifier.ckpt {weights} does not exist: expected a file of weights")
-    judge = arguments.augment.classifier
-    if judge and not Path(judge).is_file():
-        raise UserError(f"augment.classifier {judge} does not exist: expected a file of weights")
     if "calibrate" in arguments.stages:
         check_image_size(arguments.detector.reconstruction_distances, arguments.data.image_size)
-        detector = arguments.detector
-        check_weights(detector.all_distances, detector.perceptual_weights)
 
 
 def _train(
