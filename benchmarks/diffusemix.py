@@ -4,11 +4,11 @@
     python benchmarks/diffusemix.py runs/diffusemix --limits 200 2000 --seeds 0 1 2
 
 trains classifiers of the digits without augmentation, with standard augmentation, and with MixUp,
-CutMix or DiffuseMix in addition to it, and calibrates and evaluates a detector with each. A
-diffusion model is trained for each number of training images, on those images alone; it makes the
-edits and belongs to all detectors. The edits are checked by the classifier with standard
-augmentation of the same number of images and the first seed. Every training of a kind has the same
-number of steps, whatever the number of images.
+CutMix, DiffuseMix or DiffuseMix without fractals in addition to it, and calibrates and evaluates a
+detector with each. A diffusion model is trained for each number of training images, on those images
+alone; it makes the edits and belongs to all detectors. The edits are checked by the classifier with
+standard augmentation of the same number of images and the first seed. Every training of a kind has
+the same number of steps, whatever the number of images.
 
 OOD sets and ID test images of the OOD metrics have at most `--test_limit` images, always the same
 choice. Reconstructions that several detectors make are computed once. Finished stages are not
@@ -41,6 +41,7 @@ ARMS: dict[str, list[str]] = {
     "MixUp": ["--classifier.batch_mix", "mixup"],
     "CutMix": ["--classifier.batch_mix", "cutmix"],
     "DiffuseMix": ["--augment.method", "diffusemix"],
+    "without fractals": ["--augment.method", "diffusemix", "--augment.fractal_weight", "0"],
 }
 
 
@@ -99,7 +100,7 @@ class Study:
         train(run, [*options, "--stages", stages])
 
     def _run_of(self, arm: str, limit: int, seed: int) -> Path:
-        return self.folder / f"{arm.lower()}_{limit}_{seed}"
+        return self.folder / f"{arm.lower().replace(' ', '_')}_{limit}_{seed}"
 
     def _options(self, limit: int, stage: str, steps: int) -> list[str]:
         """Options that train a stage for a number of steps."""
