@@ -106,7 +106,8 @@ def train_diffusion(run: Run, config: DiffusionConfig, title: str) -> None:
     pl.seed_everything(run.seed, verbose=False)
     denoiser, spec = to_train(run, config)
     module = DiffusionModule(denoiser, config, run.seed)
-    grids = [SampleGrid(config.sample_every)] if config.sample_every else []
+    names, every = run.data.class_names, config.sample_every
+    grids = [SampleGrid(every, class_names=names)] if every else []
     trainer = _stage_trainer(run, module.stage, config, title, *grids)
     _fit(run, trainer, module, config)
     if trainer.is_global_zero:

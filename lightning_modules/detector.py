@@ -27,11 +27,10 @@ class DetectorModule(StreamModule):
     """Runs a detector in `trainer.test` and `trainer.predict`, with any loaders.
 
     `trainer.test` takes a loader of ID test images and one for each OOD set. It logs AUROC and
-    FPR@95 of the main scores on every set and as means over the groups, such as
-    `near/auroc/fusion` (see `main_metrics`), and the accuracy on the ID images as
-    `<ID set>/accuracy`. With `all_metrics`, it logs AUROC, AUPR and FPR@95 of every score (see
-    `SetMetrics`). The metrics are those of all processes; images that a distributed sampler
-    repeats count once.
+    FPR@95 of the main scores as means over the groups, such as `near/auroc/fusion` (see
+    `main_metrics`), and the accuracy on the ID images as `<ID set>/accuracy`. With `all_metrics`,
+    it logs AUROC, AUPR and FPR@95 of every score, on every set too (see `SetMetrics`). The metrics
+    are those of all processes; images that a distributed sampler repeats count once.
 
     `trainer.predict` returns the `Verdicts` of each batch.
 

@@ -13,7 +13,7 @@ _METRICS = ("auroc", "fpr95_id_positive")
 def main_metrics(
     values: Mapping[str, float], metrics: SetMetrics, baselines: Collection[str], decision: str
 ) -> dict[str, float]:
-    """AUROC and FPR@95 of the main scores, on every OOD set and as means over the groups.
+    """AUROC and FPR@95 of the main scores, as means over the groups of OOD sets.
 
     Args:
         values: The result of `metrics`.
@@ -28,10 +28,9 @@ def main_metrics(
     alone = [name for name in names if name in baselines]
     if alone:
         main |= {max(alone, key=lambda name: values[f"{group}/auroc/{name}"]) for group in groups}
-    sets = [name for name in metrics.groups if name != metrics.id_set]
     keys = (
-        f"{part}/{metric}/{name}"
-        for part in dict.fromkeys([*sets, *groups])
+        f"{group}/{metric}/{name}"
+        for group in groups
         for metric in _METRICS
         for name in names
         if name in main

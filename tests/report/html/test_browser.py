@@ -1,8 +1,11 @@
 """`report.html` in a browser: skipped where playwright or Chromium is absent."""
 
+import io
 import shutil
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from tests.helpers.small_report import HOSTILE, SCRIPT, write_report
 
@@ -18,6 +21,11 @@ CURVES = """() => {
   return [...document.querySelectorAll(".plot")].flatMap((plot) =>
     plot.data.map((trace) => [trace.line.color, style.getPropertyValue(`--curve-${trace.meta}`)])
   );
+}"""
+
+FIRST_CURVE = """() => {
+  const line = document.querySelector(".plot .scatterlayer path.js-line");
+  return getComputedStyle(line).stroke.match(/\\d+/g).slice(0, 3);
 }"""
 
 
@@ -125,6 +133,12 @@ def test_hostile_names_do_nothing(page):
     assert page.locator("img[src=x]").count() == 0
 
 
+def screenshot(place, **options):
+    """The pixels `(H, W, 3)` of a page or an element."""
+    picture = Image.open(io.BytesIO(place.screenshot(**options)))
+    return np.asarray(picture.convert("RGB"))
+
+
 @pytest.mark.parametrize("width", [400, 1600])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_the_page_fits_its_window_and_draws_its_charts(page, width, scheme):
@@ -139,3 +153,14 @@ def test_the_page_fits_its_window_and_draws_its_charts(page, width, scheme):
     assert all(color == expected for color, expected in curves)
     text = page.evaluate("getComputedStyle(document.querySelector('.plot text.legendtext')).fill")
     assert text == ("rgb(31, 35, 40)" if scheme == "light" else "rgb(230, 237, 243)")
+    whole = screenshot(page, full_page=True)
+    height = page.evaluate("document.documentElement.scrollHeight")
+    assert whole.shape == (height, width, 3)
+    background = (255, 255, 255) if scheme == "light" else (13, 17, 23)
+    share = (whole == background).all(-1).mean()
+    assert 0.1 < share < 0.9  # neither blank, nor in the other theme
+    plot = page.locator(".plot").first
+    name = [int(part) for part in page.evaluate(FIRST_CURVE)]
+    assert (screenshot(plot) == name).all(-1).sum() > 100  # the curve is drawn
+    # The reconstruction of the first image is noise, not a black square.
+    assert screenshot(page.locator(".card img[alt^=guided]").first).std() > 20
