@@ -40,6 +40,12 @@ _BENCHMARKS: dict[str, tuple[str, dict[str, tuple[str, ...]]]] = {
 }
 
 
+def openood_sets(benchmark: str) -> dict[str, tuple[str, ...]]:
+    """The near and far OOD test sets of a benchmark, in OpenOOD's order, by group."""
+    _, groups = _BENCHMARKS[benchmark]
+    return {group: groups[group] for group in ("near", "far")}
+
+
 def openood_paths(request: Request) -> tuple[Path, Path]:
     """The image list and the folder of images of a source.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -129,7 +130,11 @@ def _publish(
     detector, output = scoring.detector, scoring.folder
     decision = detector.decision
     settings = {
-        "config": {**config, "detector": to_dict(detector.settings)},
+        "config": {
+            **config,
+            "data": asdict(arguments.data.config),
+            "detector": to_dict(detector.settings),
+        },
         "seed": detector.seed,
         "batch_size": run.batch_size,
         "compile": run.compile,

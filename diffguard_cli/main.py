@@ -17,6 +17,7 @@ COMMANDS = {
     "train": "train a classifier and a diffusion model, and calibrate a detector",
     "evaluate": "score ID and OOD sets or a folder of images with a detector",
     "tune": "choose a detector's settings on validation sets",
+    "leaderboard": "print results as rows of OpenOOD's leaderboard",
     "baselines": "list the post-hoc baselines and their hyper-parameters",
     "convert": "convert a research checkpoint to a diffusers folder",
     "compact": "write the models of a run in bfloat16",
@@ -101,6 +102,10 @@ def _module(command: str) -> ModuleType:
         from diffguard_cli import tune
 
         return tune
+    if command == "leaderboard":
+        from diffguard_cli import leaderboard
+
+        return leaderboard
     if command == "baselines":
         from diffguard_cli import baselines
 

@@ -8,15 +8,15 @@ import torch
 from datamodules.evaluation_stream import EvaluationStream
 from datamodules.image_set import MissingDataError
 from datamodules.ood import OODDataModule
-from diffguard.detector import Detector
 from diffguard.methods.items import Scored, items_of
+from diffguard.methods.scorer import Scorer
 from diffguard.report.opponents import Opponents
 from diffguard.score_table.rows import ScoreRow
 from diffguard_cli.one_standard_error import column_auroc
 
 
 @torch.inference_mode()
-def validated_opponents(detector: Detector, data: OODDataModule, batch_size: int) -> Opponents:
+def validated_opponents(detector: Scorer, data: OODDataModule, batch_size: int) -> Opponents:
     """Score the OOD validation sets with the baselines; the diffusion model is not used.
 
     The ID scores are those of the calibration.
