@@ -149,7 +149,8 @@ def _publish(
     with run.precision():
         opponents = validated_opponents(detector, arguments.data, run.batch_size)
     left_out = arguments.data.sets.left_out
-    write_run(output, calibration.scores, settings, left_out, thresholds, opponents)
+    parts = {name: calibration.rule.needs(name) for name in calibration.rule.derived}
+    write_run(output, calibration.scores, settings, left_out, thresholds, opponents, parts)
     log_folder = output if arguments.output else results_folder(arguments.ckpt)
     threshold = None if thresholds is None else thresholds.scores[decision]
     groups, panels = scoring.data.groups, arguments.panels

@@ -49,6 +49,7 @@ def join_runs(runs: Sequence[ScoredRun]) -> ScoredRun:
     headline: dict[str, None] = {}
     comparisons: dict[tuple[str, str], None] = {}
     thresholds: dict[str, float] = {}
+    costs: dict[str, dict[str, Any]] = {}
     apart = _differing_names(tables)
     for run, table, label in zip(runs, tables, labels, strict=True):
         names = {name: f"{name} ({label})" if name in apart else name for name in table.scores}
@@ -60,6 +61,9 @@ def join_runs(runs: Sequence[ScoredRun]) -> ScoredRun:
         for name in names:
             if (threshold := run.threshold_of(name)) is not None:
                 thresholds.setdefault(names[name], threshold)
+        for row in run.cost.get("scores", ()):
+            name = names[row["score"]]
+            costs.setdefault(name, {**row, "score": name})
         headline |= dict.fromkeys(names[name] for name in run.headline)
         comparisons |= dict.fromkeys((names[a], names[b]) for a, b in run.comparisons)
     return replace(
@@ -67,7 +71,7 @@ def join_runs(runs: Sequence[ScoredRun]) -> ScoredRun:
         table=_joined(tables, scores),
         calibration=calibration,
         settings={"runs": [_about(run, label) for run, label in zip(runs, labels, strict=True)]},
-        cost={},
+        cost={"scores": list(costs.values())} if costs else {},
         headline=list(headline),
         comparisons=list(comparisons),
         remarks=_remarks(tables, labels),

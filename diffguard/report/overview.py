@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from diffguard.report.score_costs import COSTS, cost_text, costs_of
 from diffguard.report.tables import Row, markdown_row, percent, score_names
 from diffguard.scores.conformal import as_percent
 from diffguard.scores.fusion_rule import DIFFGUARD, FUSION, FUSION_BASELINES
@@ -107,10 +108,14 @@ def summary_markdown(results: Mapping[str, Any]) -> str:
     rows = short_rows(results)
     groups = list(rows[0].groups)
     heads = [f"{group} {title}" for group in groups for title in METRICS.values()]
+    costs = costs_of(results)
+    heads += ["diffusion passes", "ms per image"] if costs else []
     lines = [headline(results), "", markdown_row(["score", *heads])]
     lines.append(markdown_row(["---", *["---:"] * len(heads)]))
     for row in rows:
         cells = [percent(row.groups[group][metric]) for group in groups for metric in METRICS]
+        cost = costs.get(row.names[0])
+        cells += ["–" if cost is None else cost_text(cost[name]) for name in COSTS[2:] if costs]
         lines.append(markdown_row([row.title, *cells]))
     lines += ["", SHORT_LEGEND, "", *_verdict_lines(results)]
     command = results["settings"].get("command")

@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from diffguard.report.tables import to_markdown
+from diffguard.report.score_costs import COSTS, costs_of
+from diffguard.report.tables import score_names, to_markdown
 from diffguard.score_table.cells import to_cell
 from diffguard.storage.files import replace_file
 
@@ -27,7 +28,8 @@ def write_results(folder: Path, results: Mapping[str, Any]) -> None:
         UserError: If the files cannot be written.
     """
     table = io.StringIO()
-    rows = [_flatten(row) for row in results["rows"]]
+    costs = _cost_columns(results)
+    rows = [_flatten(row) | costs[row["score"]] for row in results["rows"]]
     writer = csv.DictWriter(table, list(rows[0]), lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
@@ -38,6 +40,13 @@ def write_results(folder: Path, results: Mapping[str, Any]) -> None:
     }.items():
         with replace_file(Path(folder) / name) as path:
             path.write_text(text, encoding="utf-8", newline="")
+
+
+def _cost_columns(results: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Score -> its costs, the same in each of its rows; without any, no columns."""
+    costs, names = costs_of(results), score_names(results)
+    columns = COSTS if costs else ()
+    return {n: {column: costs.get(n, {}).get(column) for column in columns} for n in names}
 
 
 def _flatten(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -17,7 +17,7 @@ import hashlib
 import io
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any, NotRequired
@@ -30,6 +30,7 @@ from typing_extensions import TypedDict
 
 from diffguard.errors import UserError, reason_of
 from diffguard.report.opponents import Opponents, PlainOpponents, comparisons
+from diffguard.report.score_costs import read_cost
 from diffguard.report.scored_run import ScoredRun, Thresholds
 from diffguard.score_table.cells import from_cell
 from diffguard.score_table.contents import read_contents
@@ -37,7 +38,6 @@ from diffguard.score_table.encoding import encode_rows
 from diffguard.score_table.manifest import FORMAT, read_manifest
 from diffguard.score_table.merge import merge
 from diffguard.score_table.table import ScoreTable
-from diffguard.score_table.timing import read_timing
 from diffguard.scores.fusion_rule import DIFFGUARD, FUSION
 from diffguard.storage.files import replace_file
 from diffguard.storage.json_files import read_json
@@ -58,6 +58,7 @@ class _RunFile(TypedDict):
     absent: dict[str, str]
     thresholds: NotRequired[_Thresholds | None]
     baselines: NotRequired[PlainOpponents | None]
+    parts: NotRequired[dict[str, list[str]]]
     digests: NotRequired[dict[str, Annotated[str, Field(max_length=64)]]]
 
 
@@ -106,7 +107,7 @@ def read_run(folder: Path, table: ScoreTable | None = None) -> ScoredRun:
         calibration=_read_calibration(folder / "calibration.csv"),
         settings=content["settings"],
         absent=content["absent"],
-        cost=_cost(folder),
+        cost=read_cost(folder, table, content.get("parts", {})),
         headline=[name for name in (DIFFGUARD, FUSION) if name in table.scores],
         comparisons=comparisons(table.scores, opponents),
         remarks=remarks,
@@ -142,6 +143,7 @@ def write_run(
     absent: Mapping[str, str],
     thresholds: Thresholds | None = None,
     opponents: Opponents | None = None,
+    parts: Mapping[str, Sequence[str]] | None = None,
 ) -> None:
     """Write `calibration.csv` and `run.json` next to a merged score table.
 
@@ -152,6 +154,7 @@ def write_run(
         absent: Sets of the config that were missing, with the reason.
         thresholds: The calibrated thresholds; None without any.
         opponents: The baselines that DiffGuard is compared with; None records none.
+        parts: Derived score -> the plain scores that it needs; None records none.
 
     Raises:
         UserError: If the files cannot be written.
@@ -164,6 +167,7 @@ def write_run(
         "absent": absent,
         "thresholds": None if thresholds is None else asdict(thresholds),
         "baselines": None if opponents is None else opponents.as_plain(),
+        "parts": {name: list(plain) for name, plain in (parts or {}).items()},
         "digests": _digests(Path(folder)),
     }
     with replace_file(Path(folder) / "run.json") as path:
@@ -211,14 +215,6 @@ def _check_rows(folder: Path, table: ScoreTable, sets: Mapping[str, Mapping[str,
             f"{folder / 'scores.csv'} is damaged: a row is repeated or out of order: delete it and "
             "start the same command again, which writes it from the tables in scores"
         )
-
-
-def _cost(folder: Path) -> dict[str, float]:
-    timing = read_timing(folder)
-    if not timing["seconds"]:
-        return {}
-    speed = timing["images"] / timing["seconds"]
-    return {"images_per_second": speed, "batch_fill": timing["fill"]}
 
 
 def _read_calibration(path: Path) -> dict[str, Tensor]:

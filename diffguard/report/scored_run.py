@@ -42,7 +42,8 @@ class ScoredRun:
             no such scores.
         settings: Facts about the run that results report.
         absent: Sets of the config that were missing, with the reason.
-        cost: Images per second and fill of the batches, if the folder records them.
+        cost: Images per second, fill of the batches and cost of each score, if the folder records
+            them; see `read_cost`.
         headline: Scores that get figures.
         comparisons: Pairs (score, against) whose AUROC is compared.
         remarks: Remarks for readers of the results.

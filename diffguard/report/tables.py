@@ -8,6 +8,7 @@ from typing import Any
 
 from diffguard.printing import printable
 from diffguard.report.comparison_notes import comparison_notes
+from diffguard.report.score_costs import COSTS, cost_text, costs_of
 from diffguard.report.stages import stage_notes
 from diffguard.scores.conformal import as_percent
 
@@ -20,6 +21,12 @@ LEGEND = (
     "threshold, all of them and those that the classifier gets right or wrong; accuracy on the "
     "accepted ones. Flagged: OOD images at this threshold. AURC: area under the risk-coverage "
     "curve of the ID images."
+)
+COST_TITLE = "Cost per image"
+COST_LEGEND = (
+    "Cost per image as if the score were the only one, measured in this run: forward passes and "
+    "gradients of the classifier, passes of the diffusion model, and milliseconds of one process. "
+    "Each includes the classifier's pass that all scores share."
 )
 _ABSENT = "–"
 
@@ -83,6 +90,21 @@ ID_KINDS = (
 )
 
 
+def _cost_kind(title: str, head: str, name: str) -> Kind:
+    def text(row: Row) -> str:
+        return _ABSENT if row[name] is None else cost_text(row[name])
+
+    return Kind(title, head, name, text, None)
+
+
+COST_KINDS = (
+    _cost_kind("classifier", "passes", "classifier_passes"),
+    _cost_kind("classifier", "gradients", "gradients"),
+    _cost_kind("diffusion", "passes", "diffusion_passes"),
+    _cost_kind("", "ms", "milliseconds"),
+)
+
+
 @dataclass(frozen=True)
 class Group:
     """The columns of the ID set, of one OOD set, or of the mean over the near or far sets."""
@@ -120,6 +142,17 @@ def make_groups(results: Mapping[str, Any]) -> list[Group]:
             title = f"{dataset} · {group} · {images}"
         groups.append(_group(title, lines, KINDS, is_mean=dataset == group))
     return groups
+
+
+def cost_groups(results: Mapping[str, Any]) -> list[Group]:
+    """A group with the cost of each score; empty if the run did not record it."""
+    costs, absent = costs_of(results), dict.fromkeys(COSTS)
+    if not costs:
+        return []
+    title, alone = COST_TITLE, results["cost"].get("classifier_milliseconds")
+    if alone is not None:
+        title += f" · classifier alone {cost_text(alone)} ms"
+    return [_group(title, [costs.get(name, absent) for name in score_names(results)], COST_KINDS)]
 
 
 def _group(
@@ -185,6 +218,13 @@ def to_markdown(results: Mapping[str, Any]) -> str:
         for number, name in enumerate(names):
             cells = [_cell(kind, group.rows[number], group) for group in groups]
             lines.append(markdown_row([name, *cells]))
+    for group in cost_groups(results):
+        lines += ["", f"## {group.title}", ""]
+        lines.append(markdown_row(["score", *(f"{k.title} {k.head}".strip() for k in group.kinds)]))
+        lines.append(markdown_row(["---", *["---:"] * len(group.kinds)]))
+        for name, row in zip(names, group.rows, strict=True):
+            lines.append(markdown_row([name, *(kind.text(row) for kind in group.kinds)]))
+        lines += ["", COST_LEGEND]
     lines.append("")
     lines += [printable(f"- {label}: {text}") for label, text in make_notes(results)]
     return "\n".join([*lines, "", LEGEND, ""])

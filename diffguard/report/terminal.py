@@ -17,7 +17,16 @@ from rich.text import Text
 
 from diffguard.printing import printable
 from diffguard.report.overview import METRICS, SHORT_LEGEND, headline, short_rows
-from diffguard.report.tables import LEGEND, Group, make_groups, make_notes, percent, score_names
+from diffguard.report.tables import (
+    COST_LEGEND,
+    LEGEND,
+    Group,
+    cost_groups,
+    make_groups,
+    make_notes,
+    percent,
+    score_names,
+)
 
 _PIPE_WIDTH = 120
 _GAP = "   "
@@ -67,14 +76,16 @@ def print_table(results: Mapping[str, Any], console: Console | None = None) -> N
     console = console or _default_console()
     names = [printable(name) for name in score_names(results)]
     indent = max(len("score"), *map(len, names))
-    for block in _fold(make_groups(results), console.width - indent):
+    costs = cost_groups(results)
+    for block in _fold([*make_groups(results), *costs], console.width - indent):
         console.print()
         for line in _block_lines(names, block, indent):
             line.rstrip()
             console.print(_encodable(line, console), no_wrap=True, crop=False, soft_wrap=True)
     console.print()
     _print_notes(results, console)
-    console.print(_encodable(Text(LEGEND, "dim"), console))
+    for legend in (LEGEND, COST_LEGEND) if costs else (LEGEND,):
+        console.print(_encodable(Text(legend, "dim"), console))
 
 
 def _default_console() -> Console:

@@ -8,7 +8,7 @@ from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Annotated, NotRequired
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 from typing_extensions import TypedDict
 
 from diffguard.errors import UserError
@@ -24,7 +24,10 @@ DIFFUSION = "diffusion"
 _Count = Annotated[float, Field(ge=0, le=1e15)]
 _Images = Annotated[int, Field(ge=0, lt=2**31)]
 # The fields of `Work`. A line has braces only at its ends, which shows whether it is whole.
-_WorkRow = tuple[str, list[str], _Images, _Count, _Count, _Count, _Count]
+_WorkRow = Annotated[
+    tuple[str, list[str], _Images, _Count, _Count, _Count, _Count],
+    BeforeValidator(lambda row: tuple(row) if isinstance(row, list) else row),
+]
 
 
 @dataclass

@@ -69,6 +69,15 @@ class FusionRule:
             return distances
         return [*distances, *(self.fused if name == FUSION else [name.removeprefix(f"{FUSION}/")])]
 
+    def needs(self, name: str) -> list[str]:
+        """The plain scores that an image must have for a derived score.
+
+        Args:
+            name: A name in `derived`.
+        """
+        stage_one = self.cascade.baselines if self.cascade and name == FUSION else ()
+        return list(dict.fromkeys([*self.parts_of(name), *stage_one]))
+
     @property
     def compared(self) -> Sequence[str]:
         """The baselines that `fusion_baselines` combines."""

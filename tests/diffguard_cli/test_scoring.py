@@ -1,5 +1,6 @@
 """Timing of evaluations, and the parts of a calibration."""
 
+import json
 from types import SimpleNamespace
 
 import numpy as np
@@ -9,7 +10,7 @@ import torch
 from diffguard.methods.depth import fit_early_stop
 from diffguard.methods.fit import check_classifier, fit_calibration
 from diffguard.methods.reference import TrainingImages, fit_reference
-from diffguard.score_table.timing import read_timing
+from diffguard.score_table.timing import Work, append_timing, read_timing, read_work
 from diffguard.settings.sections import EarlyStopSettings, InversionSettings, SamplerSettings
 from diffguard.storage.files import file_hash
 from diffguard_cli import scoring_folder
@@ -50,6 +51,20 @@ def test_an_incomplete_line_is_ignored(tmp_path, length):
         whole + "\n",
     )
     assert read_timing(tmp_path)["images"] == 7 + 5 + 7
+
+
+def test_work_is_read_back(tmp_path):
+    work = [
+        Work("classifier", ["msp", "diffguard/l2"], 10, 0.5, 10.0),
+        Work("msp", ["msp"], 0, 0.1),
+    ]
+    timing = json.loads(timing_line("a"))
+    append_timing(tmp_path, timing, work)
+    append_timing(tmp_path, timing)
+    assert read_work(tmp_path) == work
+    assert read_timing(tmp_path)["images"] == 20
+    write(tmp_path, timing_line("a") + "\n")  # of an earlier version
+    assert read_work(tmp_path) == []
 
 
 def test_no_timing_means_no_images(tmp_path):

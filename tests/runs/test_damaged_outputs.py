@@ -154,6 +154,7 @@ DAMAGED = {
         "}", "[1]}", '{"session": "a"}', "{" * 50_000 + "}",
         timing_line("a", images=-1), timing_line("a", images="3"),
         timing_line("a", fill=float("nan")), timing_line("a", seconds=float("inf")),
+        timing_line("a")[:-1] + ', "work": [["msp", ["msp"], 1, -0.5, 0, 0, 0]]}',
     ],
     "calibration.csv": [
         "", '"a"\n', '"a"\nx\n', '"a"\nnan\n', '"a","b"\n1\n', '"a","a"\n1,2\n', '"a"\n\n1\n',

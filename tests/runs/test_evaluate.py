@@ -55,6 +55,12 @@ def test_every_image_has_one_row_and_results_follow_from_the_table(evaluated):
     names = {row["score"] for row in results["rows"]}
     assert {"diffguard", "diffguard/l2", "msp", "fusion", "fusion/knn", "fusion_baselines"} <= names
     assert results["cost"]["network_passes_per_image"] == pytest.approx(3 + 2 * 3)
+    costs = {row.pop("score"): row for row in results["cost"]["scores"]}
+    assert set(costs) == names
+    assert all(row["milliseconds"] > results["cost"]["classifier_milliseconds"] > 0 for row in costs.values())
+    passes = ("diffusion_passes", "classifier_passes", "gradients")
+    assert [costs["fusion"][name] for name in passes] == [3 + 2 * 3, 2, 0]
+    assert [costs["fusion_baselines"][name] for name in passes] == [0, 1, 0]
     assert {c["score"] for c in results["comparisons"]} == {"fusion", "diffguard"}
     for name in ("results.csv", "results.md", "manifest.json", "timing.jsonl"):
         assert (evaluated / "evaluation" / name).is_file()

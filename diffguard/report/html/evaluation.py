@@ -12,9 +12,10 @@ from diffguard.report.html.gallery_note import reconstruction_notes
 from diffguard.report.html.page import Page, Skipped, write_page
 from diffguard.report.html.table import views
 from diffguard.report.overview import deciding_score, headline, main_scores
+from diffguard.report.score_costs import costs_of
 from diffguard.report.scored_run import ScoredRun
 from diffguard.report.sentence import STAGES
-from diffguard.report.tables import LEGEND, make_notes
+from diffguard.report.tables import COST_LEGEND, LEGEND, make_notes
 
 _NO_DETECTOR = "No images are shown: they need the detector. Evaluate with --ckpt."
 _NO_THRESHOLD = (
@@ -56,7 +57,7 @@ def write_evaluation(
         lines=[*run.remarks, *([] if images else [_reason(run, command)])],
         views=views(results),
         main_scores=main_scores(results),
-        legend=LEGEND,
+        legend=f"{LEGEND} {COST_LEGEND}" if costs_of(results) else LEGEND,
         charts=list(_charts(run)),
         images=images,
         gallery_note=_note(run, images),

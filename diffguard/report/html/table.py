@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from diffguard.report.tables import percent, score_names
+from diffguard.report.score_costs import cost_text, costs_of
+from diffguard.report.tables import COST_TITLE, percent, score_names
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,7 @@ class Column:
     """A column.
 
     Attributes:
-        group: `id`, `near` or `far`.
+        group: `id`, `near`, `far` or `cost`.
         dataset: The set, or the name of the group for its mean.
         metric: The metric.
         is_mean: Whether it is the mean of a group; the columns of its sets are folded at first.
@@ -89,6 +90,13 @@ _ID_METRICS = (
     Metric("aurc", "AURC", 2, higher=False),
 )
 
+_COST_METRICS = (
+    Metric("classifier_passes", "classifier passes", higher=False),
+    Metric("gradients", "classifier gradients", higher=False),
+    Metric("diffusion_passes", "diffusion passes", higher=False),
+    Metric("milliseconds", "ms", higher=False),
+)
+
 
 def views(results: Mapping[str, Any]) -> list[View]:
     """The tables of results, one per choice of metrics.
@@ -116,7 +124,24 @@ def views(results: Mapping[str, Any]) -> list[View]:
         if cells:
             rows = {n: [parts[place] for parts in cells.values()] for place, n in enumerate(names)}
             made.append(View(name, list(cells), rows))
-    return made
+    return [*made, *_cost_views(results, names)]
+
+
+def _cost_views(results: Mapping[str, Any], names: Sequence[str]) -> list[View]:
+    """The cost of each score; empty if the run did not record it."""
+    costs = costs_of(results)
+    if not costs:
+        return []
+    columns = [Column("cost", COST_TITLE, metric, is_mean=True) for metric in _COST_METRICS]
+    rows = {
+        name: [_cost_cell(costs.get(name, {}).get(metric.key)) for metric in _COST_METRICS]
+        for name in names
+    }
+    return [View(COST_TITLE, columns, rows)]
+
+
+def _cost_cell(value: float | None) -> Cell:
+    return Cell(value, "–" if value is None else cost_text(value), "", is_best=False)
 
 
 def _sets(results: Mapping[str, Any]) -> list[tuple[str, str]]:
