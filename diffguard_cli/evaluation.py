@@ -8,7 +8,6 @@ import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from diffguard.errors import UserError
@@ -17,7 +16,6 @@ from diffguard.storage.paths import user_path
 from diffguard_cli.arguments import EvaluationArguments, typed
 from diffguard_cli.evaluation_options import (
     add_checkpoint_arguments,
-    add_full_table,
     add_model_arguments,
     add_result_arguments,
     add_scores_arguments,
@@ -69,7 +67,11 @@ def main(argv: Sequence[str]) -> int:
     if options.help:
         parse(build_parser(), argv)
     if options.scores is not None:
-        return _report_tables(argv, options.ckpt)
+        if options.ckpt is not None:
+            raise UserError("--scores reports from score tables alone: leave out --ckpt")
+        from diffguard_cli.score_reports import report_scores
+
+        return report_scores(argv, _command(argv))
     if not options.ckpt:
         raise UserError("--ckpt is missing: name the detector.ckpt that training wrote")
     content, arguments = _arguments(argv, options.ckpt[0])
@@ -181,45 +183,6 @@ def _preliminary_options(argv: Sequence[str]) -> Namespace:
     parser.add_argument("--ckpt", nargs="*")
     parser.add_argument("--scores", nargs="*")
     return parser.parse_known_args(list(argv))[0]
-
-
-def _report_tables(argv: Sequence[str], ckpts: Sequence[str] | None) -> int:
-    """Report from score tables alone, without a model."""
-    if ckpts is not None:
-        raise UserError("--scores reports from score tables alone: leave out --ckpt")
-    parser = Parser("Report again from evaluation folders.", prog=command_line("evaluate"))
-    add_scores_arguments(parser)
-    parser.add_argument("--output", type=str | None, default=None)
-    add_full_table(parser)
-    options = parse(parser, argv)
-    if options.over_seeds:
-        return _report_seeds(options)
-    if len(options.scores) > 1 and options.output is None:
-        raise UserError("--output is missing: name a folder for the joint results of several runs")
-
-    from diffguard.report.publish import report_again
-
-    folders = [user_path(folder, "--scores") for folder in options.scores]
-    output = Path(options.output) if options.output else folders[0]
-    report_again(
-        folders, options.fuse, output, full_table=options.full_table, command=_command(argv)
-    )
-    return 0
-
-
-def _report_seeds(options: Any) -> int:
-    """Print the results of several seeds, and write them if `--output` names a folder."""
-    if options.fuse or options.full_table:
-        raise UserError("--over_seeds reads finished results: leave out --fuse and --full_table")
-
-    from diffguard.report.seed_tables import to_markdown, write_seeds
-    from diffguard.report.seeds import read_seeds
-
-    seeds = read_seeds([user_path(folder, "--scores") for folder in options.scores])
-    say(*to_markdown(seeds).splitlines())
-    if options.output:
-        write_seeds(user_path(options.output, "--output"), seeds)
-    return 0
 
 
 def _print_cost(content: Mapping[str, Any], arguments: EvaluationArguments) -> int:

@@ -35,13 +35,21 @@ def add_scores_arguments(parser: Parser) -> None:
         nargs="+",
         default=[],
         help="report again from the score tables of these evaluation folders, without a model; "
-        "several folders must be runs on the same data, and are joined",
+        "several must be runs on the same data, and are joined; a published scores.csv alone needs "
+        "--groups",
     )
     parser.add_argument(
         "--fuse",
         type=dict[str, list[str]],
         default={},
         help="with --scores: additional fusions, such as --fuse.mine '[diffguard, msp]'",
+    )
+    parser.add_argument(
+        "--groups",
+        type=dict[str, str],
+        default={},
+        help="with --scores of tables without manifest.json: the group of each set, such as "
+        "--groups.digits id --groups.letters far",
     )
     parser.add_argument(
         "--over_seeds",

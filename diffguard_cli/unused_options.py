@@ -47,6 +47,7 @@ def check_evaluation_options(argv: Sequence[str], arguments: EvaluationArguments
         UserError: Naming the option.
     """
     _refuse(argv, _FOR_TRAINING, "it belongs to training")
+    _refuse(argv, ["groups", "over_seeds"], "it belongs to --scores")
     if arguments.images:
         _refuse(argv, _FOR_SETS, "it belongs to an evaluation on ID and OOD sets, without --images")
     else:

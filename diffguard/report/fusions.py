@@ -62,6 +62,6 @@ def _check_fusible(run: ScoredRun, name: str) -> None:
     if name not in run.calibration:
         raise UserError(
             f"fusion normalizes {name!r} by its scores of the ID validation images, which are "
-            "missing: start the evaluation with its checkpoint again, which writes calibration.csv "
-            "without scoring again"
+            "missing: put calibration.csv beside scores.csv, or start the evaluation with its "
+            "checkpoint again, which writes it without scoring again"
         )

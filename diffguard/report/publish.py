@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
+from diffguard.errors import UserError
 from diffguard.printing import say
 from diffguard.report import figures
 from diffguard.report.cases import Cases
@@ -27,9 +28,9 @@ from diffguard.report.html.evaluation import write_evaluation
 from diffguard.report.join import join_runs
 from diffguard.report.logged import OVERVIEW, log_results
 from diffguard.report.panel import PanelRow, panel
+from diffguard.report.published_table import has_manifest, read_scores
 from diffguard.report.results_files import write_results
 from diffguard.report.results_log import ResultsLog
-from diffguard.report.run_files import read_run
 from diffguard.report.scored_run import ScoredRun
 from diffguard.report.summary import summarize
 from diffguard.report.tensorboard import TensorBoardLog
@@ -99,17 +100,20 @@ def report_again(
     fusions: Mapping[str, Sequence[str]],
     output: Path,
     *,
+    groups: Mapping[str, str] | None = None,
     full_table: bool = False,
     command: str = "",
 ) -> dict[str, Any]:
     """Compute results again from evaluation folders alone, without a model.
 
     Args:
-        folders: Evaluation folders; several are joined, see `diffguard.report.join`.
+        folders: Evaluation folders or score tables; several are joined, see
+            `diffguard.report.join`.
         fusions: Further fusions, name -> scores.
         output: Folder for the results, see `report`; TensorBoard's files go to `tensorboard` in it.
             If it is one of `folders`, the page is `report_of_scores.html`, so that the images of
             `report.html` are kept.
+        groups: See `published_table.read_scores`; needed for tables without a manifest only.
         full_table: Whether to print every score on every set.
         command: The command line, for the report.
 
@@ -117,7 +121,10 @@ def report_again(
         UserError: If a folder cannot be read, the runs scored different data, or a fusion is
             impossible.
     """
-    run = add_fusions(join_runs([read_run(folder) for folder in folders]), fusions)
+    if groups and all(map(has_manifest, folders)):
+        raise UserError("--groups has no effect: the manifest of each folder names the groups")
+    runs = [read_scores(folder, groups or {}) for folder in folders]
+    run = add_fusions(join_runs(runs), fusions)
     if command and len(folders) > 1:
         run = replace(run, settings={**run.settings, "command": command})
     is_source = output.resolve() in [folder.resolve() for folder in folders]

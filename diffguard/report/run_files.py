@@ -12,9 +12,7 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -23,25 +21,23 @@ from pathlib import Path
 from typing import Annotated, Any, NotRequired
 
 import numpy as np
-import torch
 from pydantic import Field, FiniteFloat
 from torch import Tensor
 from typing_extensions import TypedDict
 
-from diffguard.errors import UserError, reason_of
+from diffguard.errors import UserError
+from diffguard.report.calibration_file import read_calibration, write_calibration
 from diffguard.report.opponents import Opponents, PlainOpponents, comparisons
 from diffguard.report.score_costs import read_cost
 from diffguard.report.scored_run import ScoredRun, Thresholds
-from diffguard.score_table.cells import from_cell
 from diffguard.score_table.contents import read_contents
-from diffguard.score_table.encoding import encode_rows
 from diffguard.score_table.manifest import FORMAT, read_manifest
 from diffguard.score_table.merge import merge
 from diffguard.score_table.table import ScoreTable
 from diffguard.scores.fusion_rule import DIFFGUARD, FUSION
 from diffguard.storage.files import replace_file
 from diffguard.storage.json_files import read_json
-from diffguard.storage.reading import open_regular, read_text
+from diffguard.storage.reading import open_regular
 
 _DIGESTED = ("scores.csv", "calibration.csv", "contents.npy")
 
@@ -95,7 +91,7 @@ def read_run(folder: Path, table: ScoreTable | None = None) -> ScoredRun:
             f"{folder / 'contents.npy'} has {len(contents)} images, the table {len(table)}: "
             "restore the file, or delete it"
         )
-    table, remarks = _comparable(table)
+    table, remarks = comparable(table)
     thresholds, baselines = content.get("thresholds"), content.get("baselines")
     opponents = None if baselines is None else Opponents.from_plain(baselines)
     return ScoredRun(
@@ -104,7 +100,7 @@ def read_run(folder: Path, table: ScoreTable | None = None) -> ScoredRun:
         groups=manifest["groups"],
         sets=manifest["sets"],
         seed=manifest["seed"],
-        calibration=_read_calibration(folder / "calibration.csv"),
+        calibration=read_calibration(folder),
         settings=content["settings"],
         absent=content["absent"],
         cost=read_cost(folder, table, content.get("parts", {})),
@@ -117,8 +113,12 @@ def read_run(folder: Path, table: ScoreTable | None = None) -> ScoredRun:
     )
 
 
-def _comparable(table: ScoreTable) -> tuple[ScoreTable, list[str]]:
-    """The table with the scores that all images have, and a remark on those of a cascade."""
+def comparable(table: ScoreTable) -> tuple[ScoreTable, list[str]]:
+    """The table with the scores that all images have, and a remark on those of a cascade.
+
+    Args:
+        table: A score table.
+    """
     complete = table.complete_scores
     absent = [name for name in table.scores if name not in complete]
     if not absent:
@@ -159,9 +159,7 @@ def write_run(
     Raises:
         UserError: If the files cannot be written.
     """
-    rows = zip(*(values.tolist() for values in calibration.values()), strict=True)
-    with replace_file(Path(folder) / "calibration.csv") as path:
-        path.write_bytes(encode_rows([list(calibration), *rows]))
+    write_calibration(Path(folder), calibration)
     content = {
         "settings": settings,
         "absent": absent,
@@ -215,27 +213,6 @@ def _check_rows(folder: Path, table: ScoreTable, sets: Mapping[str, Mapping[str,
             f"{folder / 'scores.csv'} is damaged: a row is repeated or out of order: delete it and "
             "start the same command again, which writes it from the tables in scores"
         )
-
-
-def _read_calibration(path: Path) -> dict[str, Tensor]:
-    try:
-        text = read_text(path)
-    except FileNotFoundError:
-        return {}
-    try:
-        header, *rows = list(csv.reader(io.StringIO(text, newline=""))) or [[]]
-        names = [from_cell(name) for name in header]
-        values = torch.tensor([[float(cell) for cell in row] for row in rows], dtype=torch.float64)
-        columns = dict(zip(names, values.reshape(len(rows), len(names)).T, strict=True))
-        if not rows or len(columns) < len(names) or not values.isfinite().all():
-            raise ValueError("a score is missing, repeated or not finite")  # noqa: TRY301
-    except (ValueError, RuntimeError, csv.Error) as error:
-        raise UserError(
-            f"{path} is damaged ({reason_of(error)}): expected a number per score and ID "
-            "validation image; evaluate again with the checkpoint, which writes the file without "
-            "scoring again"
-        ) from error
-    return columns
 
 
 def _read_run_file(folder: Path) -> _RunFile | None:
