@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -81,10 +81,10 @@ def score_chart(name: str, parts: Mapping[str, Floats], threshold: float | None)
         threshold: The score above which an image is OOD; None draws none.
 
     Returns:
-        The chart. The outermost 0.5% of all scores share the first and the last bin.
+        The chart. The outermost 0.5% of the scores of a set may share the first or the last bin.
     """
     figure, summary, rows = go.Figure(), [], []
-    edges = _edges(np.concatenate(list(parts.values())))
+    edges = _edges(parts.values())
     for number, (key, values) in enumerate(parts.items()):
         share = np.histogram(values.clip(edges[0], edges[-1]), edges)[0] / len(values)
         label = f"{printable(key)} ({len(values):,})"
@@ -139,8 +139,10 @@ def thin(curve: Floats) -> Floats:
     return curve[places]
 
 
-def _edges(values: Floats) -> Floats:
-    low, high = np.quantile(values, [0.005, 0.995])
+def _edges(parts: Iterable[Floats]) -> Floats:
+    """Edges of common bins; a set of few images is as visible as one of many."""
+    lows, highs = zip(*(np.quantile(values, [0.005, 0.995]) for values in parts), strict=True)
+    low, high = min(lows), max(highs)
     if low == high:
         low, high = low - 0.5, high + 0.5
     return np.linspace(low, high, _BINS + 1)

@@ -147,6 +147,12 @@ def test_tables_hold_the_values_of_the_charts():
     assert (chart.heads, chart.rows) == (["set", "one", "two"], [["far", "25.0%", "75.0%"]])
 
 
+def test_the_score_of_a_single_image_is_within_its_chart():
+    chart = score_chart("msp", {"ID": np.linspace(0, 1, 1000), "mine": np.array([6.0])}, 0.9)
+    shares = json.loads(chart.figure)["data"][1]
+    assert max(shares["x"]) == pytest.approx(6)
+
+
 def test_names_in_charts_are_not_markup():
     chart = score_chart("msp", {SCRIPT: np.arange(9.0), "b": np.ones(3)}, None)
     assert json.loads(chart.figure)["data"][0]["name"].startswith("&lt;/script&gt;")
