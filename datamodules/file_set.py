@@ -12,6 +12,7 @@ from datamodules.folders import describe_left_out, list_files
 from datamodules.hashing import file_hash
 from datamodules.image_list import read_list
 from datamodules.image_set import ImageSet, MissingDataError, no_labels
+from datamodules.list_versions import list_version
 from diffguard.errors import UserError
 from diffguard.inputs.image_files import read_image, why_no_image
 from diffguard.storage.paths import kind_of
@@ -181,9 +182,17 @@ def list_set(
         name, folder, rows.paths, labels, class_names if labeled else None, path_is_key=False
     )
     images.lines, images.list_file = rows.lines, list_file
+    images.list_version = list_version(list_file, rows.paths, rows.labels)
     if labeled and -1 in rows.labels:
         place = images.origin(rows.labels.index(-1))
         raise UserError(f"{place}: an ID image needs a label of at least 0, got -1")
+    remarks = []
     if rows.repeated:
-        images.remarks = [f"set {name!r}: {list_file} repeats {rows.repeated} images"]
+        remarks.append(f"set {name!r}: {list_file} repeats {rows.repeated} images")
+    if images.list_version == "differs":
+        remarks.append(
+            f"set {name!r}: {list_file} ({len(rows.paths):,} images) is not OpenOOD v1.5's list of "
+            "this name: results cannot be compared with its leaderboard"
+        )
+    images.remarks = remarks
     return images

@@ -43,9 +43,12 @@ class ImageSet(Dataset[dict[str, Any]]):
     Attributes:
         indices: Position -> index in the full list.
         remarks: Lines for the user, such as the files that were left out.
+        list_version: For a set that is read from an image list, whether it is OpenOOD's, see
+            `list_versions.list_version`; empty for others.
     """
 
     remarks: Sequence[str] = ()
+    list_version: str = ""
 
     def __init__(self, name: str, labels: Tensor, class_names: Sequence[str] | None = None) -> None:
         self.name = name
@@ -55,6 +58,11 @@ class ImageSet(Dataset[dict[str, Any]]):
 
     def __len__(self) -> int:
         return len(self.indices)
+
+    @property
+    def total(self) -> int:
+        """Number of images of the full list, of which this may be a subset."""
+        return len(self._labels)
 
     @property
     def labels(self) -> Tensor:

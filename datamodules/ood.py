@@ -108,6 +108,18 @@ class OODDataModule(LightningDataModule):
         limit = None if part == "train" else self.config.limit
         return [images.subset(limit) for images in self.sets.of_part(part)]
 
+    def image_lists(self) -> dict[str, dict[str, Any]]:
+        """Set -> `{list, n, scored}` of the test sets that are read from image lists.
+
+        `list` is the version of the list, see `list_versions.list_version`; `n` is the number of
+        its images, and `scored` the number of those that `limit` leaves.
+        """
+        return {
+            images.name: {"list": images.list_version, "n": images.total, "scored": len(images)}
+            for images in self.evaluation_sets("test")
+            if images.list_version
+        }
+
     def image_stream(
         self, paths: Sequence[str | Path], without: Collection[Path] = ()
     ) -> EvaluationStream:

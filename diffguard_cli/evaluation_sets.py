@@ -142,6 +142,7 @@ def _publish(
         "device": str(detector.device),
         "command": arguments.command,
         "decision": decision,
+        "image_lists": arguments.data.image_lists(),
         **scoring.identity,
     }
     calibration = detector.require_calibration()

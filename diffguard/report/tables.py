@@ -8,6 +8,7 @@ from typing import Any
 
 from diffguard.printing import printable
 from diffguard.report.comparison_notes import comparison_notes
+from diffguard.report.image_lists import image_list_notes
 from diffguard.report.score_costs import COSTS, cost_text, costs_of
 from diffguard.report.stages import stage_notes
 from diffguard.scores.conformal import as_percent
@@ -179,6 +180,7 @@ def make_notes(results: Mapping[str, Any]) -> list[tuple[str, str]]:
         notes.append(("Cost", ", ".join([*costs, *_acceleration(results["settings"])])))
     notes += stage_notes(results)
     notes += comparison_notes(results)
+    notes += image_list_notes(results["settings"])
     notes += [("Left out", why) for why in results["absent"].values()]
     errors = {name: count for name, count in results["errors"].items() if count}
     if errors:
