@@ -13,6 +13,7 @@ from pathlib import Path
 from lightning.pytorch.utilities import rank_zero_only
 
 from diffguard.errors import UserError
+from diffguard.pretrained import checkpoint_file
 from diffguard.printing import say
 from diffguard.report.join import run_labels
 from diffguard.report.seed_tables import to_markdown, write_seeds
@@ -65,7 +66,8 @@ def planned_runs(ckpts: Sequence[str], seeds: Sequence[int]) -> list[PlannedRun]
         if min(seeds) < 0 or max(seeds) >= 2**32:
             raise UserError(f"--seeds must be 0 to {2**32 - 1:,}, got {list(seeds)}")
         return [PlannedRun(ckpts[0], seed, f"seed{seed}") for seed in seeds]
-    paths = [require_file(user_path(ckpt, "--ckpt"), "checkpoint") for ckpt in ckpts]
+    files = [checkpoint_file(user_path(ckpt, "--ckpt")) for ckpt in ckpts]
+    paths = [require_file(file, "checkpoint") for file in files]
     if len({path.resolve() for path in paths}) < len(paths):
         raise UserError("--ckpt got a checkpoint twice: name each one once")
     if len({results_folder(ckpt).resolve() for ckpt in ckpts}) < len(ckpts):

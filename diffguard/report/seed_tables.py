@@ -8,26 +8,23 @@ from dataclasses import asdict
 from pathlib import Path
 from statistics import mean, stdev
 
-from diffguard.report.seeds import PairedTest, Seed, opponents_of, paired_tests
+from diffguard.report.seeds import PairedTest, Seed, Values, opponents_of, paired_tests
 from diffguard.report.tables import markdown_row
 from diffguard.storage.files import replace_file
 
 
 def to_markdown(seeds: Sequence[Seed]) -> str:
-    """Two tables: the AUROC of each score, and the paired tests with the gain of each seed.
+    """AUROC and FPR@95 of each score, and the paired tests with the gain of each seed.
 
     The gain of a seed has its 95% bootstrap interval, if its evaluation made the comparison.
 
     Args:
         seeds: Two seeds or more, see `seeds.read_seeds`.
     """
-    first = seeds[0].auroc
-    scores, sets = ([*dict.fromkeys(key[place] for key in first)] for place in (0, 1))
     lines = [f"AUROC in %, mean ± standard deviation over {len(seeds)} seeds", ""]
-    lines += _header(["score", *sets])
-    for score in scores:
-        values = [[seed.auroc[score, name] for seed in seeds] for name in sets]
-        lines.append(markdown_row([score, *map(_spread, values)]))
+    lines += _table([seed.auroc for seed in seeds])
+    lines += ["", "FPR@95 in %, the share of OOD images accepted when 95% of ID images are", ""]
+    lines += _table([seed.fpr95 for seed in seeds])
     lines += ["", f"Accuracy on ID test images: {_spread([seed.accuracy for seed in seeds])} %"]
     opponents = opponents_of(seeds)
     if opponents is not None:
@@ -42,13 +39,18 @@ def to_markdown(seeds: Sequence[Seed]) -> str:
 
 
 def write_seeds(folder: Path, seeds: Sequence[Seed]) -> None:
-    """Write `seeds.md`, the tables, and `seeds.json`, the AUROC of each seed and the tests.
+    """Write `seeds.md`, the tables, and `seeds.json`, the values of each seed and the tests.
 
     Raises:
         UserError: If the files cannot be written.
     """
     rows = [
-        {"score": score, "dataset": name, "auroc": [seed.auroc[score, name] for seed in seeds]}
+        {
+            "score": score,
+            "dataset": name,
+            "auroc": [seed.auroc[score, name] for seed in seeds],
+            "fpr95_id_positive": [seed.fpr95[score, name] for seed in seeds],
+        }
         for score, name in seeds[0].auroc
     ]
     opponents = opponents_of(seeds)
@@ -64,6 +66,16 @@ def write_seeds(folder: Path, seeds: Sequence[Seed]) -> None:
     }.items():
         with replace_file(folder / name) as path:
             path.write_text(text, encoding="utf-8", newline="")
+
+
+def _table(seeds: Sequence[Values]) -> list[str]:
+    """A row per score with the values of all sets and groups."""
+    scores, sets = ([*dict.fromkeys(key[place] for key in seeds[0])] for place in (0, 1))
+    lines = _header(["score", *sets])
+    for score in scores:
+        values = [[seed[score, name] for seed in seeds] for name in sets]
+        lines.append(markdown_row([score, *map(_spread, values)]))
+    return lines
 
 
 def _test_row(test: PairedTest) -> str:

@@ -23,7 +23,7 @@ from diffguard.report.opponents import (
 from diffguard.storage.json_files import read_json
 from diffguard.storage.paths import require_file
 
-AUROCs = Mapping[tuple[str, str], float]  # of a score on a set or group
+Values = Mapping[tuple[str, str], float]  # of a score on a set or group
 _GROUPS = ("near", "far")
 # Differences of AUROC below it are rounding errors.
 _ROUNDING = 1e-12
@@ -33,6 +33,7 @@ class _Row(TypedDict):
     score: str
     dataset: str
     auroc: float
+    fpr95_id_positive: float
 
 
 class _Id(TypedDict):
@@ -59,13 +60,15 @@ class Seed:
 
     Attributes:
         auroc: AUROC of each score on each set and group, in [0, 1].
+        fpr95: FPR@95 with ID as the positive class, likewise.
         accuracy: Accuracy of the classifier on the ID test images, in [0, 1].
         opponents: The baselines of the run; None if its results do not record them.
         intervals: (score, against, group) -> 95% interval of the difference of AUROC, for the
             comparisons of the run.
     """
 
-    auroc: AUROCs
+    auroc: Values
+    fpr95: Values
     accuracy: float
     opponents: Opponents | None
     intervals: Mapping[tuple[str, str, str], tuple[float, float]]
@@ -121,12 +124,13 @@ def read_seeds(folders: Sequence[Path]) -> list[Seed]:
 
 def _read_seed(folder: Path) -> Seed:
     results = read_json(require_file(folder / "results.json", "results"), _Results)
-    plain = results.get("baselines")
+    rows, plain = results["rows"], results.get("baselines")
     return Seed(
-        {(row["score"], row["dataset"]): row["auroc"] for row in results["rows"]},
-        results["id"]["accuracy"],
-        None if plain is None else Opponents.from_plain(plain),
-        {
+        auroc={(row["score"], row["dataset"]): row["auroc"] for row in rows},
+        fpr95={(row["score"], row["dataset"]): row["fpr95_id_positive"] for row in rows},
+        accuracy=results["id"]["accuracy"],
+        opponents=None if plain is None else Opponents.from_plain(plain),
+        intervals={
             (row["score"], row["against"], row["group"]): (row["ci95"][0], row["ci95"][1])
             for row in results["comparisons"]
         },

@@ -32,8 +32,8 @@ def write_folders(root, validation):
     """Evaluation folders of three seeds; files have more keys than are read."""
     for seed in range(3):
         rows = [
-            {"score": score, "dataset": name, "auroc": values[seed], "fpr95": 0.1}
-            for (score, name), values in AUROC.items()
+            {"score": score, "dataset": name, "auroc": v[seed], "fpr95_id_positive": 1 - v[seed]}
+            for (score, name), v in AUROC.items()
         ]
         pair = {"score": "fusion", "against": "fusion_baselines", "group": "near"}
         opponents = Opponents(("knn", "msp"), validation[seed], ("choice",), "no set")
@@ -101,6 +101,7 @@ def test_the_command_prints_and_writes_the_tables(folders, tmp_path, capsys):
     printed = capsys.readouterr().out
     assert printed == (tmp_path / "all" / "seeds.md").read_text()
     assert "| fusion_baselines | 80.0 ± 1.0 | 91.0 ± 1.0 |" in printed
+    assert "| fusion_baselines | 20.0 ± 1.0 | 9.0 ± 1.0 |" in printed  # FPR@95
     assert "Accuracy on ID test images: 91.0 ± 1.0 %" in printed
     assert "Best baseline: knn, by its AUROC of 83.33 on OOD validation (choice)" in printed
     row = next(line for line in printed.splitlines() if "fusion − fusion_baselines, near" in line)
@@ -111,6 +112,7 @@ def test_the_command_prints_and_writes_the_tables(folders, tmp_path, capsys):
         "score": "diffguard",
         "dataset": "near",
         "auroc": [0.7, 0.69, 0.715],
+        "fpr95_id_positive": pytest.approx([0.3, 0.31, 0.285]),
     }
     assert content["baselines"]["best"] == "knn"
 

@@ -11,12 +11,21 @@ from diffguard.errors import UserError
 from diffguard.score_table.table import ScoreTable
 from diffguard_cli import evaluation, evaluation_sets
 from diffguard_cli.evaluation_seeds import planned_runs
+from tests.helpers.read_sets import recorded_sets
 
 
 def test_each_seed_resumes_in_its_folder(ckpt, capsys, monkeypatch):
     words = ["--ckpt", str(ckpt), "--seeds", "0", "5", "--panels", "0"]
     words += ["--detector.methods", "[diffguard, minority]"]
     score, seeds = evaluation_sets.score_sets, []
+    recalibrate, seen = evaluation_sets.recalibrated, set()
+
+    def watched(*arguments):
+        with monkeypatch.context() as patch:
+            sets = recorded_sets(patch)
+            scoring = recalibrate(*arguments)
+            seen.update(sets)
+        return scoring
 
     def crash(content, arguments):
         seeds.append(arguments.seed)
@@ -26,11 +35,14 @@ def test_each_seed_resumes_in_its_folder(ckpt, capsys, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(evaluation_sets, "score_sets", crash)
+        patch.setattr(evaluation_sets, "recalibrated", watched)
         with pytest.raises(UserError, match="out of disk space"):
             evaluate.main(words)
     folder = ckpt.parent / "seeds"
     sessions = (folder / "seed0" / "timing.jsonl").read_text()
     assert seeds == [0, 5]
+    # The calibration with other settings sees no test image.
+    assert seen == {"shapes_validation"}
     assert not (folder / "seed5" / "scores.csv").exists()
     assert evaluate.main(words) == 0
     assert (folder / "seed0" / "timing.jsonl").read_text() == sessions  # nothing is scored again
@@ -58,6 +70,7 @@ def test_checkpoints_of_several_trainings_are_evaluated_and_compared(
         path.parent.mkdir()
         shutil.copy(ckpt, path)
         row = {"score": "msp", "dataset": "near", "auroc": 0.5 + 0.1 * number}
+        row["fpr95_id_positive"] = 0.9
         content = {"rows": [row], "id": {"accuracy": 0.5}, "comparisons": []}
         path.with_name("results.json").write_text(json.dumps(content))
 
@@ -95,6 +108,11 @@ def test_a_wrong_choice_of_runs_is_refused(tmp_path, monkeypatch, names, seeds, 
         Path(name).touch()
     with pytest.raises(UserError, match=message):
         planned_runs(names, seeds)
+
+
+def test_a_shipped_detector_is_a_checkpoint(tmp_path, ckpt):
+    labels = [run.label for run in planned_runs([str(ckpt), "demo"], [])]
+    assert labels == [tmp_path.name, "demo"]
 
 
 def test_the_folders_of_runs_have_their_names():
