@@ -3,6 +3,8 @@
 import json
 import shutil
 
+import pytest
+
 from diffguard.score_table.table import ScoreTable
 from diffguard.settings.methods import METHODS as NAMES
 from tests.helpers.commands import command, start
@@ -24,7 +26,7 @@ def test_two_processes_give_the_table_of_one(run_folder, tmp_path):
     both = ["--trainer.devices", 2, "--trainer.strategy", "ddp", "--trainer.progress", "true"]
     two = command("evaluate.py", "--ckpt", ckpt, *common, *both, "--output", tmp_path / "two")
     assert two.returncode == 0, two.stderr
-    assert sorted(p.name for p in (tmp_path / "two" / "scores").iterdir()) == [
+    assert sorted(p.name for p in (tmp_path / "two" / "scores").glob("*.csv")) == [
         "rank-0.csv",
         "rank-1.csv",
     ]
@@ -36,6 +38,11 @@ def test_two_processes_give_the_table_of_one(run_folder, tmp_path):
     assert two.stdout.count("ID accuracy") == 1
     results = [json.loads((tmp_path / n / "results.json").read_text()) for n in ("one", "two")]
     assert results[0]["rows"] == results[1]["rows"]
+    first, second = (run["cost"]["scores"] for run in results)
+    for row, other in zip(first, second, strict=True):
+        assert row.pop("score") == other.pop("score")
+        assert min(row.pop("milliseconds"), other.pop("milliseconds")) > 0
+        assert row == pytest.approx(other, rel=1e-12)
     # Only the first process reports the progress of both.
     assert two.stderr.count("evaluate: done after") == 1
     assert " of 34 images" in two.stderr
