@@ -43,15 +43,22 @@ def fit_reference(models: Models, training: TrainingImages, batch_size: int) -> 
     Raises:
         UserError: If no image can be read.
     """
-    most = models.settings.reference_images
-    features, labels = [], []
+    most, total = models.settings.reference_images, training.count()
+    # Features of ImageNet take 10 GB: they are written to their place instead of joined.
+    features = torch.empty(0, 0)
+    labels = torch.empty(min(most, total), dtype=torch.int64)
+    count = 0
     for output, true in classified(models, training.batches(most), batch_size):
-        features.append(output.features.float().cpu())
-        labels.append(true)
-    if not labels:
+        rows = slice(count, count + len(true))
+        if not count:
+            features = torch.empty(len(labels), output.features.shape[1])
+        features[rows], labels[rows] = output.features, true
+        count = rows.stop
+    if not count:
         raise UserError("no ID training image can be read: check their files")
-    share = min(1.0, most / training.count())
-    return Reference(torch.cat(features), torch.cat(labels), share)
+    if count < len(labels):  # some could not be read, and a checkpoint would save their rows too
+        features, labels = features[:count].clone(), labels[:count].clone()
+    return Reference(features, labels, min(1.0, most / total))
 
 
 def classified(

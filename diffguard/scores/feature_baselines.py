@@ -13,13 +13,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from diffguard.errors import UserError
-from diffguard.scores.reference import Reference
+from diffguard.scores.reference import Reference, UnitRows
 
 Score = Callable[[Tensor], Tensor]
 
-# Neighbors of NNGuide, and features that it compares at once; both as in pytorch-ood.
+# Neighbors of NNGuide, as in pytorch-ood.
 GUIDE_NEIGHBORS = 10
-_GUIDE_ROWS = 65_536
 # Rows in which SHE classifies the reference images, as in pytorch-ood.
 _PREDICTED_ROWS = 1024
 # Keeps quotients finite.
@@ -75,9 +74,16 @@ def she(reference: Reference, head: nn.Linear) -> Score:
         )
     detector = SHE(None, head)
     members = (right & (reference.labels == k) for k in range(head.out_features))
-    detector.patterns = torch.stack([reference.features[rows].mean(0) for rows in members])
+    detector.patterns = torch.stack([_mean(reference, mask) for mask in members])
     score: Score = detector.predict_features
     return score
+
+
+def _mean(reference: Reference, mask: Tensor) -> Tensor:
+    """Mean feature of some of the images, `(D,)`; `mask` is `(N,)` bool."""
+    rows = mask.nonzero()[:, 0]
+    sums = [reference.features[part].sum(0) for part in rows.split(reference.chunk_rows)]
+    return torch.stack(sums).sum(0) / len(rows)
 
 
 class NNGuide:
@@ -92,18 +98,14 @@ class NNGuide:
     """
 
     def __init__(self, reference: Reference, head: nn.Linear) -> None:
-        self._head, self._bank = head, torch.empty_like(reference.features)
-        rows = 0
-        for features, _ in reference.chunks():
-            scaled = F.normalize(features, dim=1) * head(features).logsumexp(1)[:, None]
-            self._bank[rows : rows + len(features)] = scaled
-            rows += len(features)
+        energies = [head(features).logsumexp(1) for features, _ in reference.chunks()]
+        self._head, self._rows = head, UnitRows(reference, torch.cat(energies))
 
     def __call__(self, features: Tensor) -> Tensor:
         """Score features `(B, D)`: `(B,)`, higher = more OOD."""
         unit, top = F.normalize(features, dim=1), features.new_empty(len(features), 0)
-        for part in self._bank.split(_GUIDE_ROWS):
-            candidates = torch.cat([top, unit @ part.T], dim=1)
+        for rows in self._rows.chunks():
+            candidates = torch.cat([top, unit @ rows.T], dim=1)
             top = candidates.topk(min(GUIDE_NEIGHBORS, candidates.shape[1]), dim=1).values
         return -(top.mean(1) * self._head(features).logsumexp(1))
 

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 from functools import cache
+from typing import TYPE_CHECKING
 
 import torch
 from threadpoolctl import ThreadpoolController
 from torch import Tensor
+from torch.nn import functional as F
 
-from diffguard.scores.reference import Reference
+from diffguard.scores.reference import Reference, UnitRows
+
+if TYPE_CHECKING:
+    from sklearn.neighbors import NearestNeighbors
 
 
 class NeighborDistance:
     """Distance to the k-th nearest feature, all divided by their Euclidean norm.
 
-    pytorch-ood's `KNN` gives the same scores, but copies the features twice while it is fitted.
+    pytorch-ood's `KNN` gives the same scores, but copies the features twice while it is fitted. A
+    large reference is searched in chunks.
 
     Args:
         reference: Features of ID training images.
@@ -25,29 +31,35 @@ class NeighborDistance:
         # Importing scikit-learn takes seconds.
         from sklearn.neighbors import NearestNeighbors
 
-        bank = torch.empty_like(reference.features)
-        rows = 0
-        for features, _ in reference.chunks():
-            bank[rows : rows + len(features)] = _unit(features)
-            rows += len(features)
         self.count = reference.neighbors(knn_k)
-        self.index = NearestNeighbors().fit(bank.numpy())
+        self._rows = rows = UnitRows(reference)
+        self.index = None if rows.whole is None else NearestNeighbors().fit(rows.whole.numpy())
 
     def __call__(self, features: Tensor) -> Tensor:
         """Score features `(B, D)`: `(B,)`, higher = more OOD."""
+        unit = F.normalize(features, dim=1)
+        if self.index is not None:
+            return self._nearest(self.index, unit)[:, -1]
+        from sklearn.neighbors import NearestNeighbors
+
+        nearest = unit.new_empty(len(unit), 0)
+        for rows in self._rows.chunks():
+            index = NearestNeighbors().fit(rows.numpy())
+            nearest = torch.cat([nearest, self._nearest(index, unit)], dim=1)
+            nearest = nearest.topk(min(self.count, nearest.shape[1]), dim=1, largest=False).values
+        return nearest[:, -1]
+
+    def _nearest(self, index: NearestNeighbors, unit: Tensor) -> Tensor:
+        """The smallest distances of features to those of an index, in ascending order."""
         # Without a limit, scikit-learn uses all cores instead of torch's number of threads.
-        self.index.n_jobs = threads = torch.get_num_threads()
+        index.n_jobs = threads = torch.get_num_threads()
+        count = min(self.count, index.n_samples_fit_)
         with _thread_pools().limit(limits=threads, user_api="openmp"):
-            distances, _ = self.index.kneighbors(_unit(features).numpy(), n_neighbors=self.count)
-        return torch.from_numpy(distances[:, -1])
+            distances, _ = index.kneighbors(unit.numpy(), n_neighbors=count)
+        return torch.from_numpy(distances)
 
 
 @cache
 def _thread_pools() -> ThreadpoolController:
     """The thread pools of all loaded libraries, including scikit-learn's."""
     return ThreadpoolController()
-
-
-def _unit(features: Tensor) -> Tensor:
-    # A row of zeros stays finite.
-    return features / features.norm(dim=1, keepdim=True).clamp(min=1e-12)

@@ -5,11 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
+from torch.nn import functional as F
 
-# Rows that a fit computes on at once. It bounds the memory: 1.28 million features of width 2,048
-# take 10 GB, and most fits would copy them several times.
+# What a fit computes on at once, at most. It bounds the memory: 1.28 million features of width
+# 2,048 take 10 GB, and most fits would copy them several times.
 CHUNK_ROWS = 65_536
+CHUNK_NUMBERS = 2**25
+# Normalized features beyond 1 GiB are computed again for each batch instead of kept.
+KEPT_NUMBERS = 2**28
 
 
 @dataclass
@@ -44,7 +49,46 @@ class Reference:
         """The same features in float32 on the CPU."""
         return Reference(self.features.float().cpu(), self.labels.cpu(), self.share)
 
+    @property
+    def chunk_rows(self) -> int:
+        """Images that are computed on at once."""
+        return max(1, min(CHUNK_ROWS, CHUNK_NUMBERS // self.features.shape[1]))
+
     def chunks(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Features and labels of at most `CHUNK_ROWS` images at a time."""
-        parts = self.features.split(CHUNK_ROWS), self.labels.split(CHUNK_ROWS)
+        """Features and labels of at most `chunk_rows` images at a time."""
+        parts = self.features.split(self.chunk_rows), self.labels.split(self.chunk_rows)
         return zip(*parts, strict=True)
+
+
+class UnitRows:
+    """Features divided by their Euclidean norms, and multiplied by a factor each.
+
+    Args:
+        reference: The features.
+        factors: `(N,)`; None leaves the rows at norm 1.
+
+    Attributes:
+        whole: `(N, D)`; None if they are too large to keep.
+    """
+
+    def __init__(self, reference: Reference, factors: Tensor | None = None) -> None:
+        self._reference, self._factors = reference, factors
+        self.whole: Tensor | None = None
+        if reference.features.numel() <= KEPT_NUMBERS:
+            whole, first = torch.empty_like(reference.features), 0
+            for rows in self.chunks():
+                whole[first : first + len(rows)] = rows
+                first += len(rows)
+            self.whole = whole
+
+    def chunks(self) -> Iterator[Tensor]:
+        """At most `Reference.chunk_rows` rows at a time."""
+        size = self._reference.chunk_rows
+        if self.whole is not None:
+            yield from self.whole.split(size)
+            return
+        for number, (features, _) in enumerate(self._reference.chunks()):
+            rows = F.normalize(features, dim=1)
+            if self._factors is not None:
+                rows *= self._factors[number * size : (number + 1) * size, None]
+            yield rows
