@@ -7,12 +7,28 @@ index and its pictures as data URIs. A torn last line is never read.
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from itertools import count
 from pathlib import Path
 
+from pydantic import TypeAdapter, ValidationError
+from typing_extensions import TypedDict
+
+from diffguard.errors import UserError
 from diffguard.report.html.thumbnails import Thumbnail
 from diffguard.storage.files import refuse_links, write_error
+from diffguard.storage.reading import open_regular
+
+_LONGEST = 2**20  # bytes of a line
+
+
+class _Record(TypedDict):
+    dataset: str
+    index: int
+    pictures: dict[str, str]  # heading -> data URI
+
+
+_RECORD = TypeAdapter(_Record)
 
 Images = Iterable[tuple[str, int, Sequence[Thumbnail]]]
 
@@ -83,15 +99,29 @@ def read_thumbnails(
 
     Returns:
         (dataset, index) -> thumbnails; without the images that have none.
+
+    Raises:
+        UserError: If a file is damaged in a way that a crash does not explain.
     """
-    wanted, thumbnails = frozenset(images), {}
+    selected, thumbnails = frozenset(images), {}
     for path in sorted((Path(folder) / "scores").glob("thumbnails-*.jsonl")):
-        with path.open(encoding="ascii") as file:
-            for line in file:
-                if not line.endswith("\n"):
-                    continue
-                record = json.loads(line)
-                image = record["dataset"], record["index"]
-                if image in wanted:
-                    thumbnails[image] = [Thumbnail(*pair) for pair in record["pictures"].items()]
+        for record in _records(path):
+            image = record["dataset"], record["index"]
+            if image in selected:
+                thumbnails[image] = [Thumbnail(*pair) for pair in record["pictures"].items()]
     return thumbnails
+
+
+def _records(path: Path) -> Iterator[_Record]:
+    with open_regular(path) as file:
+        for number in count(1):
+            line = file.readline(_LONGEST)
+            if not line or (len(line) < _LONGEST and not line.endswith(b"\n")):
+                return
+            try:
+                yield _RECORD.validate_json(line, strict=True)
+            except ValidationError as error:
+                raise UserError(
+                    f"{path}, line {number}, is damaged: expected the thumbnails of an image; "
+                    "delete the file; the report then lacks its pictures"
+                ) from error

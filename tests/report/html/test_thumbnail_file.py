@@ -1,3 +1,6 @@
+import pytest
+
+from diffguard.errors import UserError
 from diffguard.report.html.thumbnail_file import ThumbnailWriter, read_thumbnails
 from diffguard.report.html.thumbnails import Thumbnail
 
@@ -24,3 +27,14 @@ def test_thumbnails_of_all_processes_and_sessions_are_read(tmp_path):
         ("é", 20): PICTURES,
         ("é", 21): PICTURES[:1],
     }
+
+
+@pytest.mark.parametrize(
+    "line", ["{}", "no JSON", '{"dataset": "a", "index": "1", "pictures": {}}', "x" * 2**20]
+)
+def test_a_damaged_file_is_named(tmp_path, line):
+    ThumbnailWriter(tmp_path, 0).write([("far", 0, PICTURES)])
+    with (tmp_path / "scores" / "thumbnails-0.jsonl").open("a") as file:
+        file.write(line + "\n")
+    with pytest.raises(UserError, match=r"thumbnails-0.jsonl, line 2, is damaged"):
+        read_thumbnails(tmp_path, [])
