@@ -46,7 +46,7 @@ def test_the_card_gives_data_settings_figures_and_threshold(folder):
         "accepts at least 95% of new ID images. With 400 ID validation images",
         "| letters | far | 98.0 | 4.1 |",
         "Classifier: `small_cnn`",
-        '"steps": 5',
+        '"steps": 10',
     ):
         assert text in card.text
     assert "50.0" not in card.text
