@@ -46,7 +46,8 @@ class SharedGaussians:
         means = sums / counts[:, None]
         for features, labels in reference.chunks():
             members = labels if classes else torch.zeros_like(labels)
-            centered = self._prepared(features) - means[members]
+            centered = means[members]
+            torch.sub(self._prepared(features), centered, out=centered)
             scatter += centered.T @ centered
         ridge = max(_RIDGE, _SMALLEST_SHARE * float(scatter.trace()))
         factor = torch.linalg.cholesky(scatter + ridge * torch.eye(len(scatter)))
