@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import re
 import shlex
-import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from diffguard.errors import UserError
-from diffguard.printing import say
 from diffguard.storage.paths import user_path
 from diffguard_cli.arguments import EvaluationArguments, typed
 from diffguard_cli.evaluation_options import (
@@ -86,12 +84,12 @@ def _evaluate_several(
     argv: Sequence[str], ckpts: Sequence[str], arguments: EvaluationArguments
 ) -> int:
     """Evaluate each checkpoint, or one with each seed, and report over the seeds."""
-    from diffguard_cli.evaluation_seeds import planned_runs, report_seeds
+    from diffguard_cli.evaluation_seeds import announce, planned_runs, report_seeds
 
     runs = planned_runs(ckpts, arguments.seeds)
     folders = [run.folder(arguments.output) for run in runs]
     for run, folder in zip(runs, folders, strict=True):
-        say(f"{run.label}: {run.ckpt} to {folder}", file=sys.stderr)
+        announce(run, folder)
         content, of_run = _arguments(argv, run.ckpt)
         _evaluate(content, replace(of_run, seed=run.seed, output=str(folder)))
     if not arguments.dry_run:

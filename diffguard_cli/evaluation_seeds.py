@@ -6,6 +6,7 @@ keep their results.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,6 +75,12 @@ def planned_runs(ckpts: Sequence[str], seeds: Sequence[int]) -> list[PlannedRun]
         raise UserError("--ckpt got two checkpoints in one folder: give each its own folder")
     labels = run_labels([path.parent for path in paths])
     return [PlannedRun(ckpt, None, label) for ckpt, label in zip(ckpts, labels, strict=True)]
+
+
+@rank_zero_only
+def announce(run: PlannedRun, folder: Path) -> None:
+    """Report which evaluation begins, and the folder of its results."""
+    say(f"{run.label}: {run.ckpt} to {folder}", file=sys.stderr)
 
 
 @rank_zero_only

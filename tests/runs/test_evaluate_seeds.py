@@ -8,6 +8,7 @@ import pytest
 
 import evaluate
 from diffguard.errors import UserError
+from diffguard.report import publish
 from diffguard.score_table.table import ScoreTable
 from diffguard_cli import evaluation, evaluation_sets
 from diffguard_cli.evaluation_seeds import planned_runs
@@ -15,8 +16,9 @@ from tests.helpers.read_sets import recorded_sets
 
 
 def test_each_seed_resumes_in_its_folder(ckpt, capsys, monkeypatch):
-    words = ["--ckpt", str(ckpt), "--seeds", "0", "5", "--panels", "0"]
+    words = ["--ckpt", str(ckpt), "--seeds", "0", "5", "--panels", "0", "--data.limit", "4"]
     words += ["--detector.methods", "[diffguard, minority]"]
+    monkeypatch.setattr(publish, "_figures", lambda *_: [])  # they take most of the time
     score, seeds = evaluation_sets.score_sets, []
     recalibrate, seen = evaluation_sets.recalibrated, set()
 
