@@ -44,8 +44,6 @@ BATCH_SIZE = 32
 # unguided reconstruction.
 SAMPLER = {"sampler.steps": 10, "inversion.depth": 0.6}
 GUIDED = {"distance": ["feature_cosine", "ssim_reflect"]}
-# The band is the checkpoint's, which is the default unless the config sets one.
-CASCADE = {"fusion.rule": "cascade"}
 
 
 @dataclass(frozen=True)
@@ -84,11 +82,17 @@ class Measurement:
     aurocs: Mapping[str, float]
 
 
-def variants() -> Iterator[Variant]:
-    """The rows; those after the cascade add one ingredient each."""
+def variants(band: Sequence[float] | None) -> Iterator[Variant]:
+    """The rows; those after the cascade add one ingredient each.
+
+    Args:
+        band: The band of the cascade; defaults to that of the checkpoint.
+    """
     yield Variant("mean", {})
     yield Variant("baselines alone", {}, decision="fusion_baselines", computes_all=False)
-    changes: dict[str, Any] = dict(CASCADE)
+    changes: dict[str, Any] = {"fusion.rule": "cascade"}
+    if band is not None:
+        changes["fusion.band"] = list(band)
     yield Variant("cascade", dict(changes))
     changes |= SAMPLER
     yield Variant("+ fewer steps", dict(changes))
@@ -108,6 +112,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--limit", type=int, help="images per set for the AUROC; all by default")
     parser.add_argument("--length", type=int, default=500, help="images per stream")
     parser.add_argument("--rounds", type=int, default=2, help="measurements of each stream")
+    parser.add_argument("--band", type=float, nargs=2, help="two shares; default: the checkpoint's")
     parser.add_argument("--output", type=Path, default=Path())
     options = parser.parse_args(argv)
     torch.set_num_threads(1)
@@ -118,7 +123,7 @@ def main(argv: Sequence[str]) -> int:
     print({name: len(images) for name, images in sets.items()}, len(validation[0]), flush=True)
     subjects: list[tuple[Variant, Detector]] = []
     rows: list[Measurement] = []
-    for variant in variants():
+    for variant in variants(options.band):
         detector = calibrated(variant, content, validation)
         subjects.append((variant, detector))
         rows.append(quality(variant, detector, sets))
@@ -171,7 +176,7 @@ def calibrated(
 ) -> Detector:
     """The detector of a variant."""
     detector = Detector.from_checkpoint(content, settings=changed(content["settings"], variant))
-    if variant.changes.keys() <= CASCADE.keys():
+    if all(name.startswith("fusion.") for name in variant.changes):
         return detector
     with precision(variant):
         return detector.calibrate([validation], batch_size=BATCH_SIZE, progress=False)
