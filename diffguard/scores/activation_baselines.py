@@ -93,7 +93,7 @@ def quantile(reference: Reference, share: float) -> float:
     wanted = share * reference.features.numel()
 
     def is_enough(limit: float) -> bool:
-        below = (int((features <= limit).sum()) for features, _ in reference.chunks())
+        below = (int(torch.count_nonzero(part <= limit)) for part, _ in reference.chunks())
         return sum(below) >= wanted
 
     low, high = float(reference.features.min()), float(reference.features.max())
