@@ -28,7 +28,7 @@ def comparison_notes(results: Mapping[str, Any]) -> list[tuple[str, str]]:
     notes = [] if opponents is None else [("Best baseline", opponents.describe())]
     several: dict[tuple[str, str], list[Comparison]] = {}
     for row in results["comparisons"]:
-        if row["against"] in names:
+        if row["against"].partition(" (")[0] in names:  # without the run of a join
             several.setdefault((row["score"], row["group"]), []).append(row)
             continue
         low, high = (_signed(value) for value in row["ci95"])

@@ -9,6 +9,7 @@ from sklearn.metrics import roc_auc_score
 
 from diffguard.errors import UserError
 from diffguard.report.bootstrap import Bootstrap, interval
+from diffguard.report.comparison_notes import comparison_notes
 from diffguard.report.logged import logged_metrics
 from diffguard.report.metrics import METRICS
 from diffguard.report.opponents import Opponents, comparisons
@@ -130,6 +131,23 @@ def test_the_best_baseline_on_validation_is_compared_or_else_every_baseline():
         notes = make_notes(results)
         assert label in [name for name, _ in notes]
         assert ("Best baseline", opponents.describe()) in notes
+
+
+def test_comparisons_of_joined_runs_with_every_baseline_are_summed_up():
+    every = Opponents(("msp", "knn"), reason="there is none")
+    rows = [
+        {"score": "diffguard (a)", "against": f"{name} (a)", "group": "near", "difference": 0.1 * k}
+        | {"ci95": [0, 1], "holm": holm}
+        for k, (name, holm) in enumerate((("msp", 0.9), ("knn", 0.01)))
+    ]
+    notes = comparison_notes({"comparisons": rows, "baselines": every.as_plain()})
+    assert notes[1:] == [
+        (
+            "diffguard (a) − each baseline",
+            "near AUROC +0.00 (msp (a)) to +10.00 (knn (a)); significantly above 1 and below 0 of "
+            "2 after Holm's correction",
+        )
+    ]
 
 
 def test_the_baseline_is_not_chosen_on_the_test_sets():
