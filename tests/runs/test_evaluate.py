@@ -183,6 +183,9 @@ def test_a_repeated_command_scores_only_missing_rows(
     assert start(ckpt) == 0
     assert (copy / "scores.csv").read_bytes() == whole
     assert "fusion" in capsys.readouterr().out
+    # The work of all sessions counts, here with rows that were lost and scored again.
+    costs = json.loads((copy / "results.json").read_text())["cost"]["scores"]
+    assert 9 < next(row["diffusion_passes"] for row in costs if row["score"] == "fusion") < 18
 
 
 def test_a_folder_of_an_earlier_version_is_continued(ckpt, evaluated, monkeypatch):
