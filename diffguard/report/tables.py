@@ -16,7 +16,7 @@ from diffguard.scores.conformal import as_percent
 Row = Mapping[str, Any]
 
 LEGEND = (
-    "All in %, the best in bold. AUROC with its 95% bootstrap interval. FPR@95 ID: OOD accepted "
+    "Rates in %, the best in bold. AUROC with its 95% bootstrap interval. FPR@95 ID: OOD accepted "
     "when 95% of ID is accepted; OOD: ID flagged when 95% of OOD is detected. AUPR by trapezoid, "
     "with ID (In) or OOD (Out) as the positive class. Accepted: ID images at the calibrated "
     "threshold, all of them and those that the classifier gets right or wrong; accuracy on the "

@@ -215,7 +215,7 @@ def test_values_that_do_not_exist_are_empty(tmp_path):
     write_results(tmp_path, results)
     with (tmp_path / "results.csv").open(newline="") as file:
         assert next(csv.DictReader(file))["ood_flagged"] == ""
-    assert "Flagged" not in (tmp_path / "results.md").read_text().split("All in %")[0]
+    assert "Flagged" not in (tmp_path / "results.md").read_text().split("Rates in %")[0]
     assert not any(value is None for value in logged_metrics(results).values())
 
 
