@@ -211,7 +211,10 @@ def test_error_of_a_nan_score_names_the_image(ckpt, tmp_path):
 
 def test_an_absent_set_is_an_error_or_is_listed_with_the_results(tmp_path, ckpt, capsys):
     write_images(tmp_path / "mine", 5, "noise", 9)
-    sets = ["--data.ood.near.gone", "folder:gone", "--data.ood.far.mine", tmp_path / "mine"]
+    names = (f"{path.name} -1\n" for path in (tmp_path / "mine").iterdir())
+    (tmp_path / "mine.txt").write_text("".join(names))
+    mine = f"imglist:{tmp_path}/mine.txt@{tmp_path}/mine"
+    sets = ["--data.ood.near.gone", "folder:gone", "--data.ood.far.mine", mine]
     with pytest.raises(UserError, match=r"'gone'.*--data\.missing skip"):
         start(ckpt, *sets, "--output", tmp_path / "out")
     assert start(ckpt, *sets, "--output", tmp_path / "out", "--data.missing", "skip") == 0
@@ -219,5 +222,8 @@ def test_an_absent_set_is_an_error_or_is_listed_with_the_results(tmp_path, ckpt,
     assert "Left out set 'gone' (folder:gone): folder" in output
     results = json.loads((tmp_path / "out" / "results.json").read_text())
     assert list(results["absent"]) == ["gone"]
+    lists = {"mine": {"list": "unverified", "n": 5, "scored": 5}}
+    assert results["settings"]["image_lists"] == lists
+    assert "Image lists unverified: mine (5 images)" in output
     assert {r["dataset"] for r in results["rows"]} == {"blank", "noise", "mine", "near", "far"}
     assert "- Left out: set 'gone'" in (tmp_path / "out" / "results.md").read_text()
