@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from diffguard.report.markdown import markdown_row
 from diffguard.report.score_costs import COSTS, cost_text, costs_of
-from diffguard.report.tables import Row, markdown_row, percent, score_names
+from diffguard.report.tables import Row, percent, score_names
 from diffguard.scores.conformal import as_percent
 from diffguard.scores.fusion_rule import DIFFGUARD, FUSION, FUSION_BASELINES
 

@@ -9,8 +9,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from diffguard.report.markdown import to_markdown
 from diffguard.report.score_costs import COSTS, costs_of
-from diffguard.report.tables import score_names, to_markdown
+from diffguard.report.tables import score_names
 from diffguard.score_table.cells import to_cell
 from diffguard.storage.files import replace_file
 

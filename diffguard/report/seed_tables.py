@@ -8,8 +8,8 @@ from dataclasses import asdict
 from pathlib import Path
 from statistics import mean, stdev
 
+from diffguard.report.markdown import markdown_row
 from diffguard.report.seeds import PairedTest, Seed, Values, opponents_of, paired_tests
-from diffguard.report.tables import markdown_row
 from diffguard.storage.files import replace_file
 
 

@@ -1,4 +1,4 @@
-"""Results as tables for readers: cells and their Markdown form. Figures are percentages."""
+"""Results as tables for readers: columns, groups and cells. Figures are percentages."""
 
 from __future__ import annotations
 
@@ -6,12 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from diffguard.printing import printable
-from diffguard.report.comparison_notes import comparison_notes
-from diffguard.report.image_lists import image_list_notes
 from diffguard.report.score_costs import COSTS, cost_text, costs_of
-from diffguard.report.stages import stage_notes
-from diffguard.scores.conformal import as_percent
 
 Row = Mapping[str, Any]
 
@@ -68,11 +63,12 @@ def _metric(
     )
 
 
-def _interval_text(name: str, digits: int) -> Callable[[Row], str]:
+def interval_text(name: str, digits: int) -> Callable[[Row], str]:
+    """The text of a confidence interval in a row, such as `97.1–98.4`."""
     return lambda row: "–".join(percent(value, digits) for value in row[name])
 
 
-INTERVAL = Kind("", "95% CI", "auroc_ci95", _interval_text("auroc_ci95", 2), None)
+INTERVAL = Kind("", "95% CI", "auroc_ci95", interval_text("auroc_ci95", 2), None)
 KINDS = (
     _metric("", "AUROC", "auroc", digits=2, interval=True),
     INTERVAL,
@@ -163,90 +159,7 @@ def _group(
     return Group(title, rows, [kind for kind in kinds if kind.exists(rows)], is_mean)
 
 
-def make_notes(results: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Notes below the table as (label, text): accuracy, cost, comparisons, images left out."""
-    id_set, cost = results["id"], results["cost"]
-    images = f"{id_set['dataset']}, {id_set['n']:,} images"
-    notes = [("ID accuracy", f"{percent(id_set['accuracy'], 2)} % ({images})")]
-    if id_set["accept"] is not None:
-        share = as_percent(id_set["accept"])
-        notes.append(("Threshold", f"accepts at least {share} of new ID images on average"))
-    units = {
-        "images_per_second": "images per second",
-        "network_passes_per_image": "network passes per image",
-    }
-    costs = [f"{cost[name]:.4g} {unit}" for name, unit in units.items() if name in cost]
-    if costs:
-        notes.append(("Cost", ", ".join([*costs, *_acceleration(results["settings"])])))
-    notes += stage_notes(results)
-    notes += comparison_notes(results)
-    notes += image_list_notes(results["settings"])
-    notes += [("Left out", why) for why in results["absent"].values()]
-    errors = {name: count for name, count in results["errors"].items() if count}
-    if errors:
-        counts = ", ".join(f"{name} {count:,}" for name, count in errors.items())
-        notes.append(("Left out", f"{sum(errors.values()):,} unreadable images ({counts})"))
-    return notes
-
-
-def _acceleration(settings: Mapping[str, Any]) -> list[str]:
-    """What made the networks faster than in their plain form."""
-    precision = settings.get("precision", "32-true")
-    names = [] if precision in ("32", "32-true") else [str(precision)]
-    return [*names, "compiled network"] if settings.get("compile") else names
-
-
-def to_markdown(results: Mapping[str, Any]) -> str:
-    """Results in Markdown: a table of the ID set, one per metric, then the notes.
-
-    Args:
-        results: The results, as `summary.summarize` returns them.
-
-    Returns:
-        The text of `results.md`.
-    """
-    names, (ident, *groups) = score_names(results), make_groups(results)
-    lines = [f"## {ident.title}, %", ""]
-    lines.append(markdown_row(["score", *(f"{k.title} {k.head}".strip() for k in ident.kinds)]))
-    lines.append(markdown_row(["---", *["---:"] * len(ident.kinds)]))
-    for name, row in zip(names, ident.rows, strict=True):
-        lines.append(markdown_row([name, *(_cell(kind, row, ident) for kind in ident.kinds)]))
-    for kind in groups[0].kinds:
-        if kind is INTERVAL:
-            continue
-        lines += ["", f"## {kind.title} {kind.head}, %".replace("  ", " "), ""]
-        lines.append(markdown_row(["score", *(group.title for group in groups)]))
-        lines.append(markdown_row(["---", *["---:"] * len(groups)]))
-        for number, name in enumerate(names):
-            cells = [_cell(kind, group.rows[number], group) for group in groups]
-            lines.append(markdown_row([name, *cells]))
-    for group in cost_groups(results):
-        lines += ["", f"## {group.title}", ""]
-        lines.append(markdown_row(["score", *(f"{k.title} {k.head}".strip() for k in group.kinds)]))
-        lines.append(markdown_row(["---", *["---:"] * len(group.kinds)]))
-        for name, row in zip(names, group.rows, strict=True):
-            lines.append(markdown_row([name, *(kind.text(row) for kind in group.kinds)]))
-        lines += ["", COST_LEGEND]
-    lines.append("")
-    lines += [printable(f"- {label}: {text}") for label, text in make_notes(results)]
-    return "\n".join([*lines, "", LEGEND, ""])
-
-
-def _cell(kind: Kind, row: Row, group: Group) -> str:
-    text = kind.text(row)
-    if kind.is_best(row, group.rows):
-        text = f"**{text}**"
-    if kind.interval is None:
-        return text
-    return f"{text} ({_interval_text(kind.interval, 2 if kind.head == 'AUROC' else 1)(row)})"
-
-
 def percent(value: float, digits: int = 1) -> str:
     """A fraction as a percentage; exactly 100% takes three characters."""
     text = f"{100 * value:.{digits}f}"
     return "100" if text.startswith("100.") else text
-
-
-def markdown_row(cells: Sequence[str]) -> str:
-    """A row of a Markdown table."""
-    return "| " + " | ".join(printable(cell).replace("|", "\\|") for cell in cells) + " |"

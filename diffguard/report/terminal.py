@@ -16,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from diffguard.printing import printable
+from diffguard.report.notes import make_notes
 from diffguard.report.overview import METRICS, SHORT_LEGEND, headline, short_rows
 from diffguard.report.tables import (
     COST_LEGEND,
@@ -23,7 +24,6 @@ from diffguard.report.tables import (
     Group,
     cost_groups,
     make_groups,
-    make_notes,
     percent,
     score_names,
 )

@@ -101,7 +101,8 @@ def test_the_page_shows_lines_of_the_config():
 
 def test_the_commands_give_verdicts(place):
     assert [command[1] for command in COMMANDS] == ["train.py", "evaluate.py", "evaluate.py"]
-    rows = list(csv.DictReader((place / "verdicts" / "images.csv").open()))
+    with (place / "verdicts" / "images.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
     assert [row["path"] for row in rows] == [f"{number:02}.png" for number in range(4)]
     assert {row["prediction"] for row in rows} == {"dog"}
     assert (place / "runs" / "mine" / "evaluation" / "results.json").is_file()

@@ -10,11 +10,11 @@ from rich.console import Console
 
 from diffguard.report.html.table import views
 from diffguard.report.join import join_runs
+from diffguard.report.markdown import to_markdown
 from diffguard.report.overview import summary_markdown
 from diffguard.report.results_files import write_results
 from diffguard.report.score_costs import score_costs
 from diffguard.report.summary import summarize
-from diffguard.report.tables import to_markdown
 from diffguard.report.terminal import print_table
 from diffguard.score_table.timing import Work
 from tests.helpers.small_table import NAMES, make_run

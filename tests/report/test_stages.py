@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from diffguard.report.glance import stage_shares
+from diffguard.report.notes import make_notes
 from diffguard.report.summary import summarize
-from diffguard.report.tables import make_notes
 from tests.helpers.small_table import make_run
 
 

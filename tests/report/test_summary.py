@@ -12,11 +12,11 @@ from diffguard.report.bootstrap import Bootstrap, interval
 from diffguard.report.comparison_notes import comparison_notes
 from diffguard.report.logged import logged_metrics
 from diffguard.report.metrics import METRICS
+from diffguard.report.notes import make_notes
 from diffguard.report.opponents import Opponents, comparisons
 from diffguard.report.overview import main_scores
 from diffguard.report.results_files import write_results
 from diffguard.report.summary import summarize
-from diffguard.report.tables import make_notes
 from tests.helpers.small_table import GROUPS, NAMES, make_run, make_table
 
 

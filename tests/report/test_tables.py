@@ -1,7 +1,8 @@
 import pytest
 
+from diffguard.report.markdown import to_markdown
 from diffguard.report.summary import summarize
-from diffguard.report.tables import percent, to_markdown
+from diffguard.report.tables import percent
 from tests.helpers.small_table import NAMES, make_run
 
 

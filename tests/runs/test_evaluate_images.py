@@ -24,12 +24,17 @@ from tests.helpers.html_page import read_page, select
 from tests.helpers.tiny_project import write_images
 
 
+def read_rows(folder):
+    text = (folder / "images.csv").read_text(encoding="utf-8")
+    return list(csv.DictReader(io.StringIO(text, newline="")))
+
+
 def test_a_folder_of_images_gets_verdicts(ckpt, tmp_path, capsys):
     write_images(tmp_path / "mine" / "deep", 5, "noise", 4)
     write_images(tmp_path / "mine" / "left", 4, "left", 5)
     mine = ["--images", tmp_path / "mine", "--output", tmp_path / "out"]
     assert start(ckpt, *mine, "--drift") == 0
-    rows = list(csv.DictReader((tmp_path / "out" / "images.csv").open()))
+    rows = read_rows(tmp_path / "out")
     columns = ["path", "prediction", "probability", "score", "percentile", "p_value", "verdict"]
     columns.append("stage")
     assert list(rows[0]) == columns
@@ -48,7 +53,7 @@ def test_a_folder_of_images_gets_verdicts(ckpt, tmp_path, capsys):
     assert drift, out
     # The same scores are judged together.
     start(ckpt, *mine, "--fdr", 0.5)
-    again = list(csv.DictReader((tmp_path / "out" / "images.csv").open()))
+    again = read_rows(tmp_path / "out")
     p_values = [float(row["p_value"]) for row in rows]
     assert [float(row["p_value"]) for row in again] == p_values
     flags = ["ood" if flag else "id" for flag in false_discovery_control(p_values) <= 0.5]
@@ -58,11 +63,6 @@ def test_a_folder_of_images_gets_verdicts(ckpt, tmp_path, capsys):
     with pytest.raises(UserError, match="takes at least 99 ID validation images"):
         start(ckpt, *few)
     assert not (tmp_path / "few").exists()
-
-
-def read_rows(folder):
-    text = (folder / "images.csv").read_text(encoding="utf-8")
-    return list(csv.DictReader(io.StringIO(text, newline="")))
 
 
 def test_verdicts_are_explained_by_a_report_and_panels(ckpt, tmp_path):

@@ -11,11 +11,12 @@ from diffguard.report.html.charts import Chart, roc_chart, score_chart, stage_ch
 from diffguard.report.html.gallery_note import reconstruction_notes
 from diffguard.report.html.page import Page, Skipped, write_page
 from diffguard.report.html.table import views
+from diffguard.report.notes import make_notes
 from diffguard.report.overview import deciding_score, headline, main_scores
 from diffguard.report.score_costs import costs_of
 from diffguard.report.scored_run import ScoredRun
 from diffguard.report.sentence import STAGES
-from diffguard.report.tables import COST_LEGEND, LEGEND, make_notes
+from diffguard.report.tables import COST_LEGEND, LEGEND
 
 _NO_DETECTOR = "No images are shown: they need the detector. Evaluate with --ckpt."
 _NO_THRESHOLD = (
