@@ -9,8 +9,8 @@ from typing import Literal
 
 ListVersion = Literal["OpenOOD v1.5", "differs", "unverified"]
 
-# Benchmark and file name -> `list_hash`. Two public copies of these lists agree; the lists of other
-# sets were not available, so nothing is known about them.
+# Benchmark and file name -> `list_hash`. Two public copies of these lists agree byte for byte.
+# Public copies of the other lists exist, but were not compared.
 _HASHES = {
     "cifar10/train_cifar10.txt": "cc0c13148b985343fdda86677735ed2c48c237d8076acc136db06c6d2256f7af",
     "cifar10/val_cifar10.txt": "f003250f1307f8d5c4a44065027f1c3a578ad92400264db0abb8ba8b5a1d8635",

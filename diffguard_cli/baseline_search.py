@@ -10,6 +10,7 @@ import torch
 from datamodules.ood import OODDataModule
 from diffguard.classifiers.classifier import ClassifierOutput
 from diffguard.engine.reproducible import reproducible
+from diffguard.errors import UserError
 from diffguard.methods.items import readable
 from diffguard.methods.scorer import Scorer
 from diffguard.scores.baseline_table import BASELINES
@@ -19,6 +20,20 @@ from diffguard.scores.reference import Reference
 from diffguard_cli.one_standard_error import Column, Ranking, rank
 
 HYPER_PARAMETERS = {name: row.parameters for name, row in BASELINES.items() if row.parameters}
+
+
+def check_searchable(names: Sequence[str]) -> None:
+    """Refuse names of baselines without a hyper-parameter.
+
+    Raises:
+        UserError: If a name is unknown or its baseline has no hyper-parameter.
+    """
+    for name in names:
+        if name not in HYPER_PARAMETERS:
+            raise UserError(
+                f"--baselines {name} has no hyper-parameter to search: expected some of "
+                f"{', '.join(HYPER_PARAMETERS)}"
+            )
 
 
 @dataclass(frozen=True)
@@ -48,9 +63,10 @@ class _Batch:
 def search(
     scorer: Scorer,
     data: OODDataModule,
+    names: Sequence[str],
     parameters: Mapping[str, Sequence[HyperParameter]] = HYPER_PARAMETERS,
 ) -> list[Search]:
-    """Score the validation sets with the scorer's baselines, for each of their hyper-parameters.
+    """Score the validation sets with baselines, for each of their hyper-parameters.
 
     The diffusion model is not used. Baselines without a hyper-parameter are left out. The second
     hyper-parameter of a baseline is searched with the best value of the first one.
@@ -58,9 +74,10 @@ def search(
     Args:
         scorer: The calibrated scorer, on its device.
         data: The DataModule.
+        names: The baselines; they need not be scored by the scorer.
         parameters: Baseline -> its hyper-parameters.
     """
-    names = [name for name in scorer.settings.baselines if name in parameters]
+    names = [name for name in names if name in parameters]
     if not names:
         return []
     head = scorer.classifier.head
@@ -70,7 +87,7 @@ def search(
     outputs = list(_batches(scorer, data, with_images=False))
     searches = []
     for name in names:
-        values = scorer.settings.baseline_parameters
+        values = dict(scorer.settings.baseline_parameters)
         has_images = BASELINES[name].input == "images"
         for parameter in parameters[name]:
             options = []

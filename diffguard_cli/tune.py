@@ -17,6 +17,7 @@ opened. It chooses, in this order:
 AUROC is averaged over the OOD validation sets. All choices follow the one-standard-error rule of
 `one_standard_error.py`: the fewest network passes, the fewest parts and the simplest baseline win
 ties. The choice is printed as a config, to be used with `--config` in training or evaluation.
+`--baselines` limits the command to step 1, for any baselines, without the diffusion model.
 `docs/settings.md` has the tables of the default run.
 """
 
@@ -35,6 +36,7 @@ from datamodules.ood import OODDataModule
 from diffguard.checkpoint.file import read_checkpoint
 from diffguard.detector import Detector
 from diffguard.errors import UserError, reason_of
+from diffguard.pretrained import checkpoint_file
 from diffguard.printing import say
 from diffguard.settings.detector import DetectorSettings
 from diffguard.settings.fusion import FusionSettings, Rule
@@ -42,7 +44,7 @@ from diffguard.settings.plain import from_dict, to_dict
 from diffguard.storage.files import replace_file
 from diffguard.storage.paths import user_path
 from diffguard_cli.bands import rank_bands
-from diffguard_cli.baseline_search import search
+from diffguard_cli.baseline_search import check_searchable, search
 from diffguard_cli.parser import Parser, parse
 from diffguard_cli.rankings import pairs_of_kinds, rank_comparators, rank_fused
 from diffguard_cli.tune_tables import (
@@ -79,10 +81,26 @@ def main(argv: Sequence[str]) -> int:
     """
     grid = parse(build_parser(), argv)
     output = None if grid.output is None else user_path(grid.output, "--output")
-    content = read_checkpoint(user_path(grid.ckpt, "CKPT"))
-    _check(content["settings"], grid)
+    content = read_checkpoint(checkpoint_file(user_path(grid.ckpt, "CKPT")))
+    _check_device(grid.device)
+    if grid.baselines is None:
+        overlay = _tune(content, grid)
+    else:
+        overlay = _tune_only_baselines(content, grid)
+    text = yaml.safe_dump(overlay, sort_keys=False, default_flow_style=None)
+    say("", *text.splitlines())
+    if output is not None:
+        with replace_file(output) as path:
+            path.write_text(text, encoding="utf-8")
+    return 0
+
+
+def _tune(content: Mapping[str, Any], grid: Namespace) -> dict[str, Any]:
+    """Score the grid and print the tables; returns the choice as a config."""
+    _check_grid(content["settings"], grid)
     data = validation_data(content["config"]["data"], grid.limit)
-    tuned = _tune_baselines(content, data, grid.device)
+    detector = Detector.from_checkpoint(content).to(grid.device)
+    tuned = _tune_baselines(detector, data, detector.settings.baselines)
     print_header(GRID_COLUMNS)
     trials = []
     for steps, depth, scale in itertools.product(grid.steps, grid.depths, grid.scales):
@@ -103,20 +121,22 @@ def main(argv: Sequence[str]) -> int:
     print_parts("fusion_baselines, without diffguard", comparators)
     print_bands(bands)
     has_band = _has_band(grid.rule, from_dict(content["settings"]).fusion)
-    overlay = _overlay(chosen, tuned, bands.best.choice if has_band else None)
-    text = yaml.safe_dump(overlay, sort_keys=False, default_flow_style=None)
-    say("", *text.splitlines())
-    if output is not None:
-        with replace_file(output) as path:
-            path.write_text(text, encoding="utf-8")
-    return 0
+    return _overlay(chosen, tuned, bands.best.choice if has_band else None)
+
+
+def _tune_only_baselines(content: Mapping[str, Any], grid: Namespace) -> dict[str, Any]:
+    """Print the hyper-parameters of some baselines; returns the chosen ones as a config."""
+    check_searchable(grid.baselines)
+    data = validation_data(content["config"]["data"], grid.limit)
+    detector = Detector.from_checkpoint(content).to(grid.device)
+    return {"detector": _tune_baselines(detector, data, grid.baselines)}
 
 
 def _tune_baselines(
-    content: Mapping[str, Any], data: OODDataModule, device: str
+    detector: Detector, data: OODDataModule, names: Sequence[str]
 ) -> dict[str, float]:
     """Print the values of the baselines' hyper-parameters; returns the chosen ones."""
-    searches = search(Detector.from_checkpoint(content).to(device), data)
+    searches = search(detector, data, names)
     print_searches(searches)
     return {search.key: search.ranking.best.choice for search in searches}
 
@@ -145,12 +165,15 @@ def _overlay(
     }
 
 
-def _check(original: Mapping[str, Any], grid: Namespace) -> None:
-    """Check the device and the settings of the whole grid before anything is scored."""
+def _check_device(device: str) -> None:
     try:
-        torch.empty(0, device=grid.device)
+        torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:  # torch raises both
-        raise UserError(f"--device {grid.device} cannot be used: {reason_of(error)}") from error
+        raise UserError(f"--device {device} cannot be used: {reason_of(error)}") from error
+
+
+def _check_grid(original: Mapping[str, Any], grid: Namespace) -> None:
+    """Check the settings of the whole grid before anything is scored."""
     for values in itertools.product(grid.steps, grid.depths, grid.scales):
         settings = from_dict(trial_settings(original, *values))
     if not any(pairs_of_kinds(settings)) or not settings.baselines:
@@ -199,6 +222,13 @@ def build_parser() -> Parser:
         default=None,
         help="rule of the fusion; with cascade, its band is part of the choice; defaults to that "
         "of the checkpoint",
+    )
+    parser.add_argument(
+        "--baselines",
+        type=str,
+        nargs="+",
+        default=None,
+        help="search the hyper-parameters of these baselines only, without the diffusion model",
     )
     parser.add_argument(
         "--output", type=str | None, default=None, help="file for the choice, a config for --config"

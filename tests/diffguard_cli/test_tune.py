@@ -94,7 +94,7 @@ def test_values_of_a_baseline_are_ranked_by_its_score(ckpt):
     content = read_checkpoint(ckpt)
     detector = Detector.from_checkpoint(content)
     data = validation_data(content["config"]["data"], 4)
-    (knn,) = search(detector, data)
+    (knn,) = search(detector, data, ["msp", "knn"])
     assert (knn.baseline, knn.key) == ("knn", "knn_k")
     counts = [1, 5, 10, 20, 50, 100, 200]
     values = sorted(candidate.choice for candidate in knn.ranking.candidates)
@@ -102,8 +102,32 @@ def test_values_of_a_baseline_are_ranked_by_its_score(ckpt):
     # The same score as in an evaluation.
     table, _ = score_validation(detector, data)
     k = detector.settings.knn_k
-    again = search(detector, data, {"knn": [HyperParameter("knn_k", 50, 1, None, lambda _: [k])]})
+    parameter = HyperParameter("knn_k", 50, 1, None, lambda _: [k])
+    again = search(detector, data, ["knn"], {"knn": [parameter]})
     assert again[0].ranking.best.auroc == pytest.approx(mean_auroc(table, "knn"))
+
+
+def test_hyper_parameters_alone_need_no_diffusion_model(ckpt, tmp_path, capsys, monkeypatch):
+    def refuse(*_args, **_kwargs):
+        raise AssertionError("the diffusion model is used")
+
+    sets = recorded_sets(monkeypatch)
+    monkeypatch.setattr(Detector, "stream", refuse)
+    assert "react" not in read_checkpoint(ckpt)["settings"]["baselines"]
+    words = [ckpt, "--baselines", "react", "odin", "--limit", "4", "--device", "cpu"]
+    assert tune.main([*words, "--output", str(tmp_path / "t.yaml")]) == 0
+    assert {"choice"} <= sets <= {"choice", "shapes_train", "shapes_validation"}  # no test image
+    lines = capsys.readouterr().out.splitlines()
+    chosen = dict(line.split(" | ")[1].split() for line in lines if line.endswith("| yes |"))
+    choice = yaml.safe_load((tmp_path / "t.yaml").read_text())
+    assert choice == {"detector": {key: float(value) for key, value in chosen.items()}}
+    assert set(chosen) == {"react_percentile", "odin_temperature", "odin_step"}
+
+
+def test_a_baseline_without_hyper_parameters_is_not_searched(ckpt):
+    for name in ("msp", "mps"):
+        with pytest.raises(UserError, match=f"--baselines {name} .*expected some of knn, vim"):
+            tune.main([ckpt, "--baselines", name])
 
 
 def test_the_values_of_knn_k_count_all_training_images_and_the_largest_wins_ties():
