@@ -103,4 +103,5 @@ def _next_steps(run: Run, arguments: TrainingArguments) -> list[str]:
         resume = f"{command_line('train')} --resume {quote(str(run.folder))}"
         lines.append(f"  {resume} --stages '[{rest}]'")
     lines.append(f"  tensorboard --logdir {quote(str(run.folder / 'tensorboard'))}")
+    lines.append("  http://localhost:6006/?tagFilter=.*#timeseries shows all charts unfolded")
     return lines

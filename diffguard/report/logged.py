@@ -31,17 +31,16 @@ def logged_metrics(results: Mapping[str, Any]) -> dict[str, float]:
         results: The results, as `summary.summarize` returns them.
 
     Returns:
-        `<near or far>/<metric>/<score>` of the main scores, such as `near/auroc/fusion`, and
-        `<ID set>/accuracy`, all in [0, 1]. `DetectorModule` uses the same names.
+        `<near or far>/<metric>/<score>` of the main scores, such as `near/auroc/fusion`, all in
+        [0, 1]. `DetectorModule` uses the same names.
     """
     main = main_scores(results)
-    values = {
+    return {
         f"{row['dataset']}/{metric}/{row['score']}": row[metric]
         for row in results["rows"]
         if row["dataset"] in GROUPS and row["score"] in main
         for metric in METRICS
     }
-    return {**values, f"{results['id']['dataset']}/accuracy": results["id"]["accuracy"]}
 
 
 def log_results(log: ResultsLog, run: ScoredRun, results: Mapping[str, Any]) -> None:

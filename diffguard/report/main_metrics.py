@@ -11,23 +11,20 @@ _METRICS = ("auroc", "fpr95_id_positive")
 
 
 def main_metrics(
-    values: Mapping[str, float], metrics: SetMetrics, baselines: Collection[str], decision: str
+    values: Mapping[str, float], metrics: SetMetrics, fused: Collection[str], decision: str
 ) -> dict[str, float]:
     """AUROC and FPR@95 of the main scores, as means over the groups of OOD sets.
 
     Args:
         values: The result of `metrics`.
         metrics: The metrics of every score.
-        baselines: Scores of the classifier alone; the best of each group by AUROC is a main score.
+        fused: The scores that the fusions combine, which are main scores too.
         decision: The score that judges images, another main score. The rest are `diffguard`,
             `fusion_baselines` and `fusion`.
     """
     names = metrics.score_names
     groups = [group for group in dict.fromkeys(metrics.groups.values()) if group != ID]
-    main = {DIFFGUARD, FUSION_BASELINES, FUSION, decision}
-    alone = [name for name in names if name in baselines]
-    if alone:
-        main |= {max(alone, key=lambda name: values[f"{group}/auroc/{name}"]) for group in groups}
+    main = {DIFFGUARD, FUSION_BASELINES, FUSION, decision, *fused}
     keys = (
         f"{group}/{metric}/{name}"
         for group in groups

@@ -100,6 +100,28 @@ def headline(results: Mapping[str, Any]) -> str:
     return f"While 95% of ID images are accepted, {score} detects {' and '.join(parts)}."
 
 
+def threshold_sentence(results: Mapping[str, Any]) -> str:
+    """What the score that judges images does at its calibrated threshold; empty without one.
+
+    Args:
+        results: The results, as `summary.summarize` returns them.
+    """
+    score = deciding_score(results)
+    ident = next(row for row in results["id"]["scores"] if row["score"] == score)
+    if ident["threshold"] is None:
+        return ""
+    rows = {row["dataset"]: row for row in results["rows"] if row["score"] == score}
+    flagged = [
+        f"{percent(rows[group]['ood_flagged'])}% of {group}-OOD images"
+        for group in GROUPS
+        if group in rows
+    ]
+    return (
+        f"At the calibrated threshold, it accepts {percent(ident['accepted'])}% of ID images and "
+        f"flags {' and '.join(flagged)}."
+    )
+
+
 def summary_markdown(results: Mapping[str, Any]) -> str:
     """The results in short as Markdown: the sentence, the table, thresholds and the command.
 
@@ -111,7 +133,9 @@ def summary_markdown(results: Mapping[str, Any]) -> str:
     heads = [f"{group} {title}" for group in groups for title in METRICS.values()]
     costs = costs_of(results)
     heads += ["diffusion passes", "ms per image"] if costs else []
-    lines = [headline(results), "", markdown_row(["score", *heads])]
+    id_set = results["id"]
+    accuracy = f"Accuracy on {id_set['dataset']}: {percent(id_set['accuracy'], 2)}%."
+    lines = [headline(results), "", accuracy, "", markdown_row(["score", *heads])]
     lines.append(markdown_row(["---", *["---:"] * len(heads)]))
     for row in rows:
         cells = [percent(row.groups[group][metric]) for group in groups for metric in METRICS]

@@ -17,7 +17,13 @@ from rich.text import Text
 
 from diffguard.printing import printable
 from diffguard.report.notes import make_notes
-from diffguard.report.overview import METRICS, SHORT_LEGEND, headline, short_rows
+from diffguard.report.overview import (
+    METRICS,
+    SHORT_LEGEND,
+    headline,
+    short_rows,
+    threshold_sentence,
+)
 from diffguard.report.tables import (
     COST_LEGEND,
     LEGEND,
@@ -61,6 +67,7 @@ def print_overview(results: Mapping[str, Any], console: Console | None = None) -
     console.print(_encodable(Text(SHORT_LEGEND, "dim"), console))
     console.print()
     console.print(_encodable(Text(printable(headline(results)), "bold"), console))
+    console.print(_encodable(Text(threshold_sentence(results)), console))
     _print_notes(results, console)
     console.print(Text("All scores and sets: results.md, or --full_table.", "dim"))
 

@@ -12,7 +12,12 @@ from diffguard.report.html.gallery_note import reconstruction_notes
 from diffguard.report.html.page import Page, Skipped, write_page
 from diffguard.report.html.table import views
 from diffguard.report.notes import make_notes
-from diffguard.report.overview import deciding_score, headline, main_scores
+from diffguard.report.overview import (
+    deciding_score,
+    headline,
+    main_scores,
+    threshold_sentence,
+)
 from diffguard.report.score_costs import costs_of
 from diffguard.report.scored_run import ScoredRun
 from diffguard.report.sentence import STAGES
@@ -55,8 +60,12 @@ def write_evaluation(
         headline=headline(results),
         score=deciding_score(results),
         groups=run.groups,
-        lines=[*run.remarks, *([] if images else [_reason(run, command)])],
-        views=views(results),
+        lines=[
+            *filter(None, [threshold_sentence(results)]),
+            *run.remarks,
+            *([] if images else [_reason(run, command)]),
+        ],
+        views=views(results, main_scores(results)),
         main_scores=main_scores(results),
         legend=f"{LEGEND} {COST_LEGEND}" if costs_of(results) else LEGEND,
         charts=list(_charts(run)),

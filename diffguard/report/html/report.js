@@ -18,6 +18,7 @@
       all(button.dataset.show).forEach((part) => (part.hidden = !open));
     });
   }
+  const byName = (a, b) => a.localeCompare(b, undefined, { numeric: true });
   const numberOf = (row, column) => {
     const text = row.cells[column].dataset.value;
     return text === "" ? NaN : Number(text);
@@ -33,7 +34,7 @@
     header.setAttribute("aria-sort", order);
     const sign = order === "ascending" ? 1 : -1;
     const compare = (a, b) => {
-      if (column === 0) return sign * a.cells[0].textContent.localeCompare(b.cells[0].textContent);
+      if (column === 0) return sign * byName(a.cells[0].textContent, b.cells[0].textContent);
       const [x, y] = [numberOf(a, column), numberOf(b, column)];
       if (Number.isNaN(x) || Number.isNaN(y)) return Number.isNaN(x) - Number.isNaN(y);
       return sign * (x - y);
@@ -55,7 +56,7 @@
     mistakes: (a, b) => places.get(a) - places.get(b),
     most: (a, b) => b.dataset.score - a.dataset.score,
     least: (a, b) => a.dataset.score - b.dataset.score,
-    name: (a, b) => a.dataset.name.localeCompare(b.dataset.name),
+    name: (a, b) => byName(a.dataset.name, b.dataset.name),
   };
   const matches = (card) => {
     const { low, high } = form.elements;

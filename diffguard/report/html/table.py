@@ -39,7 +39,7 @@ class Column:
 
 @dataclass(frozen=True)
 class Cell:
-    """A value, its text, and its 95% interval as text."""
+    """A value, its text, its 95% interval as text, and whether it is set in bold."""
 
     value: float | None
     text: str
@@ -98,11 +98,12 @@ _COST_METRICS = (
 )
 
 
-def views(results: Mapping[str, Any]) -> list[View]:
+def views(results: Mapping[str, Any], main_scores: Sequence[str]) -> list[View]:
     """The tables of results, one per choice of metrics.
 
     Args:
         results: The results, as `summary.summarize` returns them.
+        main_scores: The scores that are shown at first.
     """
     names = score_names(results)
     values = {(row["score"], row["dataset"]): row for row in results["rows"]}
@@ -119,7 +120,8 @@ def views(results: Mapping[str, Any]) -> list[View]:
         if name == "At the threshold":
             extra = [Column("id", results["id"]["dataset"], m, is_mean=True) for m in _ID_METRICS]
             rows_of = {column: [ident[n] for n in names] for column in extra} | rows_of
-        cells = {column: _cells(rows, column.metric) for column, rows in rows_of.items()}
+        is_main = [name in main_scores for name in names]
+        cells = {column: _cells(rows, column.metric, is_main) for column, rows in rows_of.items()}
         cells = {c: parts for c, parts in cells.items() if any(p.value is not None for p in parts)}
         if cells:
             rows = {n: [parts[place] for parts in cells.values()] for place, n in enumerate(names)}
@@ -156,19 +158,27 @@ def _sets(results: Mapping[str, Any]) -> list[tuple[str, str]]:
     ]
 
 
-def _cells(rows: Sequence[Mapping[str, Any]], metric: Metric) -> list[Cell]:
+def _cells(
+    rows: Sequence[Mapping[str, Any]], metric: Metric, is_main: Sequence[bool]
+) -> list[Cell]:
+    """The cells of a column; the best of all scores and the best of the main scores are bold."""
     numbers = [row[metric.key] for row in rows]
-    finite = [number for number in numbers if number is not None]
-    best = (max if metric.higher else min)(finite) if finite else None
+    best = _best(numbers, metric)
+    best_main = _best([n for n, main in zip(numbers, is_main, strict=True) if main], metric)
     return [
         Cell(
             value=number,
             text="–" if number is None else percent(number, metric.digits),
             interval=_interval(row, metric),
-            is_best=number is not None and number == best,
+            is_best=number is not None and (number == best or (main and number == best_main)),
         )
-        for row, number in zip(rows, numbers, strict=True)
+        for row, number, main in zip(rows, numbers, is_main, strict=True)
     ]
+
+
+def _best(numbers: Sequence[float | None], metric: Metric) -> float | None:
+    finite = [number for number in numbers if number is not None]
+    return (max if metric.higher else min)(finite, default=None)
 
 
 def _interval(row: Mapping[str, Any], metric: Metric) -> str:

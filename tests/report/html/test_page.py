@@ -19,6 +19,7 @@ from diffguard.report.html.charts import roc_chart, score_chart, stage_chart
 from diffguard.report.html.evaluation import write_evaluation
 from diffguard.report.html.images import write_images
 from diffguard.report.html.page import Page, Skipped, render
+from diffguard.report.html.table import views
 from diffguard.report.html.thumbnails import Thumbnail, thumbnails, within_budget
 from diffguard.report.overview import headline, main_scores
 from diffguard.report.panel import PanelRow
@@ -58,6 +59,13 @@ def test_the_table_holds_the_values_of_the_results(report):
     assert {metric for _, _, metric in cells} <= {"accepted_wrong"}
     (heading,) = select(elements, "h1")
     assert heading.text == headline(results)
+    rows = {r["dataset"]: r for r in results["rows"] if r["score"] == "fusion"}
+    ident = next(row for row in results["id"]["scores"] if row["score"] == "fusion")
+    near, far = (100 * rows[group]["ood_flagged"] for group in ("near", "far"))
+    assert (
+        f"it accepts {100 * ident['accepted']:.1f}% of ID images and flags {near:.1f}% of "
+        f"near-OOD images and {far:.1f}% of far-OOD images."
+    ) in [e.text.partition("threshold, ")[2] for e in select(elements, "p")]
 
 
 def test_near_and_far_sets_are_folded(report):
@@ -78,6 +86,17 @@ def test_the_main_scores_are_shown_first(report):
     names = [e.text.split("\n")[0] for e in select(elements, "tr", class_="minor")]
     every = {row["score"] for row in results["rows"]}
     assert set(names) == every - set(main_scores(results)) == {"diffguard/l2"}
+
+
+def test_the_best_main_score_is_bold_while_the_others_are_folded(report):
+    _, results, _ = report
+    best = {
+        column: [name for name, cells in view.rows.items() if cells[column].is_best]
+        for view in views(results, ["msp", "fusion_baselines"])[:1]
+        for column in range(len(view.columns))
+    }
+    assert all({"msp", "fusion_baselines"} & set(names) for names in best.values())
+    assert any(set(names) - {"msp", "fusion_baselines"} for names in best.values())
 
 
 def test_each_image_has_verdict_reason_pictures_scores_and_p_values(report):
