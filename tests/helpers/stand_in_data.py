@@ -30,7 +30,7 @@ def write_stand_ins(data, class_names, root, monkeypatch):
         kind, _, argument = source.partition(":")
         if kind == "torchvision":
             name = re.match(r"\w+", argument)[0]
-            monkeypatch.setattr(f"torchvision.datasets.{name}", _arrays(name, class_names))
+            monkeypatch.setattr(f"torchvision.datasets.{name}", arrays(name, class_names))
         elif kind == "folder":
             for name in class_names:
                 _image(root / argument / name / "1.png")
@@ -54,7 +54,7 @@ def _image(path):
     Image.new("RGB", (9, 7), (60, 120, 180)).save(path)
 
 
-def _arrays(name, class_names):
+def arrays(name, class_names):
     """A data set of torchvision whose images share one memory."""
     shape = ARRAYS[name]
 
