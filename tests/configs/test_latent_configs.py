@@ -5,6 +5,7 @@ import torch
 import yaml
 
 import train
+from diffguard.checkpoint.file import read_checkpoint
 from diffguard.classifiers.small_cnn import SmallCNN
 from diffguard.denoisers.formats.prompts import encode_prompts
 from diffguard.detector import Detector
@@ -34,17 +35,26 @@ def root(tmp_path, monkeypatch):
     return tmp_path / "data"
 
 
-def tiny_argv(names, root, model, folder):
-    """Arguments that combine configs with tiny data and networks."""
-    paths = [shipped_configs()[name] for name in names]
-    settings = {}
+def detector_section(paths):
+    """The detector section of configs, a later one on top, for tiny networks."""
+    section = {}
     for path in paths:
-        settings = merge(settings, yaml.safe_load(path.read_text(encoding="utf-8")))
+        section = merge(section, yaml.safe_load(path.read_text(encoding="utf-8"))["detector"])
+    return merge(section, shrink(section))
+
+
+def tiny_argv(paths, root, model, folder):
+    """Arguments that combine configs with tiny data and networks."""
     base = tiny_config(root)
-    data = {**base["data"], **RESET["data"], "image_size": 16, "channels": 3}
-    data["ood"] = {"near": {"files": SOURCES["files"]}, "far": {**SOURCES}}
-    del data["ood"]["far"]["files"]
-    data["ood_validation"] = {"choice": "folder:choice"}
+    near, *far = SOURCES
+    data = {
+        **base["data"],
+        **RESET["data"],
+        "image_size": 16,
+        "channels": 3,
+        "ood": {"near": {near: SOURCES[near]}, "far": {name: SOURCES[name] for name in far}},
+        "ood_validation": {"choice": "folder:choice"},
+    }
     above = {
         "data": data,
         "classifier": {
@@ -53,7 +63,7 @@ def tiny_argv(names, root, model, folder):
             "ckpt": str(folder / "classifier.pt"),
         },
         "diffusion": {"ckpt": str(model)},
-        "detector": shrink(settings["detector"]),
+        "detector": detector_section(paths),
         "trainer": base["trainer"],
     }
     torch.manual_seed(0)
@@ -67,13 +77,16 @@ def test_a_config_of_a_latent_model_is_calibrated_and_scores(
     name, root, models, tmp_path, monkeypatch
 ):
     configs, family, network = FAMILIES[name]
+    paths = [shipped_configs()[config] for config in configs]
     run, model = tmp_path / "run", models(family)
     with monkeypatch.context() as patch:
         sets = recorded_sets(patch)
-        argv = tiny_argv(configs, root, model, tmp_path)
+        argv = tiny_argv(paths, root, model, tmp_path)
         assert train.main([*argv, "--run_dir", str(run)]) == 0
-    # No fit, calibration or choice may see a test image, of whatever kind the set is.
+    # No fit, calibration or choice may see a test image of a set of any kind.
     assert sets == {"shapes_train", "shapes_validation"}
+    used = read_checkpoint(run / "detector.ckpt")["settings"]
+    assert merge(used, detector_section(paths)) == used
     detector = Detector.load(run / "detector.ckpt")
     denoiser = detector.denoiser
     assert denoiser.has_latents
