@@ -18,6 +18,7 @@ from diffguard.cost import dry_run
 from diffguard_cli.classifier_model import classifier_spec
 from diffguard_cli.detector_options import instantiate
 from diffguard_cli.parser import parse
+from diffguard_cli.shipped_configs import shipped_configs
 from tests.helpers.pages import PAGE
 from tests.helpers.published import published_spec
 from tests.helpers.stand_in_data import write_stand_ins
@@ -48,10 +49,14 @@ def command(path):
     header = "\n".join(line[1:] for line in path.read_text().splitlines() if line[:1] == "#")
     match = re.search(r"python train\.py ((?:.*\\\n)*.*)", header)
     words = shlex.split(match[1].replace("\\\n", "")) if match else ["--config", str(path)]
-    assert any(Path(word).name == path.name for word in words)
+    assert any(Path(word).stem == path.stem for word in words)
     if path.stem == "cifar10_full":  # its command is that of an evaluation
         words = ["--config", "configs/cifar10.yaml", "--config", "configs/cifar10_full.yaml"]
-    return [str(FOLDER / Path(word).name) if "configs/" in word else word for word in words]
+    names = shipped_configs()
+    return [
+        str(FOLDER / f"{Path(word).stem}.yaml") if "configs/" in word or word in names else word
+        for word in words
+    ]
 
 
 @cache
