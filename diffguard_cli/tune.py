@@ -64,6 +64,8 @@ DEPTHS = (0.3, 0.6, 0.9)
 # A scale of 1 is classifier-free guidance without effect.
 SCALES = (1.5, 3.0)
 STEPS = (5, 10)
+# Options that `--baselines` leaves without effect, and their defaults.
+_GRID = {"steps": list(STEPS), "depths": list(DEPTHS), "scales": list(SCALES), "rule": None}
 
 
 def main(argv: Sequence[str]) -> int:
@@ -127,6 +129,12 @@ def _tune(content: Mapping[str, Any], grid: Namespace) -> dict[str, Any]:
 def _tune_only_baselines(content: Mapping[str, Any], grid: Namespace) -> dict[str, Any]:
     """Print the hyper-parameters of some baselines; returns the chosen ones as a config."""
     check_searchable(grid.baselines)
+    for key, default in _GRID.items():
+        if getattr(grid, key) != default:
+            raise UserError(
+                f"--{key} has no effect with --baselines, which searches hyper-parameters of "
+                "baselines only: leave one of them out"
+            )
     data = validation_data(content["config"]["data"], grid.limit)
     detector = Detector.from_checkpoint(content).to(grid.device)
     return {"detector": _tune_baselines(detector, data, grid.baselines)}
@@ -199,21 +207,21 @@ def build_parser() -> Parser:
         "--steps",
         type=int,
         nargs="+",
-        default=list(STEPS),
+        default=_GRID["steps"],
         help="numbers of denoising steps to try",
     )
     parser.add_argument(
         "--depths",
         type=float,
         nargs="+",
-        default=list(DEPTHS),
+        default=_GRID["depths"],
         help="depths of the inversion to try, as shares of the schedule",
     )
     parser.add_argument(
         "--scales",
         type=float,
         nargs="+",
-        default=list(SCALES),
+        default=_GRID["scales"],
         help="scales of the guidance to try",
     )
     parser.add_argument(

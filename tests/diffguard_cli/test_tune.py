@@ -130,6 +130,12 @@ def test_a_baseline_without_hyper_parameters_is_not_searched(ckpt):
             tune.main([ckpt, "--baselines", name])
 
 
+def test_options_of_the_grid_are_refused_with_baselines(ckpt):
+    for option in (["--steps", "3"], ["--depths", "0.5"], ["--scales", "2"], ["--rule", "cascade"]):
+        with pytest.raises(UserError, match=f"{option[0]} has no effect with --baselines"):
+            tune.main([ckpt, "--baselines", "knn", *option])
+
+
 def test_the_values_of_knn_k_count_all_training_images_and_the_largest_wins_ties():
     (knn,) = HYPER_PARAMETERS["knn"]
     reference = Reference(torch.zeros(20, 2), torch.zeros(20).long(), share=0.3)
