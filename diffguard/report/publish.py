@@ -14,7 +14,6 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from PIL import Image
 
 from diffguard.errors import UserError
@@ -35,6 +34,7 @@ from diffguard.report.scored_run import ScoredRun
 from diffguard.report.summary import summarize
 from diffguard.report.tensorboard import TensorBoardLog
 from diffguard.report.terminal import print_overview, print_table
+from diffguard.report.training_figures import pixels_of
 from diffguard.storage.files import refuse_links, replace_file
 
 if TYPE_CHECKING:
@@ -82,10 +82,10 @@ def report(
         for log in logs:
             log_results(log, run, results)
         for name, figure in chain(_figures(run, results), _panels(panels)):
+            # `savefig` would draw the figure twice, which takes most of the time of a report.
+            pixels = pixels_of(figure, dpi=150)
             with replace_file(output / "figures" / f"{name.replace('/', '_')}.png") as path:
-                figure.savefig(path, format="png", dpi=150)
-                pixels = np.asarray(Image.open(path).convert("RGB"))
-            # Drawing the figure a second time would take most of the time of a report.
+                Image.fromarray(pixels).save(path, format="png")
             for log in logs:
                 log.picture(f"{OVERVIEW}/{name}", pixels)
     _print_results(run, results, full_table=full_table)

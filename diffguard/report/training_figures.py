@@ -85,10 +85,12 @@ def calibration_error(
     return float(np.abs(confidences - right).sum() / max(counts.sum(), 1))
 
 
-def pixels_of(figure: Figure) -> NDArray[np.uint8]:
-    """The pixels of a figure, `(H, W, 3)`."""
+def pixels_of(figure: Figure, dpi: float | None = None) -> NDArray[np.uint8]:
+    """The pixels of a figure, `(H, W, 3)`; in dots per inch, `dpi` defaults to the figure's."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
+    if dpi is not None:
+        figure.set_dpi(dpi)
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()

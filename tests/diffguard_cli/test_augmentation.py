@@ -80,7 +80,7 @@ def test_another_schedule_makes_other_edits(start, run_folder, tmp_path):
     other = shutil.copytree(run_folder / "diffusion", tmp_path / "other")
     (path,) = other.glob("**/scheduler_config.json")
     path.write_text(json.dumps({**json.loads(path.read_text()), "beta_end": 0.005}))
-    shared = ["--augment.cache", tmp_path / "cache", "--augment.attempts", 1]
+    shared = ["--augment.cache", tmp_path / "cache", "--augment.attempts", 1, "--augment.steps", 2]
     for name, options in (("a", []), ("b", ["--diffusion.ckpt", other])):
         assert start(tmp_path / name, "augment", *shared, *options) == 0
     one, two = ((p / "edits.npy").read_bytes() for p in (tmp_path / "cache").iterdir())
@@ -88,7 +88,7 @@ def test_another_schedule_makes_other_edits(start, run_folder, tmp_path):
 
 
 def test_the_seed_of_the_run_is_that_of_data_and_mixtures(start, tmp_path, capsys):
-    options = ["--seed", 3, "--augment.attempts", 1]
+    options = ["--seed", 3, "--augment.attempts", 1, "--augment.steps", 2]
     assert start(tmp_path / "run", "diffusion", *options) == 0
     config = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
     assert config["data"]["seed"] == config["augment"]["seed"] == 3
