@@ -80,7 +80,7 @@ def test_another_schedule_makes_other_edits(start, run_folder, tmp_path):
     other = shutil.copytree(run_folder / "diffusion", tmp_path / "other")
     (path,) = other.glob("**/scheduler_config.json")
     path.write_text(json.dumps({**json.loads(path.read_text()), "beta_end": 0.005}))
-    shared = ["--augment.cache", tmp_path / "cache", "--augment.attempts", 1, "--augment.steps", 2]
+    shared = ["--augment.cache", tmp_path / "cache", "--augment.attempts", 1]
     for name, options in (("a", []), ("b", ["--diffusion.ckpt", other])):
         assert start(tmp_path / name, "augment", *shared, *options) == 0
     one, two = ((p / "edits.npy").read_bytes() for p in (tmp_path / "cache").iterdir())
