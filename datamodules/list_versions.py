@@ -9,12 +9,27 @@ from typing import Literal
 
 ListVersion = Literal["OpenOOD v1.5", "differs", "unverified"]
 
-# Benchmark and file name -> `list_hash`. Two public copies of these lists agree byte for byte.
-# Public copies of the other lists exist, but were not compared.
+# Benchmark -> name of the list -> `list_hash`. Each list was rebuilt from a public copy and
+# compared with a second one. Only one copy was found of mnist/test_tin, which lists all images.
 _HASHES = {
-    "cifar10/train_cifar10.txt": "cc0c13148b985343fdda86677735ed2c48c237d8076acc136db06c6d2256f7af",
-    "cifar10/val_cifar10.txt": "f003250f1307f8d5c4a44065027f1c3a578ad92400264db0abb8ba8b5a1d8635",
-    "cifar10/test_cifar10.txt": "2022987e126e7ae9a2b9f3bfbd7d1853c4d6826d34680427b8db4d7412f01537",
+    "cifar10": {
+        "train_cifar10": "cc0c13148b985343fdda86677735ed2c48c237d8076acc136db06c6d2256f7af",
+        "val_cifar10": "f003250f1307f8d5c4a44065027f1c3a578ad92400264db0abb8ba8b5a1d8635",
+        "test_cifar10": "2022987e126e7ae9a2b9f3bfbd7d1853c4d6826d34680427b8db4d7412f01537",
+        "val_tin": "a1d8487a17aac56986bfaf0a32bf0baf35f0ccb4b8fe1e126c559c23ef534187",
+        "test_cifar100": "410d386c4b271d23810f5ffefb228de148896f2a08ed007bf018bc9c3cc99dad",
+        "test_tin": "1cde9f18bc6554a7742df85af2ece501127e545dd6e6b4972faaa1a17f1b8d46",
+    },
+    "cifar100": {
+        "train_cifar100": "50486e5eadbcfabc0f91d652c8c4ba4fd143e6d1b462df4daa7f3aef00b545a7",
+        "val_cifar100": "1bd6da1e9c319fb93a3680ce5090789a19020cceb4e79a3e6440cec08bf91131",
+        "test_cifar100": "5c6934d66001faada068c8db89643071aa4a8c82b02123fdda54c41f875a3546",
+        "val_tin": "834fdc3a544bcadee9cfc88693ddbb0b4c546de2ca06898498e68a8e45a45bdd",
+        "test_cifar10": "352dd98e85f2960921339ae8a9ef3c3cc5b7a165e2dab896650d7a822d5b591c",
+    },
+    "mnist": {
+        "test_tin": "d1a1024cfa978dd72daf500a4133f14ef54ff62f7eff0f954f713809e85dc034",
+    },
 }
 
 
@@ -36,7 +51,7 @@ def list_version(file: Path, paths: Sequence[str], labels: Sequence[int]) -> Lis
         `OpenOOD v1.5` if they are the same, `differs` if they are not, and `unverified` if the hash
         of OpenOOD's list is not known.
     """
-    expected = _HASHES.get(f"{file.parent.name}/{file.name}")
+    expected = _HASHES.get(file.parent.name, {}).get(file.stem)
     if expected is None:
         return "unverified"
     return "OpenOOD v1.5" if list_hash(paths, labels) == expected else "differs"

@@ -1,9 +1,12 @@
 """Image lists are compared with OpenOOD's, and the results name the version."""
 
+from pathlib import Path
+
 import pytest
 from PIL import Image
 
 from datamodules.config import DataConfig, IDSets, OODSets
+from datamodules.list_versions import list_version
 from datamodules.ood import OODDataModule
 from datamodules.sources import open_set
 from diffguard.report.image_lists import image_list_notes
@@ -14,6 +17,10 @@ TRAIN = [
     f"cifar10/train/{name}/{number:04d}.png {label}"
     for label, name in enumerate(CLASSES)
     for number in range(1, 5001)
+]
+
+CIFAR10_TEST = [
+    f"cifar10/test/{name}/{number:04d}.png" for name in CLASSES for number in range(1, 1001)
 ]
 
 
@@ -30,6 +37,19 @@ def write(tmp_path):
     return write
 
 
+@pytest.mark.parametrize(
+    ("file", "paths"),
+    [
+        ("cifar100/test_cifar10.txt", CIFAR10_TEST),
+        ("mnist/test_tin.txt", [f"tin/val/images/val_{number}.JPEG" for number in range(10000)]),
+    ],
+)
+def test_lists_of_all_images_are_openoods(file, paths):
+    labels = [-1] * len(paths)
+    assert list_version(Path(file), paths, labels) == "OpenOOD v1.5"
+    assert list_version(Path(file), paths[1:], labels[1:]) == "differs"
+
+
 def test_list_is_openoods_whatever_its_order_and_line_ends(write, tmp_path):
     write("train_cifar10.txt", TRAIN[::-1], end="\r\n")
     images = open_set("cifar10", "openood:cifar10/train", root=tmp_path, labeled=True)
@@ -38,13 +58,13 @@ def test_list_is_openoods_whatever_its_order_and_line_ends(write, tmp_path):
 
 def test_other_list_of_the_same_name_is_reported(write, tmp_path, capsys):
     write("test_cifar10.txt", ["cifar10/test/cat/0002.png 3", "cifar10/test/dog/0003.png 5"])
-    write("test_tin.txt", ["tin/val/images/val_1.JPEG -1"])
+    write("test_svhn.txt", ["svhn/test/005498_5.jpg -1"])
     source = "imglist:benchmark_imglist/cifar10/{}.txt@images_classic"
     config = DataConfig(
         name="cifar10",
         root=str(tmp_path),
         id=IDSets(test=source.format("test_cifar10")),
-        ood=OODSets(near={"tin": "openood:cifar10/near/tin"}, far={"letters": "letters:test"}),
+        ood=OODSets(far={"svhn": "openood:cifar10/far/svhn", "letters": "letters:test"}),
         limit=1,
     )
     lists = OODDataModule(config).image_lists()
@@ -53,13 +73,13 @@ def test_other_list_of_the_same_name_is_reported(write, tmp_path, capsys):
     assert "test_cifar10.txt (2 images) is not OpenOOD v1.5's list of this name" in error
     assert lists == {
         "cifar10": {"list": "differs", "n": 2, "scored": 1},
-        "tin": {"list": "unverified", "n": 1, "scored": 1},
+        "svhn": {"list": "unverified", "n": 1, "scored": 1},
     }
     assert image_list_notes({"image_lists": lists}) == [
         (
             "Image lists",
             "not OpenOOD v1.5's, although named like it: cifar10 (1 of 2 images); unverified: "
-            "tin (1 images)",
+            "svhn (1 images)",
         )
     ]
 
