@@ -54,7 +54,7 @@ def test_an_old_checkpoint_gives_the_same_results(name, variant):
 
 def test_renamed_distances_keep_their_meaning(tmp_path):
     content = read_checkpoint(FOLDER / "format1_free.ckpt")
-    assert content["version"] == 3
+    assert content["version"] == 4
     assert content["settings"]["distances"] == ["logits_l1", "feature_cosine", "l2", "ssim_reflect"]
     assert content["settings"]["distance"] == ["feature_cosine", "unguided/ssim_reflect"]
     assert list(content["settings"]["early_stop"]["thresholds"]) == ["psnr", "ssim_reflect"]

@@ -6,6 +6,7 @@
    that a checkpoint of version 1 holds are replaced by the defaults. Network classes of the project
    have other import paths.
 3. Each form of guidance has a section of settings of its own.
+4. GEN averages over `gen_classes` classes; earlier versions average over all of them.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from diffguard.settings.guidance import ClassifierGuidanceSettings, CropSettings
 from diffguard.settings.old_keys import translated
 from diffguard.settings.sections import InversionSettings, SynthesisSettings
 
-VERSION = 3
+VERSION = 4
 # The versions that `upgraded` takes.
 READABLE = range(1, VERSION + 1)
 
@@ -45,10 +46,15 @@ def upgraded(content: Mapping[str, Any]) -> dict[str, Any]:
         return content
     first = content["version"] == 1
     content["version"] = VERSION
-    content["settings"] = _settings(content.get("settings"), first=first)
+    classes = _classes(content.get("classifier"))
+
+    def present(settings: Any) -> Any:
+        return _with_all_classes(_settings(settings, first=first), classes)
+
+    content["settings"] = present(content.get("settings"))
     config = content.get("config")
     if isinstance(config, Mapping) and "detector" in config:
-        content["config"] = {**config, "detector": _settings(config["detector"], first=first)}
+        content["config"] = {**config, "detector": present(config["detector"])}
     return _with_present_names(content) if first else content
 
 
@@ -57,6 +63,22 @@ def _settings(settings: Any, *, first: bool) -> Any:
         return settings
     settings = translated(settings)
     return _without_unused(_with_present_distances(settings)) if first else settings
+
+
+def _classes(classifier: Any) -> Any:
+    """The number of classes, if the classifier's specification names it."""
+    spec = classifier.get("spec") if isinstance(classifier, Mapping) else None
+    return spec.get("num_classes") if isinstance(spec, Mapping) else None
+
+
+def _with_all_classes(settings: Any, classes: Any) -> Any:
+    """Settings with which GEN averages over all classes."""
+    if not isinstance(settings, Mapping) or not isinstance(classes, int):
+        return settings
+    names = settings.get("baselines")
+    if isinstance(names, list) and "gen" in names and classes > DetectorSettings.gen_classes:
+        return {**settings, "gen_classes": classes}
+    return settings
 
 
 def _with_present_names(content: dict[str, Any]) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from diffguard.scores.core import ConfidenceAndResidual
 from diffguard.scores.feature_baselines import BoundaryDistance, NNGuide, nci, she, vim
 from diffguard.scores.gradient_baselines import Odin
 from diffguard.scores.hyper_parameters import (
+    CLASS_COUNTS,
     HyperParameter,
     activation_shares,
     dimensions,
@@ -31,6 +32,7 @@ from diffguard.scores.logit_baselines import (
     fit_klm,
     fit_temperature,
     from_library,
+    gen,
     is_temperature,
     temperature,
 )
@@ -92,7 +94,12 @@ BASELINES: dict[str, Baseline] = {
     "mls": Baseline("Hendrycks et al., 2022", "logits", partial(from_library, "MaxLogit")),
     "energy": Baseline("Liu et al., 2020", "logits", partial(from_library, "EnergyBased")),
     "entropy": Baseline("Chan et al., 2021", "logits", partial(from_library, "Entropy")),
-    "gen": Baseline("Liu et al., 2023", "logits", partial(from_library, "GEN")),
+    "gen": Baseline(
+        "Liu et al., 2023",
+        "logits",
+        gen,
+        parameters=(HyperParameter("gen_classes", 100, 1, None, CLASS_COUNTS, cost=neg),),
+    ),
     "temperature": Baseline(
         "Guo et al., 2017",
         "logits",

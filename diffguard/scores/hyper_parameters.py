@@ -55,6 +55,10 @@ def listed(*values: float) -> Callable[[Reference], Sequence[float]]:
     return lambda _: values
 
 
+# Those of OpenOOD.
+CLASS_COUNTS = listed(10, 50, 100, 200, 500, 1000)
+
+
 def activation_shares(*values: float) -> Callable[[Reference], Sequence[float]]:
     """Those of the values that leave an activation if they are the share of removed ones."""
     return lambda reference: [

@@ -27,6 +27,23 @@ def from_library(name: str) -> Score:
     return score
 
 
+def gen(*, gen_classes: int) -> Score:
+    """GEN with γ = 0.1 over the most likely classes (Liu et al., 2023).
+
+    Args:
+        gen_classes: The number of these classes; fewer classes are all used.
+    """
+    from pytorch_ood.detector import GEN
+
+    def score(logits: Tensor) -> Tensor:
+        # GEN sorts the probabilities to select some, which changes the last bits of their mean.
+        most = gen_classes if logits.shape[1] > gen_classes else None
+        scores: Tensor = GEN.score(logits, gamma=0.1, M=most)
+        return scores
+
+    return score
+
+
 def temperature(fit: Mapping[str, Tensor]) -> Score:
     """MSP of logits that are divided by the temperature that `fit_temperature` found."""
     from pytorch_ood.detector import MaxSoftmax

@@ -89,6 +89,7 @@ class DetectorSettings:
         decision: The score that decides on new images; `auto` is `fusion` if the diffusion model
             reconstructs ID validation images well, and otherwise `fusion_baselines`.
         accept: Share of ID images to accept, at least on average, see `scores.conformal`.
+        gen_classes: GEN: most classes over which it averages, the most likely ones.
         knn_k: Neighbors of the KNN baseline among all ID training images. If `reference_images`
             keeps a share of them, the same share of the neighbors is used.
         reference_images: Most ID training images that the feature baselines are fitted on.
@@ -136,6 +137,7 @@ class DetectorSettings:
     fusion: FusionSettings = field(default_factory=FusionSettings)
     decision: str = "fusion"
     accept: float = 0.95
+    gen_classes: int = 100
     knn_k: int = 50
     reference_images: int = 10_000
     vim_dim: int | None = None

@@ -109,7 +109,7 @@ def test_settings_can_be_replaced(saved, images):
     ("change", "message"),
     [
         (lambda c: c.update(format="other"), "is not a detector checkpoint"),
-        (lambda c: c.update(version=4), "format version 4, this program reads 1 to 3"),
+        (lambda c: c.update(version=5), "format version 5, this program reads 1 to 4"),
         (lambda c: c.pop("classifier"), "is damaged"),
         (lambda c: c.update(reference={"features": None}), "is damaged"),
         (lambda c: c["classifier"]["spec"].update(kwargs={"depth": 3}), "cannot be built"),

@@ -24,3 +24,14 @@ def test_classes_of_the_first_version_are_found_at_their_present_paths(old, new)
     assert current["config"]["classifier"]["arch"] == new
     assert import_class(new).__name__ == new.rpartition(".")[2]
     assert spec["arch"] == old  # the content that was given is left as it is
+
+
+@pytest.mark.parametrize(
+    ("classes", "baselines", "change"),
+    [(1000, ["gen"], {"gen_classes": 1000}), (100, ["gen"], {}), (1000, ["msp"], {})],
+)
+def test_gen_of_an_earlier_version_averages_over_all_classes(classes, baselines, change):
+    settings = {"baselines": baselines, "guidance": "classifier_free"}
+    spec = {"arch": "resnet50", "num_classes": classes}
+    content = {"version": 3, "classifier": {"spec": spec}, "settings": settings, "config": {}}
+    assert upgraded(content)["settings"] == {**settings, **change}

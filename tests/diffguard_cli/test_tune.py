@@ -126,7 +126,7 @@ def test_hyper_parameters_alone_need_no_diffusion_model(ckpt, tmp_path, capsys, 
 
 def test_a_baseline_without_hyper_parameters_is_not_searched(ckpt):
     for name in ("msp", "mps"):
-        with pytest.raises(UserError, match=f"--baselines {name} .*expected some of knn, vim"):
+        with pytest.raises(UserError, match=f"--baselines {name} .*expected some of gen, knn, vim"):
             tune.main([ckpt, "--baselines", name])
 
 

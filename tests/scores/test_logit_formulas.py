@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from pytorch_ood.detector import GEN
 from torch.nn import functional as F
 
 from diffguard.scores.baseline_table import BASELINES
@@ -21,9 +22,10 @@ def entropy(logits):
     return -(softmax(logits) * np.log(softmax(logits))).sum()
 
 
-def gen(logits):
-    """The paper's sum over the classes, as a mean."""
-    return np.mean(softmax(logits) ** 0.1 * (1 - softmax(logits)) ** 0.1)
+def gen(logits, most=CLASSES):
+    """The paper's sum over the most likely classes, as a mean."""
+    p = np.sort(softmax(logits))[-most:]
+    return np.mean(p**0.1 * (1 - p) ** 0.1)
 
 
 FORMULAS = {
@@ -46,6 +48,20 @@ def test_scores_are_the_formulas_of_the_papers():
     for name, formula in FORMULAS.items():
         expected = torch.tensor([formula(row) for row in logits.double().numpy()])
         torch.testing.assert_close(scores[name], expected, rtol=2e-6, atol=1e-6, msg=name)
+
+
+def test_gen_takes_the_100_most_likely_of_more_classes():
+    logits = 0.5 * torch.randn(5, 150, generator=torch.Generator().manual_seed(0))
+    for parameters, most in (({}, 100), ({"gen_classes": 3}, 3), ({"gen_classes": 150}, 150)):
+        score = Baselines(["gen"], **parameters).score(logits, logits)["gen"]
+        expected = torch.tensor([gen(row, most) for row in logits.double().numpy()])
+        torch.testing.assert_close(score, expected, rtol=2e-6, atol=0)
+
+
+def test_gen_of_100_classes_is_the_mean_over_all_to_the_last_bit():
+    logits = 3 * torch.randn(64, 100, generator=torch.Generator().manual_seed(0))
+    score = Baselines(["gen"]).score(logits, logits)["gen"]
+    assert torch.equal(score, GEN.score(logits).double())
 
 
 @pytest.fixture(scope="module")

@@ -30,7 +30,7 @@ FREE = {
     "fused": ["knn"],
     "knn_k": 3,
 }
-TUNED = {**FREE, "baselines": ["knn", "nci", "react", "ash", "scale", "dice", "odin"]}
+TUNED = {**FREE, "baselines": ["knn", "gen", "nci", "react", "ash", "scale", "dice", "odin"]}
 CASCADE = {**FREE, "fusion": {"rule": "cascade", "band": [0.3, 0.9]}}
 BUDGET = {**FREE, "fusion": {"rule": "cascade", "budget": 3.0}}
 MASKED = {**FREE, "comparison": {"masking": "layers"}}
@@ -100,6 +100,7 @@ CHANGES = {
     "fusion.budget": (BUDGET, 9.0),
     "decision": (FREE, "diffguard"),
     "accept": (FREE, 0.5),
+    "gen_classes": (TUNED, 2),
     "knn_k": (FREE, 5),
     "vim_dim": (FREE, 3),
     "nci_alpha": (TUNED, 0.1),
@@ -115,8 +116,7 @@ ELSEWHERE = {
     *(f"lmd.{name}" for name in ("repeats", "squares", "distance")),
     *(f"msma.{name}" for name in ("levels", "components", "images")),
     "early_stop.mean_depth",
-    "reference_images",
-    *("perceptual_weights", "compile", "channels_last"),
+    *("reference_images", "perceptual_weights", "compile", "channels_last"),
 }
 
 
