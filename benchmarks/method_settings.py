@@ -103,7 +103,7 @@ class Search:
         sets = {**config["ood_validation"], **NEAR}
         self.data = validation_data({**config, "ood_validation": sets}, limit)
         self.models = Detector.from_checkpoint(content).models
-        plain = {"baselines": [], "fused": [], "decision": "diffguard"}
+        plain = {"baselines": [], "fused": [], "comparator": None, "decision": "diffguard"}
         self.settings: dict[str, Any] = {**completed(content["settings"]), **plain}
         self.batch_size = fixed_batch_size(self.data.read_size)
         self._outcomes: dict[tuple[Program, str], tuple[list[Outcome], float]] = {}
