@@ -26,6 +26,7 @@ _HASHES = {
         "test_cifar100": "5c6934d66001faada068c8db89643071aa4a8c82b02123fdda54c41f875a3546",
         "val_tin": "834fdc3a544bcadee9cfc88693ddbb0b4c546de2ca06898498e68a8e45a45bdd",
         "test_cifar10": "352dd98e85f2960921339ae8a9ef3c3cc5b7a165e2dab896650d7a822d5b591c",
+        "test_tin": "83b7c5f21389b1459afb08f3b518d816be249cdfb70a7dff711593624d83a549",
     },
     "mnist": {
         "test_tin": "d1a1024cfa978dd72daf500a4133f14ef54ff62f7eff0f954f713809e85dc034",
