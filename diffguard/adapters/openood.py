@@ -61,10 +61,8 @@ class OpenOODPostprocessor:
             UserError: See `Detector.calibrate` and `Normalization.undo`.
         """
         if self.detector.calibration is None:
-            validation, reference = (
-                OriginalImages(id_loader_dict[part].dataset, self.normalization, _KEYS)
-                for part in ("val", "train")
-            )
+            sets = [id_loader_dict[part].dataset for part in ("val", "train")]
+            validation, reference = (OriginalImages(s, self.normalization, _KEYS) for s in sets)
             self.detector.calibrate(validation, reference=reference, batch_size=self.batch_size)
 
     def postprocess(self, net: Any, data: Tensor) -> tuple[Tensor, Tensor]:  # noqa: ARG002
@@ -80,8 +78,7 @@ class OpenOODPostprocessor:
         Raises:
             UserError: See `Detector.predict` and `Normalization.undo`.
         """
-        images = self.normalization.undo(data)
-        verdicts = self.detector.predict(images, batch_size=self.batch_size)
+        verdicts = self.detector.predict(self.normalization.undo(data), batch_size=self.batch_size)
         return verdicts.label, -verdicts.score
 
     def inference(
@@ -97,14 +94,10 @@ class OpenOODPostprocessor:
         Returns:
             Predicted classes, confidence (higher = more ID) and labels, each `(N,)`.
         """
-        parts = [
-            (*self.postprocess(net, batch["data"]), torch.as_tensor(batch["label"]))
-            for batch in track(data_loader, "DiffGuard", disable=not progress)
-        ]
-        predictions, confidence, labels = (
-            torch.cat(column).numpy(force=True) for column in zip(*parts, strict=True)
-        )
-        return predictions, confidence, labels
+        batches = track(data_loader, "DiffGuard", disable=not progress)
+        parts = [(*self.postprocess(net, b["data"]), torch.as_tensor(b["label"])) for b in batches]
+        columns = [torch.cat(column).numpy(force=True) for column in zip(*parts, strict=True)]
+        return columns[0], columns[1], columns[2]
 
 
 def openood_postprocessor(

@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any, Self
 
-from pytorch_ood.api import (
-    Detector as LibraryDetector,
-)
-from pytorch_ood.api import DetectorInfo, Paper, RequiresFittingException, Task
+from pytorch_ood.api import Detector as LibraryDetector
+from pytorch_ood.api import RequiresFittingException
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -31,18 +29,6 @@ class PytorchOODDetector(LibraryDetector):
         std: Their standard deviation. By default, the inputs are images in [0, 1].
         batch_size: Images of every network call, at least 1.
     """
-
-    info = DetectorInfo(
-        tasks=frozenset({Task.CLASSIFICATION}),
-        paper=Paper(
-            title="DiffGuard: Semantic Mismatch-Guided Out-of-Distribution Detection Using "
-            "Pre-trained Diffusion Models",
-            venue="ICCV",
-            year=2023,
-            url="https://arxiv.org/abs/2308.07687",
-            code="https://github.com/cure-lab/DiffGuard",
-        ),
-    )
 
     def __init__(
         self,
