@@ -10,7 +10,8 @@ from typing import Literal
 ListVersion = Literal["OpenOOD v1.5", "differs", "unverified"]
 
 # Benchmark -> name of the list -> `list_hash`. Each list was rebuilt from a public copy and
-# compared with a second one. Only one copy was found of mnist/test_tin, which lists all images.
+# compared with a second one. Only one copy was found of mnist/test_tin, which lists all images,
+# and of ImageNet's two validation lists, which agree and hold what the test lists leave out.
 _HASHES = {
     "cifar10": {
         "train_cifar10": "cc0c13148b985343fdda86677735ed2c48c237d8076acc136db06c6d2256f7af",
@@ -30,6 +31,14 @@ _HASHES = {
     },
     "mnist": {
         "test_tin": "d1a1024cfa978dd72daf500a4133f14ef54ff62f7eff0f954f713809e85dc034",
+    },
+    "imagenet200": {
+        "val_imagenet200": "dda1f438ccb66ba5a04e73f515d836037e9b8c970a723eaf2309c1385ebee9cb",
+        "test_imagenet200": "1d4bb5c2311b02237734e788ec5d4bd5e7922281c0beda60392c40d2e1631d6b",
+    },
+    "imagenet": {
+        "val_imagenet": "5bbae85782576369a302b1e1f4ef785dce9f5874d974ea4943234d966589577e",
+        "test_imagenet": "61a583bf2190c8c9a0fcb971787125fb5c1d19f097356e20467819a16513865e",
     },
 }
 
