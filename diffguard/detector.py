@@ -238,8 +238,8 @@ class Detector(Explainer, DriftScorer, HubMixin):
         A training run gives the same result with the same images, settings and batch size.
 
         Args:
-            validation: ID validation images with labels, see `inputs.labeled.LabeledImages`. The
-                classifier must not have been trained on them.
+            validation: ID validation images with labels, see `inputs.labeled.LabeledImages`, in the
+                same order at each reading. The classifier must not have been trained on them.
             reference: ID training images with labels, not augmented, for baselines that need them
                 (at most `settings.reference_images`); defaults to those of the last calibration.
             accept: Share of ID images to accept, in (0, 1); defaults to `settings.accept`.

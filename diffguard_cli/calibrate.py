@@ -112,7 +112,7 @@ def calibrated(
     )
     detector = Detector(**fitted.models.arguments, reference=fitted.reference, fits=fitted.fits)
     table = _score_validation(run, detector, identity, trainer, settings)
-    scores = readable_scores(table)
+    scores = readable_scores(table) | fitted.validation_scores
     passes = torch.from_numpy(table.network_passes[table.valid])
     detector.calibration = fit_calibration(
         scores, detector.settings, run.say, fitted.features, passes, fitted.quality

@@ -7,13 +7,20 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import (
+    DataLoader,
+    Dataset,
+    RandomSampler,
+    SubsetRandomSampler,
+    WeightedRandomSampler,
+)
 
 from diffguard.errors import UserError
 from diffguard.inputs.batch_parts import LABELED, batch_parts, label_numbers
 from diffguard.inputs.working import working_images
 from diffguard.randomness import choice
 
+_RANDOM = (RandomSampler, SubsetRandomSampler, WeightedRandomSampler)
 _EXPECTED = f"expected {LABELED}"
 
 
@@ -73,6 +80,11 @@ class LabeledImages:
             for position, pair in enumerate(self._pairs(_elements(self.data))):
                 if position in subset:
                     yield pair
+
+    @property
+    def is_shuffled(self) -> bool:
+        """Whether a loader draws a new order for each iteration."""
+        return isinstance(self.data, DataLoader) and isinstance(self.data.sampler, _RANDOM)
 
     def count(self) -> int:
         """Number of images, without the limit; a loader that does not know it is read once."""

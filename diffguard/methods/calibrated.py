@@ -14,12 +14,15 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from diffguard.batching import check_batch_size
+from diffguard.errors import UserError
 from diffguard.inputs.labeled import LabeledImages
 from diffguard.methods.fit import fit_calibration, fit_models
 from diffguard.methods.items import Item
 from diffguard.methods.reference import TrainingImages
 from diffguard.methods.scorer import Scorer
 from diffguard.report.progress import StageProgress
+from diffguard.scores.baseline_table import VALIDATION_BASELINES
+from diffguard.settings.detector import DetectorSettings
 
 
 def calibrated(
@@ -44,11 +47,13 @@ def calibrated(
 
     Raises:
         UserError: If the classifier and the images do not fit together, a baseline needs training
-            images and there are none, or a score does not vary.
+            images and there are none, a score does not vary, or a baseline is fitted to validation
+            images that are shuffled.
     """
     check_batch_size(batch_size)
     form = (scorer.image_size, scorer.image_channels, batch_size)
     images, training = LabeledImages(validation, *form), None
+    _check_order(images, scorer.settings)
     if reference is not None:
         labeled = LabeledImages(reference, *form)
         batches = partial(LabeledImages, labeled.data, *form)
@@ -70,7 +75,12 @@ def calibrated(
     with StageProgress("calibrate", images.count(), console=console) as bar:
         scores, passes = plain_scores(result, images, batch_size, bar.update)
     result.calibration = fit_calibration(
-        scores, models.settings, _warn, fitted.features, passes, fitted.quality
+        scores | fitted.validation_scores,
+        models.settings,
+        _warn,
+        fitted.features,
+        passes,
+        fitted.quality,
     )
     return result
 
@@ -106,6 +116,16 @@ def plain_scores(
         for name in scorer.score_names(derived=False)
     }
     return scores, torch.tensor([row.network_passes for row in rows])
+
+
+def _check_order(images: LabeledImages, settings: DetectorSettings) -> None:
+    """Refuse a shuffled loader if images of several readings are matched by their order."""
+    names = [name for name in settings.baselines if name in VALIDATION_BASELINES]
+    if names and images.is_shuffled:
+        raise UserError(
+            f"baseline {names[0]} needs the ID validation images in the same order each time they "
+            "are read, and their loader shuffles them: give a loader without shuffle"
+        )
 
 
 def _warn(line: str) -> None:

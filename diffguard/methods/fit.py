@@ -46,13 +46,16 @@ class Fitted:
         models: The networks, with the thresholds of early stop in their settings.
         reference: Features of ID training images; None if no baseline needs them.
         fits: Method or baseline -> what was fitted on ID training or validation images.
-        features: `(n, D)` of some ID validation images.
+        validation_scores: Baseline -> `(n,)` cross-fitted scores of the n ID validation images, in
+            their order, for the baselines that are fitted to these images.
+        features: `(m, D)` of some ID validation images.
         quality: How well some of these images are reconstructed.
     """
 
     models: Models
     reference: Reference | None
     fits: Fits
+    validation_scores: dict[str, torch.Tensor]
     features: torch.Tensor
     quality: ReconstructionQuality
 
@@ -72,7 +75,8 @@ def fit_models(
 
     Args:
         models: The networks and settings, on their device.
-        validation: Batches of the ID validation images, which can be read several times.
+        validation: Batches of the ID validation images, which are read several times, in the same
+            order.
         training: The ID training images; None if nothing is fitted on them.
         batch_size: Rows of every network call.
         warn: Is called with each warning.
@@ -96,14 +100,15 @@ def fit_models(
         stop = settings.early_stop
         stop = replace(stop, thresholds={**stop.thresholds, **thresholds})
         fitted = models.with_settings(replace(settings, early_stop=stop))
-        fits = fit_baselines(fitted, validation, batch_size)
+        baselines = fit_baselines(fitted, validation, batch_size)
+        fits = dict(baselines.fits)
         if training is not None:
             fits |= fit_methods(fitted, training.batches, batch_size)
         quality = reconstruction_quality(fitted, validation, batch_size)
     if not quality.is_sound:
         advice = _advice(settings.decision)
         warn(f"warning: the diffusion model reconstructs ID images poorly: {quality}; {advice}")
-    return Fitted(fitted, reference, fits, features, quality)
+    return Fitted(fitted, reference, fits, baselines.scores, features, quality)
 
 
 def _advice(decision: str) -> str:
@@ -159,9 +164,14 @@ def fit_calibration(
         quality: How well some of them are reconstructed.
 
     Raises:
-        UserError: If there are fewer than two images, a score does not vary, or the budget of a
-            cascade is too small.
+        UserError: If there are fewer than two images, a score does not vary, scores are of
+            different numbers of images, or the budget of a cascade is too small.
     """
+    if len({len(values) for values in scores.values()}) > 1:
+        raise UserError(
+            "some ID validation images could be read only once: check their files, and calibrate "
+            "again in a new folder"
+        )
     passes = None if passes is None else passes.double()
     calibration = Calibration.fit(scores, settings.fusion_rule(), features, passes, quality)
     count = calibration.count

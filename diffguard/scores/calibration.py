@@ -16,14 +16,13 @@ from torch import Tensor
 
 from diffguard.errors import UserError
 from diffguard.scores.conformal import Judgment, accepted_interval, judge, threshold
+from diffguard.scores.cross_fitting import FOLDS
 from diffguard.scores.fusion import Fusion
 from diffguard.scores.fusion_rule import FusionRule
 from diffguard.scores.reconstruction import ReconstructionQuality
 
 # With fewer images, the share that a threshold accepts is too uncertain.
 ENOUGH_IMAGES = 200
-# Folds of the cross-fitted scores. With 20, thresholds of 400 images would accept slightly too few.
-_FOLDS = 50
 
 
 @dataclass
@@ -32,7 +31,8 @@ class Calibration:
 
     Attributes:
         scores: Score -> `(n,)` float64 of the n ID validation images, higher = more OOD; derived
-            scores included. They normalize the scores of new images.
+            scores included. They normalize the scores of new images. Those of a baseline that is
+            fitted to these images are cross-fitted.
         rule: How scores are combined.
         features: `(m, D)` float32, the classifier's features of some of the images, to measure a
             drift; None if they are unknown.
@@ -119,7 +119,7 @@ class Calibration:
         """
         parts = {name: self.scores[name] for name in self.rule.parts}
         result = {name: torch.empty(self.count, dtype=torch.float64) for name in self.rule.derived}
-        folds = min(self.count, _FOLDS)
+        folds = min(self.count, FOLDS)
         for first in range(folds):
             fold = torch.zeros(self.count, dtype=torch.bool)
             fold[first::folds] = True

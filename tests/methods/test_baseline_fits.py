@@ -4,12 +4,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.utils.data import DataLoader, TensorDataset
 
 from diffguard import Detector, UserError
 from diffguard.classifiers.build import build_classifier
 from diffguard.classifiers.spec import ClassifierSpec
 from diffguard.methods.classifier_trial import try_classifier
 from diffguard.scores.baseline_list import HEADER, baseline_rows
+from diffguard.scores.baseline_table import VALIDATION_BASELINES
+from diffguard.scores.cross_fitting import cross_fitted
+from diffguard.scores.logit_baselines import PosteriorDivergence, fit_klm
 from diffguard.settings.detector import DetectorSettings
 from tests.helpers.saved_detector import CLASSIFIER, CONFIG, DIFFUSION, build
 
@@ -30,12 +34,22 @@ def test_fits_on_validation_images_are_saved(tmp_path):
     for name in BASELINES:
         scores = detector.score(IMAGES, name=name, batch_size=8)
         assert torch.equal(scores, again.score(IMAGES, name=name, batch_size=8))
-        assert torch.equal(scores, detector.calibration.scores[name])
+        same = torch.equal(scores, detector.calibration.scores[name])
+        assert same == (name not in VALIDATION_BASELINES)
+    logits = detector.models.classify(IMAGES, 8).logits
+    expected = cross_fitted(logits, LABELS, fit_klm, PosteriorDivergence)
+    torch.testing.assert_close(detector.calibration.scores["klm"], expected)
     content = torch.load(tmp_path / "d.ckpt", weights_only=True)
     content["fits"]["klm"]["posteriors"] = torch.ones(2, 3, dtype=torch.float64)
     torch.save(content, tmp_path / "damaged.ckpt")
     with pytest.raises(UserError, match="the fit of klm is not one that calibration makes"):
         Detector.load(tmp_path / "damaged.ckpt")
+
+
+def test_a_shuffled_loader_is_refused_if_images_are_matched_by_their_order():
+    loader = DataLoader(TensorDataset(IMAGES, LABELS), shuffle=True)
+    with pytest.raises(UserError, match="baseline temperature needs the ID validation images in"):
+        build(baselines=BASELINES).calibrate(loader, progress=False)
 
 
 NETWORKS = {
