@@ -99,6 +99,9 @@ def same_source(first: str, second: str, root: Path | str | None) -> bool:
         (low, high, part), (other_low, other_high, other_part) = (m.groups() for m in digits if m)
         is_same_part = None in (part, other_part) or part == other_part
         return is_same_part and max(low, other_low) <= min(high, other_high)
+    folders = [_folder_path(source, root) for source in (first, second)]
+    if folders[0] and folders[1]:
+        return folders[0].is_relative_to(folders[1]) or folders[1].is_relative_to(folders[0])
     return _canonical(first, root) == _canonical(second, root)
 
 
@@ -106,6 +109,13 @@ def is_folder(source: str) -> bool:
     """Whether a source is a folder, whose sub-folders are classes."""
     kind = source.partition(":")[0]
     return kind == "folder" or (kind not in _OPENERS and user_path(source, "source").is_dir())
+
+
+def _folder_path(source: str, root: Path | str | None) -> Path | None:
+    """The resolved path of a folder, all images below which are a set; None for other sources."""
+    if not is_folder(source):
+        return None
+    return Path(_canonical(source, root)[1])
 
 
 def _canonical(source: str, root: Path | str | None) -> tuple[str, str]:

@@ -75,10 +75,10 @@ PIPELINES = list({own_settings(p): p for p in CONFIGS if p.stem not in LATENT}.v
 
 
 @pytest.mark.parametrize("shipped", PIPELINES, ids=lambda path: path.stem)
-def test_the_pipeline_of_a_config_runs(shipped, tiny, tmp_path, monkeypatch):
+def test_the_pipeline_of_a_config_runs(shipped, tiny, data_root, tmp_path, monkeypatch):
     run = tmp_path / "run"
     with monkeypatch.context() as patch:
-        sets = recorded_sets(patch)
+        sets = recorded_sets(patch, data_root)
         assert train.main([*tiny(shipped), "--run_dir", str(run)]) == 0
     # No fit, calibration or choice may see a test image.
     assert sets == {"shapes_train", "shapes_validation"}

@@ -80,7 +80,7 @@ def test_a_config_of_a_latent_model_is_calibrated_and_scores(
     paths = [shipped_configs()[config] for config in configs]
     run, model = tmp_path / "run", models(family)
     with monkeypatch.context() as patch:
-        sets = recorded_sets(patch)
+        sets = recorded_sets(patch, root, ("folder:test", *SOURCES.values()))
         argv = tiny_argv(paths, root, model, tmp_path)
         assert train.main([*argv, "--run_dir", str(run)]) == 0
     # No fit, calibration or choice may see a test image of a set of any kind.

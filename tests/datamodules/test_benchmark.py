@@ -58,6 +58,19 @@ def test_training_and_validation_sources_must_differ(tmp_path):
         _check(validation={"v": "blends:validation", "w": "blends:validation"})
 
 
+def test_sources_are_compared_by_the_files_that_they_name(tmp_path, monkeypatch):
+    (tmp_path / "x" / "part").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "x")
+    (tmp_path / "x" / "list.txt").touch()
+    monkeypatch.chdir(tmp_path)
+    same = (f"{tmp_path}/link", "x", "./y/../x", "folder:x/part", "folder:.")
+    for source in same:
+        with pytest.raises(UserError, match=r"data\.id\.train and data\.id\.validation are the"):
+            _check(id=IDSets("folder:x", source), root=str(tmp_path))
+    for source in ("folder:xx", "x/list.txt"):
+        _check(id=IDSets("folder:x", source), root=str(tmp_path))
+
+
 def test_test_sets_must_differ(tmp_path):
     with pytest.raises(UserError, match=r"test sets 'mnist' and 'f' are the same images"):
         _check(far={"f": "digits:0-5/test"})

@@ -38,8 +38,10 @@ def ckpt(run_folder, tmp_path):
     return str(with_ood_validation(run_folder / "detector.ckpt", tmp_path))
 
 
-def test_the_grid_is_scored_and_the_choice_is_a_config(ckpt, tmp_path, capsys, monkeypatch):
-    sets = recorded_sets(monkeypatch)
+def test_the_grid_is_scored_and_the_choice_is_a_config(
+    ckpt, data_root, tmp_path, capsys, monkeypatch
+):
+    sets = recorded_sets(monkeypatch, data_root)
     words = [ckpt, "--depths", "0.5", "--scales", "1.5", "3", "--output", str(tmp_path / "t.yaml")]
     assert tune.main([*words, "--steps", "2", "--limit", "4", "--device", "cpu"]) == 0
     assert {"choice"} <= sets <= {"choice", "shapes_train", "shapes_validation"}  # no test image
@@ -107,11 +109,13 @@ def test_values_of_a_baseline_are_ranked_by_its_score(ckpt):
     assert again[0].ranking.best.auroc == pytest.approx(mean_auroc(table, "knn"))
 
 
-def test_hyper_parameters_alone_need_no_diffusion_model(ckpt, tmp_path, capsys, monkeypatch):
+def test_hyper_parameters_alone_need_no_diffusion_model(
+    ckpt, data_root, tmp_path, capsys, monkeypatch
+):
     def refuse(*_args, **_kwargs):
         raise AssertionError("the diffusion model is used")
 
-    sets = recorded_sets(monkeypatch)
+    sets = recorded_sets(monkeypatch, data_root)
     monkeypatch.setattr(Detector, "stream", refuse)
     assert "react" not in read_checkpoint(ckpt)["settings"]["baselines"]
     words = [ckpt, "--baselines", "react", "odin", "--limit", "4", "--device", "cpu"]

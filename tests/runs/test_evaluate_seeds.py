@@ -15,7 +15,7 @@ from diffguard_cli.evaluation_seeds import planned_runs
 from tests.helpers.read_sets import recorded_sets
 
 
-def test_each_seed_resumes_in_its_folder(ckpt, capsys, monkeypatch):
+def test_each_seed_resumes_in_its_folder(ckpt, data_root, capsys, monkeypatch):
     words = ["--ckpt", str(ckpt), "--seeds", "0", "5", "--panels", "0", "--data.limit", "4"]
     words += ["--detector.methods", "[diffguard, minority]"]
     monkeypatch.setattr(publish, "_figures", lambda *_: [])  # they take most of the time
@@ -24,7 +24,7 @@ def test_each_seed_resumes_in_its_folder(ckpt, capsys, monkeypatch):
 
     def watched(*arguments):
         with monkeypatch.context() as patch:
-            sets = recorded_sets(patch)
+            sets = recorded_sets(patch, data_root)
             scoring = recalibrate(*arguments)
             seen.update(sets)
         return scoring

@@ -19,12 +19,12 @@ def ckpt(run_folder, tmp_path):
     return with_ood_validation(run_folder / "detector.ckpt", tmp_path)
 
 
-def test_the_best_baseline_is_chosen_on_validation_images_alone(ckpt, monkeypatch):
+def test_the_best_baseline_is_chosen_on_validation_images_alone(ckpt, data_root, monkeypatch):
     detector = Detector.load(ckpt)
     config = torch.load(ckpt, weights_only=True)["config"]["data"]
     data = validation_data(config, None)
     table, _ = score_validation(detector, data)
-    sets = recorded_sets(monkeypatch)
+    sets = recorded_sets(monkeypatch, data_root)
     opponents = validated_opponents(detector, data, 8)
     assert sets == {"choice"}  # no test image; the ID scores are those of the calibration
     values = {name: torch.from_numpy(table["choice"][name]) for name in opponents.names}
