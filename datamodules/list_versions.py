@@ -20,6 +20,7 @@ _HASHES = {
         "val_tin": "a1d8487a17aac56986bfaf0a32bf0baf35f0ccb4b8fe1e126c559c23ef534187",
         "test_cifar100": "410d386c4b271d23810f5ffefb228de148896f2a08ed007bf018bc9c3cc99dad",
         "test_tin": "1cde9f18bc6554a7742df85af2ece501127e545dd6e6b4972faaa1a17f1b8d46",
+        "test_texture": "96aeac122d8f300765a44003d3d5e64557121ca622077934e2de218e8dbc8bf9",
     },
     "cifar100": {
         "train_cifar100": "50486e5eadbcfabc0f91d652c8c4ba4fd143e6d1b462df4daa7f3aef00b545a7",
@@ -39,6 +40,7 @@ _HASHES = {
     "imagenet": {
         "val_imagenet": "5bbae85782576369a302b1e1f4ef785dce9f5874d974ea4943234d966589577e",
         "test_imagenet": "61a583bf2190c8c9a0fcb971787125fb5c1d19f097356e20467819a16513865e",
+        "test_textures": "9cf1ff7e97ce67ea61a8bb1ffc17bb845ae06e1d22bfebc74c3c0aa284a408c9",
     },
 }
 
