@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -40,9 +41,8 @@ class LoggerLog:
     def pr_curve(self, name: str, is_ood: NDArray[np.bool_], ranks: NDArray[np.float64]) -> None:
         """Not every logger takes curves."""
 
-    def picture(self, name: str, pixels: NDArray[np.uint8]) -> None:
-        """Log the picture if the logger takes pictures."""
-        log_picture([self.logger], name, pixels)
+    def picture(self, name: str, file: Path) -> None:
+        """Not every logger takes pictures."""
 
     def layout(self, charts: Layout) -> None:
         """Not every logger arranges charts."""
@@ -53,13 +53,17 @@ class LoggerLog:
 
 
 class WandbLog(LoggerLog):
-    """A `ResultsLog` that also gives W&B texts, histograms and precision-recall curves."""
+    """A `ResultsLog` that also gives W&B texts, pictures, histograms and PR curves."""
 
     logger: WandbLogger
 
     def text(self, name: str, markdown: str) -> None:
         """Log the text as a table of one cell."""
         self.logger.log_text(name, columns=["text"], data=[[markdown]])
+
+    def picture(self, name: str, file: Path) -> None:
+        """Log the picture."""
+        self.logger.log_image(name, [str(file)])
 
     def histogram(self, name: str, values: NDArray[np.float64]) -> None:
         """Log the histogram."""

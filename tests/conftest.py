@@ -1,20 +1,21 @@
-"""Shared fixtures: one thread, a tiny detector and a tiny trained run."""
+"""Shared fixtures: one thread, a tiny detector and a tiny trained run.
+
+pytest-xdist's controller reads this file too, so fixtures import the libraries when they run.
+"""
 
 import contextlib
 import tempfile
 from multiprocessing import connection
 
 import pytest
-import torch
 
-import train
-from tests.helpers.tiny_detector import build_detector
-from tests.helpers.tiny_families import FILES, write_folder, write_stable_diffusion
 from tests.helpers.tiny_project import write_config, write_data
 
 
 @pytest.fixture(autouse=True, scope="session")
 def _one_thread():
+    import torch
+
     torch.set_num_threads(1)
 
 
@@ -36,12 +37,16 @@ def _short_sockets():
 @pytest.fixture(scope="session")
 def detector():
     """A calibrated tiny detector. Tests must not change it."""
+    from tests.helpers.tiny_detector import build_detector
+
     return build_detector()
 
 
 @pytest.fixture(scope="session")
 def images():
     """Eleven grayscale images of 8 pixels in [0, 1]."""
+    import torch
+
     return torch.rand(11, 1, 8, 8, generator=torch.Generator().manual_seed(7))
 
 
@@ -54,6 +59,8 @@ def data_root(tmp_path_factory):
 @pytest.fixture(scope="session")
 def run_folder(tmp_path_factory, data_root):
     """A finished tiny run. Tests must not change it."""
+    import train
+
     folder = tmp_path_factory.mktemp("run")
     config = write_config(folder / "tiny.yaml", data_root)
     assert train.main(["--config", str(config), "--run_dir", str(folder / "run")]) == 0
@@ -63,6 +70,8 @@ def run_folder(tmp_path_factory, data_root):
 @pytest.fixture(scope="session")
 def models(tmp_path_factory):
     """Returns the path of a model of a family, which is written on first use."""
+    from tests.helpers.tiny_families import FILES, write_folder, write_stable_diffusion
+
     root = tmp_path_factory.mktemp("models")
     made = {}
 

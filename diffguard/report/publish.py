@@ -82,12 +82,13 @@ def report(
         for log in logs:
             log_results(log, run, results)
         for name, figure in chain(_figures(run, results), _panels(panels)):
+            file = output / "figures" / f"{name.replace('/', '_')}.png"
             # `savefig` would draw the figure twice, which takes most of the time of a report.
             pixels = pixels_of(figure, dpi=150)
-            with replace_file(output / "figures" / f"{name.replace('/', '_')}.png") as path:
+            with replace_file(file) as path:
                 Image.fromarray(pixels).save(path, format="png")
             for log in logs:
-                log.picture(f"{OVERVIEW}/{name}", pixels)
+                log.picture(f"{OVERVIEW}/{name}", file)
     _print_results(run, results, full_table=full_table)
     say("", f"Results: {output}", f"Report: {output / page}")
     if tensorboard is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -40,8 +41,8 @@ class ResultsLog(Protocol):
             ranks: `(N,)` in [0, 1], higher = more OOD.
         """
 
-    def picture(self, name: str, pixels: NDArray[np.uint8]) -> None:
-        """Take a picture `(H, W, 3)`."""
+    def picture(self, name: str, file: Path) -> None:
+        """Take a picture, an RGB image in a PNG file."""
 
     def layout(self, charts: Layout) -> None:
         """Take the arrangement of charts: category -> title -> names of metrics."""

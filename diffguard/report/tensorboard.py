@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from torch.utils.tensorboard import SummaryWriter
@@ -78,9 +79,16 @@ class TensorBoardLog:
         """Write a precision-recall curve at 127 thresholds."""
         self.writer.add_pr_curve(_tag(name), is_ood, ranks)
 
-    def picture(self, name: str, pixels: NDArray[np.uint8]) -> None:
+    def picture(self, name: str, file: Path) -> None:
         """Write a picture."""
-        self.writer.add_image(_tag(name), pixels, dataformats="HWC")
+        with Image.open(file) as image:
+            width, height = image.size
+        # `SummaryWriter.add_image` would encode it again.
+        content = Summary.Image(
+            height=height, width=width, colorspace=3, encoded_image_string=file.read_bytes()
+        )
+        value = Summary.Value(tag=_tag(name), image=content)
+        self.writer._get_file_writer().add_summary(Summary(value=[value]))
 
     def layout(self, charts: Layout) -> None:
         """Arrange the tab CUSTOM SCALARS."""
