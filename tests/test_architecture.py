@@ -1,6 +1,7 @@
 """Rooms import only lower rooms, and files and functions are short."""
 
 import ast
+from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -73,9 +74,17 @@ def source_files():
 FILES = source_files()
 
 
+@cache
+def nodes(path):
+    """The imports and functions of a file, nested and TYPE_CHECKING ones included."""
+    kinds = (ast.Import, ast.ImportFrom, ast.FunctionDef)
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    return [node for node in ast.walk(tree) if isinstance(node, kinds)]
+
+
 def imported_names(path):
-    """Dotted names of all imports of a file, nested and TYPE_CHECKING imports included."""
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    """Dotted names of all imports of a file."""
+    for node in nodes(path):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -96,12 +105,17 @@ def room_of(module):
     return module
 
 
-IMPORTS = {
-    module: {
-        target for name in imported_names(path) if (target := module_of(name)) not in (None, module)
+@cache
+def imports():
+    """Module -> the modules of the project that it imports."""
+    return {
+        module: {
+            target
+            for name in imported_names(path)
+            if (target := module_of(name)) not in (None, module)
+        }
+        for module, path in FILES.items()
     }
-    for module, path in FILES.items()
-}
 
 
 def test_every_file_is_in_a_room():
@@ -119,7 +133,7 @@ def test_room_imports_only_lower_rooms(room):
         f"{module} imports {target}"
         for module in FILES
         if room_of(module) == room
-        for target in sorted(IMPORTS[module])
+        for target in sorted(imports()[module])
         if room_of(target) != room and LINE_OF[room_of(target)] >= LINE_OF[room]
     ]
     assert not wrong, "\n".join(wrong)
@@ -127,7 +141,7 @@ def test_room_imports_only_lower_rooms(room):
 
 def test_imports_form_no_circle():
     try:
-        TopologicalSorter(IMPORTS).prepare()
+        TopologicalSorter(imports()).prepare()
     except CycleError as error:
         pytest.fail(" -> ".join(error.args[1]))
 
@@ -138,8 +152,8 @@ LONGEST_CHAIN, LONGEST_CHAIN_OF_LIBRARY = 17, 12
 
 def test_chains_of_imports_are_short():
     chains = {}
-    for module in TopologicalSorter(IMPORTS).static_order():
-        longest = max((chains[target] for target in IMPORTS[module]), key=len, default=[])
+    for module in TopologicalSorter(imports()).static_order():
+        longest = max((chains[target] for target in imports()[module]), key=len, default=[])
         chains[module] = [module, *longest]
     for chain in chains.values():
         is_library = room_of(chain[0]).startswith("diffguard.") or chain[0] == "diffguard"
@@ -206,7 +220,7 @@ def test_functions_are_short():
     wrong = [
         f"{path.relative_to(ROOT)}: {node.name} has {length(node)} lines"
         for path in SOURCES
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        for node in nodes(path)
         if isinstance(node, ast.FunctionDef) and length(node) > FUNCTION_LINES
     ]
     assert not wrong, "\n".join(wrong)

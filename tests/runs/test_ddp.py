@@ -7,7 +7,8 @@ import pytest
 
 from diffguard.score_table.table import ScoreTable
 from diffguard.settings.methods import METHODS as NAMES
-from tests.helpers.commands import command, start
+from tests.helpers.commands import start
+from tests.helpers.launchers import under_slurm
 
 # All methods, which are fitted again.
 METHODS = [
@@ -23,9 +24,8 @@ def test_two_processes_give_the_table_of_one(run_folder, tmp_path):
     ckpt = shutil.copy(run_folder / "detector.ckpt", tmp_path / "detector.ckpt")
     common = ["--trainer.threads", 1, "--panels", 0, *METHODS]
     assert start(ckpt, *common, "--output", tmp_path / "one") == 0
-    both = ["--trainer.devices", 2, "--trainer.strategy", "ddp", "--trainer.progress", "true"]
-    two = command("evaluate.py", "--ckpt", ckpt, *common, *both, "--output", tmp_path / "two")
-    assert two.returncode == 0, two.stderr
+    words = ["--ckpt", ckpt, *common, "--trainer.progress", "true", "--output", tmp_path / "two"]
+    first, second = under_slurm("evaluate", words, tmp_path)
     assert sorted(p.name for p in (tmp_path / "two" / "scores").glob("*.csv")) == [
         "rank-0.csv",
         "rank-1.csv",
@@ -35,14 +35,14 @@ def test_two_processes_give_the_table_of_one(run_folder, tmp_path):
     table = ScoreTable.read(tmp_path / "two" / "scores.csv")
     assert len(table) == 34
     assert set(NAMES) <= set(table.scores)
-    assert two.stdout.count("ID accuracy") == 1
     results = [json.loads((tmp_path / n / "results.json").read_text()) for n in ("one", "two")]
     assert results[0]["rows"] == results[1]["rows"]
-    first, second = (run["cost"]["scores"] for run in results)
-    for row, other in zip(first, second, strict=True):
+    costs = (run["cost"]["scores"] for run in results)
+    for row, other in zip(*costs, strict=True):
         assert row.pop("score") == other.pop("score")
         assert min(row.pop("milliseconds"), other.pop("milliseconds")) > 0
         assert row == pytest.approx(other, rel=1e-12)
-    # Only the first process reports the progress of both.
-    assert two.stderr.count("evaluate: done after") == 1
-    assert " of 34 images" in two.stderr
+    # Only the first process reports the progress and the results of both.
+    assert second == ""
+    assert first.count("ID accuracy") == first.count("evaluate: done after") == 1
+    assert " of 34 images" in first

@@ -1,18 +1,11 @@
 """Training on two processes gives the same model under Lightning's launcher, torchrun and SLURM."""
 
-import os
-import sys
-
 import pytest
 import torch
 from safetensors.torch import load_file
 
-import train
 from diffguard import Detector
-from diffguard_cli import exit_codes as cli
-from tests.helpers.commands import command
-from tests.helpers.launchers import slurm
-from tests.helpers.scoring_processes import PROCESSES, free_port
+from tests.helpers.launchers import under_lightning, under_slurm, under_torchrun
 from tests.helpers.tiny_project import write_config
 
 STAGES = ("classifier/classifier", "diffusion/unet/diffusion_pytorch_model")
@@ -29,12 +22,10 @@ def config(tmp_path_factory, data_root):
 @pytest.fixture(scope="module")
 def lightning_run(tmp_path_factory, config):
     """A run whose second process was started by Lightning."""
-    folder = tmp_path_factory.mktemp("own") / "run"
-    both = ["--trainer.devices", 2, "--trainer.strategy", "ddp"]
-    result = command("train.py", "--config", config, "--run_dir", folder, *both)
-    assert result.returncode == 0, result.stderr
-    assert result.stdout.count("Next commands") == 1
-    return folder
+    folder = tmp_path_factory.mktemp("own")
+    output = under_lightning("train", ["--config", config, "--run_dir", "run"], folder)
+    assert output.count("Next commands") == 1
+    return folder / "run"
 
 
 def assert_same_run(folder, other):
@@ -47,36 +38,16 @@ def assert_same_run(folder, other):
 
 
 def test_torchrun_trains_the_same_model(tmp_path, config, lightning_run):
-    launcher = ["-m", "torch.distributed.run", "--nproc_per_node", 2, "--master_port", free_port()]
-    folder = tmp_path / "run"
-    result = command(*launcher, "train.py", "--config", config, "--run_dir", folder)
-    assert result.returncode == 0, result.stderr
-    assert result.stdout.count("Next commands") == 1
-    assert_same_run(folder, lightning_run)
-
-
-def _task(variables, folder, config, rank):
-    os.environ |= {name: str(value) for name, value in variables.items()}
-    os.chdir(folder)
-    with (folder / f"output-{rank}").open("w", buffering=1) as sys.stderr:
-        sys.stdout = sys.stderr
-        torch.set_num_threads(1)
-        cli.run(train.main, ["--config", str(config)])
+    words = ["--config", config, "--run_dir", "run"]
+    first, second = under_torchrun("train", words, tmp_path)
+    assert first.count("Next commands") == 1
+    assert second == ""
+    assert_same_run(tmp_path / "run", lightning_run)
 
 
 def test_slurm_tasks_agree_on_one_folder(tmp_path, config, lightning_run):
-    port = free_port()
-    tasks = [
-        PROCESSES.Process(target=_task, args=(slurm(rank, 2, port), tmp_path, config, rank))
-        for rank in range(2)
-    ]
-    for task in tasks:
-        task.start()
-    for task in tasks:
-        task.join(300)
-    outputs = [(tmp_path / f"output-{rank}").read_text() for rank in range(2)]
-    assert [task.exitcode for task in tasks] == [0, 0], outputs
-    assert "Next commands" in outputs[0]
-    assert outputs[1] == ""
+    first, second = under_slurm("train", ["--config", config], tmp_path)
+    assert "Next commands" in first
+    assert second == ""
     (folder,) = (tmp_path / "runs" / "tiny").iterdir()
     assert_same_run(folder, lightning_run)
