@@ -173,7 +173,7 @@ class Detector(Explainer, DriftScorer, HubMixin):
         settings: Mapping[str, Any] | None = None,
         diffusion: str | None = None,
     ) -> Detector:
-        """Load a `detector.ckpt`.
+        """Load a `detector.ckpt`; warns if `decision: auto` decides by the baselines alone.
 
         Args:
             path: The file, or `demo` for the shipped detector; an existing path wins.

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from lightning.pytorch.utilities import rank_zero_only
 
 from diffguard.denoisers.custom import cast_weights
 from diffguard.detector import Detector
 from diffguard.errors import UserError
 from diffguard.methods.seed_use import depends_on_seed
 from diffguard.pretrained import checkpoint_file, is_shipped
+from diffguard.printing import say
 from diffguard.scores.calibration import Calibration
+from diffguard.settings.decision import fallback_warning
 from diffguard.settings.detector import DetectorSettings, score_names
 from diffguard.settings.plain import completed, to_dict
 from diffguard.settings.roles import COMBINING, DECIDING
@@ -62,7 +67,11 @@ def load_detector(
         )
         differences = []
     changes = [f"detector.{key}" for key in differences]
-    return detector, [*changes, *(["the seed"] if is_reseeded else [])]
+    changes += ["the seed"] if is_reseeded else []
+    # A new calibration measures the quality again, and reports it.
+    if not changes and (text := fallback_warning(detector.settings, detector.calibration)):
+        rank_zero_only(say)(f"warning: {text}", file=sys.stderr)
+    return detector, changes
 
 
 def _check_use_of_seed(detector: Detector, settings: DetectorSettings) -> None:

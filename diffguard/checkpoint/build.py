@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Collection, Mapping
 from dataclasses import fields
 from functools import partial
@@ -27,6 +28,7 @@ from diffguard.scores.calibration import Calibration
 from diffguard.scores.fusion_rule import DIFFGUARD
 from diffguard.scores.reconstruction import ReconstructionQuality
 from diffguard.scores.reference import Reference
+from diffguard.settings.decision import fallback_warning
 from diffguard.settings.detector import AUTO, DetectorSettings, score_names
 from diffguard.settings.image_size import check_image_size
 from diffguard.settings.plain import from_dict
@@ -44,6 +46,8 @@ def read_parts(
 ) -> DetectorParts:
     """Read a `detector.ckpt` and build the parts of the detector, on the CPU.
 
+    Warns if `decision: auto` decides by the baselines alone.
+
     Args:
         path: A `detector.ckpt`.
         trusted: Import paths of further classes that the file may name.
@@ -54,13 +58,16 @@ def read_parts(
         UserError: For a file that is missing, foreign, damaged, of another version, or that holds
             anything but plain data.
     """
-    return build_parts(
+    parts = build_parts(
         read_checkpoint(path),
         trusted=trusted,
         settings=settings,
         folder=user_path(path, "checkpoint").parent,
         diffusion=None if diffusion is None else expand_home(diffusion, "diffusion"),
     )
+    if text := fallback_warning(parts.settings, parts.calibration):
+        warnings.warn(text, stacklevel=3)
+    return parts
 
 
 def build_parts(

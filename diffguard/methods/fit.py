@@ -28,10 +28,10 @@ from diffguard.scores.baseline_table import FITTED_BASELINES, HEAD_BASELINES
 from diffguard.scores.calibration import ENOUGH_IMAGES, Calibration
 from diffguard.scores.conformal import as_percent, needed_images
 from diffguard.scores.drift import FeatureSample
-from diffguard.scores.fusion_rule import FUSION_BASELINES
 from diffguard.scores.reconstruction import ReconstructionQuality
 from diffguard.scores.reference import Reference
-from diffguard.settings.detector import AUTO, DetectorSettings
+from diffguard.settings.decision import quality_warning
+from diffguard.settings.detector import DetectorSettings
 
 Batches = Iterable[Mapping[str, Any]]
 Warn = Callable[[str], None]
@@ -105,16 +105,9 @@ def fit_models(
         if training is not None:
             fits |= fit_methods(fitted, training.batches, batch_size)
         quality = reconstruction_quality(fitted, validation, batch_size)
-    if not quality.is_sound:
-        advice = _advice(settings.decision)
-        warn(f"warning: the diffusion model reconstructs ID images poorly: {quality}; {advice}")
+    if text := quality_warning(quality, settings.decision):
+        warn(f"warning: {text}")
     return Fitted(fitted, reference, fits, baselines.scores, features, quality)
-
-
-def _advice(decision: str) -> str:
-    if decision == AUTO:
-        return f"detector.decision {AUTO} therefore decides by {FUSION_BASELINES}"
-    return f"train it longer, or set detector.decision to {AUTO} or {FUSION_BASELINES}"
 
 
 def _refuse_without_training(settings: DetectorSettings, *, baselines: bool) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from diffguard.errors import UserError
 from diffguard.scores.calibration import Calibration
 from diffguard.scores.fusion_rule import FUSION, FUSION_BASELINES
+from diffguard.scores.reconstruction import ReconstructionQuality
 from diffguard.settings.detector import AUTO, DetectorSettings
 
 
@@ -29,3 +30,26 @@ def decision_of(settings: DetectorSettings, calibration: Calibration | None) -> 
             "which this detector does not hold: calibrate it again, or name a score"
         )
     return FUSION if calibration.quality.is_sound else FUSION_BASELINES
+
+
+def quality_warning(quality: ReconstructionQuality, decision: str) -> str:
+    """A warning of a diffusion model that reconstructs ID images poorly; empty if it does not.
+
+    Args:
+        quality: How well some ID validation images are reconstructed.
+        decision: The setting `decision`.
+    """
+    if quality.is_sound:
+        return ""
+    advice = f"train it longer, or set detector.decision to {AUTO} or {FUSION_BASELINES}"
+    if decision == AUTO:
+        advice = f"detector.decision {AUTO} therefore decides by {FUSION_BASELINES}"
+    return f"the diffusion model reconstructs ID images poorly: {quality}; {advice}"
+
+
+def fallback_warning(settings: DetectorSettings, calibration: Calibration | None) -> str:
+    """A warning that `auto` decides by the baselines; empty if it does not."""
+    quality = None if calibration is None else calibration.quality
+    if settings.decision != AUTO or quality is None:
+        return ""
+    return quality_warning(quality, AUTO)
