@@ -59,12 +59,12 @@ def check_sets(
         )
     for (first, source), (second, _) in _of_one_source(combinations(tests.items(), 2), root):
         raise UserError(
-            f"the test sets {first!r} and {second!r} are the same images ({source}): give one of "
+            f"the test sets {first!r} and {second!r} have images in common ({source}): give one of "
             "them another source, or leave it out"
         )
     for (first, source), (second, _) in _of_one_source(combinations(others.items(), 2), root):
         raise UserError(
-            f"data.{first} and data.{second} are the same images ({source}): give each its own, "
+            f"data.{first} and data.{second} have images in common ({source}): give each its own, "
             "because a threshold or choice made on images that were used before is worthless"
         )
 
@@ -72,7 +72,7 @@ def check_sets(
 def _of_one_source(
     pairs: Iterable[tuple[_Named, _Named]], root: str | None
 ) -> Iterator[tuple[_Named, _Named]]:
-    """The pairs of named sources that are the same images; sources that are not set are skipped."""
+    """The pairs of named sources that share images; sources that are not set are skipped."""
     for first, second in pairs:
         if first[1] and second[1] and same_source(first[1], second[1], root):
             yield first, second

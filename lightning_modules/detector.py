@@ -183,8 +183,7 @@ class DetectorModule(StreamModule):
         values = {key: float(value) for key, value in self.metrics.compute().items()}
         detector = self.detector
         if not self.all_metrics and detector.calibration is not None:
-            fused = {*detector.settings.fused, *(detector.settings.comparator or ())}
-            values = main_metrics(values, self.metrics, fused, detector.decision)
+            values = main_metrics(values, self.metrics, detector.decision)
         accuracy = self.accuracy.compute()
         if accuracy.isfinite():  # there are labels
             values[f"{self.metrics.id_set}/accuracy"] = float(accuracy)

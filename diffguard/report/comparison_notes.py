@@ -25,7 +25,7 @@ def comparison_notes(results: Mapping[str, Any]) -> list[tuple[str, str]]:
     opponents = None if plain is None else Opponents.from_plain(plain)
     every = opponents is not None and opponents.best is None
     names = opponents.names if opponents is not None and every else ()
-    notes = [] if opponents is None else [("Best baseline", opponents.describe())]
+    notes = [("Best baseline", baseline_note(results))]
     several: dict[tuple[str, str], list[Comparison]] = {}
     for row in results["comparisons"]:
         if row["against"].partition(" (")[0] in names:  # without the run of a join
@@ -41,6 +41,21 @@ def comparison_notes(results: Mapping[str, Any]) -> list[tuple[str, str]]:
     for (score, group), rows in several.items():
         notes.append((f"{score} − each baseline", f"{group} AUROC {_range(rows)}"))
     return notes
+
+
+def baseline_note(results: Mapping[str, Any]) -> str:
+    """How the best baseline was chosen on OOD validation, or why not; without a period.
+
+    Args:
+        results: The results, as `summary.summarize` returns them.
+    """
+    plain = results["baselines"]
+    if plain is not None:
+        return Opponents.from_plain(plain).describe()
+    return (
+        "not chosen, because the run has no record of OOD validation; the short table has none; to "
+        "choose one, evaluate with --ckpt and OOD validation sets (data.ood_validation)"
+    )
 
 
 def _range(rows: Sequence[Comparison]) -> str:

@@ -60,7 +60,10 @@ class Opponents:
     def describe(self) -> str:
         """One sentence without a period on how the baseline was chosen."""
         if self.best is None:
-            return f"not chosen, because {self.reason}; every baseline is compared"
+            return (
+                f"not chosen, because {self.reason}; every baseline is compared, and the short "
+                "table has none; to choose one, provide OOD validation sets (data.ood_validation)"
+            )
         value = f"{100 * self.auroc[self.best]:.2f}"
         return f"{self.best}, by its AUROC of {value} on OOD validation ({', '.join(self.sets)})"
 

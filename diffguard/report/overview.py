@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from diffguard.report.comparison_notes import baseline_note
 from diffguard.report.markdown import markdown_row
 from diffguard.report.score_costs import COSTS, cost_text, costs_of
 from diffguard.report.tables import Row, percent, score_names
@@ -46,15 +47,16 @@ def main_scores(results: Mapping[str, Any]) -> list[str]:
         results: The results, as `summary.summarize` returns them.
 
     Returns:
-        The best baseline on OOD validation (without such sets, the best one of each group by AUROC
-        on the test sets), then `diffguard`, `fusion_baselines`, `fusion`, the fusions of `--fuse`
-        and the score that judges images; those that exist. After a join, those of each run.
+        The best baseline on OOD validation (without such sets none, because a choice on test sets
+        would favor it), then `diffguard`, `fusion_baselines`, `fusion`, the fusions of `--fuse` and
+        the score that judges images; those that exist. After a join, those of each run.
     """
     names = score_names(results)
     pairs = {row["score"] for row in results["comparisons"]}
-    main = [name for base in _MAIN for name in names if name.partition(" (")[0] == base]
+    best = (results["baselines"] or {}).get("best")
+    main = [name for base in (best, *_MAIN) for name in names if name.partition(" (")[0] == base]
     main += [name for name in names if name in pairs and name not in main]
-    return list(dict.fromkeys([*_best_baselines(results), *main, deciding_score(results)]))
+    return list(dict.fromkeys([*main, deciding_score(results)]))
 
 
 def short_rows(results: Mapping[str, Any]) -> list[ShortRow]:
@@ -142,7 +144,8 @@ def summary_markdown(results: Mapping[str, Any]) -> str:
         cost = costs.get(row.names[0])
         cells += ["–" if cost is None else cost_text(cost[name]) for name in COSTS[2:] if costs]
         lines.append(markdown_row([row.title, *cells]))
-    lines += ["", SHORT_LEGEND, "", *_verdict_lines(results)]
+    lines += ["", SHORT_LEGEND, "", f"Best baseline: {baseline_note(results)}."]
+    lines += ["", *_verdict_lines(results)]
     command = results["settings"].get("command")
     if command:
         lines += ["", "Command:", "", f"    {command}"]
@@ -173,22 +176,6 @@ def _verdict_lines(results: Mapping[str, Any]) -> list[str]:
         accepted = f"{percent(ident['accepted'])}%"
         lines.append(markdown_row([row.title, f"{ident['threshold']:.4g}", accepted, *flagged]))
     return lines
-
-
-def _best_baselines(results: Mapping[str, Any]) -> list[str]:
-    """The baseline chosen on validation, or the best one of each group on the test sets."""
-    best = (results["baselines"] or {}).get("best")
-    if best in score_names(results):
-        return [best]
-    others = {*_MAIN, *_detector(results).get("methods", ())}
-    rows = [row for row in results["rows"] if _family(row["score"]) not in others]
-    means = [[row for row in rows if row["dataset"] == group] for group in GROUPS]
-    return [max(group, key=lambda row: row["auroc"])["score"] for group in means if group]
-
-
-def _family(name: str) -> str:
-    """A score without its distance or baseline, and without the run it is from."""
-    return name.partition(" (")[0].split("/")[0]
 
 
 def _detector(results: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -50,11 +50,11 @@ def test_nothing_is_chosen_on_test_data(tmp_path):
 
 
 def test_training_and_validation_sources_must_differ(tmp_path):
-    with pytest.raises(UserError, match=r"data\.id\.train and data\.id\.validation are the same"):
+    with pytest.raises(UserError, match=r"data\.id\.train and data\.id\.validation have images"):
         _check(id=IDSets("folder:x", f"{tmp_path}/y/../x", "folder:z"), root=str(tmp_path))
-    with pytest.raises(UserError, match=r"data\.id\.validation and data\.ood_validation\.v are"):
+    with pytest.raises(UserError, match=r"data\.id\.validation and data\.ood_validation\.v have"):
         _check(validation={"v": "digits:0-5/validation"})
-    with pytest.raises(UserError, match=r"ood_validation\.v and data\.ood_validation\.w are"):
+    with pytest.raises(UserError, match=r"ood_validation\.v and data\.ood_validation\.w have"):
         _check(validation={"v": "blends:validation", "w": "blends:validation"})
 
 
@@ -65,16 +65,18 @@ def test_sources_are_compared_by_the_files_that_they_name(tmp_path, monkeypatch)
     monkeypatch.chdir(tmp_path)
     same = (f"{tmp_path}/link", "x", "./y/../x", "folder:x/part", "folder:.")
     for source in same:
-        with pytest.raises(UserError, match=r"data\.id\.train and data\.id\.validation are the"):
+        with pytest.raises(
+            UserError, match=r"data\.id\.train and data\.id\.validation have images"
+        ):
             _check(id=IDSets("folder:x", source), root=str(tmp_path))
     for source in ("folder:xx", "x/list.txt"):
         _check(id=IDSets("folder:x", source), root=str(tmp_path))
 
 
 def test_test_sets_must_differ(tmp_path):
-    with pytest.raises(UserError, match=r"test sets 'mnist' and 'f' are the same images"):
+    with pytest.raises(UserError, match=r"test sets 'mnist' and 'f' have images in common"):
         _check(far={"f": "digits:0-5/test"})
-    with pytest.raises(UserError, match=r"test sets 'n' and 'f' are the same images"):
+    with pytest.raises(UserError, match=r"test sets 'n' and 'f' have images in common"):
         _check(near={"n": "folder:x"}, far={"f": f"{tmp_path}/y/../x"}, root=str(tmp_path))
 
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
+from diffguard.report.opponents import Opponents
 from diffguard.report.scored_run import ScoredRun, Thresholds
 from diffguard.score_table.table import ScoreTable
 
@@ -50,6 +51,7 @@ def make_run(**changes):
         "absent": {},
         "cost": {"images_per_second": 12.5},
         "headline": [],
+        "opponents": Opponents(("msp",), {"msp": 0.7}, ("choice",)),
         "comparisons": [("fusion", "fusion_baselines")],
         "thresholds": Thresholds(0.9, {name: 1.2 + k / 10 for k, name in enumerate(NAMES)}),
     }

@@ -14,7 +14,7 @@ from diffguard.report.logged import logged_metrics
 from diffguard.report.metrics import METRICS
 from diffguard.report.notes import make_notes
 from diffguard.report.opponents import Opponents, comparisons
-from diffguard.report.overview import main_scores
+from diffguard.report.overview import main_scores, summary_markdown
 from diffguard.report.results_files import write_results
 from diffguard.report.summary import summarize
 from tests.helpers.small_table import GROUPS, NAMES, make_run, make_table
@@ -115,7 +115,6 @@ def test_comparisons_are_paired(results):
     z = row["difference"] / differences.std(ddof=1)
     assert row["p_value"] == pytest.approx(2 * NormalDist().cdf(-abs(z)))
     assert row["holm"] <= min(1, 2 * row["p_value"])
-    assert results["baselines"] is None  # the run does not record them
 
 
 def test_the_best_baseline_on_validation_is_compared_or_else_every_baseline():
@@ -156,6 +155,18 @@ def test_the_baseline_is_not_chosen_on_the_test_sets():
     results = summarize(make_run(opponents=opponents), draws=20)
     assert find(results, "msp", "far")["auroc"] < find(results, "diffguard/l2", "far")["auroc"]
     assert results["baselines"]["best"] == main_scores(results)[0] == "msp"
+
+
+@pytest.mark.parametrize("opponents", [None, Opponents(("msp",), reason="there are no sets")])
+def test_without_a_choice_on_validation_no_baseline_is_a_main_score(opponents):
+    results = summarize(make_run(opponents=opponents), draws=20)
+    assert (results["baselines"] is None) == (opponents is None)
+    assert main_scores(results) == ["diffguard", "fusion_baselines", "fusion"]
+    text = summary_markdown(results)
+    assert "| msp |" not in text
+    reason = "the run has no record of OOD validation" if opponents is None else "there are no sets"
+    assert f"Best baseline: not chosen, because {reason}; " in text
+    assert "provide OOD validation sets" in text or "evaluate with --ckpt" in text
 
 
 def test_summary_has_accuracy_cost_and_errors(results):

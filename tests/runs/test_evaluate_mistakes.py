@@ -98,7 +98,7 @@ def test_bad_checkpoints_are_refused_in_one_line(kind, message, ckpt, tmp_path):
         (["--data.image_size", "16"], "data.image_size 16 and data.channels 1 differ from those of"),
         (["--data.channels", "3"], "data.channels 3 differ from those of the detector, 8 and 1"),
         (["--data.class_names", "[left, dots, right]"], "are in another order than the detector's"),
-        (["--data.ood.far.x", "folder:test"], "'shapes' and 'x' are the same images"),
+        (["--data.ood.far.x", "folder:test"], "'shapes' and 'x' have images in common"),
         (["--detector.distances", "[]"], "detector.unguided name no distance: name one"),
         (["--detector.baselines", "[msp, msp]"], "detector.baselines names msp more than once"),
         (["--detector.sampler.steps", "0"], "detector.sampler.steps must be at least 1, got 0"),
