@@ -83,4 +83,6 @@ def _stage_text(row: Mapping[str, Any]) -> str:
     text = f"stage {row['stage']} decides {row['share']:.1%}"
     if row["flagged"] is not None:
         text += f" ({row['accepted']:.1%} accepted, {row['flagged']:.1%} flagged)"
+    if row["network_passes"] is not None:
+        text += f", {row['network_passes']:.4g} passes"
     return text

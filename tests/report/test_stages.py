@@ -39,7 +39,12 @@ def test_results_show_what_each_stage_decides_and_costs():
     assert cost["network_passes_per_id_image"] == pytest.approx(60 * 10 / 49)
     assert cost["network_passes_budget"] == 12
     notes = [text for label, text in make_notes(results) if label == "Cascade"]
-    assert notes[0].startswith("far_b, by fusion: stage 1 decides ")
+    assert notes[0] == (
+        "far_b, by fusion: stage 1 decides 78.9% (26.3% accepted, 52.6% flagged), 0 passes; "
+        "stage 2 decides 21.1% (5.3% accepted, 15.8% flagged), 40 passes"
+    )
+    near = next(note for note in notes if note.startswith("near_a"))
+    assert " stage 1 decides 0.0% (0.0% accepted, 0.0% flagged); stage 2 decides 100.0% (" in near
     assert notes[-1] == "12.24 network passes per ID image, budget 12 (met on ID validation images)"
 
 
