@@ -70,7 +70,7 @@ def own_settings(path):
 
 # Configs that differ in data and sizes only have the same tiny pipeline. Those in
 # test_latent_configs.py run there.
-LATENT = ("imagenet", "stable_diffusion")
+LATENT = ("imagenet", "paper_ldm", "stable_diffusion")
 PIPELINES = list({own_settings(p): p for p in CONFIGS if p.stem not in LATENT}.values())
 
 

@@ -18,6 +18,7 @@ from tests.helpers.tiny_project import CLASSES, tiny_config, write_data, write_i
 # Each config with the ones below it, the family of its diffusion model, and the model's network.
 FAMILIES = {
     "imagenet": (["imagenet"], "latent_dit_kl", "DiTTransformer2DModel"),
+    "paper_ldm": (["imagenet", "paper_ldm"], "latent_context_vq", "UNet2DConditionModel"),
     "stable_diffusion": (
         ["your_classifier", "stable_diffusion"],
         "stable_diffusion",
