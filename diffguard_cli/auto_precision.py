@@ -22,6 +22,8 @@ from lightning_modules.trainer import scoring_trainer
 def with_precision(run: Run, models: Models, identity: Mapping[str, Any], title: str) -> Run:
     """The run with the precision of its calibration, also in the config that is stored.
 
+    The stored config records as `auto_precision` that it was measured.
+
     An interrupted calibration of the same models keeps the precision that it began with.
 
     Args:
@@ -38,7 +40,8 @@ def with_precision(run: Run, models: Models, identity: Mapping[str, Any], title:
     precision = first_process_does(
         trainer, lambda: _earlier_precision(run, identity) or _measured_precision(run, models)
     )
-    config = {**run.config, "trainer": {**run.config["trainer"], "precision": precision}}
+    trainer_config = {**run.config["trainer"], "precision": precision}
+    config = {**run.config, "trainer": trainer_config, "auto_precision": precision}
     return replace(run, trainer=replace(run.trainer, precision=precision), config=config)
 
 

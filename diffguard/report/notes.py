@@ -39,7 +39,15 @@ def make_notes(results: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def _acceleration(settings: Mapping[str, Any]) -> list[str]:
-    """What made the networks faster than in their plain form."""
-    precision = settings.get("precision", "32-true")
-    names = [] if precision in ("32", "32-true") else [str(precision)]
-    return [*names, "compiled network"] if settings.get("compile") else names
+    """What made the networks faster than in their plain form, and what `auto` left out."""
+    config = settings.get("config", {})
+    precision, texts = settings.get("precision", "32-true"), []
+    if precision not in ("32", "32-true"):
+        texts.append(str(precision))
+    elif config.get("auto_precision") == precision:
+        texts.append("float32 (chosen by auto)")
+    if settings.get("compile"):
+        texts.append("compiled network")
+    elif config.get("detector", {}).get("compile") == "auto":
+        texts.append("network not compiled (chosen by auto)")
+    return texts

@@ -1,6 +1,7 @@
 """Compilation and bfloat16 are chosen by a measurement, once for all scores of a folder."""
 
 import json
+import re
 import shutil
 
 import pytest
@@ -98,7 +99,12 @@ def test_a_folder_keeps_its_compilation(
     speeds += [1e6, 1.0]
     assert start(*words, tmp_path / "long") == 0
     assert "compilation: on (a network call takes 1 s" in capsys.readouterr().err
-    assert "compiled network" in (tmp_path / "long" / "results.md").read_text()
+    for name, text in (
+        ("short", "network not compiled (chosen by auto)"),
+        ("long", "compiled network"),
+    ):
+        (cost,) = re.findall("^- Cost: .*", (tmp_path / name / "results.md").read_text(), re.M)
+        assert cost.endswith(f", {text}")
     for name, mode in (("short", False), ("long", True)):
         manifest = json.loads((tmp_path / name / "manifest.json").read_text())
         assert manifest["settings"]["compile"] is mode
@@ -126,7 +132,7 @@ def test_the_precision_of_a_calibration_is_measured_once(
     manifest = json.loads((folder / "calibration" / "manifest.json").read_text())
     assert manifest["precision"] == "bf16-mixed"
     stored = Detector.load(tmp_path / "detector.ckpt").origin.config
-    assert stored["trainer"]["precision"] == "bf16-mixed"
+    assert stored["trainer"]["precision"] == stored["auto_precision"] == "bf16-mixed"
     config = TrainerConfig(precision="auto")
     assert precision_of_calibration(config, stored).precision == "bf16-mixed"
     assert precision_of_calibration(TrainerConfig(), stored).precision == "32-true"

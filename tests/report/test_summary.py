@@ -132,6 +132,22 @@ def test_the_best_baseline_on_validation_is_compared_or_else_every_baseline():
         assert ("Best baseline", opponents.describe()) in notes
 
 
+@pytest.mark.parametrize(
+    ("settings", "text"),
+    [
+        ({"precision": "32-true", "compile": False}, ""),
+        ({"config": {"detector": {"compile": "auto"}}}, ", network not compiled (chosen by auto)"),
+        ({"config": {"detector": {"compile": "auto"}}, "compile": True}, ", compiled network"),
+        ({"config": {"auto_precision": "32-true"}}, ", float32 (chosen by auto)"),
+        ({"config": {"auto_precision": "32-true"}, "precision": "bf16-mixed"}, ", bf16-mixed"),
+        ({"config": {"auto_precision": "bf16-mixed"}, "precision": "32-true"}, ""),
+    ],
+)
+def test_the_cost_line_states_what_was_accelerated_and_what_auto_left_out(results, settings, text):
+    notes = dict(make_notes({**results, "settings": settings}))
+    assert notes["Cost"] == f"12.5 images per second, 46.9 network passes per image{text}"
+
+
 def test_comparisons_of_joined_runs_with_every_baseline_are_summed_up():
     every = Opponents(("msp", "knn"), reason="there is none")
     rows = [
