@@ -10,6 +10,11 @@ set is opened. Afterwards,
     python benchmarks/method_settings.py runs/demo/detector.ckpt runs/methods --speed
 
 repeats the chosen trials, to measure the images per second on a machine without other load.
+
+    python benchmarks/method_settings.py runs/demo/detector.ckpt runs/methods --methods diffpath
+
+searches for the named methods only. Without `diffguard` among them, its settings are those of the
+checkpoint.
 """
 
 from __future__ import annotations
@@ -178,12 +183,12 @@ def sections_of(name: str, choice: dict[str, Any]) -> dict[str, Any]:
     return {name: choice} if choice else {}
 
 
-def choose(search: Search, output: Path) -> None:
-    """Try all settings, and write the best ones."""
+def choose(search: Search, output: Path, methods: Sequence[str]) -> None:
+    """Try all settings of some methods, and write the best ones."""
     rows: dict[str, list[dict[str, Any]]] = {}
-    chosen: dict[str, Any] = {"methods": list(GRIDS)}
-    for name, choices in GRIDS.items():
-        results = [search.trial(name, choice) for choice in choices]
+    chosen: dict[str, Any] = {"methods": list(dict.fromkeys(["diffguard", *methods]))}
+    for name in methods:
+        results = [search.trial(name, choice) for choice in GRIDS[name]]
         best = max(results, key=lambda trial: trial.auroc)
         chosen |= search.keep(best) if name == "diffguard" else sections_of(name, best.settings)
         rows[name] = [asdict(trial) for trial in results]
@@ -224,10 +229,15 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("output", type=Path, help="folder of settings.yaml and search.json")
     parser.add_argument("--limit", type=int, default=100, help="images per validation set")
     parser.add_argument("--speed", action="store_true", help="repeat the chosen trials")
+    parser.add_argument("--methods", nargs="+", choices=[*GRIDS], default=[*GRIDS])
     options = parser.parse_args(argv)
     torch.set_num_threads(1)
     options.output.mkdir(parents=True, exist_ok=True)
-    (repeat if options.speed else choose)(Search(options.ckpt, options.limit), options.output)
+    search = Search(options.ckpt, options.limit)
+    if options.speed:
+        repeat(search, options.output)
+    else:
+        choose(search, options.output, options.methods)
     return 0
 
 

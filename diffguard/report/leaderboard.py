@@ -186,7 +186,7 @@ def leaderboard(runs: Sequence[Results], names: Sequence[str], entry: Entry) -> 
 def evaluator_table(runs: Sequence[Results], name: str, sets: Mapping[str, Sequence[str]]) -> str:
     """The figures of a score on each set and their means, as OpenOOD's evaluator writes them.
 
-    The columns of the correct classification rate are left out.
+    The columns are those of its current version, which has no correct classification rates.
 
     Args:
         runs: The results of one run, or of several seeds.
