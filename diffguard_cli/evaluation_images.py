@@ -23,6 +23,7 @@ from diffguard.report.gallery import Gallery, Judge
 from diffguard.report.verdicts import list_skipped, report_images
 from diffguard.score_table.table import ScoreTable
 from diffguard.scores.drift import SAMPLE_SIZE
+from diffguard.settings.decision import has_exact_guarantee
 from diffguard.storage.paths import user_path
 from diffguard_cli.arguments import EvaluationArguments
 from diffguard_cli.calibrate import recalibrated
@@ -127,7 +128,9 @@ def _drift(scoring: ScoringRun, table: ScoreTable) -> str:
 def _decision(detector: Scorer, arguments: EvaluationArguments) -> Decision:
     settings = arguments.detector
     accept = settings.accept if arguments.accept is None else arguments.accept
-    return Decision(detector.decision, accept, arguments.fdr)
+    name = detector.decision
+    is_exact = has_exact_guarantee(detector.settings, name)
+    return Decision(name, accept, arguments.fdr, is_exact=is_exact)
 
 
 def _results_folder(arguments: EvaluationArguments, images: Sequence[Path]) -> Path:

@@ -43,7 +43,7 @@ def test_the_card_gives_data_settings_figures_and_threshold(folder):
         "Classes (6): 0, 1, 2, 3, 4, 5",
         "ID validation images: 400",
         f"`fusion` is above {threshold:.6g}",
-        "accepts at least 95% of new ID images. With 400 ID validation images",
+        "accepts about 95% of new ID images. With 400 ID validation images",
         "| letters | far | 98.0 | 4.1 |",
         "Classifier: `small_cnn`",
         '"steps": 10',

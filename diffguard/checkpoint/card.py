@@ -11,7 +11,7 @@ from typing_extensions import TypedDict
 from diffguard.checkpoint.parts import DetectorParts
 from diffguard.errors import UserError
 from diffguard.scores.conformal import as_percent, needed_images
-from diffguard.settings.decision import decision_of
+from diffguard.settings.decision import decision_of, has_exact_guarantee
 from diffguard.settings.plain import to_dict
 from diffguard.storage.json_files import read_json
 from diffguard.storage.paths import require_file
@@ -98,9 +98,10 @@ def _decision(parts: DetectorParts) -> str:
     decision = decision_of(settings, calibration)
     threshold = calibration.threshold(decision, settings.accept)
     low, high = calibration.accept_interval(settings.accept)
+    least = "at least" if has_exact_guarantee(settings, decision) else "about"
     return (
         f"An image is OOD if its score `{decision}` is above {threshold:.6g}. On average "
-        f"over validation sets, such a threshold accepts at least {as_percent(settings.accept)} of "
+        f"over validation sets, such a threshold accepts {least} {as_percent(settings.accept)} of "
         f"new ID images. With {_count(parts)} ID validation images, it accepts {low:.1%} to "
         f"{high:.1%} of them (95% interval)."
     )

@@ -16,11 +16,14 @@ class Decision:
         score: The score that decides.
         accept: Share of ID images to accept, in (0, 1).
         fdr: If given, images are flagged at this false discovery rate in (0, 1) instead.
+        is_exact: Whether the guarantee is exact: neither the score nor anything that it depends on
+            was fitted to the ID validation images.
     """
 
     score: str
     accept: float
     fdr: float | None = None
+    is_exact: bool = False
 
     def check(self, calibration: Calibration) -> None:
         """Make sure that a calibration supports the decision.
@@ -39,15 +42,22 @@ class Decision:
     def guarantee(self, calibration: Calibration) -> str:
         """What the rule guarantees, in one sentence."""
         source = f"the distribution of the {calibration.count:,} ID validation images"
+        start, least, about = "Guarantee", "at least ", ""
+        if not self.is_exact:
+            start = (
+                f"Approximate guarantee, because {self.score} is fitted to the validation images"
+            )
+            least = about = "about "
         if self.fdr is not None:
             return (
-                f"Guarantee: if the ID images follow {source}, at most {as_percent(self.fdr)} of "
-                "the flagged images are ID on average."
+                f"{start}: if the ID images follow {source}, at most {about}{as_percent(self.fdr)} "
+                "of the flagged images are ID on average."
             )
         low, high = calibration.accept_interval(self.accept)
         return (
-            f"Guarantee: if new ID images follow {source}, at least {as_percent(self.accept)} of "
-            f"them are accepted on average, and {low:.1%} to {high:.1%} with a probability of 95%."
+            f"{start}: if new ID images follow {source}, {least}{as_percent(self.accept)} of them "
+            f"are accepted on average, and {low:.1%} to {high:.1%} with a probability of "
+            f"{about}95%."
         )
 
     @property

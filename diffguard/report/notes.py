@@ -19,7 +19,7 @@ def make_notes(results: Mapping[str, Any]) -> list[tuple[str, str]]:
     notes = [("ID accuracy", f"{percent(id_set['accuracy'], 2)} % ({images})")]
     if id_set["accept"] is not None:
         share = as_percent(id_set["accept"])
-        notes.append(("Threshold", f"accepts at least {share} of new ID images on average"))
+        notes.append(("Threshold", f"chosen to accept {share} of new ID images on average"))
     units = {
         "images_per_second": "images per second",
         "network_passes_per_image": "network passes per image",

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from diffguard.errors import UserError
+from diffguard.scores.baseline_table import BASELINES, VALIDATION_BASELINES
 from diffguard.scores.calibration import Calibration
-from diffguard.scores.fusion_rule import FUSION, FUSION_BASELINES
+from diffguard.scores.fusion_rule import DIFFGUARD, FUSION, FUSION_BASELINES
 from diffguard.scores.reconstruction import ReconstructionQuality
 from diffguard.settings.detector import AUTO, DetectorSettings
 
@@ -30,6 +31,23 @@ def decision_of(settings: DetectorSettings, calibration: Calibration | None) -> 
             "which this detector does not hold: calibrate it again, or name a score"
         )
     return FUSION if calibration.quality.is_sound else FUSION_BASELINES
+
+
+def has_exact_guarantee(settings: DetectorSettings, name: str) -> bool:
+    """Whether new ID images and validation images get a score in exactly the same way.
+
+    A combined score and a baseline that is fitted to the validation images are cross-fitted on
+    these images, and `early_stop.mean_depth` is met on them.
+
+    Args:
+        settings: The detector's settings.
+        name: A score that may decide.
+    """
+    rule = settings.fusion_rule()
+    parts = rule.needs(name) if name in rule.derived else [name]
+    is_combined = name in rule.derived and (name != DIFFGUARD or len(parts) > 1)
+    is_stopped = settings.early_stop.mean_depth is not None and not set(parts) <= set(BASELINES)
+    return not (is_combined or is_stopped or set(parts) & set(VALIDATION_BASELINES))
 
 
 def quality_warning(quality: ReconstructionQuality, decision: str) -> str:

@@ -66,7 +66,7 @@ def test_markdown_gives_the_interval_and_marks_the_best(results):
 def test_markdown_has_the_notes(results):
     lines = to_markdown(results).splitlines()
     assert "- ID accuracy: 89.80 % (digits, 49 images)" in lines
-    assert "- Threshold: accepts at least 90% of new ID images on average" in lines
+    assert "- Threshold: chosen to accept 90% of new ID images on average" in lines
     assert "- Cost: 12.5 images per second, 46.9 network passes per image" in lines
     assert "- Left out: 2 unreadable images (far_b 1, digits 1)" in lines
 
