@@ -85,7 +85,12 @@ class Subject:
         detector = Detector(**parts).to(device)
         loader = self.data.stream_loader(self.calibration)
         with torch.inference_mode():
-            detector.fits = fit_methods(detector.models, lambda _: loader, self.data.read_size)
+            detector.fits = fit_methods(
+                detector.models,
+                lambda _: loader,
+                self.data.read_size,
+                detector.settings.fitted_methods,
+            )
         return detector
 
 

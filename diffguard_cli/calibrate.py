@@ -20,6 +20,8 @@ from diffguard.detector import Detector
 from diffguard.methods.fit import fit_calibration, fit_models
 from diffguard.methods.models import Models
 from diffguard.methods.reference import TrainingImages
+from diffguard.methods.registry import Fits
+from diffguard.methods.reuse import reusable_fits
 from diffguard.score_table.table import ScoreTable
 from diffguard.scores.build import check_weights
 from diffguard.scores.reference import Reference
@@ -74,6 +76,7 @@ def calibrated(
     identity: Mapping[str, Any],
     title: str,
     reference: Reference | None = None,
+    fits: Fits | None = None,
 ) -> Detector:
     """A detector calibrated on ID validation images; an interrupted calibration resumes.
 
@@ -86,6 +89,7 @@ def calibrated(
         title: Title of the progress bar.
         reference: Features of ID training images. If a baseline needs them, they default to those
             of `data`.
+        fits: Fits of methods; the others are fitted on the training images of `data`.
 
     Raises:
         UserError: If the classifier and the data do not fit together, or scoring fails.
@@ -94,8 +98,8 @@ def calibrated(
     trainer = scoring_trainer(run.trainer, title)
     models.to(trainer.strategy.root_device)
     identity = {**identity, "precision": run.trainer.precision}
-    training = None
-    if (reference is None and settings.needs_reference) or settings.fitted_methods:
+    training, is_fitted = None, set(settings.fitted_methods) <= set(fits or {})
+    if (reference is None and settings.needs_reference) or not is_fitted:
         # Lists are often sorted by class, so the first images would show only a few classes.
         images = data.id_stream("train", settings.reference_images).sets[0]
         identity["reference"] = images.identity()
@@ -107,6 +111,7 @@ def calibrated(
         data.read_size,
         run.say,
         reference=reference,
+        fits=fits,
         precision=trainer.precision_plugin.test_step_context,
         refuse=data.config.check_labels,
     )
@@ -184,7 +189,10 @@ def recalibrated(
     run.say(f"{difference} differs from the checkpoint: calibrating again")
     identity = {"checkpoint": scoring.identity["checkpoint"]}
     reference = old.reference if same_images else None
-    detector = calibrated(run, models, identity, "calibrate", reference)
+    # Methods may draw noise by the seed.
+    is_reseeded = old.seed != content["seed"]
+    fits = {} if is_reseeded else reusable_fits(old.fits, old.settings, settings)
+    detector = calibrated(run, models, identity, "calibrate", reference, fits)
     return make(folder, detector)
 
 

@@ -19,13 +19,10 @@ from diffguard.scores.calibration import Calibration
 from diffguard.settings.decision import fallback_warning
 from diffguard.settings.detector import DetectorSettings, score_names
 from diffguard.settings.plain import completed, to_dict
-from diffguard.settings.roles import COMBINING, DECIDING
+from diffguard.settings.roles import ACCELERATING, COMBINING, DECIDING
 from diffguard.storage.files import file_hash
 from diffguard.training.precision import weight_dtype
 from diffguard_cli.arguments import EvaluationArguments
-
-# Settings that accelerate the networks and change a score only by rounding errors.
-_ACCELERATION = ("compile", "channels_last")
 
 
 def load_detector(
@@ -86,7 +83,7 @@ def _check_use_of_seed(detector: Detector, settings: DetectorSettings) -> None:
 
 def _changed_settings(original: Mapping[str, Any], settings: DetectorSettings) -> list[str]:
     """Settings that differ from the checkpoint's and change a score."""
-    ignored = (*DECIDING, *_ACCELERATION)
+    ignored = (*DECIDING, *ACCELERATING)
     values, original = to_dict(settings), completed(original)
     return [key for key in values if key not in ignored and values[key] != original.get(key)]
 

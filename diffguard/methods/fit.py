@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
@@ -68,6 +68,7 @@ def fit_models(
     warn: Warn,
     *,
     reference: Reference | None = None,
+    fits: Fits | None = None,
     precision: Precision = nullcontext,
     refuse: bool = True,
 ) -> Fitted:
@@ -81,6 +82,7 @@ def fit_models(
         batch_size: Rows of every network call.
         warn: Is called with each warning.
         reference: Features of ID training images that are known already.
+        fits: Fits of methods that are known already.
         precision: Enters the precision of the networks' calls.
         refuse: Whether a classifier with another order of classes is an error or a warning.
 
@@ -90,8 +92,11 @@ def fit_models(
     """
     settings = models.settings
     wants_reference = reference is None and settings.needs_reference
+    fits = dict(fits or {})
+    methods = [name for name in settings.fitted_methods if name not in fits]
     if training is None:
-        _refuse_without_training(settings, baselines=wants_reference)
+        names = [name for name in settings.baselines if name in FITTED_BASELINES]
+        _refuse_without_training(names if wants_reference else [], methods)
     features = check_classifier(models, validation, batch_size, warn, refuse=refuse)
     with precision():
         if wants_reference and training is not None:
@@ -101,34 +106,32 @@ def fit_models(
         stop = replace(stop, thresholds={**stop.thresholds, **thresholds})
         fitted = models.with_settings(replace(settings, early_stop=stop))
         baselines = fit_baselines(fitted, validation, batch_size)
-        fits = dict(baselines.fits)
+        fits |= baselines.fits
         if training is not None:
-            fits |= fit_methods(fitted, training.batches, batch_size)
+            fits |= fit_methods(fitted, training.batches, batch_size, methods)
         quality = reconstruction_quality(fitted, validation, batch_size)
     if text := quality_warning(quality, settings.decision):
         warn(f"warning: {text}")
     return Fitted(fitted, reference, fits, baselines.scores, features, quality)
 
 
-def _refuse_without_training(settings: DetectorSettings, *, baselines: bool) -> None:
-    names = [name for name in settings.baselines if name in FITTED_BASELINES]
-    kinds = {"baseline": names if baselines else [], "method": settings.fitted_methods}
-    for kind, fitted in kinds.items():
-        if fitted:
+def _refuse_without_training(baselines: Sequence[str], methods: Sequence[str]) -> None:
+    for kind, names in {"baseline": baselines, "method": methods}.items():
+        if names:
             raise UserError(
-                f"{kind} {fitted[0]} is fitted on ID training images: give a loader of them as "
-                f"reference, or leave {', '.join(fitted)} out of detector.{kind}s"
+                f"{kind} {names[0]} is fitted on ID training images: give a loader of them as "
+                f"reference, or leave {', '.join(names)} out of detector.{kind}s"
             )
 
 
 @reproducible()
 def fit_methods(
-    models: Models, training: Callable[[int], Batches], batch_size: int
+    models: Models, training: Callable[[int], Batches], batch_size: int, names: Sequence[str]
 ) -> dict[str, dict[str, torch.Tensor]]:
-    """Fit the methods that need it on ID training images; see `Method.fit`."""
+    """Fit some methods of the settings on ID training images; see `Method.fit`."""
     fits = {}
     for method in build_methods(models, {}):
-        if method.name in models.settings.fitted_methods:
+        if method.name in names:
             sampler, images = method.recipe.sampler, training(method.images)
             outcomes = outcomes_of(models, sampler, method.program(), images, batch_size)
             first = next(outcomes, None)

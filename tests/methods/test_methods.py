@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from scipy.stats import multivariate_normal
@@ -14,12 +15,15 @@ from diffguard.errors import UserError
 from diffguard.methods.items import Item
 from diffguard.methods.outcomes import outcomes_of
 from diffguard.methods.registry import build_methods
+from diffguard.methods.reuse import reusable_fits
+from diffguard.score_table.table import ScoreTable
 from diffguard.scores.mixture import fit_mixture, negative_log_density
 from diffguard.settings.guidance import ClassifierFreeSettings, ClassifierGuidanceSettings
 from diffguard.settings.mixture_methods import DiffPathSettings
 from diffguard.settings.plain import to_dict
 from diffguard.settings.reconstruction_methods import DdpmOodSettings
 from diffguard.settings.sections import EarlyStopSettings, InversionSettings
+from tests.helpers.commands import start
 from tests.helpers.tiny_detector import CLASSES, build_detector, small_settings
 
 IMAGES = torch.rand(40, 1, 8, 8, generator=torch.Generator().manual_seed(5))
@@ -162,6 +166,33 @@ def test_a_saved_detector_scores_the_same(saved):
     again = Detector.load(file)
     for name in ("diffpath", "ddpm_ood"):
         assert torch.equal(detector.score(IMAGES, name=name), again.score(IMAGES, name=name))
+
+
+def test_a_setting_that_no_fit_reads_needs_no_training_images(saved, tmp_path, capsys):
+    _, file = saved
+    words = ["--data.id.train", "null", "--panels", 0, "--output", tmp_path]
+    with pytest.raises(UserError, match=r"data\.id\.train"):
+        start(file, *words, "--detector.classifier_free.scale", 3)
+    assert start(file, *words, "--detector.knn_k", 2) == 0
+    assert "calibrating again" in capsys.readouterr().err
+    assert np.isfinite(ScoreTable.read(tmp_path / "scores.csv").scores["diffpath"]).all()
+
+
+@pytest.mark.parametrize(
+    ("changes", "kept"),
+    [
+        ({}, {"diffpath", "ddpm_ood"}),
+        ({"knn_k": 4, "baselines": ["msp", "knn", "klm"]}, {"diffpath", "ddpm_ood"}),
+        ({"diffpath": DiffPathSettings(components=3, images=40)}, {"ddpm_ood"}),
+        ({"methods": ["diffguard", "diffpath", "ddpm_ood", "lmd"]}, {"diffpath", "ddpm_ood"}),
+        ({"inversion": InversionSettings(depth=0.5)}, set()),
+        ({"early_stop": EarlyStopSettings({"psnr": 8.0}, mean_depth=0.5)}, set()),
+    ],
+)
+def test_fits_are_reused_if_no_setting_that_they_read_changed(changes, kept):
+    names = ["diffguard", "diffpath", "ddpm_ood"]
+    settings, fits = settings_of(methods=names), {name: {} for name in (*names[1:], "klm")}
+    assert set(reusable_fits(fits, settings, replace(settings, **changes))) == kept
 
 
 def test_a_fit_that_is_damaged_or_of_another_size_is_refused(saved, tmp_path):
