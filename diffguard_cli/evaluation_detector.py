@@ -21,8 +21,9 @@ from diffguard.settings.detector import DetectorSettings, score_names
 from diffguard.settings.plain import completed, to_dict
 from diffguard.settings.roles import ACCELERATING, COMBINING, DECIDING
 from diffguard.storage.files import file_hash
-from diffguard.training.precision import weight_dtype
+from diffguard.training.precision import full_name, weight_dtype
 from diffguard_cli.arguments import EvaluationArguments
+from diffguard_cli.stored_config import calibration_precision
 
 
 def load_detector(
@@ -65,10 +66,26 @@ def load_detector(
         differences = []
     changes = [f"detector.{key}" for key in differences]
     changes += ["the seed"] if is_reseeded else []
-    # A new calibration measures the quality again, and reports it.
-    if not changes and (text := fallback_warning(detector.settings, detector.calibration)):
-        rank_zero_only(say)(f"warning: {text}", file=sys.stderr)
+    if not changes:
+        rank_zero_only(say)(*_remarks(detector, content, arguments), file=sys.stderr)
     return detector, changes
+
+
+def _remarks(
+    detector: Detector, content: Mapping[str, Any], arguments: EvaluationArguments
+) -> list[str]:
+    """What to know of an evaluation that keeps the checkpoint's calibration."""
+    lines = []
+    if text := fallback_warning(detector.settings, detector.calibration):
+        lines.append(f"warning: {text}")
+    stored, present = calibration_precision(content["config"]), arguments.trainer.precision
+    if full_name(stored) != full_name(present):
+        lines.append(
+            f"note: the detector was calibrated in {stored} and scores in {present} now, but its "
+            "thresholds are those of the calibration: leave out --trainer.precision to score in "
+            "the same precision"
+        )
+    return lines
 
 
 def _check_use_of_seed(detector: Detector, settings: DetectorSettings) -> None:

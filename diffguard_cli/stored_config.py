@@ -69,8 +69,13 @@ def precision_of_calibration(trainer: TrainerConfig, config: Mapping[str, Any]) 
     """
     if trainer.precision != AUTO:
         return trainer
-    precision = config["trainer"].get("precision", FULL_PRECISION)
-    return replace(trainer, precision=FULL_PRECISION if precision == AUTO else precision)
+    return replace(trainer, precision=calibration_precision(config))
+
+
+def calibration_precision(config: Mapping[str, Any]) -> str:
+    """The precision of the calibration of a detector with this config."""
+    precision: str = config["trainer"].get("precision", FULL_PRECISION)
+    return FULL_PRECISION if precision == AUTO else precision
 
 
 def _detector_data(content: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,8 +10,8 @@ from diffguard.errors import UserError
 AUTO = "auto"
 FULL_PRECISION = "32-true"
 _NAMES = (FULL_PRECISION, "bf16-mixed", "16-mixed", "bf16-true", "16-true")
-# Lightning's short names of the first three.
-_SHORT_NAMES = ("32", "bf16", "16")
+# Lightning's short names.
+_SHORT_NAMES = {"32": FULL_PRECISION, "bf16": "bf16-mixed", "16": "16-mixed"}
 _DOUBLE = ("64", "64-true")
 # Precisions that hold the weights themselves in less than 32 bits.
 _HALF = ("16-true", "bf16-true", "transformer-engine", "transformer-engine-float16")
@@ -21,6 +21,11 @@ def check_name(precision: str) -> None:
     """Raise `UserError` for an unknown precision."""
     if precision not in (*_NAMES, *_SHORT_NAMES, AUTO):
         raise UserError(f"precision must be one of {', '.join(_NAMES)}, {AUTO}, got {precision!r}")
+
+
+def full_name(precision: str) -> str:
+    """The name of a precision that Lightning also knows by a short name."""
+    return _SHORT_NAMES.get(precision, precision)
 
 
 def check_device(precision: str, device: torch.device) -> None:

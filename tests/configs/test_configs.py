@@ -24,6 +24,11 @@ def test_the_expected_configs_exist():
     assert FOLDER / "paper_gdm.yaml" in CONFIGS
 
 
+@pytest.mark.parametrize("path", sorted(FOLDER.glob("paper_*.yaml")), ids=lambda path: path.stem)
+def test_presets_of_the_paper_decide_by_its_score(path):
+    assert yaml.safe_load(path.read_text(encoding="utf-8"))["detector"]["decision"] == "diffguard"
+
+
 @pytest.fixture
 def tiny(tmp_path, data_root):
     """Arguments that combine a config with tiny data and networks."""
