@@ -67,6 +67,13 @@ def run_folder(tmp_path_factory, data_root):
     return folder / "run"
 
 
+@pytest.fixture
+def no_figures(monkeypatch):
+    """Evaluations draw no figures, which take most of the time of a tiny one."""
+    for name in ("_figures", "_panels"):
+        monkeypatch.setattr(f"diffguard.report.publish.{name}", lambda *_: ())
+
+
 @pytest.fixture(scope="session")
 def models(tmp_path_factory):
     """Returns the path of a model of a family, which is written on first use."""

@@ -18,6 +18,17 @@ from diffguard.storage.sizes import trial
 CLASSIFIERS = torchvision.models.list_models(module=torchvision.models)
 
 
+def parameters(model):
+    return min(w.meta["num_params"] for w in torchvision.models.get_model_weights(model))
+
+
+# The smallest network of each file of torchvision; the others are built by the same code.
+SMALLEST = {
+    torchvision.models.get_model_builder(model).__module__: model
+    for model in sorted(CLASSIFIERS, key=parameters, reverse=True)
+}
+
+
 @pytest.fixture
 def no_values(monkeypatch):
     """Published weights without values: what is loaded is not looked at."""
@@ -27,7 +38,7 @@ def no_values(monkeypatch):
 
 @pytest.mark.parametrize("model", CLASSIFIERS)
 @pytest.mark.filterwarnings("ignore")
-def test_every_network_of_torchvision_is_rebuilt_to_fit_its_weights(model, no_values):
+def test_networks_of_torchvision_are_rebuilt_to_fit_their_weights(model, no_values):
     seen = []
     for weights in torchvision.models.get_model_weights(model):
         spec = ClassifierSpec(
@@ -37,7 +48,7 @@ def test_every_network_of_torchvision_is_rebuilt_to_fit_its_weights(model, no_va
         assert result.size == [weights.transforms().crop_size[0]] * 2
         assert result.size[0] == result.kwargs.get("image_size", result.size[0])
         assert resolve_spec(result) == result
-        if result.kwargs in seen:
+        if result.kwargs in seen or not (result.kwargs or model in SMALLEST.values()):
             continue
         seen.append(result.kwargs)
         with WithoutWeights():

@@ -9,7 +9,6 @@ import yaml
 import evaluate
 import train
 from diffguard.checkpoint.file import read_checkpoint
-from diffguard.report import publish
 from diffguard_cli.parser import parse
 from tests.helpers.read_sets import recorded_sets
 from tests.helpers.tiny_configs import RESET, merge, shrink
@@ -80,6 +79,7 @@ PIPELINES = list({own_settings(p): p for p in CONFIGS if p.stem not in LATENT}.v
 
 
 @pytest.mark.parametrize("shipped", PIPELINES, ids=lambda path: path.stem)
+@pytest.mark.usefixtures("no_figures")  # they are the same for all configs
 def test_the_pipeline_of_a_config_runs(shipped, tiny, data_root, tmp_path, monkeypatch):
     run = tmp_path / "run"
     with monkeypatch.context() as patch:
@@ -95,8 +95,6 @@ def test_the_pipeline_of_a_config_runs(shipped, tiny, data_root, tmp_path, monke
     assert merge(used, merge(settings, small)) == used
     spec = content["diffusion"]["spec"]
     assert spec["config"]["sample_size"] * spec["patch"] == 8
-    # Figures are the same for all configs and take a third of the time.
-    monkeypatch.setattr(publish, "_figures", lambda *_: iter(()))
     assert evaluate.main(["--ckpt", str(run / "detector.ckpt"), "--panels", "0"]) == 0
     results = json.loads((run / "evaluation" / "results.json").read_text())
     rows = {(row["score"], row["dataset"]): row for row in results["rows"]}

@@ -54,7 +54,7 @@ def run(tmp_path_factory):
     return place / "run"
 
 
-def test_a_config_names_it_and_its_scores_come_out(run):
+def test_a_config_names_it_and_its_scores_come_out(run, no_figures):
     ckpt = str(run / "detector.ckpt")
     assert evaluate.main(["--ckpt", ckpt, "--trusted", CLASS]) == 0
     assert len((run / "evaluation" / "scores.csv").read_text().splitlines()) == 1 + 18 + 7 + 9

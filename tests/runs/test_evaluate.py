@@ -180,7 +180,7 @@ def test_a_repeated_command_scores_only_missing_rows(
     assert guided[0] == guided[1]
     assert len(guided[0]) == len(ScoreTable.read(copy / "scores.csv"))
     capsys.readouterr()
-    assert start(ckpt) == 0
+    assert start(ckpt, "--panels", 0) == 0
     assert (copy / "scores.csv").read_bytes() == whole
     assert "fusion" in capsys.readouterr().out
     # The work of all sessions counts, here with rows that were lost and scored again.
@@ -301,11 +301,11 @@ def test_an_interrupted_calibration_resumes_after_a_check(
 
 
 def test_decision_settings_may_change_and_tensorboard_follows_the_output(
-    ckpt, tmp_path, monkeypatch
+    evaluated, tmp_path, monkeypatch
 ):
     wandb_runs = fake_wandb.install(monkeypatch)
-    arguments = ["--output", tmp_path / "out", "--panels", 0]
-    assert start(ckpt, *arguments) == 0
+    shutil.copytree(evaluated / "evaluation", tmp_path / "out")
+    ckpt, arguments = evaluated / "detector.ckpt", ["--output", tmp_path / "out", "--panels", 0]
     table = (tmp_path / "out" / "scores.csv").read_bytes()
     decides = ["--detector.accept", 0.9, "--detector.decision", "msp"]
     assert start(ckpt, *arguments, *decides, "--trainer.loggers", "[csv, wandb]") == 0
