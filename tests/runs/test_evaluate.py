@@ -305,10 +305,11 @@ def test_decision_settings_may_change_and_tensorboard_follows_the_output(
 ):
     wandb_runs = fake_wandb.install(monkeypatch)
     shutil.copytree(evaluated / "evaluation", tmp_path / "out")
-    ckpt, arguments = evaluated / "detector.ckpt", ["--output", tmp_path / "out", "--panels", 0]
+    ckpt = shutil.copy(evaluated / "detector.ckpt", tmp_path / "detector.ckpt")
+    arguments = ["--output", tmp_path / "out", "--panels", 0]
     table = (tmp_path / "out" / "scores.csv").read_bytes()
     decides = ["--detector.accept", 0.9, "--detector.decision", "msp"]
-    assert start(ckpt, *arguments, *decides, "--trainer.loggers", "[csv, wandb]") == 0
+    assert start(ckpt, *arguments, *decides, "--trainer.loggers", "[tensorboard, csv, wandb]") == 0
     assert (tmp_path / "out" / "scores.csv").read_bytes() == table
     (log,) = (tmp_path / "out" / "csv" / "evaluation").rglob("metrics.csv")
     assert "near/auroc/fusion" in log.read_text()
