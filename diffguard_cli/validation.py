@@ -13,6 +13,7 @@ from datamodules.config import DataConfig, IDSets, OODSets
 from datamodules.ood import OODDataModule
 from diffguard.detector import Detector
 from diffguard.errors import UserError
+from diffguard.methods.baseline_fits import fit_baselines
 from diffguard.methods.items import Scored, items_of
 
 
@@ -50,6 +51,8 @@ def score_validation(
 ) -> tuple[dict[str, dict[str, np.ndarray]], list[Scored]]:
     """Score the validation sets.
 
+    Baselines that are fitted to the ID images get cross-fitted scores of them, as in a calibration.
+
     Args:
         detector: The detector.
         data: The DataModule.
@@ -59,13 +62,18 @@ def score_validation(
     """
     stream = detector.stream(data.read_size, derive=False)
     results: list[Scored] = []
-    for batch in data.stream_loader(data.stream("validation")):
+    images = data.stream("validation")
+    for batch in data.stream_loader(images):
         results += stream.push(items_of(batch))
     results += stream.flush()
     names = detector.score_names(derived=False)
     table: dict[str, dict[str, np.ndarray]] = {}
-    for images in data.evaluation_sets("validation"):
-        rows = [image.row for image in results if image.row.dataset == images.name]
+    for part in data.evaluation_sets("validation"):
+        rows = [image.row for image in results if image.row.dataset == part.name]
         rows.sort(key=lambda row: row.index)
-        table[images.name] = {name: np.array([row.scores[name] for row in rows]) for name in names}
+        table[part.name] = {name: np.array([row.scores[name] for row in rows]) for name in names}
+    id_images = images.only(images.select[images.select[:, 0] == 0])
+    loader = data.stream_loader(id_images)
+    fitted = fit_baselines(detector.models, loader, data.read_size).scores
+    table[next(iter(table))] |= {name: values.numpy() for name, values in fitted.items()}
     return table, results

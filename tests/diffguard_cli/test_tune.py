@@ -10,7 +10,9 @@ from diffguard.detector import Detector
 from diffguard.errors import UserError
 from diffguard.scores.baseline_table import BASELINES
 from diffguard.scores.calibration import Calibration
+from diffguard.scores.cross_fitting import cross_fitted
 from diffguard.scores.hyper_parameters import HyperParameter
+from diffguard.scores.logit_baselines import PosteriorDivergence, fit_klm
 from diffguard.scores.reference import Reference
 from diffguard.settings.detector import DetectorSettings
 from diffguard.settings.fusion import FusionSettings
@@ -107,6 +109,22 @@ def test_values_of_a_baseline_are_ranked_by_its_score(ckpt):
     parameter = HyperParameter("knn_k", 50, 1, None, lambda _: [k])
     again = search(detector, data, ["knn"], {"knn": [parameter]})
     assert again[0].ranking.best.auroc == pytest.approx(mean_auroc(table, "knn"))
+
+
+def test_baselines_that_are_fitted_to_the_id_images_are_ranked_by_cross_fitted_scores(ckpt):
+    content = read_checkpoint(ckpt)
+    content["settings"] |= {"baselines": ["klm"], "fused": ["klm"], "comparator": None}
+    content["fits"] = {"klm": {"posteriors": torch.eye(3, dtype=torch.float64)}}
+    content["calibration"]["scores"]["klm"] = content["calibration"]["scores"]["msp"]
+    detector = Detector.from_checkpoint(content)
+    data = validation_data(content["config"]["data"], 6)
+    table, _ = score_validation(detector, data)
+    batch = next(iter(data.stream_loader(data.stream("validation"))))
+    logits = detector.models.classify(batch["image"][:6], 8).logits
+    expected = cross_fitted(logits, batch["label"][:6], fit_klm, PosteriorDivergence)
+    (ident, ood) = table.values()
+    np.testing.assert_allclose(ident["klm"], expected, rtol=1e-4)
+    assert (ood["klm"] > 100).any()  # those of the fit in the checkpoint
 
 
 def test_hyper_parameters_alone_need_no_diffusion_model(
