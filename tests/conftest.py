@@ -69,9 +69,13 @@ def run_folder(tmp_path_factory, data_root):
 
 @pytest.fixture
 def no_figures(monkeypatch):
-    """Evaluations draw no figures, which take most of the time of a tiny one."""
+    """Evaluations and trainings draw no figures, which take most of the time of a tiny one."""
+    from diffguard.report import publish
+    from lightning_modules.callbacks.classifier_figures import ClassifierFigures
+
     for name in ("_figures", "_panels"):
-        monkeypatch.setattr(f"diffguard.report.publish.{name}", lambda *_: ())
+        monkeypatch.setattr(publish, name, lambda *_: ())
+    monkeypatch.setattr(ClassifierFigures, "on_validation_epoch_end", lambda *_: None)
 
 
 @pytest.fixture(scope="session")

@@ -69,7 +69,7 @@ def test_attention_uses_fused_kernels(models, name):
     assert processors or name in ("unet", "unet_classes")
 
 
-@pytest.mark.parametrize("name", ["latent_dit_kl", "stable_diffusion", "adm_uncond"])
+@pytest.mark.parametrize("name", ["latent_dit_kl", "stable_diffusion", "adm_cond"])
 def test_weights_in_half_precision_give_similar_scores(models, name):
     images = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(1))
     scores = []

@@ -6,8 +6,8 @@ from pathlib import Path
 import matplotlib as mpl
 
 NOTEBOOK = Path(__file__).parents[2] / "docs" / "quickstart.ipynb"
-# The images that take most of the time -> a quarter of them.
-FEWER = {'"validation", 2)': '"validation", 8)', '"test", 10)': '"test", 40)', "40)}": "160)}"}
+# The images that take most of the time -> an eighth of them.
+FEWER = {'"validation", 2)': '"validation", 16)', '"test", 10)': '"test", 80)', "40)}": "320)}"}
 
 
 def test_the_cells_of_the_notebook_run_in_order(tmp_path, monkeypatch, capsys):

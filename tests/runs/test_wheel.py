@@ -131,6 +131,10 @@ module = DetectorModule(detector, batch_size=8)
 trainer.test(module, {"id": loader, "ood": loader})
 assert "ood/auroc/fusion" in trainer.callback_metrics
 print(sum(len(batch) for batch in trainer.predict(module, loader)))
+
+from diffguard_cli.main import main
+
+main(["evaluate", "--ckpt", "demo", "--images", "demo", "--output", "results"])
 """
 
 
@@ -138,7 +142,6 @@ def test_detector_runs_in_python_in_a_trainer_and_as_a_command(run, models, tmp_
     lines = run("python", "-c", SCRIPT, models("unet_classes")).splitlines()
     assert lines[0].startswith("4 ['class_name', ")
     assert "20" in lines
-    run("diffguard", "evaluate", "--ckpt", "demo", "--images", "demo", "--output", "results")
     with (tmp_path / "results" / "images.csv").open(encoding="utf-8") as file:
         verdicts = {Path(row["path"]).name: row["verdict"] for row in csv.DictReader(file)}
     assert verdicts == {"digit.png": "id", "letter.png": "ood"}
