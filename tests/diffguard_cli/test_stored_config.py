@@ -82,9 +82,10 @@ def test_a_config_with_classes_in_place_of_settings_imports_nothing(tmp_path, st
     for name in reversed(key.split(".")):
         text = f"{name}: {text}" if text[0] in "s{" else f"{name}:\n  {text}"
     path.write_text(text)
+    parser = train.build_parser()
     for argv in (["--config", str(path)], [f"--{key}", value]):
         with pytest.raises(UserError):
-            parse(train.build_parser(), ["--config", "configs/digits.yaml", *argv])
+            parse(parser, ["--config", "configs/digits.yaml", *argv])
     assert not stranger.exists()
 
 
