@@ -91,7 +91,7 @@ def search(
         has_images = BASELINES[name].input == "images"
         for parameter in parameters[name]:
             options = []
-            for value in parameter.values(reference):
+            for value in parameter.values(reference, scorer.classifier.num_classes):
                 # Images of all sets would take much more memory than the outputs.
                 batches = _batches(scorer, data, with_images=True) if has_images else outputs
                 column = _score(scorer, name, {**values, parameter.key: value}, batches)

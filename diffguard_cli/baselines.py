@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from diffguard.printing import say
 from diffguard.scores.baseline_list import (
+    EXAMPLE_CLASSES,
     EXAMPLE_IMAGES,
     EXAMPLE_WIDTH,
     HEADER,
@@ -28,7 +29,9 @@ def main(argv: Sequence[str]) -> int:
         say(f"{name} ({paper})", f"  needs {needs}")
         say(*(f"  detector.{line}" for line in parameters.split(" · ") if line))
     say(
-        "", f"{HEADER[2]}, for {EXAMPLE_IMAGES:,} ID training images and {EXAMPLE_WIDTH:,} features"
+        "",
+        f"{HEADER[2]}, for {EXAMPLE_IMAGES:,} ID training images, {EXAMPLE_WIDTH:,} "
+        f"features and {EXAMPLE_CLASSES:,} classes",
     )
     return 0
 

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from diffguard.checkpoint.versions import with_all_classes
 from diffguard.engine.acceleration import CompileMode
 from diffguard.engine.memory import too_large
 from diffguard.errors import UserError
@@ -172,7 +173,7 @@ class ScoringFolder:
         manifest = self._manifest(device, terms.resumed(read_manifest(self.path) or {}), names)
         write_contents(self.path, self._stream.contents)
         complete = bool(score_mask.all())
-        open_manifest(self.path, manifest, complete=complete, upgrade=_upgraded)
+        open_manifest(self.path, manifest, complete=complete, upgrade=self._upgrade)
         return OpenFolder(
             self.path, manifest, self._stream.select[~score_mask], bool(self._lacking())
         )
@@ -185,10 +186,10 @@ class ScoringFolder:
         """Check the folder; `(N,)`, which images of the stream have their scores."""
         refuse_links(self.path / "scores", self.path / "calibration")
         manifest = self._manifest(device, self._terms())
-        check_manifest(self.path, manifest, complete=True, upgrade=_upgraded)
+        check_manifest(self.path, manifest, complete=True, upgrade=self._upgrade)
         score_mask: NDArray[np.bool_] = self._stream.among(read_done(self.path) - self._lacking())
         complete = bool(score_mask.all())
-        check_manifest(self.path, manifest, complete=complete, upgrade=_upgraded)
+        check_manifest(self.path, manifest, complete=complete, upgrade=self._upgrade)
         positions = changed_images(self.path, self._stream.contents, score_mask)
         if len(positions):
             which, position = self._stream.select[positions[0]].tolist()
@@ -213,7 +214,10 @@ class ScoringFolder:
         return {image for image, flag in zip(images, flags, strict=True) if flag}
 
     def _terms(self) -> Terms:
-        return self._request.resumed(_upgraded(read_manifest(self.path) or {}))
+        return self._request.resumed(self._upgrade(read_manifest(self.path) or {}))
+
+    def _upgrade(self, manifest: dict[str, Any]) -> dict[str, Any]:
+        return _upgraded(manifest, self._data.num_classes)
 
     def _manifest(
         self, device: torch.device, terms: Terms, names: Sequence[str] = ()
@@ -241,14 +245,13 @@ class ScoringFolder:
         }
 
 
-def _upgraded(manifest: dict[str, Any]) -> dict[str, Any]:
-    """A manifest of any version with the present keys."""
+def _upgraded(manifest: dict[str, Any], classes: int) -> dict[str, Any]:
+    """A manifest of any version with the present keys, for a number of ID classes."""
     manifest = {_RENAMED.get(key, key): value for key, value in manifest.items()}
     settings = manifest.get("settings")
-    if not isinstance(settings, Mapping):
-        return manifest
-    full = completed(translated(settings))
-    return {**manifest, "settings": _scoring(full)}
+    if isinstance(settings, Mapping):
+        manifest["settings"] = _scoring(completed(with_all_classes(translated(settings), classes)))
+    return manifest
 
 
 def _scoring(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -23,8 +23,8 @@ class PytorchOODDetector(LibraryDetector):
 
     Args:
         detector: The detector. If it is not calibrated, `fit` calibrates it.
-        validation: ID validation images with labels in [0, 1], for `fit`; see
-            `Detector.calibrate`.
+        validation: ID validation images in [0, 1], not normalized, with their labels, for `fit`;
+            see `Detector.calibrate`.
         mean: Mean of each channel with which the inputs of `fit` and `predict` are normalized.
         std: Their standard deviation. By default, the inputs are images in [0, 1].
         batch_size: Images of every network call, at least 1.

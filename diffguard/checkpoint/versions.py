@@ -49,13 +49,26 @@ def upgraded(content: Mapping[str, Any]) -> dict[str, Any]:
     classes = _classes(content.get("classifier"))
 
     def present(settings: Any) -> Any:
-        return _with_all_classes(_settings(settings, first=first), classes)
+        return with_all_classes(_settings(settings, first=first), classes)
 
     content["settings"] = present(content.get("settings"))
     config = content.get("config")
     if isinstance(config, Mapping) and "detector" in config:
         content["config"] = {**config, "detector": present(config["detector"])}
     return _with_present_names(content) if first else content
+
+
+def with_all_classes(settings: Any, classes: Any) -> Any:
+    """Plain settings with which GEN averages over all classes, unless they have `gen_classes`.
+
+    Args:
+        settings: The settings. Values of another type than expected are left as they are.
+        classes: The classifier's number of classes.
+    """
+    is_readable = isinstance(settings, Mapping) and isinstance(classes, int)
+    if is_readable and classes > DetectorSettings.gen_classes:
+        return {"gen_classes": classes, **settings}
+    return settings
 
 
 def _settings(settings: Any, *, first: bool) -> Any:
@@ -69,16 +82,6 @@ def _classes(classifier: Any) -> Any:
     """The number of classes, if the classifier's specification names it."""
     spec = classifier.get("spec") if isinstance(classifier, Mapping) else None
     return spec.get("num_classes") if isinstance(spec, Mapping) else None
-
-
-def _with_all_classes(settings: Any, classes: Any) -> Any:
-    """Settings with which GEN averages over all classes."""
-    if not isinstance(settings, Mapping) or not isinstance(classes, int):
-        return settings
-    names = settings.get("baselines")
-    if isinstance(names, list) and "gen" in names and classes > DetectorSettings.gen_classes:
-        return {**settings, "gen_classes": classes}
-    return settings
 
 
 def _with_present_names(content: dict[str, Any]) -> dict[str, Any]:

@@ -162,7 +162,7 @@ def _verdict_lines(results: Mapping[str, Any]) -> list[str]:
     short = short_rows(results)
     groups = list(short[0].groups)
     lines = [
-        f"Thresholds accept at least {as_percent(accept)} of new ID images on average:",
+        f"Thresholds are chosen to accept {as_percent(accept)} of new ID images on average:",
         "",
         markdown_row(["score", "threshold", "ID accepted", *(f"{g} flagged" for g in groups)]),
         markdown_row(["---", *["---:"] * (2 + len(groups))]),

@@ -9,8 +9,8 @@ from diffguard.scores.hyper_parameters import HyperParameter
 from diffguard.scores.reference import Reference
 
 HEADER = ("name", "needs", "hyper-parameters: default; values to search", "paper")
-EXAMPLE_IMAGES, EXAMPLE_WIDTH = 10_000, 2_048
-"""Reference images and features for which the values to search are listed."""
+EXAMPLE_IMAGES, EXAMPLE_WIDTH, EXAMPLE_CLASSES = 10_000, 2_048, 1_000
+"""Reference images, features and classes for which the values to search are listed."""
 
 
 def baseline_rows() -> list[list[str]]:
@@ -37,7 +37,8 @@ def _needs(row: Baseline) -> list[str]:
 def _described(parameters: tuple[HyperParameter, ...], reference: Reference) -> str:
     lines = []
     for parameter in parameters:
-        values = ", ".join(f"{value:g}" for value in parameter.values(reference))
+        values = parameter.values(reference, EXAMPLE_CLASSES)
+        text = ", ".join(f"{value:g}" for value in values)
         default = "half of the features" if parameter.default is None else f"{parameter.default:g}"
-        lines.append(f"{parameter.key}: {default}; {values}")
+        lines.append(f"{parameter.key}: {default}; {text}")
     return " · ".join(lines)

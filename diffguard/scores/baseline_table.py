@@ -19,9 +19,9 @@ from diffguard.scores.core import ConfidenceAndResidual
 from diffguard.scores.feature_baselines import BoundaryDistance, NNGuide, nci, she, vim
 from diffguard.scores.gradient_baselines import Odin
 from diffguard.scores.hyper_parameters import (
-    CLASS_COUNTS,
     HyperParameter,
     activation_shares,
+    class_counts,
     dimensions,
     listed,
     neighbor_counts,
@@ -84,8 +84,9 @@ class Baseline:
     validation: ValidationFit | None = None
 
 
-# They have always been accepted beside any baselines.
-_NEVER_IDLE = ("knn_k", "vim_dim")
+# Earlier versions accepted the first two beside any baselines. The last one is set in checkpoints
+# of earlier versions, whose baselines a user may replace.
+_NEVER_IDLE = ("knn_k", "vim_dim", "gen_classes")
 _REMOVED = activation_shares(0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95)
 _TRAINED: tuple[Argument, ...] = ("reference", "head")
 
@@ -98,7 +99,7 @@ BASELINES: dict[str, Baseline] = {
         "Liu et al., 2023",
         "logits",
         gen,
-        parameters=(HyperParameter("gen_classes", 100, 1, None, CLASS_COUNTS, cost=neg),),
+        parameters=(HyperParameter("gen_classes", 100, 1, None, class_counts, cost=neg),),
     ),
     "temperature": Baseline(
         "Guo et al., 2017",

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from diffguard.errors import UserError
 from diffguard.scores.reference import Reference
 
+Values = Callable[[Reference, int], Sequence[float]]
+
 
 @dataclass(frozen=True)
 class HyperParameter:
@@ -19,7 +21,8 @@ class HyperParameter:
         default: Its default there.
         least: The smallest valid value, or with `above` the limit below all valid values.
         below: Valid values are below this one; None if there is no limit.
-        values: The values that `diffguard tune` tries, for reference features.
+        values: The values that `diffguard tune` tries, for reference features and a number of
+            classes.
         cost: What should be low among values with about the same AUROC: how far the score is from
             that without the hyper-parameter.
         above: Whether `least` itself is invalid.
@@ -29,7 +32,7 @@ class HyperParameter:
     default: float | None
     least: float
     below: float | None
-    values: Callable[[Reference], Sequence[float]]
+    values: Values
     cost: Callable[[float], float] = float
     above: bool = False
 
@@ -50,18 +53,19 @@ class HyperParameter:
             raise UserError(f"detector.{self.key} must be below {self.below:g}, got {value}")
 
 
-def listed(*values: float) -> Callable[[Reference], Sequence[float]]:
-    """The same values for all references."""
-    return lambda _: values
+def listed(*values: float) -> Values:
+    """The same values for all classifiers."""
+    return lambda _reference, _classes: values
 
 
-# Those of OpenOOD.
-CLASS_COUNTS = listed(10, 50, 100, 200, 500, 1000)
+def class_counts(_reference: Reference, classes: int) -> list[int]:
+    """OpenOOD's numbers of classes below that of the classifier, and all classes, at most 1,000."""
+    return sorted({min(count, classes) for count in (10, 50, 100, 200, 500, 1000)})
 
 
-def activation_shares(*values: float) -> Callable[[Reference], Sequence[float]]:
+def activation_shares(*values: float) -> Values:
     """Those of the values that leave an activation if they are the share of removed ones."""
-    return lambda reference: [
+    return lambda reference, _classes: [
         value for value in values if kept_activations(value, reference.features.shape[1])
     ]
 
@@ -71,13 +75,13 @@ def kept_activations(share: float, width: int) -> int:
     return width - round(share * width)
 
 
-def neighbor_counts(reference: Reference) -> list[int]:
+def neighbor_counts(reference: Reference, _classes: int) -> list[int]:
     """Numbers of neighbors among all ID training images, see `Reference.neighbors`."""
     counts = [k for k in (1, 5, 10, 20, 50, 100, 200) if k <= len(reference.features)]
     return [round(k / reference.share) for k in counts]
 
 
-def dimensions(reference: Reference) -> list[int]:
+def dimensions(reference: Reference, _classes: int) -> list[int]:
     """Numbers of dimensions below that of the features."""
     width = reference.features.shape[1]
     return sorted({max(1, round(share * width)) for share in (0.125, 0.25, 0.5, 0.75)} - {width})

@@ -1,6 +1,7 @@
 import pytest
 
 from diffguard.checkpoint.versions import VERSION, upgraded
+from diffguard.settings.plain import from_dict
 from diffguard.storage.trust import import_class
 
 
@@ -28,10 +29,19 @@ def test_classes_of_the_first_version_are_found_at_their_present_paths(old, new)
 
 @pytest.mark.parametrize(
     ("classes", "baselines", "change"),
-    [(1000, ["gen"], {"gen_classes": 1000}), (100, ["gen"], {}), (1000, ["msp"], {})],
+    [
+        (1000, ["gen"], {"gen_classes": 1000}),
+        (100, ["gen"], {}),
+        # Another evaluation may add `gen`.
+        (1000, ["msp"], {"gen_classes": 1000}),
+    ],
 )
 def test_gen_of_an_earlier_version_averages_over_all_classes(classes, baselines, change):
     settings = {"baselines": baselines, "guidance": "classifier_free"}
     spec = {"arch": "resnet50", "num_classes": classes}
-    content = {"version": 3, "classifier": {"spec": spec}, "settings": settings, "config": {}}
-    assert upgraded(content)["settings"] == {**settings, **change}
+    content = {"version": 3, "classifier": {"spec": spec}, "settings": settings}
+    current = upgraded({**content, "config": {"detector": settings, "seed": 1}})
+    assert current["settings"] == {**settings, **change}
+    assert current["config"] == {"detector": {**settings, **change}, "seed": 1}
+    # A user may replace the baselines of such a checkpoint.
+    assert from_dict({**current["settings"], "baselines": ["knn"]}).baselines == ["knn"]

@@ -200,8 +200,19 @@ def test_thresholds_decrease_with_the_mean_depth():
 
 def test_a_manifest_of_an_earlier_version_gets_the_present_keys():
     manifest = {"batch_size": 16, "batch_size_asked": "auto", "settings": None}
-    assert scoring_folder._upgraded(manifest) == {
+    assert scoring_folder._upgraded(manifest, 3) == {
         "batch_size": 16,
         "batch_size_setting": "auto",
         "settings": None,
     }
+
+
+@pytest.mark.parametrize(
+    ("settings", "classes", "expected"),
+    [({}, 1000, 1000), ({}, 6, 100), ({"gen_classes": 100}, 1000, 100)],
+)
+def test_gen_in_a_folder_of_an_earlier_version_averaged_over_all_classes(
+    settings, classes, expected
+):
+    manifest = scoring_folder._upgraded({"settings": settings}, classes)
+    assert manifest["settings"]["gen_classes"] == expected

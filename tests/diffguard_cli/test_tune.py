@@ -161,13 +161,16 @@ def test_options_of_the_grid_are_refused_with_baselines(ckpt):
 def test_the_values_of_knn_k_count_all_training_images_and_the_largest_wins_ties():
     (knn,) = HYPER_PARAMETERS["knn"]
     reference = Reference(torch.zeros(20, 2), torch.zeros(20).long(), share=0.3)
-    values = knn.values(reference)
+    values = knn.values(reference, 3)
     assert [reference.neighbors(value) for value in values] == [1, 5, 10, 20]
     assert max(values) <= reference.training_images
     level = [Candidate(value, (knn.cost(value),), 0.9, 0.1) for value in values]
     assert Ranking(level).best.choice == max(values)
     (vim,) = HYPER_PARAMETERS["vim"]
     assert vim.cost(8) < vim.cost(16)
+    # GEN over all classes is the same for every number of classes that is not smaller.
+    (gen,) = HYPER_PARAMETERS["gen"]
+    assert [gen.values(reference, classes) for classes in (6, 100)] == [[6], [10, 50, 100]]
 
 
 def test_a_choice_on_test_images_is_refused(ckpt):

@@ -191,7 +191,7 @@ def test_a_repeated_command_scores_only_missing_rows(
 def test_a_folder_of_an_earlier_version_is_continued(ckpt, evaluated, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(scoring_folder, "to_dict", lambda settings: version_2(to_dict(settings)))
-        patch.setattr(scoring_folder, "_upgraded", dict)
+        patch.setattr(scoring_folder, "_upgraded", lambda manifest, _classes: manifest)
         assert start(ckpt, "--panels", 0) == 0
     folder = ckpt.parent / "evaluation"
     manifest = (folder / "manifest.json").read_bytes()
