@@ -9,9 +9,9 @@ from typing import Literal
 
 ListVersion = Literal["OpenOOD v1.5", "differs", "unverified"]
 
-# Benchmark -> name of the list -> `list_hash`. Each list was rebuilt from a public copy and
-# compared with a second one. Only one copy was found of mnist/test_tin, which lists all images,
-# and of ImageNet's two validation lists, which agree and hold what the test lists leave out.
+# Benchmark -> name of the list -> `list_hash`. Each list was rebuilt from a public copy. All but
+# three were compared with a second copy: mnist/test_tin lists all images, and ImageNet's two
+# validation lists agree and hold what the test lists leave out.
 _HASHES = {
     "cifar10": {
         "train_cifar10": "cc0c13148b985343fdda86677735ed2c48c237d8076acc136db06c6d2256f7af",

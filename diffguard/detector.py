@@ -252,7 +252,7 @@ class Detector(Explainer, DriftScorer, HubMixin):
 
         Raises:
             UserError: If the classifier and the images do not fit together, a baseline needs
-                `reference`, or a score does not vary.
+                `reference`, a score does not vary, or a loader is shuffled (`temperature`, `klm`).
         """
         fitted = calibrated(self, validation, reference, accept, batch_size, progress, check_labels)
         self.models, self.baselines, self.fits = fitted.models, fitted.baselines, fitted.fits

@@ -61,8 +61,10 @@ class OpenOODPostprocessor:
             UserError: See `Detector.calibrate` and `Normalization.undo`.
         """
         if self.detector.calibration is None:
-            sets = [id_loader_dict[part].dataset for part in ("val", "train")]
-            validation, reference = (OriginalImages(s, self.normalization, _KEYS) for s in sets)
+            validation, reference = (
+                OriginalImages(id_loader_dict[part].dataset, self.normalization, _KEYS)
+                for part in ("val", "train")
+            )
             self.detector.calibrate(validation, reference=reference, batch_size=self.batch_size)
 
     def postprocess(self, net: Any, data: Tensor) -> tuple[Tensor, Tensor]:  # noqa: ARG002
@@ -95,9 +97,14 @@ class OpenOODPostprocessor:
             Predicted classes, confidence (higher = more ID) and labels, each `(N,)`.
         """
         batches = track(data_loader, "DiffGuard", disable=not progress)
-        parts = [(*self.postprocess(net, b["data"]), torch.as_tensor(b["label"])) for b in batches]
-        columns = [torch.cat(column).numpy(force=True) for column in zip(*parts, strict=True)]
-        return columns[0], columns[1], columns[2]
+        parts = [
+            (*self.postprocess(net, batch["data"]), torch.as_tensor(batch["label"]))
+            for batch in batches
+        ]
+        predictions, confidences, labels = (
+            torch.cat(column).numpy(force=True) for column in zip(*parts, strict=True)
+        )
+        return predictions, confidences, labels
 
 
 def openood_postprocessor(

@@ -12,9 +12,7 @@ from diffguard.settings.plain import to_dict
 from diffguard.settings.roles import ACCELERATING, COMBINING, DECIDING
 
 # Settings that no fit reads, and sections that only the fit of their own method reads.
-_UNREAD = {
-    *DECIDING, *COMBINING, *ACCELERATING, *PARAMETERS, *SECTIONS, "reference_images"
-}  # fmt: skip
+_UNREAD = {*DECIDING, *COMBINING, *ACCELERATING, *PARAMETERS, *SECTIONS, "reference_images"}
 
 
 def reusable_fits(

@@ -44,7 +44,7 @@ def comparison_notes(results: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def baseline_note(results: Mapping[str, Any]) -> str:
-    """How the best baseline was chosen on OOD validation, or why not; without a period.
+    """How the best baseline was chosen on OOD validation, or why not; without the last period.
 
     Args:
         results: The results, as `summary.summarize` returns them.
@@ -53,7 +53,7 @@ def baseline_note(results: Mapping[str, Any]) -> str:
     if plain is not None:
         return Opponents.from_plain(plain).describe()
     return (
-        "not chosen, because the run has no record of OOD validation; the short table has none; to "
+        "not chosen, because the run has no record of OOD validation. The short table has none. To "
         "choose one, evaluate with --ckpt and OOD validation sets (data.ood_validation)"
     )
 

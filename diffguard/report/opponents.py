@@ -58,11 +58,11 @@ class Opponents:
         return [pair for pair in pairs if set(pair) <= set(scores)]
 
     def describe(self) -> str:
-        """One sentence without a period on how the baseline was chosen."""
+        """How the baseline was chosen, without the last period."""
         if self.best is None:
             return (
-                f"not chosen, because {self.reason}; every baseline is compared, and the short "
-                "table has none; to choose one, provide OOD validation sets (data.ood_validation)"
+                f"not chosen, because {self.reason}. Every baseline is compared, and the short "
+                "table has none. To choose one, provide OOD validation sets (data.ood_validation)"
             )
         value = f"{100 * self.auroc[self.best]:.2f}"
         return f"{self.best}, by its AUROC of {value} on OOD validation ({', '.join(self.sets)})"

@@ -1,12 +1,13 @@
 """Image lists are compared with OpenOOD's, and the results name the version."""
 
+import re
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
 from datamodules.config import DataConfig, IDSets, OODSets
-from datamodules.list_versions import list_version
+from datamodules.list_versions import _HASHES, list_version
 from datamodules.ood import OODDataModule
 from datamodules.sources import open_set
 from diffguard.report.image_lists import image_list_notes
@@ -48,6 +49,14 @@ def test_lists_of_all_images_are_openoods(file, paths):
     labels = [-1] * len(paths)
     assert list_version(Path(file), paths, labels) == "OpenOOD v1.5"
     assert list_version(Path(file), paths[1:], labels[1:]) == "differs"
+
+
+def test_the_documentation_names_the_lists_with_hashes():
+    text = (Path(__file__).parents[2] / "docs" / "images.md").read_text(encoding="utf-8")
+    items = re.findall(r"^  - `(\w+)`: (.+(?:\n    .+)*)", text, re.MULTILINE)
+    assert {name: re.findall(r"`(\w+)`", lists) for name, lists in items} == {
+        name: list(hashes) for name, hashes in _HASHES.items()
+    }
 
 
 def test_list_is_openoods_whatever_its_order_and_line_ends(write, tmp_path):

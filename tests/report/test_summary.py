@@ -173,16 +173,21 @@ def test_the_baseline_is_not_chosen_on_the_test_sets():
     assert results["baselines"]["best"] == main_scores(results)[0] == "msp"
 
 
-@pytest.mark.parametrize("opponents", [None, Opponents(("msp",), reason="there are no sets")])
-def test_without_a_choice_on_validation_no_baseline_is_a_main_score(opponents):
+@pytest.mark.parametrize(
+    ("opponents", "reason", "advice"),
+    [
+        (None, "the run has no record of OOD validation", "evaluate with --ckpt and"),
+        (Opponents(("msp",), reason="there are no sets"), "there are no sets", "provide"),
+    ],
+)
+def test_without_a_choice_on_validation_no_baseline_is_a_main_score(opponents, reason, advice):
     results = summarize(make_run(opponents=opponents), draws=20)
     assert (results["baselines"] is None) == (opponents is None)
     assert main_scores(results) == ["diffguard", "fusion_baselines", "fusion"]
     text = summary_markdown(results)
     assert "| msp |" not in text
-    reason = "the run has no record of OOD validation" if opponents is None else "there are no sets"
-    assert f"Best baseline: not chosen, because {reason}; " in text
-    assert "provide OOD validation sets" in text or "evaluate with --ckpt" in text
+    assert f"Best baseline: not chosen, because {reason}. " in text
+    assert f"To choose one, {advice} OOD validation sets (data.ood_validation)." in text
 
 
 def test_summary_has_accuracy_cost_and_errors(results):
