@@ -124,8 +124,7 @@ class ScoringFolder:
         threads: int | None,
         lack: Lack | None = None,
     ) -> None:
-        self.path, self.identity = path, dict(identity)
-        self._lack = lack
+        self.path, self.identity, self._lack = path, dict(identity), lack
         self._data, self._stream, self._settings, self._seed = data, stream, settings, seed
         self._request = Terms.of_settings(data.batch_size, threads, settings.compile)
 
@@ -217,7 +216,9 @@ class ScoringFolder:
         return self._request.resumed(self._upgrade(read_manifest(self.path) or {}))
 
     def _upgrade(self, manifest: dict[str, Any]) -> dict[str, Any]:
-        return _upgraded(manifest, self._data.num_classes)
+        settings = manifest.get("settings")
+        is_old = isinstance(settings, Mapping) and "gen_classes" not in settings
+        return _upgraded(manifest, self._data.num_classes if is_old else 0)
 
     def _manifest(
         self, device: torch.device, terms: Terms, names: Sequence[str] = ()
@@ -256,5 +257,4 @@ def _upgraded(manifest: dict[str, Any], classes: int) -> dict[str, Any]:
 
 def _scoring(settings: Mapping[str, Any]) -> dict[str, Any]:
     """The settings on which the scores in the tables of processes depend."""
-    ignored = (*DECIDING, *DERIVING)
-    return {key: value for key, value in settings.items() if key not in ignored}
+    return {key: value for key, value in settings.items() if key not in (*DECIDING, *DERIVING)}

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -33,15 +34,16 @@ def gen(*, gen_classes: int) -> Score:
     Args:
         gen_classes: The number of these classes; fewer classes are all used.
     """
+    return partial(_gen, gen_classes)
+
+
+def _gen(gen_classes: int, logits: Tensor) -> Tensor:
     from pytorch_ood.detector import GEN
 
-    def score(logits: Tensor) -> Tensor:
-        # GEN sorts the probabilities to select some, which changes the last bits of their mean.
-        most = gen_classes if logits.shape[1] > gen_classes else None
-        scores: Tensor = GEN.score(logits, gamma=0.1, M=most)
-        return scores
-
-    return score
+    # GEN sorts the probabilities to select some, which changes the last bits of their mean.
+    most = gen_classes if logits.shape[1] > gen_classes else None
+    scores: Tensor = GEN.score(logits, gamma=0.1, M=most)
+    return scores
 
 
 def temperature(fit: Mapping[str, Tensor]) -> Score:

@@ -106,7 +106,7 @@ def test_values_of_a_baseline_are_ranked_by_its_score(ckpt):
     # The same score as in an evaluation.
     table, _ = score_validation(detector, data)
     k = detector.settings.knn_k
-    parameter = HyperParameter("knn_k", 50, 1, None, lambda _: [k])
+    parameter = HyperParameter("knn_k", 50, 1, None, lambda *_: [k])
     again = search(detector, data, ["knn"], {"knn": [parameter]})
     assert again[0].ranking.best.auroc == pytest.approx(mean_auroc(table, "knn"))
 
